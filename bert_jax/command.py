@@ -1,0 +1,79 @@
+"""What the commands share: the flags that choose an experiment, and how errors end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from absl import app, flags, logging
+
+from bert_jax import config
+from bert_jax.errors import BertJaxError, ConfigError
+
+if TYPE_CHECKING:  # a command's worker processes import this module and must not import jax
+    from bert_jax.experiment import Experiment
+
+
+def define_experiment_flags() -> None:
+    """Defines --experiment and --set."""
+    flags.DEFINE_string(
+        "experiment",
+        None,
+        "Experiment file, with a variant after a colon if it has several: "
+        "experiments/quickstart.py, experiments/bert.py:base, or a file of your own.",
+    )
+    flags.DEFINE_multi_string(
+        "set",
+        [],
+        "Replaces one field, e.g. --set optimizer.learning_rate=2e-4 --set model.num_layers=6; "
+        "may be repeated.",
+    )
+
+
+def experiment_from_flags() -> Experiment:
+    """Returns the experiment that the flags describe.
+
+    Raises:
+      ConfigError: what is wrong with them, in one line.
+    """
+    if not flags.FLAGS.experiment:
+        raise ConfigError("--experiment is missing; accepted: FILE.py or FILE.py:VARIANT")
+    overrides = {}
+    for assignment in flags.FLAGS.set:
+        path, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: accepted: --set path.to.field=value")
+        overrides[path.strip()] = value.strip()
+    return config.override(config.load_experiment(flags.FLAGS.experiment), overrides)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command; an error of its user ends in one line on stderr and exit status 2."""
+
+    def guarded(arguments: list[str]) -> None:
+        try:
+            if len(arguments) > 1:
+                raise ConfigError(f"unexpected argument {arguments[1]!r}; see --help")
+            main()
+        except BertJaxError as error:
+            sys.exit(_fail(error))
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            sys.exit(130)
+
+    def parse(arguments: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(arguments)
+        except flags.Error as error:
+            sys.exit(_fail(error))
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows what libraries tell
+        return rest
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _fail(error: Exception) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,214 @@
+"""Configs are values: load an experiment file, override fields, compare, store, hash.
+
+Generic over the root type: nothing here knows what an experiment consists of.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import json
+import sys
+import traceback
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from bert_jax.errors import ConfigError
+
+FORMAT_VERSION = 1
+
+Config = TypeVar("Config")
+
+
+def load_experiment(spec: str) -> Any:
+    """Returns what `get_config` of an experiment file returns.
+
+    Args:
+      spec: `FILE` or `FILE:VARIANT`; the file may lie anywhere.
+
+    Raises:
+      ConfigError: no such file or variant, or the file itself fails.
+    """
+    file, variant = _split_spec(spec)
+    get_config = getattr(_import_file(file), "get_config", None)
+    if not callable(get_config):
+        raise ConfigError(f"{file} defines no get_config(); see experiments/quickstart.py")
+    variants = typing.get_args(typing.get_type_hints(get_config).get("variant"))
+    if variant and not variants:
+        raise ConfigError(f"{file} has no variants, got {variant!r}; accepted: {file}")
+    if variant and variant not in variants:
+        raise ConfigError(f"{file} has no variant {variant!r}; {_nearest(variant, variants)}")
+    try:
+        return get_config(variant) if variant else get_config()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(_where(file, error)) from error
+
+
+def _split_spec(spec: str) -> tuple[Path, str]:
+    path = Path(spec)
+    if path.is_file():
+        return path, ""
+    head, colon, variant = spec.rpartition(":")
+    path = Path(head if colon else spec)
+    if not path.is_file():
+        known = sorted(str(file) for file in path.parent.glob("*.py"))
+        raise ConfigError(f"no experiment file {str(path)!r}; {_nearest(str(path), known)}")
+    return path, variant
+
+
+def _import_file(file: Path) -> Any:
+    module_spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"{file} is not a Python file; accepted: FILE.py or FILE.py:VARIANT")
+    module = importlib.util.module_from_spec(module_spec)
+    # Files beside this one can be imported by name, as with `python FILE`.
+    sys.path.insert(0, str(file.parent.resolve()))
+    try:
+        module_spec.loader.exec_module(module)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(_where(file, error)) from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _where(file: Path, error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{file}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    line = frames[-1].lineno if frames else 1
+    return f"{file}:{line}: {type(error).__name__}: {error}"
+
+
+def override(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """Returns the config with fields replaced, so that every check runs again.
+
+    Args:
+      config: a frozen dataclass of frozen dataclasses.
+      overrides: from `path.to.field` to a value; strings are read as the field's type. Values
+        may be whole sub-configs.
+
+    Raises:
+      ConfigError: unknown field, value of another type, or a combination the config refuses.
+    """
+    tree: dict[str, Any] = {}
+    for path, value in overrides.items():
+        _insert(tree, config, path, value)
+    return _rebuild(config, tree)
+
+
+def _insert(tree: dict[str, Any], config: Any, path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    for name in parents:
+        _check_field(config, name, path)
+        config = getattr(config, name)
+        tree = tree.setdefault(name, {})
+    _check_field(config, leaf, path)
+    tree[leaf] = _coerce(value, typing.get_type_hints(type(config))[leaf], path)
+
+
+def _check_field(config: Any, name: str, path: str) -> None:
+    if not dataclasses.is_dataclass(config):
+        raise ConfigError(f"unknown field {path!r}: nothing lies below a {type(config).__name__}")
+    names = [field.name for field in dataclasses.fields(config)]
+    if name not in names:
+        at = path[: path.rindex(name)]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        raise ConfigError(f"unknown field {path!r}; did you mean {', '.join(at + n for n in near)}")
+
+
+def _coerce(value: Any, annotation: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, annotation):
+            return value
+        raise ConfigError(f"{path} is a {type(value).__name__}; accepted: {_name(annotation)}")
+    parsed = value
+    if isinstance(value, str) and annotation is not str:
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            pass  # not JSON, so the string itself: a name of a Literal, an axis of the mesh
+    try:
+        return msgspec.convert(parsed, annotation, strict=not isinstance(value, str))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path} is {value!r}; accepted: {_name(annotation)}") from error
+
+
+def _rebuild(config: Any, tree: Mapping[str, Any]) -> Any:
+    changes = {
+        name: _rebuild(getattr(config, name), value) if isinstance(value, dict) else value
+        for name, value in tree.items()
+    }
+    return dataclasses.replace(config, **changes)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns every leaf of a config by its path."""
+    leaves: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), prefix + field.name
+        leaves |= flatten(value, path + ".") if dataclasses.is_dataclass(value) else {path: value}
+    return leaves
+
+
+def diff(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns the fields in which two configs of one type differ, with both values."""
+    left, right = flatten(first), flatten(second)
+    return {path: (left[path], right[path]) for path in left if left[path] != right[path]}
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Returns a config as plain JSON values, with `format_version`."""
+    return {"format_version": FORMAT_VERSION} | msgspec.to_builtins(config)
+
+
+def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
+    """Rebuilds a config from `to_json`; unknown, missing and mistyped fields are errors."""
+    version = description.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ConfigError(f"config has format_version {version!r}; accepted: {FORMAT_VERSION}")
+    values = {name: value for name, value in description.items() if name != "format_version"}
+    for path, name, names in _unknown_fields(root, values):
+        raise ConfigError(f"unknown field {path + name!r}; {_nearest(name, names)}")
+    try:
+        return msgspec.convert(values, root)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"stored config: {error}") from error
+
+
+def _unknown_fields(
+    annotation: Any, values: Any, path: str = ""
+) -> Iterator[tuple[str, str, list[str]]]:
+    if not dataclasses.is_dataclass(annotation) or not isinstance(values, Mapping):
+        return
+    hints = typing.get_type_hints(annotation)
+    for name, value in values.items():
+        if name in hints:
+            yield from _unknown_fields(hints[name], value, f"{path}{name}.")
+        else:
+            yield path, name, list(hints)
+
+
+def config_hash(config: Any) -> str:
+    """Returns 12 hexadecimal digits that name the resolved config."""
+    canonical = json.dumps(to_json(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _nearest(name: str, names: typing.Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {', '.join(near)}" if near else f"accepted: {', '.join(names)}"
+
+
+def _name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return ", ".join(map(str, typing.get_args(annotation)))
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)

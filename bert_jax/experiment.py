@@ -1,0 +1,49 @@
+"""Experiment: everything that decides what a run computes, as one value."""
+
+from dataclasses import dataclass, field
+
+from bert_jax.data.config import DataConfig
+from bert_jax.errors import ConfigError
+from bert_jax.models.config import BertConfig
+from bert_jax.training.config import EvaluationConfig, TrainingConfig
+from bert_jax.training.losses import ObjectiveConfig
+from bert_jax.training.optim import OptimizerConfig
+from bert_jax.training.sharding import MeshConfig, ShardingRules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One pretraining run; an experiment file's `get_config` returns one."""
+
+    seed: int = 0
+    """Draws the initial parameters, the order of the examples, the masks and dropout."""
+    data: DataConfig
+    model: BertConfig
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    sharding: ShardingRules = field(default_factory=ShardingRules)
+
+    def __post_init__(self):
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; accepted: 0 or more")
+        if self.data.sequence_length > self.model.max_positions:
+            raise ConfigError(
+                f"data.sequence_length {self.data.sequence_length} is longer than "
+                f"model.max_positions {self.model.max_positions}"
+            )
+        if self.optimizer.warmup_steps >= self.training.steps:
+            raise ConfigError(
+                f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves nothing of "
+                f"training.steps {self.training.steps}; accepted: fewer than that"
+            )
+        # The rest of the row is specials, so a wider batch field could never be filled.
+        for name in ("masking", "evaluation_masking"):
+            width = getattr(self.data, name).max_predictions
+            if width > self.data.sequence_length:
+                raise ConfigError(
+                    f"data.{name}.max_predictions {width} is more than "
+                    f"data.sequence_length {self.data.sequence_length}"
+                )

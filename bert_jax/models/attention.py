@@ -1,0 +1,68 @@
+"""Bidirectional self-attention."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from bert_jax.models.config import BertConfig
+from bert_jax.models.layers import Dense, Dropout
+
+
+def attention_mask(pack_ids: Int[Array, "batch length"]) -> Bool[Array, "batch 1 queries keys"]:
+    """Returns True where a query may see a key: any real token of its own pair.
+
+    A query at padding sees every real token of its row, as in the published model, where only
+    keys are masked.
+    """
+    queries, keys = pack_ids[:, None, :, None], pack_ids[:, None, None, :]
+    return (keys > 0) & ((keys == queries) | (queries == 0))
+
+
+def attention_probabilities(
+    query: Float[Array, "batch heads queries head_dim"],
+    key: Float[Array, "batch heads keys head_dim"],
+    mask: Bool[Array, "batch 1 queries keys"],
+) -> Float[Array, "batch heads queries keys"]:
+    """Scaled dot products, masked, softmax in float32; float32 whatever the inputs.
+
+    A masked key gets probability exactly 0. The published additive -10000 does the same in
+    float32, where exp(-10000) is 0.
+    """
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    scores = scores * query.shape[-1] ** -0.5
+    return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=-1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with its output projection.
+
+    Heads stand before positions, [B, H, S, D], so that no product needs a transpose.
+
+    References:
+      Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
+    """
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length embed"],
+        mask: Bool[Array, "batch 1 length length"],
+        *,
+        train: bool,
+    ) -> Float[Array, "batch length embed"]:
+        c = self.config
+        shape = (c.hidden_size, c.num_heads, c.head_dim)
+        names = ("embed", "heads", "head_dim")
+        query, key, value = (
+            Dense(c, "bse,ehd->bhsd", shape, names, name=name)(x)
+            for name in ("query", "key", "value")
+        )
+        probabilities = attention_probabilities(query, key, mask)
+        probabilities = Dropout(c.attention_dropout)(probabilities, train=train)
+        context = jnp.einsum("bhqk,bhkd->bhqd", probabilities.astype(value.dtype), value)
+        return Dense(
+            c, "bhsd,hde->bse", (*shape[1:], shape[0]), (*names[1:], names[0]), name="output"
+        )(context)

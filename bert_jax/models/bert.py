@@ -1,0 +1,131 @@
+"""BERT: the encoder, and the encoder with its two pretraining heads.
+
+References:
+  Devlin et al. 2018, https://arxiv.org/abs/1810.04805
+  https://github.com/google-research/bert
+"""
+
+from typing import NamedTuple
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from bert_jax.data.batch import Batch
+from bert_jax.models.attention import SelfAttention, attention_mask
+from bert_jax.models.config import BertConfig
+from bert_jax.models.embeddings import Embeddings
+from bert_jax.models.heads import MaskedTokenHead, NextSentenceHead, Pooler, gather_positions
+from bert_jax.models.layers import Dropout, FeedForward, LayerNorm
+from bert_jax.training.sharding import ShardingRules, constrain
+
+
+class EncoderOutput(NamedTuple):
+    """What the encoder gives for a batch."""
+
+    sequence_output: Float[Array, "batch length embed"]
+    pooled_output: Float[Array, "batch pairs embed"]
+    """tanh of a Dense on each pair's [CLS]."""
+
+
+class PretrainingOutput(NamedTuple):
+    """Logits of both objectives, float32."""
+
+    token_logits: Float[Array, "batch predictions vocab"]
+    """At the mask positions only, over the padded vocabulary."""
+    pair_logits: Float[Array, "batch pairs 2"]
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward; LayerNorm after each residual sum (post-LN)."""
+
+    config: BertConfig
+    rules: ShardingRules | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length embed"],
+        mask: Bool[Array, "batch 1 length length"],
+        train: bool,
+    ) -> tuple[Float[Array, "batch length embed"], None]:
+        c = self.config
+        attended = SelfAttention(c, name="attention")(x, mask, train=train)
+        attended = Dropout(c.dropout)(attended, train=train)
+        x = LayerNorm(c, name="attention_layer_norm")(x + attended)
+        fed = FeedForward(c, name="feed_forward")(x)
+        fed = Dropout(c.dropout)(fed, train=train)
+        x = LayerNorm(c, name="feed_forward_layer_norm")(x + fed)
+        return constrain(x, ("batch", "length", "activation_embed"), self.rules), None
+
+
+class Bert(nn.Module):
+    """Embeddings, encoder layers, pooler.
+
+    Parameters of the layers are stacked along a first dimension `layers`.
+    """
+
+    config: BertConfig
+    rules: ShardingRules | None = None
+
+    def setup(self):
+        c = self.config
+        self.embeddings = Embeddings(c, self.rules)
+        self.layers = nn.scan(
+            EncoderLayer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=c.num_layers,
+            unroll=c.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(c, self.rules)
+        self.pooler = Pooler(c)
+
+    def __call__(
+        self,
+        token_ids: Int[Array, "batch length"],
+        segment_ids: Int[Array, "batch length"],
+        pack_ids: Int[Array, "batch length"],
+        cls_positions: Int[Array, "batch pairs"],
+        *,
+        train: bool = False,
+    ) -> EncoderOutput:
+        x = self.embeddings(token_ids, segment_ids, train=train)
+        x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
+        x, _ = self.layers(x, attention_mask(pack_ids), train)
+        return EncoderOutput(x, self.pooler(gather_positions(x, cls_positions)))
+
+
+class BertForPretraining(nn.Module):
+    """BERT with the masked-token head, tied to the token table, and the next-sentence head."""
+
+    config: BertConfig
+    rules: ShardingRules | None = None
+
+    def setup(self):
+        self.bert = Bert(self.config, self.rules)
+        self.masked_token_head = MaskedTokenHead(self.config, self.rules)
+        self.next_sentence_head = NextSentenceHead(self.config)
+
+    def __call__(self, batch: Batch, *, train: bool = False) -> PretrainingOutput:
+        sequence_output, pooled_output = self.bert(
+            batch.token_ids,
+            batch.segment_ids,
+            batch.pack_ids,
+            batch.cls_positions,
+            train=train,
+        )
+        picked = gather_positions(sequence_output, batch.mask_positions)
+        return PretrainingOutput(
+            self.masked_token_head(picked, self.bert.embeddings.token_table),
+            self.next_sentence_head(pooled_output),
+        )
+
+
+def num_parameters(params: dict, config: BertConfig) -> int:
+    """Counts parameters without the rows that pad the vocabulary."""
+    padding = config.padded_vocab_size - config.vocab_size
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    count -= padding * config.hidden_size
+    return count - (padding if "masked_token_head" in params else 0)

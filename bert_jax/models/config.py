@@ -1,0 +1,61 @@
+"""Which BERT: sizes, and what implementations of it do differently."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bert_jax.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """A BERT encoder; the defaults are BERT-base as published (Devlin et al. 2018)."""
+
+    vocab_size: int = 30522
+    """Word pieces of the tokenizer; the table is padded to a multiple of 128."""
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int | None = None
+    """Width of the feed-forward block; null is 4 x `hidden_size`."""
+    max_positions: int = 512
+    num_segments: int = 2
+    dropout: float = 0.1
+    """After the embeddings, the attention output and the feed-forward output."""
+    attention_dropout: float = 0.1
+    """On the attention probabilities."""
+    activation: Literal["gelu_erf", "gelu_tanh"] = "gelu_erf"
+    """erf in the released checkpoints and Hugging Face, tanh in google-research/bert today."""
+    layer_norm_epsilon: float = 1e-12
+    initializer_stddev: float = 0.02
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and matrix products; parameters, softmax, LayerNorm, losses are float32."""
+
+    def __post_init__(self):
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}; accepted: at least 1")
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(
+                f"model.hidden_size {self.hidden_size} is not a multiple of "
+                f"model.num_heads {self.num_heads}"
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    f"model.{name} is {getattr(self, name)}; accepted: at least 0, below 1"
+                )
+
+    @property
+    def intermediate_size_or_default(self) -> int:
+        """Width of the feed-forward block."""
+        return self.intermediate_size or 4 * self.hidden_size
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the token table: a multiple of 128 fills the tiles of a matrix unit."""
+        return -(-self.vocab_size // 128) * 128

@@ -1,0 +1,51 @@
+"""Token + segment + position embeddings."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from bert_jax.errors import ConfigError
+from bert_jax.models.config import BertConfig
+from bert_jax.models.layers import Dropout, LayerNorm, partitioned, truncated_normal
+from bert_jax.training.sharding import ShardingRules, constrain
+
+
+class Embeddings(nn.Module):
+    """The sum of three learned embeddings, LayerNorm, dropout."""
+
+    config: BertConfig
+    rules: ShardingRules | None = None
+
+    def setup(self):
+        c = self.config
+
+        def table(name: str, rows: int, dimension: str) -> Array:
+            initializer = partitioned(truncated_normal(c.initializer_stddev), (dimension, "embed"))
+            return self.param(name, initializer, (rows, c.hidden_size))
+
+        self.token_table = table("token", c.padded_vocab_size, "vocab")
+        self.position_table = table("position", c.max_positions, "positions")
+        self.segment_table = table("segment", c.num_segments, "segments")
+        self.layer_norm = LayerNorm(c)
+        self.dropout = Dropout(c.dropout)
+
+    def __call__(
+        self,
+        token_ids: Int[Array, "batch length"],
+        segment_ids: Int[Array, "batch length"],
+        *,
+        train: bool,
+    ) -> Float[Array, "batch length embed"]:
+        length = token_ids.shape[1]
+        if length > self.config.max_positions:
+            raise ConfigError(
+                f"the input has {length} positions but model.max_positions is "
+                f"{self.config.max_positions}; accepted: inputs at most that long"
+            )
+        # A lookup in a table that is cut along `embed` makes XLA rematerialize it whole.
+        tokens = jnp.take(constrain(self.token_table, ("vocab", None), self.rules), token_ids, 0)
+        # Two rows: a product with one-hot rows, whose gradient is a product and not a scatter.
+        one_hot = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=tokens.dtype)
+        x = tokens + one_hot @ self.segment_table + self.position_table[:length]
+        return self.dropout(self.layer_norm(x), train=train)

@@ -1,0 +1,69 @@
+"""The pooler and the two pretraining heads."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from bert_jax.models.config import BertConfig
+from bert_jax.models.layers import Dense, LayerNorm, activation, partitioned
+from bert_jax.training.sharding import ShardingRules, constrain
+
+
+def gather_positions(
+    sequence: Float[Array, "batch length embed"], positions: Int[Array, "batch picked"]
+) -> Float[Array, "batch picked embed"]:
+    """Picks positions of each row."""
+    return jnp.take_along_axis(sequence, positions[..., None], axis=1)
+
+
+class Pooler(nn.Module):
+    """Dense and tanh on [CLS]."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch pairs embed"]) -> Float[Array, "batch pairs embed"]:
+        size = self.config.hidden_size
+        # The output dimension stays whole: `embed` is taken by the input one.
+        dense = Dense(self.config, "bke,ef->bkf", (size, size), ("embed", "mlp"), name="dense")
+        return jnp.tanh(dense(x))
+
+
+class MaskedTokenHead(nn.Module):
+    """Dense, activation, LayerNorm, then the transposed token table and an output bias.
+
+    Logits of the rows that only pad the table are -inf.
+    """
+
+    config: BertConfig
+    rules: ShardingRules | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch predictions embed"],
+        token_table: Float[Array, "vocab embed"],
+    ) -> Float[Array, "batch predictions vocab"]:
+        c = self.config
+        size = c.hidden_size
+        x = Dense(c, "bpe,ef->bpf", (size, size), ("embed", "mlp"), name="transform")(x)
+        x = LayerNorm(c, name="layer_norm")(activation(x, c.activation))
+        table = constrain(token_table, ("vocab", None), self.rules).astype(x.dtype)
+        logits = jnp.einsum("bpe,ve->bpv", x, table, preferred_element_type=jnp.float32)
+        zeros = partitioned(nn.initializers.zeros_init(), ("vocab",))
+        logits = logits + self.param("bias", zeros, (c.padded_vocab_size,))
+        logits = constrain(logits, ("batch", "predictions", "activation_vocab"), self.rules)
+        return jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, logits, -jnp.inf)
+
+
+class NextSentenceHead(nn.Module):
+    """Two logits on the pooled output: 0 is next, 1 is random."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch pairs embed"]) -> Float[Array, "batch pairs 2"]:
+        shape = (self.config.hidden_size, 2)
+        return Dense(self.config, "bke,ec->bkc", shape, ("embed", "classes"), name="dense")(
+            x
+        ).astype(jnp.float32)

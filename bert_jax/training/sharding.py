@@ -1,0 +1,143 @@
+"""Where arrays live: a mesh of devices, and the rules that lay named dimensions over it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bert_jax.errors import ConfigError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+MeshAxis = str | tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Number of devices along each mesh axis; one of them may be -1: all that remain."""
+
+    data: int = -1
+    """Copies of the parameters, each on its own rows of the batch."""
+    fsdp: int = 1
+    """Parameters and optimizer state are cut, as are the rows of the batch."""
+    tensor: int = 1
+    """Attention heads, feed-forward and vocabulary are cut."""
+
+    def __post_init__(self):
+        sizes = (self.data, self.fsdp, self.tensor)
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            raise ConfigError(
+                f"mesh is {self.data} x {self.fsdp} x {self.tensor} (data, fsdp, tensor); "
+                "accepted: sizes of at least 1, one of them -1 for the remaining devices"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardingRules:
+    """The mesh axis, or axes, that each named dimension is cut along; None keeps it whole.
+
+    Activations have names of their own because `batch` and `embed` both use `fsdp`.
+    """
+
+    vocab: MeshAxis = "tensor"
+    embed: MeshAxis = "fsdp"
+    heads: MeshAxis = "tensor"
+    head_dim: MeshAxis = None
+    mlp: MeshAxis = "tensor"
+    positions: MeshAxis = None
+    segments: MeshAxis = None
+    classes: MeshAxis = None
+    layers: MeshAxis = None
+
+    batch: MeshAxis = ("data", "fsdp")
+    length: MeshAxis = None
+    predictions: MeshAxis = None
+    activation_embed: MeshAxis = None
+    activation_vocab: MeshAxis = "tensor"
+
+    def __post_init__(self):
+        for field in fields(self):
+            for axis in _as_tuple(getattr(self, field.name)):
+                if axis not in MESH_AXES:
+                    raise ConfigError(
+                        f"sharding.{field.name} is {axis!r}; accepted: {', '.join(MESH_AXES)}, null"
+                    )
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of axes (data, fsdp, tensor); an unused axis has size 1.
+
+    Raises:
+      ConfigError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise ConfigError(
+            f"mesh is {config.data} x {config.fsdp} x {config.tensor} (data, fsdp, tensor) "
+            f"but there are {len(devices)} devices; accepted: sizes whose product is that"
+        )
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def resolve(names: Sequence[str | None], rules: ShardingRules) -> PartitionSpec:
+    """Returns the partition spec of an array whose dimensions bear `names`.
+
+    Raises:
+      ConfigError: a name that no rule has, or two dimensions that land on one mesh axis.
+    """
+    known = [field.name for field in fields(rules)]
+    spec, taken = [], {}
+    for name in names:
+        if name is not None and name not in known:
+            raise ConfigError(f"no sharding rule for dimension {name!r}; known: {', '.join(known)}")
+        axes = None if name is None else getattr(rules, name)
+        for axis in _as_tuple(axes):
+            if axis in taken:
+                raise ConfigError(
+                    f"dimensions {taken[axis]!r} and {name!r} of one array both use the mesh axis "
+                    f"{axis!r}; change sharding.{taken[axis]} or sharding.{name}"
+                )
+            taken[axis] = name
+        spec.append(axes)
+    return PartitionSpec(*spec)
+
+
+def named_sharding(
+    names: Sequence[str | None],
+    *,
+    rules: ShardingRules,
+    mesh: Mesh,
+    shape: Sequence[int],
+    what: str,
+) -> NamedSharding:
+    """Returns the sharding of one array, having checked that every cut dimension divides.
+
+    Raises:
+      ConfigError: as `resolve`, or a dimension that its mesh axes do not divide, named by `what`.
+    """
+    spec = resolve(names, rules)
+    for size, name, axes in zip(shape, names, spec, strict=True):
+        parts = math.prod(mesh.shape[axis] for axis in _as_tuple(axes))
+        if size % parts:
+            raise ConfigError(
+                f"{what}: dimension {name!r} has size {size}, which the mesh cuts into {parts} "
+                f"(axes {', '.join(_as_tuple(axes))}); accepted: a divisor of {size}"
+            )
+    return NamedSharding(mesh, spec)
+
+
+def constrain(x: jax.Array, names: Sequence[str | None], rules: ShardingRules | None) -> jax.Array:
+    """Pins an activation to the layout of its names; without rules or mesh it does nothing."""
+    if rules is None or jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, resolve(names, rules))
+
+
+def _as_tuple(axes: MeshAxis) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())

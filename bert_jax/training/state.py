@@ -1,0 +1,109 @@
+"""The state of training: initialized where it will live."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from bert_jax.data.batch import Batch
+from bert_jax.training.sharding import ShardingRules, named_sharding
+
+
+@struct.dataclass
+class TrainState:
+    """All that an update changes."""
+
+    step: Int[Array, ""]
+    """Updates made so far, int32; dropout and the learning rate depend on it."""
+    params: Any
+    opt_state: optax.OptState
+
+
+def example_batch(*, batch_size: int, length: int, predictions: int, pairs: int = 1) -> Batch:
+    """Returns a batch of these shapes, all zeros, for initialization and abstract evaluation."""
+    ids = np.zeros((batch_size, length), np.int32)
+    picked = np.zeros((batch_size, predictions), np.int32)
+    pair = np.zeros((batch_size, pairs), np.int32)
+    return Batch(
+        token_ids=ids,
+        segment_ids=ids,
+        pack_ids=ids,
+        mask_positions=picked,
+        mask_labels=picked,
+        mask_weights=picked.astype(np.float32),
+        cls_positions=pair,
+        pair_labels=pair,
+        pair_weights=pair.astype(np.float32),
+    )
+
+
+def state_initializer(
+    model: nn.Module, optimizer: optax.GradientTransformation, *, seed: int
+) -> Callable[[], TrainState]:
+    """Returns a function that makes the first state, parameters still boxed with their names."""
+
+    def initialize() -> TrainState:
+        batch = jax.tree.map(jnp.asarray, example_batch(batch_size=1, length=8, predictions=1))
+        params = model.init(jax.random.key(seed), batch)["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(nn.unbox(params)))
+
+    return initialize
+
+
+def state_sharding(
+    initialize: Callable[[], TrainState], *, mesh: Mesh, rules: ShardingRules
+) -> TrainState:
+    """Returns the sharding of every leaf: parameters by their names, moments as their parameters.
+
+    Raises:
+      ConfigError: a dimension that no rule knows or that the mesh does not divide.
+    """
+    abstract = jax.eval_shape(initialize)
+    shapes = nn.unbox(abstract.params)
+    names = nn.get_partition_spec(abstract.params)
+    by_path = {}
+    for (path, leaf), spec in zip(
+        jax.tree_util.tree_leaves_with_path(shapes),
+        jax.tree.leaves(names, is_leaf=lambda x: isinstance(x, PartitionSpec)),
+        strict=True,
+    ):
+        what = "/".join(str(key.key) for key in path)
+        by_path[path] = named_sharding(
+            tuple(spec), rules=rules, mesh=mesh, shape=leaf.shape, what=what
+        )
+    shape_of = dict(jax.tree_util.tree_leaves_with_path(shapes))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def of_moment(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        # A moment's path ends with its parameter's.
+        for start in range(len(path)):
+            if path[start:] in by_path and shape_of[path[start:]].shape == leaf.shape:
+                return by_path[path[start:]]
+        return whole
+
+    return TrainState(
+        step=whole,
+        params=jax.tree_util.tree_map_with_path(lambda path, _: by_path[path], shapes),
+        opt_state=jax.tree_util.tree_map_with_path(of_moment, abstract.opt_state),
+    )
+
+
+def make_state(initialize: Callable[[], TrainState], sharding: TrainState) -> TrainState:
+    """Makes the first state, each device only its share."""
+    return jax.jit(lambda: nn.unbox(initialize()), out_shardings=sharding)()
+
+
+def abstract_state(initialize: Callable[[], TrainState], sharding: TrainState) -> TrainState:
+    """Returns shapes, dtypes and shardings of the state, computing nothing."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        jax.eval_shape(lambda: nn.unbox(initialize())),
+        sharding,
+    )

@@ -1,0 +1,207 @@
+"""The page that trains a model: data, mesh, model, state, compiled steps, loop, result."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from rich.console import Console
+
+from bert_jax import config as configs
+from bert_jax import environment
+from bert_jax.data import pipeline, shards
+from bert_jax.data.batch import Batch
+from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.experiment import Experiment
+from bert_jax.models.bert import BertForPretraining, num_parameters
+from bert_jax.training import checkpoint
+from bert_jax.training.evaluation import baselines, evaluate
+from bert_jax.training.optim import learning_rate_schedule, make_optimizer
+from bert_jax.training.sharding import make_mesh, named_sharding
+from bert_jax.training.state import abstract_state, make_state, state_initializer, state_sharding
+from bert_jax.training.step import eval_step, train_step
+from bert_jax.training.writer import RunWriter, write_json
+
+RESULT_FORMAT_VERSION = 1
+
+Probe = Callable[[Any], dict[str, float]]
+"""Measures something of the parameters at each evaluation, e.g. {"eval/sentiment": 0.8}."""
+
+
+def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()) -> dict[str, Any]:
+    """Trains to the end, or on from the last checkpoint in `workdir`; returns `result.json`.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: what cannot be run, before any compile.
+      DivergenceError: the loss is no longer finite.
+    """
+    console = Console(stderr=True, quiet=jax.process_index() != 0, highlight=False)
+    say = partial(console.print, soft_wrap=True)
+    data, training = experiment.data, experiment.training
+
+    # ---- Data and run directory ---------------------------------------------------------------
+    passport = shards.load_passport(data.directory)
+    shards.check_passport(passport, data, vocab_size=experiment.model.vocab_size)
+    tokenizer = load_tokenizer(data.directory).to_json()
+    fingerprint = shards.passport_fingerprint(passport)
+    checkpoint.check_workdir(workdir, experiment)
+    if (workdir / "result.json").exists():
+        say(f"{workdir} is complete")
+        return json.loads((workdir / "result.json").read_text())
+
+    # ---- Mesh, model, optimizer ---------------------------------------------------------------
+    mesh = make_mesh(experiment.mesh)
+    place = partial(place_batch, sharding=batch_sharding(experiment, mesh))
+    model = BertForPretraining(experiment.model, experiment.sharding)
+    schedule = learning_rate_schedule(experiment.optimizer, steps=training.steps)
+    optimizer = make_optimizer(experiment.optimizer, schedule)
+    initialize = state_initializer(model, optimizer, seed=experiment.seed)
+    sharding = state_sharding(initialize, mesh=mesh, rules=experiment.sharding)
+
+    # ---- State: new, or from the last checkpoint ----------------------------------------------
+    open_workdir(workdir, experiment)
+    manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
+    first_step, seconds = manager.latest_step() or 0, 0.0
+    if first_step:
+        state, position = checkpoint.restore(
+            manager,
+            abstract_state(initialize, sharding),
+            step=first_step,
+            data_fingerprint=fingerprint,
+        )
+        seconds = position["seconds"]
+        say(f"{workdir}: going on from step {first_step}")
+    else:
+        state = make_state(initialize, sharding)
+    say(f"{num_parameters(state.params, experiment.model):,} parameters on mesh {dict(mesh.shape)}")
+
+    # ---- Batches ------------------------------------------------------------------------------
+    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    batches = map(
+        place,
+        pipeline.training_batches(
+            data.directory,
+            config=data,
+            seed=experiment.seed,
+            first_step=first_step,
+            num_steps=training.steps,
+            **hosts,
+        ),
+    )
+
+    def held_out() -> Iterator[Batch]:
+        return map(
+            place,
+            pipeline.evaluation_batches(
+                data.directory,
+                config=data,
+                batch_size=experiment.evaluation.batch_size,
+                max_examples=experiment.evaluation.max_examples,
+                **hosts,
+            ),
+        )
+
+    # ---- Compiled steps -----------------------------------------------------------------------
+    update = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        objective=experiment.objective,
+        seed=experiment.seed,
+    )
+    update = jax.jit(update, out_shardings=(sharding, None), donate_argnums=0)
+    score = jax.jit(partial(eval_step, model=model, objective=experiment.objective))
+
+    with jax.set_mesh(mesh), manager, RunWriter(workdir, training, first_step) as writer:
+        # ---- Baselines: what needs no model, at the same held-out positions -------------------
+        floor = baselines(
+            held_out(),
+            token_counts=shards.load_token_counts(data.directory),
+            majority_label=shards.majority_pair_label(passport),
+        )
+        say(
+            f"to beat on held-out text: unigram loss {floor['unigram_loss']:.3f}, most frequent "
+            f"token {floor['majority_token_accuracy']:.3f}, "
+            f"majority pair label {floor['nsp_majority_accuracy']:.3f}"
+        )
+
+        # ---- Loop -----------------------------------------------------------------------------
+        started = time.monotonic() - seconds
+        batch = next(batches, None)
+        for step in range(first_step + 1, training.steps + 1):
+            state, metrics = update(state, batch)
+            writer.add(metrics)
+            batch = next(batches, None)  # read and placed while the devices are busy
+            last = step == training.steps
+            evaluating = last or step % training.eval_every == 0
+            saving = last or step % training.checkpoint_every == 0
+            if not (evaluating or saving):
+                if step % training.log_every == 0:
+                    writer.end_row(step)
+                continue
+            row = writer.read_row()
+            if evaluating:
+                row |= evaluate(score, state.params, held_out())
+                for probe in probes:
+                    row |= probe(state.params)
+            writer.write(step, row)
+            if saving:
+                seconds = time.monotonic() - started
+                checkpoint.save(
+                    manager,
+                    state,
+                    step=step,
+                    position={"data_fingerprint": fingerprint, "seconds": seconds},
+                    experiment=experiment,
+                    tokenizer=tokenizer,
+                )
+            writer.restart_clock()
+
+        # ---- Result ---------------------------------------------------------------------------
+        result = {
+            "format_version": RESULT_FORMAT_VERSION,
+            "steps": training.steps,
+            "seconds": round(seconds, 1),
+            "config_hash": configs.config_hash(experiment),
+            **evaluate(score, state.params, held_out(), prefix=""),
+            **floor,
+        }
+        manager.wait_until_finished()
+    if jax.process_index() == 0:
+        write_json(workdir / "result.json", result)
+    return result
+
+
+def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
+    """Returns how the rows of a batch lie on the mesh.
+
+    Raises:
+      ConfigError: the mesh does not divide the rows of a training or a held-out batch.
+    """
+    for what, size in (
+        ("evaluation.batch_size", experiment.evaluation.batch_size),
+        ("data.batch_size", experiment.data.batch_size),
+    ):
+        sharding = named_sharding(
+            ("batch",), rules=experiment.sharding, mesh=mesh, shape=(size,), what=what
+        )
+    return sharding
+
+
+def place_batch(batch: Batch, *, sharding: NamedSharding) -> Batch:
+    """Lays this host's rows over its devices; the arrays returned are global."""
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def open_workdir(workdir: Path, experiment: Experiment) -> None:
+    """Writes `config.json` and `environment.json`."""
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", configs.to_json(experiment))
+        file = workdir / "environment.json"
+        write_json(file, environment.describe_again(file))

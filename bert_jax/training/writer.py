@@ -1,0 +1,158 @@
+"""What a run says of itself: progress, `metrics.jsonl`, TensorBoard; process 0 only."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from tensorboardX import SummaryWriter
+
+from bert_jax.errors import DivergenceError
+from bert_jax.training.config import TrainingConfig
+from bert_jax.training.metrics import merge
+from bert_jax.training.step import Metrics
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Where there is no terminal to draw a bar on, a line of progress so often."""
+
+
+class RunWriter:
+    """Gathers the metrics of steps into rows and writes them; a context manager.
+
+    Rows after `first_step`, which a killed run left, are dropped, so that the file of a resumed
+    run is that of an undisturbed one.
+    """
+
+    def __init__(self, workdir: Path, config: TrainingConfig, first_step: int):
+        self._workdir = workdir
+        self._active = jax.process_index() == 0
+        self._window: list[Metrics] = []
+        self._ended: tuple[int, list[Metrics]] | None = None
+        self._clock = time.monotonic()
+        self._last_line = 0.0
+        self._console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not (self._active and self._console.is_terminal),
+        )
+        self._task = self._progress.add_task("", total=config.steps, completed=first_step)
+        if self._active:
+            _keep_rows(workdir / "metrics.jsonl", first_step)
+            self._tensorboard = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=first_step + 1
+            )
+
+    def __enter__(self):
+        self._progress.start()
+        self._clock = time.monotonic()
+        return self
+
+    def __exit__(self, *_):
+        self._progress.stop()
+        if self._active:
+            self._tensorboard.close()
+
+    def add(self, metrics: Metrics) -> None:
+        """Takes the metrics of the step just dispatched, without waiting for it.
+
+        A row that ended before is read and written now, while the devices make this step.
+        """
+        self._window.append(metrics)
+        if self._ended is not None:
+            (step, ended), self._ended = self._ended, None
+            self.write(step, self._read(ended))
+
+    def end_row(self, step: int) -> None:
+        """Ends a row at this step; `add` will write it."""
+        self._ended, self._window = (step, self._window), []
+
+    def read_row(self) -> dict[str, float]:
+        """Ends a row, waits for its steps and returns it, to be added to and written."""
+        row, self._window = self._read(self._window), []
+        return row
+
+    def restart_clock(self) -> None:
+        """Leaves what happened since `read_row` out of the tokens per second."""
+        self._clock = time.monotonic()
+
+    def _read(self, window: list[Metrics]) -> dict[str, float]:
+        row = merge(window)
+        if not math.isfinite(row["loss"]):
+            raise DivergenceError(
+                f"{self._workdir}: the loss is {row['loss']}; the last checkpoint is kept; "
+                "a lower optimizer.learning_rate or a longer optimizer.warmup_steps may help"
+            )
+        now = time.monotonic()
+        tokens_per_second = row.pop("tokens") * len(window) / (now - self._clock)
+        self._clock = now
+        row = {f"train/{name}": value for name, value in row.items()}
+        return row | {"perf/tokens_per_second": tokens_per_second}
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        """Writes one row of scalars, named `train/...`, `eval/...` or `perf/...`."""
+        if not self._active:
+            return
+        with (self._workdir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step} | row) + "\n")
+        for name, value in row.items():
+            self._tensorboard.add_scalar(name, value, step)
+        self._progress.update(self._task, completed=step, description=_summary(row))
+        evaluated = "eval/mlm_loss" in row
+        due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES
+        if evaluated or (due and not self._console.is_terminal):
+            self._last_line = time.monotonic()
+            self._console.print(f"step {step:>7}  {_summary(row)}", soft_wrap=True)
+
+
+def _summary(row: dict[str, float]) -> str:
+    parts = []
+    for split in ("train", "eval"):
+        if f"{split}/mlm_loss" in row:
+            parts.append(
+                f"{split} loss {row[f'{split}/loss']:.3f}"
+                f" mlm {row[f'{split}/mlm_loss']:.3f} acc {row[f'{split}/mlm_accuracy']:.3f}"
+            )
+        if f"{split}/nsp_accuracy" in row:
+            parts.append(f"nsp acc {row[f'{split}/nsp_accuracy']:.3f}")
+    if "perf/tokens_per_second" in row:
+        parts.append(f"{row['perf/tokens_per_second']:,.0f} tokens/s")
+    return "  ".join(parts)
+
+
+def _keep_rows(file: Path, last_step: int) -> None:
+    if not file.exists():
+        return
+    # A line that a kill cut short has no newline at its end.
+    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in lines if json.loads(line)["step"] <= last_step]
+    write_atomically(file, "".join(kept))
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never a part."""
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(file)
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON file atomically; numbers of NumPy become Python's."""
+    write_atomically(file, json.dumps(value, indent=1, default=np.generic.item) + "\n")

@@ -1,0 +1,220 @@
+"""Batches that depend on seed and step alone, and never on hosts, threads or restarts."""
+
+import dataclasses
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from bert_jax.data.config import DataConfig, MaskingConfig
+from bert_jax.data.pipeline import TrainingSource, evaluation_batches, training_batches
+from bert_jax.data.shards import load_passport, prepare_data
+from bert_jax.data.tokenizers import SPECIAL_PIECES, WordPiece
+from bert_jax.errors import DataError
+
+TOKENIZER = WordPiece(
+    pieces=(*SPECIAL_PIECES, ".", *(f"w{i}" for i in range(120))), lower_case=True
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Thirty documents of distinct sentences."""
+    directory = tmp_path_factory.mktemp("data")
+    rng = random.Random(0)
+    documents = [
+        "\n".join(
+            " ".join(f"w{i}" for i in rng.sample(range(120), k=rng.randint(4, 9))) + "."
+            for _ in range(15)
+        )
+        for _ in range(30)
+    ]
+    (directory / "corpus.txt").write_text("\n\n".join(documents) + "\n")
+    config = DataConfig(
+        directory=str(directory / "prepared"),
+        corpus=f"text:{directory}/corpus.txt",
+        batch_size=8,
+        sequence_length=32,
+        dupe_factor=1,
+        held_out_fraction=0.2,
+        train_shards=3,
+        masking=MaskingConfig(max_predictions=6),
+        evaluation_masking=MaskingConfig(max_predictions=5),
+    )
+    prepare_data(config, tokenizer=TOKENIZER, workers=1, on_shard_done=lambda statistics: None)
+    return config
+
+
+def train(config, **changes):
+    settings = {"seed": 3, "first_step": 0, "num_steps": 12} | changes
+    return list(training_batches(config.directory, config=config, **settings))
+
+
+def evaluate(config, **changes):
+    settings = {"batch_size": 8} | changes
+    return list(evaluation_batches(config.directory, config=config, **settings))
+
+
+def join_hosts(batches_of_hosts):
+    """Global batches from those of each host, in the order of the processes."""
+    return [
+        type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))
+        for parts in zip(*batches_of_hosts, strict=True)
+    ]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second) > 0
+    for one, other in zip(first, second, strict=True):
+        for name, left, right in zip(one._fields, one, other, strict=True):
+            assert left.dtype == right.dtype and np.array_equal(left, right), name
+
+
+def texts(batch):
+    """True tokens of each row, as bytes; rows of weight 0 are left out."""
+    token_ids = batch.token_ids.copy()
+    rows, slots = np.nonzero(batch.mask_weights)
+    token_ids[rows, batch.mask_positions[rows, slots]] = batch.mask_labels[rows, slots]
+    real = batch.padding_mask.any(axis=1)
+    return [row.tobytes() for row in token_ids[real]]
+
+
+def num_examples(config, split):
+    return load_passport(config.directory)["splits"][split]["examples"]
+
+
+def num_steps_of(config, epochs):
+    return -(-epochs * num_examples(config, "train") // config.batch_size)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_any_number_of_hosts_gets_the_same_global_batches(config, hosts):
+    steps = num_steps_of(config, 2)
+    whole = train(config, num_steps=steps)
+    parts = [
+        train(config, num_steps=steps, process_index=host, process_count=hosts)
+        for host in range(hosts)
+    ]
+    assert parts[0][0].token_ids.shape == (8 // hosts, 32)
+    assert_same(join_hosts(parts), whole)
+
+
+def test_a_restart_at_any_step_changes_nothing(config):
+    steps = num_steps_of(config, 1) + 3
+    whole = train(config, num_steps=steps)
+    for first_step in (1, 5, steps - 4, steps - 1):
+        assert_same(train(config, first_step=first_step, num_steps=steps), whole[first_step:])
+    assert train(config, first_step=steps, num_steps=steps) == []
+
+
+@pytest.mark.parametrize("threads", [0, 1, 5])
+def test_threads_change_nothing(config, threads):
+    assert_same(train(config, threads=threads), train(config))
+
+
+def test_random_access_is_the_same_path(config):
+    source = TrainingSource(config.directory, config=config, seed=3, num_steps=12)
+    assert len(source) == 12
+    assert_same([source[k] for k in range(12)], train(config))
+
+
+def test_each_epoch_visits_every_record_once_in_its_own_order(config):
+    count = num_examples(config, "train")
+    assert count % config.batch_size, "an epoch should end within a batch"
+    stream = [
+        text for batch in train(config, num_steps=num_steps_of(config, 3)) for text in texts(batch)
+    ]
+    epochs = [stream[epoch * count : (epoch + 1) * count] for epoch in range(3)]
+    assert len(set(epochs[0])) == count
+    assert Counter(epochs[0]) == Counter(epochs[1]) == Counter(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_a_record_has_another_mask_in_each_epoch(config):
+    count = num_examples(config, "train")
+    masks = {}
+    for batch in train(config, num_steps=num_steps_of(config, 2)):
+        for text, positions in zip(texts(batch), batch.mask_positions.tolist(), strict=True):
+            masks.setdefault(text, []).append(tuple(positions))
+    repeated = [found[0] == found[1] for found in masks.values() if len(found) >= 2]
+    assert len(repeated) == count
+    # Two or three words of about 25: at least 1 of 300 choices is the same by chance, seldom more.
+    assert sum(repeated) < 0.05 * count + 3
+
+
+def test_a_seed_changes_order_and_masks_but_not_the_next_epoch(config):
+    first = [text for batch in train(config, seed=3) for text in texts(batch)]
+    second = [text for batch in train(config, seed=4) for text in texts(batch)]
+    assert first != second
+    # A seed's second epoch must not be the next seed's first.
+    count = num_examples(config, "train")
+    source = TrainingSource(config.directory, config=config, seed=3, num_steps=1)
+    other = TrainingSource(config.directory, config=config, seed=4, num_steps=1)
+    epoch_1 = [index for _, index in source.addresses(range(count, 2 * count))]
+    epoch_0 = [index for _, index in other.addresses(range(count))]
+    assert sorted(epoch_1) == sorted(epoch_0) == list(range(count))
+    assert epoch_1 != epoch_0
+
+
+def test_held_out_texts_are_not_trained_on(config):
+    training = {
+        text for batch in train(config, num_steps=num_steps_of(config, 1)) for text in texts(batch)
+    }
+    held_out = {text for batch in evaluate(config) for text in texts(batch)}
+    assert len(training) == num_examples(config, "train")
+    assert len(held_out) == num_examples(config, "eval")
+    assert not training & held_out
+
+
+def test_evaluation_masks_do_not_depend_on_batch_size_or_training_masks(config):
+    whole = evaluate(config)
+    other = dataclasses.replace(config, masking=MaskingConfig(rate=0.4))
+    assert_same(evaluate(other), whole)
+    assert whole[0].mask_positions.shape == (8, 5)
+    count = num_examples(config, "eval")
+    larger = join_hosts([[batch] for batch in evaluate(config, batch_size=16)])
+    smaller = join_hosts([[batch] for batch in whole])
+    for one, other in zip(larger[0], smaller[0], strict=True):
+        assert np.array_equal(one[:count], other[:count])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_every_host_evaluates_as_many_batches(config, hosts):
+    whole = evaluate(config)
+    parts = [evaluate(config, process_index=host, process_count=hosts) for host in range(hosts)]
+    assert len({len(part) for part in parts}) == 1
+    assert_same(join_hosts(parts), whole)
+
+
+def test_the_last_evaluation_batch_is_filled_with_weight_0(config):
+    count = num_examples(config, "eval")
+    batches = evaluate(config, batch_size=count - 1)
+    assert [batch.token_ids.shape[0] for batch in batches] == [count - 1] * 2
+    fillers = type(batches[1])(*(array[1:] for array in batches[1]))
+    assert (fillers.token_ids == TOKENIZER.pad_id).all()
+    assert not any(array.any() for array in fillers[1:])
+    assert batches[1].mask_weights[0].any() and batches[1].pair_weights[0].all()
+
+
+def test_max_examples_takes_records_evenly(config):
+    count = num_examples(config, "eval")
+    everything = [text for batch in evaluate(config) for text in texts(batch)]
+    some = [text for batch in evaluate(config, max_examples=5) for text in texts(batch)]
+    assert some == [everything[int(i * count / 5)] for i in range(5)]
+    assert_same(evaluate(config, max_examples=10 * count), evaluate(config))
+
+
+def test_errors_come_at_the_call_and_name_the_value(config, tmp_path):
+    settings = {"config": config, "seed": 0, "first_step": 0, "num_steps": 1}
+    with pytest.raises(DataError, match="batch_size is 8; accepted: a multiple of the 3 processes"):
+        training_batches(config.directory, process_count=3, **settings)
+    with pytest.raises(DataError, match="batch_size is 7; accepted: a multiple of the 2 processes"):
+        evaluation_batches(config.directory, config=config, batch_size=7, process_count=2)
+    with pytest.raises(DataError, match="max_examples is 0"):
+        evaluation_batches(config.directory, config=config, batch_size=8, max_examples=0)
+    with pytest.raises(DataError, match="holds no prepared data"):
+        training_batches(tmp_path, **settings)
+    other = dataclasses.replace(config, dupe_factor=2)
+    with pytest.raises(DataError, match=r"data\.dupe_factor 1, not 2"):
+        training_batches(config.directory, **settings | {"config": other})

