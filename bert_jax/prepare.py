@@ -25,7 +25,6 @@ _WORKERS = flags.DEFINE_integer(
 def main() -> None:
     """Runs the command."""
     from bert_jax.data import shards
-    from bert_jax.data.config import DataConfig
     from bert_jax.data.tokenizers import Tokenizer, load_tokenizer
     from bert_jax.data.vocabulary import count_words, train_wordpiece
 

@@ -1,7 +1,7 @@
 """Pretrains BERT: masked language model and next sentence.
 
   python -m bert_jax.pretrain --experiment=experiments/quickstart.py --workdir=runs/mine
-  python -m bert_jax.pretrain --experiment=experiments/bert.py:mini --workdir=DIR \\
+  python -m bert_jax.pretrain --experiment=experiments/bert.py:mini --workdir=DIR
       --set optimizer.learning_rate=2e-4 --set model.num_layers=6
 
 The data must have been prepared (python -m bert_jax.prepare). The same command on an existing

@@ -10,7 +10,6 @@ the length of B, the label, then the ids of A and of B.
 """
 
 import hashlib
-import json
 import os
 import random
 from collections import Counter
@@ -29,12 +28,17 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.data.corpora import is_held_out, read_documents, split_sentences
 from bert_jax.data.pairs import Pair, build_pairs
+from bert_jax.data.passport import (
+    FORMAT_VERSION,
+    PASSPORT_FILE,
+    TOKEN_COUNTS_FILE,
+    check_same,
+    read_json,
+    save_json,
+)
 from bert_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.errors import DataError
 
-FORMAT_VERSION = 1
-PASSPORT_FILE = "passport.json"
-TOKEN_COUNTS_FILE = "token_counts.npy"
 _SUMS = ("examples", "documents", "sentences", "tokens", "random_pairs", "bytes_read")
 _HEADER_LENGTH = 3
 
@@ -143,7 +147,7 @@ def prepare_data(
     _save_array(token_counts.astype(np.int64), path=directory / TOKEN_COUNTS_FILE)
     passport = {"format_version": FORMAT_VERSION, **tasks[0].settings()}
     passport["splits"] = {split: _summary(shards) for split, shards in by_split.items()}
-    _save_json(passport, path=directory / PASSPORT_FILE)
+    save_json(passport, path=directory / PASSPORT_FILE)
     return passport
 
 
@@ -207,7 +211,7 @@ def write_shard(task: ShardTask) -> dict:
         "bytes_read": bytes_read,
         "token_counts": [counts[token_id] for token_id in range(tokenizer.vocab_size)],
     }
-    _save_json(statistics, path=task.statistics_path)
+    save_json(statistics, path=task.statistics_path)
     return statistics
 
 
@@ -266,7 +270,7 @@ def _read_finished(task: ShardTask) -> dict | None:
     """Statistics of a shard whose file is as they say."""
     if not (task.statistics_path.exists() and task.path.exists()):
         return None
-    statistics = _read_json(task.statistics_path)
+    statistics = read_json(task.statistics_path)
     return statistics if statistics["sha256"] == _sha256(task.path) else None
 
 
@@ -274,60 +278,11 @@ def _check_unmixed(directory: Path, task: ShardTask) -> None:
     wanted = task.settings()
     paths = [*sorted(directory.glob("*-of-*.json")), directory / PASSPORT_FILE]
     for path in filter(Path.exists, paths):
-        _check_same(_read_json(path), wanted, where=str(path))
+        check_same(read_json(path), wanted, where=str(path))
     if (directory / "tokenizer.json").exists():
         found = {"tokenizer_fingerprint": load_tokenizer(directory).fingerprint()}
         wanted = {"tokenizer_fingerprint": wanted["tokenizer_fingerprint"]}
-        _check_same(found, wanted, where=str(directory / "tokenizer.json"))
-
-
-def load_passport(directory: str | Path, *, experiment: str = "FILE") -> dict:
-    """Reads what `prepare_data` returned; `experiment` is what the user would prepare."""
-    path = Path(directory) / PASSPORT_FILE
-    if not path.exists():
-        raise DataError(
-            f"{directory} holds no prepared data ({PASSPORT_FILE} is missing); make them with "
-            f"`python -m bert_jax.prepare --experiment={experiment}`"
-        )
-    return _read_json(path)
-
-
-def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> None:
-    """Raises DataError where the prepared data are not what `config` and the model expect."""
-    wanted = {
-        "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
-        "vocab_size": vocab_size,
-    }
-    _check_same(passport, wanted, where=str(Path(config.directory) / PASSPORT_FILE))
-
-
-def passport_fingerprint(passport: dict) -> str:
-    """SHA-256 of the passport, which holds those of the tokenizer and of every shard."""
-    return hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
-
-
-def load_token_counts(directory: str | Path) -> np.ndarray:
-    """How often each id stands in the training records, int64 [vocab_size]."""
-    return np.load(Path(directory) / TOKEN_COUNTS_FILE)
-
-
-def majority_pair_label(passport: dict) -> int:
-    """The label of more than half of the training pairs."""
-    train = passport["splits"]["train"]
-    return int(2 * train["random_pairs"] > train["examples"])
-
-
-def _check_same(found: dict, wanted: dict, *, where: str) -> None:
-    """Raises DataError for the first of the `wanted` settings that `found` has not."""
-    for name, value in wanted.items():
-        if name == "preparation":
-            _check_same(found.get(name, {}), value, where=where)
-        elif found.get(name) != value:
-            label = f"data.{name}" if name in PREPARATION_FIELDS else name
-            raise DataError(
-                f"{where} was made with {label} {found.get(name)!r}, not {value!r}; accepted: the "
-                "same value, or another data.directory"
-            )
+        check_same(found, wanted, where=str(directory / "tokenizer.json"))
 
 
 def _summary(shards: Sequence[dict]) -> dict:
@@ -336,23 +291,6 @@ def _summary(shards: Sequence[dict]) -> dict:
         {name: shard[name] for name in ("file", "sha256", "examples")} for shard in shards
     ]
     return summary
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); delete it and prepare again") from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise DataError(f"{path} has format_version {version}; accepted: {FORMAT_VERSION}")
-    return content
-
-
-def _save_json(content: dict, *, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _save_array(array: np.ndarray, *, path: Path) -> None:

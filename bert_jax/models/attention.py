@@ -37,8 +37,6 @@ def attention_probabilities(
 class SelfAttention(nn.Module):
     """Multi-head self-attention with its output projection.
 
-    Heads stand before positions, [B, H, S, D], so that no product needs a transpose.
-
     References:
       Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
     """
@@ -54,15 +52,12 @@ class SelfAttention(nn.Module):
         train: bool,
     ) -> Float[Array, "batch length embed"]:
         c = self.config
-        shape = (c.hidden_size, c.num_heads, c.head_dim)
-        names = ("embed", "heads", "head_dim")
+        embed, heads = {"embed": c.hidden_size}, {"heads": c.num_heads, "head_dim": c.head_dim}
         query, key, value = (
-            Dense(c, "bse,ehd->bhsd", shape, names, name=name)(x)
+            Dense(c, embed, heads, name=name)(x).transpose(0, 2, 1, 3)  # [B, H, S, D]
             for name in ("query", "key", "value")
         )
         probabilities = attention_probabilities(query, key, mask)
         probabilities = Dropout(c.attention_dropout)(probabilities, train=train)
         context = jnp.einsum("bhqk,bhkd->bhqd", probabilities.astype(value.dtype), value)
-        return Dense(
-            c, "bhsd,hde->bse", (*shape[1:], shape[0]), (*names[1:], names[0]), name="output"
-        )(context)
+        return Dense(c, heads, embed, name="output")(context.transpose(0, 2, 1, 3))

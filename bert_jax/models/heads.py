@@ -24,9 +24,7 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch pairs embed"]) -> Float[Array, "batch pairs embed"]:
         size = self.config.hidden_size
-        # The output dimension stays whole: `embed` is taken by the input one.
-        dense = Dense(self.config, "bke,ef->bkf", (size, size), ("embed", "mlp"), name="dense")
-        return jnp.tanh(dense(x))
+        return jnp.tanh(Dense(self.config, {"embed": size}, {"mlp": size}, name="dense")(x))
 
 
 class MaskedTokenHead(nn.Module):
@@ -45,8 +43,7 @@ class MaskedTokenHead(nn.Module):
         token_table: Float[Array, "vocab embed"],
     ) -> Float[Array, "batch predictions vocab"]:
         c = self.config
-        size = c.hidden_size
-        x = Dense(c, "bpe,ef->bpf", (size, size), ("embed", "mlp"), name="transform")(x)
+        x = Dense(c, {"embed": c.hidden_size}, {"mlp": c.hidden_size}, name="transform")(x)
         x = LayerNorm(c, name="layer_norm")(activation(x, c.activation))
         table = constrain(token_table, ("vocab", None), self.rules).astype(x.dtype)
         logits = jnp.einsum("bpe,ve->bpv", x, table, preferred_element_type=jnp.float32)
@@ -63,7 +60,5 @@ class NextSentenceHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch pairs embed"]) -> Float[Array, "batch pairs 2"]:
-        shape = (self.config.hidden_size, 2)
-        return Dense(self.config, "bke,ec->bkc", shape, ("embed", "classes"), name="dense")(
-            x
-        ).astype(jnp.float32)
+        embed = {"embed": self.config.hidden_size}
+        return Dense(self.config, embed, {"classes": 2}, name="dense")(x).astype(jnp.float32)

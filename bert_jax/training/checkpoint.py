@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from bert_jax import config as configs
@@ -21,12 +22,24 @@ RESUMABLE = (
 """Fields that may differ when a run goes on: they change no number that it computes."""
 
 
-def open_checkpoints(workdir: Path, *, keep: int | None = None) -> ocp.CheckpointManager:
+def open_checkpoints(
+    workdir: Path, *, keep: int | None = None, read_only: bool = False
+) -> ocp.CheckpointManager:
     """Opens `workdir/checkpoints`; saving keeps the newest `keep` steps."""
     return ocp.CheckpointManager(
         (workdir / "checkpoints").absolute(),
-        options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-        item_names=("state", "position", "config", "tokenizer"),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            save_root_metadata=not read_only,
+        ),
+        item_handlers={
+            "state": ocp.PyTreeCheckpointHandler(),
+            "position": ocp.JsonCheckpointHandler(),
+            "config": ocp.JsonCheckpointHandler(),
+            "tokenizer": ocp.JsonCheckpointHandler(),
+        },
     )
 
 
@@ -48,7 +61,7 @@ def save(
     manager.save(
         step,
         args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.PyTreeSave(state),
             position=ocp.args.JsonSave(position),
             config=ocp.args.JsonSave(configs.to_json(experiment)),
             tokenizer=ocp.args.JsonSave(tokenizer),
@@ -64,15 +77,11 @@ def restore(
     Raises:
       CheckpointError: the saved arrays are not those of the model, or the data have changed.
     """
-    try:
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()
-            ),
-        )
-    except ValueError as error:
-        raise CheckpointError(f"checkpoint {step} in {manager.directory}: {error}") from error
+    check_arrays(manager, abstract, step=step)
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(state=_restore_pytree(abstract), position=ocp.args.JsonRestore()),
+    )
     saved = restored.position["data_fingerprint"]
     if saved != data_fingerprint:
         raise CheckpointError(
@@ -81,6 +90,75 @@ def restore(
             "or another --workdir"
         )
     return restored.state, restored.position
+
+
+def restore_params(manager: ocp.CheckpointManager, abstract: Any, *, step: int) -> Any:
+    """Returns the parameters of a saved step alone, placed as `abstract` says.
+
+    Raises:
+      CheckpointError: the saved arrays are not those of the model.
+    """
+    item = {"params": abstract}
+    check_arrays(manager, item, step=step)
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(state=_restore_pytree(item, partial_restore=True)),
+    )
+    return restored.state["params"]
+
+
+def restore_description(
+    manager: ocp.CheckpointManager, *, step: int
+) -> tuple[Experiment, dict[str, Any]]:
+    """Returns the experiment and the tokenizer's `to_json()` of a saved step."""
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(config=ocp.args.JsonRestore(), tokenizer=ocp.args.JsonRestore()),
+    )
+    return configs.from_json(Experiment, restored.config), restored.tokenizer
+
+
+def _restore_pytree(abstract: Any, **options: Any) -> ocp.args.PyTreeRestore:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, **options)
+
+
+def check_arrays(manager: ocp.CheckpointManager, abstract: Any, *, step: int) -> None:
+    """Compares shapes and dtypes with the saved ones; orbax itself would cast silently.
+
+    Args:
+      manager: of the run.
+      abstract: shapes and dtypes of the whole state, or of some of its fields in a dict.
+      step: the saved one.
+
+    Raises:
+      CheckpointError: names every array that is missing, unexpected or of another shape.
+    """
+    fields = abstract if isinstance(abstract, dict) else vars(abstract)
+    saved = manager.item_metadata(step).state
+    wrong = []
+    for field, arrays in fields.items():
+        wanted, found = _describe(arrays), _describe(saved[field])
+        wrong += [f"missing {field}/{path}" for path in wanted.keys() - found.keys()]
+        wrong += [f"unexpected {field}/{path}" for path in found.keys() - wanted.keys()]
+        wrong += [
+            f"{field}/{path} is {found[path]}, not {wanted[path]}"
+            for path in wanted.keys() & found.keys()
+            if wanted[path] != found[path]
+        ]
+    if wrong:
+        raise CheckpointError(
+            f"checkpoint {step} in {manager.directory} is not of this model: "
+            + "; ".join(sorted(wrong))
+        )
+
+
+def _describe(arrays: Any) -> dict[str, str]:
+    """Shape and dtype of each leaf by its path; a field of a tuple goes by its name or number."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
+    }
 
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int
 
 from bert_jax.data.batch import Batch
@@ -44,14 +44,27 @@ def example_batch(*, batch_size: int, length: int, predictions: int, pairs: int 
     )
 
 
+def init_params(model: nn.Module, seed: int) -> Any:
+    """Returns the first parameters, float32, boxed with the names of their dimensions."""
+    batch = jax.tree.map(jnp.asarray, example_batch(batch_size=1, length=8, predictions=1))
+    return model.init(jax.random.key(seed), batch)["params"]
+
+
+def abstract_params(model: nn.Module, sharding: Sharding) -> Any:
+    """Returns shapes and dtypes of the parameters, all with one sharding, computing nothing."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(lambda: nn.unbox(init_params(model, 0))),
+    )
+
+
 def state_initializer(
     model: nn.Module, optimizer: optax.GradientTransformation, *, seed: int
 ) -> Callable[[], TrainState]:
     """Returns a function that makes the first state, parameters still boxed with their names."""
 
     def initialize() -> TrainState:
-        batch = jax.tree.map(jnp.asarray, example_batch(batch_size=1, length=8, predictions=1))
-        params = model.init(jax.random.key(seed), batch)["params"]
+        params = init_params(model, seed)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(nn.unbox(params)))
 
     return initialize

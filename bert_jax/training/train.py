@@ -13,7 +13,8 @@ from rich.console import Console
 
 from bert_jax import config as configs
 from bert_jax import environment
-from bert_jax.data import pipeline, shards
+from bert_jax.data import passport as passports
+from bert_jax.data import pipeline
 from bert_jax.data.batch import Batch
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.experiment import Experiment
@@ -44,10 +45,10 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     data, training = experiment.data, experiment.training
 
     # ---- Data and run directory ---------------------------------------------------------------
-    passport = shards.load_passport(data.directory)
-    shards.check_passport(passport, data, vocab_size=experiment.model.vocab_size)
+    passport = passports.load_passport(data.directory)
+    passports.check_passport(passport, data, vocab_size=experiment.model.vocab_size)
     tokenizer = load_tokenizer(data.directory).to_json()
-    fingerprint = shards.passport_fingerprint(passport)
+    fingerprint = passports.passport_fingerprint(passport)
     checkpoint.check_workdir(workdir, experiment)
     if (workdir / "result.json").exists():
         say(f"{workdir} is complete")
@@ -115,14 +116,20 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         seed=experiment.seed,
     )
     update = jax.jit(update, out_shardings=(sharding, None), donate_argnums=0)
+    started = time.monotonic() - seconds
+    batch = next(batches, None)
+    if batch is not None:  # None where the last checkpoint is that of the last step
+        with jax.set_mesh(mesh):
+            update = update.lower(state, batch).compile()
+    say(f"compiled in {time.monotonic() - started - seconds:.0f} s")
     score = jax.jit(partial(eval_step, model=model, objective=experiment.objective))
 
     with jax.set_mesh(mesh), manager, RunWriter(workdir, training, first_step) as writer:
         # ---- Baselines: what needs no model, at the same held-out positions -------------------
         floor = baselines(
             held_out(),
-            token_counts=shards.load_token_counts(data.directory),
-            majority_label=shards.majority_pair_label(passport),
+            token_counts=passports.load_token_counts(data.directory),
+            majority_label=passports.majority_pair_label(passport),
         )
         say(
             f"to beat on held-out text: unigram loss {floor['unigram_loss']:.3f}, most frequent "
@@ -131,8 +138,7 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         )
 
         # ---- Loop -----------------------------------------------------------------------------
-        started = time.monotonic() - seconds
-        batch = next(batches, None)
+        writer.restart_clock()
         for step in range(first_step + 1, training.steps + 1):
             state, metrics = update(state, batch)
             writer.add(metrics)

@@ -13,12 +13,11 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from bert_jax.data import shards
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.data.pairs import Pair
+from bert_jax.data.passport import check_passport, load_passport
 from bert_jax.data.shards import (
     ShardTask,
-    check_passport,
     decode_records,
     encode_record,
-    load_passport,
     prepare_data,
     record_dtype,
     write_shard,

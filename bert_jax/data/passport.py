@@ -1,0 +1,81 @@
+"""The passport of prepared data: what they were made of and with, and what is in them."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
+from bert_jax.errors import DataError
+
+FORMAT_VERSION = 1
+PASSPORT_FILE = "passport.json"
+TOKEN_COUNTS_FILE = "token_counts.npy"
+
+
+def load_passport(directory: str | Path, *, experiment: str = "FILE") -> dict:
+    """Reads what `prepare_data` returned; `experiment` is what the user would prepare."""
+    path = Path(directory) / PASSPORT_FILE
+    if not path.exists():
+        raise DataError(
+            f"{directory} holds no prepared data ({PASSPORT_FILE} is missing); make them with "
+            f"`python -m bert_jax.prepare --experiment={experiment}`"
+        )
+    return read_json(path)
+
+
+def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> None:
+    """Raises DataError where the prepared data are not what `config` and the model expect."""
+    wanted = {
+        "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
+        "vocab_size": vocab_size,
+    }
+    check_same(passport, wanted, where=str(Path(config.directory) / PASSPORT_FILE))
+
+
+def passport_fingerprint(passport: dict) -> str:
+    """SHA-256 of the passport, which holds those of the tokenizer and of every shard."""
+    return hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
+
+
+def load_token_counts(directory: str | Path) -> np.ndarray:
+    """How often each id stands in the training records, int64 [vocab_size]."""
+    return np.load(Path(directory) / TOKEN_COUNTS_FILE)
+
+
+def majority_pair_label(passport: dict) -> int:
+    """The label of more than half of the training pairs."""
+    train = passport["splits"]["train"]
+    return int(2 * train["random_pairs"] > train["examples"])
+
+
+def check_same(found: dict, wanted: dict, *, where: str) -> None:
+    """Raises DataError for the first of the `wanted` settings that `found` has not."""
+    for name, value in wanted.items():
+        if name == "preparation":
+            check_same(found.get(name, {}), value, where=where)
+        elif found.get(name) != value:
+            label = f"data.{name}" if name in PREPARATION_FIELDS else name
+            raise DataError(
+                f"{where} was made with {label} {found.get(name)!r}, not {value!r}; accepted: the "
+                "same value, or another data.directory"
+            )
+
+
+def read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); delete it and prepare again") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path} has format_version {version}; accepted: {FORMAT_VERSION}")
+    return content
+
+
+def save_json(content: dict, *, path: Path) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
