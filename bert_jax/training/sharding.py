@@ -69,6 +69,8 @@ class ShardingRules:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of axes (data, fsdp, tensor); an unused axis has size 1.
 
+    A single process may leave devices unused; with several, each must have its part.
+
     Raises:
       ConfigError: the sizes do not multiply to the number of devices.
     """
@@ -77,12 +79,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices):
+    needed = math.prod(sizes)
+    if -1 in sizes or needed > len(devices) or (needed < len(devices) and jax.process_count() > 1):
         raise ConfigError(
             f"mesh is {config.data} x {config.fsdp} x {config.tensor} (data, fsdp, tensor) "
             f"but there are {len(devices)} devices; accepted: sizes whose product is that"
         )
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
 
 
 def resolve(names: Sequence[str | None], rules: ShardingRules) -> PartitionSpec:
