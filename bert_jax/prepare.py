@@ -18,7 +18,7 @@ from rich.progress import Progress
 from bert_jax import command
 
 _WORKERS = flags.DEFINE_integer(
-    "workers", os.cpu_count(), "Processes that make shards.", lower_bound=1
+    "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1
 )
 
 

@@ -17,7 +17,7 @@ from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers import Tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.experiment import Experiment
-from bert_jax.models.bert import BertForPretraining
+from bert_jax.models.bert import BertForPretraining, apply
 from bert_jax.training import checkpoint
 from bert_jax.training.state import abstract_params
 
@@ -65,7 +65,7 @@ class Run:
 
     @cached_property
     def _apply(self):
-        return jax.jit(lambda params, batch: self.model.apply({"params": params}, batch))
+        return jax.jit(lambda params, batch: apply(self.model, params, batch))
 
     def _single_text(self, text: str) -> Batch:
         first, *rest = text.split(MASK)

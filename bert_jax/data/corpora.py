@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import sentencex
+from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
 from bert_jax.errors import DataError
 
@@ -77,9 +77,7 @@ def is_held_out(document: Document, *, corpus: str, fraction: float) -> bool:
 
 def split_sentences(text: str) -> list[str]:
     """Sentences in order, stripped, none empty. A sentence never crosses a line."""
-    sentences = (
-        sentence.strip() for line in text.split("\n") for sentence in sentencex.segment("en", line)
-    )
+    sentences = (sentence.strip() for line in text.split("\n") for sentence in segment("en", line))
     return [sentence for sentence in sentences if sentence]
 
 

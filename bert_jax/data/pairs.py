@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Pair(NamedTuple):
     """Token ids of texts A and B, without special tokens; B is empty for a single text."""
 
-    a: Sequence[int]
-    b: Sequence[int]
+    a: Sequence[int] | np.ndarray
+    b: Sequence[int] | np.ndarray
     label: int
     """0 where B follows A in its document, 1 where B is random."""
 
@@ -106,11 +108,11 @@ def _truncate(
     a: list[int], b: list[int], *, max_tokens: int, rng: random.Random
 ) -> tuple[list[int], list[int]]:
     """Shortens the longer text, at its front or its end by chance, until both fit together."""
-    a, b = deque(a), deque(b)
-    while len(a) + len(b) > max_tokens:
-        longer = a if len(a) > len(b) else b
+    kept_a, kept_b = deque(a), deque(b)
+    while len(kept_a) + len(kept_b) > max_tokens:
+        longer = kept_a if len(kept_a) > len(kept_b) else kept_b
         if rng.random() < 0.5:
             longer.popleft()
         else:
             longer.pop()
-    return list(a), list(b)
+    return list(kept_a), list(kept_b)

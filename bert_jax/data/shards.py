@@ -119,10 +119,9 @@ def prepare_data(
         corpus cannot be read, or it has too few documents.
     """
     directory = Path(config.directory)
-    tasks = [
-        ShardTask(split=split, index=index, config=config, tokenizer=tokenizer)
-        for split, count in (("eval", 1), ("train", config.train_shards))
-        for index in range(count)
+    tasks = [ShardTask(split="eval", index=0, config=config, tokenizer=tokenizer)] + [
+        ShardTask(split="train", index=index, config=config, tokenizer=tokenizer)
+        for index in range(config.train_shards)
     ]
     _check_unmixed(directory, tasks[0])
     statistics = {}
@@ -286,7 +285,7 @@ def _check_unmixed(directory: Path, task: ShardTask) -> None:
 
 
 def _summary(shards: Sequence[dict]) -> dict:
-    summary = {name: sum(shard[name] for shard in shards) for name in _SUMS}
+    summary: dict = {name: sum(shard[name] for shard in shards) for name in _SUMS}
     summary["shards"] = [
         {name: shard[name] for name in ("file", "sha256", "examples")} for shard in shards
     ]

@@ -15,9 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from jaxtyping import Bool
-
 from bert_jax.errors import DataError
 
 FORMAT_VERSION = 1
@@ -65,11 +62,6 @@ class Tokenizer(Protocol):
 
     @property
     def mask_id(self) -> int: ...
-
-    @property
-    def word_starts(self) -> Bool[np.ndarray, " vocab"]:
-        """Whether each id begins a word, for whole-word masking."""
-        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text; a special piece spelled out in it is ordinary text."""
@@ -150,12 +142,6 @@ class WordPiece:
     @property
     def mask_id(self) -> int:
         return self._ids["[MASK]"]
-
-    @cached_property
-    def word_starts(self) -> Bool[np.ndarray, " vocab"]:
-        starts = np.array([not piece.startswith("##") for piece in self.pieces])
-        starts.flags.writeable = False
-        return starts
 
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._encode_word, split_whitespace(text))))
@@ -248,7 +234,11 @@ def tokenizer_from_json(description: dict) -> Tokenizer:
     for i, piece in enumerate(fields["pieces"]):
         if not isinstance(piece, str):
             raise DataError(f"tokenizer pieces[{i}] is {piece!r}; accepted: a string")
-    return WordPiece(**fields | {"pieces": tuple(fields["pieces"])})
+    return WordPiece(
+        pieces=tuple(fields["pieces"]),
+        lower_case=fields["lower_case"],
+        max_word_length=fields["max_word_length"],
+    )
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

@@ -5,7 +5,7 @@ References:
   https://github.com/google-research/bert
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 from flax import linen as nn
@@ -75,7 +75,7 @@ class Bert(nn.Module):
             EncoderLayer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=c.num_layers,
             unroll=c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -121,6 +121,15 @@ class BertForPretraining(nn.Module):
             self.masked_token_head(picked, self.bert.embeddings.token_table),
             self.next_sentence_head(pooled_output),
         )
+
+
+def apply(
+    model: BertForPretraining, params: Any, batch: Batch, *, dropout_rng: Array | None = None
+) -> PretrainingOutput:
+    """Runs the model; without `dropout_rng` dropout is off."""
+    rngs = None if dropout_rng is None else {"dropout": dropout_rng}
+    output = model.apply({"params": params}, batch, train=dropout_rng is not None, rngs=rngs)
+    return cast(PretrainingOutput, output)
 
 
 def num_parameters(params: dict, config: BertConfig) -> int:

@@ -5,6 +5,7 @@ Parameters are float32. A layer computes in the dtype of the config; statistics 
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,7 @@ from jaxtyping import Array, Float
 from bert_jax.models.config import BertConfig
 
 
-def partitioned(
-    initializer: Callable[..., Array], names: Sequence[str]
-) -> Callable[..., nn.LogicallyPartitioned]:
+def partitioned(initializer: Callable[..., Array], names: Sequence[str]) -> Callable[..., Any]:
     """Returns the initializer of a parameter whose dimensions bear `names`."""
     return nn.with_logical_partitioning(initializer, tuple(names))
 

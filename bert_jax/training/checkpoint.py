@@ -82,14 +82,14 @@ def restore(
         step,
         args=ocp.args.Composite(state=_restore_pytree(abstract), position=ocp.args.JsonRestore()),
     )
-    saved = restored.position["data_fingerprint"]
+    saved = restored["position"]["data_fingerprint"]
     if saved != data_fingerprint:
         raise CheckpointError(
             f"the prepared data have changed since checkpoint {step} was written "
             f"(fingerprint {data_fingerprint[:12]}, then {saved[:12]}); accepted: the same data, "
             "or another --workdir"
         )
-    return restored.state, restored.position
+    return restored["state"], restored["position"]
 
 
 def restore_params(manager: ocp.CheckpointManager, abstract: Any, *, step: int) -> Any:
@@ -104,7 +104,7 @@ def restore_params(manager: ocp.CheckpointManager, abstract: Any, *, step: int) 
         step,
         args=ocp.args.Composite(state=_restore_pytree(item, partial_restore=True)),
     )
-    return restored.state["params"]
+    return restored["state"]["params"]
 
 
 def restore_description(
@@ -115,7 +115,7 @@ def restore_description(
         step,
         args=ocp.args.Composite(config=ocp.args.JsonRestore(), tokenizer=ocp.args.JsonRestore()),
     )
-    return configs.from_json(Experiment, restored.config), restored.tokenizer
+    return configs.from_json(Experiment, restored["config"]), restored["tokenizer"]
 
 
 def _restore_pytree(abstract: Any, **options: Any) -> ocp.args.PyTreeRestore:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
@@ -13,8 +14,8 @@ from jaxtyping import Array, Float
 class Mean:
     """A sum and the weight it is to be divided by, once, at the end."""
 
-    total: Float[Array, ""]
-    weight: Float[Array, ""]
+    total: ArrayLike
+    weight: ArrayLike
 
     @classmethod
     def of(cls, values: Array, weights: Array) -> Mean:
@@ -23,11 +24,11 @@ class Mean:
         return cls((values.astype(jnp.float32) * weights).sum(), weights.sum())
 
     def __add__(self, other: Mean) -> Mean:
-        return Mean(self.total + other.total, self.weight + other.weight)
+        return Mean(jnp.add(self.total, other.total), jnp.add(self.weight, other.weight))
 
     def compute(self) -> Float[Array, ""]:
         """The mean; 0 where nothing was weighed."""
-        return self.total / jnp.maximum(self.weight, 1e-9)
+        return jnp.divide(self.total, jnp.maximum(self.weight, 1e-9))
 
 
 def merge(steps: list[dict[str, Mean]]) -> dict[str, float]:

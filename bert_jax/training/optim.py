@@ -5,12 +5,13 @@ References:
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jax import Array
+from jax.typing import ArrayLike
 
 from bert_jax.errors import ConfigError
 
@@ -51,8 +52,8 @@ def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Sche
     warm-up, as in the published code.
     """
 
-    def schedule(step: Int[Array, ""] | int) -> Array:
-        step = jnp.asarray(step, jnp.float32)
+    def schedule(count: ArrayLike) -> Array:
+        step = jnp.asarray(count, jnp.float32)
         after = jnp.float32(1) if config.schedule == "constant" else 1 - step / steps
         rising = step / max(config.warmup_steps, 1)
         return config.learning_rate * jnp.where(step < config.warmup_steps, rising, after)
@@ -76,11 +77,13 @@ def scale_by_uncorrected_adam(
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AdamMoments(zeros, jax.tree.map(jnp.zeros_like, params))
 
-    def update(gradients, state: AdamMoments, params=None):
-        del params
-        mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mean, gradients)
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, AdamMoments]:
+        del params  # of no use here, but part of the interface
+        mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mean, updates)
         square = jax.tree.map(
-            lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.square, gradients
+            lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.square, updates
         )
         direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mean, square)
         return direction, AdamMoments(mean, square)

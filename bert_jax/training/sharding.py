@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -66,7 +67,7 @@ class ShardingRules:
                     )
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh of axes (data, fsdp, tensor); an unused axis has size 1.
 
     A single process may leave devices unused; with several, each must have its part.
@@ -85,7 +86,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh is {config.data} x {config.fsdp} x {config.tensor} (data, fsdp, tensor) "
             f"but there are {len(devices)} devices; accepted: sizes whose product is that"
         )
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
+    return jax.make_mesh(
+        sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed]
+    )
 
 
 def resolve(names: Sequence[str | None], rules: ShardingRules) -> PartitionSpec:

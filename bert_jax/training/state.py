@@ -10,7 +10,6 @@ import optax
 from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array, Int
 
 from bert_jax.data.batch import Batch
 from bert_jax.training.sharding import ShardingRules, named_sharding
@@ -20,7 +19,7 @@ from bert_jax.training.sharding import ShardingRules, named_sharding
 class TrainState:
     """All that an update changes."""
 
-    step: Int[Array, ""]
+    step: Any
     """Updates made so far, int32; dropout and the learning rate depend on it."""
     params: Any
     opt_state: optax.OptState

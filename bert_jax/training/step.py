@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Float
 
 from bert_jax.data.batch import Batch
-from bert_jax.models.bert import BertForPretraining
+from bert_jax.models.bert import BertForPretraining, apply
 from bert_jax.training.losses import ObjectiveConfig, accuracy, cross_entropy, mlm_objective
 from bert_jax.training.metrics import Mean
 from bert_jax.training.state import TrainState
@@ -28,12 +28,7 @@ def pretraining_loss(
     Each loss is divided once, by its weight over the global batch. Without `dropout_rng` dropout
     is off.
     """
-    output = model.apply(
-        {"params": params},
-        batch,
-        train=dropout_rng is not None,
-        rngs=None if dropout_rng is None else {"dropout": dropout_rng},
-    )
+    output = apply(model, params, batch, dropout_rng=dropout_rng)
     mlm_loss = Mean.of(cross_entropy(output.token_logits, batch.mask_labels), batch.mask_weights)
     nsp_loss = Mean.of(cross_entropy(output.pair_logits, batch.pair_labels), batch.pair_weights)
     loss = mlm_objective(mlm_loss, batch.pack_ids, objective) + nsp_loss.compute()

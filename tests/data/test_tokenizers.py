@@ -3,7 +3,6 @@ import os
 import pickle
 import unicodedata
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -209,15 +208,6 @@ def test_special_ids_are_looked_up_by_name():
     ids = [getattr(tokenizer, f"{name}_id") for name in ("pad", "unk", "cls", "sep", "mask")]
     assert [pieces[i] for i in ids] == list(SPECIAL_PIECES)
     assert tokenizer.vocab_size == 7
-
-
-def test_word_starts_mark_the_first_piece_of_each_word(trained, sentences):
-    for sentence in sentences[:200]:
-        ids = trained.encode(sentence)
-        words = split_words(sentence, lower_case=trained.lower_case)
-        assert trained.word_starts[ids].sum() == len(words)
-    assert trained.word_starts.dtype == np.bool_
-    assert trained.word_starts.shape == (trained.vocab_size,)
 
 
 def test_decoding_gives_the_words_back(trained, sentences):

@@ -1,0 +1,17 @@
+"""Checks what the quick start learnt; usage: check_quickstart.py RUN."""
+
+import json
+import sys
+from pathlib import Path
+
+run = Path(sys.argv[1])
+result = json.loads((run / "result.json").read_text())
+config = json.loads((run / "config.json").read_text())
+
+below_unigram = result["unigram_loss"] - result["mlm_loss"]
+accuracy_ratio = result["mlm_accuracy"] / result["majority_token_accuracy"]
+print(f"{below_unigram:.3f} nats below unigram, {accuracy_ratio:.2f} x the most frequent token")
+assert config["model"]["vocab_size"] >= 4000, config["model"]["vocab_size"]
+assert below_unigram >= 0.5, result
+assert accuracy_ratio >= 2, result
+assert result["seconds"] <= 300, result

@@ -1,0 +1,40 @@
+"""Package metadata; requirements.txt pins the versions that are tested."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="bert_jax",
+    version="0.1.0",
+    description="Pretraining BERT in JAX and Flax, with every number traceable",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["bert_jax", "bert_jax.*"]),
+    package_data={"bert_jax.data": ["embedded/*"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.3",
+        "array_record>=0.8",
+        "flax>=0.12,<0.13",
+        "grain>=0.2.18,<0.3",
+        "jax>=0.10.2,<0.11",
+        "jaxtyping>=0.3",
+        "msgspec>=0.20",
+        "numpy>=2",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "rich>=14",
+        "sentencepiece>=0.2",
+        "sentencex>=1.0",
+        "tensorboard>=2.20",
+        "tensorboardX>=2.6",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
+        "test": ["hypothesis", "pyright", "pytest", "pytest-xdist", "ruff", "beartype"],
+        "notebook": ["jupyterlab", "matplotlib"],
+    },
+)
