@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
@@ -15,20 +17,18 @@ if TYPE_CHECKING:  # a command's worker processes import this module and must no
     from bert_jax.experiment import Experiment
 
 
-def define_experiment_flags() -> None:
-    """Defines --experiment and --set."""
-    flags.DEFINE_string(
-        "experiment",
-        None,
-        "Experiment file, with a variant after a colon if it has several: "
-        "experiments/quickstart.py, experiments/bert.py:base, or a file of your own.",
-    )
-    flags.DEFINE_multi_string(
-        "set",
-        [],
-        "Replaces one field, e.g. --set optimizer.learning_rate=2e-4 --set model.num_layers=6; "
-        "may be repeated.",
-    )
+_EXPERIMENT = flags.DEFINE_string(
+    "experiment",
+    None,
+    "Experiment file, with a variant after a colon if it has several: experiments/quickstart.py, "
+    "experiments/bert.py:base, a file of your own, or the config.json of a run.",
+)
+_SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "Replaces one field, e.g. --set optimizer.learning_rate=2e-4 --set model.num_layers=6; may be "
+    "repeated.",
+)
 
 
 def experiment_from_flags() -> Experiment:
@@ -37,15 +37,26 @@ def experiment_from_flags() -> Experiment:
     Raises:
       ConfigError: what is wrong with them, in one line.
     """
-    if not flags.FLAGS.experiment:
+    if not _EXPERIMENT.value:
         raise ConfigError("--experiment is missing; accepted: FILE.py or FILE.py:VARIANT")
     overrides = {}
-    for assignment in flags.FLAGS.set:
+    for assignment in _SET.value:
         path, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: accepted: --set path.to.field=value")
         overrides[path.strip()] = value.strip()
-    return config.override(config.load_experiment(flags.FLAGS.experiment), overrides)
+    return config.override(_load(_EXPERIMENT.value), overrides)
+
+
+def _load(spec: str) -> Experiment:
+    from bert_jax.experiment import Experiment
+
+    if not spec.endswith(".json"):
+        return config.load_experiment(spec)
+    try:
+        return config.from_json(Experiment, json.loads(Path(spec).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
 
 
 def run(main: Callable[[], None]) -> None:

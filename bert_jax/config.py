@@ -24,7 +24,7 @@ FORMAT_VERSION = 1
 Config = TypeVar("Config")
 
 
-def load_experiment(spec: str) -> Any:
+def load_experiment(spec: str | Path) -> Any:
     """Returns what `get_config` of an experiment file returns.
 
     Args:
@@ -33,7 +33,7 @@ def load_experiment(spec: str) -> Any:
     Raises:
       ConfigError: no such file or variant, or the file itself fails.
     """
-    file, variant = _split_spec(spec)
+    file, variant = _split_spec(str(spec))
     get_config = getattr(_import_file(file), "get_config", None)
     if not callable(get_config):
         raise ConfigError(f"{file} defines no get_config(); see experiments/quickstart.py")
@@ -48,6 +48,15 @@ def load_experiment(spec: str) -> Any:
         raise
     except Exception as error:
         raise ConfigError(_where(file, error)) from error
+
+
+def load_module(spec: str | Path) -> Any:
+    """Returns the module of an experiment file, `FILE` or `FILE:VARIANT`.
+
+    Raises:
+      ConfigError: no such file, or the file itself fails.
+    """
+    return _import_file(_split_spec(str(spec))[0])
 
 
 def _split_spec(spec: str) -> tuple[Path, str]:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bert_jax.errors import ConfigError
+
 FORMAT_VERSION = 1
 
 XLA_FLAGS = {
@@ -18,6 +20,7 @@ XLA_FLAGS = {
     # CPU has AVX-512; other backends ignore the flag.
     "--xla_cpu_prefer_vector_width": "512",
 }
+"""Flags for every backend: each ignores those of the others."""
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "bert-jax")
 
@@ -33,6 +36,37 @@ def configure_jax() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bert_jax" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+
+
+def start_processes(
+    coordinator: str | None, process_count: int | None, process_index: int | None
+) -> None:
+    """Joins the processes of a run: those told, those of a Slurm job, the hosts of a TPU slice.
+
+    A process on its own joins nothing. Call it before anything asks jax for devices.
+
+    Raises:
+      ConfigError: only some of the three are given, or the index is not below the count.
+    """
+    import jax
+
+    told = (coordinator, process_count, process_index)
+    if any(value is not None for value in told):
+        if coordinator is None or process_count is None or process_index is None:
+            raise ConfigError(
+                "--coordinator, --process_count and --process_index belong together; "
+                f"got {coordinator}, {process_count}, {process_index}"
+            )
+        if not 0 <= process_index < process_count:
+            raise ConfigError(
+                f"--process_index is {process_index}; accepted: 0 to {process_count - 1}, "
+                "one less than --process_count"
+            )
+        jax.distributed.initialize(coordinator, process_count, process_index)
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
+        jax.distributed.initialize()
+    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+        jax.distributed.initialize()
 
 
 def describe() -> dict[str, Any]:

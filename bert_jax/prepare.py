@@ -17,6 +17,8 @@ from rich.progress import Progress
 
 from bert_jax import command
 
+flags.adopt_module_key_flags(command)
+
 _WORKERS = flags.DEFINE_integer(
     "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1
 )
@@ -56,5 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.define_experiment_flags()
     command.run(main)

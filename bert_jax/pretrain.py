@@ -7,6 +7,9 @@
 The data must have been prepared (python -m bert_jax.prepare). The same command on an existing
 workdir goes on from its last checkpoint. A run directory holds config.json, environment.json,
 metrics.jsonl, result.json, checkpoints/ and tensorboard/.
+
+On several machines the command runs once on each: under Slurm (srun) and on a Cloud TPU slice the
+processes find one another, elsewhere say --coordinator, --process_count and --process_index.
 """
 
 from pathlib import Path
@@ -14,9 +17,17 @@ from pathlib import Path
 from absl import flags
 
 from bert_jax import command, environment
+from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
 
+flags.adopt_module_key_flags(command)
+
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, made if it is not there.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Address of process 0 of several, HOST:PORT, the same for all."
+)
+_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many processes there are.")
+_PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.")
 
 
 def main() -> None:
@@ -25,6 +36,8 @@ def main() -> None:
     experiment = command.experiment_from_flags()
     if not _WORKDIR.value:
         raise ConfigError("--workdir is missing; accepted: a directory for the run")
+    load_passport(experiment.data.directory, experiment=_prepare_arguments())
+    environment.start_processes(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_INDEX.value)
     from bert_jax.training.train import train
 
     result = train(experiment, Path(_WORKDIR.value))
@@ -37,6 +50,11 @@ def main() -> None:
     )
 
 
+def _prepare_arguments() -> str:
+    """Arguments of `prepare` that make the data of this command."""
+    overrides = [one for one in flags.FLAGS.set if one.startswith(("data.", "model.vocab_size"))]
+    return " --set ".join([flags.FLAGS.experiment, *overrides])
+
+
 if __name__ == "__main__":
-    command.define_experiment_flags()
     command.run(main)

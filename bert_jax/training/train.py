@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -23,7 +23,13 @@ from bert_jax.training import checkpoint
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
 from bert_jax.training.sharding import make_mesh, named_sharding
-from bert_jax.training.state import abstract_state, make_state, state_initializer, state_sharding
+from bert_jax.training.state import (
+    TrainState,
+    abstract_state,
+    make_state,
+    state_initializer,
+    state_sharding,
+)
 from bert_jax.training.step import eval_step, train_step
 from bert_jax.training.writer import RunWriter, write_json
 
@@ -57,11 +63,7 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     # ---- Mesh, model, optimizer ---------------------------------------------------------------
     mesh = make_mesh(experiment.mesh)
     place = partial(place_batch, sharding=batch_sharding(experiment, mesh))
-    model = BertForPretraining(experiment.model, experiment.sharding)
-    schedule = learning_rate_schedule(experiment.optimizer, steps=training.steps)
-    optimizer = make_optimizer(experiment.optimizer, schedule)
-    initialize = state_initializer(model, optimizer, seed=experiment.seed)
-    sharding = state_sharding(initialize, mesh=mesh, rules=experiment.sharding)
+    initialize, sharding, update, score = assemble(experiment, mesh)
 
     # ---- State: new, or from the last checkpoint ----------------------------------------------
     open_workdir(workdir, experiment)
@@ -106,23 +108,13 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
             ),
         )
 
-    # ---- Compiled steps -----------------------------------------------------------------------
-    update = partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        objective=experiment.objective,
-        seed=experiment.seed,
-    )
-    update = jax.jit(update, out_shardings=(sharding, None), donate_argnums=0)
+    # ---- Compiled update ----------------------------------------------------------------------
     started = time.monotonic() - seconds
     batch = next(batches, None)
     if batch is not None:  # None where the last checkpoint is that of the last step
         with jax.set_mesh(mesh):
             update = update.lower(state, batch).compile()
     say(f"compiled in {time.monotonic() - started - seconds:.0f} s")
-    score = jax.jit(partial(eval_step, model=model, objective=experiment.objective))
 
     with jax.set_mesh(mesh), manager, RunWriter(workdir, training, first_step) as writer:
         # ---- Baselines: what needs no model, at the same held-out positions -------------------
@@ -181,6 +173,45 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     if jax.process_index() == 0:
         write_json(workdir / "result.json", result)
     return result
+
+
+class Assembly(NamedTuple):
+    """What an experiment is on a mesh, before anything is computed."""
+
+    initialize: Callable[[], TrainState]
+    """Makes the first state, boxed; see `state.make_state`."""
+    sharding: TrainState
+    update: Any
+    """jit of (state, batch) -> (state, metrics); the state is donated."""
+    score: Any
+    """jit of (params, batch) -> metrics of a held-out batch."""
+
+
+def assemble(experiment: Experiment, mesh: Mesh) -> Assembly:
+    """Builds model and optimizer and lays them out; compiles nothing.
+
+    Raises:
+      ConfigError: the mesh does not divide a dimension.
+    """
+    model = BertForPretraining(experiment.model, experiment.sharding)
+    schedule = learning_rate_schedule(experiment.optimizer, steps=experiment.training.steps)
+    optimizer = make_optimizer(experiment.optimizer, schedule)
+    initialize = state_initializer(model, optimizer, seed=experiment.seed)
+    sharding = state_sharding(initialize, mesh=mesh, rules=experiment.sharding)
+    update = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        objective=experiment.objective,
+        seed=experiment.seed,
+    )
+    return Assembly(
+        initialize=initialize,
+        sharding=sharding,
+        update=jax.jit(update, out_shardings=(sharding, None), donate_argnums=0),
+        score=jax.jit(partial(eval_step, model=model, objective=experiment.objective)),
+    )
 
 
 def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:

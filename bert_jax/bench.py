@@ -1,0 +1,140 @@
+"""Times the update of an experiment on full rows of random words; no prepared data are needed.
+
+  python -m bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32
+  python -m bert_jax.bench --experiment=experiments/bert.py:base --steps=50 --json
+
+model_flops_utilization is the FLOPs of the model's matrix products (docs/design.md) over step time
+and peak: a device's data sheet in bfloat16, or on a CPU the best matrix product measured here.
+"""
+
+import json
+import statistics
+import time
+from typing import Any
+
+from absl import flags
+
+from bert_jax import command, environment
+
+flags.adopt_module_key_flags(command)
+
+_STEPS = flags.DEFINE_integer(
+    "steps", 20, "Updates to time, after two that are not.", lower_bound=1
+)
+_JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
+
+
+def measure(experiment: Any, steps: int) -> dict[str, Any]:
+    """Returns times in seconds, tokens a second, FLOPs, MFU, memory in bytes and compiles."""
+    import jax
+
+    from bert_jax.training import flops
+    from bert_jax.training.sharding import make_mesh
+    from bert_jax.training.state import make_state
+    from bert_jax.training.train import assemble, batch_sharding, place_batch
+
+    compiles = []
+
+    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if "backend_compile" in event:
+            compiles.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    mesh = make_mesh(experiment.mesh)
+    assembly = assemble(experiment, mesh)
+    batch = place_batch(random_batch(experiment), sharding=batch_sharding(experiment, mesh))
+    state = make_state(assembly.initialize, assembly.sharding)
+    jax.block_until_ready(state)
+    compiles.clear()
+    times = []
+    with jax.set_mesh(mesh):
+        start = time.perf_counter()
+        update = assembly.update.lower(state, batch).compile()
+        compile_seconds = time.perf_counter() - start
+        for step in range(steps + 2):
+            start = time.perf_counter()
+            state, metrics = update(state, batch)
+            jax.block_until_ready(metrics)
+            if step >= 2:
+                times.append(time.perf_counter() - start)
+
+    programs = len(compiles)
+
+    data, device, median = experiment.data, mesh.devices.flat[0], statistics.median(times)
+    tokens = data.batch_size * data.sequence_length
+    model_flops = flops.update_flops(
+        experiment.model,
+        pair_lengths=[data.sequence_length] * data.batch_size,
+        predictions=int(batch.mask_weights.sum()),
+    )
+    peak = flops.known_peak(device)
+    if peak is None and device.platform == "cpu":
+        # Simulated devices share the cores of one machine.
+        peak = flops.measured_peak(dtype=experiment.model.dtype) / mesh.size
+    memory = update.memory_analysis()
+    return {
+        "format_version": 1,
+        "device": device.device_kind,
+        "mesh": dict(mesh.shape),
+        "step_seconds": {"median": median, "min": min(times), "max": max(times)},
+        "tokens_per_second": tokens / median,
+        "model_flops": model_flops,
+        "model_flops_utilization": model_flops / median / mesh.size / peak if peak else None,
+        "peak_flops_per_second": peak,
+        "compile_seconds": compile_seconds,
+        "compiles": programs,
+        "peak_memory_bytes": getattr(memory, "peak_memory_in_bytes", None),
+    }
+
+
+def random_batch(experiment: Any) -> Any:
+    """Returns this host's rows of a batch of random words, every row full, masks as configured."""
+    import jax
+    import numpy as np
+
+    from bert_jax.training.state import example_batch
+
+    data, vocab_size = experiment.data, experiment.model.vocab_size
+    rows, length = data.batch_size // jax.process_count(), data.sequence_length
+    width = data.masking.max_predictions
+    count = min(width, round(length * data.masking.rate))
+    rng = np.random.default_rng(jax.process_index())
+    empty = example_batch(batch_size=rows, length=length, predictions=width)
+    positions = np.zeros((rows, width), np.int32)
+    positions[:, :count] = np.sort(rng.random((rows, length - 1)).argsort(1)[:, :count] + 1)
+    weights = (np.arange(width) < count).astype(np.float32)
+    return empty._replace(
+        token_ids=rng.integers(0, vocab_size, (rows, length), np.int32),
+        segment_ids=np.tile((np.arange(length) >= length // 2).astype(np.int32), (rows, 1)),
+        pack_ids=np.ones((rows, length), np.int32),
+        mask_positions=positions,
+        mask_labels=rng.integers(0, vocab_size, (rows, width), np.int32),
+        mask_weights=np.tile(weights, (rows, 1)),
+        pair_labels=rng.integers(0, 2, (rows, 1), np.int32),
+        pair_weights=np.ones((rows, 1), np.float32),
+    )
+
+
+def main() -> None:
+    """Runs the command."""
+    environment.configure_jax()
+    result = measure(command.experiment_from_flags(), _STEPS.value)
+    if _JSON.value:
+        print(json.dumps(result))
+        return
+    times = result["step_seconds"]
+    utilization = result["model_flops_utilization"]
+    print(f"device              {result['device']}, mesh {result['mesh']}")
+    print(
+        f"step                {times['median']:.4f} s median, "
+        f"{times['min']:.4f} min, {times['max']:.4f} max of {_STEPS.value}"
+    )
+    print(f"tokens a second     {result['tokens_per_second']:,.0f}")
+    print(f"model FLOPs         {result['model_flops']:.4g} a step")
+    print(f"MFU                 {'unknown peak' if utilization is None else f'{utilization:.3f}'}")
+    print(f"compile             {result['compile_seconds']:.1f} s, {result['compiles']} programs")
+    print(f"peak memory         {(result['peak_memory_bytes'] or 0) / 2**20:,.0f} MiB a device")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,180 @@
+"""Runs the ablation of an experiment file, one run after another on this machine.
+
+  python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --workdir=DIR
+  python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --dry_run
+
+Beside get_config, the file has sweep() or several sweep_*(), generators of overrides such as
+{"optimizer.learning_rate": 1e-3, "seed": 0}; several combine as a product. Each run lies in
+DIR/ID, where ID is the hash of its resolved config, so that the same command again does only what
+is missing and goes on with a run that was interrupted. A run that fails does not end the others.
+The results are in DIR/summary.csv and DIR/summary.md.
+"""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from bert_jax import command
+from bert_jax import config as configs
+from bert_jax.errors import BertJaxError, ConfigError
+
+flags.adopt_module_key_flags(command)
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the runs and their summary.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only prints the table of runs.")
+
+RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
+
+
+class SweepError(BertJaxError):
+    """Some runs of a sweep failed."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep."""
+
+    id: str
+    overrides: dict[str, Any]
+    experiment: Any
+
+
+def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]:
+    """Returns the product of the sweeps as runs; equal configs are one run.
+
+    Raises:
+      ConfigError: an override that does not fit, before anything runs.
+    """
+    points: dict[str, Point] = {}
+    for combination in product(*(list(sweep) for sweep in sweeps)):
+        overrides = {path: value for part in combination for path, value in part.items()}
+        experiment = configs.override(base, overrides)
+        identifier = configs.config_hash(experiment)
+        points.setdefault(identifier, Point(identifier, overrides, experiment))
+    return list(points.values())
+
+
+def status(directory: Path) -> str:
+    """Returns `done`, `failed`, `begun` or `to do` for the directory of a run."""
+    for file, word in (("result.json", "done"), ("error.txt", "failed"), ("config.json", "begun")):
+        if (directory / file).exists():
+            return word
+    return "to do"
+
+
+def run_point(point: Point, directory: Path) -> None:
+    """Runs one point in a process of its own.
+
+    What it says goes to the terminal, and the end of it to `error.txt` if it fails.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "error.txt").unlink(missing_ok=True)
+    config_file = directory / "config.json"
+    if not config_file.exists():
+        temporary = config_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(configs.to_json(point.experiment), indent=1))
+        temporary.replace(config_file)
+    arguments = ["-m", "bert_jax.pretrain", f"--experiment={config_file}", f"--workdir={directory}"]
+    with subprocess.Popen(
+        [sys.executable, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        lines = []
+        for line in process.stderr or ():
+            sys.stderr.write(line)
+            lines = [*lines[-49:], line]
+    if process.returncode:
+        (directory / "error.txt").write_text("".join(lines))
+
+
+def summarize(points: Sequence[Point], workdir: Path) -> list[dict[str, Any]]:
+    """Returns a row a run and writes them as `summary.csv` and `summary.md`."""
+    fields = sorted({path for point in points for path in point.overrides})
+    rows = []
+    for point in points:
+        file = workdir / point.id / "result.json"
+        result = json.loads(file.read_text()) if file.exists() else {}
+        row = {"id": point.id, "status": status(workdir / point.id)}
+        row |= {path: point.overrides.get(path, "") for path in fields}
+        rows.append(row | {name: result.get(name, "") for name in RESULTS})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _replace(workdir / "summary.csv", text.getvalue())
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[_cell(value) for value in row.values()] for row in rows]
+    _replace(workdir / "summary.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return rows
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+
+
+def main() -> None:
+    """Runs the command."""
+    base = command.experiment_from_flags()
+    module = configs.load_module(flags.FLAGS.experiment)
+    names = sorted(name for name in vars(module) if name == "sweep" or name.startswith("sweep_"))
+    if not names:
+        raise ConfigError(f"{flags.FLAGS.experiment} defines no sweep() and no sweep_*()")
+    points = expand(base, [getattr(module, name)() for name in names])
+    if not _WORKDIR.value and not _DRY_RUN.value:
+        raise ConfigError("--workdir is missing; accepted: a directory for the runs, or --dry_run")
+    workdir = Path(_WORKDIR.value or ".")
+
+    console = Console(highlight=False)
+    table = Table("id", "status", "overrides")
+    for point in points:
+        overrides = json.dumps(point.overrides, default=str)
+        table.add_row(point.id, status(workdir / point.id), overrides)
+    console.print(table)
+    if _DRY_RUN.value:
+        return
+    _check_data(points)
+    for number, point in enumerate(points, 1):
+        if status(workdir / point.id) != "done":
+            console.print(f"run {number} of {len(points)}: {point.id} {point.overrides}")
+            run_point(point, workdir / point.id)
+        rows = summarize(points, workdir)
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console.print(table)
+    failed = [row["id"] for row in rows if row["status"] != "done"]
+    if failed:
+        raise SweepError(
+            f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}; "
+            f"see {workdir}/ID/error.txt; the same command tries them again"
+        )
+
+
+def _check_data(points: Sequence[Point]) -> None:
+    from bert_jax.data.passport import check_passport, load_passport
+
+    for point in points:
+        data = point.experiment.data
+        passport = load_passport(data.directory, experiment=flags.FLAGS.experiment)
+        check_passport(passport, data, vocab_size=point.experiment.model.vocab_size)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,32 @@
+"""How many words to mask: 15 % as published, or more (Wettig et al. 2022), on the quick start.
+
+    python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --workdir=DIR
+
+Held-out masks stay at 15 %, so that the losses compare.
+
+References:
+  https://arxiv.org/abs/2202.08005
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bert_jax.config import load_experiment
+from bert_jax.experiment import Experiment
+
+
+def get_config() -> Experiment:
+    """Returns the quick start's experiment."""
+    return load_experiment(Path(__file__).parents[1] / "quickstart.py")
+
+
+def sweep_masking() -> Iterator[dict]:
+    """Rates of 15 to 60 %, the batch field as wide as they need at 64 tokens."""
+    for rate in (0.15, 0.3, 0.45, 0.6):
+        yield {"data.masking.rate": rate, "data.masking.max_predictions": round(64 * rate)}
+
+
+def sweep_seed() -> Iterator[dict]:
+    """Three seeds."""
+    for seed in range(3):
+        yield {"seed": seed}

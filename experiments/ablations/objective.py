@@ -1,0 +1,27 @@
+"""With and without next-sentence prediction (table 5 of Devlin et al. 2018), on the quick start.
+
+python -m bert_jax.sweep --experiment=experiments/ablations/objective.py --workdir=DIR
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bert_jax.config import load_experiment
+from bert_jax.experiment import Experiment
+
+
+def get_config() -> Experiment:
+    """Returns the quick start's experiment."""
+    return load_experiment(Path(__file__).parents[1] / "quickstart.py")
+
+
+def sweep_objective() -> Iterator[dict]:
+    """The pair loss counted or not; its accuracy is reported either way."""
+    for next_sentence in (True, False):
+        yield {"objective.next_sentence": next_sentence}
+
+
+def sweep_seed() -> Iterator[dict]:
+    """Three seeds."""
+    for seed in range(3):
+        yield {"seed": seed}

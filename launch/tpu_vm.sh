@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Pretrains on a Cloud TPU slice: runs the same command on every host of it.
+#   bash launch/tpu_vm.sh
+# Edit three places. Run again, it goes on from the last checkpoint.
+set -euo pipefail
+
+# ---- 1. Which slice (gcloud compute tpus tpu-vm create ...) -----------------------------------------
+name=bert-jax
+zone=us-central2-b
+
+# ---- 2. Where the repository lies on every host, installed with pip install -e '.[tpu]' -------------
+directory=bert_jax
+
+# ---- 3. What to train, and where to: data and runs on storage that all hosts see --------------------
+experiment=experiments/bert.py:base
+workdir=/mnt/shared/runs/base
+data=/mnt/shared/data/wikibooks-128
+
+# jax.distributed finds the other hosts through the metadata of the slice.
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
+  cd $directory && source .venv/bin/activate &&
+  python -m bert_jax.pretrain --experiment=$experiment --workdir=$workdir \
+    --set data.directory=$data"
