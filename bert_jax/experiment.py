@@ -27,8 +27,8 @@ class Experiment:
     sharding: ShardingRules = field(default_factory=ShardingRules)
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; accepted: 0 or more")
+        if not 0 <= self.seed < 2**32:  # jax.random.key takes the lower 32 bits of a larger one
+            raise ConfigError(f"seed is {self.seed}; accepted: 0 to {2**32 - 1}")
         if self.data.sequence_length > self.model.max_positions:
             raise ConfigError(
                 f"data.sequence_length {self.data.sequence_length} is longer than "

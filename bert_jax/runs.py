@@ -17,7 +17,7 @@ from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers import Tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.experiment import Experiment
-from bert_jax.models.bert import BertForPretraining, apply
+from bert_jax.models.bert import BertForPretraining, apply, num_parameters
 from bert_jax.training import checkpoint
 from bert_jax.training.state import abstract_params
 
@@ -58,6 +58,23 @@ class Run:
             [Filling(pieces[token_id], float(row[token_id])) for token_id in ids]
             for row, ids in zip(probabilities, best, strict=True)
         ]
+
+    def report(self) -> str:
+        """Returns which arrays were loaded; loading is strict, so none was left out."""
+        leaves = jax.tree_util.tree_leaves_with_path(self.params)
+        lines = [
+            f"  {jax.tree_util.keystr(path, simple=True, separator='/'):60} "
+            f"{leaf.dtype}{list(leaf.shape)}"
+            for path, leaf in leaves
+        ]
+        count = num_parameters(self.params, self.config.model)
+        return "\n".join(
+            [
+                f"{self.path}, step {self.step}: {len(leaves)} arrays, {count:,} parameters; "
+                "none missing, unexpected or reshaped",
+                *lines,
+            ]
+        )
 
     def metrics(self) -> list[dict[str, float]]:
         """Returns the rows of `metrics.jsonl`."""

@@ -42,7 +42,12 @@ def get_config(
             sequence_length=128,
             train_shards=256,
         ),
-        model=BertConfig(num_layers=num_layers, hidden_size=hidden_size, num_heads=num_heads),
+        model=BertConfig(
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            scan_layers=num_layers >= 12,
+        ),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
         training=TrainingConfig(
             steps=1_000_000, log_every=100, eval_every=10_000, checkpoint_every=5_000

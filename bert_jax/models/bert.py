@@ -77,7 +77,7 @@ class Bert(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=c.num_layers,
-            unroll=c.num_layers,
+            unroll=1 if c.scan_layers else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.rules)
         self.pooler = Pooler(c)

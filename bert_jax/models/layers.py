@@ -116,12 +116,13 @@ def dropout(x: Array, *, rate: float, rng: Array) -> Array:
     A draw is 16 bits, two to a generated word: half the random words for a rate that is met to
     1/131072. The rescaling uses the rate that is realised.
     """
-    dropped = round(rate * 65536)
+    dropped = min(round(rate * 65536), 65535)
     words = jax.random.bits(rng, (*x.shape[:-1], -(-x.shape[-1] // 2)), "uint32")
     draws = jax.lax.bitcast_convert_type(words, jnp.uint16)
     draws = draws.reshape(*words.shape[:-1], -1)[..., : x.shape[-1]]
-    scale = jnp.asarray(65536 / (65536 - dropped), x.dtype)
-    return jnp.where(draws >= dropped, x * scale, jnp.zeros((), x.dtype))
+    # In float32: bfloat16 would round the factor itself, by 0.2 % at a rate of 0.1.
+    kept = (x.astype(jnp.float32) * (65536 / (65536 - dropped))).astype(x.dtype)
+    return jnp.where(draws >= dropped, kept, jnp.zeros((), x.dtype))
 
 
 class Dropout(nn.Module):

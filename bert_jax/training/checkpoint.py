@@ -171,7 +171,9 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     if not file.exists():
         return
     saved = configs.from_json(Experiment, json.loads(file.read_text()))
-    for path, (before, now) in configs.diff(saved, experiment).items():
+    # The given one also by way of JSON, where a list and a tuple are the same.
+    given = configs.from_json(Experiment, configs.to_json(experiment))
+    for path, (before, now) in configs.diff(saved, given).items():
         if not path.startswith(RESUMABLE):
             raise CheckpointError(
                 f"{workdir} holds a run with {path}={before!r}, not {now!r}; accepted: the same "

@@ -10,6 +10,8 @@ class TrainingConfig:
     """Length of a run, in optimizer updates, and its rhythm."""
 
     steps: int
+    microbatches: int = 1
+    """Parts the global batch is processed in, one after another, where it does not fit at once."""
     log_every: int = 10
     """A row of metrics every so many steps, and at every evaluation and checkpoint."""
     eval_every: int = 1000
@@ -17,7 +19,14 @@ class TrainingConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "steps",
+            "microbatches",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}; accepted: at least 1")
 

@@ -1,7 +1,7 @@
 """The two objectives: arrays in, Mean out."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ class ObjectiveConfig:
 
     mlm_reduction: Literal["mean", "sum"] = "mean"
     """Over all masked words of the global batch; or summed over a pair's, averaged over pairs."""
+    next_sentence: bool = True
+    """False leaves the pair loss out; its accuracy is still reported."""
 
 
 def cross_entropy(
@@ -35,10 +37,32 @@ def accuracy(
     return Mean.of(jnp.argmax(logits, axis=-1) == labels, weights)
 
 
-def mlm_objective(
-    loss: Mean, pack_ids: Int[Array, "batch length"], config: ObjectiveConfig
+class LossWeights(NamedTuple):
+    """What the totals of the two losses are divided by, over the global batch."""
+
+    mlm: Float[Array, ""]
+    nsp: Float[Array, ""]
+
+
+def loss_weights(
+    mask_weights: Float[Array, "batch predictions"],
+    pair_weights: Float[Array, "batch pairs"],
+    pack_ids: Int[Array, "batch length"],
+    config: ObjectiveConfig,
+) -> LossWeights:
+    """Returns the weights of a batch; `pack_ids` count its pairs and single texts.
+
+    A batch without anything to weigh divides by 1.
+    """
+    mlm = mask_weights if config.mlm_reduction == "mean" else pack_ids.max(-1)
+    return LossWeights(
+        jnp.maximum(mlm.sum().astype(jnp.float32), 1), jnp.maximum(pair_weights.sum(), 1)
+    )
+
+
+def pretraining_objective(
+    mlm: Mean, nsp: Mean, weights: LossWeights, config: ObjectiveConfig
 ) -> Float[Array, ""]:
-    """Reduces the masked words' total loss as the config says; `pack_ids` count the pairs."""
-    if config.mlm_reduction == "sum":
-        return Mean(loss.total, pack_ids.max(-1).sum()).compute()
-    return loss.compute()
+    """Masked-LM loss + next-sentence loss of a batch, or its share in that of the global batch."""
+    loss = jnp.divide(mlm.total, weights.mlm)
+    return loss + jnp.divide(nsp.total, weights.nsp) if config.next_sentence else loss

@@ -84,7 +84,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     if -1 in sizes or needed > len(devices) or (needed < len(devices) and jax.process_count() > 1):
         raise ConfigError(
             f"mesh is {config.data} x {config.fsdp} x {config.tensor} (data, fsdp, tensor) "
-            f"but there are {len(devices)} devices; accepted: sizes whose product is that"
+            f"but there are {len(devices)} devices; accepted: sizes whose product is that, or "
+            "less where there is one process"
         )
     return jax.make_mesh(
         sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed]

@@ -1,7 +1,7 @@
 """The state of training: initialized where it will live."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from bert_jax.data.batch import Batch
+from bert_jax.errors import ConfigError
 from bert_jax.training.sharding import ShardingRules, named_sharding
 
 
@@ -43,10 +45,15 @@ def example_batch(*, batch_size: int, length: int, predictions: int, pairs: int 
     )
 
 
+def random_stream(seed: int, name: Literal["init", "dropout"]) -> Array:
+    """Returns the key of one of the experiment's independent streams of random numbers."""
+    return jax.random.fold_in(jax.random.key(seed), {"init": 0, "dropout": 1}[name])
+
+
 def init_params(model: nn.Module, seed: int) -> Any:
     """Returns the first parameters, float32, boxed with the names of their dimensions."""
     batch = jax.tree.map(jnp.asarray, example_batch(batch_size=1, length=8, predictions=1))
-    return model.init(jax.random.key(seed), batch)["params"]
+    return model.init(random_stream(seed, "init"), batch)["params"]
 
 
 def abstract_params(model: nn.Module, sharding: Sharding) -> Any:
@@ -98,6 +105,9 @@ def state_sharding(
         for start in range(len(path)):
             if path[start:] in by_path and shape_of[path[start:]].shape == leaf.shape:
                 return by_path[path[start:]]
+        if leaf.ndim:
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ConfigError(f"optimizer state {where} has the shape of no parameter of its name")
         return whole
 
     return TrainState(

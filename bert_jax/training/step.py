@@ -1,16 +1,26 @@
 """One update and one evaluation: pure functions of state and batch."""
 
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from bert_jax.data.batch import Batch
 from bert_jax.models.bert import BertForPretraining, apply
-from bert_jax.training.losses import ObjectiveConfig, accuracy, cross_entropy, mlm_objective
+from bert_jax.training.losses import (
+    LossWeights,
+    ObjectiveConfig,
+    accuracy,
+    cross_entropy,
+    loss_weights,
+    pretraining_objective,
+)
 from bert_jax.training.metrics import Mean
-from bert_jax.training.state import TrainState
+from bert_jax.training.sharding import constrain
+from bert_jax.training.state import TrainState, random_stream
 
 Metrics = dict[str, Mean]
 
@@ -18,27 +28,74 @@ Metrics = dict[str, Mean]
 def pretraining_loss(
     params: Any,
     batch: Batch,
+    weights: LossWeights | None = None,
+    dropout_rng: Array | None = None,
     *,
     model: BertForPretraining,
     objective: ObjectiveConfig,
-    dropout_rng: Array | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Returns masked-LM loss + next-sentence loss and the metrics of both.
 
-    Each loss is divided once, by its weight over the global batch. Without `dropout_rng` dropout
-    is off.
+    Args:
+      params: of the model.
+      batch: the global batch, or a part of it.
+      weights: of the global batch, which each loss is divided by, once; those of `batch` if None.
+      dropout_rng: None turns dropout off.
+      model: BERT with its heads.
+      objective: how the losses are reduced.
     """
+    if weights is None:
+        weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
     output = apply(model, params, batch, dropout_rng=dropout_rng)
     mlm_loss = Mean.of(cross_entropy(output.token_logits, batch.mask_labels), batch.mask_weights)
     nsp_loss = Mean.of(cross_entropy(output.pair_logits, batch.pair_labels), batch.pair_weights)
-    loss = mlm_objective(mlm_loss, batch.pack_ids, objective) + nsp_loss.compute()
+    loss = pretraining_objective(mlm_loss, nsp_loss, weights, objective)
     return loss, {
-        "loss": Mean(loss, 1.0),
+        "loss": Mean(loss, 0.0),
         "mlm_loss": mlm_loss,
         "mlm_accuracy": accuracy(output.token_logits, batch.mask_labels, batch.mask_weights),
         "nsp_loss": nsp_loss,
         "nsp_accuracy": accuracy(output.pair_logits, batch.pair_labels, batch.pair_weights),
     }
+
+
+def accumulate_gradients(
+    params: Any,
+    batch: Batch,
+    dropout_rng: Array,
+    *,
+    model: BertForPretraining,
+    objective: ObjectiveConfig,
+    microbatches: int,
+) -> tuple[Any, Metrics]:
+    """Returns the gradient of the loss of the global batch, and its metrics.
+
+    With several microbatches one after another is in memory. The losses are divided by the
+    weights of the global batch, so however unevenly masks fall the sum is that of one big batch;
+    dropout has a key of its own in each.
+    """
+    weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
+    gradient = jax.grad(partial(pretraining_loss, model=model, objective=objective), has_aux=True)
+    if microbatches == 1:
+        return gradient(params, batch, weights, dropout_rng)
+
+    def split(rows: Array) -> Array:
+        # Every microbatches-th row, so that each device splits the rows it holds.
+        parts = rows.reshape(-1, microbatches, *rows.shape[1:]).swapaxes(0, 1)
+        return constrain(parts, (None, "batch", *[None] * (rows.ndim - 1)), model.rules)
+
+    def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+        gradients_and_metrics = gradient(params, part[0], weights, part[1])
+        return jax.tree.map(jnp.add, total, gradients_and_metrics), None
+
+    parts = jax.tree.map(split, batch)
+    rngs = jax.random.split(dropout_rng, microbatches)
+    first = jax.tree.map(lambda rows: rows[0], parts)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(gradient, params, first, weights, rngs[0]),
+    )
+    return jax.lax.scan(add, zeros, (parts, rngs))[0]
 
 
 def train_step(
@@ -50,13 +107,21 @@ def train_step(
     schedule: optax.Schedule,
     objective: ObjectiveConfig,
     seed: int,
+    microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Makes one update. Dropout is addressed by (seed, step)."""
-    dropout_rng = jax.random.fold_in(jax.random.key(seed), state.step)
-    gradients, metrics = jax.grad(pretraining_loss, has_aux=True)(
-        state.params, batch, model=model, objective=objective, dropout_rng=dropout_rng
+    dropout_rng = jax.random.fold_in(random_stream(seed, "dropout"), state.step)
+    gradients, metrics = accumulate_gradients(
+        state.params,
+        batch,
+        dropout_rng,
+        model=model,
+        objective=objective,
+        microbatches=microbatches,
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    # What has one value a step weighs 1 in a row's mean over its steps.
+    metrics["loss"] = Mean(metrics["loss"].total, 1.0)
     metrics["grad_norm"] = Mean(optax.tree.norm(gradients), 1.0)
     metrics["learning_rate"] = Mean(schedule(state.step), 1.0)
     metrics["tokens"] = Mean(batch.padding_mask.sum(), 1.0)
@@ -68,4 +133,5 @@ def eval_step(
     params: Any, batch: Batch, *, model: BertForPretraining, objective: ObjectiveConfig
 ) -> Metrics:
     """Returns the metrics of one held-out batch, dropout off."""
-    return pretraining_loss(params, batch, model=model, objective=objective)[1]
+    metrics = pretraining_loss(params, batch, model=model, objective=objective)[1]
+    return {name: mean for name, mean in metrics.items() if name != "loss"}

@@ -17,6 +17,7 @@ from bert_jax.data import passport as passports
 from bert_jax.data import pipeline
 from bert_jax.data.batch import Batch
 from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.errors import ConfigError
 from bert_jax.experiment import Experiment
 from bert_jax.models.bert import BertForPretraining, num_parameters
 from bert_jax.training import checkpoint
@@ -205,6 +206,7 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Assembly:
         schedule=schedule,
         objective=experiment.objective,
         seed=experiment.seed,
+        microbatches=experiment.training.microbatches,
     )
     return Assembly(
         initialize=initialize,
@@ -220,9 +222,15 @@ def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
     Raises:
       ConfigError: the mesh does not divide the rows of a training or a held-out batch.
     """
+    microbatches = experiment.training.microbatches
+    if experiment.data.batch_size % microbatches:
+        raise ConfigError(
+            f"data.batch_size {experiment.data.batch_size} is not a multiple of "
+            f"training.microbatches {microbatches}"
+        )
     for what, size in (
         ("evaluation.batch_size", experiment.evaluation.batch_size),
-        ("data.batch_size", experiment.data.batch_size),
+        ("data.batch_size / training.microbatches", experiment.data.batch_size // microbatches),
     ):
         sharding = named_sharding(
             ("batch",), rules=experiment.sharding, mesh=mesh, shape=(size,), what=what

@@ -1,0 +1,608 @@
+"""Properties of the model: sizes, first parameters, who sees whom, padding, tying, dtypes."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from bert_jax.data.batch import Batch
+from bert_jax.errors import ConfigError
+from bert_jax.models.attention import attention_mask, attention_probabilities
+from bert_jax.models.bert import Bert, BertForPretraining, EncoderLayer, apply, num_parameters
+from bert_jax.models.config import BertConfig
+from bert_jax.models.embeddings import Embeddings
+from bert_jax.models.heads import MaskedTokenHead
+from bert_jax.models.layers import LayerNorm
+from bert_jax.training.losses import cross_entropy
+
+TINY = {
+    "vocab_size": 300,  # 84 rows short of a multiple of 128
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "max_positions": 32,
+}
+CONFIG = BertConfig(**TINY)
+MASK_ID = 4
+# Compiles in half the time.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def make_batch(lengths=((6, 5), (4, 8)), length=16, seed=0) -> Batch:
+    """Rows [CLS] A [SEP] B [SEP] of random ids; [MASK] at positions 2 and 3, padding of id 0."""
+    rng = np.random.default_rng(seed)
+    rows = len(lengths)
+    columns = np.arange(length)
+    ends = np.array([[a, a + b] for a, b in lengths])
+    pack_ids = (columns < ends[:, 1:]).astype(np.int32)
+    token_ids = np.zeros((rows, length), np.int32)
+    for row, end in enumerate(ends[:, 1]):  # row by row: more padding draws no other tokens
+        token_ids[row, :end] = rng.integers(5, 300, size=end)
+    positions = np.tile(np.array([2, 3, 0], np.int32), (rows, 1))
+    labels = np.take_along_axis(token_ids, positions, 1)
+    token_ids[:, 2:4] = MASK_ID
+    return Batch(
+        token_ids=token_ids,
+        segment_ids=((columns >= ends[:, :1]) * pack_ids).astype(np.int32),
+        pack_ids=pack_ids,
+        mask_positions=positions,
+        mask_labels=labels,
+        mask_weights=np.tile(np.array([1, 1, 0], np.float32), (rows, 1)),
+        cls_positions=np.zeros((rows, 1), np.int32),
+        pair_labels=np.ones((rows, 1), np.int32),
+        pair_weights=np.ones((rows, 1), np.float32),
+    )
+
+
+def init(config: BertConfig, seed: int = 0):
+    model = BertForPretraining(config)
+    return nn.unbox(jit(model.init)(jax.random.key(seed), make_batch())["params"])
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def apply():
+    """Logits of a batch, compiled once for each shape."""
+    return jit(lambda params, batch: BertForPretraining(CONFIG).apply({"params": params}, batch))
+
+
+@pytest.fixture(scope="module")
+def encode():
+    """Outputs of the encoder for the input fields of a batch."""
+
+    def encode(params, batch):
+        return Bert(CONFIG).apply({"params": params["bert"]}, *inputs(batch))
+
+    return jit(encode)
+
+
+def inputs(batch):
+    return batch.token_ids, batch.segment_ids, batch.pack_ids, batch.cls_positions
+
+
+def leaves_by_path(tree):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+# ---- Sizes ----------------------------------------------------------------------------------
+
+BASE = BertConfig()
+LARGE = BertConfig(hidden_size=1024, num_layers=24, num_heads=16)
+
+
+@pytest.mark.parametrize(
+    ("config", "encoder", "pretraining"),
+    [(BASE, 109_482_240, 110_106_428), (LARGE, 335_141_888, 336_226_108)],
+    ids=["base", "large"],
+)
+def test_parameter_counts_are_those_of_the_published_checkpoints(config, encoder, pretraining):
+    """Encoder with pooler, and with both heads; rows that pad the vocabulary are not counted."""
+
+    def count(model, *arguments):
+        abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), *arguments))
+        return num_parameters(nn.unbox(abstract)["params"], config)
+
+    batch = make_batch()
+    assert count(Bert(config), *inputs(batch)) == encoder
+    assert count(BertForPretraining(config), batch) == pretraining
+
+
+def test_input_longer_than_the_position_table_is_refused_and_both_numbers_are_named():
+    batch = make_batch(length=33)
+    with pytest.raises(ConfigError, match="33 positions but model.max_positions is 32"):
+        jax.eval_shape(BertForPretraining(CONFIG).init, jax.random.key(0), batch)
+    jax.eval_shape(BertForPretraining(CONFIG).init, jax.random.key(0), make_batch(length=32))
+
+
+# ---- First parameters -----------------------------------------------------------------------
+
+
+def test_first_parameters_have_the_moments_of_the_recipe(params):
+    """Kernels and tables: normal cut at two deviations, not rescaled; biases 0; LayerNorm 1, 0."""
+    kernels = 0
+    for path, values in leaves_by_path(params).items():
+        assert values.dtype == np.float32, path
+        if path.endswith("bias"):
+            assert not values.any(), path
+        elif path.endswith("scale"):
+            assert np.all(values == 1), path
+        else:
+            kernels += 1
+            # Cutting a normal at two deviations leaves 0.8796 of its deviation. The relative
+            # deviation of the estimate from n values is below 0.6 / sqrt(n), and of the mean
+            # 1 / sqrt(n); 5 of each. For 1,024 values that is 9%; an uncut normal is 14% off.
+            root = values.size**0.5
+            assert values.std() == pytest.approx(0.8796 * 0.02, rel=3 / root), path
+            assert abs(values.mean()) < 5 * 0.0176 / root, path
+            assert abs(values).max() <= 0.04 * (1 + 1e-6), path  # float32
+    assert kernels == 3 + 6 + 3  # tables, of the stacked layers, of pooler and heads
+
+
+def test_layers_and_tables_start_with_different_numbers(params):
+    for path, values in leaves_by_path(params["bert"]["layers"]).items():
+        if path.endswith("kernel"):
+            assert np.mean(values[0] == values[1]) < 0.01, path
+    attention = params["bert"]["layers"]["attention"]
+    assert np.mean(attention["query"]["kernel"] == attention["key"]["kernel"]) < 0.01
+    # Another seed gives other parameters.
+    other = init(CONFIG, seed=1)["bert"]["embeddings"]["token"]
+    assert np.mean(other == params["bert"]["embeddings"]["token"]) < 0.01
+
+
+# ---- Embeddings -----------------------------------------------------------------------------
+
+
+def embedding_sums(params, token_ids, segment_ids):
+    """What the embeddings' LayerNorm is given."""
+    seen = []
+
+    def record(call, arguments, keywords, context):
+        if isinstance(context.module, LayerNorm) and context.method_name == "__call__":
+            seen.append(np.asarray(arguments[0]))
+        return call(*arguments, **keywords)
+
+    with nn.intercept_methods(record):
+        Embeddings(CONFIG).apply(
+            {"params": params["bert"]["embeddings"]},
+            np.array(token_ids),
+            np.array(segment_ids),
+            train=False,
+        )
+    (sums,) = seen
+    return sums
+
+
+# Sums of three float32 numbers below 0.04, and differences of such sums.
+CLOSE = {"atol": 2e-8, "rtol": 0}
+
+
+def test_a_word_in_both_texts_of_a_pair_differs_by_segment_and_position_alone(params):
+    """[CLS] I like cats [SEP] I like dogs [SEP]: the two "I like"."""
+    i, like, cats, dogs, cls, sep = 10, 11, 12, 13, 1, 2
+    token_ids = [[cls, i, like, cats, sep, i, like, dogs, sep]]
+    segment_ids = [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
+    (sums,) = embedding_sums(params, token_ids, segment_ids)
+    tables = params["bert"]["embeddings"]
+    segment, position = np.asarray(tables["segment"]), np.asarray(tables["position"])
+    for first, second in ((1, 5), (2, 6)):
+        expected = segment[1] - segment[0] + position[second] - position[first]
+        np.testing.assert_allclose(sums[second] - sums[first], expected, **CLOSE)
+        assert np.linalg.norm(segment[1] - segment[0]) > 0.01
+        assert np.linalg.norm(position[second] - position[first]) > 0.01
+
+
+def test_equal_positions_of_two_texts_get_the_equal_position_embedding(params):
+    """[CLS] Hello world [SEP] and [CLS] Hi there [SEP]."""
+    token_ids = np.array([[1, 20, 21, 2], [1, 22, 23, 2]])
+    sums = embedding_sums(params, token_ids, np.zeros_like(token_ids))
+    tables = jax.tree.map(np.asarray, params["bert"]["embeddings"])
+    positions = sums - tables["token"][token_ids] - tables["segment"][0]
+    np.testing.assert_allclose(positions[0], positions[1], **CLOSE)
+    np.testing.assert_allclose(positions[0], tables["position"][:4], **CLOSE)
+
+
+# ---- Layers ---------------------------------------------------------------------------------
+
+
+def layer_params(params, layer):
+    return {"params": jax.tree.map(lambda stacked: stacked[layer], params["bert"]["layers"])}
+
+
+def test_layers_are_post_ln_and_are_applied_in_the_order_of_their_stack(params, encode):
+    """Each layer's output has mean 0 and variance 1 at first, and the last one is the encoder's."""
+    batch = make_batch()
+    embed = jit(partial(Embeddings(CONFIG).apply, train=False))
+    x = embed({"params": params["bert"]["embeddings"]}, batch.token_ids, batch.segment_ids)
+    layer = jit(lambda params, x, mask: EncoderLayer(CONFIG).apply(params, x, mask, False)[0])
+    for number in range(CONFIG.num_layers):
+        x = layer(layer_params(params, number), x, attention_mask(batch.pack_ids))
+        # Float32 roundings of 32 numbers up to 4.
+        np.testing.assert_allclose(x.mean(-1), 0, atol=1e-6)
+        np.testing.assert_allclose(x.var(-1), 1, atol=1e-5)
+    # The same operations, fused otherwise.
+    np.testing.assert_allclose(x, encode(params, batch).sequence_output, atol=1e-5)
+
+
+def test_every_layer_norm_uses_the_epsilon_of_the_config(params):
+    """With an epsilon of 1 each LayerNorm of the model halves or so what it would give."""
+    config = BertConfig(**TINY, layer_norm_epsilon=1.0)
+    batch = make_batch()
+
+    def run(params):
+        seen = []
+
+        def record(call, arguments, keywords, context):
+            output = call(*arguments, **keywords)
+            if isinstance(context.module, LayerNorm) and context.method_name == "__call__":
+                seen.append((arguments[0], output))
+            return output
+
+        tables = params["bert"]["embeddings"]
+        with nn.intercept_methods(record):
+            x = Embeddings(config).apply(
+                {"params": tables}, batch.token_ids, batch.segment_ids, train=False
+            )
+            mask = attention_mask(batch.pack_ids)
+            x, _ = EncoderLayer(config).apply(layer_params(params, 0), x, mask, False)
+            head = {"params": params["masked_token_head"]}
+            MaskedTokenHead(config).apply(head, x, tables["token"])
+        return seen
+
+    seen = jit(run)(params)
+    scales = [path for path in leaves_by_path(params) if path.endswith("scale")]
+    assert len(seen) == len(scales) == 4  # embeddings, two of a layer, masked-token head
+    for given, output in seen:
+        given = np.asarray(given, np.float64)
+        centred = given - given.mean(-1, keepdims=True)
+        expected = centred / np.sqrt(given.var(-1, keepdims=True) + 1.0)
+        # Float32 roundings of numbers below 3; with epsilon 1e-12 they would have variance 1.
+        np.testing.assert_allclose(output, expected, atol=2e-6)
+        assert np.asarray(output).var() < 0.7
+
+
+def reference_logits(params, batch, config):
+    """BERT in NumPy and float64, one sequence and one head at a time."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    erf = np.vectorize(math.erf)
+
+    def norm(x, q):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt(x.var(-1, keepdims=True) + 1e-12) * q["scale"] + q["bias"]
+
+    def dense(x, q):
+        return x @ q["kernel"] + q["bias"]
+
+    def gelu(x):
+        return x * 0.5 * (1 + erf(x / np.sqrt(2)))
+
+    token_logits, pair_logits = [], []
+    for row in range(len(batch.token_ids)):
+        count = int((batch.pack_ids[row] > 0).sum())  # padding is left out, not masked
+        ids, segments = batch.token_ids[row, :count], batch.segment_ids[row, :count]
+        tables = p["bert"]["embeddings"]
+        x = tables["token"][ids] + tables["segment"][segments] + tables["position"][:count]
+        x = norm(x, tables["layer_norm"])
+        for number in range(config.num_layers):
+            q = jax.tree.map(lambda leaf, n=number: leaf[n], p["bert"]["layers"])
+            attention, attended = q["attention"], q["attention"]["output"]["bias"]
+            for head in range(config.num_heads):
+                query, key, value = (
+                    x @ attention[name]["kernel"][:, head] + attention[name]["bias"][head]
+                    for name in ("query", "key", "value")
+                )
+                scores = np.exp(query @ key.T / np.sqrt(config.head_dim))
+                context = scores / scores.sum(-1, keepdims=True) @ value
+                attended = attended + context @ attention["output"]["kernel"][head]
+            x = norm(x + attended, q["attention_layer_norm"])
+            fed = dense(
+                gelu(dense(x, q["feed_forward"]["intermediate"])), q["feed_forward"]["output"]
+            )
+            x = norm(x + fed, q["feed_forward_layer_norm"])
+        head = p["masked_token_head"]
+        picked = x[batch.mask_positions[row]]
+        picked = norm(gelu(dense(picked, head["transform"])), head["layer_norm"])
+        logits = picked @ tables["token"].T + head["bias"]
+        token_logits.append(logits[:, : config.vocab_size])
+        pooled = np.tanh(dense(x[0], p["bert"]["pooler"]["dense"]))
+        pair_logits.append(dense(pooled, p["next_sentence_head"]["dense"])[None])
+    return np.array(token_logits), np.array(pair_logits)
+
+
+def random_like(params, seed=0):
+    """Parameters of order 1, so that nothing hides behind small first numbers or zero biases."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), params)
+
+
+def test_logits_are_those_of_a_plain_numpy_bert(params, apply):
+    batch, wild = make_batch(), random_like(params)
+    token_logits, pair_logits = reference_logits(wild, batch, CONFIG)
+    output = apply(wild, batch)
+    # Float32 through two layers, on logits of order 1 to 5.
+    np.testing.assert_allclose(output.token_logits[..., :300], token_logits, atol=2e-5)
+    np.testing.assert_allclose(output.pair_logits, pair_logits, atol=2e-5)
+
+
+# ---- Who sees whom --------------------------------------------------------------------------
+
+
+def dependence(params, token_ids, pack_ids, cls_positions):
+    """Norms of the gradients of each output position, and each [CLS], to each input position.
+
+    All ids of the row are different, so a row of the token table is an input position.
+    """
+    assert len(set(token_ids)) == len(token_ids)
+    rng = np.random.default_rng(1)
+    directions = rng.normal(size=(len(token_ids) + len(cls_positions), 32))
+    token_ids, pack_ids = np.array([token_ids]), np.array([pack_ids])
+
+    def outputs(table):
+        embeddings = params["bert"]["embeddings"] | {"token": table}
+        output = Bert(CONFIG).apply(
+            {"params": params["bert"] | {"embeddings": embeddings}},
+            token_ids,
+            np.zeros_like(token_ids),
+            pack_ids,
+            np.array([cls_positions]),
+        )
+        both = jnp.concatenate([output.sequence_output[0], output.pooled_output[0]])
+        return (both * directions).sum(-1)
+
+    jacobian = jit(jax.jacrev(outputs))(params["bert"]["embeddings"]["token"])
+    norms = np.linalg.norm(np.asarray(jacobian)[:, token_ids[0]], axis=-1)
+    return norms[: token_ids.size], norms[token_ids.size :]
+
+
+def test_each_position_depends_on_every_real_token_on_both_sides_and_on_no_padding(params):
+    real = 9
+    pack_ids = [1] * real + [0] * 3
+    # Padding positions hold real words here: what is masked is the position, not the id.
+    sequence, pooled = dependence(params, list(range(10, 22)), pack_ids, [0])
+    # Through first attention weights of deviation 0.0176 the smallest is above 1e-4, while a
+    # masked probability is exactly 0, and so is its gradient.
+    assert np.all(sequence[:real, :real] > 1e-6)
+    assert np.all(pooled[:, :real] > 1e-6)
+    assert np.all(sequence[:real, real:] == 0)
+    assert np.all(pooled[:, real:] == 0)
+
+
+def test_packed_pairs_never_see_each_other(params):
+    pack_ids = [1] * 5 + [2] * 4 + [0] * 3
+    sequence, pooled = dependence(params, list(range(10, 22)), pack_ids, [0, 5])
+    first, second, padding = slice(0, 5), slice(5, 9), slice(9, 12)
+    for own, other, of_pair in ((first, second, pooled[0]), (second, first, pooled[1])):
+        assert np.all(sequence[own, own] > 1e-6)
+        assert np.all(sequence[own, other] == 0)
+        assert np.all(sequence[own, padding] == 0)
+        assert np.all(of_pair[own] > 1e-6)
+        assert np.all(of_pair[other] == 0)
+        assert np.all(of_pair[padding] == 0)
+
+
+def test_attention_mask_is_one_block_a_pair_and_padding_is_no_key():
+    mask = np.asarray(attention_mask(np.array([[1, 1, 2, 0]])))[0, 0]
+    np.testing.assert_array_equal(
+        mask,
+        [
+            [True, True, False, False],
+            [True, True, False, False],
+            [False, False, True, False],
+            [True, True, True, False],  # a padding query sees the row, as published
+        ],
+    )
+
+
+def test_attention_probabilities_are_float32_of_bfloat16_inputs_and_0_at_masked_keys():
+    rng = np.random.default_rng(0)
+    query, key = (jnp.asarray(8 * rng.normal(size=(1, 2, 6, 8)), jnp.bfloat16) for _ in range(2))
+    mask = attention_mask(np.array([[1, 1, 1, 1, 0, 0]]))
+    found = attention_probabilities(query, key, mask)
+    assert found.dtype == jnp.float32
+    assert np.all(found[..., 4:] == 0)
+    wide = np.einsum("bhqd,bhkd->bhqk", *(np.asarray(x, np.float64) for x in (query, key)))
+    scores = np.where(mask, wide / np.sqrt(8), -np.inf)
+    expected = np.exp(scores - scores.max(-1, keepdims=True))
+    expected /= expected.sum(-1, keepdims=True)
+    # Scores up to 500 are rounded to 3e-5 in float32; to bfloat16 it would be 1.
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_longer_padding_changes_no_output(params, encode, apply):
+    wild = random_like(params)
+    short, long = make_batch(length=16), make_batch(length=32)
+    first, second = encode(wild, short), encode(wild, long)
+    for row, end in enumerate((11, 12)):
+        # Sums over 32 keys with exact zeros, in another order than over 16.
+        np.testing.assert_allclose(
+            first.sequence_output[row, :end], second.sequence_output[row, :end], atol=2e-6
+        )
+    np.testing.assert_allclose(first.pooled_output, second.pooled_output, atol=2e-6)
+    for logits, same in zip(apply(wild, short), apply(wild, long), strict=True):
+        np.testing.assert_allclose(logits, same, atol=1e-5)
+
+
+def test_ids_and_segments_at_padding_change_no_output_bitwise(params, encode):
+    batch = make_batch()
+    padding = batch.pack_ids == 0
+    other = batch._replace(
+        token_ids=np.where(padding, 77, batch.token_ids),
+        segment_ids=np.where(padding, 1, batch.segment_ids),
+    )
+    first, second = encode(params, batch), encode(params, other)
+    np.testing.assert_array_equal(
+        np.asarray(first.sequence_output)[~padding], np.asarray(second.sequence_output)[~padding]
+    )
+    np.testing.assert_array_equal(first.pooled_output, second.pooled_output)
+
+
+def test_a_row_without_tokens_gives_finite_numbers(params, apply):
+    """Filler rows have weight 0, and 0 x nan would be nan."""
+    batch = make_batch()
+    empty = batch._replace(pack_ids=np.zeros_like(batch.pack_ids))
+    output = apply(params, empty)
+    assert np.all(np.isfinite(output.token_logits[..., :300]))
+    assert np.all(np.isfinite(output.pair_logits))
+
+
+def test_the_true_id_under_a_mask_moves_no_logit(params, apply):
+    batch = make_batch()
+    other = batch._replace(
+        mask_labels=(batch.mask_labels + 17) % 300,
+        mask_weights=1 - batch.mask_weights,
+        pair_labels=1 - batch.pair_labels,
+        pair_weights=1 - batch.pair_weights,
+    )
+    for logits, same in zip(apply(params, batch), apply(params, other), strict=True):
+        np.testing.assert_array_equal(logits, same)
+
+
+# ---- Masked-token head ----------------------------------------------------------------------
+
+
+def test_rows_that_pad_the_vocabulary_are_never_predicted_and_never_trained(params, apply):
+    assert CONFIG.padded_vocab_size == 384
+    assert params["bert"]["embeddings"]["token"].shape[0] == 384
+    head = params["masked_token_head"]
+    tempting = np.where(np.arange(384) < 300, 0.0, 1e9).astype(np.float32)
+    biased = params | {"masked_token_head": head | {"bias": tempting}}
+    logits = apply(biased, make_batch()).token_logits
+    assert np.all(logits[..., 300:] == -np.inf)
+    assert np.all(np.isfinite(logits[..., :300]))
+    assert np.all(np.argmax(logits, -1) < 300)
+
+    def loss(params):
+        batch = make_batch()
+        logits = BertForPretraining(CONFIG).apply({"params": params}, batch).token_logits
+        return cross_entropy(logits, batch.mask_labels).sum()
+
+    gradients = jit(jax.grad(loss))(biased)
+    table = np.asarray(gradients["bert"]["embeddings"]["token"])
+    bias = np.asarray(gradients["masked_token_head"]["bias"])
+    assert np.all(np.isfinite(table)) and np.all(np.isfinite(bias))
+    assert np.all(table[300:] == 0) and np.all(bias[300:] == 0)
+    assert np.all(np.any(table[:300] != 0, axis=-1)) and np.all(bias[:300] != 0)
+
+
+@pytest.mark.parametrize(("size", "rows"), [(30522, 30592), (128, 128), (129, 256), (1, 128)])
+def test_the_token_table_has_a_multiple_of_128_rows(size, rows):
+    assert BertConfig(vocab_size=size).padded_vocab_size == rows
+
+
+def test_logits_are_products_with_the_token_table_itself(params, apply):
+    """Changing the row of a word that is not in the input moves that word's logits and no other."""
+    batch = make_batch()
+    word = 299
+    assert word not in batch.token_ids
+    embeddings = params["bert"]["embeddings"]
+    table = np.array(embeddings["token"])
+    table[word] += np.random.default_rng(0).normal(size=32)
+    changed = params | {"bert": params["bert"] | {"embeddings": embeddings | {"token": table}}}
+    before, after = apply(params, batch).token_logits, apply(changed, batch).token_logits
+    assert np.all(np.abs(after - before)[..., word] > 1e-3)
+    others = np.arange(300) != word
+    np.testing.assert_array_equal(before[..., :300][..., others], after[..., :300][..., others])
+
+
+# ---- Dropout and dtype ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rates", "sites"),
+    [
+        # After the embeddings, and in the layer after attention and after the feed-forward block.
+        ({"dropout": 0.1, "attention_dropout": 0.0}, 3),
+        ({"dropout": 0.0, "attention_dropout": 0.1}, 1),
+        ({"dropout": 0.1, "attention_dropout": 0.1}, 4),
+        ({"dropout": 0.0, "attention_dropout": 0.0}, 0),
+    ],
+)
+def test_dropout_acts_where_the_recipe_says_and_in_training_only(rates, sites, params):
+    model = BertForPretraining(BertConfig(**TINY, **rates))
+
+    def draws(train):
+        def run(params, key):
+            return model.apply({"params": params}, make_batch(), train=train, rngs={"dropout": key})
+
+        # The layers are one scanned body, which is traced once.
+        return str(jax.make_jaxpr(run)(params, jax.random.key(0))).count("random_bits[")
+
+    assert draws(train=False) == 0
+    assert draws(train=True) == sites
+
+
+@pytest.mark.parametrize("rate", ["dropout", "attention_dropout"])
+def test_each_dropout_alone_changes_the_output_and_depends_on_the_key(rate, params, apply):
+    rates = {"dropout": 0.0, "attention_dropout": 0.0, rate: 0.5}
+    model = BertForPretraining(BertConfig(**TINY, **rates))
+    batch, wild = make_batch(), random_like(params)
+
+    @jit
+    def run(key):
+        return model.apply({"params": wild}, batch, train=True, rngs={"dropout": key}).token_logits
+
+    evaluated = np.asarray(apply(wild, batch).token_logits)[..., :300]
+    first, again, other = (np.asarray(run(jax.random.key(seed)))[..., :300] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    # Half of the activations or probabilities fall: far beyond rounding.
+    assert np.abs(first - evaluated).max() > 0.1
+    assert np.abs(first - other).max() > 0.1
+
+
+def test_each_layer_and_each_place_in_it_draws_its_own_dropout(params):
+    """An output bias has gradient 0 exactly where dropout fell, so gradients show masks."""
+    model = Bert(BertConfig(**TINY, dropout=0.5, attention_dropout=0.0))
+    one_token = [np.ones((1, 1), np.int32)] * 3 + [np.zeros((1, 1), np.int32)]
+    direction = np.random.default_rng(0).normal(size=32)
+
+    def output(params, key):
+        arguments = {"train": True, "rngs": {"dropout": key}}
+        return model.apply({"params": params}, *one_token, **arguments).sequence_output @ direction
+
+    gradients = jit(jax.grad(lambda *arguments: output(*arguments).sum()))
+    layers = gradients(random_like(params)["bert"], jax.random.key(0))["layers"]
+    biases = (layers["attention"]["output"]["bias"], layers["feed_forward"]["output"]["bias"])
+    masks = [tuple(np.asarray(bias[layer]) != 0) for bias in biases for layer in range(2)]
+    # Two independent masks of 32 places at rate 1/2 are equal with probability 2^-32.
+    assert len(set(masks)) == 4
+    # Of 128 places 64 are kept, 5 deviations of 5.7.
+    assert abs(np.sum(masks) - 64) < 29
+
+
+def test_bfloat16_logits_are_those_of_float32_but_for_rounding(params, apply):
+    batch, wild = make_batch(), random_like(params)
+    config = BertConfig(**TINY, dtype="bfloat16")
+    run = jit(lambda params: BertForPretraining(config).apply({"params": params}, batch))
+    output, expected = run(wild), apply(wild, batch)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(init(config)))
+    for found, reference in zip(output, expected, strict=True):
+        assert found.dtype == jnp.float32
+        real = np.isfinite(reference)
+        np.testing.assert_array_equal(np.isfinite(found), real)
+        difference = np.linalg.norm((found - reference)[real]) / np.linalg.norm(reference[real])
+        # Some 30 roundings in a row, each of 2^-9 or so and of random sign: sqrt(30) x 2^-9 = 1%;
+        # 3% leaves room. That there are some says that the products are bfloat16.
+        assert 1e-4 < difference < 0.03
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_scanned_layers_give_the_numbers_of_unrolled_ones(params, rate):
+    """The same parameters, the same dropout keys, only compiled otherwise."""
+    outputs = []
+    for scan_layers in (True, False):
+        config = BertConfig(**TINY, dropout=rate, attention_dropout=rate, scan_layers=scan_layers)
+        run = jit(partial(apply, BertForPretraining(config)))
+        outputs.append(run(params, make_batch(), dropout_rng=jax.random.key(1)))
+    for scanned, unrolled in zip(*outputs, strict=True):
+        # The same float32 operations, fused otherwise; logits are below 1.
+        np.testing.assert_allclose(scanned, unrolled, rtol=0, atol=1e-6)

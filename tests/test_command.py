@@ -1,0 +1,189 @@
+"""What a user can get wrong ends in one line on stderr and exit status 2, without a traceback."""
+
+import ast
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+import bert_jax
+from bert_jax import command
+from bert_jax.config import override, to_json
+from bert_jax.errors import BertJaxError
+from bert_jax.training.train import train
+
+ROOT = Path(bert_jax.__file__).parents[1]
+
+
+def start(name, *arguments, directory):
+    """Runs a command as a user does, in a directory of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", f"bert_jax.{name}", *map(str, arguments)],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write_experiment(file, experiment):
+    """Writes an experiment file that returns exactly this experiment."""
+    file.write_text(
+        "import json\n\nfrom bert_jax.config import from_json\n"
+        "from bert_jax.experiment import Experiment\n\n\ndef get_config() -> Experiment:\n"
+        f"    return from_json(Experiment, json.loads({json.dumps(to_json(experiment))!r}))\n"
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def file(experiment, tmp_path_factory):
+    return write_experiment(tmp_path_factory.mktemp("experiment") / "mine.py", experiment)
+
+
+def assert_one_line(result, *said):
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    for part in said:
+        assert part in result.stderr
+
+
+# ---- As processes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("pretrain", ["--experimnt=x.py"], "experiment"),
+        ("pretrain", ["--experiment=x.py", "seed=3"], "'seed=3'"),
+        ("pretrain", ["--workdir=run"], "--experiment"),
+        ("prepare", ["--workers=0"], "--workers"),
+    ],
+    ids=["unknown-flag", "stray-argument", "no-experiment", "flag-out-of-range"],
+)
+def test_a_wrong_command_line_ends_in_one_line(name, arguments, said, tmp_path):
+    assert_one_line(start(name, *arguments, directory=tmp_path), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_impossible_combination_ends_in_one_line_of_the_command(file, tmp_path):
+    result = start(
+        "pretrain",
+        f"--experiment={file}",
+        f"--workdir={tmp_path}/run",
+        "--set=model.num_heads=5",
+        directory=tmp_path,
+    )
+    assert_one_line(result, "model.hidden_size 32", "model.num_heads 5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_workdir_ends_in_one_line(file, tmp_path):
+    assert_one_line(start("pretrain", f"--experiment={file}", directory=tmp_path), "--workdir")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unprepared_data_end_in_one_line_that_names_the_command_to_run(file, tmp_path):
+    result = start(
+        "pretrain",
+        f"--experiment={file}",
+        f"--workdir={tmp_path}/run",
+        f"--set=data.directory={tmp_path}/nowhere",
+        directory=tmp_path,
+    )
+    assert_one_line(
+        result, f"{tmp_path}/nowhere", f"python -m bert_jax.prepare --experiment={file}"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workdir_that_is_a_file_ends_in_one_line(file, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    result = start(
+        "pretrain", f"--experiment={file}", f"--workdir={tmp_path}/run", directory=tmp_path
+    )
+    assert_one_line(result, f"{tmp_path}/run")
+
+
+def test_help_shows_what_the_command_is_for_and_every_flag_it_needs(tmp_path):
+    result = start("pretrain", "--help", directory=tmp_path)
+    source = (ROOT / "bert_jax" / "pretrain.py").read_text(encoding="utf-8")
+    purpose, _, flags_shown = result.stdout.partition("\nflags:")
+    assert purpose.split() == ast.get_docstring(ast.parse(source)).split()
+    for flag in ("experiment", "set", "workdir"):
+        assert f"--{flag}:" in flags_shown
+
+
+# ---- In process: the same functions, without the seconds that a process takes to start ---------
+
+
+def mistake(*arguments, workdir):
+    """Returns the error that the command would print, having parsed its flags."""
+    with flagsaver.flagsaver():
+        flags.FLAGS(["pretrain", *map(str, arguments)])
+        with pytest.raises(BertJaxError) as error:
+            train(command.experiment_from_flags(), workdir)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("model.num_layer=3", ["model.num_layer", "did you mean model.num_layers"]),
+        ("optimizer.learning_rate=fast", ["optimizer.learning_rate", "'fast'", "float"]),
+        ("model.dtype=float16", ["model.dtype", "'float16'", "float32, bfloat16"]),
+        ("seed", ["seed", "path.to.field=value"]),
+        ("data.sequence_length=65", ["data.sequence_length 65", "model.max_positions 64"]),
+        ("training.steps=2", ["optimizer.warmup_steps 2", "training.steps 2"]),
+        ("data.masking.max_predictions=33", ["data.masking.max_predictions 33", "32"]),
+        ("mesh.data=3", ["batch_size", "16", "3"]),
+        ("mesh.data=9", ["mesh", "9", "8 devices"]),
+        ("evaluation.batch_size=7", ["evaluation.batch_size", "7"]),
+        ("data.batch_size=20", ["data.batch_size", "20"]),
+        ("data.dupe_factor=2", ["data.dupe_factor", "1", "2", "data.directory"]),
+        ("model.vocab_size=600", ["vocab_size", "500", "600"]),
+    ],
+)
+def test_a_wrong_field_is_told_with_its_value_before_anything_is_written(
+    assignment, said, file, tmp_path
+):
+    arguments = [f"--experiment={file}", "--set", assignment]
+    # Rows can only fail to divide on a mesh that cuts them.
+    arguments += ["--set=mesh.data=8"] if "batch_size" in assignment else []
+    error = mistake(*arguments, workdir=tmp_path / "run")
+    assert all(part in error for part in said), error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_workdir_of_another_experiment_is_refused_naming_the_field(file, experiment, tmp_path):
+    changed = override(experiment, {"optimizer.beta2": 0.98})
+    (tmp_path / "config.json").write_text(json.dumps(to_json(changed)))
+    before = (tmp_path / "config.json").read_bytes()
+    error = mistake(f"--experiment={file}", workdir=tmp_path)
+    assert all(part in error for part in ("optimizer.beta2", "0.98", "0.999", str(tmp_path)))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_workdir_whose_config_is_cut_short_is_refused_naming_the_file(file, tmp_path):
+    (tmp_path / "config.json").write_text('{"format_version": 1, "see')
+    assert str(tmp_path) in mistake(f"--experiment={file}", workdir=tmp_path)
+
+
+def test_several_assignments_hold_together_and_the_last_of_one_field_wins(file, experiment):
+    with flagsaver.flagsaver():
+        flags.FLAGS(
+            ["pretrain", f"--experiment={file}", "--set", "seed=1", "--set=model.num_heads = 8"]
+            + ["--set=seed=2"]
+        )
+        changed = command.experiment_from_flags()
+    model = dataclasses.replace(experiment.model, num_heads=8)
+    assert changed == dataclasses.replace(experiment, seed=2, model=model)

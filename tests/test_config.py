@@ -1,0 +1,422 @@
+"""Configs are values: overriding, storing, hashing and loading them never guesses."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from bert_jax import config
+from bert_jax.config import (
+    config_hash,
+    diff,
+    flatten,
+    from_json,
+    load_experiment,
+    override,
+    to_json,
+)
+from bert_jax.errors import ConfigError
+from bert_jax.experiment import Experiment
+from bert_jax.models.config import BertConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wing:
+    width: int = 4
+    ratio: float = 0.5
+    kind: Literal["round", "square"] = "round"
+    shares: tuple[float, float] = (0.5, 0.5)
+    limit: int | None = None
+    axes: str | tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ConfigError(f"wing.width is {self.width}; accepted: at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class House:
+    name: str
+    wing: Wing = field(default_factory=Wing)
+    open: bool = False
+    height: int = 8
+
+    def __post_init__(self):
+        if self.wing.width > self.height:
+            raise ConfigError(f"wing.width {self.wing.width} is more than height {self.height}")
+
+
+HOUSE = House(name="mill")
+
+
+def leaf(root, path):
+    for name in path.split("."):
+        root = getattr(root, name)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("height", "12", 12),
+        ("wing.width", "7", 7),
+        ("wing.ratio", "2e-4", 2e-4),
+        ("wing.ratio", "3", 3.0),
+        ("open", "true", True),
+        ("open", "False", False),
+        ("wing.limit", "null", None),
+        ("wing.limit", "5", 5),
+        ("wing.shares", "[0.25, 0.75]", (0.25, 0.75)),
+        ("wing.kind", "square", "square"),
+        ("wing.axes", "data", "data"),
+        ("wing.axes", '["data", "fsdp"]', ("data", "fsdp")),
+        ("wing.axes", "null", None),
+        ("name", "null", "null"),
+        ("name", "12", "12"),
+        ("name", "a=b.c", "a=b.c"),
+    ],
+)
+def test_a_string_is_read_as_the_type_of_its_field(path, text, value):
+    result = leaf(override(HOUSE, {path: text}), path)
+    assert result == value and type(result) is type(value)
+
+
+def test_an_override_leaves_every_other_field_and_the_original_alone():
+    before = flatten(HOUSE)
+    changed = override(HOUSE, {"wing.width": 6, "open": True})
+    assert flatten(HOUSE) == before
+    assert diff(HOUSE, changed) == {"wing.width": (4, 6), "open": (False, True)}
+
+
+def test_a_value_of_python_is_not_converted_as_a_string_would_be():
+    assert type(override(HOUSE, {"wing.ratio": 1}).wing.ratio) is float
+    for path, value in (("height", "8.5"), ("height", 8.5), ("height", True), ("name", 3)):
+        with pytest.raises(ConfigError):
+            override(HOUSE, {path: value})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("height", "tall", ("height", "'tall'", "accepted: int")),
+        ("height", "true", ("height", "'true'", "accepted: int")),
+        ("open", "no", ("open", "'no'", "accepted: bool")),
+        ("wing.kind", "oval", ("wing.kind", "'oval'", "accepted: round, square")),
+        ("wing.limit", "none", ("wing.limit", "'none'", "accepted: int | None")),
+        ("wing.shares", "[1]", ("wing.shares", "'[1]'", "accepted: tuple[float, float]")),
+        ("wing", HOUSE, ("wing", "House", "accepted: Wing")),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_field_value_and_what_is_accepted(
+    path, value, said
+):
+    with pytest.raises(ConfigError) as error:
+        override(HOUSE, {path: value})
+    assert all(part in str(error.value) for part in said), error.value
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        ("wing.widht", "wing.width"),
+        ("hight", "height"),
+        ("wng.width", "wing"),
+        ("optimizer.learning_rte", "optimizer.learning_rate"),
+        ("trainng.steps", "training"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_nearest_path(path, nearest, experiment):
+    root = HOUSE if "optimizer" not in path and "train" not in path else experiment
+    with pytest.raises(ConfigError) as error:
+        override(root, {path: "1"})
+    suggestions = str(error.value).split("did you mean ")[1].split(", ")
+    assert repr(path) in str(error.value) and suggestions[0] == nearest
+
+
+@pytest.mark.parametrize("path", ["train.train_steps", "eval.eval_every", ".seed"])
+def test_suggestions_are_paths_that_exist_also_where_the_wrong_name_occurs_twice(path, experiment):
+    with pytest.raises(ConfigError) as error:
+        override(experiment, {path: "1"})
+    suggestions = str(error.value).split("did you mean ")[1].split(", ")
+    for suggestion in suggestions:
+        leaf(experiment, suggestion)  # raises AttributeError for a path that is not there
+
+
+def test_nothing_lies_below_a_leaf():
+    with pytest.raises(ConfigError, match="height.top.*int"):
+        override(HOUSE, {"height.top": "1"})
+
+
+def test_every_check_runs_again_also_those_across_fields():
+    with pytest.raises(ConfigError, match="wing.width is 0"):
+        override(HOUSE, {"wing.width": 0})
+    with pytest.raises(ConfigError, match="more than height 3"):
+        override(HOUSE, {"height": 3})
+
+
+def test_fields_that_only_fit_together_can_be_overridden_together():
+    assert override(HOUSE, {"wing.width": 20, "height": 30}).wing.width == 20
+    assert override(HOUSE, {"height": 30, "wing.width": 20}).height == 30
+
+
+def test_a_value_may_be_a_whole_sub_config():
+    wing = Wing(width=2, kind="square")
+    assert override(HOUSE, {"wing": wing}).wing == wing
+
+
+@pytest.mark.parametrize("order", [("wing", "wing.width"), ("wing.width", "wing")])
+def test_a_field_given_beside_its_whole_sub_config_is_neither_lost_nor_a_crash(order):
+    """Products of sweeps make such mappings: applied to the sub-config, or refused by name."""
+    values = {"wing": Wing(kind="square"), "wing.width": 2}
+    try:
+        result = override(HOUSE, {path: values[path] for path in order})
+    except ConfigError as error:
+        assert "wing.width" in str(error)
+    else:
+        assert result.wing == Wing(kind="square", width=2)
+
+
+def test_a_sub_config_spelled_as_json_is_as_strict_as_a_path():
+    with pytest.raises(ConfigError, match="widht"):
+        override(HOUSE, {"wing": '{"widht": 2}'})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("optimizer.weight_decay", "NaN"),
+        ("optimizer.learning_rate", "Infinity"),
+        ("data.masking.split", "[NaN, 0.2, 0]"),
+        ("model.intermediate_size", "0"),
+        ("model.intermediate_size", "-3"),
+        ("model.num_segments", "0"),
+        ("model.layer_norm_epsilon", "-1"),
+        ("model.initializer_stddev", "-1"),
+    ],
+)
+def test_numbers_that_no_run_can_use_are_refused(path, value, experiment):
+    with pytest.raises(ConfigError, match=path.split(".")[-1]):
+        override(experiment, {path: value})
+
+
+def test_json_round_trip_keeps_every_value_and_type(experiment):
+    changed = override(
+        experiment,
+        {"model.intermediate_size": 48, "sharding.embed": ("data", "fsdp"), "sharding.vocab": None},
+    )
+    for value in (experiment, changed):
+        stored = json.loads(json.dumps(to_json(value)))
+        assert stored["format_version"] == config.FORMAT_VERSION
+        assert from_json(Experiment, stored) == value
+
+
+def stored_house():
+    return to_json(override(HOUSE, {"wing.limit": 3}))
+
+
+def remove(path):
+    def change(stored):
+        *parents, name = path.split(".")
+        for parent in parents:
+            stored = stored[parent]
+        del stored[name]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda stored: stored.update(nmae="x"), "nmae.*name"),
+        (lambda stored: stored["wing"].update(widht=1), "wing.widht.*width"),
+        (remove("name"), "name"),
+        (remove("wing.width"), "width"),
+        (remove("height"), "height"),
+        (lambda stored: stored.update(height="8"), "height"),
+        (lambda stored: stored["wing"].update(shares=[1.0]), "shares"),
+        (lambda stored: stored["wing"].update(kind="oval"), "kind"),
+        (lambda stored: stored["wing"].update(width=0), "wing.width is 0"),
+        (lambda stored: stored.update(format_version=99), "format_version 99"),
+        (remove("format_version"), "format_version None"),
+    ],
+    ids=[
+        "unknown",
+        "unknown-below",
+        "missing",
+        "missing-with-default-below",
+        "missing-with-default",
+        "mistyped",
+        "short-tuple",
+        "not-in-literal",
+        "refused-by-check",
+        "other-version",
+        "no-version",
+    ],
+)
+def test_a_stored_config_that_is_not_exactly_one_is_refused_by_name(change, named):
+    """A missing field is not filled with today's default, which need not be the run's."""
+    stored = stored_house()
+    change(stored)
+    with pytest.raises(ConfigError, match=named):
+        from_json(House, stored)
+
+
+def test_the_hash_is_of_the_values_alone_and_stable(experiment):
+    # Written out, so that a change of the canonical form, which renames every run, shows here.
+    canonical = (
+        '{"format_version":1,"height":8,"name":"mill","open":false,"wing":{"axes":null,'
+        '"kind":"round","limit":null,"ratio":0.5,"shares":[0.5,0.5],"width":4}}'
+    )
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    assert config_hash(HOUSE) == config_hash(House(name="mill")) == digest
+    assert config_hash(from_json(Experiment, to_json(experiment))) == config_hash(experiment)
+
+
+def test_the_hash_differs_for_every_single_field(experiment):
+    changes = {
+        "height": 9,
+        "name": "barn",
+        "open": True,
+        "wing.width": 5,
+        "wing.ratio": 0.25,
+        "wing.kind": "square",
+        "wing.shares": (0.25, 0.75),
+        "wing.limit": 1,
+        "wing.axes": "data",
+    }
+    assert changes.keys() == flatten(HOUSE).keys()
+    hashes = {config_hash(override(HOUSE, {path: value})) for path, value in changes.items()}
+    assert len(hashes | {config_hash(HOUSE)}) == len(changes) + 1
+
+
+def test_equal_configs_have_equal_hashes_however_their_numbers_were_written(experiment):
+    """An experiment file may say `weight_decay=0` where an override makes it 0.0."""
+    written = dataclasses.replace(
+        experiment, optimizer=dataclasses.replace(experiment.optimizer, weight_decay=0)
+    )
+    overridden = override(experiment, {"optimizer.weight_decay": "0"})
+    assert written == overridden
+    assert config_hash(written) == config_hash(overridden)
+
+
+def test_diff_names_exactly_the_leaves_that_differ(experiment):
+    changes = {"seed": 3, "data.masking.rate": 0.3, "model.dtype": "bfloat16"}
+    changed = override(experiment, changes)
+    assert diff(experiment, experiment) == {}
+    assert {path: now for path, (_, now) in diff(experiment, changed).items()} == changes
+    assert all(
+        before == leaf(experiment, p) for p, (before, _) in diff(experiment, changed).items()
+    )
+
+
+# ---- Experiment files -------------------------------------------------------------------------
+
+VARIANTS = """\
+from typing import Literal
+
+from bert_jax.models.config import BertConfig
+
+
+def get_config(variant: Literal["narrow", "wide"] = "narrow") -> BertConfig:
+    return BertConfig(hidden_size={"narrow": 24, "wide": 96}[variant])
+"""
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_outside_the_repository_is_loaded_with_its_default_or_named_variant(tmp_path):
+    file = write(tmp_path / "mine.py", VARIANTS)
+    assert load_experiment(str(file)) == BertConfig(hidden_size=24)
+    assert load_experiment(f"{file}:narrow") == BertConfig(hidden_size=24)
+    assert load_experiment(f"{file}:wide") == BertConfig(hidden_size=96)
+
+
+def test_a_file_may_import_its_neighbour(tmp_path):
+    write(tmp_path / "neighbour_of_mine.py", "WIDTH = 36\n")
+    text = VARIANTS.replace('"narrow": 24', '"narrow": neighbour_of_mine.WIDTH')
+    file = write(tmp_path / "mine.py", "import neighbour_of_mine\n" + text)
+    assert load_experiment(str(file)) == BertConfig(hidden_size=36)
+
+
+def test_an_unknown_variant_is_answered_with_the_nearest_or_with_all(tmp_path):
+    file = write(tmp_path / "mine.py", VARIANTS)
+    with pytest.raises(ConfigError, match="'wid'; did you mean wide"):
+        load_experiment(f"{file}:wid")
+    with pytest.raises(ConfigError, match="'x'; accepted: narrow, wide"):
+        load_experiment(f"{file}:x")
+
+
+def test_a_variant_of_a_file_without_variants_is_refused(tmp_path):
+    file = write(tmp_path / "mine.py", "def get_config():\n    return 1\n")
+    with pytest.raises(ConfigError, match="no variants.*'wide'"):
+        load_experiment(f"{file}:wide")
+
+
+def test_an_unknown_file_is_answered_with_the_nearest(tmp_path):
+    write(tmp_path / "quickstart.py", VARIANTS)
+    for spec in (tmp_path / "quikstart.py", f"{tmp_path / 'quikstart.py'}:wide"):
+        with pytest.raises(ConfigError, match=r"did you mean .*quickstart\.py"):
+            load_experiment(str(spec))
+
+
+def test_an_unknown_file_in_an_empty_directory_does_not_end_in_an_empty_list(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.py") as error:
+        load_experiment(str(tmp_path / "nowhere.py"))
+    assert not str(error.value).rstrip().endswith("accepted:")
+
+
+FAILING = {
+    "in-get_config": ("import math\n\n\ndef get_config():\n    return 1 / 0\n", 5, "division"),
+    "in-module": ("import math\n\nWIDTH = wdith\n", 3, "wdith"),
+    "in-helper": (
+        "def help():\n    return []\n\n\ndef get_config():\n    return help()[0]\n",
+        6,
+        "IndexError",
+    ),
+    "syntax": ("import math\n\ndef get_config(:\n", 3, "SyntaxError"),
+    "missing-import": ("import math\nimport no_such_module\n", 2, "no_such_module"),
+}
+
+
+@pytest.mark.parametrize("spelling", ["absolute", "relative"])
+@pytest.mark.parametrize("case", FAILING)
+def test_an_error_inside_the_file_is_told_with_file_and_line(case, spelling, tmp_path, monkeypatch):
+    text, line, said = FAILING[case]
+    file = write(tmp_path / "mine.py", text)
+    monkeypatch.chdir(tmp_path)
+    spec = str(file) if spelling == "absolute" else "mine.py"
+    with pytest.raises(ConfigError, match=said) as error:
+        load_experiment(spec)
+    assert str(error.value).startswith(f"{spec}:{line}: ")
+
+
+def test_a_file_without_get_config_is_refused(tmp_path):
+    file = write(tmp_path / "mine.py", "config = 3\n")
+    with pytest.raises(ConfigError, match=r"mine\.py defines no get_config"):
+        load_experiment(str(file))
+
+
+def test_a_get_config_that_returns_nothing_is_refused(tmp_path):
+    """The commonest slip of all: `return` forgotten."""
+    file = write(tmp_path / "mine.py", "def get_config():\n    3\n")
+    with pytest.raises(ConfigError, match=r"mine\.py.*None"):
+        override(load_experiment(str(file)), {})
+
+
+def test_an_annotation_that_cannot_be_resolved_is_an_error_of_the_file(tmp_path):
+    text = "from __future__ import annotations\n\n\ndef get_config(variant: Literal['a'] = 'a'):\n"
+    file = write(tmp_path / "mine.py", text + "    return 1\n")
+    with pytest.raises(ConfigError, match=r"mine\.py.*Literal"):
+        load_experiment(str(file))
+
+
+def test_a_combination_that_the_file_itself_makes_is_told_in_the_words_of_the_check(tmp_path):
+    file = write(tmp_path / "mine.py", VARIANTS.replace("96", "50"))
+    with pytest.raises(ConfigError, match="model.hidden_size 50 is not a multiple"):
+        load_experiment(f"{file}:wide")

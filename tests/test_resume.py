@@ -1,0 +1,261 @@
+"""A run that was killed and started again is the run that was left alone, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import bert_jax
+from bert_jax.config import override, to_json
+from bert_jax.data import pipeline
+from bert_jax.errors import CheckpointError
+from bert_jax.training.sharding import MeshConfig, make_mesh
+from bert_jax.training.train import batch_sharding, place_batch, train
+
+ROOT = Path(bert_jax.__file__).parents[1]
+STEPS, CHECKPOINT_EVERY = 90, 30
+"""60 updates and an evaluation come after the first checkpoint: about half a second, of which the
+test needs some milliseconds to send its signal."""
+
+
+def rows_of(workdir):
+    """Rows of metrics.jsonl without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if "perf/" not in k} for line in lines]
+
+
+def arrays_of(workdir, step):
+    """Every array of a checkpoint by its path, read without any code of ours."""
+    tree = ocp.PyTreeCheckpointer().restore(
+        (workdir / "checkpoints" / str(step) / "state").absolute()
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys() and len(first) > 20
+    for path, array in first.items():
+        other = second[path]
+        assert (array.shape, array.dtype) == (other.shape, other.dtype), path
+        assert array.tobytes() == other.tobytes(), path
+
+
+def files_of(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+# ---- The command, killed ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def file(experiment, tmp_path_factory):
+    """Dropout on; rows that end between checkpoints; some 29 updates an epoch."""
+    long = override(
+        experiment,
+        {
+            "training.steps": STEPS,
+            "training.log_every": 7,
+            "training.eval_every": 45,
+            "training.checkpoint_every": CHECKPOINT_EVERY,
+        },
+    )
+    assert long.model.dropout == long.model.attention_dropout == 0.1
+    file = tmp_path_factory.mktemp("experiment") / "mine.py"
+    file.write_text(
+        "import json\n\nfrom bert_jax.config import from_json\n"
+        "from bert_jax.experiment import Experiment\n\n\ndef get_config() -> Experiment:\n"
+        f"    return from_json(Experiment, json.loads({json.dumps(to_json(long))!r}))\n"
+    )
+    return file
+
+
+def start(file, workdir):
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "bert_jax.pretrain"),
+            *(f"--experiment={file}", f"--workdir={workdir}"),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_after_commit(process, step_directory):
+    """Sends SIGKILL once orbax has renamed the step's directory, which is its commit."""
+    while not step_directory.exists():
+        try:
+            process.wait(timeout=0.002)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"ended before it was killed:\n{process.communicate()[0]}")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_killed_run_goes_on_to_the_same_bits_as_one_left_alone(file, data_config, tmp_path):
+    killed, alone = tmp_path / "killed", tmp_path / "alone"
+    kill_after_commit(start(file, killed), killed / "checkpoints" / str(CHECKPOINT_EVERY))
+    assert not (killed / "result.json").exists()
+
+    output = finish(start(file, killed))
+    resumed_at = int(output.split("going on from step ")[1].split()[0])
+    # The rest holds the start of an epoch, so that the order of the next one is drawn anew.
+    passport = json.loads((Path(data_config.directory) / "passport.json").read_text())
+    epoch = passport["splits"]["train"]["examples"] / data_config.batch_size
+    assert CHECKPOINT_EVERY <= resumed_at < STEPS and STEPS - resumed_at > epoch
+
+    finish(start(file, alone))
+    assert rows_of(killed) == rows_of(alone)
+    assert [row["step"] for row in rows_of(alone)][:6] == [7, 14, 21, 28, 30, 35]
+    assert_same_bits(arrays_of(killed, STEPS), arrays_of(alone, STEPS))
+    results = [json.loads((run / "result.json").read_text()) for run in (killed, alone)]
+    assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
+    # Both starts are told, the first as `earlier`.
+    assert len(json.loads((killed / "environment.json").read_text())["earlier"]) == 1
+
+
+# ---- In process: the same train(), on a copy of a run that stands at step 6 of 12 ---------------
+
+
+@pytest.fixture(scope="module")
+def private(experiment, tmp_path_factory):
+    """The experiment on a copy of the prepared data, which a test may change."""
+    directory = tmp_path_factory.mktemp("private") / "data"
+    shutil.copytree(experiment.data.directory, directory)
+    return override(experiment, {"data.directory": str(directory)})
+
+
+@pytest.fixture(scope="module")
+def finished(private, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, train(private, workdir)
+
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    """As a kill leaves it: rows beyond the last checkpoint, no result."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    (workdir / "result.json").unlink()
+    return workdir
+
+
+def test_a_finished_run_returns_its_result_and_changes_no_file(finished, private):
+    workdir, result = finished
+    before = files_of(workdir)
+    assert train(private, workdir) == result == json.loads((workdir / "result.json").read_text())
+    assert files_of(workdir) == before
+
+
+def test_a_run_stopped_after_its_last_checkpoint_writes_the_same_result(
+    finished, private, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "result.json").unlink()
+    result = train(private, workdir)
+    assert {**result, "seconds": 0} == {**finished[1], "seconds": 0}
+    assert rows_of(workdir) == rows_of(finished[0])
+
+
+def test_intervals_may_change_and_change_no_number(finished, private, stopped):
+    changed = override(
+        private,
+        {
+            "training.log_every": 1,
+            "training.eval_every": 4,
+            "training.checkpoint_every": 5,
+            "training.keep_checkpoints": 1,
+        },
+    )
+    train(changed, stopped)
+    assert [row["step"] for row in rows_of(stopped)] == [2, 4, 6, 7, 8, 9, 10, 11, 12]
+    assert_same_bits(arrays_of(stopped, 12), arrays_of(finished[0], 12))
+
+
+@pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2}], ids=["2x2x1"])
+def test_on_another_mesh_the_losses_are_those_of_the_first(mesh, finished, private, stopped):
+    train(override(private, {f"mesh.{axis}": size for axis, size in mesh.items()}), stopped)
+    for row, other in zip(rows_of(finished[0]), rows_of(stopped), strict=True):
+        assert row.keys() == other.keys()
+        for name in ("train/mlm_loss", "train/nsp_loss", "eval/mlm_loss"):
+            if name in row:
+                # docs/design.md promises 1e-5; another mask or dropout moves a loss by over 1e-2.
+                assert other[name] == pytest.approx(row[name], rel=1e-5), (row["step"], name)
+
+
+def test_on_another_mesh_examples_and_masks_are_bitwise_the_same(private):
+    def placed(mesh_config, first_step):
+        changed = override(private, {"mesh": mesh_config})
+        place = partial(place_batch, sharding=batch_sharding(changed, make_mesh(mesh_config)))
+        batches = pipeline.training_batches(
+            private.data.directory,
+            config=private.data,
+            seed=private.seed,
+            first_step=first_step,
+            num_steps=36,
+        )
+        return [place(batch) for batch in batches]
+
+    # 36 updates end in the second epoch, and 27 lies in the first.
+    whole, resumed = placed(MeshConfig(data=1), 0), placed(MeshConfig(data=2, fsdp=4), 27)
+    assert len(whole) == 36 and len(resumed) == 9
+    for one, other in zip(whole[27:], resumed, strict=True):
+        assert len(one.token_ids.devices()) == 1 and len(other.token_ids.devices()) == 8
+        for name, left, right in zip(one._fields, one, other, strict=True):
+            assert np.array_equal(np.asarray(left), np.asarray(right)), name
+    assert not np.array_equal(np.asarray(whole[26].token_ids), np.asarray(whole[27].token_ids))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("optimizer.learning_rate", 2e-3),
+        ("seed", 1),
+        ("training.steps", 24),
+        ("model.dropout", 0.0),
+        ("data.batch_size", 8),
+        ("objective.mlm_reduction", "sum"),
+    ],
+)
+def test_a_field_that_changes_numbers_is_refused_by_name(field, value, private, stopped):
+    before = files_of(stopped)
+    with pytest.raises(CheckpointError) as error:
+        train(override(private, {field: value}), stopped)
+    assert field in str(error.value) and repr(value) in str(error.value)
+    assert files_of(stopped) == before
+
+
+def test_data_that_were_made_anew_are_refused(private, stopped):
+    """Same settings and same counts; only a shard's hash differs, as of a corrected corpus."""
+    file = Path(private.data.directory) / "passport.json"
+    original = file.read_bytes()
+    passport = json.loads(original)
+    passport["splits"]["train"]["shards"][0]["sha256"] = "0" * 64
+    file.write_text(json.dumps(passport))
+    try:
+        with pytest.raises(CheckpointError, match="data have changed since checkpoint 6"):
+            train(private, stopped)
+    finally:
+        file.write_bytes(original)
+    assert not (stopped / "result.json").exists()

@@ -1,0 +1,219 @@
+"""`load_run` opens what `train` wrote, and `fill_mask` answers as the model does."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax.config import override
+from bert_jax.data.batch import Batch
+from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.errors import CheckpointError, DataError
+from bert_jax.runs import load_run
+from bert_jax.training.train import train
+
+ROOT = Path(bert_jax.__file__).parents[1]
+TEXT = "The [MASK] of the United States [MASK] the Congress."
+
+
+@pytest.fixture(scope="module")
+def trained(experiment, tmp_path_factory):
+    """The workdir, and the parameters that each evaluation saw."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    seen = []
+
+    def probe(params):
+        seen.append(jax.device_get(params))
+        return {"eval/probes": float(len(seen))}
+
+    train(experiment, workdir, probes=[probe])
+    return workdir, seen
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return load_run(trained[0])
+
+
+def test_config_tokenizer_and_step_are_those_of_training(run, experiment, data_config):
+    assert run.config == experiment
+    assert run.tokenizer.to_json() == load_tokenizer(data_config.directory).to_json()
+    assert run.step == experiment.training.steps
+
+
+@pytest.mark.parametrize(("step", "evaluation"), [(6, 0), (12, 1), (None, 1)])
+def test_parameters_are_bitwise_those_of_the_state(step, evaluation, trained):
+    workdir, seen = trained
+    params = load_run(workdir, step).params
+    assert jax.tree.structure(params) == jax.tree.structure(seen[evaluation])
+    for loaded, true in zip(
+        jax.tree.leaves(params), jax.tree.leaves(seen[evaluation]), strict=True
+    ):
+        assert loaded.dtype == true.dtype == np.float32
+        assert np.asarray(loaded).tobytes() == true.tobytes()
+    assert not all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, seen), strict=True))
+
+
+def test_a_run_whose_parameters_were_cut_over_devices_opens_on_one(experiment, tmp_path):
+    many = override(experiment, {"mesh.data": 2, "mesh.fsdp": 2})
+    train(many, tmp_path / "run")
+    for leaf in jax.tree.leaves(load_run(tmp_path / "run").params):
+        assert len(leaf.devices()) == 1 and leaf.is_fully_addressable
+
+
+def test_metrics_are_the_rows_of_the_file(run):
+    assert [row["step"] for row in run.metrics()] == [2, 4, 6, 8, 10, 12]
+    assert run.metrics()[-1]["eval/probes"] == 2
+
+
+def test_opening_and_using_a_run_loads_no_data_pipeline(trained):
+    code = (
+        f"import sys, bert_jax\nrun = bert_jax.load_run({str(trained[0])!r})\n"
+        f"assert len(run.fill_mask({TEXT!r})) == 2\nprint(*sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.splitlines()[-1].split())
+    assert {"jax", "bert_jax.runs"} <= loaded
+    unwanted = {"grain", "tensorflow", "tensorflow_datasets", "tensorboardX", "array_record"}
+    assert not loaded & (unwanted | {"bert_jax.data.pipeline", "bert_jax.training.train"})
+
+
+# ---- fill_mask --------------------------------------------------------------------------------
+
+
+def test_each_mask_gets_top_k_pieces_best_first(run):
+    fillings = run.fill_mask(TEXT, top_k=7)
+    assert [len(row) for row in fillings] == [7, 7]
+    for row in fillings:
+        probabilities = [filling.probability for filling in row]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0 < sum(probabilities) < 1
+        assert len({filling.piece for filling in row}) == 7
+        assert {filling.piece for filling in row} <= set(run.tokenizer.pieces)
+
+
+def test_all_pieces_together_have_probability_one_and_padding_rows_are_no_pieces(run):
+    """The token table is padded from 500 to 512 rows; asking for more gives the 500."""
+    vocab_size = run.tokenizer.vocab_size
+    assert run.config.model.padded_vocab_size > vocab_size
+    for top_k in (vocab_size, vocab_size + 5, 10 * vocab_size):
+        (row,) = run.fill_mask("the [MASK]", top_k=top_k)
+        assert len(row) == vocab_size
+        # 500 float32 roundings of at most 6e-8 each, relative to a sum of 1.
+        assert sum(filling.probability for filling in row) == pytest.approx(1, abs=3e-5)
+
+
+@pytest.mark.parametrize("separator", [True, False])
+def test_a_single_text_is_laid_out_as_the_config_says(separator, run):
+    """[CLS] A [SEP] or [CLS] A, compared with the model on rows written out by hand."""
+    tokenizer = run.tokenizer
+    before, after = tokenizer.encode("The president of the"), tokenizer.encode("in Congress.")
+    ids = [tokenizer.cls_id, *before, tokenizer.mask_id, *after]
+    ids += [tokenizer.sep_id] if separator else []
+    row = np.array([ids], np.int32)
+    position = np.array([[1 + len(before)]], np.int32)
+    one = np.ones((1, 1), np.float32)
+    batch = Batch(
+        token_ids=row,
+        segment_ids=np.zeros_like(row),
+        pack_ids=np.ones_like(row),
+        mask_positions=position,
+        mask_labels=position * 0,
+        mask_weights=one,
+        cls_positions=position * 0,
+        pair_labels=position * 0,
+        pair_weights=one * 0,
+    )
+    logits = run.model.apply({"params": run.params}, batch).token_logits[0, 0]
+    expected = np.asarray(jax.nn.softmax(logits))
+
+    changed = override(run.config, {"data.single_text_separator": separator})
+    run = dataclasses.replace(run, config=changed)
+    (fillings,) = run.fill_mask("The president of the [MASK] in Congress.", top_k=20)
+    for piece, probability in fillings:
+        # The row is padded to 32 there, so that sums round otherwise; a [SEP] more or less moves
+        # some of these by over ten times as much, as the last assertion holds to.
+        true = expected[tokenizer.pieces.index(piece)]
+        assert probability == pytest.approx(true, rel=2e-5)
+    other = override(run.config, {"data.single_text_separator": not separator})
+    (others,) = dataclasses.replace(run, config=other).fill_mask(
+        "The president of the [MASK] in Congress.", top_k=20
+    )
+    differences = np.array([f.probability for f in fillings]) / [f.probability for f in others] - 1
+    assert np.abs(differences).max() > 2e-4
+
+
+def test_a_text_without_a_mask_is_refused(run):
+    with pytest.raises(DataError, match=r"no \[MASK\] in 'the union'"):
+        run.fill_mask("the union")
+
+
+def test_a_text_is_accepted_up_to_the_positions_of_the_model_and_refused_beyond(run):
+    limit = run.config.model.max_positions
+    word = next(
+        p for p in run.tokenizer.pieces if p.isalpha() and len(run.tokenizer.encode(p)) == 1
+    )
+    fits = " ".join([word] * (limit - 3))
+    assert len(run.fill_mask(f"{fits} [MASK]")) == 1
+    with pytest.raises(DataError, match=f"{limit + 1} tokens.*{limit}"):
+        run.fill_mask(f"{fits} {word} [MASK]")
+
+
+# ---- What is no run ---------------------------------------------------------------------------
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(CheckpointError, match="not a run"):
+            load_run(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_was_not_saved_is_refused_with_those_that_were(trained):
+    with pytest.raises(CheckpointError, match=r"no checkpoint 7; it has \[6, 12\]"):
+        load_run(trained[0], 7)
+    with pytest.raises(CheckpointError, match=r"no checkpoint 0; it has \[6, 12\]"):
+        load_run(trained[0], 0)
+
+
+def test_a_run_that_saved_nothing_yet_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_run(tmp_path)
+
+
+def test_a_checkpoint_of_another_shape_is_refused_naming_its_arrays(trained, tmp_path):
+    """The stored config says 3 layers where the arrays have 2: nothing may be cut or filled."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    file = workdir / "checkpoints" / "12" / "config" / "metadata"
+    description = json.loads(file.read_text())
+    description["model"]["num_layers"] = 3
+    file.write_text(json.dumps(description))
+    with pytest.raises(CheckpointError) as error:
+        load_run(workdir)
+    said = str(error.value)
+    assert "params/bert/layers/attention/query/kernel is float32[2, 32, 4, 8]" in said
+    assert "not float32[3, 32, 4, 8]" in said and "embeddings" not in said
+
+
+def test_opening_a_run_writes_nothing_into_it(trained):
+    workdir = trained[0]
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    load_run(workdir)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before

@@ -1,0 +1,185 @@
+"""A checkpoint holds all that a run needs, and only fits the run that wrote it."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from bert_jax.config import override, to_json
+from bert_jax.data.passport import load_passport, passport_fingerprint
+from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.errors import BertJaxError, CheckpointError
+from bert_jax.models.bert import BertForPretraining
+from bert_jax.training import checkpoint
+from bert_jax.training.optim import learning_rate_schedule, make_optimizer
+from bert_jax.training.sharding import make_mesh
+from bert_jax.training.state import abstract_state, state_initializer, state_sharding
+from bert_jax.training.train import train
+
+
+@pytest.fixture(scope="module")
+def short(experiment):
+    """The session's experiment, so that its compiled update serves."""
+    return override(
+        experiment,
+        {"training.checkpoint_every": 4},
+    )
+
+
+@pytest.fixture(scope="module")
+def workdir(short, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train(short, workdir)
+    return workdir
+
+
+def abstract_of(experiment):
+    model = BertForPretraining(experiment.model, experiment.sharding)
+    schedule = learning_rate_schedule(experiment.optimizer, steps=experiment.training.steps)
+    optimizer = make_optimizer(experiment.optimizer, schedule)
+    initialize = state_initializer(model, optimizer, seed=0)
+    mesh = make_mesh(experiment.mesh)
+    return abstract_state(
+        initialize, state_sharding(initialize, mesh=mesh, rules=experiment.sharding)
+    )
+
+
+def restore(workdir, abstract, experiment, step=12):
+    fingerprint = passport_fingerprint(load_passport(experiment.data.directory))
+    with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+        return checkpoint.restore(manager, abstract, step=step, data_fingerprint=fingerprint)
+
+
+def test_the_newest_checkpoints_are_kept(workdir, short):
+    names = {path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert short.training.keep_checkpoints == 2 and names == {"8", "12"}
+
+
+def test_a_checkpoint_holds_state_config_and_tokenizer(workdir, short):
+    state, position = restore(workdir, abstract_of(short), short)
+    assert int(state.step) == 12 and position["seconds"] > 0
+    moments = [m for m in jax.tree.leaves(state.opt_state) if m.ndim > 0]
+    assert len(moments) == 2 * len(jax.tree.leaves(state.params))
+    assert all(np.isfinite(np.asarray(m)).all() for m in moments)
+    assert sum(float(jnp.abs(m).sum()) for m in moments) > 0
+    with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+        experiment, tokenizer = checkpoint.restore_description(manager, step=12)
+    assert experiment == short
+    assert tokenizer == load_tokenizer(short.data.directory).to_json()
+
+
+def test_restored_arrays_are_bitwise_the_stored_ones_on_any_mesh(workdir, short):
+    stored = ocp.PyTreeCheckpointer().restore((workdir / "checkpoints/12/state").absolute())
+    many = override(short, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2})
+    for experiment in (short, many):
+        abstract = abstract_of(experiment)
+        state, _ = restore(workdir, abstract, experiment)
+        expected = jax.tree.leaves(stored["params"])
+        restored = jax.tree.leaves(state.params)
+        for leaf, array, wanted in zip(
+            restored, expected, jax.tree.leaves(abstract.params), strict=True
+        ):
+            assert np.asarray(leaf).tobytes() == np.asarray(array).tobytes()
+            assert leaf.sharding == wanted.sharding and leaf.dtype == wanted.dtype
+
+
+def changed_params(abstract, change):
+    params = jax.tree.map(lambda leaf: leaf, abstract.params)
+    change(params)
+    return abstract.replace(params=params)
+
+
+def rename(params):
+    params["bert"]["pooler"]["dens"] = params["bert"]["pooler"].pop("dense")
+
+
+def halve(params):
+    head = params["next_sentence_head"]["dense"]
+    head["kernel"] = jax.ShapeDtypeStruct(
+        head["kernel"].shape, jnp.bfloat16, sharding=head["kernel"].sharding
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            rename,
+            [
+                "missing params/bert/pooler/dens/kernel",
+                "missing params/bert/pooler/dens/bias",
+                "unexpected params/bert/pooler/dense/kernel",
+                "unexpected params/bert/pooler/dense/bias",
+            ],
+        ),
+        (halve, ["params/next_sentence_head/dense/kernel is float32[32, 2], not bfloat16[32, 2]"]),
+    ],
+    ids=["renamed", "other-dtype"],
+)
+def test_every_array_that_does_not_fit_is_named(change, said, workdir, short):
+    with pytest.raises(CheckpointError) as error:
+        restore(workdir, changed_params(abstract_of(short), change), short)
+    wrong = str(error.value).split("is not of this model: ")[1].split("; ")
+    assert sorted(wrong) == sorted(said)
+
+
+def test_another_width_names_parameters_and_moments_with_both_shapes(workdir, short):
+    wide = override(short, {"model.hidden_size": 64})
+    with pytest.raises(CheckpointError) as error:
+        restore(workdir, abstract_of(wide), short)
+    said = str(error.value)
+    assert "params/bert/embeddings/segment is float32[2, 32], not float32[2, 64]" in said
+    assert said.count("bert/embeddings/segment") == 3  # the parameter and its two moments
+
+
+def test_data_of_another_fingerprint_are_refused(workdir, short):
+    with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+        with pytest.raises(CheckpointError, match="data have changed"):
+            checkpoint.restore(manager, abstract_of(short), step=12, data_fingerprint="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "resumable"),
+    [
+        ("mesh.data", 2, True),
+        ("mesh.fsdp", 4, True),
+        ("training.log_every", 1, True),
+        ("training.eval_every", 3, True),
+        ("training.checkpoint_every", 3, True),
+        ("training.keep_checkpoints", 5, True),
+        ("training.steps", 7, False),
+        ("evaluation.batch_size", 8, False),
+        ("data.batch_size", 8, False),
+        ("data.evaluation_masking.rate", 0.2, False),
+        ("model.num_layers", 3, False),
+        ("optimizer.weight_decay", 0.0, False),
+        ("seed", 1, False),
+    ],
+)
+def test_only_fields_that_change_no_number_may_change_on_resume(
+    field, value, resumable, short, workdir
+):
+    changed = override(short, {field: value})
+    if resumable:
+        checkpoint.check_workdir(workdir, changed)
+    else:
+        with pytest.raises(CheckpointError, match=field):
+            checkpoint.check_workdir(workdir, changed)
+
+
+def test_a_list_where_a_tuple_is_meant_is_no_other_experiment(short, tmp_path):
+    """An experiment file may write `split=[...]`; its stored form comes back as a tuple."""
+    masking = dataclasses.replace(short.data.masking, split=[0.8, 0.1, 0.1])
+    written = dataclasses.replace(short, data=dataclasses.replace(short.data, masking=masking))
+    (tmp_path / "config.json").write_text(json.dumps(to_json(written)))
+    checkpoint.check_workdir(tmp_path, written)
+
+
+def test_a_config_that_cannot_be_read_is_refused_in_words(short, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(BertJaxError, match="config.json"):
+        checkpoint.check_workdir(tmp_path, short)

@@ -1,0 +1,210 @@
+"""Properties of losses and metrics: one division over everything, whoever computed which part."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.training.losses import (
+    LossWeights,
+    ObjectiveConfig,
+    accuracy,
+    cross_entropy,
+    loss_weights,
+    pretraining_objective,
+)
+from bert_jax.training.metrics import Mean, merge
+from bert_jax.training.step import eval_step
+
+# Compiles in half the time.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+# Float32 sums of some hundred numbers of order 1 in another order.
+CLOSE = {"rel": 1e-6}
+
+
+def reference_nll(logits, labels):
+    """Negative log likelihood in float64."""
+    logits = np.asarray(logits, np.float64)
+    top = logits.max(-1, keepdims=True)
+    log_total = np.log(np.exp(logits - top).sum(-1)) + top[..., 0]
+    return log_total - np.take_along_axis(logits, labels[..., None], -1)[..., 0]
+
+
+@pytest.fixture(scope="module")
+def scored(trainer_on, first_state, random_batch):
+    """A batch with uneven masks and filler rows, and its logits."""
+    batch = random_batch(rows=16, filler_rows=3)
+    per_shard = batch.mask_weights.reshape(8, 2, -1).sum((1, 2))
+    assert len(set(per_shard)) >= 4  # so that a mean of the means of 8 shards is another number
+    output = jit(trainer_on(1, 1, 1).model.apply)({"params": first_state.params}, batch)
+    return batch, output
+
+
+@pytest.fixture(scope="module")
+def evaluate(trainer_on, first_state):
+    """`evaluate(devices, batch)` gives the metrics, on a mesh that cuts the rows."""
+
+    @cache
+    def compiled(devices):
+        model = trainer_on(devices, 1, 1).model
+        return jit(partial(eval_step, model=model, objective=ObjectiveConfig()))
+
+    def evaluate(devices, batch):
+        trainer = trainer_on(devices, 1, 1)
+        with jax.set_mesh(trainer.mesh):
+            params = jax.device_put(first_state.params, trainer.sharding.params)
+            return merge([compiled(devices)(params, trainer.place(batch))])
+
+    return evaluate
+
+
+def expected_metrics(batch, output):
+    """Every metric of a batch, in NumPy over all rows at once."""
+    weights, pair_weights = batch.mask_weights > 0, batch.pair_weights > 0
+    token_nll = reference_nll(output.token_logits, batch.mask_labels)[weights]
+    pair_nll = reference_nll(output.pair_logits, batch.pair_labels)[pair_weights]
+    hits = np.argmax(output.token_logits, -1) == batch.mask_labels
+    pair_hits = np.argmax(output.pair_logits, -1) == batch.pair_labels
+    return {
+        "mlm_loss": float(token_nll.mean()),
+        "mlm_accuracy": float(hits[weights].mean()),
+        "nsp_loss": float(pair_nll.mean()),
+        "nsp_accuracy": float(pair_hits[pair_weights].mean()),
+    }
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_metrics_are_those_of_the_whole_batch_on_any_number_of_devices(devices, scored, evaluate):
+    """Not those of the first device, nor the mean of the devices' means."""
+    batch, output = scored
+    # Labels that the untrained model gets right here and there, so that accuracy is not 0.
+    best = np.argmax(output.token_logits, -1).astype(np.int32)
+    labels = np.where(np.arange(16)[:, None] % 3 == 0, best, batch.mask_labels)
+    batch = batch._replace(mask_labels=labels)
+    found = evaluate(devices, batch)
+    expected = expected_metrics(batch, output)
+    assert 0.1 < expected["mlm_accuracy"] < 0.9
+    assert found == pytest.approx(expected, **CLOSE)
+
+
+def test_merged_means_are_one_big_mean_however_the_parts_weigh():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=300).astype(np.float32) + np.arange(300, dtype=np.float32)
+    weights = (rng.random(300) < np.linspace(0.05, 0.95, 300)).astype(np.float32)
+    cuts = [0, 3, 10, 150, 300]
+    parts = [
+        Mean.of(jnp.asarray(values[a:b]), jnp.asarray(weights[a:b]))
+        for a, b in zip(cuts, cuts[1:], strict=False)
+    ]
+    expected = np.average(values.astype(np.float64), weights=weights)
+    assert float(sum(parts[1:], parts[0]).compute()) == pytest.approx(expected, **CLOSE)
+    assert merge([{"m": part} for part in parts]) == pytest.approx({"m": expected}, **CLOSE)
+    means = [float(part.compute()) for part in parts]
+    assert abs(np.mean(means) - expected) > 1
+
+
+def test_a_metric_that_nothing_was_weighed_in_is_left_out_and_computes_to_zero():
+    nothing = Mean.of(jnp.ones(3), jnp.zeros(3))
+    assert nothing.compute() == 0
+    something = Mean.of(jnp.full(2, 4.0), jnp.ones(2))
+    assert merge([{"a": nothing, "b": something}]) == {"b": 4.0}
+    assert merge([{"a": nothing}, {"a": something}]) == {"a": 4.0}
+
+
+def test_merge_adds_in_float64():
+    """Ten thousand float32 additions to 2^24 would lose each 1."""
+    steps = [{"m": Mean(np.float32(2**24), np.float32(0))}]
+    steps += [{"m": Mean(np.float32(1), np.float32(1))}] * 1000
+    assert merge(steps) == {"m": (2**24 + 1000) / 1000}
+
+
+def test_mean_of_half_precision_adds_in_float32():
+    """300 ones in bfloat16 would add up to 256."""
+    ones = jnp.ones(300, jnp.bfloat16)
+    mean = Mean.of(ones, ones)
+    assert mean.total.dtype == mean.weight.dtype == jnp.float32
+    assert (float(mean.total), float(mean.weight)) == (300, 300)
+
+
+def test_cross_entropy_is_that_of_numpy_with_large_and_infinite_logits():
+    rng = np.random.default_rng(0)
+    logits = (100 * rng.normal(size=(5, 7, 11))).astype(np.float32)
+    labels = rng.integers(0, 8, size=(5, 7))
+    logits[..., 8:] = -np.inf  # as at rows that pad the vocabulary
+    found = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
+    # Float32 differences of numbers up to 400.
+    np.testing.assert_allclose(found, reference_nll(logits, labels), atol=5e-5)
+
+
+def test_gradient_of_cross_entropy_is_finite_beside_infinite_logits():
+    logits = jnp.array([[1.0, 2.0, -jnp.inf]])
+    gradient = jax.grad(lambda x: cross_entropy(x, jnp.array([0])).sum())(logits)
+    share = 1 / (1 + np.e)
+    np.testing.assert_allclose(gradient, [[share - 1, 1 - share, 0]], atol=1e-6)  # float32
+
+
+def test_a_target_with_id_0_counts():
+    """Weights alone say what is predicted; `labels > 0` would drop the first two."""
+    labels = np.array([[0, 0, 2, 1]])
+    weights = np.array([[1.0, 1.0, 1.0, 0.0]])
+    logits = jnp.asarray(np.eye(3)[np.array([[0, 1, 2, 1]])], jnp.float32)
+    found = accuracy(logits, jnp.asarray(labels), jnp.asarray(weights))
+    assert (float(found.total), float(found.weight)) == (2, 3)
+    loss = Mean.of(cross_entropy(logits, jnp.asarray(labels)), jnp.asarray(weights))
+    assert float(loss.weight) == 3
+    assert float(loss.total) == pytest.approx(reference_nll(logits, labels)[0, :3].sum(), **CLOSE)
+
+
+def mlm_objective(mlm, mask_weights, pair_weights, pack_ids, config):
+    """The masked words' part of the objective."""
+    weights = loss_weights(mask_weights, pair_weights, pack_ids, config)
+    none = Mean(jnp.float32(0), jnp.float32(0))
+    return pretraining_objective(mlm, none, weights, config)
+
+
+def test_the_pair_loss_counts_only_where_the_objective_says_so():
+    mlm, nsp = Mean(jnp.float32(6.0), jnp.float32(3)), Mean(jnp.float32(4.0), jnp.float32(2))
+    weights = LossWeights(mlm.weight, nsp.weight)
+    both = pretraining_objective(mlm, nsp, weights, ObjectiveConfig())
+    alone = pretraining_objective(mlm, nsp, weights, ObjectiveConfig(next_sentence=False))
+    assert (float(both), float(alone)) == (4.0, 2.0)
+
+
+def test_sum_reduction_adds_up_a_pair_s_masked_words_and_averages_over_pairs(scored):
+    batch, output = scored
+    nll = reference_nll(output.token_logits, batch.mask_labels) * batch.mask_weights
+    mean = Mean.of(
+        cross_entropy(output.token_logits, batch.mask_labels), jnp.asarray(batch.mask_weights)
+    )
+    rest = jax.tree.map(jnp.asarray, (batch.mask_weights, batch.pair_weights, batch.pack_ids))
+    found = mlm_objective(mean, *rest, ObjectiveConfig(mlm_reduction="sum"))
+    per_pair = nll.sum(-1)[:13]  # three of the sixteen rows are fillers
+    assert float(found) == pytest.approx(per_pair.mean(), **CLOSE)
+    found = mlm_objective(mean, *rest, ObjectiveConfig(mlm_reduction="mean"))
+    assert float(found) == pytest.approx(nll.sum() / batch.mask_weights.sum(), **CLOSE)
+
+
+def test_sum_reduction_counts_every_pair_of_a_packed_row():
+    pack_ids = jnp.array([[1, 1, 2, 2, 3, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]])
+    loss = Mean(jnp.float32(20.0), jnp.float32(7.0))
+    mask_weights, pair_weights = jnp.ones((3, 4)), jnp.ones((3, 3))
+    config = ObjectiveConfig(mlm_reduction="sum")
+    found = mlm_objective(loss, mask_weights, pair_weights, pack_ids, config)
+    assert float(found) == 5.0  # four pairs
+
+
+def test_filler_rows_change_neither_metrics_nor_loss(scored, evaluate):
+    """Whatever ids and labels stand in rows, and slots of rows, of weight 0."""
+    batch, output = scored
+    noisy = batch._replace(
+        token_ids=np.where(batch.pack_ids > 0, batch.token_ids, 123),
+        mask_labels=np.where(batch.mask_weights > 0, batch.mask_labels, 45),
+        pair_labels=np.where(batch.pair_weights > 0, batch.pair_labels, 1),
+    )
+    real = jax.tree.map(lambda rows: rows[:13], (batch, output))
+    expected = expected_metrics(*real)
+    assert evaluate(1, batch) == pytest.approx(expected, **CLOSE)
+    assert evaluate(1, noisy) == pytest.approx(expected, **CLOSE)

@@ -1,0 +1,159 @@
+"""What a run leaves behind: rows that survive a kill, a result, a record of where it ran."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+import bert_jax
+from bert_jax.config import config_hash, override
+from bert_jax.errors import DivergenceError
+from bert_jax.training.config import TrainingConfig
+from bert_jax.training.metrics import Mean
+from bert_jax.training.train import train
+from bert_jax.training.writer import RunWriter, write_json
+
+CONFIG = TrainingConfig(steps=10)
+
+
+def metrics(loss, weight=1.0):
+    return {
+        "loss": Mean(jnp.float32(loss), jnp.float32(1)),
+        "mlm_loss": Mean(jnp.float32(loss * weight), jnp.float32(weight)),
+        "mlm_accuracy": Mean(jnp.float32(0), jnp.float32(weight)),
+        "tokens": Mean(jnp.float32(100), jnp.float32(1)),
+    }
+
+
+def steps_of(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
+
+
+@pytest.mark.parametrize("tail", ["", '{"step": 9, "tra', '{"step": 4', "{", '{"step": 9}'])
+def test_rows_after_the_checkpoint_and_a_line_cut_short_are_dropped(tail, tmp_path):
+    rows = "".join(f'{{"step": {step}, "train/loss": 1.5}}\n' for step in (2, 4, 6, 8))
+    (tmp_path / "metrics.jsonl").write_text(rows + tail)
+    with RunWriter(tmp_path, CONFIG, 4) as writer:
+        writer.add(metrics(2.0))
+        writer.write(5, writer.read_row())
+    kept = (tmp_path / "metrics.jsonl").read_text()
+    assert kept.startswith("".join(rows.splitlines(keepends=True)[:2]))
+    assert steps_of(tmp_path) == [2, 4, 5]
+
+
+def test_a_new_run_in_a_directory_with_rows_starts_its_file_anew(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with RunWriter(tmp_path, CONFIG, 0):
+        assert steps_of(tmp_path) == []
+
+
+def test_a_row_weighs_every_step_and_divides_once(tmp_path):
+    with RunWriter(tmp_path, CONFIG, 0) as writer:
+        writer.add(metrics(1.0, weight=1))
+        writer.add(metrics(4.0, weight=2))
+        row = writer.read_row()
+    assert row["train/mlm_loss"] == (1 + 8) / 3
+    assert row["train/loss"] == 2.5 and "train/tokens" not in row
+    assert row["perf/tokens_per_second"] > 0
+
+
+def test_a_row_that_ended_is_written_by_the_next_step_and_loses_none(tmp_path):
+    with RunWriter(tmp_path, CONFIG, 0) as writer:
+        for step in range(1, 5):
+            writer.add(metrics(float(step)))
+            if step % 2 == 0:
+                writer.end_row(step)
+        assert steps_of(tmp_path) == [2]
+        writer.add(metrics(5.0))
+        assert steps_of(tmp_path) == [2, 4]
+        assert writer.read_row()["train/loss"] == 5
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [row["train/loss"] for row in rows] == [1.5, 3.5]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_ends_the_run_and_writes_no_row(loss, tmp_path):
+    with RunWriter(tmp_path, CONFIG, 0) as writer:
+        writer.add(metrics(1.0))
+        writer.add(metrics(loss))
+        with pytest.raises(DivergenceError, match="the loss is"):
+            writer.read_row()
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_json_file_is_replaced_whole(tmp_path):
+    file = tmp_path / "result.json"
+    write_json(file, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(file, {"a": object()})
+    assert json.loads(file.read_text()) == {"a": 1}
+
+
+# ---- What train() leaves ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(experiment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    return workdir, train(experiment, workdir)
+
+
+def test_the_result_names_its_numbers_its_baselines_and_its_config(trained, experiment):
+    workdir, result = trained
+    assert json.loads((workdir / "result.json").read_text()) == result
+    measured = {"mlm_loss", "mlm_accuracy", "nsp_accuracy"}
+    baselines = {"unigram_loss", "majority_token_accuracy", "nsp_majority_accuracy"}
+    assert measured | baselines | {"steps", "seconds", "config_hash", "format_version"} <= set(
+        result
+    )
+    assert result["steps"] == 12 and result["seconds"] > 0 and result["format_version"] == 1
+    assert result["config_hash"] == config_hash(experiment)
+    assert all(0 <= result[name] <= 1 for name in result if name.endswith("accuracy"))
+    row = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["step"] == 12 and row["eval/mlm_loss"] == result["mlm_loss"]
+
+
+def test_the_environment_says_where_the_numbers_come_from(trained):
+    record = json.loads((trained[0] / "environment.json").read_text())
+    assert record["command"] == sys.argv
+    assert record["devices"] and record["device_kind"] and record["processes"] == 1
+    assert record["xla_flags"] == os.environ["XLA_FLAGS"]
+    for package in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"):
+        assert record["versions"][package] == __import__("importlib.metadata").metadata.version(
+            package
+        )
+    commit = subprocess.run(
+        ["git", "-C", os.path.dirname(bert_jax.__file__), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    assert (record["commit"] or "") == commit
+
+
+def test_an_update_that_destroys_the_model_ends_without_a_result_or_checkpoint(
+    experiment, tmp_path
+):
+    """The training loss is that before the update; the held-out loss after it is no number.
+
+    Written down, it would be a result.json that is not even JSON, and a checkpoint of NaN.
+    """
+    wild = override(
+        experiment,
+        {
+            "model.num_layers": 1,
+            "model.dropout": 0.0,
+            "model.attention_dropout": 0.0,
+            "optimizer.learning_rate": 1e30,
+            "optimizer.warmup_steps": 0,
+            "training.steps": 1,
+        },
+    )
+    with pytest.raises(DivergenceError, match="optimizer.learning_rate"):
+        train(wild, tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not (tmp_path / "run" / "checkpoints" / "1").exists()
