@@ -16,13 +16,6 @@ from absl import flags
 
 from bert_jax import command, environment
 
-flags.adopt_module_key_flags(command)
-
-_STEPS = flags.DEFINE_integer(
-    "steps", 20, "Updates to time, after two that are not.", lower_bound=1
-)
-_JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
-
 
 def measure(experiment: Any, steps: int) -> dict[str, Any]:
     """Returns times in seconds, tokens a second, FLOPs, MFU, memory in bytes and compiles."""
@@ -118,8 +111,8 @@ def random_batch(experiment: Any) -> Any:
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
-    result = measure(command.experiment_from_flags(), _STEPS.value)
-    if _JSON.value:
+    result = measure(command.experiment_from_flags(), flags.FLAGS.steps)
+    if flags.FLAGS.json:
         print(json.dumps(result))
         return
     times = result["step_seconds"]
@@ -127,7 +120,7 @@ def main() -> None:
     print(f"device              {result['device']}, mesh {result['mesh']}")
     print(
         f"step                {times['median']:.4f} s median, "
-        f"{times['min']:.4f} min, {times['max']:.4f} max of {_STEPS.value}"
+        f"{times['min']:.4f} min, {times['max']:.4f} max of {flags.FLAGS.steps}"
     )
     print(f"tokens a second     {result['tokens_per_second']:,.0f}")
     print(f"model FLOPs         {result['model_flops']:.4g} a step")
@@ -137,4 +130,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(command)
+    flags.DEFINE_integer("steps", 20, "Updates to time, after two that are not.", lower_bound=1)
+    flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
     command.run(main)

@@ -78,6 +78,8 @@ def run(main: Callable[[], None]) -> None:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:
             sys.exit(_fail(error))
+        except SystemExit:  # how absl ends --help, with status 1
+            sys.exit(0)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows what libraries tell
         return rest

@@ -3,6 +3,7 @@
 Generic over the root type: nothing here knows what an experiment consists of.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -37,17 +38,17 @@ def load_experiment(spec: str | Path) -> Any:
     get_config = getattr(_import_file(file), "get_config", None)
     if not callable(get_config):
         raise ConfigError(f"{file} defines no get_config(); see experiments/quickstart.py")
-    variants = typing.get_args(typing.get_type_hints(get_config).get("variant"))
+    with _errors_of(file):
+        variants = typing.get_args(typing.get_type_hints(get_config).get("variant"))
     if variant and not variants:
         raise ConfigError(f"{file} has no variants, got {variant!r}; accepted: {file}")
     if variant and variant not in variants:
         raise ConfigError(f"{file} has no variant {variant!r}; {_nearest(variant, variants)}")
-    try:
-        return get_config(variant) if variant else get_config()
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(_where(file, error)) from error
+    with _errors_of(file):
+        config = get_config(variant) if variant else get_config()
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ConfigError(f"{file}: get_config() returns {config!r}; accepted: an Experiment")
+    return normalize(config)
 
 
 def load_module(spec: str | Path) -> Any:
@@ -79,22 +80,27 @@ def _import_file(file: Path) -> Any:
     # Files beside this one can be imported by name, as with `python FILE`.
     sys.path.insert(0, str(file.parent.resolve()))
     try:
-        module_spec.loader.exec_module(module)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(_where(file, error)) from error
+        with _errors_of(file):
+            module_spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
     return module
 
 
-def _where(file: Path, error: Exception) -> str:
-    if isinstance(error, SyntaxError):
-        return f"{file}:{error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-    line = frames[-1].lineno if frames else 1
-    return f"{file}:{line}: {type(error).__name__}: {error}"
+@contextlib.contextmanager
+def _errors_of(file: Path) -> Iterator[None]:
+    """Turns what goes wrong in an experiment file into one line with its place."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"{file}:{error.lineno}: SyntaxError: {error.msg}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == file.resolve()]
+        place = f"{file}:{lines[-1]}" if lines else str(file)
+        raise ConfigError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
@@ -111,27 +117,33 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     tree: dict[str, Any] = {}
     for path, value in overrides.items():
         _insert(tree, config, path, value)
-    return _rebuild(config, tree)
+    return normalize(_rebuild(config, tree))
 
 
 def _insert(tree: dict[str, Any], config: Any, path: str, value: Any) -> None:
     *parents, leaf = path.split(".")
+    walked = ""
     for name in parents:
-        _check_field(config, name, path)
-        config = getattr(config, name)
+        _check_field(config, name, path, walked)
+        config, walked = getattr(config, name), f"{walked}{name}."
         tree = tree.setdefault(name, {})
-    _check_field(config, leaf, path)
+        if not isinstance(tree, dict):
+            raise ConfigError(f"both {walked[:-1]} and {path} are set; accepted: one of them")
+    _check_field(config, leaf, path, walked)
+    if isinstance(tree.get(leaf), dict):
+        below = next(iter(tree[leaf]))
+        raise ConfigError(f"both {path} and {path}.{below} are set; accepted: one of them")
     tree[leaf] = _coerce(value, typing.get_type_hints(type(config))[leaf], path)
 
 
-def _check_field(config: Any, name: str, path: str) -> None:
+def _check_field(config: Any, name: str, path: str, walked: str) -> None:
     if not dataclasses.is_dataclass(config):
         raise ConfigError(f"unknown field {path!r}: nothing lies below a {type(config).__name__}")
     names = [field.name for field in dataclasses.fields(config)]
     if name not in names:
-        at = path[: path.rindex(name)]
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-        raise ConfigError(f"unknown field {path!r}; did you mean {', '.join(at + n for n in near)}")
+        meant = ", ".join(walked + candidate for candidate in near)
+        raise ConfigError(f"unknown field {path!r}; did you mean {meant}")
 
 
 def _coerce(value: Any, annotation: Any, path: str) -> Any:
@@ -145,6 +157,8 @@ def _coerce(value: Any, annotation: Any, path: str) -> Any:
             parsed = json.loads(value)
         except ValueError:
             pass  # not JSON, so the string itself: a name of a Literal, an axis of the mesh
+    for below, name, names in _unknown_fields(annotation, parsed, f"{path}."):
+        raise ConfigError(f"unknown field {below + name!r}; {_nearest(name, names)}")
     try:
         return msgspec.convert(parsed, annotation, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
@@ -179,8 +193,23 @@ def to_json(config: Any) -> dict[str, Any]:
     return {"format_version": FORMAT_VERSION} | msgspec.to_builtins(config)
 
 
+def normalize(config: Config) -> Config:
+    """Returns the config as it comes back from JSON: tuples for lists, floats where declared.
+
+    Equal configs are then equal in their JSON and their hash.
+
+    Raises:
+      ConfigError: a value of another type than its field's.
+    """
+    return from_json(type(config), to_json(config))
+
+
 def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
-    """Rebuilds a config from `to_json`; unknown, missing and mistyped fields are errors."""
+    """Rebuilds a config from `to_json`; unknown and mistyped fields are errors.
+
+    A field that is missing gets its default, so a new field's default must be what was done
+    before it was there.
+    """
     version = description.get("format_version")
     if version != FORMAT_VERSION:
         raise ConfigError(f"config has format_version {version!r}; accepted: {FORMAT_VERSION}")
@@ -190,7 +219,7 @@ def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
     try:
         return msgspec.convert(values, root)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"stored config: {error}") from error
+        raise ConfigError(f"{root.__name__}: {error}") from error
 
 
 def _unknown_fields(
@@ -208,13 +237,15 @@ def _unknown_fields(
 
 def config_hash(config: Any) -> str:
     """Returns 12 hexadecimal digits that name the resolved config."""
-    canonical = json.dumps(to_json(config), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(to_json(normalize(config)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def _nearest(name: str, names: typing.Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {', '.join(near)}" if near else f"accepted: {', '.join(names)}"
+    if near or not names:
+        return f"did you mean {', '.join(near)}" if near else "there is none"
+    return f"accepted: {', '.join(names)}"
 
 
 def _name(annotation: Any) -> str:

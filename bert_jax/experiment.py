@@ -1,7 +1,9 @@
 """Experiment: everything that decides what a run computes, as one value."""
 
+import math
 from dataclasses import dataclass, field
 
+from bert_jax.config import flatten
 from bert_jax.data.config import DataConfig
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
@@ -39,6 +41,10 @@ class Experiment:
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves nothing of "
                 f"training.steps {self.training.steps}; accepted: fewer than that"
             )
+        for path, value in flatten(self).items():
+            numbers = value if isinstance(value, tuple | list) else [value]
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+                raise ConfigError(f"{path} is {value}; accepted: finite numbers")
         # The rest of the row is specials, so a wider batch field could never be filled.
         for name in ("masking", "evaluation_masking"):
             width = getattr(self.data, name).max_predictions

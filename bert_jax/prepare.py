@@ -17,12 +17,6 @@ from rich.progress import Progress
 
 from bert_jax import command
 
-flags.adopt_module_key_flags(command)
-
-_WORKERS = flags.DEFINE_integer(
-    "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1
-)
-
 
 def main() -> None:
     """Runs the command."""
@@ -46,7 +40,7 @@ def main() -> None:
         passport = shards.prepare_data(
             data,
             tokenizer=vocabulary(),
-            workers=_WORKERS.value,
+            workers=flags.FLAGS.workers,
             on_shard_done=lambda _: progress.advance(task),
         )
     for split, summary in passport["splits"].items():
@@ -58,4 +52,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(command)
+    flags.DEFINE_integer(
+        "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1
+    )
     command.run(main)

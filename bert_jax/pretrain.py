@@ -20,27 +20,20 @@ from bert_jax import command, environment
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
 
-flags.adopt_module_key_flags(command)
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, made if it is not there.")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Address of process 0 of several, HOST:PORT, the same for all."
-)
-_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many processes there are.")
-_PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.")
-
 
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
     experiment = command.experiment_from_flags()
-    if not _WORKDIR.value:
+    if not flags.FLAGS.workdir:
         raise ConfigError("--workdir is missing; accepted: a directory for the run")
     load_passport(experiment.data.directory, experiment=_prepare_arguments())
-    environment.start_processes(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_INDEX.value)
+    environment.start_processes(
+        flags.FLAGS.coordinator, flags.FLAGS.process_count, flags.FLAGS.process_index
+    )
     from bert_jax.training.train import train
 
-    result = train(experiment, Path(_WORKDIR.value))
+    result = train(experiment, Path(flags.FLAGS.workdir))
     print(
         f"held-out mlm loss {result['mlm_loss']:.3f} (unigram {result['unigram_loss']:.3f}), "
         f"mlm accuracy {result['mlm_accuracy']:.3f} "
@@ -57,4 +50,11 @@ def _prepare_arguments() -> str:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(command)
+    flags.DEFINE_string("workdir", None, "Directory of the run, made if it is not there.")
+    flags.DEFINE_string(
+        "coordinator", None, "Address of process 0 of several, HOST:PORT, the same for all."
+    )
+    flags.DEFINE_integer("process_count", None, "How many processes there are.")
+    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.")
     command.run(main)

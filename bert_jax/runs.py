@@ -50,7 +50,7 @@ class Run:
           DataError: the text holds no [MASK] or is too long for the model.
         """
         batch = self._single_text(text)
-        logits = self._apply(self.params, batch).token_logits[0]
+        logits = self._apply(self.params, batch).token_logits[0, :, : self.tokenizer.vocab_size]
         probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
         best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
         pieces = self.tokenizer.pieces
@@ -94,7 +94,7 @@ class Run:
         layout = lay_out(
             [Pair(ids, [], 0)],
             batch_size=1,
-            sequence_length=self._length(len(ids) + 2),
+            sequence_length=self._length(len(ids) + 1 + self.config.data.single_text_separator),
             single_text_separator=self.config.data.single_text_separator,
             cls_id=self.tokenizer.cls_id,
             sep_id=self.tokenizer.sep_id,
@@ -136,9 +136,11 @@ def load_run(path: str | Path, step: int | None = None) -> Run:
         raise CheckpointError(f"{path} is not a run: it has no checkpoints/")
     with checkpoint.open_checkpoints(path, read_only=True) as manager:
         steps: Sequence[int] = manager.all_steps()
-        if not steps or (step is not None and step not in steps):
-            raise CheckpointError(f"{path} has no checkpoint {step or ''}; it has {sorted(steps)}")
+        if not steps:
+            raise CheckpointError(f"{path} has no checkpoint yet")
         step = max(steps) if step is None else step
+        if step not in steps:
+            raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")
         experiment, description = checkpoint.restore_description(manager, step=step)
         model = BertForPretraining(experiment.model)
         cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])

@@ -29,11 +29,6 @@ from bert_jax import command
 from bert_jax import config as configs
 from bert_jax.errors import BertJaxError, ConfigError
 
-flags.adopt_module_key_flags(command)
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the runs and their summary.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only prints the table of runs.")
-
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
 
@@ -137,9 +132,9 @@ def main() -> None:
     if not names:
         raise ConfigError(f"{flags.FLAGS.experiment} defines no sweep() and no sweep_*()")
     points = expand(base, [getattr(module, name)() for name in names])
-    if not _WORKDIR.value and not _DRY_RUN.value:
+    if not flags.FLAGS.workdir and not flags.FLAGS.dry_run:
         raise ConfigError("--workdir is missing; accepted: a directory for the runs, or --dry_run")
-    workdir = Path(_WORKDIR.value or ".")
+    workdir = Path(flags.FLAGS.workdir or ".")
 
     console = Console(highlight=False)
     table = Table("id", "status", "overrides")
@@ -147,7 +142,7 @@ def main() -> None:
         overrides = json.dumps(point.overrides, default=str)
         table.add_row(point.id, status(workdir / point.id), overrides)
     console.print(table)
-    if _DRY_RUN.value:
+    if flags.FLAGS.dry_run:
         return
     _check_data(points)
     for number, point in enumerate(points, 1):
@@ -177,4 +172,7 @@ def _check_data(points: Sequence[Point]) -> None:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(command)
+    flags.DEFINE_string("workdir", None, "Directory of the runs and their summary.")
+    flags.DEFINE_bool("dry_run", False, "Only prints the table of runs.")
     command.run(main)

@@ -147,7 +147,7 @@ def test_a_single_text_is_laid_out_as_the_config_says(separator, run):
     (fillings,) = run.fill_mask("The president of the [MASK] in Congress.", top_k=20)
     for piece, probability in fillings:
         # The row is padded to 32 there, so that sums round otherwise; a [SEP] more or less moves
-        # some of these by over ten times as much, as the last assertion holds to.
+        # some of these by 1e-4: the last assertion holds to twice the tolerance.
         true = expected[tokenizer.pieces.index(piece)]
         assert probability == pytest.approx(true, rel=2e-5)
     other = override(run.config, {"data.single_text_separator": not separator})
@@ -155,7 +155,7 @@ def test_a_single_text_is_laid_out_as_the_config_says(separator, run):
         "The president of the [MASK] in Congress.", top_k=20
     )
     differences = np.array([f.probability for f in fillings]) / [f.probability for f in others] - 1
-    assert np.abs(differences).max() > 2e-4
+    assert np.abs(differences).max() > 4e-5
 
 
 def test_a_text_without_a_mask_is_refused(run):
@@ -185,9 +185,9 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 
 def test_a_step_that_was_not_saved_is_refused_with_those_that_were(trained):
-    with pytest.raises(CheckpointError, match=r"no checkpoint 7; it has \[6, 12\]"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint 7; accepted: \[6, 12\]"):
         load_run(trained[0], 7)
-    with pytest.raises(CheckpointError, match=r"no checkpoint 0; it has \[6, 12\]"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint 0; accepted: \[6, 12\]"):
         load_run(trained[0], 0)
 
 

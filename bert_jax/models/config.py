@@ -33,14 +33,26 @@ class BertConfig:
     """Compile one layer and loop over it: the same numbers, compiled in a fraction of the time."""
 
     def __post_init__(self):
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; accepted: at least 1")
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "intermediate_size",
+            "max_positions",
+            "num_segments",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"model.{name} is {value}; accepted: at least 1")
         if self.hidden_size % self.num_heads:
             raise ConfigError(
                 f"model.hidden_size {self.hidden_size} is not a multiple of "
                 f"model.num_heads {self.num_heads}"
             )
+        for name in ("layer_norm_epsilon", "initializer_stddev"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}; accepted: above 0")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(

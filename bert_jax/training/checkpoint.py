@@ -168,9 +168,14 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
       CheckpointError: names the first field that differs, or what else stands in the way.
     """
     file = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
     if not file.exists():
         return
-    saved = configs.from_json(Experiment, json.loads(file.read_text()))
+    try:
+        saved = configs.from_json(Experiment, json.loads(file.read_text()))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}; accepted: what a run wrote") from error
     # The given one also by way of JSON, where a list and a tuple are the same.
     given = configs.from_json(Experiment, configs.to_json(experiment))
     for path, (before, now) in configs.diff(saved, given).items():

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -95,11 +94,6 @@ class RunWriter:
 
     def _read(self, window: list[Metrics]) -> dict[str, float]:
         row = merge(window)
-        if not math.isfinite(row["loss"]):
-            raise DivergenceError(
-                f"{self._workdir}: the loss is {row['loss']}; the last checkpoint is kept; "
-                "a lower optimizer.learning_rate or a longer optimizer.warmup_steps may help"
-            )
         now = time.monotonic()
         tokens_per_second = row.pop("tokens") * len(window) / (now - self._clock)
         self._clock = now
@@ -107,7 +101,18 @@ class RunWriter:
         return row | {"perf/tokens_per_second": tokens_per_second}
 
     def write(self, step: int, row: dict[str, float]) -> None:
-        """Writes one row of scalars, named `train/...`, `eval/...` or `perf/...`."""
+        """Writes one row of scalars, named `train/...`, `eval/...` or `perf/...`.
+
+        Raises:
+          DivergenceError: one of them is not finite.
+        """
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise DivergenceError(
+                    f"{self._workdir}: {name} is {value} at step {step}; the last checkpoint is "
+                    "kept; a lower optimizer.learning_rate or a longer optimizer.warmup_steps "
+                    "may help"
+                )
         if not self._active:
             return
         with (self._workdir / "metrics.jsonl").open("a") as file:
@@ -154,5 +159,5 @@ def write_atomically(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON file atomically; numbers of NumPy become Python's."""
-    write_atomically(file, json.dumps(value, indent=1, default=np.generic.item) + "\n")
+    """Writes a JSON file atomically."""
+    write_atomically(file, json.dumps(value, indent=1, allow_nan=False) + "\n")

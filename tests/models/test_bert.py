@@ -11,8 +11,9 @@ from flax import linen as nn
 
 from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError
+from bert_jax.models import bert
 from bert_jax.models.attention import attention_mask, attention_probabilities
-from bert_jax.models.bert import Bert, BertForPretraining, EncoderLayer, apply, num_parameters
+from bert_jax.models.bert import Bert, BertForPretraining, EncoderLayer, num_parameters
 from bert_jax.models.config import BertConfig
 from bert_jax.models.embeddings import Embeddings
 from bert_jax.models.heads import MaskedTokenHead
@@ -601,7 +602,7 @@ def test_scanned_layers_give_the_numbers_of_unrolled_ones(params, rate):
     outputs = []
     for scan_layers in (True, False):
         config = BertConfig(**TINY, dropout=rate, attention_dropout=rate, scan_layers=scan_layers)
-        run = jit(partial(apply, BertForPretraining(config)))
+        run = jit(partial(bert.apply, BertForPretraining(config)))
         outputs.append(run(params, make_batch(), dropout_rng=jax.random.key(1)))
     for scanned, unrolled in zip(*outputs, strict=True):
         # The same float32 operations, fused otherwise; logits are below 1.

@@ -18,6 +18,7 @@ from bert_jax.training.config import TrainingConfig
 from bert_jax.training.losses import ObjectiveConfig
 from bert_jax.training.metrics import Mean, merge
 from bert_jax.training.sharding import MeshConfig, make_mesh
+from bert_jax.training.state import random_stream
 from bert_jax.training.step import accumulate_gradients, pretraining_loss
 from bert_jax.training.writer import RunWriter
 
@@ -108,7 +109,7 @@ def test_reported_norm_is_that_of_the_whole_gradient_before_the_clip(
 ):
     """Neither without the root, nor the 1 that is left after clipping."""
     batch = random_batch()
-    rng = jax.random.fold_in(jax.random.key(7), 0)
+    rng = jax.random.fold_in(random_stream(7, "dropout"), 0)
 
     @jit
     def gradient(params):

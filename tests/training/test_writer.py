@@ -80,8 +80,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_writes_no_row(loss, tmp_path)
     with RunWriter(tmp_path, CONFIG, 0) as writer:
         writer.add(metrics(1.0))
         writer.add(metrics(loss))
-        with pytest.raises(DivergenceError, match="the loss is"):
-            writer.read_row()
+        with pytest.raises(DivergenceError, match="train/loss is"):
+            writer.write(2, writer.read_row())
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
