@@ -10,12 +10,14 @@ is missing and goes on with a run that was interrupted. A run that fails does no
 The results are in DIR/summary.csv and DIR/summary.md.
 """
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -68,8 +70,24 @@ def status(directory: Path) -> str:
     return "to do"
 
 
-def run_point(point: Point, directory: Path) -> None:
-    """Runs one point in a process of its own.
+@contextlib.contextmanager
+def exclusive(workdir: Path) -> Iterator[int]:
+    """Keeps a second sweep waiting; gives the lock's descriptor for the runs to inherit.
+
+    A run that outlives its killed sweep so keeps the next sweep from starting it twice.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"a sweep or a run of one is at work in {workdir}; waiting", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def run_point(point: Point, directory: Path, *, lock: int) -> None:
+    """Runs one point in a process of its own, which holds the lock until it ends.
 
     What it says goes to the terminal, and the end of it to `error.txt` if it fails.
     """
@@ -82,7 +100,11 @@ def run_point(point: Point, directory: Path) -> None:
         temporary.replace(config_file)
     arguments = ["-m", "bert_jax.pretrain", f"--experiment={config_file}", f"--workdir={directory}"]
     with subprocess.Popen(
-        [sys.executable, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [sys.executable, *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        pass_fds=[lock],
     ) as process:
         lines = []
         for line in process.stderr or ():
@@ -145,11 +167,12 @@ def main() -> None:
     if flags.FLAGS.dry_run:
         return
     _check_data(points)
-    for number, point in enumerate(points, 1):
-        if status(workdir / point.id) != "done":
-            console.print(f"run {number} of {len(points)}: {point.id} {point.overrides}")
-            run_point(point, workdir / point.id)
-        rows = summarize(points, workdir)
+    with exclusive(workdir) as lock:
+        for number, point in enumerate(points, 1):
+            if status(workdir / point.id) != "done":
+                console.print(f"run {number} of {len(points)}: {point.id} {point.overrides}")
+                run_point(point, workdir / point.id, lock=lock)
+            rows = summarize(points, workdir)
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
