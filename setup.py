@@ -34,7 +34,10 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
-        "test": ["hypothesis", "pyright", "pytest", "pytest-xdist", "ruff", "beartype"],
+        "test": [
+            *("hypothesis", "ipykernel", "matplotlib", "nbclient", "nbformat"),
+            *("pyright", "pytest", "pytest-xdist", "ruff"),
+        ],
         "notebook": ["jupyterlab", "matplotlib"],
     },
 )

@@ -1,0 +1,33 @@
+"""The notebooks run from top to bottom on a run of some steps."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from bert_jax.training.train import train
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_a_notebook_runs(path, experiment, tmp_path, monkeypatch):
+    train(experiment, tmp_path / "run")
+    monkeypatch.setitem(os.environ, "RUN", str(tmp_path / "run"))
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}})
+    executed = client.execute()
+    text = "".join(str(cell.get("outputs", "")) for cell in executed.cells)
+    assert "none missing, unexpected or reshaped" in text
+    assert "image/png" in text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_a_committed_notebook_holds_its_outputs(path):
+    """Of a whole execution, in order and without errors."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
