@@ -14,11 +14,7 @@ from bert_jax.training.step import Metrics
 
 
 def evaluate(
-    step: Callable[[Any, Batch], Metrics],
-    params: Any,
-    batches: Iterable[Batch],
-    *,
-    prefix: str = "eval/",
+    step: Callable[[Any, Batch], Metrics], params: Any, batches: Iterable[Batch]
 ) -> dict[str, float]:
     """Returns loss, accuracies and perplexity over all batches, each divided once.
 
@@ -27,7 +23,7 @@ def evaluate(
     row = merge([step(params, batch) for batch in batches])
     row["loss"] = row["mlm_loss"] + row.get("nsp_loss", 0.0)
     row["perplexity"] = float(np.exp(row["mlm_loss"]))
-    return {prefix + name: value for name, value in row.items()}
+    return row
 
 
 def unigram_log_probabilities(token_counts: np.ndarray) -> Float[np.ndarray, "vocab"]:

@@ -81,7 +81,10 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         say(f"{workdir}: going on from step {first_step}")
     else:
         state = make_state(initialize, sharding)
-    say(f"{num_parameters(state.params, experiment.model):,} parameters on mesh {dict(mesh.shape)}")
+    say(
+        f"{num_parameters(state.params, experiment.model):,} parameters on mesh "
+        f"{dict(mesh.shape)} of {mesh.size} of {jax.device_count()} devices"
+    )
 
     # ---- Batches ------------------------------------------------------------------------------
     hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -131,6 +134,7 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         )
 
         # ---- Loop -----------------------------------------------------------------------------
+        final: dict[str, float] = {}
         writer.restart_clock()
         for step in range(first_step + 1, training.steps + 1):
             state, metrics = update(state, batch)
@@ -145,7 +149,8 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
                 continue
             row = writer.read_row()
             if evaluating:
-                row |= evaluate(score, state.params, held_out())
+                final = evaluate(score, state.params, held_out())
+                row |= {f"eval/{name}": value for name, value in final.items()}
                 for probe in probes:
                     row |= probe(state.params)
             writer.write(step, row)
@@ -155,7 +160,11 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
                     manager,
                     state,
                     step=step,
-                    position={"data_fingerprint": fingerprint, "seconds": seconds},
+                    position={
+                        "next_batch": step,
+                        "data_fingerprint": fingerprint,
+                        "seconds": seconds,
+                    },
                     experiment=experiment,
                     tokenizer=tokenizer,
                 )
@@ -167,7 +176,7 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
             "steps": training.steps,
             "seconds": round(seconds, 1),
             "config_hash": configs.config_hash(experiment),
-            **evaluate(score, state.params, held_out(), prefix=""),
+            **(final or evaluate(score, state.params, held_out())),
             **floor,
         }
         manager.wait_until_finished()

@@ -75,9 +75,9 @@ def test_every_number_is_one_division_over_all_batches(
     row = evaluate(score, params, read(experiment, batch_size))
     for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy"):
         # Float32 logits and sums of some hundred terms.
-        assert row[f"eval/{name}"] == pytest.approx(expected[name], rel=1e-5), name
-    assert row["eval/loss"] == row["eval/mlm_loss"] + row["eval/nsp_loss"]
-    assert row["eval/perplexity"] == pytest.approx(np.exp(expected["mlm_loss"]), rel=1e-4)
+        assert row[f"{name}"] == pytest.approx(expected[name], rel=1e-5), name
+    assert row["loss"] == row["mlm_loss"] + row["nsp_loss"]
+    assert row["perplexity"] == pytest.approx(np.exp(expected["mlm_loss"]), rel=1e-4)
     # A mean of the batches' means would be another number, by far more than the tolerance.
     assert abs(expected["mean_of_means"] / expected["mlm_loss"] - 1) > 1e-3
 
@@ -87,8 +87,8 @@ def test_the_held_out_loss_does_not_depend_on_the_objective(experiment, model, p
         partial(eval_step, model=model, objective=ObjectiveConfig(mlm_reduction="sum"))
     )
     batches = read(experiment, 24)
-    assert evaluate(summed, params, batches)["eval/loss"] == pytest.approx(
-        evaluate(score, params, batches)["eval/loss"],
+    assert evaluate(summed, params, batches)["loss"] == pytest.approx(
+        evaluate(score, params, batches)["loss"],
         rel=1e-6,  # the same float32 arithmetic, compiled twice
     )
 
