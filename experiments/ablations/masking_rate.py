@@ -21,9 +21,9 @@ def get_config() -> Experiment:
 
 
 def sweep_masking() -> Iterator[dict]:
-    """Rates of 15 to 60 %, the batch field as wide as they need at 64 tokens."""
+    """Rates of 15 to 60 %, the batch field as wide as they need at 32 tokens."""
     for rate in (0.15, 0.3, 0.45, 0.6):
-        yield {"data.masking.rate": rate, "data.masking.max_predictions": round(64 * rate)}
+        yield {"data.masking.rate": rate, "data.masking.max_predictions": round(32 * rate)}
 
 
 def sweep_seed() -> Iterator[dict]:
