@@ -41,6 +41,6 @@ def get_config() -> Experiment:
         ),
         # Without bias correction Adam's first steps are three times as long as the rate says.
         optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=200),
-        training=TrainingConfig(steps=2400, log_every=50, eval_every=600, checkpoint_every=600),
+        training=TrainingConfig(steps=3000, log_every=50, eval_every=750, checkpoint_every=750),
         evaluation=EvaluationConfig(batch_size=64),
     )
