@@ -1,5 +1,5 @@
 # Makes .venv in the root of the repository and activates it; sourced by the other scripts.
-# Arguments: further requirement files. What is installed already is left as it is.
+# EXTRA_REQUIREMENTS names a further file to install. What is installed already is left as it is.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,7 +14,7 @@ fi
 # shellcheck disable=SC1091
 source .venv/bin/activate
 
-requirements=(requirements.txt "$@")
+requirements=(requirements.txt ${EXTRA_REQUIREMENTS:-})
 stamp=.venv/installed-$(cat setup.py "${requirements[@]}" | sha256sum | cut -c1-16)
 if [ ! -e "$stamp" ]; then
   echo "installing $(printf '%s ' "${requirements[@]}")into .venv (some minutes the first time)"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the test suite in .venv; arguments are passed to pytest, e.g. tests/models -k padding.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" requirements-test.txt
+EXTRA_REQUIREMENTS=requirements-test.txt
+source "$(dirname "$0")/environment.sh"
 
 python -m pytest -n 2 "$@"
