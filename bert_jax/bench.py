@@ -3,7 +3,7 @@
   python -m bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32
   python -m bert_jax.bench --experiment=experiments/bert.py:base --steps=50 --json
 
-model_flops_utilization is the FLOPs of the model's matrix products (docs/design.md) over step time
+model_flops_utilization is the FLOPs of the model's matrix products (docs/scaling.md) over step time
 and peak: a device's data sheet in bfloat16, or on a CPU the best matrix product measured here.
 """
 

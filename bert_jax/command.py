@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from bert_jax import config
-from bert_jax.errors import BertJaxError, ConfigError
+from bert_jax.errors import BertJaxError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:  # a command's worker processes import this module and must not import jax
     from bert_jax.experiment import Experiment
@@ -69,8 +71,10 @@ def run(main: Callable[[], None]) -> None:
             main()
         except BertJaxError as error:
             sys.exit(_fail(error))
+        except OSError as error:  # a directory that cannot be made or written, a full disk
+            sys.exit(_fail(error))
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            print("interrupted; the same command goes on from what was saved", file=sys.stderr)
             sys.exit(130)
 
     def parse(arguments: list[str]) -> list[str]:
@@ -85,6 +89,28 @@ def run(main: Callable[[], None]) -> None:
         return rest
 
     app.run(guarded, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def exclusive(directory: Path, *, wait: bool = False) -> Iterator[int]:
+    """Locks a directory against a second process; gives the descriptor, which a child may inherit.
+
+    A child that outlives its parent keeps the lock.
+
+    Raises:
+      CheckpointError: another process has it, unless `wait`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            busy = f"another process is at work in {directory}"
+            if not wait:
+                raise CheckpointError(f"{busy}; accepted: another --workdir") from error
+            print(f"{busy}; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
 
 
 def _fail(error: Exception) -> int:

@@ -116,8 +116,23 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     """
     tree: dict[str, Any] = {}
     for path, value in overrides.items():
-        _insert(tree, config, path, value)
+        for below, one in _leaves(path, value):
+            _insert(tree, config, below, one)
     return normalize(_rebuild(config, tree))
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A JSON object sets the fields it names and leaves the others of its sub-config alone."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigError(f"{path} is {value!r}, which is not JSON: {error}") from error
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from _leaves(f"{path}.{name}", below)
+    else:
+        yield path, value
 
 
 def _insert(tree: dict[str, Any], config: Any, path: str, value: Any) -> None:

@@ -39,11 +39,12 @@ def configure_jax() -> None:
 
 
 def start_processes(
-    coordinator: str | None, process_count: int | None, process_index: int | None
+    coordinator: str | None, process_count: int | None, process_index: int | None, *, cluster: bool
 ) -> None:
-    """Joins the processes of a run: those told, those of a Slurm job, the hosts of a TPU slice.
+    """Joins the processes of a run: those told, those of a Slurm job, or of a cluster.
 
-    A process on its own joins nothing. Call it before anything asks jax for devices.
+    With `cluster` jax finds the others by itself, as on a Cloud TPU slice. A process on its own
+    joins nothing. Call it before anything asks jax for devices.
 
     Raises:
       ConfigError: only some of the three are given, or the index is not below the count.
@@ -62,11 +63,43 @@ def start_processes(
                 f"--process_index is {process_index}; accepted: 0 to {process_count - 1}, "
                 "one less than --process_count"
             )
-        jax.distributed.initialize(coordinator, process_count, process_index)
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
-        jax.distributed.initialize()
-    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        jax.distributed.initialize()
+        jax.distributed.initialize(
+            coordinator, process_count, process_index, local_device_ids=slurm_devices()
+        )
+    elif cluster or (int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ):
+        jax.distributed.initialize(local_device_ids=slurm_devices())
+
+
+def slurm_devices() -> list[int] | None:
+    """All GPUs of the node where Slurm runs one task on it, None elsewhere.
+
+    Told nothing, jax takes one GPU a task: that of the task's number on its node.
+    """
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE")
+    alone = tasks == "1" or (tasks.startswith("1(") and "," not in tasks)
+    return list(range(int(gpus))) if alone and gpus else None
+
+
+def check_processes_agree(**facts: Any) -> None:
+    """Compares what every process is about to do; all of them end where one differs.
+
+    Raises:
+      ConfigError: the facts of this process, where they are not those of all, or a fact is False.
+    """
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(repr(facts).encode()).digest(), np.uint8)
+    everyone = multihost_utils.process_allgather(digest)
+    if (everyone != digest).any() or any(fact is False for fact in facts.values()):
+        raise ConfigError(
+            f"process {jax.process_index()} has {facts}, which is not so on all; accepted: the "
+            "same command on every host, data and workdir on storage that all see"
+        )
 
 
 def describe() -> dict[str, Any]:
@@ -74,7 +107,8 @@ def describe() -> dict[str, Any]:
     import jax
 
     source = Path(__file__).resolve().parent
-    changes = _git(source, "diff", "HEAD") or ""
+    # Names of new files count too; their contents do not.
+    changes = f"{_git(source, 'diff', 'HEAD') or ''}{_git(source, 'status', '--porcelain') or ''}"
     return {
         "format_version": FORMAT_VERSION,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,10 +8,12 @@ The data must have been prepared (python -m bert_jax.prepare). The same command 
 workdir goes on from its last checkpoint. A run directory holds config.json, environment.json,
 metrics.jsonl, result.json, checkpoints/ and tensorboard/.
 
-On several machines the command runs once on each: under Slurm (srun) and on a Cloud TPU slice the
-processes find one another, elsewhere say --coordinator, --process_count and --process_index.
+On several machines the command runs once on each. Under Slurm (srun) the processes find one
+another, on a Cloud TPU slice with --cluster; elsewhere say --coordinator, --process_count and
+--process_index.
 """
 
+import contextlib
 from pathlib import Path
 
 from absl import flags
@@ -29,11 +31,18 @@ def main() -> None:
         raise ConfigError("--workdir is missing; accepted: a directory for the run")
     load_passport(experiment.data.directory, experiment=_prepare_arguments())
     environment.start_processes(
-        flags.FLAGS.coordinator, flags.FLAGS.process_count, flags.FLAGS.process_index
+        flags.FLAGS.coordinator,
+        flags.FLAGS.process_count,
+        flags.FLAGS.process_index,
+        cluster=flags.FLAGS.cluster,
     )
+    import jax
+
     from bert_jax.training.train import train
 
-    result = train(experiment, Path(flags.FLAGS.workdir))
+    workdir = Path(flags.FLAGS.workdir)
+    with command.exclusive(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        result = train(experiment, workdir)
     print(
         f"held-out mlm loss {result['mlm_loss']:.3f} (unigram {result['unigram_loss']:.3f}), "
         f"mlm accuracy {result['mlm_accuracy']:.3f} "
@@ -54,6 +63,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Directory of the run, made if it is not there.")
     flags.DEFINE_string(
         "coordinator", None, "Address of process 0 of several, HOST:PORT, the same for all."
+    )
+    flags.DEFINE_bool(
+        "cluster", False, "Joins the processes of a cluster that jax finds: Cloud TPU, GKE, MPI."
     )
     flags.DEFINE_integer("process_count", None, "How many processes there are.")
     flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.")

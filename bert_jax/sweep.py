@@ -10,14 +10,12 @@ is missing and goes on with a run that was interrupted. A run that fails does no
 The results are in DIR/summary.csv and DIR/summary.md.
 """
 
-import contextlib
 import csv
-import fcntl
 import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -68,22 +66,6 @@ def status(directory: Path) -> str:
         if (directory / file).exists():
             return word
     return "to do"
-
-
-@contextlib.contextmanager
-def exclusive(workdir: Path) -> Iterator[int]:
-    """Keeps a second sweep waiting; gives the lock's descriptor for the runs to inherit.
-
-    A run that outlives its killed sweep so keeps the next sweep from starting it twice.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"a sweep or a run of one is at work in {workdir}; waiting", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
 
 
 def run_point(point: Point, directory: Path, *, lock: int) -> None:
@@ -167,7 +149,7 @@ def main() -> None:
     if flags.FLAGS.dry_run:
         return
     _check_data(points)
-    with exclusive(workdir) as lock:
+    with command.exclusive(workdir, wait=True) as lock:
         for number, point in enumerate(points, 1):
             if status(workdir / point.id) != "done":
                 console.print(f"run {number} of {len(points)}: {point.id} {point.overrides}")

@@ -7,6 +7,9 @@ corpora/wikibooks/, then
     python -m bert_jax.prepare --experiment=experiments/bert.py:base
     python -m bert_jax.pretrain --experiment=experiments/bert.py:base --workdir=runs/base
 
+This is the first phase, at 128 tokens, for all of the updates. The published run made the last
+tenth of them at 512; positions beyond `data.sequence_length` stay untrained here.
+
 References:
   https://arxiv.org/abs/1810.04805, https://arxiv.org/abs/1908.08962
 """

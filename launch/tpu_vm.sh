@@ -16,8 +16,8 @@ experiment=experiments/bert.py:base
 workdir=/mnt/shared/runs/base
 data=/mnt/shared/data/wikibooks-128
 
-# jax.distributed finds the other hosts through the metadata of the slice.
+# With --cluster jax finds the other hosts through the metadata of the slice.
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
   cd $directory && source .venv/bin/activate &&
-  python -m bert_jax.pretrain --experiment=$experiment --workdir=$workdir \
+  python -m bert_jax.pretrain --experiment=$experiment --workdir=$workdir --cluster \
     --set data.directory=$data"

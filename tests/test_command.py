@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 import bert_jax
 from bert_jax import command
 from bert_jax.config import override, to_json
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, CheckpointError
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -141,7 +141,7 @@ def mistake(*arguments, workdir):
         ("optimizer.learning_rate=fast", ["optimizer.learning_rate", "'fast'", "float"]),
         ("model.dtype=float16", ["model.dtype", "'float16'", "float32, bfloat16"]),
         ("seed", ["seed", "path.to.field=value"]),
-        ("data.sequence_length=65", ["data.sequence_length 65", "model.max_positions 64"]),
+        ("model.max_positions=16", ["data.sequence_length 32", "model.max_positions 16"]),
         ("training.steps=2", ["optimizer.warmup_steps 2", "training.steps 2"]),
         ("data.masking.max_predictions=33", ["data.masking.max_predictions 33", "32"]),
         ("mesh.data=3", ["batch_size", "16", "3"]),
@@ -187,3 +187,12 @@ def test_several_assignments_hold_together_and_the_last_of_one_field_wins(file, 
         changed = command.experiment_from_flags()
     model = dataclasses.replace(experiment.model, num_heads=8)
     assert changed == dataclasses.replace(experiment, seed=2, model=model)
+
+
+def test_a_second_process_on_a_directory_is_refused(tmp_path):
+    with command.exclusive(tmp_path):
+        with pytest.raises(CheckpointError, match="another process is at work"):
+            with command.exclusive(tmp_path):
+                pass
+    with command.exclusive(tmp_path):  # and not after the first has ended
+        pass

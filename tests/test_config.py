@@ -298,7 +298,7 @@ def test_equal_configs_have_equal_hashes_however_their_numbers_were_written(expe
 
 
 def test_diff_names_exactly_the_leaves_that_differ(experiment):
-    changes = {"seed": 3, "data.masking.rate": 0.3, "model.dtype": "bfloat16"}
+    changes = {"seed": 3, "data.masking.rate": 0.1, "model.dtype": "bfloat16"}
     changed = override(experiment, changes)
     assert diff(experiment, experiment) == {}
     assert {path: now for path, (_, now) in diff(experiment, changed).items()} == changes
@@ -415,3 +415,13 @@ def test_a_combination_that_the_file_itself_makes_is_told_in_the_words_of_the_ch
     file = write(tmp_path / "mine.py", VARIANTS.replace("96", "50"))
     with pytest.raises(ConfigError, match="model.hidden_size 50 is not a multiple"):
         load_experiment(f"{file}:wide")
+
+
+def test_a_json_object_sets_the_fields_it_names_and_no_others(experiment):
+    changed = override(experiment, {"data.masking": '{"rate": 0.1}'})
+    assert diff(experiment, changed) == {"data.masking.rate": (0.15, 0.1)}
+
+
+def test_a_masking_rate_that_the_batch_has_no_room_for_is_refused(experiment):
+    with pytest.raises(ConfigError, match="max_predictions is 6.*at least 12"):
+        override(experiment, {"data.masking.rate": 0.4})

@@ -197,7 +197,7 @@ def test_the_seed_changes_order_and_masks_of_training(experiment):
 
 def test_evaluation_masks_have_settings_of_their_own(experiment):
     data = experiment.data
-    masking = dataclasses.replace(data.masking, rate=0.9)
+    masking = dataclasses.replace(data.masking, rate=0.9, max_predictions=28)
 
     def positions(config):
         batches = evaluation_batches(config.directory, config=config, batch_size=24)

@@ -77,6 +77,43 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def pretrain_both(config, workdir, *, arguments=((), ())):
+    """Two processes of four devices, each with arguments of its own."""
+    port = free_port()
+    return [
+        pretrain(
+            config,
+            workdir,
+            f"--coordinator=127.0.0.1:{port}",
+            "--process_count=2",
+            f"--process_index={index}",
+            *arguments[index],
+            devices=4,
+        )
+        for index in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (((), ("--set=seed=1",)), "not so on all"),
+        ((("--set=mesh.tensor=8",),) * 2, "mesh.tensor"),
+    ],
+    ids=["another-seed", "tensor-over-processes"],
+)
+def test_processes_that_would_train_on_different_things_end(
+    arguments, says, twenty_steps, tmp_path
+):
+    """All of them, in one line, before anything is compiled."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(configs.to_json(twenty_steps)))
+    for process in pretrain_both(config, tmp_path / "run", arguments=arguments):
+        errors = process.communicate(timeout=100)[1]
+        assert process.returncode == 2, errors
+        assert any(line.startswith("error: ") and says in line for line in errors.splitlines())
+
+
 def test_two_processes_of_four_devices_are_one_of_eight(twenty_steps, tmp_path):
     """And XLA warns of no parameter that it has to gather whole to lay it out otherwise."""
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
@@ -87,18 +124,7 @@ def test_two_processes_of_four_devices_are_one_of_eight(twenty_steps, tmp_path):
     assert alone.returncode == 0, errors
     assert "rematerialization" not in errors
 
-    port = free_port()
-    both = [
-        pretrain(
-            config,
-            tmp_path / "both",
-            f"--coordinator=127.0.0.1:{port}",
-            "--process_count=2",
-            f"--process_index={index}",
-            devices=4,
-        )
-        for index in range(2)
-    ]
+    both = pretrain_both(config, tmp_path / "both")
     for process in both:
         errors = process.communicate(timeout=200)[1]
         assert process.returncode == 0, errors

@@ -66,6 +66,15 @@ class DataConfig:
                 f"data.sequence_length is {self.sequence_length}; accepted: at least 5, "
                 "the shortest pair being [CLS] a [SEP] b [SEP]"
             )
+        for name in ("masking", "evaluation_masking"):
+            masking = getattr(self, name)
+            chosen = int(self.sequence_length * masking.rate)
+            if masking.max_predictions < chosen:
+                raise ConfigError(
+                    f"data.{name}.max_predictions is {masking.max_predictions}, which cuts "
+                    f"data.{name}.rate {masking.rate} of {self.sequence_length} tokens short; "
+                    f"accepted: at least {chosen}"
+                )
         for name in ("short_sequence_probability", "held_out_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; accepted: 0 to 1")

@@ -79,9 +79,8 @@ def restore(
       CheckpointError: the saved arrays are not those of the model, or the data have changed.
     """
     check_arrays(manager, abstract, step=step)
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(state=_restore_pytree(abstract), position=ocp.args.JsonRestore()),
+    restored = _read(
+        manager, step, state=_restore_pytree(abstract), position=ocp.args.JsonRestore()
     )
     saved = restored["position"]["data_fingerprint"]
     if saved != data_fingerprint:
@@ -101,10 +100,7 @@ def restore_params(manager: ocp.CheckpointManager, abstract: Any, *, step: int) 
     """
     item = {"params": abstract}
     check_arrays(manager, item, step=step)
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(state=_restore_pytree(item, partial_restore=True)),
-    )
+    restored = _read(manager, step, state=_restore_pytree(item, partial_restore=True))
     return restored["state"]["params"]
 
 
@@ -112,11 +108,19 @@ def restore_description(
     manager: ocp.CheckpointManager, *, step: int
 ) -> tuple[Experiment, dict[str, Any]]:
     """Returns the experiment and the tokenizer's `to_json()` of a saved step."""
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(config=ocp.args.JsonRestore(), tokenizer=ocp.args.JsonRestore()),
-    )
+    restored = _read(manager, step, config=ocp.args.JsonRestore(), tokenizer=ocp.args.JsonRestore())
     return configs.from_json(Experiment, restored["config"]), restored["tokenizer"]
+
+
+def _read(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**items))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise CheckpointError(
+            f"{manager.directory}/{step} cannot be read ({reason}); accepted: whole checkpoints; "
+            "delete this one to go on from the one before"
+        ) from error
 
 
 def _restore_pytree(abstract: Any, **options: Any) -> ocp.args.PyTreeRestore:

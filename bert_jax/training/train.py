@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 
@@ -70,6 +71,12 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     open_workdir(workdir, experiment)
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
     first_step, seconds = manager.latest_step() or 0, 0.0
+    environment.check_processes_agree(
+        experiment=configs.config_hash(experiment),
+        data=fingerprint[:12],
+        checkpoint=first_step,
+        workdir_shared=(workdir / "config.json").exists(),
+    )
     if first_step:
         state, position = checkpoint.restore(
             manager,
@@ -83,7 +90,8 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         state = make_state(initialize, sharding)
     say(
         f"{num_parameters(state.params, experiment.model):,} parameters on mesh "
-        f"{dict(mesh.shape)} of {mesh.size} of {jax.device_count()} devices"
+        f"{dict(mesh.shape)} of {mesh.size} of {jax.device_count()} devices "
+        f"({jax.devices()[0].device_kind}), {experiment.model.dtype}"
     )
 
     # ---- Batches ------------------------------------------------------------------------------
@@ -244,6 +252,14 @@ def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
         sharding = named_sharding(
             ("batch",), rules=experiment.sharding, mesh=mesh, shape=(size,), what=what
         )
+        rows = sharding.addressable_devices_indices_map((size,)).values()
+        here = len({i for index in rows for i in range(size)[(index or (slice(None),))[0]]})
+        if here * jax.process_count() != size:
+            raise ConfigError(
+                f"mesh: process {jax.process_index()} holds {here} of {size} rows, which is not "
+                f"one of {jax.process_count()} equal parts; accepted: a mesh.tensor that divides "
+                f"the {jax.local_device_count()} devices of a process"
+            )
     return sharding
 
 
@@ -259,3 +275,5 @@ def open_workdir(workdir: Path, experiment: Experiment) -> None:
         write_json(workdir / "config.json", configs.to_json(experiment))
         file = workdir / "environment.json"
         write_json(file, environment.describe_again(file))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir")  # so that the others see what it holds

@@ -109,9 +109,9 @@ class RunWriter:
         for name, value in row.items():
             if not math.isfinite(value):
                 raise DivergenceError(
-                    f"{self._workdir}: {name} is {value} at step {step}; the last checkpoint is "
-                    "kept; a lower optimizer.learning_rate or a longer optimizer.warmup_steps "
-                    "may help"
+                    f"{self._workdir}: {name} is {value} at step {step}; its checkpoints are "
+                    "kept; in another --workdir a lower optimizer.learning_rate or a longer "
+                    "optimizer.warmup_steps may help"
                 )
         if not self._active:
             return
