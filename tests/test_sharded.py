@@ -107,7 +107,9 @@ def test_processes_that_would_train_on_different_things_end(
 ):
     """All of them, in one line, before anything is compiled."""
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(configs.to_json(twenty_steps)))
+    config.write_text(
+        json.dumps(configs.to_json(dataclasses.replace(twenty_steps, mesh=MeshConfig())))
+    )
     for process in pretrain_both(config, tmp_path / "run", arguments=arguments):
         errors = process.communicate(timeout=100)[1]
         assert process.returncode == 2, errors
