@@ -2,9 +2,10 @@
 
     bash launch/quickstart.sh
 
-One layer of width 256 on rows of 32 tokens: of the shapes tried it learns most in three minutes.
-A BERT that starts stays at the word counts until attention finds the neighbouring words, position
-by position; with 64 positions, a rate of 1e-3 or a second layer that takes longer than this runs.
+One layer of width 256 on rows of 32 tokens: of the shapes tried it learns most in four minutes.
+A BERT that starts stays near the word counts until attention finds the neighbouring words,
+position by position. With 64 positions that did not happen in the same time: one layer at a rate
+of 1e-3 ended at a held-out loss of 5.96, two layers at 5e-4 at 5.99.
 """
 
 from bert_jax.data.config import DataConfig, MaskingConfig
