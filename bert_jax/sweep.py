@@ -28,6 +28,7 @@ from rich.table import Table
 from bert_jax import command
 from bert_jax import config as configs
 from bert_jax.errors import BertJaxError, ConfigError
+from bert_jax.files import write_atomically, write_json
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
@@ -77,9 +78,7 @@ def run_point(point: Point, directory: Path, *, lock: int) -> None:
     (directory / "error.txt").unlink(missing_ok=True)
     config_file = directory / "config.json"
     if not config_file.exists():
-        temporary = config_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(configs.to_json(point.experiment), indent=1))
-        temporary.replace(config_file)
+        write_json(config_file, configs.to_json(point.experiment))
     arguments = ["-m", "bert_jax.pretrain", f"--experiment={config_file}", f"--workdir={directory}"]
     with subprocess.Popen(
         [sys.executable, *arguments],
@@ -111,21 +110,15 @@ def summarize(points: Sequence[Point], workdir: Path) -> list[dict[str, Any]]:
     writer.writeheader()
     writer.writerows(rows)
     workdir.mkdir(parents=True, exist_ok=True)
-    _replace(workdir / "summary.csv", text.getvalue())
+    write_atomically(workdir / "summary.csv", text.getvalue())
     lines = [list(rows[0]), ["---"] * len(rows[0])]
     lines += [[_cell(value) for value in row.values()] for row in rows]
-    _replace(workdir / "summary.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    write_atomically(workdir / "summary.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
     return rows
 
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
-
-
-def _replace(file: Path, text: str) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import bert_jax
-from bert_jax import command
+from bert_jax import command, environment
 from bert_jax.config import override, to_json
 from bert_jax.errors import BertJaxError, CheckpointError
 from bert_jax.training.train import train
@@ -196,3 +196,17 @@ def test_a_second_process_on_a_directory_is_refused(tmp_path):
                 pass
     with command.exclusive(tmp_path):  # and not after the first has ended
         pass
+
+
+@pytest.mark.parametrize(
+    ("tasks", "devices"),
+    [("1", [0, 1, 2, 3]), ("1(x2)", [0, 1, 2, 3]), ("4(x2)", None), ("1,2", None), (None, None)],
+)
+def test_a_slurm_task_alone_on_its_node_takes_all_of_its_gpus(tasks, devices, monkeypatch):
+    """Left to itself jax gives a task one GPU."""
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+    if tasks is None:
+        monkeypatch.delenv("SLURM_STEP_TASKS_PER_NODE", raising=False)
+    else:
+        monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
+    assert environment.slurm_devices() == devices

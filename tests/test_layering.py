@@ -23,8 +23,8 @@ LINES_OF_A_MODULE = 350
 LINES_OF_THE_CORE = 2000
 """training/ and models/: what a newcomer reads in an hour."""
 
-# Configs and errors are leaves that every layer may name.
-LEAVES = ("errors",)
+# Configs, errors and files are leaves that every layer may name.
+LEAVES = ("errors", "files")
 CONFIGS = ("data.config", "models.config", "training.config")
 TRAINING_BASE = ("training.losses", "training.optim", "training.metrics", "training.sharding")
 TRAINING_STEP = (*TRAINING_BASE, "training.state", "training.step")
@@ -32,6 +32,7 @@ TRAINING_STEP = (*TRAINING_BASE, "training.state", "training.step")
 MAY_IMPORT = {
     "__init__": ("runs",),
     "errors": (),
+    "files": (),
     "environment": LEAVES,
     "config": LEAVES,
     "command": ("config", "experiment", *LEAVES),

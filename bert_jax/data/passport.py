@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +72,3 @@ def read_json(path: Path) -> dict:
     if version != FORMAT_VERSION:
         raise DataError(f"{path} has format_version {version}; accepted: {FORMAT_VERSION}")
     return content
-
-
-def save_json(content: dict, *, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

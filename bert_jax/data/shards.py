@@ -34,10 +34,10 @@ from bert_jax.data.passport import (
     TOKEN_COUNTS_FILE,
     check_same,
     read_json,
-    save_json,
 )
 from bert_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.errors import DataError
+from bert_jax.files import write_json
 
 _SUMS = ("examples", "documents", "sentences", "tokens", "random_pairs", "bytes_read")
 _HEADER_LENGTH = 3
@@ -146,7 +146,7 @@ def prepare_data(
     _save_array(token_counts.astype(np.int64), path=directory / TOKEN_COUNTS_FILE)
     passport = {"format_version": FORMAT_VERSION, **tasks[0].settings()}
     passport["splits"] = {split: _summary(shards) for split, shards in by_split.items()}
-    save_json(passport, path=directory / PASSPORT_FILE)
+    write_json(directory / PASSPORT_FILE, passport)
     return passport
 
 
@@ -210,7 +210,7 @@ def write_shard(task: ShardTask) -> dict:
         "bytes_read": bytes_read,
         "token_counts": [counts[token_id] for token_id in range(tokenizer.vocab_size)],
     }
-    save_json(statistics, path=task.statistics_path)
+    write_json(task.statistics_path, statistics)
     return statistics
 
 

@@ -20,6 +20,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.errors import ConfigError
 from bert_jax.experiment import Experiment
+from bert_jax.files import write_json
 from bert_jax.models.bert import BertForPretraining, num_parameters
 from bert_jax.training import checkpoint
 from bert_jax.training.evaluation import baselines, evaluate
@@ -33,7 +34,7 @@ from bert_jax.training.state import (
     state_sharding,
 )
 from bert_jax.training.step import eval_step, train_step
-from bert_jax.training.writer import RunWriter, write_json
+from bert_jax.training.writer import RunWriter
 
 RESULT_FORMAT_VERSION = 1
 

@@ -4,7 +4,6 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.progress import (
 from tensorboardX import SummaryWriter
 
 from bert_jax.errors import DivergenceError
+from bert_jax.files import write_atomically
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.metrics import merge
 from bert_jax.training.step import Metrics
@@ -149,15 +149,3 @@ def _keep_rows(file: Path, last_step: int) -> None:
     lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
     kept = [line for line in lines if json.loads(line)["step"] <= last_step]
     write_atomically(file, "".join(kept))
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part."""
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(file)
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON file atomically."""
-    write_atomically(file, json.dumps(value, indent=1, allow_nan=False) + "\n")

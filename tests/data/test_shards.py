@@ -160,8 +160,13 @@ def test_a_killed_run_goes_on_with_what_is_missing(config, tmp_path):
 
 def test_finished_shards_are_not_written_again(config, tmp_path):
     prepare(config)
+    whole = contents(config.directory)
+    shards = [*(tmp_path / "prepared").glob("*.array_record")]
+    before = [shard.stat().st_mtime_ns for shard in shards]
     (tmp_path / "corpus.txt").unlink()  # nobody can read it any more
     prepare(config)
+    assert contents(config.directory) == whole
+    assert [shard.stat().st_mtime_ns for shard in shards] == before
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import pytest
 import bert_jax
 from bert_jax.config import config_hash, override
 from bert_jax.errors import DivergenceError
+from bert_jax.files import write_json
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.metrics import Mean
 from bert_jax.training.train import train
-from bert_jax.training.writer import RunWriter, write_json
+from bert_jax.training.writer import RunWriter
 
 CONFIG = TrainingConfig(steps=10)
 

@@ -1,0 +1,17 @@
+"""Files that a reader sees as they were or as they will be, never in between."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Writes under a temporary name beside the file, then renames."""
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON file atomically; a number that is not finite is a ValueError."""
+    write_atomically(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
