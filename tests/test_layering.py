@@ -20,7 +20,7 @@ PACKAGE = ROOT / "bert_jax"
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 LINES_OF_A_MODULE = 350
-LINES_OF_THE_CORE = 2000
+LINES_OF_THE_CORE = 2500
 """training/ and models/: what a newcomer reads in an hour."""
 
 # Configs, errors and files are leaves that every layer may name.

@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bert_jax.models.config import BertConfig
-from bert_jax.models.layers import Dense, LayerNorm, activation, partitioned
+from bert_jax.models.layers import Dense, LayerNorm, activation, partitioned, product
 from bert_jax.training.sharding import ShardingRules, constrain
 
 
@@ -46,11 +46,11 @@ class MaskedTokenHead(nn.Module):
         x = Dense(c, {"embed": c.hidden_size}, {"mlp": c.hidden_size}, name="transform")(x)
         x = LayerNorm(c, name="layer_norm")(activation(x, c.activation))
         table = constrain(token_table, ("vocab", None), self.rules).astype(x.dtype)
-        logits = jnp.einsum("bpe,ve->bpv", x, table, preferred_element_type=jnp.float32)
         zeros = partitioned(nn.initializers.zeros_init(), ("vocab",))
-        logits = logits + self.param("bias", zeros, (c.padded_vocab_size,))
-        logits = constrain(logits, ("batch", "predictions", "activation_vocab"), self.rules)
-        return jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, logits, -jnp.inf)
+        bias = self.param("bias", zeros, (c.padded_vocab_size,))
+        bias = jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, bias, -jnp.inf)
+        logits = product(x, table.T) + bias
+        return constrain(logits, ("batch", "predictions", "activation_vocab"), self.rules)
 
 
 class NextSentenceHead(nn.Module):

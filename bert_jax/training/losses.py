@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bert_jax.training.metrics import Mean
@@ -20,12 +21,38 @@ class ObjectiveConfig:
     """False leaves the pair loss out; its accuracy is still reported."""
 
 
+@jax.custom_vjp
 def cross_entropy(
     logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """Negative log likelihood of the labels in nats; logits may be -inf off the label."""
-    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - picked
+    """Negative log likelihood of the labels in nats; logits may be -inf off the label.
+
+    The gradient is written out, softmax less the label, so that no more than the logits is kept
+    for it and no scatter is needed: over a vocabulary each pass is most of a head's time.
+    """
+    return jax.nn.logsumexp(logits, axis=-1) - _of_labels(logits, labels)
+
+
+def _of_labels(logits: Array, labels: Array) -> Array:
+    return jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+
+
+def _cross_entropy_forward(logits: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    return normalizer - _of_labels(logits, labels), (logits, labels, normalizer)
+
+
+def _cross_entropy_backward(
+    residuals: tuple[Array, ...], gradient: Array
+) -> tuple[Array, np.ndarray]:
+    logits, labels, normalizer = residuals
+    probabilities = jnp.exp(logits - normalizer[..., None])
+    is_label = jnp.arange(logits.shape[-1]) == labels[..., None]
+    to_logits = (probabilities - is_label) * gradient[..., None]
+    return to_logits, np.zeros(labels.shape, jax.dtypes.float0)
+
+
+cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def accuracy(
@@ -33,8 +60,12 @@ def accuracy(
     labels: Int[Array, "*batch"],
     weights: Float[Array, "*batch"],
 ) -> Mean:
-    """Share of the weighed labels that have the highest logit."""
-    return Mean.of(jnp.argmax(logits, axis=-1) == labels, weights)
+    """Share of the weighed labels whose logit is the highest, alone.
+
+    Counted and not by argmax, which takes seven times as long on a CPU.
+    """
+    as_high = (logits >= _of_labels(logits, labels)[..., None]).sum(-1)
+    return Mean.of(as_high == 1, weights)
 
 
 class LossWeights(NamedTuple):

@@ -146,6 +146,27 @@ def test_gradient_of_cross_entropy_is_finite_beside_infinite_logits():
     np.testing.assert_allclose(gradient, [[share - 1, 1 - share, 0]], atol=1e-6)  # float32
 
 
+def test_gradient_of_cross_entropy_is_that_of_automatic_differentiation():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(0, 4, (3, 5, 40)), jnp.float32).at[..., 33:].set(-jnp.inf)
+    labels = jnp.asarray(rng.integers(0, 33, (3, 5)))
+    weights = jnp.asarray(rng.random((3, 5)), jnp.float32)
+
+    def plain(logits):
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)
+        return -(chosen[..., 0] * weights).sum()
+
+    found = jax.grad(lambda x: (cross_entropy(x, labels) * weights).sum())(logits)
+    # Gradients are at most 1; 1e-6 is some ten roundings of float32.
+    np.testing.assert_allclose(found, jax.grad(plain)(logits), rtol=0, atol=1e-6)
+
+
+def test_a_label_that_ties_with_another_class_is_not_accurate():
+    labels, weights = jnp.array([0, 1, 1]), jnp.ones(3)
+    logits = jnp.array([[0.0, 0.0], [0.0, 1.0], [jnp.nan, jnp.nan]])
+    assert float(accuracy(logits, labels, weights).total) == 1
+
+
 def test_a_target_with_id_0_counts():
     """Weights alone say what is predicted; `labels > 0` would drop the first two."""
     labels = np.array([[0, 0, 2, 1]])
