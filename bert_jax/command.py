@@ -47,10 +47,15 @@ def experiment_from_flags() -> Experiment:
         if not equals:
             raise ConfigError(f"--set {assignment}: accepted: --set path.to.field=value")
         overrides[path.strip()] = value.strip()
-    return config.override(_load(_EXPERIMENT.value), overrides)
+    return config.override(load(_EXPERIMENT.value), overrides)
 
 
-def _load(spec: str) -> Experiment:
+def load(spec: str) -> Experiment:
+    """Returns the experiment of a file or of a run's config.json, as --experiment names it.
+
+    Raises:
+      ConfigError: what is wrong with it, in one line.
+    """
     from bert_jax.experiment import Experiment
 
     if not spec.endswith(".json"):
@@ -61,14 +66,17 @@ def _load(spec: str) -> Experiment:
         raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a command; an error of its user ends in one line on stderr and exit status 2."""
+def run(main: Callable[..., None], *, operands: bool = False) -> None:
+    """Runs a command; an error of its user ends in one line on stderr and exit status 2.
+
+    With `operands` what is not a flag is passed to `main`.
+    """
 
     def guarded(arguments: list[str]) -> None:
         try:
-            if len(arguments) > 1:
+            if len(arguments) > 1 and not operands:
                 raise ConfigError(f"unexpected argument {arguments[1]!r}; see --help")
-            main()
+            main(*arguments[1:])
         except BertJaxError as error:
             sys.exit(_fail(error))
         except OSError as error:  # a directory that cannot be made or written, a full disk

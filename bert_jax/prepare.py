@@ -33,7 +33,12 @@ def main() -> None:
             return load_tokenizer(data.directory)
         console.print(f"training a vocabulary of {vocab_size:,} on {data.corpus}")
         counts = count_words(shards.training_texts(data), lower_case=data.lower_case)
-        return train_wordpiece(counts, vocab_size=vocab_size, lower_case=data.lower_case)
+        return train_wordpiece(
+            counts,
+            vocab_size=vocab_size,
+            lower_case=data.lower_case,
+            max_word_length=data.max_word_length,
+        )
 
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("shards", total=data.train_shards + 1)

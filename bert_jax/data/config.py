@@ -1,6 +1,7 @@
 """What the data of an experiment are: where they lie, how they were made, how they are read."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bert_jax.errors import ConfigError
 
@@ -11,6 +12,10 @@ class MaskingConfig:
 
     rate: float = 0.15
     """Share of a row's tokens, [CLS] and [SEP] counted, that is predicted."""
+    count: Literal["rounded", "floored", "drawn"] = "rounded"
+    """How many of a row's n tokens that is: `rate * n` to the nearest, halves to even, and at least
+    one (google-research/bert); rounded down, at least one; or each word is drawn on its own with
+    probability `rate` (Hugging Face), none at times."""
     max_predictions: int = 20
     """Most predictions in a row; also the static width of the `mask_*` fields of a batch."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
@@ -42,6 +47,8 @@ class DataConfig:
     sequence_length: int = 128
     lower_case: bool = True
     """Lower-case the text and strip accents (the uncased models)."""
+    max_word_length: int = 200
+    """Characters; a longer word is [UNK]. Google's code has 200, Hugging Face's 100."""
     dupe_factor: int = 10
     """How often each document is cut into pairs, with other lengths and other partners."""
     short_sequence_probability: float = 0.1
@@ -58,7 +65,7 @@ class DataConfig:
     """Held-out masks are frozen: drawn once, whatever the experiment's seed."""
 
     def __post_init__(self):
-        for name in ("batch_size", "dupe_factor", "train_shards"):
+        for name in ("batch_size", "max_word_length", "dupe_factor", "train_shards"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; accepted: at least 1")
         if self.sequence_length < 5:
@@ -84,6 +91,7 @@ PREPARATION_FIELDS = (
     "corpus",
     "sequence_length",
     "lower_case",
+    "max_word_length",
     "dupe_factor",
     "short_sequence_probability",
     "held_out_fraction",

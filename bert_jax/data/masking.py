@@ -174,15 +174,17 @@ def mask_tokens(
 ) -> MaskedTokens:
     """Chooses words to predict and replaces them with [MASK], a random word or themselves.
 
-    A row of n tokens, [CLS] and [SEP] counted, predicts `round(n * rate)` of them, halves to even,
-    but at least 1 and at most `max_predictions`. A random word is any of the vocabulary, specials
-    included.
+    `config.count` says how many of a row's tokens, [CLS] and [SEP] counted, are predicted; at most
+    `max_predictions`. A random word is any of the vocabulary, specials included.
     """
     token_ids, maskable = layout.token_ids, layout.maskable
     batch_size, sequence_length = token_ids.shape
-    lengths = layout.pack_ids.astype(bool).sum(axis=1)
-    counts = np.clip(np.rint(lengths * config.rate), 1, config.max_predictions)
-    counts = np.minimum(counts, maskable.sum(axis=1))
+    if config.count == "drawn":
+        counts = (maskable & (uniforms.selection < config.rate)).sum(axis=1)
+    else:
+        shares = layout.pack_ids.astype(bool).sum(axis=1) * config.rate
+        counts = np.maximum(np.rint(shares) if config.count == "rounded" else shares // 1, 1)
+    counts = np.minimum(np.minimum(counts, config.max_predictions), maskable.sum(axis=1))
 
     # The words with the smallest numbers; one past the end marks slots without a prediction and
     # sorts behind all others.

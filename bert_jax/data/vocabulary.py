@@ -38,7 +38,11 @@ def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
 
 
 def train_wordpiece(
-    word_counts: Mapping[str, int], *, vocab_size: int, lower_case: bool
+    word_counts: Mapping[str, int],
+    *,
+    vocab_size: int,
+    lower_case: bool,
+    max_word_length: int = MAX_WORD_LENGTH,
 ) -> WordPiece:
     """Vocabulary of exactly `vocab_size` pieces; a function of the counts, not of their order.
 
@@ -48,6 +52,7 @@ def train_wordpiece(
 
     Args:
       word_counts: from `count_words` with the same `lower_case`.
+      max_word_length: characters; the tokenizer makes a longer word [UNK].
 
     Raises:
       DataError: the corpus is too small for `vocab_size`, or its alphabet alone is larger.
@@ -64,7 +69,9 @@ def train_wordpiece(
             f"vocab_size is {vocab_size}; accepted: at most {len(pieces)}, "
             "all the pieces that this corpus gives"
         )
-    return WordPiece(pieces=tuple(pieces[:vocab_size]), lower_case=lower_case)
+    return WordPiece(
+        pieces=tuple(pieces[:vocab_size]), lower_case=lower_case, max_word_length=max_word_length
+    )
 
 
 def _alphabet(word_counts: Mapping[str, int]) -> list[str]:

@@ -26,6 +26,8 @@ class BertConfig:
     activation: Literal["gelu_erf", "gelu_tanh"] = "gelu_erf"
     """erf in the released checkpoints and Hugging Face, tanh in google-research/bert today."""
     layer_norm_epsilon: float = 1e-12
+    initializer: Literal["truncated_normal", "normal"] = "truncated_normal"
+    """Cut at two deviations (Google), or not (Hugging Face, NVIDIA)."""
     initializer_stddev: float = 0.02
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations and matrix products; parameters, softmax, LayerNorm, losses are float32."""

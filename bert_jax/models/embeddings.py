@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
-from bert_jax.models.layers import Dropout, LayerNorm, partitioned, truncated_normal
+from bert_jax.models.layers import Dropout, LayerNorm, kernel_initializer, partitioned
 from bert_jax.training.sharding import ShardingRules, constrain
 
 
@@ -21,7 +21,7 @@ class Embeddings(nn.Module):
         c = self.config
 
         def table(name: str, rows: int, dimension: str) -> Array:
-            initializer = partitioned(truncated_normal(c.initializer_stddev), (dimension, "embed"))
+            initializer = partitioned(kernel_initializer(c), (dimension, "embed"))
             return self.param(name, initializer, (rows, c.hidden_size))
 
         self.token_table = table("token", c.padded_vocab_size, "vocab")

@@ -20,13 +20,17 @@ def partitioned(initializer: Callable[..., Array], names: Sequence[str]) -> Call
     return nn.with_logical_partitioning(initializer, tuple(names))
 
 
-def truncated_normal(stddev: float) -> Callable[..., Array]:
-    """BERT's initializer: cut at two nominal deviations and not rescaled.
+def kernel_initializer(config: BertConfig) -> Callable[..., Array]:
+    """Returns the initializer of matrices and tables.
 
-    The realised deviation is 0.88 of the nominal one, as with TensorFlow's
-    `truncated_normal_initializer` that google-research/bert uses.
+    The truncated normal is cut at two nominal deviations and not rescaled: the realised deviation
+    is 0.88 of the nominal one, as with TensorFlow's `truncated_normal_initializer` that
+    google-research/bert uses.
     """
-    return jax.nn.initializers.truncated_normal(stddev)
+    initializers = jax.nn.initializers
+    if config.initializer == "normal":
+        return initializers.normal(config.initializer_stddev)
+    return initializers.truncated_normal(config.initializer_stddev)
 
 
 @jax.custom_vjp
@@ -71,10 +75,9 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "batch length *inputs"]) -> Array:
         dtype = jnp.dtype(self.config.dtype)
         in_shape, out_shape = tuple(self.inputs.values()), tuple(self.outputs.values())
-        kernel_init = truncated_normal(self.config.initializer_stddev)
         kernel = self.param(
             "kernel",
-            partitioned(kernel_init, (*self.inputs, *self.outputs)),
+            partitioned(kernel_initializer(self.config), (*self.inputs, *self.outputs)),
             in_shape + out_shape,
         )
         bias = self.param(

@@ -135,6 +135,28 @@ def test_counts_round_half_to_even_at_every_length(rate):
     assert counts != truncated
 
 
+def test_floored_counts_round_down_at_every_length():
+    lengths = range(5, 513)
+    pairs = [Pair([9] * (length - 4), [9], 0) for length in lengths]
+    config = MaskingConfig(count="floored", max_predictions=76)
+    batch = make_batch(pairs, sequence_length=512, config=config)
+    assert batch.mask_weights.sum(axis=1).astype(int).tolist() == [
+        min(76, max(1, int(length * 0.15)), length - 3) for length in lengths
+    ]
+
+
+def test_drawn_counts_are_binomial_over_the_words_alone():
+    # 20 words a row, [CLS] and two [SEP] beside them.
+    pairs = [Pair([9] * 12, [9] * 8, 0)] * 4000
+    config = MaskingConfig(count="drawn", max_predictions=20)
+    counts = make_batch(pairs, config=config).mask_weights.sum(axis=1)
+    # Mean 3 and variance 2.55 of 4,000 rows: five deviations of the estimates are 0.13 and 0.3
+    # (the fourth central moment is about 20).
+    assert abs(counts.mean() - 20 * 0.15) < 0.13
+    assert abs(counts.var() - 20 * 0.15 * 0.85) < 0.3
+    assert (counts == 0).any()  # probability 0.039 a row
+
+
 def test_positions_ascend_and_unused_slots_are_zero():
     batch = make_batch(random_pairs(300))
     counts = batch.mask_weights.sum(axis=1).astype(int)

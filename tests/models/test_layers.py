@@ -15,8 +15,8 @@ from bert_jax.models.layers import (
     LayerNorm,
     activation,
     dropout,
+    kernel_initializer,
     product,
-    truncated_normal,
 )
 
 CONFIG = BertConfig(hidden_size=32, num_layers=2, num_heads=4)
@@ -206,11 +206,23 @@ def test_gelu_tanh_is_the_formula_of_the_published_code():
     np.testing.assert_allclose(found, expected, atol=2e-6, rtol=1e-6)
 
 
+def initial_values(**changes):
+    initializer = kernel_initializer(BertConfig(**changes))
+    return np.asarray(initializer(jax.random.key(0), (300, 300)), np.float64)
+
+
 def test_initializer_cuts_at_two_deviations_and_does_not_rescale():
-    values = np.asarray(truncated_normal(0.02)(jax.random.key(0), (300, 300)), np.float64)
+    values = initial_values()
     assert abs(values).max() <= 0.04 * (1 + 1e-6)  # float32
     assert abs(values).max() > 0.0399
     # The deviation of a normal cut at two deviations is 0.8796 of it; the estimate's own relative
     # deviation is below 0.6 / 300, times 5.
     assert values.std() == pytest.approx(0.8796 * 0.02, rel=0.01)
     assert abs(values.mean()) < 5 * 0.0176 / 300
+
+
+def test_normal_initializer_is_not_cut():
+    values = initial_values(initializer="normal")
+    assert abs(values).max() > 0.07  # beyond 3.5 deviations, of 90,000 draws some 40 lie there
+    # The estimate's own relative deviation is 1 / sqrt(2 * 90,000), times 5.
+    assert values.std() == pytest.approx(0.02, rel=0.012)

@@ -1,0 +1,53 @@
+"""Prints what an experiment is, field by field, or in which fields several differ.
+
+  python -m bert_jax.config --experiment=experiments/quickstart.py --set seed=1
+  python -m bert_jax.config --diff experiments/presets.py:devlin2018 experiments/presets.py:mlperf
+
+The first is JSON, as a run's config.json holds it; the second a Markdown table.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from bert_jax import command, config
+from bert_jax.errors import ConfigError
+
+
+def main(*specs: str) -> None:
+    """Runs the command."""
+    if not flags.FLAGS.diff:
+        if specs:
+            raise ConfigError(f"unexpected argument {specs[0]!r}; accepted: after --diff")
+        print(json.dumps(config.to_json(command.experiment_from_flags()), indent=2))
+        return
+    if len(specs) < 2:
+        raise ConfigError(f"--diff has {len(specs)} experiments; accepted: two or more")
+    print(difference_table(specs, [command.load(spec) for spec in specs]))
+
+
+def difference_table(specs: Sequence[str], experiments: Sequence[Any]) -> str:
+    """Returns a Markdown table of the fields that are not the same in all, a column for each."""
+    columns = [config.flatten(experiment) for experiment in experiments]
+    variants = [spec.rpartition(":")[2] for spec in specs]
+    rows = [["field", *(variants if len(set(variants)) == len(variants) else specs)]]
+    for field in columns[0]:
+        cells = [json.dumps(column[field]).strip('"') for column in columns]
+        if len(set(cells)) > 1:
+            rows.append([f"`{field}`", *cells])
+    if len(rows) == 1:
+        return "no field differs"
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = (map(str.ljust, row, widths) for row in rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(command)
+    flags.DEFINE_bool(
+        "diff", False, "Compares the experiments that follow: files or the config.json of runs."
+    )
+    command.run(main, operands=True)

@@ -1,0 +1,195 @@
+"""BERT as each of six code bases trains it; docs/recipe.md shows how they differ.
+
+    python -m bert_jax.config --diff experiments/presets.py:devlin2018 experiments/presets.py:mlperf
+    python -m bert_jax.pretrain --experiment=experiments/presets.py:hf_bert --workdir=runs/hf_bert
+
+A preset fixes what the code does and the published settings of its main run; the corpus, prepared
+once for each sequence length and limit of words, is English Wikipedia and books as in bert.py.
+
+No preset follows: clipping on each replica before the gradients are summed (google_bert_tf1 on
+TPUs, MLPerf's reference), because then the update depends on the number of replicas; the 1e-5
+that Google's code adds to the number of masked words, at most 1e-5 of the loss; masks frozen when
+the data are made (all but hf_bert), which `dupe_factor` only softens; fp16 with loss scaling
+(nvidia_lamb), for which bfloat16 stands.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+from bert_jax.data.config import DataConfig, MaskingConfig
+from bert_jax.experiment import Experiment
+from bert_jax.models.config import BertConfig
+from bert_jax.training.config import EvaluationConfig, TrainingConfig
+from bert_jax.training.losses import ObjectiveConfig
+from bert_jax.training.optim import OptimizerConfig
+
+
+def devlin2018() -> Experiment:
+    """The paper and the checkpoints released with it: BERT-base, 256 rows, a million updates.
+
+    GELU is the exact erf form, with which the released checkpoints were trained. The last tenth of
+    the updates, at 512 tokens, is a run of its own.
+
+    References:
+      https://arxiv.org/abs/1810.04805
+      https://github.com/google-research/bert before its commit bee6030
+    """
+    return Experiment(
+        data=_data(sequence_length=128, batch_size=256),
+        model=BertConfig(),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
+        training=_training(1_000_000),
+    )
+
+
+def google_bert_tf1() -> Experiment:
+    """google-research/bert as it stands, with the defaults of its run_pretraining.py.
+
+    GELU has become the tanh form. The defaults, 32 rows and 100,000 updates, are for trying.
+
+    References:
+      https://github.com/google-research/bert
+    """
+    return Experiment(
+        data=_data(sequence_length=128, batch_size=32),
+        model=BertConfig(activation="gelu_tanh"),
+        optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=10_000),
+        training=_training(100_000),
+        evaluation=EvaluationConfig(batch_size=32),
+    )
+
+
+def hf_bert() -> Experiment:
+    """Hugging Face's BertForPreTraining under its Trainer: torch's AdamW, masks drawn word by word.
+
+    Rates, warm-up and batch are the paper's; the Trainer's own are for fine-tuning. It has no
+    limit on the predictions of a row; here a row has room for 40, which one in two million exceeds.
+
+    References:
+      https://github.com/huggingface/transformers, modeling_bert.py, trainer.py, data_collator.py
+    """
+    paper = devlin2018()
+    return replace(
+        paper,
+        data=replace(
+            _data(sequence_length=128, batch_size=256, max_word_length=100),
+            masking=MaskingConfig(count="drawn", max_predictions=40),
+        ),
+        model=replace(paper.model, initializer="normal"),
+        optimizer=replace(
+            paper.optimizer, bias_correction=True, epsilon=1e-8, decay_from="warmup_end"
+        ),
+    )
+
+
+def nvidia_lamb() -> Experiment:
+    """NVIDIA's BERT-large with LAMB, the first of its two phases: 65,536 rows, 7,038 updates.
+
+    FusedLAMB without NVLAMB: no trust ratio where nothing decays. The rate falls with the square
+    root of what remains. GELU is the erf form that its PyTorch code trains with.
+
+    References:
+      https://github.com/NVIDIA/DeepLearningExamples, PyTorch/LanguageModeling/BERT
+      You et al. 2020, https://arxiv.org/abs/1904.00962
+    """
+    return Experiment(
+        data=_data(sequence_length=128, batch_size=65_536),
+        model=_large(initializer="normal"),
+        optimizer=OptimizerConfig(
+            name="lamb",
+            learning_rate=6e-3,
+            warmup_steps=2_001,  # 28.43 %
+            power=0.5,
+            bias_correction=True,
+        ),
+        training=_training(7_038, microbatches=32),
+    )
+
+
+def mlperf() -> Experiment:
+    """MLPerf Training's BERT-large at 512 tokens on TPUs: 8,192 rows, 600 updates of LAMB.
+
+    The benchmark starts from its own phase-one checkpoint (`training.init_from`) and ends at a
+    masked-LM accuracy of 0.72.
+
+    References:
+      https://github.com/mlcommons/training, retired_benchmarks/bert
+    """
+    return Experiment(
+        data=_data(sequence_length=512, batch_size=8_192),
+        model=_large(activation="gelu_tanh"),
+        optimizer=OptimizerConfig(
+            name="lamb",
+            learning_rate=0.00288293,
+            warmup_start=-76,
+            warmup_steps=287,
+            beta1=0.88,
+            beta2=0.88,
+            weight_decay=0.0166629,
+            bias_correction=True,
+        ),
+        training=_training(600, microbatches=8),
+    )
+
+
+def textbook() -> Experiment:
+    """BERT as it is taught.
+
+    Masked words always become [MASK]; the loss is the sum over a pair's masked words plus its
+    pair loss; a single text has no final [SEP].
+    """
+    paper = devlin2018()
+    masking = replace(paper.data.masking, split=(1.0, 0.0, 0.0))
+    return replace(
+        paper,
+        data=replace(paper.data, masking=masking, single_text_separator=False),
+        objective=ObjectiveConfig(mlm_reduction="sum"),
+    )
+
+
+PRESETS = (devlin2018, google_bert_tf1, hf_bert, nvidia_lamb, mlperf, textbook)
+
+
+def get_config(
+    variant: Literal[
+        "devlin2018", "google_bert_tf1", "hf_bert", "nvidia_lamb", "mlperf", "textbook"
+    ] = "devlin2018",
+) -> Experiment:
+    """Returns one preset; its docstring names the source and what it does not follow."""
+    return {preset.__name__: preset for preset in PRESETS}[variant]()
+
+
+def _data(*, sequence_length: int, batch_size: int, max_word_length: int = 200) -> DataConfig:
+    masking = MaskingConfig(max_predictions={128: 20, 512: 76}[sequence_length])
+    return DataConfig(
+        corpus="text:corpora/wikibooks/**/*.txt",
+        directory=f"data/wikibooks-{sequence_length}-{max_word_length}",
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        max_word_length=max_word_length,
+        train_shards=256,
+        masking=masking,
+        evaluation_masking=masking,
+    )
+
+
+def _large(**changes) -> BertConfig:
+    return BertConfig(
+        hidden_size=1024,
+        num_layers=24,
+        num_heads=16,
+        dtype="bfloat16",
+        scan_layers=True,
+        **changes,
+    )
+
+
+def _training(steps: int, **changes) -> TrainingConfig:
+    every = max(steps // 100, 1)
+    return TrainingConfig(
+        steps=steps,
+        log_every=max(every // 10, 1),
+        eval_every=every,
+        checkpoint_every=every,
+        **changes,
+    )

@@ -1,0 +1,239 @@
+"""A preset proves which BERT it is: each field it fixes changes what the field is about.
+
+Here every fixed field is flipped and seen to change an example, a logit, the loss or an update, and
+nothing that comes before. PROOFS names the test that compares the field's effect with its source.
+"""
+
+import ast
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from bert_jax.config import flatten, load_experiment, override
+from bert_jax.config.__main__ import difference_table
+from bert_jax.data.masking import masked_batch
+from bert_jax.data.pairs import Pair
+from bert_jax.data.tokenizers import SPECIAL_PIECES
+from bert_jax.data.vocabulary import train_wordpiece
+from bert_jax.models.bert import BertForPretraining
+from bert_jax.training.optim import learning_rate_schedule, make_optimizer
+from bert_jax.training.state import init_params
+from bert_jax.training.step import pretraining_loss
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+PRESETS = ("devlin2018", "google_bert_tf1", "hf_bert", "nvidia_lamb", "mlperf", "textbook")
+SPECS = [f"experiments/presets.py:{name}" for name in PRESETS]
+
+SIZES = (
+    *("data.directory", "data.batch_size", "data.sequence_length"),
+    *("data.masking.max_predictions", "data.evaluation_masking.max_predictions"),
+    *("model.hidden_size", "model.num_layers", "model.num_heads"),
+    *("model.dtype", "model.scan_layers", "evaluation.batch_size"),
+    *("training.steps", "training.microbatches", "training.log_every"),
+    *("training.eval_every", "training.checkpoint_every"),
+)
+"""How large a preset's run is and how it is computed, not which BERT it is."""
+
+FLIPS = {
+    "data.max_word_length": (10, "example"),
+    "data.single_text_separator": (False, "example"),
+    "data.masking.count": ("drawn", "example"),
+    "data.masking.split": ((1.0, 0.0, 0.0), "example"),
+    "model.initializer": ("normal", "logit"),
+    "model.initializer_stddev": (0.05, "logit"),
+    "model.activation": ("gelu_tanh", "logit"),
+    "model.layer_norm_epsilon": (1e-3, "logit"),
+    "model.dropout": (0.0, "loss"),
+    "model.attention_dropout": (0.0, "loss"),
+    "objective.mlm_reduction": ("sum", "loss"),
+    "objective.next_sentence": (False, "loss"),
+    "optimizer.name": ("lamb", "update"),
+    "optimizer.learning_rate": (2e-3, "update"),
+    "optimizer.warmup_steps": (3, "update"),
+    "optimizer.warmup_start": (-2, "update"),
+    "optimizer.schedule": ("constant", "update"),
+    "optimizer.power": (0.5, "update"),
+    "optimizer.decay_from": ("warmup_end", "update"),
+    "optimizer.bias_correction": (True, "update"),
+    "optimizer.beta1": (0.5, "update"),
+    "optimizer.beta2": (0.5, "update"),
+    "optimizer.epsilon": (1e-2, "update"),
+    "optimizer.weight_decay": (0.1, "update"),
+    "optimizer.max_grad_norm": (0.1, "update"),
+    "optimizer.decay_excludes": ("nothing", "update"),
+    "optimizer.trust_ratio": ("all", "update"),
+}
+"""Field -> another value, and the first of example, logit, loss and update that it changes."""
+
+PROOFS = {
+    "data.max_word_length": "data/test_tokenizers.py::test_words_longer_than_the_limit_are_unknown",
+    "data.single_text_separator": (
+        "data/test_masking.py::test_a_single_text_without_separator_ends_with_its_text"
+    ),
+    "data.masking.count": (
+        "data/test_masking.py::test_drawn_counts_are_binomial_over_the_words_alone"
+    ),
+    "data.masking.split": (
+        "data/test_masking.py::test_shares_of_masks_random_words_and_kept_words"
+    ),
+    "model.initializer": "models/test_layers.py::test_normal_initializer_is_not_cut",
+    "model.activation": (
+        "models/test_layers.py::test_gelu_tanh_is_the_formula_of_the_published_code"
+    ),
+    "objective.mlm_reduction": (
+        "training/test_losses_and_metrics.py::"
+        "test_sum_reduction_adds_up_a_pair_s_masked_words_and_averages_over_pairs"
+    ),
+}
+"""Field in which presets differ -> the test that compares its effect with the source."""
+
+
+def presets():
+    return [load_experiment(str(ROOT / spec)) for spec in SPECS]
+
+
+def fixed_fields():
+    """Fields in which presets differ, sizes apart."""
+    columns = [flatten(preset) for preset in presets()]
+    return [
+        field
+        for field in columns[0]
+        if field not in SIZES and len({str(column[field]) for column in columns}) > 1
+    ]
+
+
+@cache
+def small():
+    """devlin2018 at a size for tests."""
+    overrides = {
+        "model.vocab_size": 64,
+        "model.hidden_size": 16,
+        "model.num_layers": 1,
+        "model.num_heads": 2,
+        "data.batch_size": 8,
+        "data.sequence_length": 32,
+        "data.masking.max_predictions": 8,
+        "training.steps": 6,
+        "optimizer.warmup_steps": 2,
+        "optimizer.learning_rate": 1e-3,
+    }
+    return override(load_experiment(str(ROOT / SPECS[0])), overrides)
+
+
+def examples(experiment):
+    """Masked rows: pairs, single texts and a word of 12 characters."""
+    data = experiment.data
+    words = {"president": 9, "congress": 8, "constitution": 7, "peace": 6}
+    tokenizer = train_wordpiece(
+        words, vocab_size=50, lower_case=True, max_word_length=data.max_word_length
+    )
+    text = tokenizer.encode("president congress constitution peace")
+    pairs = [Pair(text, text[: row % 2 * 3], row % 2) for row in range(data.batch_size)]
+    return masked_batch(
+        pairs,
+        addresses=[(0, row) for row in range(len(pairs))],
+        seed=experiment.seed,
+        batch_size=data.batch_size,
+        sequence_length=data.sequence_length,
+        single_text_separator=data.single_text_separator,
+        tokenizer=tokenizer,
+        config=data.masking,
+    )
+
+
+def logits(experiment):
+    model = BertForPretraining(experiment.model)
+    params = nn.unbox(init_params(model, experiment.seed))
+    # As after some updates: zero biases and unit scales hide what they multiply.
+    params = jax.tree.map(lambda leaf: leaf + 0.01, params)
+    return model.apply({"params": params}, jax.tree.map(jnp.asarray, examples(small())))
+
+
+def loss(experiment):
+    model = BertForPretraining(experiment.model)
+    params = nn.unbox(init_params(model, experiment.seed))
+    batch = jax.tree.map(jnp.asarray, examples(small()))
+    rng = jax.random.key(0)
+    return pretraining_loss(
+        params, batch, dropout_rng=rng, model=model, objective=experiment.objective
+    )[0]
+
+
+def updates(experiment):
+    """The last of five updates of a matrix, a bias and a scale by the same gradients."""
+    config = experiment.optimizer
+    schedule = learning_rate_schedule(config, steps=experiment.training.steps)
+    optimizer = make_optimizer(config, schedule)
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (6, 4), "bias": (4,), "scale": (4,)}
+    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    state, update = optimizer.init(params), None
+    for _ in range(5):
+        gradients = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+        update, state = optimizer.update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, update)
+    return params
+
+
+STAGES = {"example": examples, "logit": logits, "loss": loss, "update": updates}
+
+
+@cache
+def unflipped(stage, base):
+    return STAGES[stage](base)
+
+
+@pytest.mark.parametrize("field", FLIPS)
+def test_a_flipped_field_changes_what_it_is_about_and_nothing_before(field):
+    value, changes = FLIPS[field]
+    base = small()
+    if field == "optimizer.trust_ratio":
+        base = override(base, {"optimizer.name": "lamb"})
+    flipped = override(base, {field: value})
+    assert flipped != base
+    for stage, run in STAGES.items():
+        before = jax.tree.leaves(unflipped(stage, base))
+        after = jax.tree.leaves(run(flipped))
+        same = all(np.array_equal(*both) for both in zip(before, after, strict=True))
+        assert same == (stage != changes), stage
+        if not same:
+            return
+
+
+def test_every_fixed_field_is_flipped_and_has_a_proof():
+    fixed = fixed_fields()
+    assert len(fixed) > 10
+    assert set(fixed) <= FLIPS.keys()
+    assert set(fixed) == PROOFS.keys()
+    for field, proof in PROOFS.items():
+        file, _, name = proof.partition("::")
+        functions = ast.walk(ast.parse((TESTS / file).read_text()))
+        assert name in {node.name for node in functions if isinstance(node, ast.FunctionDef)}, field
+
+
+def test_what_the_textbook_teaches():
+    textbook, paper = presets()[-1], presets()[0]
+    assert (
+        replace(
+            textbook,
+            objective=paper.objective,
+            data=replace(textbook.data, masking=paper.data.masking, single_text_separator=True),
+        )
+        == paper
+    )
+    rows = examples(override(small(), {"data.masking.split": textbook.data.masking.split}))
+    mask_id = SPECIAL_PIECES.index("[MASK]")
+    masked = np.take_along_axis(rows.token_ids, rows.mask_positions, 1)
+    assert (masked[rows.mask_weights > 0] == mask_id).all()
+
+
+def test_the_recipe_page_shows_the_presets_as_they_are():
+    page = (ROOT / "docs" / "recipe.md").read_text()
+    assert difference_table(SPECS, presets()) in page
