@@ -99,6 +99,7 @@ def nvidia_lamb() -> Experiment:
             name="lamb",
             learning_rate=6e-3,
             warmup_steps=2_001,  # 28.43 %
+            first_step=1,
             power=0.5,
             bias_correction=True,
         ),

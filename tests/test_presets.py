@@ -58,6 +58,7 @@ FLIPS = {
     "optimizer.learning_rate": (2e-3, "update"),
     "optimizer.warmup_steps": (3, "update"),
     "optimizer.warmup_start": (-2, "update"),
+    "optimizer.first_step": (1, "update"),
     "optimizer.schedule": ("constant", "update"),
     "optimizer.power": (0.5, "update"),
     "optimizer.decay_from": ("warmup_end", "update"),
