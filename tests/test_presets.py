@@ -73,7 +73,14 @@ FLIPS = {
 }
 """Field -> another value, and the first of example, logit, loss and update that it changes."""
 
+RATE = "training/test_optim.py::test_each_setting_changes_the_rate_as_its_formula_says"
+UPDATE = "training/test_optim.py::test_each_setting_changes_the_first_update_as_its_formula_says"
+RATE_FIELDS = ("learning_rate", "warmup_steps", "warmup_start", "first_step", "power", "decay_from")
+UPDATE_FIELDS = ("name", "beta1", "beta2", "epsilon", "bias_correction", "weight_decay")
+
 PROOFS = {
+    **{f"optimizer.{name}": RATE for name in RATE_FIELDS},
+    **{f"optimizer.{name}": UPDATE for name in UPDATE_FIELDS},
     "data.max_word_length": "data/test_tokenizers.py::test_words_longer_than_the_limit_are_unknown",
     "data.single_text_separator": (
         "data/test_masking.py::test_a_single_text_without_separator_ends_with_its_text"
