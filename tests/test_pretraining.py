@@ -14,7 +14,7 @@ from bert_jax.data.config import MaskingConfig
 from bert_jax.data.masking import masked_batch
 from bert_jax.data.pairs import Pair
 from bert_jax.data.pipeline import TrainingSource, evaluation_batches
-from bert_jax.data.tokenizers import SPECIAL_PIECES, WordPiece
+from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
 from bert_jax.training.losses import ObjectiveConfig

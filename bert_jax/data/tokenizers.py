@@ -1,40 +1,37 @@
-"""Text <-> token ids: WordPiece with exactly the semantics of Google's BERT.
+"""Text <-> token ids: what is asked of a tokenizer, and the files that hold one."""
 
-Reference: Devlin et al. 2018 and `tokenization.py` of google-research/bert.
-"""
-
-import hashlib
 import json
-import os
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from bert_jax.errors import DataError
-
-FORMAT_VERSION = 1
-SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-MAX_WORD_LENGTH = 100
-"""Hugging Face's limit; Google's TensorFlow 1 code has 200."""
-
-_CACHED_WORDS = 2**18
-# White space to str.split, but control characters, which vanish, to BERT.
-_DROPPED_SPACES = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
-_CJK_RANGES = (
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F),
-    (0x2B820, 0x2CEAF),
-    (0x2F800, 0x2FA1F),
+from bert_jax.data.wordpiece import (
+    FORMAT_VERSION,
+    MAX_WORD_LENGTH,
+    SPECIAL_PIECES,
+    Encoding,
+    WordPiece,
+    read_text,
 )
+from bert_jax.errors import DataError
+from bert_jax.files import write_atomically
+
+# What Hugging Face's files may say, by field; None is a field that is absent or null.
+_FOLLOWED_CONFIG = {
+    "tokenizer_class": (None, "BertTokenizer", "BertTokenizerFast"),
+    "tokenize_chinese_chars": (None, True),
+    "do_basic_tokenize": (None, True),
+    "never_split": (None, []),
+} | {f"{piece[1:-1].lower()}_token": (None, piece) for piece in SPECIAL_PIECES}
+_FOLLOWED_TOKENIZER = {
+    "normalizer.type": ("BertNormalizer",),
+    "normalizer.clean_text": (True,),
+    "normalizer.handle_chinese_chars": (True,),
+    "pre_tokenizer.type": ("BertPreTokenizer",),
+    "model.type": ("WordPiece",),
+    "model.unk_token": ("[UNK]",),
+    "model.continuing_subword_prefix": ("##",),
+}
 
 
 class Tokenizer(Protocol):
@@ -67,6 +64,15 @@ class Tokenizer(Protocol):
         """Ids of the text; a special piece spelled out in it is ordinary text."""
         ...
 
+    def encode_with_offsets(self, text: str) -> Encoding:
+        """The same ids, and what part of `text`, as it was given, each of them stands for.
+
+        `text[start:end]` gives the piece when it is cleaned as the text is. An accent that is a
+        character of its own, or another that vanishes, belongs to no piece unless it is within
+        one; a character that gives several pieces belongs to each; [UNK] covers its word.
+        """
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text of the ids, special pieces included."""
         ...
@@ -78,143 +84,6 @@ class Tokenizer(Protocol):
     def fingerprint(self) -> str:
         """SHA-256 of the canonical `to_json`, in hexadecimal."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class WordPiece:
-    """Greedy longest-match-first word pieces; a piece within a word starts with `##`."""
-
-    pieces: tuple[str, ...]
-    lower_case: bool
-    """Lower-case the text and strip accents."""
-    max_word_length: int = MAX_WORD_LENGTH
-    """Characters; a longer word is [UNK]."""
-
-    def __post_init__(self):
-        if len(self._ids) < len(self.pieces):
-            first, piece = next((i, p) for i, p in enumerate(self.pieces) if self._ids[p] != i)
-            raise DataError(
-                f"vocabulary holds {piece!r} at ids {first} and {self._ids[piece]}; "
-                "accepted: distinct pieces"
-            )
-        missing = [piece for piece in SPECIAL_PIECES if piece not in self._ids]
-        if missing:
-            raise DataError(
-                f"vocabulary of {len(self.pieces)} pieces lacks {', '.join(missing)}; "
-                f"accepted: one that holds {', '.join(SPECIAL_PIECES)}"
-            )
-
-    @classmethod
-    def from_vocabulary_file(
-        cls, path: str | Path, *, lower_case: bool, max_word_length: int = MAX_WORD_LENGTH
-    ) -> "WordPiece":
-        """Read a `vocab.txt`: one piece a line, the line number from 0 is the id."""
-        pieces = _read_text(Path(path)).removesuffix("\n").split("\n")
-        try:
-            return cls(
-                pieces=tuple(piece.removesuffix("\r") for piece in pieces),
-                lower_case=lower_case,
-                max_word_length=max_word_length,
-            )
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.pieces)
-
-    @property
-    def pad_id(self) -> int:
-        return self._ids["[PAD]"]
-
-    @property
-    def unk_id(self) -> int:
-        return self._ids["[UNK]"]
-
-    @property
-    def cls_id(self) -> int:
-        return self._ids["[CLS]"]
-
-    @property
-    def sep_id(self) -> int:
-        return self._ids["[SEP]"]
-
-    @property
-    def mask_id(self) -> int:
-        return self._ids["[MASK]"]
-
-    def encode(self, text: str) -> list[int]:
-        return list(chain.from_iterable(map(self._encode_word, split_whitespace(text))))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return " ".join(self.pieces[i] for i in ids).replace(" ##", "")
-
-    def to_json(self) -> dict:
-        return {
-            "format_version": FORMAT_VERSION,
-            "kind": "wordpiece",
-            "lower_case": self.lower_case,
-            "max_word_length": self.max_word_length,
-            "pieces": list(self.pieces),
-        }
-
-    def fingerprint(self) -> str:
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-    def __getstate__(self) -> dict:
-        # Fields only: the caches cannot be pickled and are soon filled again.
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {piece: i for i, piece in enumerate(self.pieces)}
-
-    @cached_property
-    def _longest_piece(self) -> int:
-        return max(map(len, self.pieces))
-
-    @cached_property
-    def _encode_word(self) -> Callable[[str], tuple[int, ...]]:
-        """Ids of what stands between two spaces; most words of a text were seen before."""
-
-        def encode_word(word: str) -> tuple[int, ...]:
-            tokens = split_word(word, lower_case=self.lower_case)
-            return tuple(chain.from_iterable(map(self._match_longest, tokens)))
-
-        return lru_cache(_CACHED_WORDS)(encode_word)
-
-    def _match_longest(self, token: str) -> list[int]:
-        if len(token) > self.max_word_length:
-            return [self.unk_id]
-        ids, start, prefix = [], 0, ""
-        while start < len(token):
-            end = min(len(token), start + self._longest_piece)
-            while end > start and prefix + token[start:end] not in self._ids:
-                end -= 1
-            if end == start:
-                return [self.unk_id]
-            ids.append(self._ids[prefix + token[start:end]])
-            start, prefix = end, "##"
-        return ids
-
-
-def split_whitespace(text: str) -> list[str]:
-    """First step of BERT's tokenization: what white space separates."""
-    return _DROPPED_SPACES.sub("", text).split()
-
-
-def split_word(word: str, *, lower_case: bool) -> list[str]:
-    """Second step: clean one result of `split_whitespace`; split punctuation and CJK off."""
-    if word.isascii() and word.isalnum():
-        return [word.lower() if lower_case else word]
-    tokens = []
-    for token in "".join(map(_clean_character, word)).split():
-        if lower_case:
-            decomposed = unicodedata.normalize("NFD", token.lower())
-            token = "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
-        tokens += "".join(f" {c} " if _is_punctuation(c) else c for c in token).split()
-    return tokens
 
 
 def tokenizer_from_json(description: dict) -> Tokenizer:
@@ -246,13 +115,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     path = Path(path)
     if path.is_dir():
         path = path / "tokenizer.json"
-    text = _read_text(path)
-    try:
-        description = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno} is not JSON ({error.msg})") from error
-    if not isinstance(description, dict):
-        raise DataError(f"{path} holds a {type(description).__name__}; accepted: a JSON object")
+    description = _read_json_object(path)
     try:
         return tokenizer_from_json(description)
     except DataError as error:
@@ -263,42 +126,106 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
     """Write `tokenizer.json`, and for other tools `vocab.txt` (one piece a line)."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    _replace_text(directory / "vocab.txt", "".join(f"{piece}\n" for piece in tokenizer.pieces))
+    write_atomically(directory / "vocab.txt", "".join(f"{piece}\n" for piece in tokenizer.pieces))
     description = json.dumps(tokenizer.to_json(), ensure_ascii=False, indent=1)
-    _replace_text(directory / "tokenizer.json", description + "\n")
+    write_atomically(directory / "tokenizer.json", description + "\n")
 
 
-@cache
-def _clean_character(character: str) -> str:
-    category = unicodedata.category(character)
-    if character in "\t\n\r" or category == "Zs":
-        return " "
-    if character == "\ufffd" or category in ("Cc", "Cf"):
-        return ""
-    if any(first <= ord(character) <= last for first, last in _CJK_RANGES):
-        return f" {character} "
-    return character
+def wordpiece_from_huggingface(directory: str | Path) -> WordPiece:
+    """Read the tokenizer of a Hugging Face directory: that of `BertTokenizer`.
+
+    The pieces are those of `tokenizer.json`, or of `vocab.txt` if there is none; the case is what
+    `tokenizer_config.json` says, else `tokenizer.json`. Where both say it, they must agree.
+
+    Raises:
+      DataError: a file is missing or malformed, or asks for what `WordPiece` does not do.
+    """
+    config_path = Path(directory) / "tokenizer_config.json"
+    path = Path(directory) / "tokenizer.json"
+    config = _read_json_object(config_path) if config_path.exists() else {}
+    description = _read_json_object(path) if path.exists() else {}
+    lower_case = config.get("do_lower_case")
+    if lower_case is None:
+        lower_case = _field(description, "normalizer.lowercase")
+    if not isinstance(lower_case, bool):
+        raise DataError(f"{config_path}: do_lower_case is {lower_case!r}; accepted: true or false")
+    accepted = {**_FOLLOWED_CONFIG, "strip_accents": (None, lower_case)}
+    _check_fields(config, accepted, path=config_path)
+    if not description:
+        tokenizer = WordPiece.from_vocabulary_file(
+            Path(directory) / "vocab.txt", lower_case=lower_case
+        )
+    else:
+        accepted = {
+            **_FOLLOWED_TOKENIZER,
+            "normalizer.lowercase": (lower_case,),
+            "normalizer.strip_accents": (None, lower_case),
+        }
+        _check_fields(description, accepted, path=path)
+        tokenizer = _wordpiece_of_model(description["model"], lower_case=lower_case, path=path)
+        added = [(_field(token, "id"), token) for token in description.get("added_tokens") or []]
+        _check_added_tokens(added, tokenizer, path=path)
+    added = (config.get("added_tokens_decoder") or {}).items()
+    _check_added_tokens(added, tokenizer, path=config_path)
+    return tokenizer
 
 
-@cache
-def _is_punctuation(character: str) -> bool:
-    """Every ASCII symbol counts, also `$`, `+` and others that Unicode does not call so."""
-    if character.isascii():
-        return character.isprintable() and not character.isalnum() and character != " "
-    return unicodedata.category(character).startswith("P")
-
-
-def _read_text(path: Path) -> str:
+def _wordpiece_of_model(model: dict[str, Any], *, lower_case: bool, path: Path) -> WordPiece:
+    ids, limit = model.get("vocab"), model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
+    if not isinstance(limit, int):
+        raise DataError(f"{path}: max_input_chars_per_word is {limit!r}; accepted: an integer")
+    values = list(ids.values()) if isinstance(ids, dict) else [None]
+    if any(type(i) is not int for i in values) or sorted(values) != list(range(len(values))):
+        raise DataError(f"{path}: model.vocab is no list of ids; accepted: {{piece: 0, 1, ...}}")
     try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 at byte {error.start}") from error
+        return WordPiece(
+            pieces=tuple(sorted(ids, key=ids.__getitem__)),
+            lower_case=lower_case,
+            max_word_length=limit,
+        )
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
-def _replace_text(path: Path, text: str) -> None:
-    """Write all of the text or leave what there was."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+def _check_fields(
+    description: Mapping[str, Any], accepted: Mapping[str, tuple], *, path: Path
+) -> None:
+    for name, values in accepted.items():
+        found = _field(description, name)
+        # A special token may be an object of its own, which holds how it is matched in text.
+        if isinstance(found, dict):
+            found = found.get("content")
+        if found not in values:
+            listed = " or ".join(json.dumps(value) for value in values)
+            raise DataError(f"{path}: {name} is {json.dumps(found)}; accepted: {listed}")
+
+
+def _field(description: Any, name: str) -> Any:
+    """What the dotted name leads to; None where it leads nowhere."""
+    for key in name.split("."):
+        description = description.get(key) if isinstance(description, dict) else None
+    return description
+
+
+def _check_added_tokens(
+    added: Iterable[tuple[Any, Any]], tokenizer: WordPiece, *, path: Path
+) -> None:
+    """Special pieces of the vocabulary may be named; another would be cut out of the text whole."""
+    for i, token in added:
+        content = _field(token, "content")
+        known = content in tokenizer.pieces and str(tokenizer.pieces.index(content)) == str(i)
+        if not known or _field(token, "special") is not True:
+            raise DataError(
+                f"{path}: added token {content!r} has id {i}; accepted: special pieces of the "
+                f"vocabulary, which has {tokenizer.vocab_size}"
+            )
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno} is not JSON ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}; accepted: a JSON object")
+    return value

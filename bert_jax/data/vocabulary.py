@@ -7,13 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import sentencepiece
 
-from bert_jax.data.tokenizers import (
-    MAX_WORD_LENGTH,
-    SPECIAL_PIECES,
-    WordPiece,
-    split_whitespace,
-    split_word,
-)
+from bert_jax.data.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
+from bert_jax.data.words import split_whitespace, split_word
 from bert_jax.errors import DataError
 
 MIN_CHARACTER_COUNT = 5

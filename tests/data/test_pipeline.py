@@ -11,7 +11,7 @@ from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.passport import load_passport
 from bert_jax.data.pipeline import TrainingSource, evaluation_batches, training_batches
 from bert_jax.data.shards import prepare_data
-from bert_jax.data.tokenizers import SPECIAL_PIECES, WordPiece
+from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 
 TOKENIZER = WordPiece(

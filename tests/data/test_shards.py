@@ -22,7 +22,8 @@ from bert_jax.data.shards import (
     record_dtype,
     write_shard,
 )
-from bert_jax.data.tokenizers import SPECIAL_PIECES, WordPiece, load_tokenizer
+from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 
 WORDS_PER_DOCUMENT = 4

@@ -8,16 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.data.corpora import read_documents, split_sentences
-from bert_jax.data.tokenizers import (
-    SPECIAL_PIECES,
-    WordPiece,
-    load_tokenizer,
-    save_tokenizer,
-    split_whitespace,
-    split_word,
-    tokenizer_from_json,
-)
+from bert_jax.data.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_json
 from bert_jax.data.vocabulary import count_words, train_wordpiece
+from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.words import split_whitespace, split_word
 from bert_jax.errors import DataError
 
 # Letters of many kinds, and every sort of character that the algorithm treats specially.

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from bert_jax.data.corpora import read_documents
-from bert_jax.data.tokenizers import SPECIAL_PIECES
 from bert_jax.data.vocabulary import MIN_CHARACTER_COUNT, count_words, train_wordpiece
+from bert_jax.data.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
 
 TEXTS = ["The lower, the newer; the lowest. " * 9, "Wide is the widest river! " * 7, "ß" * 50]

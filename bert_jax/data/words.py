@@ -1,0 +1,118 @@
+"""The words of a text, as BERT splits it before its vocabulary is asked.
+
+The semantics are those of Google's `tokenization.py` (google-research/bert), with the Unicode
+tables of the Python that runs (14.0 in Python 3.11): control characters vanish, each CJK ideograph
+and punctuation mark is a word, and with `lower_case` the text is lower-cased and loses its accents.
+
+Hugging Face's `BertTokenizer` gives the same words but where its tables or its code differ:
+
+- private-use characters, which it removes as if they were control characters, stay;
+- the ideographs U+2B820 to U+2B91F are words, as those around them are (its range starts late);
+- accents, punctuation and format characters added to Unicode after version 8 are treated as such,
+  and letters added after version 14 are not lower-cased; with it, it is the other way round;
+- a sigma that ends a word becomes a final one (`str.lower` does so), there it does not.
+
+`tests/reference/test_tokenizer.py` lists every such code point and tests that there are no others.
+A lone surrogate, which it refuses, is a character of no vocabulary: its word will be [UNK].
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from itertools import chain, groupby
+
+# White space to str.split, but control characters, which vanish, to BERT.
+_DROPPED_SPACES = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
+_RAW_WORD = re.compile(r"[\S\x0b\x0c\x1c-\x1f\x85]+")
+_CJK_RANGES = (
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0x2F800, 0x2FA1F),
+)
+
+AlignedCharacter = tuple[str, int]
+"""A character of a word and the index of the original character that it comes from."""
+
+
+def split_whitespace(text: str) -> list[str]:
+    """First step of BERT's tokenization: what white space separates."""
+    return _DROPPED_SPACES.sub("", text).split()
+
+
+def split_word(word: str, *, lower_case: bool) -> list[str]:
+    """Second step: clean one result of `split_whitespace`; split punctuation and CJK off."""
+    if word.isascii() and word.isalnum():
+        return [word.lower() if lower_case else word]
+    tokens = []
+    for token in "".join(map(_clean_character, word)).split():
+        if lower_case:
+            decomposed = unicodedata.normalize("NFD", token.lower())
+            token = "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
+        tokens += "".join(f" {c} " if _is_punctuation(c) else c for c in token).split()
+    return tokens
+
+
+def locate_whitespace_split(text: str) -> Iterator[tuple[int, str]]:
+    """`split_whitespace` with where each result starts; what vanishes is still in it."""
+    for match in _RAW_WORD.finditer(text):
+        yield match.start(), match.group()
+
+
+def split_aligned_word(word: str, *, lower_case: bool) -> list[list[AlignedCharacter]]:
+    """`split_word` for a result of `locate_whitespace_split`; indices are into `word`."""
+    cleaned = [(c, i) for i, raw in enumerate(word) for c in _clean_character(raw)]
+    tokens = []
+    for token in _split_aligned(cleaned):
+        if lower_case:
+            token = _lower_and_strip_accents(token)
+        spaced = [(part, i) for c, i in token for part in (f" {c} " if _is_punctuation(c) else c)]
+        tokens += _split_aligned(spaced)
+    return tokens
+
+
+def _split_aligned(characters: list[AlignedCharacter]) -> list[list[AlignedCharacter]]:
+    groups = groupby(characters, key=lambda pair: pair[0].isspace())
+    return [list(group) for is_space, group in groups if not is_space]
+
+
+def _lower_and_strip_accents(token: list[AlignedCharacter]) -> list[AlignedCharacter]:
+    lowered = iter("".join(c for c, _ in token).lower())
+    # What a sigma becomes depends on its neighbours, but how many characters never does.
+    aligned = [(next(lowered), i) for c, i in token for _ in c.lower()]
+    decomposed = [(part, i) for c, i in aligned for part in unicodedata.normalize("NFD", c)]
+    ordered = chain.from_iterable(
+        sorted(group, key=_combining_class) if is_mark else group
+        for is_mark, group in groupby(decomposed, key=lambda pair: _combining_class(pair) > 0)
+    )
+    return [(c, i) for c, i in ordered if unicodedata.category(c) != "Mn"]
+
+
+def _combining_class(character: AlignedCharacter) -> int:
+    """Unicode's canonical order sorts a run of marks by it; 0 is no mark."""
+    return unicodedata.combining(character[0])
+
+
+@cache
+def _clean_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if character in "\t\n\r" or category == "Zs":
+        return " "
+    if character == "\ufffd" or category in ("Cc", "Cf"):
+        return ""
+    if any(first <= ord(character) <= last for first, last in _CJK_RANGES):
+        return f" {character} "
+    return character
+
+
+@cache
+def _is_punctuation(character: str) -> bool:
+    """Every ASCII symbol counts, also `$`, `+` and others that Unicode does not call so."""
+    if character.isascii():
+        return character.isprintable() and not character.isalnum() and character != " "
+    return unicodedata.category(character).startswith("P")
