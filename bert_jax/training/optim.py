@@ -145,9 +145,10 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
     """
 
     def rescale(update: Array, param: Array) -> Array:
+        # Of the array as it is shaped: to ravel one that is cut over devices would gather it.
         of_update, of_param = optax.tree.norm(update), optax.tree.norm(param)
         defined = (of_update > 0) & (of_param > 0)
-        return update * jnp.where(defined, of_param / jnp.where(defined, of_update, 1), 1)
+        return update * jnp.where(defined, of_param / of_update, 1)
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         def of_leaf(path: tuple, update: Array, param: Array) -> Array:
