@@ -73,15 +73,14 @@ class OptimizerConfig:
 def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
     """Returns the rate of update number 0, 1, ...
 
-    With s the step, w the warm-up's number of steps, W its start and T `steps`, the rate is
-    `learning_rate` times (s - W) / w while s < W + w, then (1 - (s - o) / (T - o)) ** power, where
-    o is 0 or the end of the warm-up (`decay_from`). With o = 0 it jumps at the end of the warm-up:
-    to 1 - w / T as published, up or down as `power` and `warmup_start` have it.
+    Of `learning_rate`, step s has the part (s - start) / warmup_steps while the warm-up lasts, then
+    (1 - (s - o) / (steps - o)) ** power, where o is 0 or the end of the warm-up (`decay_from`).
+    With o = 0 the rate rises towards all of it and then jumps to what the polynomial has there.
 
     Sources: polynomial_decay and warm-up of google-research/bert and, with a start, of
     mlcommons/training (optimization.py); get_linear_schedule_with_warmup of transformers;
     PolyWarmUpScheduler of NVIDIA/DeepLearningExamples, which is stepped before each update and
-    so counts from 1. NVIDIA gives the warm-up as a fraction of T; here it is whole steps.
+    so counts from 1; its warm-up is a fraction of `steps`, here it is whole steps.
     """
     origin = config.warmup_end if config.decay_from == "warmup_end" else 0
 
