@@ -108,13 +108,14 @@ THIRD_PARTY_OF = {
 
 
 def module_name(path):
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix(".__init__")  # but the package's own keeps it
 
 
 MODULES = {
     module_name(path): ast.parse(path.read_text(encoding="utf-8"))
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path.name != "__init__.py" or path.parent == PACKAGE
+    if path.name != "__init__.py" or path.stat().st_size
 }
 
 

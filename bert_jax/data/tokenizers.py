@@ -174,12 +174,13 @@ def _wordpiece_of_model(model: dict[str, Any], *, lower_case: bool, path: Path) 
     ids, limit = model.get("vocab"), model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
     if not isinstance(limit, int):
         raise DataError(f"{path}: max_input_chars_per_word is {limit!r}; accepted: an integer")
-    values = list(ids.values()) if isinstance(ids, dict) else [None]
-    if any(type(i) is not int for i in values) or sorted(values) != list(range(len(values))):
+    ids = ids if isinstance(ids, dict) else {}
+    by_id = {i: piece for piece, i in ids.items()}
+    if not ids or by_id.keys() != set(range(len(ids))):
         raise DataError(f"{path}: model.vocab is no list of ids; accepted: {{piece: 0, 1, ...}}")
     try:
         return WordPiece(
-            pieces=tuple(sorted(ids, key=ids.__getitem__)),
+            pieces=tuple(by_id[i] for i in range(len(ids))),
             lower_case=lower_case,
             max_word_length=limit,
         )

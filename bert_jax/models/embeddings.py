@@ -20,9 +20,14 @@ class Embeddings(nn.Module):
     def setup(self):
         c = self.config
 
+        def initialize(rng: Array, shape: tuple[int, int]) -> Array:
+            # Rows that pad the vocabulary are 0, so that LAMB's norm of the table is that of words.
+            is_word = jnp.arange(shape[0])[:, None] < c.vocab_size
+            return jnp.where(is_word, kernel_initializer(c)(rng, shape), 0)
+
         def table(name: str, rows: int, dimension: str) -> Array:
-            initializer = partitioned(kernel_initializer(c), (dimension, "embed"))
-            return self.param(name, initializer, (rows, c.hidden_size))
+            first = initialize if dimension == "vocab" else kernel_initializer(c)
+            return self.param(name, partitioned(first, (dimension, "embed")), (rows, c.hidden_size))
 
         self.token_table = table("token", c.padded_vocab_size, "vocab")
         self.position_table = table("position", c.max_positions, "positions")
