@@ -18,6 +18,8 @@ from bert_jax.data.tokenizers import Tokenizer, save_tokenizer, tokenizer_from_j
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.experiment import Experiment
 from bert_jax.interop.huggingface import WEIGHTS, read_huggingface, write_huggingface
+from bert_jax.interop.source import Source
+from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
 from bert_jax.interop.tensors import LoadingReport, to_parameters
 from bert_jax.models.bert import BertForPretraining, apply, num_parameters
 from bert_jax.training import checkpoint
@@ -132,7 +134,8 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
     """Opens weights on a CPU: a run at its last checkpoint or at `step`, or weights from elsewhere.
 
     Args:
-      path: a run or a converted directory, or a directory of Hugging Face's.
+      path: a run or a converted directory, a directory of Hugging Face's, or Google's
+        `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it.
       step: of a run.
       allow: of weights from elsewhere, unexpected tensors to leave out and parts that may be
         missing and are then initialized: `bert/pooler`, `masked_token_head`, `next_sentence_head`.
@@ -144,10 +147,12 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
     if (path / "checkpoints").is_dir():
         return _open_run(path, step)
     if any((path / name).is_file() for name in WEIGHTS):
-        return _open_foreign(path, allow)
+        return _open_foreign(path, read_huggingface(path), allow)
+    if prefix := checkpoint_prefix(path):
+        return _open_foreign(path, read_google(prefix), allow)
     raise CheckpointError(
-        f"{path} is not a run: it has no checkpoints/; nor weights of Hugging Face's, "
-        f"{' or '.join(WEIGHTS)}"
+        f"{path} is not a run: it has no checkpoints/; accepted too: a directory with "
+        f"{' or '.join(WEIGHTS)}, or a bert_model.ckpt with its .index"
     )
 
 
@@ -188,8 +193,7 @@ def _open_run(path: Path, step: int | None) -> Run:
     )
 
 
-def _open_foreign(path: Path, allow: Collection[str]) -> Run:
-    source = read_huggingface(path)
+def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
     model = BertForPretraining(source.config)
     abstract = abstract_params(model, _cpu())
     shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
