@@ -44,6 +44,11 @@ def open_checkpoints(
     )
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run would go on from a checkpoint; one that is not whole bears another name."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 def save(
     manager: ocp.CheckpointManager,
     state: TrainState,
