@@ -75,14 +75,15 @@ MAY_IMPORT = {
     "training.state": (*TRAINING_BASE, "models.*", "data.batch", *LEAVES),
     "training.step": (*TRAINING_BASE, "training.state", "models.*", "data.batch", *LEAVES),
     "training.evaluation": (*TRAINING_STEP, "data.batch", *LEAVES),
-    "training.checkpoint": (*TRAINING_STEP, "config", "experiment", *LEAVES),
+    "training.initial": ("experiment", "runs", "data.tokenizers", *LEAVES),
+    "training.checkpoint": (*TRAINING_STEP, "models.config", "config", "experiment", *LEAVES),
     "training.writer": (*TRAINING_STEP, "training.config", *LEAVES),
     "training.train": (
-        *("training.*", "models.*", "config", "environment", "experiment"),
+        *("training.*", "models.*", "config", "environment", "experiment", "runs"),
         *("data.batch", "data.passport", "data.pipeline", "data.tokenizers"),
         *LEAVES,
     ),
-    "interop.*": ("interop.*", "models.*", *LEAVES),
+    "interop.*": ("interop.*", "models.config", "data.tokenizers", *LEAVES),
     "runs": (
         *("config", "experiment", "interop.*", "models.*"),
         *("training.checkpoint", "training.state"),

@@ -10,6 +10,8 @@ class TrainingConfig:
     """Length of a run, in optimizer updates, and its rhythm."""
 
     steps: int
+    init_from: str = ""
+    """Weights to start from, all that `load_run` opens; step and optimizer start anew."""
     microbatches: int = 1
     """Parts the global batch is processed in, one after another, where it does not fit at once."""
     log_every: int = 10

@@ -22,7 +22,8 @@ from bert_jax.errors import ConfigError
 from bert_jax.experiment import Experiment
 from bert_jax.files import write_json
 from bert_jax.models.bert import BertForPretraining, num_parameters
-from bert_jax.training import checkpoint
+from bert_jax.runs import load_run
+from bert_jax.training import checkpoint, initial
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
 from bert_jax.training.sharding import make_mesh, named_sharding
@@ -56,12 +57,16 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     # ---- Data and run directory ---------------------------------------------------------------
     passport = passports.load_passport(data.directory)
     passports.check_passport(passport, data, vocab_size=experiment.model.vocab_size)
-    tokenizer = load_tokenizer(data.directory).to_json()
+    tokenizer = load_tokenizer(data.directory)
     fingerprint = passports.passport_fingerprint(passport)
     checkpoint.check_workdir(workdir, experiment)
     if (workdir / "result.json").exists():
         say(f"{workdir} is complete")
         return json.loads((workdir / "result.json").read_text())
+    origin = None
+    if training.init_from and not checkpoint.has_checkpoint(workdir):
+        origin = load_run(training.init_from)
+        initial.check_origin(origin, experiment, tokenizer)
 
     # ---- Mesh, model, optimizer ---------------------------------------------------------------
     mesh = make_mesh(experiment.mesh)
@@ -89,6 +94,10 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         say(f"{workdir}: going on from step {first_step}")
     else:
         state = make_state(initialize, sharding)
+        if origin:
+            say(origin.report())
+            params = initial.place(origin.params, sharding.params)
+            state = TrainState(state.step, params, state.opt_state)
     say(
         f"{num_parameters(state.params, experiment.model):,} parameters on mesh "
         f"{dict(mesh.shape)} of {mesh.size} of {jax.device_count()} devices "
@@ -175,7 +184,7 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
                         "seconds": seconds,
                     },
                     experiment=experiment,
-                    tokenizer=tokenizer,
+                    tokenizer=tokenizer.to_json(),
                 )
             writer.restart_clock()
 

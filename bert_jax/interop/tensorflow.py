@@ -1,0 +1,233 @@
+"""Google's checkpoints, read without TensorFlow: `bert_model.ckpt.{index,data-*}`.
+
+The index is a sorted table of LevelDB's format: blocks of keys, which are names of variables, and
+values, which are protocol buffers that say where the variable's bytes lie in the data files.
+
+References:
+  https://github.com/google/leveldb/blob/main/doc/table_format.md
+  https://github.com/tensorflow/tensorflow (core/protobuf/tensor_bundle.proto, core/lib/io/table)
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from bert_jax.data.tokenizers import WordPiece
+from bert_jax.errors import CheckpointError, DataError
+from bert_jax.interop.crc32c import masked_crc32c
+from bert_jax.interop.source import Source, check_vocabulary, looks_lower_case, read_config
+
+MAX_WORD_LENGTH = 200
+"""Of google-research/bert; Hugging Face has 100."""
+
+TABLE_MAGIC_NUMBER = 0xDB4775248B80FB57
+FOOTER_SIZE = 48
+BLOCK_TRAILER_SIZE = 5
+"""A byte for the compression and a checksum."""
+
+DTYPES = {
+    1: np.float32,
+    2: np.float64,
+    3: np.int32,
+    4: np.uint8,
+    9: np.int64,
+    10: np.bool_,
+    14: ml_dtypes.bfloat16,
+    19: np.float16,
+}
+"""Numbers of TensorFlow's types.proto."""
+
+# Fields of BundleHeaderProto, BundleEntryProto, TensorShapeProto and its Dim.
+_NUM_SHARDS, _ENDIANNESS = 1, 2
+_DTYPE, _SHAPE, _SHARD, _OFFSET, _SIZE, _CHECKSUM, _SLICES = 1, 2, 3, 4, 5, 6, 7
+_DIM, _UNKNOWN_RANK, _DIM_SIZE = 2, 3, 1
+
+
+class _Entry(NamedTuple):
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    checksum: int
+
+
+def checkpoint_prefix(path: Path) -> Path | None:
+    """Returns `.../bert_model.ckpt` for that or for a file of it; None if there is no index."""
+    prefix = path.with_suffix("") if path.suffix == ".index" else path
+    return prefix if _index_file(prefix).is_file() else None
+
+
+def read_google(prefix: Path) -> Source:
+    """Reads a checkpoint with the bert_config.json and vocab.txt beside it.
+
+    A vocabulary without capital letters is taken to be uncased; no file says.
+
+    Raises:
+      CheckpointError: no BERT, or a file that is missing, damaged or cut short.
+    """
+    config = read_config(prefix.parent / "bert_config.json")
+    vocabulary = prefix.parent / "vocab.txt"
+    try:
+        cased = WordPiece.from_vocabulary_file(vocabulary, lower_case=False)
+        tokenizer = WordPiece(
+            pieces=cased.pieces,
+            lower_case=looks_lower_case(cased.pieces),
+            max_word_length=MAX_WORD_LENGTH,
+        )
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    check_vocabulary(tokenizer, config, vocabulary)
+    return Source(config, tokenizer, read_bundle(prefix), "google")
+
+
+def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
+    """Returns the variables of a checkpoint by name; their checksums are verified.
+
+    Raises:
+      CheckpointError: a file is missing, damaged or cut short.
+    """
+    index = _index_file(prefix)
+    try:
+        table = dict(_read_table(index.read_bytes()))
+        header = _fields(table.pop(b""))
+        shards = int(header.get(_NUM_SHARDS, [0])[0])
+        if header.get(_ENDIANNESS, [0])[0] != 0:
+            raise CheckpointError(f"{index}: numbers are big-endian; accepted: little-endian")
+        entries = {key.decode(): _entry(value) for key, value in table.items()}
+    except CheckpointError:
+        raise
+    except (ValueError, LookupError) as error:
+        raise CheckpointError(
+            f"{index} cannot be read ({error}); accepted: the whole index of a TensorFlow "
+            "checkpoint"
+        ) from error
+    data = [_map_file(prefix, shard, shards) for shard in range(shards)]
+    return {name: _read_variable(name, entry, data, prefix) for name, entry in entries.items()}
+
+
+def _index_file(prefix: Path) -> Path:
+    return prefix.with_name(f"{prefix.name}.index")
+
+
+def _map_file(prefix: Path, shard: int, shards: int) -> np.ndarray:
+    file = prefix.with_name(f"{prefix.name}.data-{shard:05}-of-{shards:05}")
+    try:
+        return np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror})") from error
+
+
+def _read_variable(name: str, entry: _Entry, data: list[np.ndarray], prefix: Path) -> np.ndarray:
+    shards = len(data)
+    file = f"{prefix}.data-{entry.shard:05}-of-{shards:05}"
+    if entry.shard >= shards or entry.offset + entry.size > len(data[entry.shard]):
+        raise CheckpointError(f"{file} is cut short: {name} is not whole; accepted: a whole file")
+    content = data[entry.shard][entry.offset : entry.offset + entry.size]
+    if entry.size != math.prod(entry.shape) * entry.dtype.itemsize:
+        raise CheckpointError(f"{prefix}.index: {name} has {entry.size} bytes, not of its shape")
+    if masked_crc32c(content) != entry.checksum:
+        raise CheckpointError(f"{file} is damaged: the checksum of {name} differs")
+    return content.view(entry.dtype).reshape(entry.shape)
+
+
+def _entry(value: bytes) -> _Entry:
+    fields = _fields(value)
+    if fields.get(_SLICES):
+        raise ValueError("a variable is saved in slices")
+    number = int(fields.get(_DTYPE, [0])[0])
+    if number not in DTYPES:
+        raise ValueError(f"a variable has TensorFlow's dtype number {number}")
+    shape = _fields(fields.get(_SHAPE, [b""])[0])
+    if shape.get(_UNKNOWN_RANK):
+        raise ValueError("a variable has no shape")
+    sizes = (_fields(dim).get(_DIM_SIZE, [0])[0] for dim in shape.get(_DIM, []))
+    return _Entry(
+        np.dtype(DTYPES[number]),
+        tuple(int(size) for size in sizes),
+        *(int(fields.get(field, [0])[0]) for field in (_SHARD, _OFFSET, _SIZE, _CHECKSUM)),
+    )
+
+
+# ---- LevelDB's table -----------------------------------------------------------------------------
+
+
+def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Every key and value; ValueError where the file is damaged."""
+    footer = content[-FOOTER_SIZE:]
+    if len(footer) < FOOTER_SIZE or int.from_bytes(footer[-8:], "little") != TABLE_MAGIC_NUMBER:
+        raise ValueError("its last bytes are not those of a table")
+    _, start = _block_handle(footer, 0)  # of the metadata, which TensorFlow leaves empty
+    index, _ = _block_handle(footer, start)
+    for _, handle in _read_block(content, *index):
+        yield from _read_block(content, *_block_handle(handle, 0)[0])
+
+
+def _block_handle(content: bytes, start: int) -> tuple[tuple[int, int], int]:
+    """Offset and size of a block, and where the handle ends."""
+    offset, start = _varint(content, start)
+    size, start = _varint(content, start)
+    return (offset, size), start
+
+
+def _read_block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    block = content[offset : offset + size + BLOCK_TRAILER_SIZE]
+    if len(block) < size + BLOCK_TRAILER_SIZE or size < 4:
+        raise ValueError("a block is cut short")
+    if masked_crc32c(block[: size + 1]) != int.from_bytes(block[size + 1 :], "little"):
+        raise ValueError("the checksum of a block differs")
+    if block[size]:
+        raise ValueError("a block is compressed")
+    restarts = int.from_bytes(block[size - 4 : size], "little")
+    end, start, key = size - 4 * (restarts + 1), 0, b""
+    while start < end:
+        shared, start = _varint(block, start)
+        fresh, start = _varint(block, start)
+        length, start = _varint(block, start)
+        key = key[:shared] + block[start : start + fresh]
+        start += fresh
+        yield key, block[start : start + length]
+        start += length
+
+
+# ---- Protocol buffers ----------------------------------------------------------------------------
+
+
+def _fields(message: bytes) -> dict[int, list]:
+    """Values of each field number: integers, or bytes of what is nested."""
+    fields: dict[int, list] = {}
+    start = 0
+    while start < len(message):
+        tag, start = _varint(message, start)
+        kind = tag & 7
+        if kind == 0:
+            value, start = _varint(message, start)
+        elif kind in (1, 5):
+            width = 8 if kind == 1 else 4
+            value = int.from_bytes(message[start : start + width], "little")
+            start += width
+        elif kind == 2:
+            length, start = _varint(message, start)
+            value = message[start : start + length]
+            start += length
+        else:
+            raise ValueError(f"a field of wire type {kind}")
+        fields.setdefault(tag >> 3, []).append(value)
+    if start != len(message):
+        raise ValueError("a message is cut short")
+    return fields
+
+
+def _varint(content: bytes, start: int) -> tuple[int, int]:
+    """A number in groups of 7 bits, lowest first, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = content[start]
+        value |= (byte & 127) << shift
+        start, shift = start + 1, shift + 7
+        if byte < 128:
+            return value, start

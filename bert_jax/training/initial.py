@@ -1,0 +1,63 @@
+"""Continued pretraining: the weights that a run starts from, if not from random ones."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.errors import ConfigError
+from bert_jax.experiment import Experiment
+from bert_jax.runs import Run
+
+SAME = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "intermediate_size_or_default",
+    "max_positions",
+    "num_segments",
+    "activation",
+    "layer_norm_epsilon",
+)
+"""Of BertConfig: what the parameters' shapes depend on, and what function they are of."""
+
+
+def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> None:
+    """Refuses weights of another vocabulary, of other shapes or of another function.
+
+    Raises:
+      ConfigError: names what differs.
+    """
+    where = f"training.init_from={experiment.training.init_from}"
+    for name in SAME:
+        found, wanted = getattr(origin.model.config, name), getattr(experiment.model, name)
+        if found != wanted:
+            raise ConfigError(
+                f"{where} has {name.removesuffix('_or_default')} {found}, model has {wanted}; "
+                "accepted: the same"
+            )
+    pieces, ours = origin.tokenizer.pieces, tokenizer.pieces
+    for i, (found, wanted) in enumerate(zip(pieces, ours, strict=False)):
+        if found != wanted:
+            raise ConfigError(
+                f"{where} has another vocabulary: id {i} is {found!r}, in "
+                f"{experiment.data.directory} {wanted!r}; accepted: the same (its tokenizer.json "
+                "in data.directory before bert_jax.prepare)"
+            )
+    if len(pieces) != len(ours):
+        raise ConfigError(f"{where} has {len(pieces)} pieces, the data {len(ours)}")
+    lower_case = origin.tokenizer.to_json().get("lower_case")
+    if lower_case != tokenizer.to_json().get("lower_case"):
+        raise ConfigError(f"{where} has lower_case {lower_case}; accepted: data.lower_case alike")
+
+
+def place(params: Any, sharding: Any) -> Any:
+    """Lays parameters, whole on every process, over the devices as `sharding` says."""
+
+    def place_one(leaf: jax.Array, where: jax.sharding.Sharding) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
+
+    return jax.tree.map(place_one, params, sharding)
