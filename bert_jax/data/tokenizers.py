@@ -172,11 +172,12 @@ def wordpiece_from_huggingface(directory: str | Path) -> WordPiece:
 
 def _wordpiece_of_model(model: dict[str, Any], *, lower_case: bool, path: Path) -> WordPiece:
     ids, limit = model.get("vocab"), model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
-    if not isinstance(limit, int):
+    if type(limit) is not int:
         raise DataError(f"{path}: max_input_chars_per_word is {limit!r}; accepted: an integer")
-    values = list(ids.values()) if isinstance(ids, dict) else [None]
-    if any(type(i) is not int for i in values) or sorted(values) != list(range(len(values))):
-        raise DataError(f"{path}: model.vocab is no list of ids; accepted: {{piece: 0, 1, ...}}")
+    if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
+        raise DataError(f"{path}: model.vocab is no table of ids; accepted: {{piece: id, ...}}")
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise DataError(f"{path}: model.vocab skips or repeats ids; accepted: 0, 1, 2, ...")
     try:
         return WordPiece(
             pieces=tuple(sorted(ids, key=ids.__getitem__)),
