@@ -30,8 +30,8 @@ HARD_TEXTS = (
     "NUL\x00NUL \x01\x1f\x7f\x85\x0b\x0c\x1c a\x1cb \x00 \ufffd x\ufffdy \ufeffBOM",
     "soft\u00adhyphen",
     "zero\u200bwidth \u200e\u200f\u2060 line\u2028separated\u2029paragraph",
-    # Accents, composed and not, alone, at both ends, many; marks of several classes to reorder, of
-    # which none stays (see test_tokenizer.py).
+    # Accents, composed and not, alone, at both ends, many; marks of several classes to sort, those
+    # that stay sorted already (see SORTED_MARKS in test_tokenizer.py).
     "\u00dcn\u00efcod\u00e9 cafe\u0301 \u0301 \u0301a a\u0301\u0327 a\u0327\u0301 e\u0301\u0302!",
     "Z\u0351\u036b\u0343\u036a\u0302a\u0321\u034el\u034f\u0321g\u0310\u0341o \u0344 \u0958 \u2126",
     "x\U0001d165\U0001d16dy \U0001d15e \u302e\u302f \u0f73\u0f71 \u1e69\u0323 q\u0307\u0323",
