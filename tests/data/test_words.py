@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from published_tokenization import published_words, texts
 
@@ -59,6 +59,7 @@ def test_words_around_every_kind_of_character_are_the_published_ones():
 
 
 @given(text=texts, lower_case=st.booleans())
+@example(text="ΟΔΟΣ Σ ΑΣ. ΑΣ\u0301 \u0130Σ\u4e2d", lower_case=True)
 @settings(max_examples=300, derandomize=True, deadline=None)
 def test_aligned_words_are_the_words(text, lower_case):
     aligned = [
