@@ -172,15 +172,15 @@ def wordpiece_from_huggingface(directory: str | Path) -> WordPiece:
 
 def _wordpiece_of_model(model: dict[str, Any], *, lower_case: bool, path: Path) -> WordPiece:
     ids, limit = model.get("vocab"), model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
-    if not isinstance(limit, int):
+    if type(limit) is not int:
         raise DataError(f"{path}: max_input_chars_per_word is {limit!r}; accepted: an integer")
-    ids = ids if isinstance(ids, dict) else {}
-    by_id = {i: piece for piece, i in ids.items()}
-    if not ids or by_id.keys() != set(range(len(ids))):
-        raise DataError(f"{path}: model.vocab is no list of ids; accepted: {{piece: 0, 1, ...}}")
+    if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
+        raise DataError(f"{path}: model.vocab is no table of ids; accepted: {{piece: id, ...}}")
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise DataError(f"{path}: model.vocab skips or repeats ids; accepted: 0, 1, 2, ...")
     try:
         return WordPiece(
-            pieces=tuple(by_id[i] for i in range(len(ids))),
+            pieces=tuple(sorted(ids, key=ids.__getitem__)),
             lower_case=lower_case,
             max_word_length=limit,
         )

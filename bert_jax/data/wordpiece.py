@@ -104,9 +104,9 @@ class WordPiece:
     def encode_with_offsets(self, text: str) -> Encoding:
         ids, offsets = [], []
         for first, word in locate_whitespace_split(text):
-            for piece, start, end in self._encode_aligned_word(word):
-                ids.append(piece)
-                offsets.append((first + start, first + end))
+            word_ids, spans = self._encode_aligned_word(word)
+            ids += word_ids
+            offsets += [(first + start, first + end) for start, end in spans]
         return Encoding(ids, offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -148,20 +148,21 @@ class WordPiece:
         return lru_cache(_CACHED_WORDS)(encode_word)
 
     @cached_property
-    def _encode_aligned_word(self) -> Callable[[str], tuple[tuple[int, int, int], ...]]:
-        """Id, start and end of each piece of what stands between two spaces."""
+    def _encode_aligned_word(self) -> Callable[[str], Encoding]:
+        """As `_encode_word`, with offsets into the word."""
 
-        def encode_aligned_word(word: str) -> tuple[tuple[int, int, int], ...]:
-            pieces = []
+        def encode_aligned_word(word: str) -> Encoding:
+            ids, offsets = [], []
             for token in split_aligned_word(word, lower_case=self.lower_case):
-                first, ids = 0, self._match_longest("".join(c for c, _ in token))
-                for i in ids:
+                first = 0
+                for i in self._match_longest("".join(c for c, _ in token)):
                     length = len(self.pieces[i]) - (len("##") if first else 0)
                     last = len(token) if i == self.unk_id else first + length
                     origins = [origin for _, origin in token[first:last]]
-                    pieces.append((i, min(origins), max(origins) + 1))
+                    ids.append(i)
+                    offsets.append((min(origins), max(origins) + 1))
                     first = last
-            return tuple(pieces)
+            return Encoding(ids, offsets)
 
         return lru_cache(_CACHED_WORDS)(encode_aligned_word)
 

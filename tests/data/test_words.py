@@ -1,0 +1,79 @@
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from published_tokenization import published_words, texts
+
+from bert_jax.data.words import (
+    locate_whitespace_split,
+    split_aligned_word,
+    split_whitespace,
+    split_word,
+)
+
+
+def split_words(text: str, *, lower_case: bool) -> list[str]:
+    return [t for raw in split_whitespace(text) for t in split_word(raw, lower_case=lower_case)]
+
+
+@pytest.mark.parametrize(
+    ("text", "uncased", "cased"),
+    [
+        ("", [], []),
+        (" \t\n\r\u3000\xa0", [], []),
+        ("Hello, World!", ["hello", ",", "world", "!"], ["Hello", ",", "World", "!"]),
+        (
+            "don't $5.00",
+            ["don", "'", "t", "$", "5", ".", "00"],
+            ["don", "'", "t", "$", "5", ".", "00"],
+        ),
+        ("Ünïcodé", ["unicode"], ["Ünïcodé"]),
+        ("İstanbul ΟΔΟΣ", ["istanbul", "οδος"], ["İstanbul", "ΟΔΟΣ"]),
+        ("e\u0301te", ["ete"], ["e\u0301te"]),
+        ("a中文b漢", ["a", "中", "文", "b", "漢"], ["a", "中", "文", "b", "漢"]),
+        ("ひらかな", ["ひらかな"], ["ひらかな"]),
+        ("a\x0bb\x85c\x1cd\x00e\ufffdf\u200bg\xadh", ["abcdefgh"], ["abcdefgh"]),
+        ("a\u2028b", ["a", "b"], ["a", "b"]),
+        ("\ue000x", ["\ue000x"], ["\ue000x"]),
+        ("ok😀👍", ["ok😀👍"], ["ok😀👍"]),
+        ("“no”—«sí»", ["“", "no", "”", "—", "«", "si", "»"], ["“", "no", "”", "—", "«", "sí", "»"]),
+        ("[CLS] a", ["[", "cls", "]", "a"], ["[", "CLS", "]", "a"]),
+        ("\u0301", [], ["\u0301"]),
+        ("\u037e", [";"], ["\u037e"]),
+    ],
+)
+def test_words_of_special_texts(text, uncased, cased):
+    assert split_words(text, lower_case=True) == uncased
+    assert split_words(text, lower_case=False) == cased
+
+
+@given(text=texts, lower_case=st.booleans())
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_words_of_any_text_are_the_published_ones(text, lower_case):
+    assert split_words(text, lower_case=lower_case) == published_words(text, lower_case=lower_case)
+
+
+def test_words_around_every_kind_of_character_are_the_published_ones():
+    codes = [*range(0x3500), *range(0x3500, 0xD800, 61), *range(0xE000, 0x110000, 251)]
+    for text in (f"Xy{chr(code)}Zw" for code in codes):
+        assert split_words(text, lower_case=True) == published_words(text, lower_case=True), text
+
+
+@given(text=texts, lower_case=st.booleans())
+@example(text="ΟΔΟΣ Σ ΑΣ. ΑΣ\u0301 \u0130Σ\u4e2d", lower_case=True)
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_aligned_words_are_the_words(text, lower_case):
+    aligned = [
+        "".join(c for c, _ in token)
+        for _, word in locate_whitespace_split(text)
+        for token in split_aligned_word(word, lower_case=lower_case)
+    ]
+    assert aligned == split_words(text, lower_case=lower_case)
+
+
+def test_marks_are_sorted_with_where_they_come_from():
+    """Two marks of music that stay, U+1D16D (class 226) before U+1D165 (class 216)."""
+    [token] = split_aligned_word("x\U0001d16d\U0001d165", lower_case=True)
+    assert token == [("x", 0), ("\U0001d165", 2), ("\U0001d16d", 1)]
+    # No mark is sorted across a character of class 0, though this one is an accent and vanishes.
+    [token] = split_aligned_word("x\U0001d16d\u034f\U0001d165", lower_case=True)
+    assert token == [("x", 0), ("\U0001d16d", 1), ("\U0001d165", 3)]
