@@ -1,7 +1,7 @@
 """The notebook's door: `load_run(path)` gives config, model, parameters and tokenizer of a run."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -146,10 +146,11 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
     path = Path(path)
     if (path / "checkpoints").is_dir():
         return _open_run(path, step)
-    if any((path / name).is_file() for name in WEIGHTS):
-        return _open_foreign(path, read_huggingface(path), allow)
-    if prefix := checkpoint_prefix(path):
-        return _open_foreign(path, read_google(prefix), allow)
+    read = _foreign_reader(path)
+    if read:
+        if step:
+            raise CheckpointError(f"{path} is no run and has no checkpoint {step}; accepted: 0")
+        return _open_foreign(path, read(), allow)
     raise CheckpointError(
         f"{path} is not a run: it has no checkpoints/; accepted too: a directory with "
         f"{' or '.join(WEIGHTS)}, or a bert_model.ckpt with its .index"
@@ -191,6 +192,13 @@ def _open_run(path: Path, step: int | None) -> Run:
         params=params,
         tokenizer=tokenizer_from_json(description.tokenizer),
     )
+
+
+def _foreign_reader(path: Path) -> Callable[[], Source] | None:
+    if any((path / name).is_file() for name in WEIGHTS):
+        return partial(read_huggingface, path)
+    prefix = checkpoint_prefix(path)
+    return partial(read_google, prefix) if prefix else None
 
 
 def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:

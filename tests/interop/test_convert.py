@@ -1,0 +1,107 @@
+"""The command: all formats into both, whole or not at all, with its report."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from layouts import GOLDENS, LAYOUTS, random_tensors, write_directory
+
+import bert_jax
+from bert_jax.errors import CheckpointError
+from bert_jax.interop.huggingface import read_safetensors
+from bert_jax.runs import load_run, save_run
+
+ROOT = Path(bert_jax.__file__).parents[1]
+
+
+def convert(source, output, *arguments):
+    command = ["-m", "bert_jax.convert", f"--source={source}", f"--output={output}", *arguments]
+    return subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert np.asarray(left).tobytes() == np.asarray(right).tobytes()
+
+
+def test_hugging_face_to_ours_to_hugging_face_is_bitwise(pretraining, tmp_path):
+    source = write_directory(tmp_path / "hf", pretraining)
+    ours, back = tmp_path / "deep" / "ours", tmp_path / "back"
+    first = convert(source, ours, "--to=bert_jax")
+    assert first.returncode == 0, first.stderr
+    second = convert(ours, back, "--to=huggingface")
+    assert second.returncode == 0, second.stderr
+    tensors = read_safetensors(back / "model.safetensors")
+    assert tensors.keys() == pretraining.keys()
+    for name, tensor in pretraining.items():
+        assert tensors[name].tobytes() == tensor.tobytes(), name
+
+    run, converted = load_run(source), load_run(ours)
+    same(run.params, converted.params)
+    assert converted.config is None and converted.model.config == run.model.config
+    assert converted.tokenizer.to_json() == run.tokenizer.to_json()
+    assert converted.fill_mask("a [MASK]") == run.fill_mask("a [MASK]")
+    # The report is printed, kept, and told again by what was converted.
+    for line in str(run.loading).splitlines():
+        assert line in first.stdout and line in converted.report()
+        assert line in (ours / "conversion.txt").read_text()
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["ours"]
+
+
+def test_google_to_hugging_face(tmp_path):
+    source = load_run(GOLDENS / "tf1" / "bert_model.ckpt")
+    directory = tmp_path / "hf"
+    directory.mkdir()
+    save_run(source, directory, to="huggingface")
+    run = load_run(directory)
+    same(run.params, source.params)
+    assert run.tokenizer.to_json() == source.tokenizer.to_json()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--to=bert_jax"], "allow masked_token_head to initialize"),
+        (["--to=huggingface", "--allow=masked_token_head"], "allow next_sentence_head"),
+        (["--to=onnx"], "should be one of"),
+    ],
+)
+def test_an_error_is_one_line_and_writes_nothing(arguments, says, tmp_path):
+    source = write_directory(tmp_path / "hf", random_tensors(LAYOUTS["BertModel"]))
+    result = convert(source, tmp_path / "out", *arguments)
+    assert result.returncode == 2 and not result.stdout
+    assert says in result.stderr and len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_what_is_there_is_not_overwritten(pretraining, tmp_path):
+    source = write_directory(tmp_path / "hf", pretraining)
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    result = convert(source, source, "--to=huggingface")
+    assert result.returncode == 2 and "accepted: a new or an empty directory" in result.stderr
+    assert {path: path.read_bytes() for path in source.iterdir()} == before
+
+
+def test_what_allow_names_is_initialized(tmp_path):
+    source = write_directory(tmp_path / "hf", random_tensors(LAYOUTS["BertModel"]))
+    heads = ["--allow=masked_token_head", "--allow=next_sentence_head"]
+    result = convert(source, tmp_path / "out", *heads)
+    assert result.returncode == 0, result.stderr
+    same(load_run(tmp_path / "out").params, load_run(source, allow=[h[8:] for h in heads]).params)
+
+
+def test_steps_are_of_runs(pretraining, tmp_path):
+    source = write_directory(tmp_path / "hf", pretraining)
+    with pytest.raises(CheckpointError, match="no checkpoint 3"):
+        load_run(source, 3)

@@ -1,0 +1,159 @@
+"""The checkpoint that TensorFlow wrote opens without TensorFlow and gives TensorFlow's outputs."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from layouts import GOLDENS
+
+from bert_jax.data.batch import Batch
+from bert_jax.errors import CheckpointError
+from bert_jax.interop.crc32c import LANE, LANES, SHORT, crc32c
+from bert_jax.interop.tensorflow import read_bundle
+from bert_jax.runs import load_run
+
+GOLDEN = GOLDENS / "tf1"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(GOLDEN, tmp_path / "tf1")
+
+
+@pytest.fixture(scope="module")
+def run():
+    return load_run(GOLDEN / "bert_model.ckpt")
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return dict(np.load(GOLDEN / "expected.npz"))
+
+
+def test_outputs_are_those_of_tensorflow(run, expected):
+    ids = expected["token_ids"]
+    batch_size, length = ids.shape
+    first = np.zeros((batch_size, 1), np.int32)
+    batch = Batch(
+        token_ids=ids,
+        segment_ids=expected["segment_ids"],
+        pack_ids=expected["input_mask"],
+        mask_positions=np.tile(np.arange(length, dtype=np.int32), (batch_size, 1)),
+        mask_labels=ids,
+        mask_weights=np.ones(ids.shape, np.float32),
+        cls_positions=first,
+        pair_labels=first,
+        pair_weights=np.ones(first.shape, np.float32),
+    )
+    with jax.default_matmul_precision("float32"):
+        output, state = run.model.apply({"params": run.params}, batch, capture_intermediates=True)
+    (encoded,) = state["intermediates"]["bert"]["__call__"]
+    found = {
+        "sequence_output": encoded.sequence_output,
+        "pooled_output": encoded.pooled_output[:, 0],
+        "token_logits": output.token_logits[..., : run.tokenizer.vocab_size],
+        "pair_logits": output.pair_logits[:, 0],
+    }
+    assert found.keys() | {"token_ids", "segment_ids", "input_mask"} == expected.keys()
+    for name, value in found.items():
+        # Float32 sums in another order; 2e-6 was measured, on values of up to 5.
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=2e-5, err_msg=name)
+
+
+def test_the_optimizer_is_left_out_and_all_else_used(run):
+    left = {line.split()[0]: line.split(": ")[1] for line in run.loading.unexpected}
+    assert left == {
+        "bert/embeddings/word_embeddings/adam_m": "a moment of the optimizer",
+        "bert/embeddings/word_embeddings/adam_v": "a moment of the optimizer",
+        "bert/pooler/dense/bias/adam_m": "a moment of the optimizer",
+        "bert/pooler/dense/bias/adam_v": "a moment of the optimizer",
+        "global_step": "the step of the optimizer",
+    }
+    assert not run.loading.missing
+    variables = len(read_bundle(GOLDEN / "bert_model.ckpt"))
+    assert len(run.loading.used) + len(run.loading.reshaped) + len(left) == variables
+
+
+def test_the_tokenizer_is_googles(run):
+    assert run.tokenizer.lower_case and run.tokenizer.max_word_length == 200
+    assert run.tokenizer.pieces[5] == "the"
+
+
+def test_the_index_file_names_the_checkpoint_too(run):
+    other = load_run(GOLDEN / "bert_model.ckpt.index")
+    for one, two in zip(jax.tree.leaves(run.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+FILES = ("bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_cut_short_is_refused_at_any_length(name, copy):
+    content = (copy / name).read_bytes()
+    for length in (*range(0, len(content), len(content) // 60), len(content) - 1):
+        (copy / name).write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=name.split("-")[0]) as error:
+            read_bundle(copy / "bert_model.ckpt")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_byte_is_refused_unless_it_is_of_nothing_that_is_read(name, copy):
+    content = (copy / name).read_bytes()
+    true = read_bundle(GOLDEN / "bert_model.ckpt")
+    places = range(0, len(content), len(content) // 60)
+    refused = 0
+    for i in places:
+        (copy / name).write_bytes(content[:i] + bytes([content[i] ^ 4]) + content[i + 1 :])
+        try:
+            found = read_bundle(copy / "bert_model.ckpt")
+        except CheckpointError as error:
+            assert name.split("-")[0] in str(error) and "\n" not in str(error)
+            refused += 1
+        else:  # the footer's padding, and the index's empty table of metadata
+            assert {key: t.tobytes() for key, t in found.items()} == {
+                key: t.tobytes() for key, t in true.items()
+            }
+    assert refused >= 0.9 * len(places)
+
+
+@pytest.mark.parametrize(
+    "name", ["bert_model.ckpt.data-00000-of-00001", "bert_config.json", "vocab.txt"]
+)
+def test_a_missing_file_is_named(name, copy):
+    (copy / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        load_run(copy / "bert_model.ckpt")
+
+
+def test_a_checkpoint_of_another_size_than_its_config_is_refused(copy):
+    config = json.loads((copy / "bert_config.json").read_text())
+    (copy / "bert_config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(CheckpointError, match="unexpected bert/encoder/layer_1/"):
+        load_run(copy / "bert_model.ckpt")
+    (copy / "bert_config.json").write_text(json.dumps(config | {"max_position_embeddings": 13}))
+    with pytest.raises(CheckpointError, match=r"position_embeddings is \[12, 16\], not \[13, 16\]"):
+        load_run(copy / "bert_model.ckpt")
+
+
+def test_crc32c_of_known_contents():
+    """RFC 3720, B.4; and lengths about the bounds of the lanes, against the loop over bytes."""
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert crc32c(bytes([255] * 32)) == 0x62A8AB43
+    table = [0] * 256
+    for i in range(256):
+        value = i
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table[i] = value
+    block = LANE * LANES
+    for length in (0, 3, SHORT - 1, SHORT, SHORT + 1, block - 1, block, block + 1):
+        data = np.random.default_rng(length).integers(0, 256, length, np.uint8)
+        value = 0xFFFFFFFF
+        for byte in data.tolist():
+            value = table[(value ^ byte) & 255] ^ value >> 8
+        assert crc32c(data) == crc32c(data.tobytes()) == value ^ 0xFFFFFFFF

@@ -1,0 +1,215 @@
+"""torch.save's files are read bit by bit, and nothing that they name is run."""
+
+import io
+import os
+import pickle
+import struct
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layouts import GOLDENS, LAYOUTS, random_tensors, write_directory
+
+from bert_jax.errors import CheckpointError
+from bert_jax.interop.torch_files import MAGIC_NUMBER, PROTOCOL_VERSION, read_torch
+from bert_jax.runs import load_run
+
+FORMATS = ("zip", "legacy")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_torch_wrote_is_read_bitwise(name):
+    tensors = read_torch(GOLDENS / "huggingface" / f"{name}.bin")
+    expected = np.load(GOLDENS / "huggingface" / "tensors.npz")
+    assert sorted(tensors) == sorted(expected)
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor.astype(np.float64), expected[key], strict=True)
+    dtypes = {tensors[name].dtype.name for name in ("half", "bfloat16", "ids", "0.weight")}
+    assert dtypes == {"float16", "bfloat16", "int64", "float32"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_is_cut_short_is_refused_at_any_length(name, tmp_path):
+    content = (GOLDENS / "huggingface" / f"{name}.bin").read_bytes()
+    file = tmp_path / "pytorch_model.bin"
+    for length in range(0, len(content), 5):
+        file.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match="pytorch_model.bin") as error:
+            read_torch(file)
+        assert "\n" not in str(error.value)
+
+
+def test_a_changed_byte_of_a_zip_is_noticed(tmp_path):
+    content = bytearray((GOLDENS / "huggingface" / "zip.bin").read_bytes())
+    weight = read_torch(GOLDENS / "huggingface" / "zip.bin")["0.weight"]
+    content[content.index(weight.tobytes()) + 5] ^= 1
+    (tmp_path / "model.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match="CRC"):
+        read_torch(tmp_path / "model.bin")
+
+
+# ---- Files of one's own --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch_names(monkeypatch):
+    """Lets pickle write torch's globals; the reader never imports them."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
+    rebuild = types.FunctionType((lambda *_: None).__code__, {}, "_rebuild_tensor_v2")
+    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    utils._rebuild_tensor_v2, torch._utils = rebuild, utils
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch._utils", utils)
+    return torch
+
+
+def call(function, *arguments):
+    """An object whose unpickling calls the function."""
+    return type("Call", (), {"__reduce__": lambda self: (function, arguments)})()
+
+
+class Storage:
+    def __init__(self, pid):
+        self.pid = pid
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, obj):
+        return obj.pid if isinstance(obj, Storage) else None
+
+
+def pickled(value):
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol=2).dump(value)
+    return buffer.getvalue()
+
+
+def write(file, value, *, name, data=b""):
+    """A file of either format around one pickle and one storage, `0`, of float32."""
+    if name == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("model/data.pkl", pickled(value))
+            archive.writestr("model/data/0", data)
+        return file
+    header = [MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True}, value, ["0"] if data else []]
+    size = struct.pack("<q", len(data) // 4) if data else b""
+    file.write_bytes(b"".join(map(pickled, header)) + size + data)
+    return file
+
+
+def tensor(torch, offset, shape, strides, *, size=4):
+    storage = Storage(("storage", torch.FloatStorage, "0", "cpu", size, None))
+    return call(torch._utils._rebuild_tensor_v2, storage, offset, shape, strides, False, {})
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_tensor_is_a_view_of_its_storage(name, torch_names, tmp_path):
+    data = np.arange(4, dtype=np.float32)
+    value = {"w": tensor(torch_names, 1, (2, 1), (2, 1)), "empty": tensor(torch_names, 0, (0,), ())}
+    value["empty"] = tensor(torch_names, 4, (0, 3), (3, 1))
+    tensors = read_torch(write(tmp_path / "m.bin", value, name=name, data=data.tobytes()))
+    np.testing.assert_array_equal(tensors["w"], np.array([[1], [3]], np.float32), strict=True)
+    assert tensors["empty"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [(1, (4,), (1,)), (0, (2,), (4,)), (-1, (2,), (1,)), (3, (2,), (-1,)), (0, (2, 2), (1,))],
+)
+def test_a_tensor_cannot_reach_beyond_its_storage(
+    offset, shape, strides, name, torch_names, tmp_path
+):
+    value = {"w": tensor(torch_names, offset, shape, strides)}
+    file = write(tmp_path / "m.bin", value, name=name, data=bytes(16))
+    with pytest.raises(CheckpointError, match="m.bin cannot be read"):
+        read_torch(file)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_storage_of_another_size_than_its_data_is_refused(name, torch_names, tmp_path):
+    value = {"w": tensor(torch_names, 0, (5,), (1,), size=5)}
+    file = write(tmp_path / "m.bin", value, name=name, data=bytes(16))
+    with pytest.raises(CheckpointError, match="m.bin cannot be read"):
+        read_torch(file)
+
+
+@pytest.mark.parametrize("value", [[1], {"step": 3}, {1: 2}, {"nested": {"w": 1}}])
+def test_what_is_no_dictionary_of_tensors_is_refused(value, tmp_path):
+    for name in FORMATS:
+        with pytest.raises(CheckpointError, match="accepted: names and tensors"):
+            read_torch(write(tmp_path / "m.bin", value, name=name))
+
+
+# ---- Malicious files -----------------------------------------------------------------------------
+
+
+def attacks(target):
+    """What would make the file `target`, each by another way; and the name that must be refused."""
+    return {
+        "os.system": (call(os.system, f"touch {target}"), f"{os.name}.system"),
+        "eval": (call(eval, f"open({str(target)!r}, 'w').close()"), "builtin.*eval"),
+        "exec": (call(exec, f"open({str(target)!r}, 'w').close()"), "builtin.*exec"),
+        "path": (call(Path.touch, Path(target)), "getattr|pathlib"),
+        "subclass": (
+            call(OrderedDict.fromkeys, call(os.system, f"touch {target}")),
+            "system|getat",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("attack", ["os.system", "eval", "exec", "path", "subclass"])
+def test_a_malicious_pickle_is_refused_and_not_run(attack, name, tmp_path):
+    target = tmp_path / "ran"
+    value, says = attacks(target)[attack]
+    for place in (value, {"w": value}, {"w": [value]}):
+        file = write(tmp_path / "pytorch_model.bin", place, name=name)
+        with pytest.raises(CheckpointError, match=says) as error:
+            read_torch(file)
+        assert "nothing was run" in str(error.value) and "\n" not in str(error.value)
+        assert not target.exists()
+    try:
+        pickle.loads(pickled(value))  # the same bytes would have run
+    except TypeError:
+        pass  # after the call: what it returned is no iterable
+    assert target.exists()
+
+
+def test_an_attack_in_the_header_or_in_the_keys_is_refused(tmp_path):
+    target = tmp_path / "ran"
+    value, _ = attacks(target)["os.system"]
+    good = [MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True}, {}, []]
+    for place in range(len(good)):
+        parts = [*good[:place], value, *good[place + 1 :]]
+        (tmp_path / "m.bin").write_bytes(b"".join(map(pickled, parts)))
+        with pytest.raises(CheckpointError, match="nothing was run"):
+            read_torch(tmp_path / "m.bin")
+    assert not target.exists()
+
+
+def test_a_pickle_cannot_change_what_later_loads_call(torch_names, tmp_path):
+    """BUILD sets attributes of whatever lies on the stack, also of the reader's own functions."""
+    code = (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__(K\x01tss\x86b."
+    )
+    (tmp_path / "m.bin").write_bytes(code)
+    with pytest.raises(CheckpointError):
+        read_torch(tmp_path / "m.bin")
+    for name in FORMATS:
+        assert read_torch(GOLDENS / "huggingface" / f"{name}.bin")
+
+
+def test_load_run_reads_a_malicious_directory_as_an_error(tmp_path):
+    directory = write_directory(tmp_path / "hf", random_tensors(LAYOUTS["BertModel"]))
+    (directory / "model.safetensors").unlink()
+    value, _ = attacks(tmp_path / "ran")["os.system"]
+    write(directory / "pytorch_model.bin", value, name="legacy")
+    with pytest.raises(CheckpointError, match="nothing was run"):
+        load_run(directory)
+    assert not (tmp_path / "ran").exists()

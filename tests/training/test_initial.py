@@ -1,0 +1,129 @@
+"""Continued pretraining takes the weights and nothing else, and refuses those of other models."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.config import override
+from bert_jax.errors import CheckpointError, ConfigError
+from bert_jax.runs import flatten_params, load_run, save_run
+from bert_jax.training import checkpoint
+from bert_jax.training.train import train
+
+PADDED = ("bert/embeddings/token", "masked_token_head/bias")
+
+
+@pytest.fixture(scope="module")
+def origin(experiment, tmp_path_factory):
+    """The workdir of a run of 12 updates, and what was saved of it for each format."""
+    directory = tmp_path_factory.mktemp("origin")
+    train(experiment, directory / "run")
+    for to in ("bert_jax", "huggingface"):
+        (directory / to).mkdir()
+        save_run(load_run(directory / "run"), directory / to, to=to)
+    return directory
+
+
+@pytest.fixture
+def still(experiment):
+    """One update that changes nothing: float32 cannot tell a sum from its larger term."""
+    return override(
+        experiment,
+        {"optimizer.learning_rate": 1e-30, "optimizer.warmup_steps": 0, "training.steps": 1},
+    )
+
+
+@pytest.mark.parametrize("form", ["run", "bert_jax", "huggingface"])
+def test_a_run_starts_from_the_weights_alone(form, origin, still, tmp_path, capsys):
+    """From any form; sharded; and with the step and the optimizer of a run that just began."""
+    continued = override(
+        still, {"training.init_from": str(origin / form), "mesh.fsdp": 2, "mesh.tensor": 2}
+    )
+    train(continued, tmp_path / "run")
+    before, after = (flatten_params(load_run(p).params) for p in (origin / "run", tmp_path / "run"))
+    for path, leaf in before.items():
+        # Rows that pad the vocabulary are no weights, and another format does not keep them.
+        rows = still.model.vocab_size if path in PADDED else None
+        # A parameter that is 0 still moves by the learning rate.
+        np.testing.assert_allclose(after[path][:rows], leaf[:rows], rtol=0, atol=1e-20)
+    assert load_run(tmp_path / "run").step == 1
+    with checkpoint.open_checkpoints(tmp_path / "run", read_only=True) as manager:
+        saved = manager.restore(1).state
+    steps = [leaf for leaf in jax.tree.leaves(saved) if np.asarray(leaf).dtype == np.int32]
+    assert len(steps) > 1 and all(int(leaf) == 1 for leaf in steps)
+    assert load_run(origin / form).report() in capsys.readouterr().err
+
+
+def test_a_run_with_a_checkpoint_goes_on_from_that(origin, experiment, tmp_path):
+    """Also when the weights that it started from are gone."""
+    source = shutil.copytree(origin / "huggingface", tmp_path / "source")
+    continued = override(experiment, {"training.init_from": str(source)})
+    calls = []
+
+    def interrupt(_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(continued, tmp_path / "run", probes=[interrupt])
+    assert checkpoint.has_checkpoint(tmp_path / "run")
+    shutil.rmtree(source)
+    assert train(continued, tmp_path / "run")["steps"] == 12
+    with pytest.raises(CheckpointError, match="source is not a run"):
+        train(continued, tmp_path / "another")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model.num_layers": 3}, "has num_layers 2, model has 3"),
+        ({"model.num_heads": 2}, "has num_heads 4, model has 2"),
+        ({"model.intermediate_size": 64}, "has intermediate_size 128, model has 64"),
+        ({"model.activation": "gelu_tanh"}, "has activation gelu_erf, model has gelu_tanh"),
+        ({"model.layer_norm_epsilon": 1e-6}, "has layer_norm_epsilon 1e-12, model has 1e-06"),
+    ],
+)
+def test_weights_of_another_model_are_refused_before_anything_is_written(
+    changes, says, origin, still, tmp_path
+):
+    changed = override(still, {"training.init_from": str(origin / "huggingface")} | changes)
+    with pytest.raises(ConfigError, match=says):
+        train(changed, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_vocabulary_are_refused(origin, still, tmp_path):
+    run = load_run(origin / "huggingface")
+    pieces = list(run.tokenizer.pieces)
+    pieces[7], pieces[8] = pieces[8], pieces[7]
+    changed = {
+        "swapped": dataclasses.replace(run.tokenizer, pieces=tuple(pieces)),
+        "fewer": dataclasses.replace(run.tokenizer, pieces=run.tokenizer.pieces[:-1]),
+        "cased": dataclasses.replace(run.tokenizer, lower_case=False),
+    }
+    says = {
+        "swapped": f"another vocabulary: id 7 is {pieces[7]!r}, in .* {pieces[8]!r}; accepted",
+        "fewer": "has 499 pieces, the data 500",
+        "cased": "has lower_case False",
+    }
+    for name, tokenizer in changed.items():
+        (tmp_path / name).mkdir()
+        save_run(dataclasses.replace(run, tokenizer=tokenizer), tmp_path / name, to="bert_jax")
+        with pytest.raises(ConfigError, match=says[name]):
+            train(override(still, {"training.init_from": str(tmp_path / name)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_converted_weights_are_no_run_that_goes_on(origin, experiment, tmp_path):
+    directory = shutil.copytree(origin / "bert_jax", tmp_path / "weights")
+    with pytest.raises(CheckpointError, match="holds weights without a run"):
+        train(experiment, directory)
+    assert load_run(directory).step == 0
+    assert load_run(directory).config == load_run(origin / "run").config
+    assert json.loads((directory / "tokenizer.json").read_text())["kind"] == "wordpiece"
