@@ -36,10 +36,11 @@ class Experiment:
                 f"data.sequence_length {self.data.sequence_length} is longer than "
                 f"model.max_positions {self.model.max_positions}"
             )
-        if self.optimizer.warmup_steps >= self.training.steps:
+        if self.optimizer.warmup_end >= self.training.steps:
             raise ConfigError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves nothing of "
-                f"training.steps {self.training.steps}; accepted: fewer than that"
+                f"training.steps {self.training.steps}; accepted: fewer than "
+                f"{self.training.steps - self.optimizer.warmup_start}"
             )
         for path, value in flatten(self).items():
             numbers = value if isinstance(value, tuple | list) else [value]

@@ -1,10 +1,7 @@
-"""BERT's AdamW and learning rate, as optax transforms.
-
-References:
-  https://github.com/google-research/bert, optimization.py
-"""
+"""BERT's AdamW and its relatives, and the learning rate, as optax transforms."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,48 +12,87 @@ from jax.typing import ArrayLike
 
 from bert_jax.errors import ConfigError
 
+STACKED_LAYERS = ("bert", "layers")
+"""Path of the parameters whose first dimension is the layer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW as BERT was trained with: no bias correction, decay not on biases and LayerNorm."""
+    """Which AdamW or LAMB, and the learning rate of each update; the defaults are BERT's AdamW."""
 
+    name: Literal["adamw", "lamb"] = "adamw"
     learning_rate: float = 1e-4
+    """The highest: what the warm-up rises to."""
     warmup_steps: int = 10_000
-    schedule: Literal["linear", "constant"] = "linear"
-    """After the warm-up: linear to 0 at `training.steps`, or constant."""
+    warmup_start: int = 0
+    """Step at which the rate would be 0; MLPerf's is -76, so that training starts above 0."""
+    first_step: Literal[0, 1] = 0
+    """Step that the schedule counts the first update as: 0, or 1 as NVIDIA does."""
+    schedule: Literal["polynomial", "constant"] = "polynomial"
+    """After the warm-up: to 0 at `training.steps`, or constant."""
+    power: float = 1.0
+    """Of the polynomial: 1 is linear, NVIDIA's LAMB has 0.5."""
+    decay_from: Literal["start", "warmup_end"] = "start"
+    """Where the polynomial is 1: at step 0 (Google), so that the rate jumps down at the end of the
+    warm-up, or at the end of the warm-up (Hugging Face)."""
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-6
+    bias_correction: bool = False
+    """Of both moments; BERT was trained without."""
     weight_decay: float = 0.01
+    decay_excludes: Literal["bias_and_layer_norm", "nothing"] = "bias_and_layer_norm"
+    trust_ratio: Literal["decayed", "all"] = "decayed"
+    """LAMB only: which parameters have one, those that `decay_excludes` leaves or all."""
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
-        for name in ("learning_rate", "epsilon", "max_grad_norm"):
+        for name in ("learning_rate", "power", "epsilon", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"optimizer.{name} is {getattr(self, name)}; accepted: above 0")
         for name in ("warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"optimizer.{name} is {getattr(self, name)}; accepted: 0 or more")
+        if not -self.warmup_steps <= self.warmup_start <= 0:
+            raise ConfigError(
+                f"optimizer.warmup_start is {self.warmup_start}; accepted: "
+                f"{-self.warmup_steps} (optimizer.warmup_steps before step 0) to 0"
+            )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(
                     f"optimizer.{name} is {getattr(self, name)}; accepted: at least 0, below 1"
                 )
 
+    @property
+    def warmup_end(self) -> int:
+        """The first step after the warm-up."""
+        return self.warmup_start + self.warmup_steps
+
 
 def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
     """Returns the rate of update number 0, 1, ...
 
-    The decay is on the absolute step and the warm-up overrides it, so that the rate is 0 at step
-    0 and jumps from `learning_rate` to `learning_rate * (1 - warmup / steps)` at the end of the
-    warm-up, as in the published code.
+    With s the step, w the warm-up's number of steps, W its start and T `steps`, the rate is
+    `learning_rate` times (s - W) / w while s < W + w, then (1 - (s - o) / (T - o)) ** power, where
+    o is 0 or the end of the warm-up (`decay_from`). With o = 0 it jumps at the end of the warm-up:
+    to 1 - w / T as published, up or down as `power` and `warmup_start` have it.
+
+    Sources: polynomial_decay and warm-up of google-research/bert and, with a start, of
+    mlcommons/training (optimization.py); get_linear_schedule_with_warmup of transformers;
+    PolyWarmUpScheduler of NVIDIA/DeepLearningExamples, which is stepped before each update and
+    so counts from 1. NVIDIA gives the warm-up as a fraction of T; here it is whole steps.
     """
+    origin = config.warmup_end if config.decay_from == "warmup_end" else 0
 
     def schedule(count: ArrayLike) -> Array:
-        step = jnp.asarray(count, jnp.float32)
-        after = jnp.float32(1) if config.schedule == "constant" else 1 - step / steps
-        rising = step / max(config.warmup_steps, 1)
-        return config.learning_rate * jnp.where(step < config.warmup_steps, rising, after)
+        step = jnp.asarray(count, jnp.float32) + config.first_step
+        rising = (step - config.warmup_start) / max(config.warmup_steps, 1)
+        if config.schedule == "constant":
+            after = jnp.float32(1)
+        else:
+            after = jnp.maximum(1 - (step - origin) / (steps - origin), 0) ** config.power
+        return config.learning_rate * jnp.where(step < config.warmup_end, rising, after)
 
     return schedule
 
@@ -91,24 +127,66 @@ def scale_by_uncorrected_adam(
     return optax.GradientTransformation(init, update)
 
 
-def decay_mask(params: optax.Params) -> optax.Params:
-    """Returns True for the parameters that decay: all but biases and LayerNorm's scale."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key not in ("bias", "scale"), params
-    )
+def decay_mask(
+    params: optax.Params,
+    *,
+    excludes: Literal["bias_and_layer_norm", "nothing"] = "bias_and_layer_norm",
+) -> optax.Params:
+    """Returns True for the parameters that decay, e.g. all but biases and LayerNorm's scale."""
+    names = ("bias", "scale") if excludes == "bias_and_layer_norm" else ()
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in names, params)
+
+
+def scale_by_trust_ratio() -> optax.GradientTransformation:
+    """LAMB's ratio ||parameter|| / ||update|| of each tensor; 1 where either norm is 0.
+
+    `optax.scale_by_trust_ratio` would take the stacked layers for one tensor. Here each layer's
+    tensor has a ratio of its own, as it has where layers are separate variables.
+    """
+
+    def rescale(update: Array, param: Array) -> Array:
+        of_update, of_param = optax.tree.norm(update), optax.tree.norm(param)
+        defined = (of_update > 0) & (of_param > 0)
+        return update * jnp.where(defined, of_param / jnp.where(defined, of_update, 1), 1)
+
+    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        def of_leaf(path: tuple, update: Array, param: Array) -> Array:
+            # By name: another tensor may happen to have as many rows as there are layers.
+            stacked = tuple(key.key for key in path[:2]) == STACKED_LAYERS
+            return (jax.vmap(rescale) if stacked else rescale)(update, param)
+
+        return jax.tree_util.tree_map_with_path(of_leaf, updates, params)
+
+    return optax.stateless(update)
 
 
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Returns clip -> Adam direction -> + decay * parameter -> x learning rate.
+    """Returns clip -> Adam direction -> + decay * parameter [-> x trust ratio] -> x learning rate.
 
     Clipping is by the norm of the gradient of the global batch; the published TPU code clips on
-    each replica before the sum.
+    each replica before the sum. torch divides by the norm + 1e-6, which is a relative 1e-6 less.
+
+    LAMB is ALBERT's (google-research/albert, lamb_optimizer.py) without bias correction and with
+    ratios of what decays; with the correction MLPerf's reference, and NVIDIA's FusedLAMB
+    (apex, multi_tensor_lamb.cu), whose `use_nvlamb=True` is a ratio of all. Where nothing decays
+    because `weight_decay` is 0, FusedLAMB has no ratios; here, as in ALBERT's, they stay.
     """
-    return optax.chain(
+    if config.bias_correction:
+        direction = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    else:
+        direction = scale_by_uncorrected_adam(
+            beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon
+        )
+    decays = partial(decay_mask, excludes=config.decay_excludes)
+    everything = partial(decay_mask, excludes="nothing")
+    transforms = [
         optax.clip_by_global_norm(config.max_grad_norm),
-        scale_by_uncorrected_adam(beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
-        optax.scale_by_learning_rate(schedule),
-    )
+        direction,
+        optax.add_decayed_weights(config.weight_decay, mask=decays),
+    ]
+    if config.name == "lamb":
+        adapted = everything if config.trust_ratio == "all" else decays
+        transforms.append(optax.masked(scale_by_trust_ratio(), adapted))
+    return optax.chain(*transforms, optax.scale_by_learning_rate(schedule))
