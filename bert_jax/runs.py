@@ -1,9 +1,9 @@
 """The notebook's door: `load_run(path)` gives config, model, parameters and tokenizer of a run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,11 @@ from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers import Tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.experiment import Experiment
+from bert_jax.interop.huggingface import WEIGHTS, read_huggingface
+from bert_jax.interop.tensors import LoadingReport, to_parameters
 from bert_jax.models.bert import BertForPretraining, apply, num_parameters
 from bert_jax.training import checkpoint
-from bert_jax.training.state import abstract_params
+from bert_jax.training.state import abstract_params, unboxed_params
 
 MASK = "[MASK]"
 
@@ -37,11 +39,14 @@ class Run:
 
     path: Path
     step: int
-    config: Experiment
+    config: Experiment | None
+    """None where the weights come from elsewhere; `model.config` is there always."""
     model: BertForPretraining
     params: Any
     """Float32 arrays on a CPU; `model.apply({"params": params}, batch)` runs them."""
     tokenizer: Tokenizer
+    loading: LoadingReport | None = None
+    """What became of each tensor of weights from elsewhere."""
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[Filling]]:
         """Returns the `top_k` most probable pieces for each [MASK] of a text, best first.
@@ -60,21 +65,15 @@ class Run:
         ]
 
     def report(self) -> str:
-        """Returns which arrays were loaded; loading is strict, so none was left out."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.params)
+        """Returns what was loaded, array by array, and what was not."""
+        leaves = flatten_params(self.params)
+        count = num_parameters(self.params, self.model.config)
         lines = [
-            f"  {jax.tree_util.keystr(path, simple=True, separator='/'):60} "
-            f"{leaf.dtype}{list(leaf.shape)}"
-            for path, leaf in leaves
+            f"{self.path}, step {self.step}: {len(leaves)} arrays, {count:,} parameters",
+            *(f"  {path:60} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves.items()),
         ]
-        count = num_parameters(self.params, self.config.model)
-        return "\n".join(
-            [
-                f"{self.path}, step {self.step}: {len(leaves)} arrays, {count:,} parameters; "
-                "none missing, unexpected or reshaped",
-                *lines,
-            ]
-        )
+        strict = "every array of the checkpoint; none missing, unexpected or reshaped"
+        return "\n".join([*lines, str(self.loading or strict)])
 
     def metrics(self) -> list[dict[str, float]]:
         """Returns the rows of `metrics.jsonl`."""
@@ -91,11 +90,13 @@ class Run:
         ids = list(self.tokenizer.encode(first))
         for part in rest:
             ids += [self.tokenizer.mask_id, *self.tokenizer.encode(part)]
+        # Hugging Face and Google end a single text with [SEP].
+        separator = self.config.data.single_text_separator if self.config else True
         layout = lay_out(
             [Pair(ids, [], 0)],
             batch_size=1,
-            sequence_length=self._length(len(ids) + 1 + self.config.data.single_text_separator),
-            single_text_separator=self.config.data.single_text_separator,
+            sequence_length=self._length(len(ids) + 1 + separator),
+            single_text_separator=separator,
             cls_id=self.tokenizer.cls_id,
             sep_id=self.tokenizer.sep_id,
             pad_id=self.tokenizer.pad_id,
@@ -116,7 +117,7 @@ class Run:
 
     def _length(self, tokens: int) -> int:
         """Rounds up to a multiple of 32, so that texts share compiled programs."""
-        limit = self.config.model.max_positions
+        limit = self.model.config.max_positions
         if tokens > limit:
             raise DataError(
                 f"the text has {tokens} tokens with [CLS] and [SEP]; accepted: at most "
@@ -125,15 +126,30 @@ class Run:
         return min(-(-tokens // 32) * 32, limit)
 
 
-def load_run(path: str | Path, step: int | None = None) -> Run:
-    """Opens a run directory at its last checkpoint, or at `step`, on a CPU.
+def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str] = ()) -> Run:
+    """Opens weights on a CPU: a run at its last checkpoint or at `step`, or weights from elsewhere.
+
+    Args:
+      path: a run or a converted directory, or a directory of Hugging Face's.
+      step: of a run.
+      allow: of weights from elsewhere, unexpected tensors to leave out and parts that may be
+        missing and are then initialized: `bert/pooler`, `masked_token_head`, `next_sentence_head`.
 
     Raises:
-      CheckpointError: not a run, no such checkpoint, or arrays that are not the model's.
+      CheckpointError: none of these, no such checkpoint, or arrays that are not the model's.
     """
     path = Path(path)
-    if not (path / "checkpoints").is_dir():
-        raise CheckpointError(f"{path} is not a run: it has no checkpoints/")
+    if (path / "checkpoints").is_dir():
+        return _open_run(path, step)
+    if any((path / name).is_file() for name in WEIGHTS):
+        return _open_foreign(path, allow)
+    raise CheckpointError(
+        f"{path} is not a run: it has no checkpoints/; nor weights of Hugging Face's, "
+        f"{' or '.join(WEIGHTS)}"
+    )
+
+
+def _open_run(path: Path, step: int | None) -> Run:
     with checkpoint.open_checkpoints(path, read_only=True) as manager:
         steps: Sequence[int] = manager.all_steps()
         if not steps:
@@ -143,8 +159,7 @@ def load_run(path: str | Path, step: int | None = None) -> Run:
             raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")
         experiment, description = checkpoint.restore_description(manager, step=step)
         model = BertForPretraining(experiment.model)
-        cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        params = checkpoint.restore_params(manager, abstract_params(model, cpu), step=step)
+        params = checkpoint.restore_params(manager, abstract_params(model, _cpu()), step=step)
     return Run(
         path=path,
         step=step,
@@ -153,3 +168,52 @@ def load_run(path: str | Path, step: int | None = None) -> Run:
         params=params,
         tokenizer=tokenizer_from_json(description),
     )
+
+
+def _open_foreign(path: Path, allow: Collection[str]) -> Run:
+    source = read_huggingface(path)
+    model = BertForPretraining(source.config)
+    abstract = abstract_params(model, _cpu())
+    shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
+    try:
+        parameters, loading = to_parameters(
+            source.tensors,
+            shapes,
+            initialize=partial(_initialize, model),
+            convention=source.convention,
+            vocab_size=source.config.vocab_size,
+            allow=allow,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    params = jax.tree.unflatten(jax.tree.structure(abstract), [parameters[name] for name in shapes])
+    return Run(
+        path=path,
+        step=0,
+        config=None,
+        model=model,
+        params=jax.device_put(params, _cpu()),
+        tokenizer=source.tokenizer,
+        loading=loading,
+    )
+
+
+def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, np.ndarray]:
+    """Parameters as training with seed 0 starts from; jit leaves out what is not asked for."""
+
+    def initialize() -> dict[str, jax.Array]:
+        params = flatten_params(unboxed_params(model, 0))
+        return {path: params[path] for path in paths}
+
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.device_get(jax.jit(initialize)())
+
+
+def flatten_params(params: Any) -> dict[str, Any]:
+    """Returns the leaves by their paths, `bert/layers/attention/query/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _cpu() -> SingleDeviceSharding:
+    return SingleDeviceSharding(jax.local_devices(backend="cpu")[0])

@@ -80,7 +80,7 @@ MAY_IMPORT = {
         *("data.batch", "data.passport", "data.pipeline", "data.tokenizers"),
         *LEAVES,
     ),
-    "interop.*": ("interop.*", "models.*", *LEAVES),
+    "interop.*": ("interop.*", "models.config", "data.tokenizers", *LEAVES),
     "runs": (
         *("config", "experiment", "interop.*", "models.*"),
         *("training.checkpoint", "training.state"),

@@ -56,11 +56,16 @@ def init_params(model: nn.Module, seed: int) -> Any:
     return model.init(random_stream(seed, "init"), batch)["params"]
 
 
+def unboxed_params(model: nn.Module, seed: int) -> Any:
+    """Returns the first parameters as plain arrays."""
+    return nn.unbox(init_params(model, seed))
+
+
 def abstract_params(model: nn.Module, sharding: Sharding) -> Any:
     """Returns shapes and dtypes of the parameters, all with one sharding, computing nothing."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(lambda: nn.unbox(init_params(model, 0))),
+        jax.eval_shape(lambda: unboxed_params(model, 0)),
     )
 
 

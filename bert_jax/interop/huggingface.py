@@ -1,0 +1,115 @@
+"""Directories of Hugging Face's BERT: config.json, weights, vocabulary.
+
+Reference: transformers 5.23.0.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from bert_jax.data.tokenizers import MAX_WORD_LENGTH, Tokenizer, WordPiece
+from bert_jax.errors import CheckpointError, DataError
+from bert_jax.interop.source import (
+    Source,
+    check_vocabulary,
+    looks_lower_case,
+    read_config,
+    read_json,
+)
+from bert_jax.interop.torch_files import read_torch
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files that may hold the tensors; the first that is there does."""
+
+
+def read_huggingface(directory: Path) -> Source:
+    """Reads a directory that `save_pretrained` wrote, of today's or of older releases.
+
+    Raises:
+      CheckpointError: no BERT, or a file that is damaged or missing.
+    """
+    file = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"{directory} holds neither {' nor '.join(WEIGHTS)}")
+    config = read_config(directory / "config.json")
+    tokenizer = read_tokenizer(directory)
+    check_vocabulary(tokenizer, config, directory)
+    read = read_safetensors if file.suffix == ".safetensors" else read_torch
+    return Source(config, tokenizer, read(file), "huggingface")
+
+
+def read_safetensors(file: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file by name.
+
+    Raises:
+      CheckpointError: it is damaged or cut short.
+    """
+    try:
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error}); accepted: a whole safetensors file"
+        ) from error
+
+
+def read_tokenizer(directory: Path) -> Tokenizer:
+    """Reads vocab.txt, or tokenizer.json where there is none.
+
+    Whether it lowers case stands in tokenizer_config.json or tokenizer.json; where neither says,
+    a vocabulary without capital letters does.
+
+    Raises:
+      CheckpointError: no vocabulary, or a tokenizer that is not BERT's WordPiece.
+    """
+    said = _tokenizer_settings(directory)
+    pieces = said.pop("pieces", None)
+    file = directory / "vocab.txt"
+    try:
+        if file.is_file():
+            pieces = WordPiece.from_vocabulary_file(file, lower_case=False).pieces
+        if pieces is None:
+            raise CheckpointError(f"{directory} has no vocab.txt or tokenizer.json")
+        lower_case = said.pop("lower_case", None)
+        return WordPiece(
+            pieces=tuple(pieces),
+            lower_case=looks_lower_case(pieces) if lower_case is None else lower_case,
+            max_word_length=said.get("max_word_length", MAX_WORD_LENGTH),
+        )
+    except DataError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+
+
+def _tokenizer_settings(directory: Path) -> dict[str, Any]:
+    """`lower_case`, `max_word_length` and `pieces`, as far as the JSON files say."""
+    settings: dict[str, Any] = {}
+    file = directory / "tokenizer.json"
+    if file.is_file():
+        given = read_json(file)
+        model, normalizer = given.get("model") or {}, given.get("normalizer") or {}
+        found = model.get("type", "WordPiece"), normalizer.get("type")
+        if found != ("WordPiece", "BertNormalizer"):
+            raise CheckpointError(f"{file} is {found}; accepted: WordPiece with BertNormalizer")
+        by_id = sorted(model["vocab"].items(), key=lambda item: item[1])
+        if [number for _, number in by_id] != list(range(len(by_id))):
+            raise CheckpointError(f"{file}: ids with gaps; accepted: 0 to {len(by_id) - 1}")
+        settings["pieces"] = [piece for piece, _ in by_id]
+        settings["max_word_length"] = model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
+        settings["lower_case"] = normalizer["lowercase"]
+        _check_cleaning(file, normalizer, settings["lower_case"], "handle_chinese_chars")
+    file = directory / "tokenizer_config.json"
+    if file.is_file():
+        given = read_json(file)
+        settings["lower_case"] = given.get("do_lower_case", settings.get("lower_case"))
+        _check_cleaning(file, given, settings["lower_case"], "tokenize_chinese_chars")
+    return settings
+
+
+def _check_cleaning(file: Path, given: dict[str, Any], lower_case: bool | None, cjk: str) -> None:
+    if not given.get(cjk, True):
+        raise CheckpointError(f"{file}: {cjk} is False; accepted: True")
+    accents = given.get("strip_accents")
+    if accents is not None and accents != lower_case:
+        raise CheckpointError(f"{file}: strip_accents is {accents}; accepted: as lower case")

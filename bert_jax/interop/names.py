@@ -1,0 +1,150 @@
+"""The one table of names: a parameter here, in Hugging Face's BERT, in Google's checkpoints.
+
+References:
+  https://github.com/google-research/bert (modeling.py, optimization.py)
+  https://github.com/huggingface/transformers (models/bert/modeling_bert.py)
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+Convention = Literal["huggingface", "google"]
+
+OPTIONAL_PARTS = ("bert/pooler", "masked_token_head", "next_sentence_head")
+"""What a source may lack as a whole; the rest of the parameters is the encoder."""
+
+
+class Name(NamedTuple):
+    """One parameter under its three names; `{layer}` counts layers from 0.
+
+    A parameter of the layers is stacked here: its first dimension is that number.
+    """
+
+    path: str
+    huggingface: str
+    google: str
+    inputs: int = 0
+    """Leading dimensions here that are the first of a foreign matrix; 0 for a vector there."""
+    transposed: tuple[Convention, ...] = ()
+    """Where the matrix is stored as [outputs, inputs]."""
+    padded: bool = False
+    """Here its first dimension is padded beyond the vocabulary."""
+
+    @property
+    def stacked(self) -> bool:
+        """One of each layer."""
+        return "{layer}" in self.huggingface
+
+
+def _dense(
+    path: str,
+    huggingface: str,
+    google: str,
+    *,
+    inputs: int = 1,
+    google_names: tuple[str, str] = ("/kernel", "/bias"),
+    transposed: tuple[Convention, ...] = ("huggingface",),
+) -> Iterator[Name]:
+    kernel, bias = google_names
+    yield Name(
+        f"{path}/kernel", f"{huggingface}.weight", google + kernel, inputs, transposed=transposed
+    )
+    yield Name(f"{path}/bias", f"{huggingface}.bias", google + bias)
+
+
+def _layer_norm(path: str, huggingface: str, google: str) -> Iterator[Name]:
+    yield Name(f"{path}/scale", f"{huggingface}.LayerNorm.weight", f"{google}/LayerNorm/gamma")
+    yield Name(f"{path}/bias", f"{huggingface}.LayerNorm.bias", f"{google}/LayerNorm/beta")
+
+
+def _embedding(path: str, name: str, *, padded: bool = False) -> Name:
+    return Name(
+        f"bert/embeddings/{path}",
+        f"bert.embeddings.{name}.weight",
+        f"bert/embeddings/{name}",
+        inputs=1,
+        padded=padded,
+    )
+
+
+def _layer(path: str, name: str) -> tuple[str, str, str]:
+    google = f"bert/encoder/layer_{{layer}}/{name.replace('.', '/')}"
+    return f"bert/layers/{path}", f"bert.encoder.layer.{{layer}}.{name}", google
+
+
+NAMES = (
+    _embedding("token", "word_embeddings", padded=True),
+    _embedding("position", "position_embeddings"),
+    _embedding("segment", "token_type_embeddings"),
+    *_layer_norm("bert/embeddings/layer_norm", "bert.embeddings", "bert/embeddings"),
+    *_dense(*_layer("attention/query", "attention.self.query")),
+    *_dense(*_layer("attention/key", "attention.self.key")),
+    *_dense(*_layer("attention/value", "attention.self.value")),
+    *_dense(*_layer("attention/output", "attention.output.dense"), inputs=2),
+    *_layer_norm(*_layer("attention_layer_norm", "attention.output")),
+    *_dense(*_layer("feed_forward/intermediate", "intermediate.dense")),
+    *_dense(*_layer("feed_forward/output", "output.dense")),
+    *_layer_norm(*_layer("feed_forward_layer_norm", "output")),
+    *_dense("bert/pooler/dense", "bert.pooler.dense", "bert/pooler/dense"),
+    *_dense(
+        "masked_token_head/transform",
+        "cls.predictions.transform.dense",
+        "cls/predictions/transform/dense",
+    ),
+    *_layer_norm(
+        "masked_token_head/layer_norm",
+        "cls.predictions.transform",
+        "cls/predictions/transform",
+    ),
+    Name(
+        "masked_token_head/bias",
+        "cls.predictions.bias",
+        "cls/predictions/output_bias",
+        padded=True,
+    ),
+    *_dense(
+        "next_sentence_head/dense",
+        "cls.seq_relationship",
+        "cls/seq_relationship/",
+        google_names=("output_weights", "output_bias"),
+        transposed=("huggingface", "google"),
+    ),
+)
+
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+"""Second names under which Hugging Face may store a tensor; both must hold the same."""
+
+# What a source may hold that no parameter here is: a pattern of names, and what they are.
+_EXPLAINED: dict[Convention, tuple[tuple[str, str], ...]] = {
+    "huggingface": (
+        (r"bert\.embeddings\.(position_ids|token_type_ids)", "a constant buffer"),
+        (r"(classifier|qa_outputs)\.(weight|bias)", "the head of a fine-tuned task"),
+    ),
+    "google": (
+        (r".+/(adam|lamb)_[mv]", "a moment of the optimizer"),
+        (r"global_step", "the step of the optimizer"),
+        (r"(cls/squad/)?output_(weights|bias)", "the head of a fine-tuned task"),
+    ),
+}
+
+
+def explain(name: str, convention: Convention) -> str | None:
+    """Returns why a tensor is left out on purpose; None for one that nothing explains."""
+    return next(
+        (why for pattern, why in _EXPLAINED[convention] if re.fullmatch(pattern, name)), None
+    )
+
+
+def canonical(name: str, convention: Convention) -> str:
+    """Returns the name as in the table: with the prefix `bert.`, today's names of LayerNorm's."""
+    if convention == "google":
+        return name
+    if name.startswith(("embeddings.", "encoder.", "pooler.")):
+        name = f"bert.{name}"
+    return re.sub(
+        r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: {"gamma": "weight", "beta": "bias"}[m[0]], name
+    )

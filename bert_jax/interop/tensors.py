@@ -1,0 +1,206 @@
+"""Foreign tensors <-> parameters, strictly: every tensor is used, explained or an error."""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import ml_dtypes  # noqa: F401, makes bfloat16 a dtype of NumPy
+import numpy as np
+
+from bert_jax.errors import CheckpointError
+from bert_jax.interop.names import NAMES, OPTIONAL_PARTS, TIED, Convention, Name, canonical, explain
+
+Shape = tuple[int, ...]
+Parameters = dict[str, np.ndarray]
+"""Float32 arrays by their paths, such as `bert/layers/attention/query/kernel`."""
+
+EXACT_DTYPES = ("float32", "float16", "bfloat16")
+"""Dtypes whose values float32 holds."""
+
+SHOWN = 10
+"""Problems in the one line of an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingReport:
+    """What became of every tensor of a source, a line for each."""
+
+    used: list[str] = field(default_factory=list)
+    reshaped: list[str] = field(default_factory=list)
+    """Used as well, but transposed, cut into heads, padded or cast."""
+    missing: list[str] = field(default_factory=list)
+    """Parameters that the source lacks; they are initialized."""
+    unexpected: list[str] = field(default_factory=list)
+    """Left out, with the reason."""
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in vars(self).items())
+        lines = [f"  {kind:10} {line}" for kind, lines in vars(self).items() for line in lines]
+        return "\n".join([f"tensors: {counts}", *lines])
+
+
+class Loaded(NamedTuple):
+    """Parameters made of a source's tensors."""
+
+    parameters: Parameters
+    report: LoadingReport
+
+
+def to_parameters(
+    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, Shape],
+    *,
+    initialize: Callable[[Collection[str]], Parameters],
+    convention: Convention,
+    vocab_size: int,
+    allow: Collection[str] = (),
+) -> Loaded:
+    """Returns the parameters that a source's tensors are.
+
+    Args:
+      tensors: by the source's names; each is read once, or twice if it is tied.
+      shapes: of the model's parameters, by their paths.
+      initialize: makes the parameters of these paths; called only for what the source lacks.
+      convention: whose names and orientation the source has.
+      vocab_size: rows of the source's token table; the rows that pad ours are zero.
+      allow: unexpected tensors to leave out, and those of OPTIONAL_PARTS that may be missing.
+
+    Raises:
+      CheckpointError: names every tensor that is missing, unexpected or not what it should be.
+    """
+    report, problems = LoadingReport(), []
+    sources = _source_names(tensors, convention)
+    _drop_tied(sources, tensors, report, problems)
+    parameters, missing = {}, {}
+    for name in NAMES:
+        shape = shapes[name.path]
+        layers = range(shape[0]) if name.stacked else (0,)
+        foreign = [getattr(name, convention).format(layer=layer) for layer in layers]
+        lacking = [one for one in foreign if one not in sources]
+        if lacking:
+            missing[name.path] = lacking
+            continue
+        parameter = np.zeros(shape, np.float32)
+        for layer, one in zip(layers, foreign, strict=True):
+            into = parameter[layer] if name.stacked else parameter
+            where = f"{name.path}[{layer}]" if name.stacked else name.path
+            source = sources.pop(one)
+            tensor = tensors[source]
+            expected = _foreign_shape(name, into.shape, convention, vocab_size)
+            if problem := _problem(tensor, expected):
+                problems.append(f"{source} {problem}")
+                continue
+            _fill(into, tensor, name, convention)
+            line = f"{source} {_describe(tensor)} -> {where} {_describe(into)}"
+            same = expected == into.shape and tensor.dtype == np.float32
+            same = same and convention not in name.transposed
+            (report.used if same else report.reshaped).append(line)
+        parameters[name.path] = parameter
+    problems += _missing_problems(missing, parameters, allow)
+    for one, source in sources.items():
+        why = explain(one, convention) or ("allowed" if source in allow else None)
+        if why:
+            report.unexpected.append(f"{source} {_describe(tensors[source])}: {why}")
+        else:
+            problems.append(f"unexpected {source} (allow it to leave it out)")
+    if problems:
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise CheckpointError("; ".join(problems[:SHOWN] + more))
+    for path, initial in (initialize(missing) if missing else {}).items():
+        parameters[path] = initial
+        report.missing.append(f"{path} {_describe(initial)}: initialized")
+    return Loaded(parameters, report)
+
+
+def from_parameters(parameters: Parameters, *, vocab_size: int) -> dict[str, np.ndarray]:
+    """Returns a model's tensors under Hugging Face's names; a tied decoder is left out."""
+    tensors = {}
+    for name in NAMES:
+        ours = parameters[name.path]
+        for layer in range(ours.shape[0]) if name.stacked else (0,):
+            one = ours[layer] if name.stacked else ours
+            one = one[:vocab_size] if name.padded else one
+            one = one.reshape(_matrix(name, one.shape))
+            one = one.T if "huggingface" in name.transposed else one
+            tensors[name.huggingface.format(layer=layer)] = np.ascontiguousarray(one)
+    return tensors
+
+
+def _source_names(tensors: Mapping[str, np.ndarray], convention: Convention) -> dict[str, str]:
+    """The source's own name of each tensor by its canonical one."""
+    names: dict[str, str] = {}
+    for source in sorted(tensors):
+        one = canonical(source, convention)
+        if one in names:
+            raise CheckpointError(f"{names[one]} and {source} are two names of one tensor")
+        names[one] = source
+    return names
+
+
+def _drop_tied(
+    sources: dict[str, str],
+    tensors: Mapping[str, np.ndarray],
+    report: LoadingReport,
+    problems: list[str],
+) -> None:
+    for second, first in TIED.items():
+        if second not in sources:
+            continue
+        source = sources.pop(second)
+        if first not in sources:
+            sources[first] = source
+        elif np.array_equal(tensors[source], tensors[sources[first]]):
+            report.unexpected.append(f"{source}: equal to {sources[first]}, to which it is tied")
+        else:
+            problems.append(f"{source} differs from {sources[first]}, to which it is tied here")
+
+
+def _foreign_shape(name: Name, ours: Shape, convention: Convention, vocab_size: int) -> Shape:
+    shape = _matrix(name, (vocab_size, *ours[1:]) if name.padded else ours)
+    return shape[::-1] if convention in name.transposed else shape
+
+
+def _matrix(name: Name, ours: Shape) -> Shape:
+    """Heads and their dimensions are one dimension elsewhere."""
+    if not name.inputs:
+        return (math.prod(ours),)
+    return math.prod(ours[: name.inputs]), math.prod(ours[name.inputs :])
+
+
+def _problem(tensor: np.ndarray, expected: Shape) -> str | None:
+    if tensor.shape != expected:
+        return f"is {list(tensor.shape)}, not {list(expected)}"
+    if tensor.dtype.name not in EXACT_DTYPES:
+        return f"is {tensor.dtype}, not {' or '.join(EXACT_DTYPES)}"
+    return None
+
+
+def _fill(into: np.ndarray, tensor: np.ndarray, name: Name, convention: Convention) -> None:
+    tensor = tensor.T if convention in name.transposed else tensor
+    if name.padded:
+        into[: len(tensor)] = tensor
+    else:
+        into[...] = tensor.reshape(into.shape)
+
+
+def _missing_problems(
+    missing: dict[str, list[str]], parameters: Parameters, allow: Collection[str]
+) -> list[str]:
+    """A part that is missing as a whole may be allowed; the rest of a part that is there not."""
+    by_part: dict[str, list[str]] = {}
+    for path, names in missing.items():
+        part = next((part for part in OPTIONAL_PARTS if path.startswith(part)), "")
+        by_part.setdefault(part, []).extend(names)
+    problems = []
+    for part, (first, *rest) in by_part.items():
+        whole = part and not any(path.startswith(part) for path in parameters)
+        if not (whole and part in allow):
+            more = f" and {len(rest)} more" if rest else ""
+            hint = f" (allow {part} to initialize them)" if whole else ""
+            problems.append(f"missing {first}{more}{hint}")
+    return problems
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.dtype}{list(array.shape)}"

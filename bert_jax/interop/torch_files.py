@@ -1,0 +1,173 @@
+"""Tensors of a `torch.save` file, read without torch and without running anything in it.
+
+A pickle is a program that calls what it names. Here it can name only the few things that a
+dictionary of tensors is made of, and each stands for a function or a constant of this module.
+
+References:
+  https://github.com/pytorch/pytorch/blob/main/torch/serialization.py, both file formats
+"""
+
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from bert_jax.errors import CheckpointError
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+class _StorageType(NamedTuple):
+    dtype: str
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: str
+    size: int
+
+
+class _Tensor(NamedTuple):
+    """A view of a storage; offset, shape and strides count elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def read(self, data: np.ndarray) -> np.ndarray:
+        numbers = (self.offset, *self.shape, *self.strides)
+        if len(self.shape) != len(self.strides) or not all(type(n) is int for n in numbers):
+            raise pickle.UnpicklingError("a tensor whose shape is no shape")
+        last = sum(
+            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
+        )
+        if min(numbers) < 0 or (math.prod(self.shape) and self.offset + last >= len(data)):
+            raise pickle.UnpicklingError("a tensor that reaches beyond its storage")
+        if not math.prod(self.shape):
+            return np.zeros(self.shape, data.dtype)
+        strides = [stride * data.itemsize for stride in self.strides]
+        return np.lib.stride_tricks.as_strided(
+            data[self.offset :], self.shape, strides, writeable=False
+        )
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the globals of a state dictionary and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Made anew for each load: a pickle can set attributes of what it names.
+        known: dict[tuple[str, str], Callable[..., Any] | _StorageType] = {
+            ("collections", "OrderedDict"): lambda items=(): OrderedDict(items),
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *fields: _Tensor(*fields[:4]),
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+            **{("torch", name): _StorageType(np.dtype(t).name) for name, t in STORAGES.items()},
+        }
+        if (module, name) not in known:
+            raise CheckpointError(
+                f"it names {module}.{name}, which a dictionary of tensors does not need; nothing "
+                "was run; accepted: weights alone, or safetensors"
+            )
+        return known[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, storage_type, key, _, size, *view = pid
+        if kind != "storage" or not isinstance(storage_type, _StorageType) or any(view):
+            raise pickle.UnpicklingError("a reference to something other than a storage")
+        return _Storage(str(key), storage_type.dtype, int(size))
+
+
+def read_torch(file: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a state dictionary by name; large ones are read only when used.
+
+    Raises:
+      CheckpointError: the file is cut short, holds other things than tensors, or names anything
+        that could be run.
+    """
+    try:
+        with file.open("rb") as opened:
+            read = _read_zip if zipfile.is_zipfile(opened) else _read_legacy
+            opened.seek(0)
+            return read(opened, file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    except Exception as error:  # damaged bytes make a pickle fail in any way
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(
+            f"{file} cannot be read ({reason}); accepted: a whole file that torch.save wrote of a "
+            "state dictionary"
+        ) from error
+
+
+def _read_zip(opened: BinaryIO, file: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(opened) as archive:
+        (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        root = pickled.removesuffix("data.pkl")
+        if f"{root}byteorder" in archive.namelist():
+            _check_little_endian(archive.read(f"{root}byteorder") == b"little")
+        tensors = _tensors(_Unpickler(io.BytesIO(archive.read(pickled))).load())
+        storages: dict[_Storage, np.ndarray] = {}
+        for storage in {tensor.storage for tensor in tensors.values()}:
+            dtype = np.dtype(storage.dtype)
+            entry = archive.getinfo(f"{root}data/{storage.key}")
+            if entry.file_size != storage.size * dtype.itemsize:
+                raise pickle.UnpicklingError(f"storage {storage.key} has another size")
+            storages[storage] = np.frombuffer(archive.read(entry), dtype)  # checks its CRC
+    return {name: tensor.read(storages[tensor.storage]) for name, tensor in tensors.items()}
+
+
+def _read_legacy(opened: BinaryIO, file: Path) -> dict[str, np.ndarray]:
+    """A row of pickles, then each storage: its size and its elements."""
+    header = [_Unpickler(opened).load() for _ in range(3)]
+    if header[:2] != [MAGIC_NUMBER, PROTOCOL_VERSION]:
+        raise pickle.UnpicklingError("not a file of torch.save")
+    _check_little_endian(header[2]["little_endian"])
+    tensors = _tensors(_Unpickler(opened).load())
+    by_key = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    mapped = np.memmap(file, np.uint8, "r")
+    storages, keys, start = {}, _Unpickler(opened).load(), opened.tell()
+    for key in keys:
+        storage = by_key[str(key)]
+        size = int(mapped[start : start + 8].view("<i8")[0])
+        dtype = np.dtype(storage.dtype)
+        end = start + 8 + size * dtype.itemsize
+        if size != storage.size or end > len(mapped):
+            raise pickle.UnpicklingError(f"storage {key} is cut short")
+        storages[storage] = mapped[start + 8 : end].view(dtype)
+        start = end
+    return {name: tensor.read(storages[tensor.storage]) for name, tensor in tensors.items()}
+
+
+def _check_little_endian(little: bool) -> None:
+    if not little:
+        raise CheckpointError("numbers are big-endian; accepted: little-endian")
+
+
+def _tensors(loaded: Any) -> dict[str, _Tensor]:
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"it holds a {type(loaded).__name__}; accepted: names and tensors")
+    for name, tensor in loaded.items():
+        if not isinstance(name, str) or not isinstance(tensor, _Tensor):
+            raise CheckpointError(f"{name!r} is no tensor; accepted: names and tensors alone")
+    return loaded
