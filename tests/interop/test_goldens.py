@@ -54,7 +54,7 @@ def golden() -> Golden:
         for parts in zip(*stacked, strict=True)
     ]
     scalars = json.loads((DIRECTORY / "expected.json").read_text())
-    config = replace(run.config.model, scan_layers=True)  # compiles in a fraction of the time
+    config = replace(run.model.config, scan_layers=True)  # compiles in a fraction of the time
     return Golden(config, run.params, batches, arrays, scalars)
 
 
@@ -108,7 +108,9 @@ def test_twenty_updates_are_those_of_torch(golden):
         golden.config,
         golden.params,
         golden.batches,
-        huggingface_optimizer(recipe),
+        huggingface_optimizer(
+            learning_rate=recipe["learning_rate"], warmup_steps=recipe["warmup_steps"]
+        ),
         steps=recipe["steps"],
     )
     assert len(trained.losses) == 20
