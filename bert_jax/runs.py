@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -14,10 +14,10 @@ from jax.sharding import SingleDeviceSharding
 from bert_jax.data.batch import Batch
 from bert_jax.data.masking import lay_out
 from bert_jax.data.pairs import Pair
-from bert_jax.data.tokenizers import Tokenizer, tokenizer_from_json
+from bert_jax.data.tokenizers import Tokenizer, save_tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.experiment import Experiment
-from bert_jax.interop.huggingface import WEIGHTS, read_huggingface
+from bert_jax.interop.huggingface import WEIGHTS, read_huggingface, write_huggingface
 from bert_jax.interop.tensors import LoadingReport, to_parameters
 from bert_jax.models.bert import BertForPretraining, apply, num_parameters
 from bert_jax.training import checkpoint
@@ -72,8 +72,10 @@ class Run:
             f"{self.path}, step {self.step}: {len(leaves)} arrays, {count:,} parameters",
             *(f"  {path:60} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves.items()),
         ]
-        strict = "every array of the checkpoint; none missing, unexpected or reshaped"
-        return "\n".join([*lines, str(self.loading or strict)])
+        strict = "tensors: all of the checkpoint used; none missing, unexpected or reshaped"
+        conversion = self.path / "conversion.txt"
+        before = ["converted from", conversion.read_text()] if conversion.is_file() else []
+        return "\n".join([*lines, str(self.loading or strict), *before])
 
     def metrics(self) -> list[dict[str, float]]:
         """Returns the rows of `metrics.jsonl`."""
@@ -149,6 +151,22 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
     )
 
 
+def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"]) -> None:
+    """Writes weights, model and tokenizer into an empty directory, which `load_run` opens."""
+    if to == "huggingface":
+        parameters = {path: np.asarray(leaf) for path, leaf in flatten_params(run.params).items()}
+        write_huggingface(directory, parameters, config=run.model.config, tokenizer=run.tokenizer)
+        return
+    checkpoint.save_params(
+        directory,
+        run.params,
+        model=run.model.config,
+        experiment=run.config,
+        tokenizer=run.tokenizer.to_json(),
+    )
+    save_tokenizer(run.tokenizer, directory)
+
+
 def _open_run(path: Path, step: int | None) -> Run:
     with checkpoint.open_checkpoints(path, read_only=True) as manager:
         steps: Sequence[int] = manager.all_steps()
@@ -157,16 +175,16 @@ def _open_run(path: Path, step: int | None) -> Run:
         step = max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")
-        experiment, description = checkpoint.restore_description(manager, step=step)
-        model = BertForPretraining(experiment.model)
+        description = checkpoint.restore_description(manager, step=step)
+        model = BertForPretraining(description.model)
         params = checkpoint.restore_params(manager, abstract_params(model, _cpu()), step=step)
     return Run(
         path=path,
         step=step,
-        config=experiment,
+        config=description.experiment,
         model=model,
         params=params,
-        tokenizer=tokenizer_from_json(description),
+        tokenizer=tokenizer_from_json(description.tokenizer),
     )
 
 

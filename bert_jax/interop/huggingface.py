@@ -8,17 +8,22 @@ from typing import Any
 
 import numpy as np
 import safetensors
+import safetensors.numpy
 
-from bert_jax.data.tokenizers import MAX_WORD_LENGTH, Tokenizer, WordPiece
+from bert_jax.data.tokenizers import MAX_WORD_LENGTH, SPECIAL_PIECES, Tokenizer, WordPiece
 from bert_jax.errors import CheckpointError, DataError
+from bert_jax.files import write_atomically, write_json
 from bert_jax.interop.source import (
     Source,
     check_vocabulary,
+    config_json,
     looks_lower_case,
     read_config,
     read_json,
 )
+from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.torch_files import read_torch
+from bert_jax.models.config import BertConfig
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files that may hold the tensors; the first that is there does."""
@@ -113,3 +118,92 @@ def _check_cleaning(file: Path, given: dict[str, Any], lower_case: bool | None, 
     accents = given.get("strip_accents")
     if accents is not None and accents != lower_case:
         raise CheckpointError(f"{file}: strip_accents is {accents}; accepted: as lower case")
+
+
+def write_huggingface(
+    directory: Path, parameters: Parameters, *, config: BertConfig, tokenizer: Tokenizer
+) -> None:
+    """Writes what `transformers.AutoModelForPreTraining` and `AutoTokenizer` read.
+
+    Args:
+      directory: exists.
+      parameters: by their paths.
+      config: of the model.
+      tokenizer: a WordPiece.
+
+    Raises:
+      CheckpointError: another kind of tokenizer.
+    """
+    description = tokenizer.to_json()
+    if description["kind"] != "wordpiece":
+        raise CheckpointError(f"the tokenizer is {description['kind']}; accepted: wordpiece")
+    tensors = from_parameters(parameters, vocab_size=config.vocab_size)
+    # transformers refuses a file that does not say which library's layout it has.
+    content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
+    (directory / WEIGHTS[0]).write_bytes(content)
+    more = {"architectures": ["BertForPreTraining"], "dtype": "float32"}
+    more |= {"pad_token_id": tokenizer.pad_id, "tie_word_embeddings": True}
+    write_json(directory / "config.json", more | config_json(config))
+    write_atomically(directory / "vocab.txt", "".join(f"{p}\n" for p in tokenizer.pieces))
+    lower_case = description["lower_case"]
+    write_json(
+        directory / "tokenizer.json",
+        _tokenizer_json(tokenizer, lower_case, description["max_word_length"]),
+    )
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": lower_case,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+        "model_max_length": config.max_positions,
+    }
+    special = {f"{piece[1:-1].lower()}_token": piece for piece in SPECIAL_PIECES}
+    write_json(directory / "tokenizer_config.json", settings | special)
+
+
+def _tokenizer_json(tokenizer: Tokenizer, lower_case: bool, max_word_length: int) -> dict[str, Any]:
+    """The format of the `tokenizers` library: [CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
+    ids = {piece: i for i, piece in enumerate(tokenizer.pieces)}
+
+    def special(piece: str, segment: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": piece, "type_id": segment}}
+
+    def sequence(name: str, segment: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": segment}}
+
+    single = [special("[CLS]", 0), sequence("A", 0), special("[SEP]", 0)]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": piece, **flags, "special": True}
+            for i, piece in sorted((ids[piece], piece) for piece in SPECIAL_PIECES)
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": lower_case,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, sequence("B", 1), special("[SEP]", 1)],
+            "special_tokens": {
+                piece: {"id": piece, "ids": [ids[piece]], "tokens": [piece]}
+                for piece in ("[CLS]", "[SEP]")
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": max_word_length,
+            "vocab": ids,
+        },
+    }

@@ -101,10 +101,18 @@ def read_config(file: Path) -> BertConfig:
             found = values[theirs]
             raise CheckpointError(f"{file}: {theirs} is {found!r}; accepted: {kind.__name__}")
     fields: dict[str, Any] = {ours: values[theirs] for ours, theirs in FIELDS.items()}
+    fields["activation"] = activation
     try:
-        return BertConfig(**fields | {"activation": activation})
+        return BertConfig(**fields)
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}") from error
+
+
+def config_json(config: BertConfig) -> dict[str, Any]:
+    """Returns what `read_config` reads as this model."""
+    values = {theirs: getattr(config, ours) for ours, theirs in FIELDS.items()}
+    values["intermediate_size"] = config.intermediate_size_or_default
+    return {"model_type": "bert", "hidden_act": ACTIVATIONS[config.activation][0]} | values
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, file: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from bert_jax import config as configs
 from bert_jax.errors import CheckpointError
 from bert_jax.experiment import Experiment
+from bert_jax.models.config import BertConfig
 from bert_jax.training.state import TrainState
 
 RESUMABLE = (
@@ -70,6 +71,35 @@ def save(
     )
 
 
+def save_params(
+    directory: Path,
+    params: Any,
+    *,
+    model: BertConfig,
+    experiment: Experiment | None,
+    tokenizer: dict[str, Any],
+) -> None:
+    """Writes weights alone, as step 0 of `directory`, and waits until they are there.
+
+    Args:
+      directory: gets a `checkpoints/`, but no config.json: it is no run that can go on.
+      params: the parameters.
+      model: what they are of.
+      experiment: that trained them; None for weights from elsewhere.
+      tokenizer: its `to_json()`.
+    """
+    config = configs.to_json(experiment) if experiment else {"model": configs.to_json(model)}
+    with open_checkpoints(directory) as manager:
+        manager.save(
+            0,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave({"params": params}),
+                config=ocp.args.JsonSave(config),
+                tokenizer=ocp.args.JsonSave(tokenizer),
+            ),
+        )
+
+
 def restore(
     manager: ocp.CheckpointManager, abstract: TrainState, *, step: int, data_fingerprint: str
 ) -> tuple[TrainState, dict[str, Any]]:
@@ -104,12 +134,24 @@ def restore_params(manager: ocp.CheckpointManager, abstract: Any, *, step: int) 
     return restored["state"]["params"]
 
 
-def restore_description(
-    manager: ocp.CheckpointManager, *, step: int
-) -> tuple[Experiment, dict[str, Any]]:
-    """Returns the experiment and the tokenizer's `to_json()` of a saved step."""
+class Description(NamedTuple):
+    """What a saved step says of itself."""
+
+    model: BertConfig
+    experiment: Experiment | None
+    """None for weights from elsewhere."""
+    tokenizer: dict[str, Any]
+    """Its `to_json()`."""
+
+
+def restore_description(manager: ocp.CheckpointManager, *, step: int) -> Description:
+    """Returns what the arrays of a saved step are of."""
     restored = _read(manager, step, config=ocp.args.JsonRestore(), tokenizer=ocp.args.JsonRestore())
-    return configs.from_json(Experiment, restored["config"]), restored["tokenizer"]
+    config, tokenizer = restored["config"], restored["tokenizer"]
+    if config.keys() == {"model"}:
+        return Description(configs.from_json(BertConfig, config["model"]), None, tokenizer)
+    experiment = configs.from_json(Experiment, config)
+    return Description(experiment.model, experiment, tokenizer)
 
 
 def _read(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
@@ -176,6 +218,11 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
     if not file.exists():
+        if (workdir / "checkpoints").exists():
+            raise CheckpointError(
+                f"{workdir} holds weights without a run; accepted: another --workdir, and "
+                f"training.init_from={workdir} to start from them"
+            )
         return
     try:
         saved = configs.from_json(Experiment, json.loads(file.read_text()))
