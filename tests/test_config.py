@@ -202,6 +202,13 @@ def test_numbers_that_no_run_can_use_are_refused(path, value, experiment):
         override(experiment, {path: value})
 
 
+def test_the_warm_up_ends_before_the_run_does(experiment):
+    """12 steps: a warm-up of 20 that starts 9 steps before the run ends at step 11."""
+    override(experiment, {"optimizer.warmup_steps": 20, "optimizer.warmup_start": -9})
+    with pytest.raises(ConfigError, match=r"warmup_steps 20 leaves.*accepted: fewer than 20"):
+        override(experiment, {"optimizer.warmup_steps": 20, "optimizer.warmup_start": -8})
+
+
 def test_json_round_trip_keeps_every_value_and_type(experiment):
     changed = override(
         experiment,

@@ -73,15 +73,14 @@ class OptimizerConfig:
 def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
     """Returns the rate of update number 0, 1, ...
 
-    With s the step, w the warm-up's number of steps, W its start and T `steps`, the rate is
-    `learning_rate` times (s - W) / w while s < W + w, then (1 - (s - o) / (T - o)) ** power, where
-    o is 0 or the end of the warm-up (`decay_from`). With o = 0 it jumps at the end of the warm-up:
-    to 1 - w / T as published, up or down as `power` and `warmup_start` have it.
+    Of `learning_rate`, step s has the part (s - start) / warmup_steps while the warm-up lasts, then
+    (1 - (s - o) / (steps - o)) ** power, where o is 0 or the end of the warm-up (`decay_from`).
+    With o = 0 the rate rises towards all of it and then jumps to what the polynomial has there.
 
     Sources: polynomial_decay and warm-up of google-research/bert and, with a start, of
     mlcommons/training (optimization.py); get_linear_schedule_with_warmup of transformers;
     PolyWarmUpScheduler of NVIDIA/DeepLearningExamples, which is stepped before each update and
-    so counts from 1. NVIDIA gives the warm-up as a fraction of T; here it is whole steps.
+    so counts from 1; its warm-up is a fraction of `steps`, here it is whole steps.
     """
     origin = config.warmup_end if config.decay_from == "warmup_end" else 0
 
@@ -145,9 +144,10 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
     """
 
     def rescale(update: Array, param: Array) -> Array:
+        # Of the array as it is shaped: to ravel one that is cut over devices would gather it.
         of_update, of_param = optax.tree.norm(update), optax.tree.norm(param)
         defined = (of_update > 0) & (of_param > 0)
-        return update * jnp.where(defined, of_param / jnp.where(defined, of_update, 1), 1)
+        return update * jnp.where(defined, of_param / of_update, 1)
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         def of_leaf(path: tuple, update: Array, param: Array) -> Array:
