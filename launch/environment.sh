@@ -1,5 +1,6 @@
 # Makes .venv in the root of the repository and activates it; sourced by the other scripts.
-# EXTRA_REQUIREMENTS names a further file to install. What is installed already is left as it is.
+# ENVIRONMENT names another directory than .venv, EXTRA_REQUIREMENTS a further file to install.
+# What is installed already is left as it is.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,16 +9,17 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   echo "error: $python is $("$python" --version 2>&1); accepted: Python 3.11 or newer (set PYTHON=)" >&2
   exit 2
 fi
-if [ ! -x .venv/bin/python ]; then
-  "$python" -m venv .venv
+environment=${ENVIRONMENT:-.venv}
+if [ ! -x "$environment/bin/python" ]; then
+  "$python" -m venv "$environment"
 fi
 # shellcheck disable=SC1091
-source .venv/bin/activate
+source "$environment/bin/activate"
 
 requirements=(requirements.txt ${EXTRA_REQUIREMENTS:-})
-stamp=.venv/installed-$(cat setup.py "${requirements[@]}" | sha256sum | cut -c1-16)
+stamp=$environment/installed-$(cat setup.py "${requirements[@]}" | sha256sum | cut -c1-16)
 if [ ! -e "$stamp" ]; then
-  echo "installing $(printf '%s ' "${requirements[@]}")into .venv (some minutes the first time)"
+  echo "installing $(printf '%s ' "${requirements[@]}")into $environment (some minutes the first time)"
   python -m pip install --quiet --disable-pip-version-check $(printf -- '-r %s ' "${requirements[@]}")
   python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
   touch "$stamp"

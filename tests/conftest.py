@@ -26,6 +26,9 @@ from bert_jax.training.sharding import MeshConfig  # noqa: E402
 
 VOCAB_SIZE = 500
 
+# Needs torch: `bash launch/test.sh --reference` runs it in an environment of its own.
+collect_ignore = ["reference"]
+
 
 @pytest.fixture(scope="session")
 def data_config(tmp_path_factory) -> DataConfig:

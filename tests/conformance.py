@@ -1,0 +1,151 @@
+"""Our side of the comparisons with Hugging Face's BERT, in tests/interop and tests/reference.
+
+A batch comes as a dict of arrays in the layout of `BertForPreTraining`; see
+tests/reference/huggingface.py.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.data.batch import Batch
+from bert_jax.interop.tensors import from_parameters
+from bert_jax.models.bert import Bert, BertForPretraining, apply
+from bert_jax.models.config import BertConfig
+from bert_jax.runs import flatten_params
+from bert_jax.training.losses import ObjectiveConfig
+from bert_jax.training.optim import OptimizerConfig, learning_rate_schedule, make_optimizer
+from bert_jax.training.state import TrainState, random_stream
+from bert_jax.training.step import accumulate_gradients, train_step
+
+IGNORED = -100
+
+# Compiles in half the time.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def huggingface_optimizer(*, learning_rate: float, warmup_steps: int) -> OptimizerConfig:
+    """Returns torch's AdamW as Hugging Face's examples use it, with the rates of a trace."""
+    return OptimizerConfig(
+        name="adamw",
+        bias_correction=True,
+        epsilon=1e-8,
+        decay_from="warmup_end",
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+    )
+
+
+def as_batch(batch: dict[str, np.ndarray]) -> Batch:
+    """Lays the masked words of each row out as ours: ascending positions, then weight 0.
+
+    There is room for a quarter of the row, so that batches share a compiled program.
+    """
+    masked = batch["labels"] != IGNORED
+    predictions = masked.shape[1] // 4
+    assert 0 < masked.sum(1).max() <= predictions
+    positions = np.argsort(~masked, axis=1, kind="stable")[:, :predictions]
+    weights = np.take_along_axis(masked, positions, 1)
+    labels = np.take_along_axis(batch["labels"], positions, 1)
+    arrays = Batch(
+        token_ids=batch["input_ids"],
+        segment_ids=batch["token_type_ids"],
+        pack_ids=batch["attention_mask"],
+        mask_positions=positions * weights,
+        mask_labels=labels * weights,
+        mask_weights=weights.astype(np.float32),
+        cls_positions=np.zeros((len(masked), 1)),
+        pair_labels=batch["next_sentence_label"][:, None],
+        pair_weights=np.ones((len(masked), 1), np.float32),
+    )
+    return jax.tree.map(lambda a: a if a.dtype == np.float32 else a.astype(np.int32), arrays)
+
+
+def encode(config: BertConfig, params: Any, batch: Batch) -> dict[str, np.ndarray]:
+    """Returns `sequence_output` at every position, also of padding, and `pooled_output`."""
+    model = Bert(config)
+    output = jit(model.apply)(
+        {"params": params["bert"]},
+        batch.token_ids,
+        batch.segment_ids,
+        batch.pack_ids,
+        batch.cls_positions,
+    )
+    sequence_output, pooled_output = map(np.asarray, output)
+    return {"sequence_output": sequence_output, "pooled_output": pooled_output[:, 0]}
+
+
+def predict(config: BertConfig, params: Any, batch: Batch) -> dict[str, np.ndarray]:
+    """Returns `token_logits` at the batch's mask positions and `pair_logits`."""
+    model = BertForPretraining(config)
+    output = jit(lambda params, batch: apply(model, params, batch))(params, batch)
+    return {
+        "token_logits": np.asarray(output.token_logits[..., : config.vocab_size]),
+        "pair_logits": np.asarray(output.pair_logits[:, 0]),
+    }
+
+
+def at_masked(values: np.ndarray, batch: Batch) -> np.ndarray:
+    """Picks what Hugging Face's model gives at every position as ours does."""
+    return np.take_along_axis(values, batch.mask_positions[..., None], 1)
+
+
+def by_huggingface_name(config: BertConfig, params: Any) -> dict[str, np.ndarray]:
+    """Returns parameters, or what has their structure, under Hugging Face's names and shapes."""
+    flat = {path: np.asarray(leaf) for path, leaf in flatten_params(params).items()}
+    return from_parameters(flat, vocab_size=config.vocab_size)
+
+
+class Gradient(NamedTuple):
+    """The loss of a batch and its gradient by Hugging Face's names."""
+
+    loss: float
+    by_name: dict[str, np.ndarray]
+
+
+def gradient(config: BertConfig, params: Any, batch: Batch) -> Gradient:
+    """Of the config's model as it trains; its dropout has to be 0."""
+    assert config.dropout == config.attention_dropout == 0
+    of_batch = partial(
+        accumulate_gradients,
+        model=BertForPretraining(config),
+        objective=ObjectiveConfig(),
+        microbatches=1,
+    )
+    gradients, metrics = jit(of_batch)(params, batch, random_stream(0, "dropout"))
+    loss = float(metrics["loss"].total)
+    return Gradient(loss, by_huggingface_name(config, gradients))
+
+
+class Training(NamedTuple):
+    """The loss before each update, and the parameters after the last by Hugging Face's names."""
+
+    losses: list[float]
+    by_name: dict[str, np.ndarray]
+
+
+def train(
+    config: BertConfig, params: Any, batches: list[Batch], optimizer: OptimizerConfig, *, steps: int
+) -> Training:
+    """Makes one update a batch, `steps` being where the learning rate ends; dropout has to be 0."""
+    assert config.dropout == config.attention_dropout == 0
+    schedule = learning_rate_schedule(optimizer, steps=steps)
+    transform = make_optimizer(optimizer, schedule)
+    update = partial(
+        train_step,
+        model=BertForPretraining(config),
+        optimizer=transform,
+        schedule=schedule,
+        objective=ObjectiveConfig(),
+        seed=0,
+    )
+    update = jit(update)
+    state = TrainState(jnp.zeros((), jnp.int32), params, transform.init(params))
+    losses = []
+    for batch in batches:
+        state, metrics = update(state, batch)
+        losses.append(float(metrics["loss"].total))
+    return Training(losses, by_huggingface_name(config, state.params))
