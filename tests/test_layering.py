@@ -83,7 +83,7 @@ MAY_IMPORT = {
         *("data.batch", "data.passport", "data.pipeline", "data.tokenizers"),
         *LEAVES,
     ),
-    "interop.*": ("interop.*", "models.config", "data.tokenizers", *LEAVES),
+    "interop.*": ("interop.*", "models.config", "data.tokenizers", "data.wordpiece", *LEAVES),
     "runs": (
         *("config", "experiment", "interop.*", "models.*"),
         *("training.checkpoint", "training.state"),

@@ -10,18 +10,18 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from bert_jax.data.tokenizers import MAX_WORD_LENGTH, SPECIAL_PIECES, Tokenizer, WordPiece
-from bert_jax.errors import CheckpointError, DataError
+from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.wordpiece import SPECIAL_PIECES
+from bert_jax.errors import CheckpointError
 from bert_jax.files import write_atomically, write_json
 from bert_jax.interop.source import (
     Source,
     check_vocabulary,
     config_json,
-    looks_lower_case,
     read_config,
-    read_json,
 )
 from bert_jax.interop.tensors import Parameters, from_parameters
+from bert_jax.interop.tokenizer_files import read_tokenizer
 from bert_jax.interop.torch_files import read_torch
 from bert_jax.models.config import BertConfig
 
@@ -33,7 +33,7 @@ def read_huggingface(directory: Path) -> Source:
     """Reads a directory that `save_pretrained` wrote, of today's or of older releases.
 
     Raises:
-      CheckpointError: no BERT, or a file that is damaged or missing.
+      CheckpointError, DataError: no BERT, or a file that is damaged or missing.
     """
     file = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
     if file is None:
@@ -58,66 +58,6 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(
             f"{file} cannot be read ({error}); accepted: a whole safetensors file"
         ) from error
-
-
-def read_tokenizer(directory: Path) -> Tokenizer:
-    """Reads vocab.txt, or tokenizer.json where there is none.
-
-    Whether it lowers case stands in tokenizer_config.json or tokenizer.json; where neither says,
-    a vocabulary without capital letters does.
-
-    Raises:
-      CheckpointError: no vocabulary, or a tokenizer that is not BERT's WordPiece.
-    """
-    said = _tokenizer_settings(directory)
-    pieces = said.pop("pieces", None)
-    file = directory / "vocab.txt"
-    try:
-        if file.is_file():
-            pieces = WordPiece.from_vocabulary_file(file, lower_case=False).pieces
-        if pieces is None:
-            raise CheckpointError(f"{directory} has no vocab.txt or tokenizer.json")
-        lower_case = said.pop("lower_case", None)
-        return WordPiece(
-            pieces=tuple(pieces),
-            lower_case=looks_lower_case(pieces) if lower_case is None else lower_case,
-            max_word_length=said.get("max_word_length", MAX_WORD_LENGTH),
-        )
-    except DataError as error:
-        raise CheckpointError(f"{directory}: {error}") from error
-
-
-def _tokenizer_settings(directory: Path) -> dict[str, Any]:
-    """`lower_case`, `max_word_length` and `pieces`, as far as the JSON files say."""
-    settings: dict[str, Any] = {}
-    file = directory / "tokenizer.json"
-    if file.is_file():
-        given = read_json(file)
-        model, normalizer = given.get("model") or {}, given.get("normalizer") or {}
-        found = model.get("type", "WordPiece"), normalizer.get("type")
-        if found != ("WordPiece", "BertNormalizer"):
-            raise CheckpointError(f"{file} is {found}; accepted: WordPiece with BertNormalizer")
-        by_id = sorted(model["vocab"].items(), key=lambda item: item[1])
-        if [number for _, number in by_id] != list(range(len(by_id))):
-            raise CheckpointError(f"{file}: ids with gaps; accepted: 0 to {len(by_id) - 1}")
-        settings["pieces"] = [piece for piece, _ in by_id]
-        settings["max_word_length"] = model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
-        settings["lower_case"] = normalizer["lowercase"]
-        _check_cleaning(file, normalizer, settings["lower_case"], "handle_chinese_chars")
-    file = directory / "tokenizer_config.json"
-    if file.is_file():
-        given = read_json(file)
-        settings["lower_case"] = given.get("do_lower_case", settings.get("lower_case"))
-        _check_cleaning(file, given, settings["lower_case"], "tokenize_chinese_chars")
-    return settings
-
-
-def _check_cleaning(file: Path, given: dict[str, Any], lower_case: bool | None, cjk: str) -> None:
-    if not given.get(cjk, True):
-        raise CheckpointError(f"{file}: {cjk} is False; accepted: True")
-    accents = given.get("strip_accents")
-    if accents is not None and accents != lower_case:
-        raise CheckpointError(f"{file}: strip_accents is {accents}; accepted: as lower case")
 
 
 def write_huggingface(

@@ -21,9 +21,9 @@ from make_tokenizer_goldens import (
 from transformers import BertTokenizer
 
 from bert_jax.data.corpora import read_documents, split_sentences
-from bert_jax.data.tokenizers import wordpiece_from_huggingface
 from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.data.words import split_whitespace, split_word
+from bert_jax.interop.tokenizer_files import read_tokenizer
 
 
 class Difference(NamedTuple):
@@ -152,7 +152,7 @@ def sentences():
 def published(weights):
     """BERT's uncased English vocabulary of 30,522, opened by both."""
     theirs = BertTokenizer.from_pretrained(weights("minilm"), split_special_tokens=True)
-    return wordpiece_from_huggingface(weights("minilm")), theirs
+    return read_tokenizer(weights("minilm")), theirs
 
 
 def test_published_vocabulary_on_the_embedded_corpus(published, sentences):
@@ -246,4 +246,4 @@ def test_what_transformers_saves_is_read_back(lower_case, tmp_path):
     pieces = trained_pieces(vocab_size=400, lower_case=lower_case)
     open_bert_tokenizer(pieces, lower_case=lower_case).save_pretrained(tmp_path)
     expected = WordPiece(pieces=tuple(pieces), lower_case=lower_case)
-    assert wordpiece_from_huggingface(tmp_path) == expected
+    assert read_tokenizer(tmp_path) == expected

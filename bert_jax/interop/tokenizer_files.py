@@ -1,0 +1,125 @@
+"""The tokenizer of a Hugging Face directory, refused where it is not exactly BERT's WordPiece.
+
+Reference: transformers 5.23.0.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bert_jax.data.tokenizers import read_json_object
+from bert_jax.data.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
+from bert_jax.errors import DataError
+from bert_jax.interop.source import looks_lower_case
+
+# What Hugging Face's files may say, by field; None is a field that is absent or null.
+_FOLLOWED_CONFIG = {
+    "tokenizer_class": (None, "BertTokenizer", "BertTokenizerFast"),
+    "tokenize_chinese_chars": (None, True),
+    "do_basic_tokenize": (None, True),
+    "never_split": (None, []),
+} | {f"{piece[1:-1].lower()}_token": (None, piece) for piece in SPECIAL_PIECES}
+_FOLLOWED_TOKENIZER = {
+    "normalizer.type": ("BertNormalizer",),
+    "normalizer.clean_text": (True,),
+    "normalizer.handle_chinese_chars": (True,),
+    "pre_tokenizer.type": ("BertPreTokenizer",),
+    "model.type": ("WordPiece",),
+    "model.unk_token": ("[UNK]",),
+    "model.continuing_subword_prefix": ("##",),
+}
+
+
+def read_tokenizer(directory: str | Path) -> WordPiece:
+    """Read the tokenizer of a Hugging Face directory: that of `BertTokenizer`.
+
+    The pieces are those of `tokenizer.json`, or of `vocab.txt` if there is none; the case is what
+    `tokenizer_config.json` says, else `tokenizer.json`; where both say it, they must agree. Where
+    neither does, a vocabulary without capital letters lowers the case.
+
+    Raises:
+      DataError: a file is missing or malformed, or asks for what `WordPiece` does not do.
+    """
+    config_path = Path(directory) / "tokenizer_config.json"
+    path = Path(directory) / "tokenizer.json"
+    config = read_json_object(config_path) if config_path.exists() else {}
+    description = read_json_object(path) if path.exists() else {}
+    vocabulary = Path(directory) / "vocab.txt"
+    lower_case = config.get("do_lower_case")
+    if lower_case is None and description:
+        lower_case = _field(description, "normalizer.lowercase")
+    elif lower_case is None:
+        cased = WordPiece.from_vocabulary_file(vocabulary, lower_case=False)
+        lower_case = looks_lower_case(cased.pieces)
+    if not isinstance(lower_case, bool):
+        raise DataError(f"{config_path}: do_lower_case is {lower_case!r}; accepted: true or false")
+    accepted = {**_FOLLOWED_CONFIG, "strip_accents": (None, lower_case)}
+    _check_fields(config, accepted, path=config_path)
+    if not description:
+        tokenizer = WordPiece.from_vocabulary_file(vocabulary, lower_case=lower_case)
+    else:
+        accepted = {
+            **_FOLLOWED_TOKENIZER,
+            "normalizer.lowercase": (lower_case,),
+            "normalizer.strip_accents": (None, lower_case),
+        }
+        _check_fields(description, accepted, path=path)
+        tokenizer = _wordpiece_of_model(description["model"], lower_case=lower_case, path=path)
+        added = [(_field(token, "id"), token) for token in description.get("added_tokens") or []]
+        _check_added_tokens(added, tokenizer, path=path)
+    added = (config.get("added_tokens_decoder") or {}).items()
+    _check_added_tokens(added, tokenizer, path=config_path)
+    return tokenizer
+
+
+def _wordpiece_of_model(model: dict[str, Any], *, lower_case: bool, path: Path) -> WordPiece:
+    ids, limit = model.get("vocab"), model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
+    if type(limit) is not int:
+        raise DataError(f"{path}: max_input_chars_per_word is {limit!r}; accepted: an integer")
+    if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
+        raise DataError(f"{path}: model.vocab is no table of ids; accepted: {{piece: id, ...}}")
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise DataError(f"{path}: model.vocab skips or repeats ids; accepted: 0, 1, 2, ...")
+    try:
+        return WordPiece(
+            pieces=tuple(sorted(ids, key=ids.__getitem__)),
+            lower_case=lower_case,
+            max_word_length=limit,
+        )
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _check_fields(
+    description: Mapping[str, Any], accepted: Mapping[str, tuple], *, path: Path
+) -> None:
+    for name, values in accepted.items():
+        found = _field(description, name)
+        # A special token may be an object of its own, which holds how it is matched in text.
+        if isinstance(found, dict):
+            found = found.get("content")
+        if found not in values:
+            listed = " or ".join(json.dumps(value) for value in values)
+            raise DataError(f"{path}: {name} is {json.dumps(found)}; accepted: {listed}")
+
+
+def _field(description: Any, name: str) -> Any:
+    """What the dotted name leads to; None where it leads nowhere."""
+    for key in name.split("."):
+        description = description.get(key) if isinstance(description, dict) else None
+    return description
+
+
+def _check_added_tokens(
+    added: Iterable[tuple[Any, Any]], tokenizer: WordPiece, *, path: Path
+) -> None:
+    """Special pieces of the vocabulary may be named; another would be cut out of the text whole."""
+    for i, token in added:
+        content = _field(token, "content")
+        known = content in tokenizer.pieces and str(tokenizer.pieces.index(content)) == str(i)
+        if not known or _field(token, "special") is not True:
+            raise DataError(
+                f"{path}: added token {content!r} has id {i}; accepted: special pieces of the "
+                f"vocabulary, which has {tokenizer.vocab_size}"
+            )

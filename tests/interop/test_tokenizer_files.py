@@ -1,0 +1,154 @@
+"""Hugging Face's tokenizer files are read, or refused where they ask for another tokenizer."""
+
+import json
+
+import pytest
+
+from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.errors import DataError
+from bert_jax.interop.tokenizer_files import read_tokenizer
+
+
+def make_tokenizer(*pieces: str, **fields) -> WordPiece:
+    return WordPiece(pieces=(*SPECIAL_PIECES, *pieces), **{"lower_case": True, **fields})
+
+
+HUGGINGFACE_CONFIG = {
+    "do_lower_case": False,
+    "strip_accents": None,
+    "tokenize_chinese_chars": True,
+    "tokenizer_class": "BertTokenizer",
+    "unk_token": "[UNK]",
+    "mask_token": {"__type": "AddedToken", "content": "[MASK]", "lstrip": False},
+    "added_tokens_decoder": {"1": {"content": "[UNK]", "special": True}},
+    "model_max_length": 512,
+}
+
+
+def huggingface_description(*pieces: str) -> dict:
+    """`tokenizer.json` as transformers 5.23 writes it, less what the text is wrapped in."""
+    return {
+        "added_tokens": [{"id": 4, "content": "[MASK]", "special": True}],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": False,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 200,
+            "vocab": {piece: i for i, piece in enumerate((*SPECIAL_PIECES, *pieces))},
+        },
+    }
+
+
+def write_huggingface(directory, *, config=HUGGINGFACE_CONFIG, description=None, pieces=()):
+    if config is not None:
+        (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    if description is not None:
+        (directory / "tokenizer.json").write_text(json.dumps(description))
+    if pieces:
+        (directory / "vocab.txt").write_text("\n".join([*SPECIAL_PIECES, *pieces]))
+
+
+def test_directory_of_huggingface_with_a_vocabulary_file(tmp_path):
+    write_huggingface(tmp_path, pieces=("x", "y"))
+    expected = make_tokenizer("x", "y", lower_case=False, max_word_length=100)
+    assert read_tokenizer(tmp_path) == expected
+
+
+def test_directory_of_huggingface_with_everything_in_one_file(tmp_path):
+    """Which counts, as in transformers, also where there is a `vocab.txt`."""
+    description = huggingface_description("x", "y")
+    description["model"]["vocab"] = dict(reversed(description["model"]["vocab"].items()))
+    write_huggingface(tmp_path, config=None, description=description, pieces=("old",))
+    expected = make_tokenizer("x", "y", lower_case=False, max_word_length=200)
+    assert read_tokenizer(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"do_lower_case": "no"}, "do_lower_case is 'no'; accepted: true or false"),
+        ({"strip_accents": True}, "strip_accents is true; accepted: null or false"),
+        ({"tokenize_chinese_chars": False}, "tokenize_chinese_chars is false; accepted: null or"),
+        ({"do_basic_tokenize": False}, "do_basic_tokenize is false; accepted: null or true"),
+        ({"never_split": ["x"]}, r'never_split is \["x"\]; accepted: null or \[\]'),
+        (
+            {"tokenizer_class": "BertJapaneseTokenizer"},
+            'tokenizer_class is "BertJapaneseTokenizer"',
+        ),
+        ({"mask_token": {"content": "<mask>"}}, r'mask_token is "<mask>"; accepted: null or "\[M'),
+        (
+            {"added_tokens_decoder": {"7": {"content": "z", "special": True}}},
+            "added token 'z' has id 7; accepted: special pieces of the vocabulary, which has 7",
+        ),
+        (
+            {"added_tokens_decoder": {"5": {"content": "x", "special": False}}},
+            "added token 'x' has id 5; accepted: special pieces",
+        ),
+    ],
+)
+def test_settings_of_huggingface_that_are_not_followed_are_refused(tmp_path, change, message):
+    write_huggingface(tmp_path, config=HUGGINGFACE_CONFIG | change, pieces=("x", "y"))
+    with pytest.raises(DataError, match=rf"tokenizer_config\.json: {message}") as error:
+        read_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("normalizer.lowercase", True, "normalizer.lowercase is true; accepted: false"),
+        ("normalizer.strip_accents", True, "strip_accents is true; accepted: null or false"),
+        ("normalizer.clean_text", False, "clean_text is false; accepted: true"),
+        ("normalizer.handle_chinese_chars", False, "handle_chinese_chars is false"),
+        ("normalizer.type", "Lowercase", 'normalizer.type is "Lowercase"'),
+        ("normalizer", None, "normalizer.type is null"),
+        ("pre_tokenizer.type", "Whitespace", 'pre_tokenizer.type is "Whitespace"'),
+        ("model.type", "BPE", 'model.type is "BPE"; accepted: "WordPiece"'),
+        ("model.unk_token", "<unk>", 'model.unk_token is "<unk>"'),
+        ("model.continuing_subword_prefix", "", 'continuing_subword_prefix is ""'),
+        ("model.max_input_chars_per_word", "all", "max_input_chars_per_word is 'all'"),
+        ("model.vocab", ["x"], "model.vocab is no table of ids"),
+        ("model.vocab", {"x": "0"}, "model.vocab is no table of ids"),
+        ("model.vocab", {"x": 1}, "model.vocab skips or repeats ids"),
+        ("model.vocab", {"x": 0}, r"vocabulary of 1 pieces lacks \[PAD\]"),
+        ("added_tokens", [{"id": 6, "content": "x"}], "added token 'x' has id 6"),
+    ],
+)
+def test_files_of_huggingface_that_are_not_followed_are_refused(tmp_path, field, value, message):
+    description = huggingface_description("x")
+    *parents, name = field.split(".")
+    parent = description
+    for key in parents:
+        parent = parent[key]
+    parent[name] = value
+    write_huggingface(tmp_path, description=description)
+    with pytest.raises(DataError, match=rf"tokenizer\.json: .*{message}") as error:
+        read_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_directory_of_huggingface_without_a_tokenizer_is_refused(tmp_path):
+    write_huggingface(tmp_path)
+    with pytest.raises(DataError, match=r"vocab\.txt cannot be read"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(DataError, match=r"tokenizer_config\.json:1 is not JSON"):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(("piece", "lower_case"), [("a", True), ("A", False)])
+def test_a_vocabulary_without_capital_letters_lowers_the_case_where_no_file_says(
+    tmp_path, piece, lower_case
+):
+    write_huggingface(tmp_path, config=None, pieces=(piece,))
+    assert read_tokenizer(tmp_path).lower_case == lower_case
+    write_huggingface(tmp_path, config={"do_lower_case": not lower_case}, pieces=(piece,))
+    assert read_tokenizer(tmp_path).lower_case != lower_case
