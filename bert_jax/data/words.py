@@ -9,7 +9,7 @@ Hugging Face's `BertTokenizer` gives the same words but where its tables or its 
 - private-use characters, which it removes as if they were control characters, stay;
 - the ideographs U+2B820 to U+2B91F are words, as those around them are (its range starts late);
 - accents, punctuation and format characters added to Unicode after version 8 are treated as such,
-  and letters added after version 14 are not lower-cased; with it, it is the other way round;
+  and letters whose lower case came after version 14 are not lower-cased; there, the reverse;
 - a sigma that ends a word becomes a final one (`str.lower` does so), there it does not.
 
 `tests/reference/test_tokenizer.py` lists every such code point and tests that there are no others.

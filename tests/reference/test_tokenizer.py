@@ -44,7 +44,7 @@ PRIVATE_USE = "E000-F8FF F0000-FFFFD 100000-10FFFD"
 # Its range of ideographs starts at U+2B920, where Google's starts at U+2B820.
 IDEOGRAPHS = "2B820-2B91F"
 FORMAT_CHARACTERS = "890-891 8E2 110CD 13430-13438"
-# All but U+2B820 come from the versions of Unicode; 166D, 111C9 and 1734 changed their category.
+# All others come from versions of Unicode; 166D, 111C9 and 1734 changed their category.
 DIFFERENCES = (
     *(
         difference
