@@ -4,13 +4,16 @@ A batch comes as a dict of arrays in the layout of `BertForPreTraining`; see
 tests/reference/huggingface.py.
 """
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.config import load_experiment
 from bert_jax.data.batch import Batch
 from bert_jax.interop.tensors import from_parameters
 from bert_jax.models.bert import Bert, BertForPretraining, apply
@@ -21,6 +24,7 @@ from bert_jax.training.optim import OptimizerConfig, learning_rate_schedule, mak
 from bert_jax.training.state import TrainState, random_stream
 from bert_jax.training.step import accumulate_gradients, train_step
 
+ROOT = Path(__file__).parents[1]
 IGNORED = -100
 
 # Compiles in half the time.
@@ -28,15 +32,9 @@ jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def huggingface_optimizer(*, learning_rate: float, warmup_steps: int) -> OptimizerConfig:
-    """Returns torch's AdamW as Hugging Face's examples use it, with the rates of a trace."""
-    return OptimizerConfig(
-        name="adamw",
-        bias_correction=True,
-        epsilon=1e-8,
-        decay_from="warmup_end",
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-    )
+    """Returns the optimizer of the preset `hf_bert` with the rates of a trace."""
+    preset = load_experiment(str(ROOT / "experiments" / "presets.py:hf_bert"))
+    return replace(preset.optimizer, learning_rate=learning_rate, warmup_steps=warmup_steps)
 
 
 def as_batch(batch: dict[str, np.ndarray]) -> Batch:

@@ -81,7 +81,7 @@ UPDATE_FIELDS = ("name", "beta1", "beta2", "epsilon", "bias_correction", "weight
 PROOFS = {
     **{f"optimizer.{name}": RATE for name in RATE_FIELDS},
     **{f"optimizer.{name}": UPDATE for name in UPDATE_FIELDS},
-    "data.max_word_length": "data/test_tokenizers.py::test_words_longer_than_the_limit_are_unknown",
+    "data.max_word_length": "data/test_wordpiece.py::test_words_longer_than_the_limit_are_unknown",
     "data.single_text_separator": (
         "data/test_masking.py::test_a_single_text_without_separator_ends_with_its_text"
     ),
