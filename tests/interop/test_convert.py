@@ -13,7 +13,7 @@ from layouts import GOLDENS, LAYOUTS, random_tensors, write_directory
 import bert_jax
 from bert_jax.errors import CheckpointError
 from bert_jax.interop.huggingface import read_safetensors
-from bert_jax.runs import load_run, save_run
+from bert_jax.runs import load_run
 
 ROOT = Path(bert_jax.__file__).parents[1]
 
@@ -60,13 +60,14 @@ def test_hugging_face_to_ours_to_hugging_face_is_bitwise(pretraining, tmp_path):
 
 
 def test_google_to_hugging_face(tmp_path):
-    source = load_run(GOLDENS / "tf1" / "bert_model.ckpt")
-    directory = tmp_path / "hf"
-    directory.mkdir()
-    save_run(source, directory, to="huggingface")
-    run = load_run(directory)
+    checkpoint, directory = GOLDENS / "tf1" / "bert_model.ckpt", tmp_path / "hf"
+    result = convert(checkpoint, directory, "--to=huggingface")
+    assert result.returncode == 0, result.stderr
+    source, run = load_run(checkpoint), load_run(directory)
     same(run.params, source.params)
     assert run.tokenizer.to_json() == source.tokenizer.to_json()
+    # Google's limit of 200 characters a word is none of transformers'.
+    assert "here the limit is 200" in (directory / "conversion.txt").read_text()
 
 
 @pytest.mark.parametrize(
