@@ -77,9 +77,17 @@ MAY_IMPORT = {
     "training.evaluation": (*TRAINING_STEP, "data.batch", *LEAVES),
     "training.checkpoint": (*TRAINING_STEP, "config", "experiment", *LEAVES),
     "training.writer": (*TRAINING_STEP, "training.config", *LEAVES),
+    "training.phases": (
+        *("data.batch", "data.passport", "data.pipeline", "data.tokenizers", "experiment"),
+        *LEAVES,
+    ),
+    "training.timeline": (
+        *("data.config", "experiment", "training.flops", "training.optim"),
+        *LEAVES,
+    ),
     "training.train": (
         *("training.*", "models.*", "config", "environment", "experiment"),
-        *("data.batch", "data.passport", "data.pipeline", "data.tokenizers"),
+        *("data.batch", "data.passport"),
         *LEAVES,
     ),
     "interop.*": ("interop.*", "models.*", *LEAVES),
