@@ -25,7 +25,6 @@ def main() -> None:
     from bert_jax.data.config import DataConfig
     from bert_jax.data.tokenizers import Tokenizer, load_tokenizer
     from bert_jax.data.vocabulary import count_words, train_wordpiece
-
     from bert_jax.experiment import phases
 
     experiment = command.experiment_from_flags()
