@@ -1,6 +1,9 @@
 """Eight simulated devices, one compilation cache, and a small prepared corpus for all tests."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
@@ -14,7 +17,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest  # noqa: E402
 
-from bert_jax.config import override  # noqa: E402
+from bert_jax.config import override, to_json  # noqa: E402
 from bert_jax.data.config import DataConfig, MaskingConfig  # noqa: E402
 from bert_jax.data.corpora import read_documents  # noqa: E402
 from bert_jax.data.shards import prepare_data, training_texts  # noqa: E402
@@ -104,3 +107,21 @@ def two_phase_run(two_phases, tmp_path_factory) -> tuple[Path, dict]:
 
     workdir = tmp_path_factory.mktemp("two_phases") / "run"
     return workdir, train(two_phases, workdir)
+
+
+@pytest.fixture(scope="session")
+def two_phase_command(two_phases, tmp_path_factory) -> tuple[Path, Path]:
+    """The run's config file, and the workdir of the command, whose XLA flags are its own."""
+    directory = tmp_path_factory.mktemp("two_phase_command")
+    file, workdir = directory / "config.json", directory / "run"
+    file.write_text(json.dumps(to_json(two_phases)))
+    command = ["-m", "bert_jax.pretrain", f"--experiment={file}", f"--workdir={workdir}"]
+    result = subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return file, workdir

@@ -41,15 +41,23 @@ def evaluate(*arguments):
 
 def prepared(run, directory, tokenizer=None, **changes):
     """Data like those of the run's first phase, but for `changes`."""
-    data = dataclasses.replace(run.config.data, directory=str(directory), **changes)
+    masking = dataclasses.replace(run.config.data.masking, max_predictions=13)
+    data = dataclasses.replace(
+        run.config.data,
+        directory=str(directory),
+        masking=masking,
+        evaluation_masking=masking,
+        **changes,
+    )
     prepare_data(
         data, tokenizer=tokenizer or run.tokenizer, workers=1, on_shard_done=lambda _: None
     )
     return str(directory)
 
 
-def test_the_command_gives_bitwise_the_result_of_training(two_phase_run, two_phases):
-    workdir, result = two_phase_run
+def test_the_command_gives_bitwise_the_result_of_training(two_phase_command, two_phases):
+    workdir = two_phase_command[1]
+    result = json.loads((workdir / "result.json").read_text())
     directory = phases(two_phases)[1].experiment.data.directory
     arguments = (f"--run={workdir}", f"--data={directory}")
     printed = evaluate(*arguments, "--json")
@@ -121,13 +129,7 @@ def test_data_of_another_vocabulary_are_refused(run, tmp_path):
 
 
 def test_rows_longer_than_the_positions_are_refused(run, tmp_path):
-    directory = prepared(
-        run,
-        tmp_path / "data",
-        sequence_length=65,
-        masking=dataclasses.replace(run.config.data.masking, max_predictions=13),
-        evaluation_masking=dataclasses.replace(run.config.data.masking, max_predictions=13),
-    )
+    directory = prepared(run, tmp_path / "data", sequence_length=65)
     with pytest.raises(ConfigError, match="data.sequence_length 65 .*model.max_positions 64"):
         evaluate_run(run, directory)
 

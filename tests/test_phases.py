@@ -309,10 +309,8 @@ def test_on_another_mesh_the_losses_are_those_of_the_first(stopped_at, two_phase
                 assert other[name] == pytest.approx(row[name], rel=1e-5), (row["step"], name)
 
 
-def test_killed_at_the_seam_the_command_goes_on_to_the_same_bits(
-    two_phases, two_phase_run, tmp_path
-):
-    file, workdir = write(tmp_path / "config.json", two_phases), tmp_path / "run"
+def test_killed_at_the_seam_the_command_goes_on_to_the_same_bits(two_phase_command, tmp_path):
+    (file, alone), workdir = two_phase_command, tmp_path / "run"
     arguments = (f"--experiment={file}", f"--workdir={workdir}")
     process = start("pretrain", *arguments)
     while not (workdir / "checkpoints" / str(SEAM)).exists():
@@ -325,8 +323,8 @@ def test_killed_at_the_seam_the_command_goes_on_to_the_same_bits(
     process.communicate()
     assert not (workdir / "result.json").exists()
     finish(start("pretrain", *arguments))
-    assert rows_of(workdir) == rows_of(two_phase_run[0])
-    assert_same_bits(arrays_of(workdir, 12), arrays_of(two_phase_run[0], 12))
+    assert rows_of(workdir) == rows_of(alone)
+    assert_same_bits(arrays_of(workdir, 12), arrays_of(alone, 12))
 
 
 def test_what_the_seam_does_cannot_change_on_the_way(stopped_at, two_phases):
