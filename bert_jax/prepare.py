@@ -3,7 +3,8 @@
   python -m bert_jax.prepare --experiment=experiments/quickstart.py
   python -m bert_jax.prepare --experiment=experiments/bert.py:base --workers=16
 
-What to make, from which corpus and where to is the experiment's `data` and `model.vocab_size`.
+What to make, from which corpus and where to is the experiment's `data` and `model.vocab_size`;
+a second phase has rows of its own, of the same vocabulary.
 The output does not depend on the number of workers. A run that was interrupted goes on with the
 shards that are missing; finished data are left as they are.
 """
@@ -21,14 +22,16 @@ from bert_jax import command
 def main() -> None:
     """Runs the command."""
     from bert_jax.data import shards
+    from bert_jax.data.config import DataConfig
     from bert_jax.data.tokenizers import Tokenizer, load_tokenizer
     from bert_jax.data.vocabulary import count_words, train_wordpiece
+    from bert_jax.experiment import phases
 
     experiment = command.experiment_from_flags()
-    data, vocab_size = experiment.data, experiment.model.vocab_size
+    vocab_size = experiment.model.vocab_size
     console = Console(stderr=True, highlight=False)
 
-    def vocabulary() -> Tokenizer:
+    def vocabulary(data: DataConfig) -> Tokenizer:
         if (Path(data.directory) / "tokenizer.json").exists():
             return load_tokenizer(data.directory)
         console.print(f"training a vocabulary of {vocab_size:,} on {data.corpus}")
@@ -40,20 +43,25 @@ def main() -> None:
             max_word_length=data.max_word_length,
         )
 
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("shards", total=data.train_shards + 1)
-        passport = shards.prepare_data(
-            data,
-            tokenizer=vocabulary(),
-            workers=flags.FLAGS.workers,
-            on_shard_done=lambda _: progress.advance(task),
-        )
-    for split, summary in passport["splits"].items():
-        print(
-            f"{data.directory}: {split:5} {summary['examples']:>9,} pairs"
-            f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
-            f" {summary['random_pairs'] / summary['examples']:.1%} random pairs"
-        )
+    def prepare(data: DataConfig, tokenizer: Tokenizer) -> None:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task("shards", total=data.train_shards + 1)
+            passport = shards.prepare_data(
+                data,
+                tokenizer=tokenizer,
+                workers=flags.FLAGS.workers,
+                on_shard_done=lambda _: progress.advance(task),
+            )
+        for split, summary in passport["splits"].items():
+            print(
+                f"{data.directory}: {split:5} {summary['examples']:>9,} pairs"
+                f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
+                f" {summary['random_pairs'] / summary['examples']:.1%} random pairs"
+            )
+
+    tokenizer = vocabulary(experiment.data)  # the phases of a run have one
+    for phase in phases(experiment):
+        prepare(phase.experiment.data, tokenizer)
 
 
 if __name__ == "__main__":

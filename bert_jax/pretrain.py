@@ -3,10 +3,12 @@
   python -m bert_jax.pretrain --experiment=experiments/quickstart.py --workdir=runs/mine
   python -m bert_jax.pretrain --experiment=experiments/bert.py:mini --workdir=DIR
       --set optimizer.learning_rate=2e-4 --set model.num_layers=6
+  python -m bert_jax.pretrain --experiment=experiments/bert.py:base --dry_run
 
 The data must have been prepared (python -m bert_jax.prepare). The same command on an existing
 workdir goes on from its last checkpoint. A run directory holds config.json, environment.json,
-metrics.jsonl, result.json, checkpoints/ and tensorboard/.
+metrics.jsonl, result.json, checkpoints/ and tensorboard/. --dry_run prints the phases of the run
+with their rows, learning rates and FLOPs, and computes nothing.
 
 On several machines the command runs once on each. Under Slurm (srun) the processes find one
 another, on a Cloud TPU slice with --cluster; elsewhere say --coordinator, --process_count and
@@ -15,6 +17,7 @@ another, on a Cloud TPU slice with --cluster; elsewhere say --coordinator, --pro
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -22,14 +25,23 @@ from bert_jax import command, environment
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
 
+if TYPE_CHECKING:  # imports jax, which a main does not on the way in
+    from bert_jax.experiment import Experiment
+
 
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
     experiment = command.experiment_from_flags()
+    from bert_jax.experiment import phases
+
+    if flags.FLAGS.dry_run:
+        _print_timeline(experiment)
+        return
     if not flags.FLAGS.workdir:
         raise ConfigError("--workdir is missing; accepted: a directory for the run")
-    load_passport(experiment.data.directory, experiment=_prepare_arguments())
+    for phase in phases(experiment):
+        load_passport(phase.experiment.data.directory, experiment=_prepare_arguments())
     environment.start_processes(
         flags.FLAGS.coordinator,
         flags.FLAGS.process_count,
@@ -52,15 +64,26 @@ def main() -> None:
     )
 
 
+def _print_timeline(experiment: "Experiment") -> None:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # some additions; accelerators are left to others
+    from bert_jax.training.timeline import timeline
+
+    print(timeline(experiment))
+
+
 def _prepare_arguments() -> str:
     """Arguments of `prepare` that make the data of this command."""
-    overrides = [one for one in flags.FLAGS.set if one.startswith(("data.", "model.vocab_size"))]
+    prepared = ("data.", "model.vocab_size", "second_phase.", "training.steps")
+    overrides = [one for one in flags.FLAGS.set if one.startswith(prepared)]
     return " --set ".join([flags.FLAGS.experiment, *overrides])
 
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_string("workdir", None, "Directory of the run, made if it is not there.")
+    flags.DEFINE_bool("dry_run", False, "Prints what the run would do, and does nothing.")
     flags.DEFINE_string(
         "coordinator", None, "Address of process 0 of several, HOST:PORT, the same for all."
     )

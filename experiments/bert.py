@@ -7,8 +7,9 @@ corpora/wikibooks/, then
     python -m bert_jax.prepare --experiment=experiments/bert.py:base
     python -m bert_jax.pretrain --experiment=experiments/bert.py:base --workdir=runs/base
 
-This is the first phase, at 128 tokens, for all of the updates. The published run made the last
-tenth of them at 512; positions beyond `data.sequence_length` stay untrained here.
+As published, the last tenth of the updates is made on rows of 512 tokens, under one schedule;
+`--dry_run` shows what that costs. `prepare` writes them to data/wikibooks-512. With
+`--set second_phase.steps=0` all updates are at 128 and positions beyond stay untrained.
 
 References:
   https://arxiv.org/abs/1810.04805, https://arxiv.org/abs/1908.08962
@@ -19,7 +20,7 @@ from typing import Literal
 from bert_jax.data.config import DataConfig
 from bert_jax.experiment import Experiment
 from bert_jax.models.config import BertConfig
-from bert_jax.training.config import TrainingConfig
+from bert_jax.training.config import SecondPhaseConfig, TrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 SIZES = {  # layers, hidden size, attention heads
@@ -35,12 +36,12 @@ SIZES = {  # layers, hidden size, attention heads
 def get_config(
     variant: Literal["tiny", "mini", "small", "medium", "base", "large"] = "base",
 ) -> Experiment:
-    """Returns one size: 256 rows of 128 tokens, a million updates, AdamW at 1e-4."""
+    """Returns one size: 256 rows of 128, then 512 tokens, a million updates, AdamW at 1e-4."""
     num_layers, hidden_size, num_heads = SIZES[variant]
     return Experiment(
         data=DataConfig(
             corpus="text:corpora/wikibooks/**/*.txt",
-            directory="data/wikibooks-128",
+            directory="data/wikibooks",
             batch_size=256,
             sequence_length=128,
             train_shards=256,
@@ -55,4 +56,5 @@ def get_config(
         training=TrainingConfig(
             steps=1_000_000, log_every=100, eval_every=10_000, checkpoint_every=5_000
         ),
+        second_phase=SecondPhaseConfig(steps=100_000, sequence_length=512, max_predictions=77),
     )

@@ -19,7 +19,7 @@ from typing import Literal
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.experiment import Experiment
 from bert_jax.models.config import BertConfig
-from bert_jax.training.config import EvaluationConfig, TrainingConfig
+from bert_jax.training.config import EvaluationConfig, SecondPhaseConfig, TrainingConfig
 from bert_jax.training.losses import ObjectiveConfig
 from bert_jax.training.optim import OptimizerConfig
 
@@ -28,7 +28,7 @@ def devlin2018() -> Experiment:
     """The paper and the checkpoints released with it: BERT-base, 256 rows, a million updates.
 
     GELU is the exact erf form, with which the released checkpoints were trained. The last tenth of
-    the updates, at 512 tokens, is a run of its own.
+    the updates is at 512 tokens, under the same schedule.
 
     References:
       https://arxiv.org/abs/1810.04805
@@ -39,6 +39,7 @@ def devlin2018() -> Experiment:
         model=BertConfig(),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
         training=_training(1_000_000),
+        second_phase=SecondPhaseConfig(steps=100_000, directory=_directory(512)),
     )
 
 
@@ -63,7 +64,8 @@ def hf_bert() -> Experiment:
     """Hugging Face's BertForPreTraining under its Trainer: torch's AdamW, masks drawn word by word.
 
     Rates, warm-up and batch are the paper's; the Trainer's own are for fine-tuning. It has no
-    limit on the predictions of a row; here a row has room for 40, which one in two million exceeds.
+    limit on the predictions of a row; here a row has room for 40, and for 120 at 512 tokens, which
+    fewer than one in a million exceed.
 
     References:
       https://github.com/huggingface/transformers, modeling_bert.py, trainer.py, data_collator.py
@@ -79,12 +81,16 @@ def hf_bert() -> Experiment:
         optimizer=replace(
             paper.optimizer, bias_correction=True, epsilon=1e-8, decay_from="warmup_end"
         ),
+        second_phase=replace(
+            paper.second_phase, directory=_directory(512, max_word_length=100), max_predictions=120
+        ),
     )
 
 
 def nvidia_lamb() -> Experiment:
-    """NVIDIA's BERT-large with LAMB, the first of its two phases: 65,536 rows, 7,038 updates.
+    """NVIDIA's BERT-large with LAMB: 7,038 updates on 65,536 rows, 1,563 on 32,768 of 512 tokens.
 
+    Each phase has a schedule of its own; the second takes over the moments and counts from 0.
     FusedLAMB without NVLAMB: no trust ratio where nothing decays. The rate falls with the square
     root of what remains. GELU is the erf form that its PyTorch code trains with.
 
@@ -103,7 +109,17 @@ def nvidia_lamb() -> Experiment:
             power=0.5,
             bias_correction=True,
         ),
-        training=_training(7_038, microbatches=32),
+        training=_training(7_038 + 1_563, microbatches=32),
+        second_phase=SecondPhaseConfig(
+            steps=1_563,
+            directory=_directory(512),
+            batch_size=32_768,
+            max_predictions=80,
+            microbatches=64,
+            learning_rate=4e-3,
+            warmup_steps=200,  # 12.8 %
+            moments="recounted",
+        ),
     )
 
 
@@ -164,7 +180,7 @@ def _data(*, sequence_length: int, batch_size: int, max_word_length: int = 200) 
     masking = MaskingConfig(max_predictions={128: 20, 512: 76}[sequence_length])
     return DataConfig(
         corpus="text:corpora/wikibooks/**/*.txt",
-        directory=f"data/wikibooks-{sequence_length}-{max_word_length}",
+        directory=_directory(sequence_length, max_word_length=max_word_length),
         batch_size=batch_size,
         sequence_length=sequence_length,
         max_word_length=max_word_length,
@@ -172,6 +188,10 @@ def _data(*, sequence_length: int, batch_size: int, max_word_length: int = 200) 
         masking=masking,
         evaluation_masking=masking,
     )
+
+
+def _directory(sequence_length: int, *, max_word_length: int = 200) -> str:
+    return f"data/wikibooks-{sequence_length}-{max_word_length}"
 
 
 def _large(**changes) -> BertConfig:

@@ -1,6 +1,9 @@
 """Eight simulated devices, one compilation cache, and a small prepared corpus for all tests."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
@@ -14,11 +17,13 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest  # noqa: E402
 
+from bert_jax.config import override, to_json  # noqa: E402
 from bert_jax.data.config import DataConfig, MaskingConfig  # noqa: E402
 from bert_jax.data.corpora import read_documents  # noqa: E402
 from bert_jax.data.shards import prepare_data, training_texts  # noqa: E402
+from bert_jax.data.tokenizers import load_tokenizer  # noqa: E402
 from bert_jax.data.vocabulary import count_words, train_wordpiece  # noqa: E402
-from bert_jax.experiment import Experiment  # noqa: E402
+from bert_jax.experiment import Experiment, phases  # noqa: E402
 from bert_jax.models.config import BertConfig  # noqa: E402
 from bert_jax.training.config import EvaluationConfig, TrainingConfig  # noqa: E402
 from bert_jax.training.optim import OptimizerConfig  # noqa: E402
@@ -68,3 +73,58 @@ def experiment(data_config) -> Experiment:
         evaluation=EvaluationConfig(batch_size=16),
         mesh=MeshConfig(data=1),
     )
+
+
+@pytest.fixture(scope="session")
+def two_phases(experiment) -> Experiment:
+    """The last 4 of 12 updates on 48 tokens, with a schedule of their own and moments of 0.
+
+    Checkpoints within each phase (5, 10) and where they meet (8).
+    """
+    changed = override(
+        experiment,
+        {
+            "second_phase.steps": 4,
+            "second_phase.sequence_length": 48,
+            "second_phase.batch_size": 8,
+            "second_phase.max_predictions": 8,
+            "second_phase.learning_rate": 5e-4,
+            "second_phase.warmup_steps": 1,
+            "second_phase.moments": "zeroed",
+            "training.log_every": 3,
+            "training.eval_every": 5,
+            "training.checkpoint_every": 5,
+            "training.keep_checkpoints": 9,
+        },
+    )
+    config = phases(changed)[1].experiment.data
+    tokenizer = load_tokenizer(experiment.data.directory)
+    prepare_data(config, tokenizer=tokenizer, workers=1, on_shard_done=lambda _: None)
+    return changed
+
+
+@pytest.fixture(scope="session")
+def two_phase_run(two_phases, tmp_path_factory) -> tuple[Path, dict]:
+    """Workdir and result of that run, left alone."""
+    from bert_jax.training.train import train
+
+    workdir = tmp_path_factory.mktemp("two_phases") / "run"
+    return workdir, train(two_phases, workdir)
+
+
+@pytest.fixture(scope="session")
+def two_phase_command(two_phases, tmp_path_factory) -> tuple[Path, Path]:
+    """The run's config file, and the workdir of the command, whose XLA flags are its own."""
+    directory = tmp_path_factory.mktemp("two_phase_command")
+    file, workdir = directory / "config.json", directory / "run"
+    file.write_text(json.dumps(to_json(two_phases)))
+    command = ["-m", "bert_jax.pretrain", f"--experiment={file}", f"--workdir={workdir}"]
+    result = subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return file, workdir

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from bert_jax.config import config_hash, from_json, load_experiment, load_module, override, to_json
-from bert_jax.experiment import Experiment
+from bert_jax.experiment import Experiment, phases
 from bert_jax.models.bert import BertForPretraining, num_parameters
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
 from bert_jax.training.sharding import make_mesh
@@ -82,9 +82,24 @@ def points():
 
 
 @pytest.mark.parametrize(("spec", "overrides"), list(points()))
-def test_one_update_evaluates_abstractly_at_full_size(spec, overrides):
+def test_one_update_of_each_phase_evaluates_abstractly_at_full_size(spec, overrides):
     """Also every dimension divides on a mesh of (data, fsdp, tensor) = (2, 2, 2)."""
-    experiment = override(load_experiment(str(ROOT / spec)), overrides)
+    states = [
+        abstract_update(phase.experiment)
+        for phase in phases(override(load_experiment(str(ROOT / spec)), overrides))
+    ]
+    # The state of one phase is that of the other.
+    assert len({str(state) for state in states}) == 1
+
+
+def test_the_published_run_and_those_that_follow_it_have_two_phases():
+    found = [spec for spec in SPECS if len(phases(load_experiment(str(ROOT / spec)))) == 2]
+    assert {"experiments/bert.py:base", "experiments/presets.py:nvidia_lamb"} <= set(found)
+    assert "experiments/quickstart.py" not in found
+
+
+def abstract_update(experiment):
+    """Evaluates one update without computing it and returns the state's shapes."""
     model = BertForPretraining(experiment.model, experiment.sharding)
     schedule = learning_rate_schedule(experiment.optimizer, steps=experiment.training.steps)
     optimizer = make_optimizer(experiment.optimizer, schedule)
@@ -105,6 +120,7 @@ def test_one_update_evaluates_abstractly_at_full_size(spec, overrides):
         schedule=schedule,
         objective=experiment.objective,
         seed=experiment.seed,
+        microbatches=experiment.training.microbatches,
     )
     after, metrics = jax.eval_shape(update, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -114,6 +130,7 @@ def test_one_update_evaluates_abstractly_at_full_size(spec, overrides):
         (leaf.shape, leaf.dtype) in (((), jnp.float32), ((), jnp.int32))
         for leaf in jax.tree.leaves(metrics)
     )
+    return after
 
 
 @pytest.mark.parametrize("variant", PUBLISHED_PARAMETERS)

@@ -78,9 +78,17 @@ MAY_IMPORT = {
     "training.initial": ("experiment", "runs", "data.tokenizers", *LEAVES),
     "training.checkpoint": (*TRAINING_STEP, "models.config", "config", "experiment", *LEAVES),
     "training.writer": (*TRAINING_STEP, "training.config", *LEAVES),
+    "training.phases": (
+        *("data.batch", "data.passport", "data.pipeline", "data.tokenizers", "experiment"),
+        *LEAVES,
+    ),
+    "training.timeline": (
+        *("data.config", "experiment", "training.flops", "training.optim"),
+        *LEAVES,
+    ),
     "training.train": (
         *("training.*", "models.*", "config", "environment", "experiment", "runs"),
-        *("data.batch", "data.passport", "data.pipeline", "data.tokenizers"),
+        *("data.batch", "data.passport"),
         *LEAVES,
     ),
     "interop.*": ("interop.*", "models.config", "data.tokenizers", "data.wordpiece", *LEAVES),

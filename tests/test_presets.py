@@ -21,8 +21,9 @@ from bert_jax.data.masking import masked_batch
 from bert_jax.data.pairs import Pair
 from bert_jax.data.vocabulary import train_wordpiece
 from bert_jax.data.wordpiece import SPECIAL_PIECES
+from bert_jax.experiment import phases
 from bert_jax.models.bert import BertForPretraining
-from bert_jax.training.optim import learning_rate_schedule, make_optimizer
+from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
 from bert_jax.training.state import init_params
 from bert_jax.training.step import pretraining_loss
 
@@ -38,6 +39,8 @@ SIZES = (
     *("model.dtype", "model.scan_layers", "evaluation.batch_size"),
     *("training.steps", "training.microbatches", "training.log_every"),
     *("training.eval_every", "training.checkpoint_every"),
+    *("second_phase.steps", "second_phase.directory", "second_phase.batch_size"),
+    *("second_phase.max_predictions", "second_phase.microbatches"),
 )
 """How large a preset's run is and how it is computed, not which BERT it is."""
 
@@ -70,10 +73,14 @@ FLIPS = {
     "optimizer.max_grad_norm": (0.1, "update"),
     "optimizer.decay_excludes": ("nothing", "update"),
     "optimizer.trust_ratio": ("all", "update"),
+    "second_phase.learning_rate": (2e-3, "update"),
+    "second_phase.warmup_steps": (1, "update"),
+    "second_phase.moments": ("zeroed", "update"),
 }
 """Field -> another value, and the first of example, logit, loss and update that it changes."""
 
 RATE = "training/test_optim.py::test_each_setting_changes_the_rate_as_its_formula_says"
+SEAM = "test_phases.py::test_the_schedule_goes_on_over_the_seam_or_each_phase_has_its_own"
 UPDATE = "training/test_optim.py::test_each_setting_changes_the_first_update_as_its_formula_says"
 RATE_FIELDS = ("learning_rate", "warmup_steps", "warmup_start", "first_step", "power", "decay_from")
 UPDATE_FIELDS = ("name", "beta1", "beta2", "epsilon", "bias_correction", "weight_decay")
@@ -81,6 +88,9 @@ UPDATE_FIELDS = ("name", "beta1", "beta2", "epsilon", "bias_correction", "weight
 PROOFS = {
     **{f"optimizer.{name}": RATE for name in RATE_FIELDS},
     **{f"optimizer.{name}": UPDATE for name in UPDATE_FIELDS},
+    "second_phase.learning_rate": SEAM,
+    "second_phase.warmup_steps": SEAM,
+    "second_phase.moments": "training/test_optim.py::test_moments_at_the_start_of_a_phase",
     "data.max_word_length": "data/test_wordpiece.py::test_words_longer_than_the_limit_are_unknown",
     "data.single_text_separator": (
         "data/test_masking.py::test_a_single_text_without_separator_ends_with_its_text"
@@ -129,6 +139,7 @@ def small():
         "data.sequence_length": 32,
         "data.masking.max_predictions": 8,
         "training.steps": 6,
+        "second_phase.steps": 3,
         "optimizer.warmup_steps": 2,
         "optimizer.learning_rate": 1e-3,
     }
@@ -175,18 +186,21 @@ def loss(experiment):
 
 
 def updates(experiment):
-    """The last of five updates of a matrix, a bias and a scale by the same gradients."""
-    config = experiment.optimizer
-    schedule = learning_rate_schedule(config, steps=experiment.training.steps)
-    optimizer = make_optimizer(config, schedule)
+    """A matrix, a bias and a scale after updates of two phases by the same gradients."""
     rng = np.random.default_rng(0)
     shapes = {"kernel": (6, 4), "bias": (4,), "scale": (4,)}
     params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
-    state, update = optimizer.init(params), None
-    for _ in range(5):
-        gradients = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
-        update, state = optimizer.update(gradients, state, params)
-        params = jax.tree.map(jnp.add, params, update)
+    state = None
+    for phase in phases(experiment):
+        config, steps = phase.experiment.optimizer, phase.experiment.training.steps
+        schedule = learning_rate_schedule(config, steps=steps, start=phase.schedule_start)
+        optimizer = make_optimizer(config, schedule)
+        fresh = optimizer.init(params)
+        state = restart_moments(state or fresh, fresh, moments=phase.moments)
+        for _ in range(phase.steps):
+            draws = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+            update, state = optimizer.update(jax.tree.map(jnp.asarray, draws), state, params)
+            params = jax.tree.map(jnp.add, params, update)
     return params
 
 
@@ -204,6 +218,8 @@ def test_a_flipped_field_changes_what_it_is_about_and_nothing_before(field):
     base = small()
     if field == "optimizer.trust_ratio":
         base = override(base, {"optimizer.name": "lamb"})
+    if field == "second_phase.warmup_steps":
+        base = override(base, {"second_phase.learning_rate": 1e-3})
     flipped = override(base, {field: value})
     assert flipped != base
     for stage, run in STAGES.items():

@@ -61,8 +61,8 @@ def save(
     """Starts saving; the state may be donated as soon as this returns.
 
     Args:
-      position: `next_batch`, the whole position in the data; the `data_fingerprint` that it is a
-        position in; `seconds` of training so far.
+      position: `phase` and `next_batch` in it, the whole position in the data; the
+        `data_fingerprint` that it is a position in; `seconds` of training so far.
       tokenizer: its `to_json()`.
     """
     manager.save(

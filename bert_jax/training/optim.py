@@ -70,12 +70,15 @@ class OptimizerConfig:
         return self.warmup_start + self.warmup_steps
 
 
-def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
-    """Returns the rate of update number 0, 1, ...
+def learning_rate_schedule(
+    config: OptimizerConfig, *, steps: int, start: int = 0
+) -> optax.Schedule:
+    """Returns the rate of update number `start`, `start` + 1, ... of a run, the first of `steps`.
 
-    Of `learning_rate`, step s has the part (s - start) / warmup_steps while the warm-up lasts, then
-    (1 - (s - o) / (steps - o)) ** power, where o is 0 or the end of the warm-up (`decay_from`).
-    With o = 0 the rate rises towards all of it and then jumps to what the polynomial has there.
+    Of `learning_rate`, step s counted from `start` has the part (s - W) / warmup_steps while the
+    warm-up lasts, W being `warmup_start`, then (1 - (s - o) / (steps - o)) ** power, where o is 0
+    or the end of the warm-up (`decay_from`). With o = 0 the rate rises towards all of it and then
+    jumps to what the polynomial has there.
 
     Sources: polynomial_decay and warm-up of google-research/bert and, with a start, of
     mlcommons/training (optimization.py); get_linear_schedule_with_warmup of transformers;
@@ -85,7 +88,7 @@ def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Sche
     origin = config.warmup_end if config.decay_from == "warmup_end" else 0
 
     def schedule(count: ArrayLike) -> Array:
-        step = jnp.asarray(count, jnp.float32) + config.first_step
+        step = jnp.asarray(count, jnp.float32) + (config.first_step - start)
         rising = (step - config.warmup_start) / max(config.warmup_steps, 1)
         if config.schedule == "constant":
             after = jnp.float32(1)
@@ -190,3 +193,32 @@ def make_optimizer(
         adapted = everything if config.trust_ratio == "all" else decays
         transforms.append(optax.masked(scale_by_trust_ratio(), adapted))
     return optax.chain(*transforms, optax.scale_by_learning_rate(schedule))
+
+
+def restart_moments(
+    opt_state: optax.OptState,
+    fresh: optax.OptState,
+    *,
+    moments: Literal["kept", "recounted", "zeroed"],
+) -> optax.OptState:
+    """Returns the state that a phase begins with; the schedule's count of steps goes on.
+
+    `recounted` is what NVIDIA/DeepLearningExamples does between its phases (run_pretraining.py
+    with --phase2): the moments of the first, a step count of 0. Adam without bias correction has
+    no count, so that there it is `kept`.
+
+    Args:
+      opt_state: at the end of the phase before.
+      fresh: as the optimizer's `init` makes it.
+      moments: see `SecondPhaseConfig`.
+    """
+
+    def at_start(old: Any, new: Any) -> Any:
+        if moments == "kept" or isinstance(old, optax.ScaleByScheduleState):
+            return old
+        if moments == "recounted":
+            return old._replace(count=new.count) if isinstance(old, optax.ScaleByAdamState) else old
+        return new
+
+    states = (optax.ScaleByScheduleState, optax.ScaleByAdamState, AdamMoments)
+    return jax.tree.map(at_start, opt_state, fresh, is_leaf=lambda node: isinstance(node, states))

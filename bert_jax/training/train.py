@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,17 +15,24 @@ from rich.console import Console
 from bert_jax import config as configs
 from bert_jax import environment
 from bert_jax.data import passport as passports
-from bert_jax.data import pipeline
 from bert_jax.data.batch import Batch
-from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.errors import ConfigError
-from bert_jax.experiment import Experiment
+from bert_jax.experiment import Experiment, errors_of_phase, phases
 from bert_jax.files import write_json
 from bert_jax.models.bert import BertForPretraining, num_parameters
 from bert_jax.runs import load_run
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.evaluation import baselines, evaluate
-from bert_jax.training.optim import learning_rate_schedule, make_optimizer
+from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
+from bert_jax.training.phases import (
+    data_fingerprint,
+    first_batch,
+    held_out_batches,
+    load_common_tokenizer,
+    load_passports,
+    next_batch,
+    training_batches,
+)
 from bert_jax.training.sharding import make_mesh, named_sharding
 from bert_jax.training.state import (
     TrainState,
@@ -52,13 +59,12 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     """
     console = Console(stderr=True, quiet=jax.process_index() != 0, highlight=False)
     say = partial(console.print, soft_wrap=True)
-    data, training = experiment.data, experiment.training
+    training, plan = experiment.training, phases(experiment)
 
     # ---- Data and run directory ---------------------------------------------------------------
-    passport = passports.load_passport(data.directory)
-    passports.check_passport(passport, data, vocab_size=experiment.model.vocab_size)
-    tokenizer = load_tokenizer(data.directory)
-    fingerprint = passports.passport_fingerprint(passport)
+    loaded = load_passports(plan)
+    tokenizer = load_common_tokenizer(plan)
+    fingerprint = data_fingerprint(loaded)
     checkpoint.check_workdir(workdir, experiment)
     if (workdir / "result.json").exists():
         say(f"{workdir} is complete")
@@ -70,8 +76,14 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
 
     # ---- Mesh, model, optimizer ---------------------------------------------------------------
     mesh = make_mesh(experiment.mesh)
-    place = partial(place_batch, sharding=batch_sharding(experiment, mesh))
-    initialize, sharding, update, score = assemble(experiment, mesh)
+    for phase in plan:
+        with errors_of_phase(phase.number, of=len(plan)):
+            place = partial(place_batch, sharding=batch_sharding(phase.experiment, mesh))
+    assemblies = [
+        assemble(phase.experiment, mesh, schedule_start=phase.schedule_start, moments=phase.moments)
+        for phase in plan
+    ]
+    initialize, sharding = assemblies[0].initialize, assemblies[0].sharding
 
     # ---- State: new, or from the last checkpoint ----------------------------------------------
     open_workdir(workdir, experiment)
@@ -104,97 +116,90 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         f"({jax.devices()[0].device_kind}), {experiment.model.dtype}"
     )
 
-    # ---- Batches ------------------------------------------------------------------------------
-    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    batches = map(
-        place,
-        pipeline.training_batches(
-            data.directory,
-            config=data,
-            seed=experiment.seed,
-            first_step=first_step,
-            num_steps=training.steps,
-            **hosts,
-        ),
-    )
-
-    def held_out() -> Iterator[Batch]:
-        return map(
-            place,
-            pipeline.evaluation_batches(
-                data.directory,
-                config=data,
-                batch_size=experiment.evaluation.batch_size,
-                max_examples=experiment.evaluation.max_examples,
-                **hosts,
-            ),
-        )
-
-    # ---- Compiled update ----------------------------------------------------------------------
+    # ---- Compiled updates: of all phases to come, as one that does not fit should fail now ------
     started = time.monotonic() - seconds
-    batch = next(batches, None)
-    if batch is not None:  # None where the last checkpoint is that of the last step
-        with jax.set_mesh(mesh):
-            update = update.lower(state, batch).compile()
+    to_come = [phase for phase in plan if phase.last_step > first_step]
+    updates = {}
+    with jax.set_mesh(mesh):
+        for phase in to_come:
+            batch = place(first_batch(phase, first_step))
+            update = assemblies[phase.number - 1].update
+            updates[phase.number] = update.lower(state, batch).compile()
     say(f"compiled in {time.monotonic() - started - seconds:.0f} s")
 
+    final: dict[str, float] = {}
     with jax.set_mesh(mesh), manager, RunWriter(workdir, training, first_step) as writer:
-        # ---- Baselines: what needs no model, at the same held-out positions -------------------
-        floor = baselines(
-            held_out(),
-            token_counts=passports.load_token_counts(data.directory),
-            majority_label=passports.majority_pair_label(passport),
-        )
-        say(
-            f"to beat on held-out text: unigram loss {floor['unigram_loss']:.3f}, most frequent "
-            f"token {floor['majority_token_accuracy']:.3f}, "
-            f"majority pair label {floor['nsp_majority_accuracy']:.3f}"
-        )
+        for phase in to_come or plan[-1:]:  # the last, where only the result is missing
+            # ---- Phase: its batches, its held-out examples, its optimizer ---------------------
+            assembly, passport = assemblies[phase.number - 1], loaded[phase.number - 1]
+            batches = map(place, training_batches(phase, first_step))
+            if len(plan) > 1:
+                data = phase.experiment.data
+                say(f"phase {phase.number}: {data.sequence_length} tokens, {data.directory}")
+                writer.phase = phase.number
+            if phase.number > 1 and first_step <= phase.first_step:
+                state = assembly.begin(state)
 
-        # ---- Loop -----------------------------------------------------------------------------
-        final: dict[str, float] = {}
-        writer.restart_clock()
-        for step in range(first_step + 1, training.steps + 1):
-            state, metrics = update(state, batch)
-            writer.add(metrics)
-            batch = next(batches, None)  # read and placed while the devices are busy
-            last = step == training.steps
-            evaluating = last or step % training.eval_every == 0
-            saving = last or step % training.checkpoint_every == 0
-            if not (evaluating or saving):
-                if step % training.log_every == 0:
-                    writer.end_row(step)
-                continue
-            row = writer.read_row()
-            if evaluating:
-                final = evaluate(score, state.params, held_out())
-                row |= {f"eval/{name}": value for name, value in final.items()}
-                for probe in probes:
-                    row |= probe(state.params)
-            writer.write(step, row)
-            if saving:
-                seconds = time.monotonic() - started
-                checkpoint.save(
-                    manager,
-                    state,
-                    step=step,
-                    position={
-                        "next_batch": step,
-                        "data_fingerprint": fingerprint,
-                        "seconds": seconds,
-                    },
-                    experiment=experiment,
-                    tokenizer=tokenizer.to_json(),
-                )
+            # ---- Baselines: what needs no model, at the same held-out positions ---------------
+            floor = baselines(
+                map(place, held_out_batches(phase)),
+                token_counts=passports.load_token_counts(phase.experiment.data.directory),
+                majority_label=passports.majority_pair_label(passport),
+            )
+            say(
+                f"to beat on held-out text: unigram loss {floor['unigram_loss']:.3f}, most "
+                f"frequent token {floor['majority_token_accuracy']:.3f}, "
+                f"majority pair label {floor['nsp_majority_accuracy']:.3f}"
+            )
+
+            # ---- Loop -------------------------------------------------------------------------
+            batch = next(batches, None)
             writer.restart_clock()
+            for step in range(max(first_step, phase.first_step) + 1, phase.last_step + 1):
+                state, metrics = updates[phase.number](state, batch)
+                writer.add(metrics)
+                batch = next(batches, None)  # read and placed while the devices are busy
+                last = step == phase.last_step
+                evaluating = last or step % training.eval_every == 0
+                saving = last or step % training.checkpoint_every == 0
+                if not (evaluating or saving):
+                    if step % training.log_every == 0:
+                        writer.end_row(step)
+                    continue
+                row = writer.read_row()
+                if evaluating:
+                    held_out = map(place, held_out_batches(phase))
+                    final = evaluate(assembly.score, state.params, held_out)
+                    row |= {f"eval/{name}": value for name, value in final.items()}
+                    for probe in probes:
+                        row |= probe(state.params)
+                writer.write(step, row)
+                if saving:
+                    seconds = time.monotonic() - started
+                    checkpoint.save(
+                        manager,
+                        state,
+                        step=step,
+                        position={
+                            **next_batch(plan, step),
+                            "data_fingerprint": fingerprint,
+                            "seconds": seconds,
+                        },
+                        experiment=experiment,
+                        tokenizer=tokenizer.to_json(),
+                    )
+                writer.restart_clock()
 
         # ---- Result ---------------------------------------------------------------------------
+        if not final:  # the last checkpoint is that of the last step
+            held_out = map(place, held_out_batches(phase))
+            final = evaluate(assembly.score, state.params, held_out)
         result = {
             "format_version": RESULT_FORMAT_VERSION,
             "steps": training.steps,
             "seconds": round(seconds, 1),
             "config_hash": configs.config_hash(experiment),
-            **(final or evaluate(score, state.params, held_out())),
+            **final,
             **floor,
         }
         manager.wait_until_finished()
@@ -211,18 +216,34 @@ class Assembly(NamedTuple):
     sharding: TrainState
     update: Any
     """jit of (state, batch) -> (state, metrics); the state is donated."""
+    begin: Any
+    """jit of the state at the end of the phase before; the state is donated."""
     score: Any
     """jit of (params, batch) -> metrics of a held-out batch."""
 
 
-def assemble(experiment: Experiment, mesh: Mesh) -> Assembly:
+def assemble(
+    experiment: Experiment,
+    mesh: Mesh,
+    *,
+    schedule_start: int = 0,
+    moments: Literal["kept", "recounted", "zeroed"] = "kept",
+) -> Assembly:
     """Builds model and optimizer and lays them out; compiles nothing.
+
+    Args:
+      experiment: of one phase.
+      mesh: of devices.
+      schedule_start: the step that the schedule counts as 0.
+      moments: what `begin` makes of them.
 
     Raises:
       ConfigError: the mesh does not divide a dimension.
     """
     model = BertForPretraining(experiment.model, experiment.sharding)
-    schedule = learning_rate_schedule(experiment.optimizer, steps=experiment.training.steps)
+    schedule = learning_rate_schedule(
+        experiment.optimizer, steps=experiment.training.steps, start=schedule_start
+    )
     optimizer = make_optimizer(experiment.optimizer, schedule)
     initialize = state_initializer(model, optimizer, seed=experiment.seed)
     sharding = state_sharding(initialize, mesh=mesh, rules=experiment.sharding)
@@ -235,10 +256,17 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Assembly:
         seed=experiment.seed,
         microbatches=experiment.training.microbatches,
     )
+
+    def begin(state: TrainState) -> TrainState:
+        fresh = optimizer.init(state.params)
+        opt_state = restart_moments(state.opt_state, fresh, moments=moments)
+        return TrainState(state.step, state.params, opt_state)
+
     return Assembly(
         initialize=initialize,
         sharding=sharding,
         update=jax.jit(update, out_shardings=(sharding, None), donate_argnums=0),
+        begin=jax.jit(begin, out_shardings=sharding, donate_argnums=0),
         score=jax.jit(partial(eval_step, model=model, objective=experiment.objective)),
     )
 

@@ -35,6 +35,8 @@ class RunWriter:
     """
 
     def __init__(self, workdir: Path, config: TrainingConfig, first_step: int):
+        self.phase: int | None = None
+        """Stands in the rows of a run of several phases."""
         self._workdir = workdir
         self._active = jax.process_index() == 0
         self._window: list[Metrics] = []
@@ -116,7 +118,8 @@ class RunWriter:
         if not self._active:
             return
         with (self._workdir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step} | row) + "\n")
+            phase = {} if self.phase is None else {"phase": self.phase}
+            file.write(json.dumps({"step": step} | phase | row) + "\n")
         for name, value in row.items():
             self._tensorboard.add_scalar(name, value, step)
         self._progress.update(self._task, completed=step, description=_summary(row))

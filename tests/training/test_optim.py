@@ -15,6 +15,7 @@ from bert_jax.training.optim import (
     decay_mask,
     learning_rate_schedule,
     make_optimizer,
+    restart_moments,
     scale_by_trust_ratio,
 )
 from bert_jax.training.sharding import ShardingRules
@@ -279,3 +280,47 @@ def test_a_setting_that_cannot_train_is_refused_by_name(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ConfigError, match=rf"optimizer\.{name} is {value}; accepted: "):
         OptimizerConfig(**wrong)
+
+
+@pytest.mark.parametrize("bias_correction", [False, True])
+@pytest.mark.parametrize("moments", ["kept", "recounted", "zeroed"])
+def test_moments_at_the_start_of_a_phase(moments, bias_correction):
+    """The update after the seam is Adam's with the moments and the count that `moments` leaves."""
+    config = OptimizerConfig(
+        learning_rate=1.0,
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=1e9,
+        schedule="constant",
+        bias_correction=bias_correction,
+    )
+    rates = []
+
+    def schedule(count):
+        rates.append(int(count))
+        return 1.0
+
+    optimizer = make_optimizer(config, schedule)
+    params = {"kernel": jnp.ones(3)}
+    state = optimizer.init(params)
+    gradients = [{"kernel": jnp.array([g, 2 * g, -g])} for g in (1.0, 3.0, 0.5, 2.0)]
+    for gradient in gradients[:3]:
+        _, state = optimizer.update(gradient, state, params)
+    state = restart_moments(state, optimizer.init(params), moments=moments)
+    update, _ = optimizer.update(gradients[3], state, params)
+
+    mean, square, count = np.zeros(3), np.zeros(3), 0
+    for i, gradient in enumerate(gradients):
+        if i == 3 and moments != "kept":
+            count = 0
+            mean, square = (0 * mean, 0 * square) if moments == "zeroed" else (mean, square)
+        g = np.asarray(gradient["kernel"], np.float64)
+        count += 1
+        mean = 0.9 * mean + 0.1 * g
+        square = 0.999 * square + 0.001 * g**2
+    if bias_correction:
+        mean, square = mean / (1 - 0.9**count), square / (1 - 0.999**count)
+    expected = -mean / (np.sqrt(square) + 1e-6)
+    # Float32 powers of 0.999: 1 - 0.999 has three digits less than a float32.
+    np.testing.assert_allclose(update["kernel"], expected, rtol=1e-4)
+    assert rates == [0, 1, 2, 3]  # the schedule's count goes on

@@ -1,0 +1,151 @@
+"""Scores a run on the held-out part of any prepared data of its vocabulary.
+
+  python -m bert_jax.evaluate --run=runs/base --data=data/wikibooks-512
+  python -m bert_jax.evaluate --run=runs/base --step=900000 --data=data/mine --json
+
+Examples and masks are frozen, and the numbers are those of training's own evaluation on these data.
+Rows are as long as the data's passport says; how words are masked is the run's
+`data.evaluation_masking`, with room for more predictions in proportion where rows are longer.
+"""
+
+import dataclasses
+import json
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from bert_jax import command, environment
+from bert_jax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # these import jax, which a main does not on the way in
+    from bert_jax.data.config import DataConfig, MaskingConfig
+    from bert_jax.experiment import Experiment
+    from bert_jax.runs import Run
+
+FORMAT_VERSION = 1
+
+
+def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
+    """Returns metrics and baselines of a run on the held-out examples in `directory`.
+
+    On the run's own mesh where the devices present make it, else on as many as divide the rows.
+
+    Raises:
+      DataError: no prepared data, or of another vocabulary.
+      ConfigError: rows that are longer than the model's positions.
+    """
+    import jax
+
+    from bert_jax.data import passport as passports
+    from bert_jax.experiment import phases
+    from bert_jax.training.evaluation import baselines, evaluate
+    from bert_jax.training.phases import held_out_batches
+    from bert_jax.training.sharding import MeshConfig, make_mesh
+    from bert_jax.training.train import assemble, batch_sharding, place_batch
+
+    passport = passports.load_passport(directory)
+    experiment = as_evaluated(run.config, passport, directory)
+    check_vocabulary(run, directory)
+    try:
+        mesh = make_mesh(experiment.mesh)
+        rows = batch_sharding(experiment, mesh)
+    except ConfigError:  # a mesh of other devices than these
+        devices = math.gcd(experiment.evaluation.batch_size, jax.device_count())
+        mesh = make_mesh(MeshConfig(data=devices))
+        rows = batch_sharding(experiment, mesh)
+    place = partial(place_batch, sharding=rows)
+    assembly = assemble(experiment, mesh)
+    (phase,) = phases(experiment)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(run.params, assembly.sharding.params)
+        metrics = evaluate(assembly.score, params, map(place, held_out_batches(phase)))
+        floor = baselines(
+            map(place, held_out_batches(phase)),
+            token_counts=passports.load_token_counts(directory),
+            majority_label=passports.majority_pair_label(passport),
+        )
+    return {
+        "format_version": FORMAT_VERSION,
+        "run": str(run.path),
+        "step": run.step,
+        "data": directory,
+        "data_fingerprint": passports.passport_fingerprint(passport),
+        "sequence_length": experiment.data.sequence_length,
+        "mesh": dict(mesh.shape),
+        **metrics,
+        **floor,
+    }
+
+
+def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "Experiment":
+    """Returns the run's experiment of one phase, on the data that a passport describes.
+
+    Raises:
+      ConfigError: rows that are longer than the model's positions.
+    """
+    from bert_jax import config as configs
+    from bert_jax.experiment import phases
+
+    made = passport["preparation"]
+    of_length = {phase.experiment.data.sequence_length: phase for phase in phases(experiment)}
+    phase = of_length.get(made["sequence_length"], phases(experiment)[0])
+    masking = frozen_masking(phase.experiment.data, made["sequence_length"])
+    overrides = {f"data.{name}": value for name, value in made.items()} | {
+        "data.directory": directory,
+        "data.evaluation_masking": masking,
+        # Nothing is trained on: what would be checked in vain.
+        "data.masking": masking,
+        "data.batch_size": experiment.evaluation.batch_size,
+        "training.microbatches": 1,
+    }
+    try:
+        return configs.override(phase.experiment, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{directory}: {error}") from error
+
+
+def frozen_masking(data: "DataConfig", sequence_length: int) -> "MaskingConfig":
+    """Returns the run's, with room in proportion for the predictions of rows of another length."""
+    masking = data.evaluation_masking
+    scaled = math.ceil(masking.max_predictions * sequence_length / data.sequence_length)
+    room = min(max(scaled, int(sequence_length * masking.rate)), sequence_length)
+    return dataclasses.replace(masking, max_predictions=room)
+
+
+def check_vocabulary(run: "Run", directory: str) -> None:
+    """Raises DataError if the data were made with another vocabulary than the run's."""
+    from bert_jax.data.tokenizers import load_tokenizer
+
+    found, wanted = load_tokenizer(directory).fingerprint(), run.tokenizer.fingerprint()
+    if found != wanted:
+        raise DataError(
+            f"{directory} was made with another vocabulary ({found[:12]}) than {run.path} was "
+            f"trained with ({wanted[:12]}); accepted: data prepared with the run's tokenizer.json"
+        )
+
+
+def main() -> None:
+    """Runs the command."""
+    environment.configure_jax()
+    for name in ("run", "data"):
+        if not flags.FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing; accepted: a directory")
+    from bert_jax.runs import load_run
+
+    result = evaluate_run(load_run(flags.FLAGS.run, flags.FLAGS.step), flags.FLAGS.data)
+    if flags.FLAGS.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        if name != "format_version":
+            print(f"{name:24} {f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("run", None, "Directory of the run.")
+    flags.DEFINE_integer("step", None, "Step of a checkpoint; the last if not given.")
+    flags.DEFINE_string("data", None, "Directory that bert_jax.prepare has written.")
+    flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
+    command.run(main)

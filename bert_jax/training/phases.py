@@ -1,0 +1,96 @@
+"""What the phases of a run read: one vocabulary, and batches counted from a phase's first step."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from bert_jax.data import passport as passports
+from bert_jax.data import pipeline
+from bert_jax.data.batch import Batch
+from bert_jax.data.tokenizers import Tokenizer, load_tokenizer
+from bert_jax.errors import DataError
+from bert_jax.experiment import Phase
+
+
+def load_passports(phases: Sequence[Phase]) -> list[dict]:
+    """Returns the passport of each phase's data.
+
+    Raises:
+      DataError: data that are not there, or not what the experiment expects.
+    """
+    loaded = []
+    for phase in phases:
+        data = phase.experiment.data
+        passport = passports.load_passport(data.directory)
+        passports.check_passport(passport, data, vocab_size=phase.experiment.model.vocab_size)
+        loaded.append(passport)
+    return loaded
+
+
+def load_common_tokenizer(phases: Sequence[Phase]) -> Tokenizer:
+    """Returns the tokenizer of the data of all phases.
+
+    Raises:
+      DataError: the vocabularies of two phases differ.
+    """
+    first, *others = [phase.experiment.data.directory for phase in phases]
+    tokenizer = load_tokenizer(first)
+    for other in others:
+        found = load_tokenizer(other).fingerprint()
+        if found != tokenizer.fingerprint():
+            raise DataError(
+                f"{other} was made with another vocabulary ({found[:12]}) than {first} "
+                f"({tokenizer.fingerprint()[:12]}); accepted: one for all phases; delete {other} "
+                "and prepare it again"
+            )
+    return tokenizer
+
+
+def data_fingerprint(loaded: Sequence[dict]) -> str:
+    """Returns the SHA-256 of the passports of all phases."""
+    return passports.passport_fingerprint(loaded[0] if len(loaded) == 1 else {"phases": [*loaded]})
+
+
+def next_batch(phases: Sequence[Phase], step: int) -> dict[str, int]:
+    """Returns phase and number within it of the batch that follows `step` updates."""
+    phase = next((phase for phase in phases if step < phase.last_step), phases[-1])
+    return {"phase": phase.number, "next_batch": step - phase.first_step}
+
+
+def first_batch(phase: Phase, first_step: int) -> Batch:
+    """Returns this host's rows of the first batch that the phase reads from `first_step` on."""
+    data, start = phase.experiment.data, max(first_step - phase.first_step, 0)
+    source = pipeline.TrainingSource(
+        data.directory, config=data, seed=phase.data_seed, num_steps=phase.steps, **_host()
+    )
+    return source[start]
+
+
+def training_batches(phase: Phase, first_step: int) -> Iterator[Batch]:
+    """Returns this host's rows of the phase's batches, from `first_step` of the run on."""
+    data = phase.experiment.data
+    return pipeline.training_batches(
+        data.directory,
+        config=data,
+        seed=phase.data_seed,
+        first_step=max(first_step - phase.first_step, 0),
+        num_steps=phase.steps,
+        **_host(),
+    )
+
+
+def held_out_batches(phase: Phase) -> Iterator[Batch]:
+    """Returns this host's rows of the held-out examples of the phase's own data."""
+    data, evaluation = phase.experiment.data, phase.experiment.evaluation
+    return pipeline.evaluation_batches(
+        data.directory,
+        config=data,
+        batch_size=evaluation.batch_size,
+        max_examples=evaluation.max_examples,
+        **_host(),
+    )
+
+
+def _host() -> dict[str, Any]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -1,0 +1,151 @@
+"""The frozen evaluation of a run: training's numbers on training's data, and any other data."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+import bert_jax
+from bert_jax.config import override
+from bert_jax.data.shards import prepare_data
+from bert_jax.data.wordpiece import WordPiece
+from bert_jax.errors import ConfigError, DataError
+from bert_jax.evaluate import as_evaluated, evaluate_run, frozen_masking
+from bert_jax.experiment import phases
+from bert_jax.runs import load_run
+
+ROOT = Path(bert_jax.__file__).parents[1]
+NUMBERS = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "loss", "perplexity")
+BASELINES = ("unigram_loss", "majority_token_accuracy", "nsp_majority_accuracy")
+
+
+@pytest.fixture(scope="module")
+def run(two_phase_run):
+    return load_run(two_phase_run[0])
+
+
+def evaluate(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "bert_jax.evaluate", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def prepared(run, directory, tokenizer=None, **changes):
+    """Data like those of the run's first phase, but for `changes`."""
+    masking = dataclasses.replace(run.config.data.masking, max_predictions=13)
+    data = dataclasses.replace(
+        run.config.data,
+        directory=str(directory),
+        masking=masking,
+        evaluation_masking=masking,
+        **changes,
+    )
+    prepare_data(
+        data, tokenizer=tokenizer or run.tokenizer, workers=1, on_shard_done=lambda _: None
+    )
+    return str(directory)
+
+
+def test_the_command_gives_bitwise_the_result_of_training(two_phase_command, two_phases):
+    workdir = two_phase_command[1]
+    result = json.loads((workdir / "result.json").read_text())
+    directory = phases(two_phases)[1].experiment.data.directory
+    arguments = (f"--run={workdir}", f"--data={directory}")
+    printed = evaluate(*arguments, "--json")
+    assert printed.returncode == 0, printed.stderr
+    found = json.loads(printed.stdout)
+    wanted = {name: result[name] for name in (*NUMBERS, *BASELINES)}
+    assert {name: found[name] for name in wanted} == wanted
+    assert (found["step"], found["sequence_length"], found["data"]) == (12, 48, directory)
+
+    table = evaluate(*arguments)
+    lines = dict(line.split(maxsplit=1) for line in table.stdout.splitlines())
+    assert lines.keys() == found.keys() - {"format_version"}
+    assert float(lines["mlm_loss"]) == pytest.approx(found["mlm_loss"], abs=5e-5)  # four digits
+
+
+def test_a_step_of_the_first_phase_gives_bitwise_its_row(two_phase_run, two_phases):
+    rows = [json.loads(line) for line in (two_phase_run[0] / "metrics.jsonl").open()]
+    row = next(row for row in rows if row["step"] == 8)
+    found = evaluate_run(load_run(two_phase_run[0], 8), two_phases.data.directory)
+    assert {name: found[name] for name in NUMBERS} == {
+        name: row[f"eval/{name}"] for name in NUMBERS
+    }
+
+
+def test_cut_over_other_devices_the_numbers_are_the_same(run, two_phases):
+    """A run of 16 devices on the 8 that there are."""
+    many = dataclasses.replace(run, config=override(run.config, {"mesh.data": 16}))
+    found = evaluate_run(many, two_phases.data.directory)
+    alone = evaluate_run(run, two_phases.data.directory)
+    assert (found["mesh"]["data"], alone["mesh"]["data"]) == (8, 1) == (jax.device_count(), 1)
+    for name in NUMBERS:
+        # Float32 sums in another order; 2e-6 was measured between meshes (stack of this project).
+        assert found[name] == pytest.approx(alone[name], rel=1e-5), name
+
+
+def test_rows_of_a_length_that_no_phase_has(run, tmp_path):
+    directory = prepared(run, tmp_path / "data", sequence_length=64)
+    found = evaluate_run(run, directory)
+    assert found["sequence_length"] == 64 and 0 < found["mlm_loss"] < 10
+    passport = json.loads((tmp_path / "data" / "passport.json").read_text())
+    changed = as_evaluated(run.config, passport, directory).data
+    assert changed.evaluation_masking.max_predictions == 12  # 6 of 32
+
+
+@pytest.mark.parametrize(("length", "room"), [(32, 6), (64, 12), (33, 7), (16, 3), (5, 1)], ids=str)
+def test_room_for_predictions_grows_with_the_rows(length, room, run):
+    masking = run.config.data.evaluation_masking
+    assert frozen_masking(run.config.data, length) == dataclasses.replace(
+        masking, max_predictions=room
+    )
+    tight = override(run.config, {"data.evaluation_masking.max_predictions": 4}).data
+    assert frozen_masking(tight, 32).max_predictions == 4
+    # int(0.15 * 60), where 4 / 32 of 60 would cut the rate short.
+    assert frozen_masking(tight, 60).max_predictions == 9
+
+
+def test_data_of_another_vocabulary_are_refused(run, tmp_path):
+    pieces = run.tokenizer.pieces
+    other = WordPiece(
+        pieces=(*pieces[:-2], pieces[-1], pieces[-2]),
+        lower_case=True,
+        max_word_length=run.config.data.max_word_length,
+    )
+    directory = prepared(run, tmp_path / "data", tokenizer=other)
+    with pytest.raises(DataError, match="another vocabulary") as error:
+        evaluate_run(run, directory)
+    for part in (directory, str(run.path), run.tokenizer.fingerprint()[:12]):
+        assert part in str(error.value)
+
+
+def test_rows_longer_than_the_positions_are_refused(run, tmp_path):
+    directory = prepared(run, tmp_path / "data", sequence_length=65)
+    with pytest.raises(ConfigError, match="data.sequence_length 65 .*model.max_positions 64"):
+        evaluate_run(run, directory)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data=there"], "--run"),
+        (["--run=there"], "--data"),
+        (["--run=nowhere", "--data=there"], "nowhere is not a run"),
+        (["--run=RUN", "--data=nowhere"], "nowhere holds no prepared data"),
+        (["--run=RUN", "--data=there", "--step=7"], "no checkpoint 7; accepted: [5, 8, 10, 12]"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(arguments, said, two_phase_run):
+    result = evaluate(*(one.replace("RUN", str(two_phase_run[0])) for one in arguments))
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: ")
+    assert said in result.stderr
