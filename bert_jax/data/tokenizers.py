@@ -15,6 +15,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from jaxtyping import Bool
+
 from bert_jax.errors import DataError
 
 FORMAT_VERSION = 1
@@ -62,6 +65,11 @@ class Tokenizer(Protocol):
 
     @property
     def mask_id(self) -> int: ...
+
+    @property
+    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        """True for the ids that start a word, special pieces among them; read-only."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text; a special piece spelled out in it is ordinary text."""
@@ -143,6 +151,10 @@ class WordPiece:
     def mask_id(self) -> int:
         return self._ids["[MASK]"]
 
+    @property
+    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        return self._word_starts
+
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._encode_word, split_whitespace(text))))
 
@@ -169,6 +181,12 @@ class WordPiece:
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {piece: i for i, piece in enumerate(self.pieces)}
+
+    @cached_property
+    def _word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        starts = np.array([not piece.startswith("##") for piece in self.pieces])
+        starts.flags.writeable = False
+        return starts
 
     @cached_property
     def _longest_piece(self) -> int:

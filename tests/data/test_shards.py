@@ -12,11 +12,11 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data import shards
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
+from bert_jax.data.packing import decode_rows
 from bert_jax.data.pairs import Pair
 from bert_jax.data.passport import check_passport, load_passport
 from bert_jax.data.shards import (
     ShardTask,
-    decode_records,
     encode_record,
     prepare_data,
     record_dtype,
@@ -68,14 +68,15 @@ def contents(directory):
 def read_pairs(config, passport, split):
     files = [shard["file"] for shard in passport["splits"][split]["shards"]]
     source = ArrayRecordDataSource([f"{config.directory}/{file}" for file in files])
-    return decode_records(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])
+    return decode_rows(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])[0]
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [("uint16", 2**16 - 1), ("uint32", 2**32 - 1)])
 def test_records_round_trip(dtype, largest):
     pairs = [Pair([1, largest], [0], 1), Pair([5, 6, 7], [], 0)]
     records = [encode_record(pair, dtype=dtype) for pair in pairs]
-    decoded = decode_records(records, dtype=dtype)
+    decoded, rows = decode_rows(records, dtype=dtype)
+    assert rows == [0, 1]
     assert [(list(a), list(b), label) for a, b, label in decoded] == pairs
     assert len(records[0]) == np.dtype(dtype).itemsize * 6
 
