@@ -47,6 +47,11 @@ class Experiment:
                 f"training.steps {self.training.steps}; accepted: fewer than "
                 f"{self.training.steps - self.optimizer.warmup_start}"
             )
+        if self.objective.next_sentence and self.data.pairs == "none":
+            raise ConfigError(
+                "objective.next_sentence is True, but with data.pairs 'none' there are no pairs to "
+                "learn from; accepted: False"
+            )
         for path, value in flatten(self).items():
             numbers = value if isinstance(value, tuple | list) else [value]
             if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):

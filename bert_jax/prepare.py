@@ -54,9 +54,12 @@ def main() -> None:
             )
         for split, summary in passport["splits"].items():
             print(
-                f"{data.directory}: {split:5} {summary['examples']:>9,} pairs"
+                f"{data.directory}: {split:5} {summary['examples']:>9,} rows"
                 f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
-                f" {summary['random_pairs'] / summary['examples']:.1%} random pairs"
+                f" {summary['positions'] / summary['examples'] / data.sequence_length:.1%} full,"
+                f" {summary['random_pairs'] / max(summary['pairs'], 1):.1%} of"
+                f" {summary['pairs']:,} pairs"
+                f" {'swapped' if data.pairs == 'sentence_order' else 'random'}"
             )
 
     tokenizer = vocabulary(experiment.data)  # the phases of a run have one

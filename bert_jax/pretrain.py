@@ -55,12 +55,14 @@ def main() -> None:
     workdir = Path(flags.FLAGS.workdir)
     with command.exclusive(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         result = train(experiment, workdir)
+    pair_accuracy = ""
+    if "nsp_accuracy" in result:  # not of single texts
+        majority = result["nsp_majority_accuracy"]
+        pair_accuracy = f", nsp accuracy {result['nsp_accuracy']:.3f} (majority {majority:.3f})"
     print(
         f"held-out mlm loss {result['mlm_loss']:.3f} (unigram {result['unigram_loss']:.3f}), "
         f"mlm accuracy {result['mlm_accuracy']:.3f} "
-        f"(most frequent token {result['majority_token_accuracy']:.3f}), "
-        f"nsp accuracy {result['nsp_accuracy']:.3f} "
-        f"(majority {result['nsp_majority_accuracy']:.3f})"
+        f"(most frequent token {result['majority_token_accuracy']:.3f})" + pair_accuracy
     )
 
 

@@ -432,3 +432,20 @@ def test_a_json_object_sets_the_fields_it_names_and_no_others(experiment):
 def test_a_masking_rate_that_the_batch_has_no_room_for_is_refused(experiment):
     with pytest.raises(ConfigError, match="max_predictions is 6.*at least 12"):
         override(experiment, {"data.masking.rate": 0.4})
+
+
+def test_masking_that_follows_the_step_is_written_as_json_and_needs_room_for_its_highest(
+    experiment,
+):
+    points = "[[0.5, 0.1], [1, 0.05]]"
+    changed = override(experiment, {"data.masking.rate_points": points})
+    assert changed.data.masking.rate_points == ((0.5, 0.1), (1.0, 0.05))
+    assert from_json(Experiment, json.loads(json.dumps(to_json(changed)))) == changed
+    with pytest.raises(ConfigError, match=r"rate 0\.4 of 32 tokens short; accepted: at least 12"):
+        override(experiment, {"data.masking.rate_points": "[[0.5, 0.4]]"})
+
+
+def test_a_pair_loss_without_pairs_is_refused(experiment):
+    with pytest.raises(ConfigError, match="objective.next_sentence is True.*accepted: False"):
+        override(experiment, {"data.pairs": "none"})
+    override(experiment, {"data.pairs": "none", "objective.next_sentence": False})

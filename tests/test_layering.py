@@ -53,10 +53,16 @@ MAY_IMPORT = {
     "data.vocabulary": ("data.wordpiece", "data.words", *LEAVES),
     "data.pairs": LEAVES,
     "data.passport": ("data.config", *LEAVES),
-    "data.masking": ("data.batch", "data.config", "data.pairs", "data.tokenizers", *LEAVES),
-    "data.packing": ("data.batch", "data.config", "data.pairs", *LEAVES),
+    "data.examples": ("data.pairs",),
+    "data.spans": (),
+    "data.masking": (
+        *("data.batch", "data.config", "data.pairs", "data.spans", "data.tokenizers"),
+        *LEAVES,
+    ),
+    "data.packing": ("data.pairs",),
     "data.shards": (
-        *("data.config", "data.corpora", "data.pairs", "data.passport", "data.tokenizers"),
+        *("data.config", "data.corpora", "data.examples", "data.packing", "data.pairs"),
+        *("data.passport", "data.tokenizers"),
         *LEAVES,
     ),
     "data.pipeline": (

@@ -14,6 +14,8 @@ from bert_jax.data.config import MaskingConfig
 from bert_jax.data.masking import masked_batch
 from bert_jax.data.pairs import Pair
 from bert_jax.data.pipeline import TrainingSource, evaluation_batches
+from bert_jax.data.shards import prepare_data
+from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
@@ -214,3 +216,28 @@ def test_training_lowers_training_and_held_out_loss(trained):
     assert rows[-1]["train/loss"] < rows[0]["train/loss"] - 0.3
     held_out = [row["eval/loss"] for row in rows if "eval/loss" in row]
     assert len(held_out) == 2 and held_out[1] < held_out[0] - 0.1
+
+
+def test_full_sentences_packed_under_masks_of_spans_train_without_a_pair_loss(
+    experiment, tmp_path, capsys
+):
+    changed = override(
+        experiment,
+        {
+            "data.directory": str(tmp_path / "data"),
+            "data.pairs": "none",
+            "data.pairs_per_row": 3,
+            "data.short_sequence_probability": 0.5,
+            "data.masking.unit": "span",
+            "data.masking.rate_points": ((1.0, 0.05),),
+            "objective.next_sentence": False,
+            "model.num_layers": 1,
+            "training.steps": 6,
+        },
+    )
+    tokenizer = load_tokenizer(experiment.data.directory)
+    prepare_data(changed.data, tokenizer=tokenizer, workers=1, on_shard_done=lambda _: None)
+    result = train(changed, tmp_path / "run")
+    assert 0 < result["mlm_loss"] < result["unigram_loss"] + 2
+    assert not [name for name in result if name.startswith("nsp")]
+    assert "pair label" not in "".join(capsys.readouterr())

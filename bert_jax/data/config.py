@@ -1,6 +1,6 @@
 """What the data of an experiment are: where they lie, how they were made, how they are read."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bert_jax.errors import ConfigError
@@ -10,20 +10,38 @@ from bert_jax.errors import ConfigError
 class MaskingConfig:
     """How words are chosen and replaced for the masked language model (Devlin et al. 2018, 3.1)."""
 
+    unit: Literal["token", "word", "span"] = "token"
+    """What is masked together: a token; all tokens of a word, each replaced by itself (the
+    whole-word models of google-research/bert); or whole words in a row, replaced alike, whose
+    number is geometric, p = 0.2, and at most 10 (SpanBERT, Joshi et al. 2019)."""
     rate: float = 0.15
     """Share of a row's tokens, [CLS] and [SEP] counted, that is predicted."""
+    rate_points: tuple[tuple[float, float], ...] = ()
+    """(share of the steps, rate): straight lines lead from `rate` at the start through the points,
+    and the last rate stays; two points at one share are a jump. `((1.0, 0.15),)` anneals linearly
+    (Ankner et al. 2023)."""
     count: Literal["rounded", "floored", "drawn"] = "rounded"
     """How many of a row's n tokens that is: `rate * n` to the nearest, halves to even, and at least
-    one (google-research/bert); rounded down, at least one; or each word is drawn on its own with
-    probability `rate` (Hugging Face), none at times."""
+    one (google-research/bert); rounded down, at least one; or each token, or word, is drawn on its
+    own with probability `rate` (Hugging Face), none at times."""
     max_predictions: int = 20
     """Most predictions in a row; also the static width of the `mask_*` fields of a batch."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of the chosen words that become [MASK], a random word, or stay as they are."""
 
     def __post_init__(self):
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"masking.rate is {self.rate}; accepted: above 0, at most 1")
+        for rate in (self.rate, *(rate for _, rate in self.rate_points)):
+            if not 0 < rate <= 1:
+                raise ConfigError(f"masking.rate is {rate}; accepted: above 0, at most 1")
+        shares = [share for share, _ in self.rate_points]
+        if shares != sorted(shares) or not all(0 <= share <= 1 for share in shares):
+            raise ConfigError(
+                f"masking.rate_points has shares of the steps {shares}; accepted: ascending, 0 to 1"
+            )
+        if self.unit == "span" and self.count == "drawn":
+            raise ConfigError(
+                "masking.count is 'drawn' with masking.unit 'span'; accepted: 'rounded', 'floored'"
+            )
         if self.max_predictions < 1:
             raise ConfigError(
                 f"masking.max_predictions is {self.max_predictions}; accepted: at least 1"
@@ -32,6 +50,21 @@ class MaskingConfig:
             raise ConfigError(
                 f"masking.split is {self.split}; accepted: three shares of 0 or more that sum to 1"
             )
+
+    @property
+    def highest_rate(self) -> float:
+        """Of all steps."""
+        return max(self.rate, *(rate for _, rate in self.rate_points), 0)
+
+    def at(self, progress: float) -> "MaskingConfig":
+        """The masking after this share of the steps, its rate a constant."""
+        if not self.rate_points:
+            return self
+        points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
+        after = next(i for i, (share, _) in enumerate(points) if share > progress)
+        (start, before), (end, rate) = points[after - 1 : after + 1]
+        rate = before + (rate - before) * (progress - start) / (end - start)
+        return replace(self, rate=rate, rate_points=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +82,12 @@ class DataConfig:
     """Lower-case the text and strip accents (the uncased models)."""
     max_word_length: int = 200
     """Characters; a longer word is [UNK]. Google's code has 200, Hugging Face's 100."""
+    pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
+    """What texts A and B of an example are, and its label: B follows A or is random (BERT); B
+    follows A or A follows B (ALBERT); or whole sentences as one text without a label (RoBERTa)."""
+    pairs_per_row: int = 1
+    """More packs that many pairs at most into a row; they do not see each other. Held-out rows are
+    never packed, so that evaluations compare."""
     dupe_factor: int = 10
     """How often each document is cut into pairs, with other lengths and other partners."""
     short_sequence_probability: float = 0.1
@@ -65,7 +104,13 @@ class DataConfig:
     """Held-out masks are frozen: drawn once, whatever the experiment's seed."""
 
     def __post_init__(self):
-        for name in ("batch_size", "max_word_length", "dupe_factor", "train_shards"):
+        for name in (
+            "batch_size",
+            "max_word_length",
+            "pairs_per_row",
+            "dupe_factor",
+            "train_shards",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; accepted: at least 1")
         if self.sequence_length < 5:
@@ -75,13 +120,18 @@ class DataConfig:
             )
         for name in ("masking", "evaluation_masking"):
             masking = getattr(self, name)
-            chosen = int(self.sequence_length * masking.rate)
+            chosen = int(self.sequence_length * masking.highest_rate)
             if masking.max_predictions < chosen:
                 raise ConfigError(
                     f"data.{name}.max_predictions is {masking.max_predictions}, which cuts "
-                    f"data.{name}.rate {masking.rate} of {self.sequence_length} tokens short; "
-                    f"accepted: at least {chosen}"
+                    f"data.{name}.rate {masking.highest_rate} of {self.sequence_length} tokens "
+                    f"short; accepted: at least {chosen}"
                 )
+        if self.evaluation_masking.rate_points:
+            raise ConfigError(
+                f"data.evaluation_masking.rate_points is {self.evaluation_masking.rate_points}; "
+                "accepted: none, held-out masks being the same at every step"
+            )
         for name in ("short_sequence_probability", "held_out_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; accepted: 0 to 1")
@@ -92,6 +142,8 @@ PREPARATION_FIELDS = (
     "sequence_length",
     "lower_case",
     "max_word_length",
+    "pairs",
+    "pairs_per_row",
     "dupe_factor",
     "short_sequence_probability",
     "held_out_fraction",

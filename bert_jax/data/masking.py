@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from bert_jax.data.batch import Batch
 from bert_jax.data.config import MaskingConfig
 from bert_jax.data.pairs import Pair
+from bert_jax.data.spans import choose_spans, span_lengths
 from bert_jax.data.tokenizers import Tokenizer
 
 
@@ -27,6 +28,9 @@ class Layout(NamedTuple):
     pack_ids: Int[np.ndarray, "batch length"]
     maskable: Bool[np.ndarray, "batch length"]
     """True at text: everything but the layout's [CLS] and [SEP] and padding."""
+    cls_positions: Int[np.ndarray, "batch pairs"]
+    pair_labels: Int[np.ndarray, "batch pairs"]
+    pair_weights: Float[np.ndarray, "batch pairs"]
 
 
 class MaskedTokens(NamedTuple):
@@ -39,11 +43,12 @@ class MaskedTokens(NamedTuple):
 
 
 class RowUniforms(NamedTuple):
-    """Uniform numbers in [0, 1): one a position and two a prediction."""
+    """Uniform numbers in [0, 1): one a position and three a prediction."""
 
     selection: Float[np.ndarray, "batch length"]
     replacement: Float[np.ndarray, "batch predictions"]
     word: Float[np.ndarray, "batch predictions"]
+    span: Float[np.ndarray, "batch predictions"]
 
 
 def masked_batch(
@@ -56,10 +61,12 @@ def masked_batch(
     single_text_separator: bool,
     tokenizer: Tokenizer,
     config: MaskingConfig,
+    rows: Sequence[int] | None = None,
+    pairs_per_row: int = 1,
 ) -> Batch:
     """Lays out and masks pairs; rows after the last pair are fillers of weight 0.
 
-    `addresses` holds each pair's (epoch, record index).
+    `addresses` holds each row's (epoch, record index). See `lay_out` for `rows`.
     """
     layout = lay_out(
         pairs,
@@ -69,6 +76,8 @@ def masked_batch(
         cls_id=tokenizer.cls_id,
         sep_id=tokenizer.sep_id,
         pad_id=tokenizer.pad_id,
+        rows=rows,
+        pairs_per_row=pairs_per_row,
     )
     uniforms = draw_uniforms(
         addresses,
@@ -83,19 +92,15 @@ def masked_batch(
         mask_id=tokenizer.mask_id,
         vocab_size=tokenizer.vocab_size,
         config=config,
+        word_starts=None if config.unit == "token" else tokenizer.word_starts,
     )
-    pair_labels = np.zeros((batch_size, 1), np.int32)
-    pair_weights = np.zeros((batch_size, 1), np.float32)
-    for row, pair in enumerate(pairs):
-        pair_labels[row] = pair.label
-        pair_weights[row] = len(pair.b) > 0
     return Batch(
         **masked._asdict(),
         segment_ids=layout.segment_ids,
         pack_ids=layout.pack_ids,
-        cls_positions=np.zeros((batch_size, 1), np.int32),
-        pair_labels=pair_labels,
-        pair_weights=pair_weights,
+        cls_positions=layout.cls_positions,
+        pair_labels=layout.pair_labels,
+        pair_weights=layout.pair_weights,
     )
 
 
@@ -108,33 +113,47 @@ def lay_out(
     cls_id: int,
     sep_id: int,
     pad_id: int,
+    rows: Sequence[int] | None = None,
+    pairs_per_row: int = 1,
 ) -> Layout:
-    """Rows [CLS] A [SEP] B [SEP]; a single text is [CLS] A [SEP], or [CLS] A without separator."""
+    """Rows [CLS] A [SEP] B [SEP]; a single text is [CLS] A [SEP], or [CLS] A without separator.
+
+    `rows` says in which row each pair lies, behind those of that row before it; None gives each a
+    row of its own. A single text has no label: its pair weight is 0.
+    """
     token_ids = np.full((batch_size, sequence_length), pad_id, np.int32)
+    segment_ids = np.zeros((batch_size, sequence_length), np.int32)
+    pack_ids = np.zeros((batch_size, sequence_length), np.int32)
     maskable = np.zeros((batch_size, sequence_length), bool)
-    first_lengths = np.zeros((batch_size, 1), np.int32)
-    lengths = np.zeros((batch_size, 1), np.int32)
-    for row, (a, b, _) in enumerate(pairs):
+    cls_positions = np.zeros((batch_size, pairs_per_row), np.int32)
+    pair_labels = np.zeros((batch_size, pairs_per_row), np.int32)
+    pair_weights = np.zeros((batch_size, pairs_per_row), np.float32)
+    ends, counts = [0] * batch_size, [0] * batch_size
+    for row, (a, b, label) in zip(range(len(pairs)) if rows is None else rows, pairs, strict=True):
         ids, text = token_ids[row], maskable[row]
-        end = 1 + len(a)
-        ids[0] = cls_id
-        ids[1:end] = a
-        text[1:end] = True
+        start, slot = ends[row], counts[row]
+        end = start + 1 + len(a)
+        ids[start] = cls_id
+        ids[start + 1 : end] = a
+        text[start + 1 : end] = True
         if len(b) or single_text_separator:
             ids[end] = sep_id
             end += 1
-        first_lengths[row] = end
         if len(b):
-            start, end = end, end + len(b)
-            ids[start:end] = b
-            text[start:end] = True
+            b_start, end = end, end + len(b)
+            ids[b_start:end] = b
+            text[b_start:end] = True
             ids[end] = sep_id
             end += 1
-        lengths[row] = end
-    columns = np.arange(sequence_length, dtype=np.int32)
-    pack_ids = (columns < lengths).astype(np.int32)
-    segment_ids = ((columns >= first_lengths) & (columns < lengths)).astype(np.int32)
-    return Layout(token_ids, segment_ids, pack_ids, maskable)
+            segment_ids[row, b_start:end] = 1
+        pack_ids[row, start:end] = slot + 1
+        cls_positions[row, slot] = start
+        pair_labels[row, slot] = label
+        pair_weights[row, slot] = len(b) > 0
+        ends[row], counts[row] = end, slot + 1
+    return Layout(
+        token_ids, segment_ids, pack_ids, maskable, cls_positions, pair_labels, pair_weights
+    )
 
 
 def draw_uniforms(
@@ -146,16 +165,18 @@ def draw_uniforms(
     max_predictions: int,
 ) -> RowUniforms:
     """The uniform numbers of the rows at `addresses`, (epoch, record index); 0 in filler rows."""
-    bits = np.zeros((batch_size, sequence_length + 2 * max_predictions), np.uint64)
+    bits = np.zeros((batch_size, sequence_length + 3 * max_predictions), np.uint64)
+    # Raw bits and not a Generator: NumPy keeps only the former the same in every version. One
+    # object, whose start is set for each row: to make one takes four times as long as its numbers.
+    philox = np.random.Philox(key=0)
+    start = philox.state
     for row, (epoch, index) in enumerate(addresses):
-        # Raw bits and not a Generator: NumPy keeps only the former the same in every version.
-        generator = np.random.Philox(key=(index << 64) | _epoch_key(seed, epoch))
-        bits[row] = generator.random_raw(bits.shape[1])
+        start["state"]["key"][:] = _epoch_key(seed, epoch), index
+        philox.state = start
+        bits[row] = philox.random_raw(bits.shape[1])
     uniforms = (bits >> np.uint64(11)) * 2.0**-53
-    selection, replacement, word = np.split(
-        uniforms, [sequence_length, sequence_length + max_predictions], axis=1
-    )
-    return RowUniforms(selection, replacement, word)
+    ends = sequence_length + max_predictions * np.arange(3)
+    return RowUniforms(*np.split(uniforms, ends, axis=1))
 
 
 @lru_cache(maxsize=64)
@@ -171,37 +192,28 @@ def mask_tokens(
     mask_id: int,
     vocab_size: int,
     config: MaskingConfig,
+    word_starts: Bool[np.ndarray, "vocab"] | None = None,
 ) -> MaskedTokens:
     """Chooses words to predict and replaces them with [MASK], a random word or themselves.
 
     `config.count` says how many of a row's tokens, [CLS] and [SEP] counted, are predicted; at most
-    `max_predictions`. A random word is any of the vocabulary, specials included.
+    `max_predictions`. Whole words and spans, which need `word_starts`, leave out what would go
+    beyond that number, but for a first word. A random word is any of the vocabulary, specials
+    included.
     """
-    token_ids, maskable = layout.token_ids, layout.maskable
-    batch_size, sequence_length = token_ids.shape
-    if config.count == "drawn":
-        counts = (maskable & (uniforms.selection < config.rate)).sum(axis=1)
+    token_ids = layout.token_ids
+    if word_starts is None:
+        positions, replacement = _choose_tokens(layout, uniforms, config), uniforms.replacement
     else:
-        shares = layout.pack_ids.astype(bool).sum(axis=1) * config.rate
-        counts = np.maximum(np.rint(shares) if config.count == "rounded" else shares // 1, 1)
-    counts = np.minimum(np.minimum(counts, config.max_predictions), maskable.sum(axis=1))
-
-    # The words with the smallest numbers; one past the end marks slots without a prediction and
-    # sorts behind all others.
-    order = np.argsort(np.where(maskable, uniforms.selection, 2.0), axis=1)
-    order = order[:, : config.max_predictions]
-    chosen = np.arange(order.shape[1]) < counts[:, None]
-    positions = np.full((batch_size, config.max_predictions), sequence_length, np.int32)
-    positions[:, : order.shape[1]] = np.where(chosen, order, sequence_length)
-    positions.sort(axis=1)
-    is_prediction = positions < sequence_length
+        positions, replacement = _choose_words(layout, uniforms, config, word_starts)
+    is_prediction = positions < token_ids.shape[1]
     positions[~is_prediction] = 0
 
     labels = np.take_along_axis(token_ids, positions, axis=1)
     words = (uniforms.word * vocab_size).astype(np.int32)
     mask_share, word_share, _ = config.split
-    becomes_mask = uniforms.replacement < mask_share
-    becomes_word = ~becomes_mask & (uniforms.replacement < mask_share + word_share)
+    becomes_mask = replacement < mask_share
+    becomes_word = ~becomes_mask & (replacement < mask_share + word_share)
     replaced = np.where(becomes_mask, mask_id, np.where(becomes_word, words, labels))
 
     masked_ids = token_ids.copy()
@@ -213,3 +225,64 @@ def mask_tokens(
         mask_labels=np.where(is_prediction, labels, 0).astype(np.int32),
         mask_weights=is_prediction.astype(np.float32),
     )
+
+
+def _budgets(layout: Layout, config: MaskingConfig) -> Int[np.ndarray, "batch"]:
+    """Tokens to predict in each row where their number is not drawn."""
+    shares = layout.pack_ids.astype(bool).sum(axis=1) * config.rate
+    counts = np.maximum(np.rint(shares) if config.count == "rounded" else shares // 1, 1)
+    return np.minimum(counts, config.max_predictions).astype(int)
+
+
+def _choose_tokens(
+    layout: Layout, uniforms: RowUniforms, config: MaskingConfig
+) -> Int[np.ndarray, "batch predictions"]:
+    """Ascending positions, then the row's length where there is no prediction."""
+    maskable = layout.maskable
+    batch_size, sequence_length = maskable.shape
+    if config.count == "drawn":
+        counts = (maskable & (uniforms.selection < config.rate)).sum(axis=1)
+        counts = np.minimum(counts, config.max_predictions)
+    else:
+        counts = np.minimum(_budgets(layout, config), maskable.sum(axis=1))
+    # The words with the smallest numbers; one past the end marks slots without a prediction and
+    # sorts behind all others.
+    order = np.argsort(np.where(maskable, uniforms.selection, 2.0), axis=1)
+    order = order[:, : config.max_predictions]
+    chosen = np.arange(order.shape[1]) < counts[:, None]
+    positions = np.full((batch_size, config.max_predictions), sequence_length, np.int32)
+    positions[:, : order.shape[1]] = np.where(chosen, order, sequence_length)
+    positions.sort(axis=1)
+    return positions
+
+
+def _choose_words(
+    layout: Layout,
+    uniforms: RowUniforms,
+    config: MaskingConfig,
+    word_starts: Bool[np.ndarray, "vocab"],
+) -> tuple[Int[np.ndarray, "batch predictions"], Float[np.ndarray, "batch predictions"]]:
+    """Positions as of `_choose_tokens`, and the numbers that say what replaces them."""
+    maskable = layout.maskable
+    is_start = word_starts[layout.token_ids]
+    is_start[:, 1:] |= ~maskable[:, :-1]  # what is left of a word whose front was cut off
+    is_start &= maskable
+    drawn = config.count == "drawn"
+    spans = choose_spans(
+        is_start,
+        maskable,
+        is_candidate=is_start & (uniforms.selection < config.rate) if drawn else is_start,
+        selection=uniforms.selection,
+        lengths=span_lengths(uniforms.span) if config.unit == "span" else None,
+        budgets=None if drawn else _budgets(layout, config),
+        max_predictions=config.max_predictions,
+    )
+    rows, columns = np.nonzero(spans)
+    slots = (np.cumsum(spans > 0, axis=1) - 1)[rows, columns]
+    positions = np.full((len(spans), config.max_predictions), spans.shape[1], np.int32)
+    positions[rows, slots] = columns
+    if config.unit == "word":
+        return positions, uniforms.replacement
+    replacement = uniforms.replacement.copy()
+    replacement[rows, slots] = replacement[rows, spans[rows, columns] - 1]
+    return positions, replacement

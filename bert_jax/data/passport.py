@@ -45,9 +45,9 @@ def load_token_counts(directory: str | Path) -> np.ndarray:
 
 
 def majority_pair_label(passport: dict) -> int:
-    """The label of more than half of the training pairs."""
+    """The label of more than half of the training pairs, 0 where there are none."""
     train = passport["splits"]["train"]
-    return int(2 * train["random_pairs"] > train["examples"])
+    return int(2 * train["random_pairs"] > train["pairs"])
 
 
 def check_same(found: dict, wanted: dict, *, where: str) -> None:

@@ -16,8 +16,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from bert_jax.data.batch import Batch
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.masking import masked_batch
+from bert_jax.data.packing import decode_rows
 from bert_jax.data.passport import check_passport, load_passport
-from bert_jax.data.shards import decode_records
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.errors import DataError
 
@@ -57,7 +57,10 @@ class TrainingSource:
         first = step * self._config.batch_size
         addresses = self.addresses(range(first + self._rows.start, first + self._rows.stop))
         return self._records.batch(
-            addresses, seed=self._seed, batch_size=len(self._rows), masking=self._config.masking
+            addresses,
+            seed=self._seed,
+            batch_size=len(self._rows),
+            masking=self._config.masking.at(step / self._num_steps),
         )
 
     def addresses(self, examples: range) -> list[tuple[int, int]]:
@@ -153,6 +156,7 @@ class _Records:
                 f"accepted: the {self._count} that its passport counts"
             )
         self._dtype = passport["record_dtype"]
+        self._pairs_per_row = config.pairs_per_row if split == "train" else 1
         self._config = config
 
     def __len__(self) -> int:
@@ -169,8 +173,11 @@ class _Records:
         # One call for all: read one by one, records come ten times slower.
         indices = [index for _, index in addresses]
         encoded = self._source.__getitems__(indices) if indices else []
+        pairs, rows = decode_rows(encoded, dtype=self._dtype)
         return masked_batch(
-            decode_records(encoded, dtype=self._dtype),
+            pairs,
+            rows=rows,
+            pairs_per_row=self._pairs_per_row,
             addresses=addresses,
             seed=seed,
             batch_size=batch_size,

@@ -6,14 +6,15 @@ A directory of prepared data holds `tokenizer.json`; `train-00000-of-00008.array
 records; and, written last, `passport.json`.
 
 A record is little-endian uint16, or uint32 for a vocabulary of more than 65,536: the length of A,
-the length of B, the label, then the ids of A and of B.
+the length of B, the label, then the ids of A and of B; the same again for each further pair of a
+packed row.
 """
 
 import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.data.corpora import is_held_out, read_documents, split_sentences
-from bert_jax.data.pairs import Pair, build_pairs
+from bert_jax.data.examples import build_examples
+from bert_jax.data.packing import pack_pairs, row_length
+from bert_jax.data.pairs import Pair
 from bert_jax.data.passport import (
     FORMAT_VERSION,
     PASSPORT_FILE,
@@ -39,8 +42,10 @@ from bert_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.errors import DataError
 from bert_jax.files import write_json
 
-_SUMS = ("examples", "documents", "sentences", "tokens", "random_pairs", "bytes_read")
-_HEADER_LENGTH = 3
+_SUMS = (
+    *("examples", "documents", "sentences", "tokens"),
+    *("positions", "pairs", "random_pairs", "bytes_read"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +89,6 @@ def record_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
 def encode_record(pair: Pair, *, dtype: str) -> bytes:
     values = [len(pair.a), len(pair.b), pair.label, *pair.a, *pair.b]
     return np.array(values, _little_endian(dtype)).tobytes()
-
-
-def decode_records(records: Iterable[bytes], *, dtype: str) -> list[Pair]:
-    """The pairs, their ids as read-only arrays of `dtype`."""
-    return [_decode_record(record, dtype=_little_endian(dtype)) for record in records]
-
-
-def _decode_record(record: bytes, *, dtype: np.dtype) -> Pair:
-    values = np.frombuffer(record, dtype)
-    b_start = _HEADER_LENGTH + int(values[0])
-    b_end = b_start + int(values[1])
-    return Pair(values[_HEADER_LENGTH:b_start], values[b_start:b_end], int(values[2]))
 
 
 def _little_endian(dtype: str) -> np.dtype:
@@ -183,15 +176,23 @@ def write_shard(task: ShardTask) -> dict:
         bytes_read += len(text.encode())
         documents.append([tokenizer.encode(sentence) for sentence in split_sentences(text)])
     rng = random.Random(f"{config.preparation_seed}/{task.split}/{task.index}")
-    pairs = build_pairs(
+    pairs = build_examples(
         documents,
+        kind=config.pairs,
         sequence_length=config.sequence_length,
         dupe_factor=config.dupe_factor if task.split == "train" else 1,
         short_sequence_probability=config.short_sequence_probability,
         rng=rng,
     )
+    rows = [[pair] for pair in pairs]
     if task.split == "train":
-        rng.shuffle(pairs)
+        if config.pairs_per_row > 1:
+            rows = pack_pairs(
+                pairs,
+                sequence_length=config.sequence_length,
+                pairs_per_row=config.pairs_per_row,
+            )
+        rng.shuffle(rows)
     counts = Counter()
     for pair in pairs:
         counts.update(pair.a)
@@ -201,11 +202,13 @@ def write_shard(task: ShardTask) -> dict:
         "format_version": FORMAT_VERSION,
         **task.settings(),
         "file": task.path.name,
-        "sha256": _write_records(pairs, task=task),
-        "examples": len(pairs),
+        "sha256": _write_records(rows, task=task),
+        "examples": len(rows),
         "documents": len(documents),
         "sentences": sum(map(len, documents)),
         "tokens": counts.total(),
+        "positions": sum(map(row_length, pairs)),
+        "pairs": sum(len(pair.b) > 0 for pair in pairs),
         "random_pairs": sum(pair.label for pair in pairs),
         "bytes_read": bytes_read,
         "token_counts": [counts[token_id] for token_id in range(tokenizer.vocab_size)],
@@ -252,13 +255,13 @@ def _check_corpus(config: DataConfig) -> None:
         )
 
 
-def _write_records(pairs: Sequence[Pair], *, task: ShardTask) -> str:
+def _write_records(rows: Sequence[Sequence[Pair]], *, task: ShardTask) -> str:
     """Writes the file and returns its SHA-256."""
     dtype = record_dtype(task.tokenizer.vocab_size)
     temporary = task.path.with_name(task.path.name + ".tmp")
     writer = ArrayRecordWriter(str(temporary), "group_size:1")  # 1: single records can be read
-    for pair in pairs:
-        writer.write(encode_record(pair, dtype=dtype))
+    for row in rows:
+        writer.write(b"".join(encode_record(pair, dtype=dtype) for pair in row))
     writer.close()
     digest = _sha256(temporary)
     os.replace(temporary, task.path)

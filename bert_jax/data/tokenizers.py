@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from jaxtyping import Bool
+
 from bert_jax.data.wordpiece import (
     FORMAT_VERSION,
     Encoding,
@@ -40,6 +43,11 @@ class Tokenizer(Protocol):
 
     @property
     def mask_id(self) -> int: ...
+
+    @property
+    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        """True for the ids that start a word, special pieces among them; read-only."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text; a special piece spelled out in it is ordinary text."""

@@ -12,6 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Bool
+
 from bert_jax.data.words import (
     locate_whitespace_split,
     split_aligned_word,
@@ -98,6 +101,11 @@ class WordPiece:
     def mask_id(self) -> int:
         return self._ids["[MASK]"]
 
+    @property
+    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        """True for the ids that start a word, special pieces among them; read-only."""
+        return self._word_starts
+
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._encode_word, split_whitespace(text))))
 
@@ -132,6 +140,12 @@ class WordPiece:
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {piece: i for i, piece in enumerate(self.pieces)}
+
+    @cached_property
+    def _word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        starts = np.array([not piece.startswith("##") for piece in self.pieces])
+        starts.flags.writeable = False
+        return starts
 
     @cached_property
     def _longest_piece(self) -> int:

@@ -8,6 +8,7 @@ References:
 from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -34,6 +35,19 @@ class PretrainingOutput(NamedTuple):
     token_logits: Float[Array, "batch predictions vocab"]
     """At the mask positions only, over the padded vocabulary."""
     pair_logits: Float[Array, "batch pairs 2"]
+
+
+def restarting_positions(
+    pack_ids: Int[Array, "batch length"], cls_positions: Int[Array, "batch pairs"]
+) -> Int[Array, "batch length"] | None:
+    """Returns positions counted from the [CLS] of each one's pair; None where a row has one pair.
+
+    Padding is counted as the first pair is.
+    """
+    if cls_positions.shape[1] == 1:  # and no lookup, whose gradient is a scatter, is needed
+        return None
+    starts = jnp.take_along_axis(cls_positions, jnp.maximum(pack_ids - 1, 0), axis=1)
+    return jnp.arange(pack_ids.shape[1]) - starts
 
 
 class EncoderLayer(nn.Module):
@@ -91,7 +105,9 @@ class Bert(nn.Module):
         *,
         train: bool = False,
     ) -> EncoderOutput:
-        x = self.embeddings(token_ids, segment_ids, train=train)
+        x = self.embeddings(
+            token_ids, segment_ids, restarting_positions(pack_ids, cls_positions), train=train
+        )
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
         x, _ = self.layers(x, attention_mask(pack_ids), train)
         return EncoderOutput(x, self.pooler(gather_positions(x, cls_positions)))

@@ -39,9 +39,11 @@ class Embeddings(nn.Module):
         self,
         token_ids: Int[Array, "batch length"],
         segment_ids: Int[Array, "batch length"],
+        position_ids: Int[Array, "batch length"] | None = None,
         *,
         train: bool,
     ) -> Float[Array, "batch length embed"]:
+        """Positions count from the start of the row where `position_ids` does not say otherwise."""
         length = token_ids.shape[1]
         if length > self.config.max_positions:
             raise ConfigError(
@@ -52,5 +54,9 @@ class Embeddings(nn.Module):
         tokens = jnp.take(constrain(self.token_table, ("vocab", None), self.rules), token_ids, 0)
         # Two rows: a product with one-hot rows, whose gradient is a product and not a scatter.
         one_hot = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=tokens.dtype)
-        x = tokens + one_hot @ self.segment_table + self.position_table[:length]
+        positions = self.position_table[:length]
+        if position_ids is not None:
+            table = constrain(self.position_table, ("positions", None), self.rules)
+            positions = jnp.take(table, position_ids, 0)
+        x = tokens + one_hot @ self.segment_table + positions
         return self.dropout(self.layer_norm(x), train=train)

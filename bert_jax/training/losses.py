@@ -18,7 +18,7 @@ class ObjectiveConfig:
     mlm_reduction: Literal["mean", "sum"] = "mean"
     """Over all masked words of the global batch; or summed over a pair's, averaged over pairs."""
     next_sentence: bool = True
-    """False leaves the pair loss out; its accuracy is still reported."""
+    """False leaves the loss of `data.pairs` out; its accuracy is still reported."""
 
 
 @jax.custom_vjp

@@ -146,10 +146,11 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
                 token_counts=passports.load_token_counts(phase.experiment.data.directory),
                 majority_label=passports.majority_pair_label(passport),
             )
+            pair_floor = floor.get("nsp_majority_accuracy")  # of single texts there is none
             say(
                 f"to beat on held-out text: unigram loss {floor['unigram_loss']:.3f}, most "
-                f"frequent token {floor['majority_token_accuracy']:.3f}, "
-                f"majority pair label {floor['nsp_majority_accuracy']:.3f}"
+                f"frequent token {floor['majority_token_accuracy']:.3f}"
+                + (f", majority pair label {pair_floor:.3f}" if pair_floor is not None else "")
             )
 
             # ---- Loop -------------------------------------------------------------------------

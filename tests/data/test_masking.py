@@ -22,6 +22,11 @@ class Vocabulary(NamedTuple):
     pad_id: int = 4
     vocab_size: int = 50
 
+    @property
+    def word_starts(self):
+        """Ids from 40 on go on with a word."""
+        return np.arange(50) < 40
+
 
 VOCABULARY = Vocabulary()
 
@@ -81,6 +86,47 @@ def test_layout_of_pairs_single_texts_and_fillers():
     assert {array.dtype.name for array in layout[:3]} == {"int32"}
 
 
+def test_layout_of_packed_rows():
+    pairs = [Pair([10], [11], 1), Pair([12], [], 0), Pair([13, 14], [15], 0), Pair([16], [17], 1)]
+    layout = lay_out(
+        pairs,
+        rows=[0, 0, 2, 0],
+        pairs_per_row=3,
+        batch_size=3,
+        sequence_length=14,
+        single_text_separator=True,
+        cls_id=1,
+        sep_id=2,
+        pad_id=4,
+    )
+    assert layout.token_ids.tolist() == [
+        [1, 10, 2, 11, 2, 1, 12, 2, 1, 16, 2, 17, 2, 4],
+        [4] * 14,
+        [1, 13, 14, 2, 15, 2, *[4] * 8],
+    ]
+    assert layout.segment_ids.tolist() == [
+        [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0],
+        [0] * 14,
+        [0, 0, 0, 0, 1, 1, *[0] * 8],
+    ]
+    assert layout.pack_ids.tolist() == [
+        [1] * 5 + [2] * 3 + [3] * 5 + [0],
+        [0] * 14,
+        [1] * 6 + [0] * 8,
+    ]
+    assert np.flatnonzero(layout.maskable[0]).tolist() == [1, 3, 6, 9, 11]
+    assert layout.cls_positions.tolist() == [[0, 5, 8], [0, 0, 0], [0, 0, 0]]
+    assert layout.pair_labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert layout.pair_weights.tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 0]]
+
+
+def test_a_packed_row_has_the_predictions_of_all_its_tokens():
+    pairs = [Pair([9] * 10, [9] * 7, 0), Pair([9] * 20, [], 0), Pair([9] * 12, [9] * 3, 1)]
+    batch = make_batch(pairs, rows=[0, 0, 0], pairs_per_row=3, batch_size=1, addresses=[(0, 0)])
+    assert batch.padding_mask.sum() == 20 + 22 + 18
+    assert batch.mask_weights.sum() == 9  # 60 * 0.15
+
+
 def test_a_single_text_without_separator_ends_with_its_text():
     batch = make_batch([Pair([10, 11, 12], [], 0)], single_text_separator=False)
     assert unmasked(batch)[0, :5].tolist() == [1, 10, 11, 12, 4]
@@ -101,9 +147,10 @@ def test_shapes_dtypes_and_filler_rows():
     assert not batch.padding_mask[3:].any()
 
 
-def test_specials_and_padding_are_never_predicted():
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
+def test_specials_and_padding_are_never_predicted(unit):
     pairs = random_pairs(500)
-    batch = make_batch(pairs, config=MaskingConfig(rate=1.0, max_predictions=64))
+    batch = make_batch(pairs, config=MaskingConfig(unit=unit, rate=1.0, max_predictions=64))
     layout = lay_out(
         pairs,
         batch_size=500,
@@ -116,7 +163,7 @@ def test_specials_and_padding_are_never_predicted():
     predicted = np.zeros_like(layout.maskable)
     rows, slots = np.nonzero(batch.mask_weights)
     predicted[rows, batch.mask_positions[rows, slots]] = True
-    # At rate 1 every word is predicted, and so nothing else is.
+    # At rate 1 all text is predicted, and so nothing else is.
     assert (predicted == layout.maskable).all()
     assert (unmasked(batch) == layout.token_ids).all()
     assert (batch.token_ids[~layout.maskable] == layout.token_ids[~layout.maskable]).all()
@@ -228,15 +275,18 @@ def test_words_are_chosen_uniformly_over_the_row():
     assert ((counts - expected) ** 2 / expected).sum() < 60 + 6 * math.sqrt(2 * 60)
 
 
-def test_a_mask_depends_on_seed_epoch_and_index_alone():
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
+def test_a_mask_depends_on_seed_epoch_and_index_alone(unit):
     pairs = random_pairs(64)
     addresses = [(index % 3, 1000 * index) for index in range(64)]
-    batch = make_batch(pairs, addresses=addresses)
+    config = MaskingConfig(unit=unit)
+    batch = make_batch(pairs, addresses=addresses, config=config)
     order = np.random.default_rng(1).permutation(64)[:40]
     shuffled = make_batch(
         [pairs[row] for row in order],
         addresses=[addresses[row] for row in order],
         batch_size=50,
+        config=config,
     )
     for whole, part in zip(batch, shuffled, strict=True):
         assert np.array_equal(whole[order], part[:40])

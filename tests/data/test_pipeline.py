@@ -47,6 +47,26 @@ def config(tmp_path_factory):
     return config
 
 
+@pytest.fixture(scope="module")
+def packed(config):
+    """The same documents in rows of up to three pairs, whole words at a rate that falls."""
+    changed = dataclasses.replace(
+        config,
+        directory=f"{config.directory}-packed",
+        batch_size=16,
+        sequence_length=48,
+        pairs_per_row=3,
+        dupe_factor=4,
+        short_sequence_probability=0.5,
+        masking=MaskingConfig(
+            unit="word", rate=0.3, rate_points=((0.5, 0.15), (0.5, 0.05)), max_predictions=14
+        ),
+        evaluation_masking=MaskingConfig(max_predictions=8),
+    )
+    prepare_data(changed, tokenizer=TOKENIZER, workers=1, on_shard_done=lambda statistics: None)
+    return changed
+
+
 def train(config, **changes):
     settings = {"seed": 3, "first_step": 0, "num_steps": 12} | changes
     return list(training_batches(config.directory, config=config, **settings))
@@ -99,6 +119,46 @@ def test_any_number_of_hosts_gets_the_same_global_batches(config, hosts):
     ]
     assert parts[0][0].token_ids.shape == (8 // hosts, 32)
     assert_same(join_hosts(parts), whole)
+
+
+@pytest.mark.parametrize("hosts", [2, 4, 16])
+def test_packed_rows_and_falling_rates_do_not_depend_on_hosts_or_restarts(packed, hosts):
+    steps = num_steps_of(packed, 2)
+    whole = train(packed, num_steps=steps)
+    assert {batch.cls_positions.shape for batch in whole} == {(16, 3)}
+    assert max(batch.pack_ids.max() for batch in whole) == 3
+    for first_step in (0, steps // 2 + 1):  # the number of hosts changes at the second
+        parts = [
+            train(
+                packed,
+                first_step=first_step,
+                num_steps=steps,
+                process_index=host,
+                process_count=hosts,
+            )
+            for host in range(hosts)
+        ]
+        assert_same(join_hosts(parts), whole[first_step:])
+
+
+def test_the_rate_follows_the_step(packed):
+    steps = 20
+    token = dataclasses.replace(packed, masking=dataclasses.replace(packed.masking, unit="token"))
+    for step, batch in enumerate(train(token, num_steps=steps)):
+        rate = 0.3 - 0.3 * step / steps if step < steps / 2 else 0.05
+        wanted = [max(1, round(int(n) * rate)) for n in batch.padding_mask.sum(axis=1)]
+        assert batch.mask_weights.sum(axis=1).tolist() == wanted
+
+
+def test_evaluation_is_of_single_pairs_at_a_rate_that_stays(packed):
+    batches = evaluate(packed)
+    alone = dataclasses.replace(
+        packed, directory=f"{packed.directory}-alone", pairs_per_row=1, masking=MaskingConfig()
+    )
+    prepare_data(alone, tokenizer=TOKENIZER, workers=1, on_shard_done=lambda statistics: None)
+    assert_same(evaluate(alone), batches)
+    assert batches[0].cls_positions.shape == (8, 1)
+    assert batches[0].pack_ids.max() == 1
 
 
 def test_a_restart_at_any_step_changes_nothing(config):

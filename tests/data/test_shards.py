@@ -12,11 +12,11 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data import shards
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
+from bert_jax.data.packing import decode_rows
 from bert_jax.data.pairs import Pair
 from bert_jax.data.passport import check_passport, load_passport
 from bert_jax.data.shards import (
     ShardTask,
-    decode_records,
     encode_record,
     prepare_data,
     record_dtype,
@@ -69,14 +69,15 @@ def contents(directory):
 def read_pairs(config, passport, split):
     files = [shard["file"] for shard in passport["splits"][split]["shards"]]
     source = ArrayRecordDataSource([f"{config.directory}/{file}" for file in files])
-    return decode_records(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])
+    return decode_rows(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])[0]
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [("uint16", 2**16 - 1), ("uint32", 2**32 - 1)])
 def test_records_round_trip(dtype, largest):
     pairs = [Pair([1, largest], [0], 1), Pair([5, 6, 7], [], 0)]
     records = [encode_record(pair, dtype=dtype) for pair in pairs]
-    decoded = decode_records(records, dtype=dtype)
+    decoded, rows = decode_rows(records, dtype=dtype)
+    assert rows == [0, 1]
     assert [(list(a), list(b), label) for a, b, label in decoded] == pairs
     assert len(records[0]) == np.dtype(dtype).itemsize * 6
 
@@ -91,6 +92,42 @@ def test_dtype_holds_every_id():
     assert [record_dtype(size) for size in (2**16, 2**16 + 1)] == ["uint16", "uint32"]
 
 
+def test_packed_shards_hold_the_pairs_of_those_that_are_not(config):
+    packed = dataclasses.replace(
+        config, directory=f"{config.directory}-packed", sequence_length=64, pairs_per_row=3
+    )
+    config = dataclasses.replace(config, sequence_length=64)
+    passports = {one.directory: prepare(one) for one in (config, packed)}
+    summaries = [passport["splits"]["train"] for passport in passports.values()]
+    for name in ("tokens", "positions", "pairs", "random_pairs", "documents"):
+        assert summaries[0][name] == summaries[1][name] > 0
+    assert summaries[1]["examples"] < summaries[0]["examples"]
+
+    def pairs(one, split):
+        found = read_pairs(one, passports[one.directory], split)
+        return [(tuple(a.tolist()), tuple(b.tolist()), label) for a, b, label in found]
+
+    assert sorted(pairs(config, "train")) == sorted(pairs(packed, "train"))
+    assert pairs(config, "eval") == pairs(packed, "eval")
+    held_out = [passport["splits"]["eval"] for passport in passports.values()]
+    assert held_out[0] == held_out[1], "with the same SHA-256"
+
+
+@pytest.mark.parametrize("kind", ["sentence_order", "none"])
+def test_shards_of_other_pairs(config, kind):
+    config = dataclasses.replace(config, pairs=kind)
+    train = prepare(config)["splits"]["train"]
+    pairs = read_pairs(config, load_passport(config.directory), "train")
+    assert train["pairs"] == sum(len(pair.b) > 0 for pair in pairs)
+    assert train["positions"] == train["tokens"] + 2 * train["examples"] + train["pairs"]
+    if kind == "none":
+        assert train["pairs"] == train["random_pairs"] == 0
+    else:
+        assert 0.3 < train["random_pairs"] / train["pairs"] < 0.7
+    with pytest.raises(DataError, match="made with data.pairs"):
+        prepare(dataclasses.replace(config, pairs="next_sentence"))
+
+
 def test_passport_counts_what_the_shards_hold(config):
     passport = prepare(config)
     assert passport == load_passport(config.directory)
@@ -103,6 +140,8 @@ def test_passport_counts_what_the_shards_hold(config):
         pairs = read_pairs(config, passport, split)
         assert summary["examples"] == len(pairs) > 0
         assert summary["tokens"] == sum(len(a) + len(b) for a, b, _ in pairs)
+        assert summary["pairs"] == len(pairs)
+        assert summary["positions"] == summary["tokens"] + 3 * len(pairs)
         assert summary["random_pairs"] == sum(pair.label for pair in pairs)
         assert summary["sentences"] == 12 * summary["documents"]
         for shard in summary["shards"]:

@@ -1,0 +1,84 @@
+"""Which whole words of a row are masked: one at a time, or in spans of several.
+
+References: the whole-word option of github.com/google-research/bert; SpanBERT, Joshi et al. 2019,
+section 3.1.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+_LONGEST = 10
+_STOP = 0.2
+# Truncated, not clipped: as in the paper a span has 3.8 words in the mean.
+_LENGTHS = (1 - (1 - _STOP) ** np.arange(1, _LONGEST + 1)) / (1 - (1 - _STOP) ** _LONGEST)
+
+
+def span_lengths(numbers: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    """Uniform numbers in [0, 1) -> words of a span, geometric among 1 to 10."""
+    return np.minimum(np.searchsorted(_LENGTHS, numbers, side="right"), _LONGEST - 1) + 1
+
+
+def choose_spans(
+    is_start: Bool[np.ndarray, "batch length"],
+    maskable: Bool[np.ndarray, "batch length"],
+    *,
+    is_candidate: Bool[np.ndarray, "batch length"],
+    selection: Float[np.ndarray, "batch length"],
+    lengths: Int[np.ndarray, "batch predictions"] | None,
+    budgets: Int[np.ndarray, "batch"] | None,
+    max_predictions: int,
+) -> Int[np.ndarray, "batch length"]:
+    """Chooses whole words until a row's budget is spent; their span's number from 1, elsewhere 0.
+
+    Spans start at the candidates in the order of their selection numbers. A span ends with its
+    text, and before a word that does not fit in what is left; it runs over words that an earlier
+    one has, but does not start there.
+
+    Args:
+      is_start: where a word starts, at text only.
+      maskable: True at text.
+      is_candidate: the starts of words where a span may start.
+      selection: uniform numbers.
+      lengths: words of each of a row's spans; None chooses words one by one.
+      budgets: most tokens to choose in each row, if that is enough for its shortest word; None is
+        `max_predictions`.
+      max_predictions: most tokens to choose in any row.
+    """
+    count = int(is_start.sum(axis=1).max(initial=0))
+    if not count:
+        return np.zeros(is_start.shape, np.int32)
+    batch = np.arange(len(is_start))
+    word = np.maximum(np.cumsum(is_start, axis=1) - 1, 0)  # at each position
+    flat = (word + batch[:, None] * count)[maskable]
+    size = np.bincount(flat, minlength=len(batch) * count).reshape(-1, count)  # of each word
+    rows, starts = np.nonzero(is_start)
+    text = np.full(size.shape, -1)  # of each word
+    text[rows, word[rows, starts]] = np.cumsum(~maskable, axis=1)[rows, starts]
+
+    order = np.argsort(np.where(is_candidate, selection, 2.0), axis=1)
+    order = np.take_along_axis(word, order[:, :count], axis=1)
+    candidates = is_candidate.sum(axis=1)
+    left = np.full(len(batch), max_predictions)
+    if budgets is not None:
+        left = np.maximum(budgets, np.where(size, size, max_predictions).min(axis=1))
+    if lengths is None:
+        lengths = np.ones((len(batch), max_predictions), int)
+    spans = np.zeros(len(batch), np.int32)
+    span_of_word = np.zeros(size.shape, np.int32)
+    reach = np.arange(lengths.max(initial=1))
+    for turn in range(count):
+        rows = batch[(left > 0) & (candidates > turn)]
+        if not len(rows):
+            break
+        row, first = rows[:, None], order[rows, turn, None]
+        window = np.minimum(first + reach, count - 1)  # [rows, reach]
+        free = span_of_word[row, window] == 0
+        free &= (first + reach < count) & (reach < lengths[rows, spans[rows]][:, None])
+        free &= (text[row, window] == text[row, first]) & free[:, :1]
+        tokens = np.where(free, size[row, window], 0)
+        taken = free & (tokens.cumsum(axis=1) <= left[row])
+        left[rows] -= (tokens * taken).sum(axis=1)
+        spans[rows] += taken[:, 0]
+        at, offset = np.nonzero(taken)
+        span_of_word[rows[at], window[at, offset]] = spans[rows[at]]
+    return np.where(maskable, np.take_along_axis(span_of_word, word, axis=1), 0)

@@ -1,0 +1,64 @@
+"""The rate as a function of the step, and what a data config refuses."""
+
+import pytest
+
+from bert_jax.data.config import DataConfig, MaskingConfig
+from bert_jax.errors import ConfigError
+
+
+def rates(config, *progress):
+    return [round(config.at(share).rate, 9) for share in progress]
+
+
+def test_a_rate_without_points_stays():
+    config = MaskingConfig(rate=0.3, max_predictions=40)
+    assert config.at(0.0) == config.at(0.7) == config
+
+
+def test_lines_join_the_points_and_the_last_rate_stays():
+    config = MaskingConfig(rate=0.3, rate_points=((0.5, 0.1), (0.75, 0.2)), max_predictions=40)
+    assert rates(config, 0.0, 0.25, 0.5, 0.625, 0.75, 0.9) == [0.3, 0.2, 0.1, 0.15, 0.2, 0.2]
+    assert config.at(0.25) == MaskingConfig(rate=config.at(0.25).rate, max_predictions=40)
+
+
+def test_two_points_at_one_share_are_a_jump():
+    steps = ((0.5, 0.3), (0.5, 0.15), (0.8, 0.15), (0.8, 0.05))
+    config = MaskingConfig(rate=0.3, rate_points=steps, max_predictions=40)
+    assert rates(config, 0.0, 0.499999, 0.5, 0.79, 0.8, 0.999) == [0.3, 0.3, 0.15, 0.15, 0.05, 0.05]
+    immediate = MaskingConfig(rate=0.3, rate_points=((0.0, 0.2),), max_predictions=40)
+    assert rates(immediate, 0.0, 0.5) == [0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"rate_points": ((0.5, 0.0),)}, "masking.rate is 0.0"),
+        ({"rate_points": ((0.5, float("nan")),)}, "masking.rate is nan"),
+        ({"rate_points": ((0.5, 0.1), (0.4, 0.1))}, "ascending, 0 to 1"),
+        ({"rate_points": ((1.5, 0.1),)}, "ascending, 0 to 1"),
+        ({"rate_points": ((float("nan"), 0.1),)}, "ascending, 0 to 1"),
+        ({"unit": "span", "count": "drawn"}, "accepted: 'rounded', 'floored'"),
+    ],
+)
+def test_masking_that_cannot_be_is_refused(fields, said):
+    with pytest.raises(ConfigError, match=said):
+        MaskingConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"masking": MaskingConfig(rate=0.15, rate_points=((0.5, 0.4),), max_predictions=20)},
+            "data.masking.rate 0.4 of 128 tokens short; accepted: at least 51",
+        ),
+        (
+            {"evaluation_masking": MaskingConfig(rate_points=((1.0, 0.1),))},
+            "data.evaluation_masking.rate_points is .* the same at every step",
+        ),
+        ({"pairs_per_row": 0}, "data.pairs_per_row is 0; accepted: at least 1"),
+    ],
+)
+def test_data_that_cannot_be_are_refused(fields, said):
+    with pytest.raises(ConfigError, match=said):
+        DataConfig(directory="data", corpus="embedded:sotu", **fields)
