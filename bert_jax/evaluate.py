@@ -45,6 +45,8 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     from bert_jax.training.sharding import MeshConfig, make_mesh
     from bert_jax.training.train import assemble, batch_sharding, place_batch
 
+    if run.config is None:
+        raise ConfigError(f"{run.path} holds weights from elsewhere; accepted: a run of pretrain")
     passport = passports.load_passport(directory)
     experiment = as_evaluated(run.config, passport, directory)
     check_vocabulary(run, directory)
