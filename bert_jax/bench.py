@@ -1,5 +1,7 @@
 """Times the update of an experiment on full rows of random words; no prepared data are needed.
 
+Packed rows hold `data.pairs_per_row` pairs of equal lengths.
+
   python -m bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32
   python -m bert_jax.bench --experiment=experiments/bert.py:base --steps=50 --json
 
@@ -57,7 +59,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     tokens = data.batch_size * data.sequence_length
     model_flops = flops.update_flops(
         experiment.model,
-        pair_lengths=[data.sequence_length] * data.batch_size,
+        pair_lengths=pair_lengths(experiment) * data.batch_size,
         predictions=int(batch.mask_weights.sum()),
     )
     peak = flops.known_peak(device)
@@ -80,6 +82,12 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     }
 
 
+def pair_lengths(experiment: Any) -> list[int]:
+    """Returns the lengths of the pairs of a full row."""
+    length, pairs = experiment.data.sequence_length, experiment.data.pairs_per_row
+    return [length * (n + 1) // pairs - length * n // pairs for n in range(pairs)]
+
+
 def random_batch(experiment: Any) -> Any:
     """Returns this host's rows of a batch of random words, every row full, masks as configured."""
     import jax
@@ -92,19 +100,27 @@ def random_batch(experiment: Any) -> Any:
     width = data.masking.max_predictions
     count = min(width, round(length * data.masking.rate))
     rng = np.random.default_rng(jax.process_index())
-    empty = example_batch(batch_size=rows, length=length, predictions=width)
+    lengths = pair_lengths(experiment)
+    starts = np.cumsum([0, *lengths[:-1]])
+    within = np.arange(length) - np.repeat(starts, lengths)
+    empty = example_batch(batch_size=rows, length=length, predictions=width, pairs=len(lengths))
+
+    def each_row(values: np.ndarray) -> np.ndarray:
+        return np.tile(values.astype(np.int32), (rows, 1))
+
     positions = np.zeros((rows, width), np.int32)
     positions[:, :count] = np.sort(rng.random((rows, length - 1)).argsort(1)[:, :count] + 1)
     weights = (np.arange(width) < count).astype(np.float32)
     return empty._replace(
         token_ids=rng.integers(0, vocab_size, (rows, length), np.int32),
-        segment_ids=np.tile((np.arange(length) >= length // 2).astype(np.int32), (rows, 1)),
-        pack_ids=np.ones((rows, length), np.int32),
+        segment_ids=each_row(within >= np.repeat(lengths, lengths) // 2),
+        pack_ids=each_row(np.repeat(np.arange(len(lengths)), lengths) + 1),
         mask_positions=positions,
         mask_labels=rng.integers(0, vocab_size, (rows, width), np.int32),
         mask_weights=np.tile(weights, (rows, 1)),
-        pair_labels=rng.integers(0, 2, (rows, 1), np.int32),
-        pair_weights=np.ones((rows, 1), np.float32),
+        cls_positions=each_row(starts),
+        pair_labels=rng.integers(0, 2, (rows, len(lengths)), np.int32),
+        pair_weights=np.ones((rows, len(lengths)), np.float32),
     )
 
 

@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     cls_positions: Int[Any, "batch pairs"]
     """Position of each pair's [CLS], int32."""
     pair_labels: Int[Any, "batch pairs"]
-    """0 where B follows A in the text, 1 where B is random, int32."""
+    """0 where B follows A in the text, 1 where B is random or A follows B, int32."""
     pair_weights: Float[Any, "batch pairs"]
     """1 where there is a pair with a label, else 0, float32."""
 

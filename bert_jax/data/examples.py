@@ -6,6 +6,7 @@ section 3.1 (sentence order). For next-sentence pairs see `pairs`.
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from typing import Literal
 
 from bert_jax.data.pairs import Pair, build_pairs
@@ -24,9 +25,11 @@ def build_examples(
 ) -> list[Pair]:
     """Cuts documents (sentences of token ids) into examples, each document `dupe_factor` times.
 
-    Single texts, and pairs but those of next sentences, are whole sentences of one document; a
-    sentence that is too long for a row is cut into several. From the second time on a document's
-    first example has a random length, so that the others are cut elsewhere.
+    Single texts are whole sentences. The sides of a pair are two runs of sentences of which one
+    follows the other, cut at their ends where they are too long; a single sentence gives a text
+    without a label. No example crosses a document, and a sentence longer than a row is cut into
+    several. From the second time on a document's first example has a random length, so that the
+    others are cut elsewhere.
     """
     if kind == "next_sentence":
         return build_pairs(
@@ -45,11 +48,14 @@ def build_examples(
             if rng.random() < short_sequence_probability:
                 length = rng.randint(2, max_tokens)
             first_length = rng.randint(2, length) if visit else length
-            for chunk in _chunks(sentences, first_length=first_length, length=length):
-                if kind == "sentence_order":
-                    examples.append(_ordered_pair(chunk, rng=rng))
-                else:
-                    examples.append(Pair(_join(chunk), [], 0))
+            lengths = chain([first_length], repeat(length))
+            if kind == "none":
+                examples += [Pair(_join(run), [], 0) for run in _runs_within(sentences, lengths)]
+            else:
+                examples += [
+                    _ordered_pair(run, max_tokens=max_tokens, rng=rng)
+                    for run in _runs_that_reach(sentences, lengths)
+                ]
     return examples
 
 
@@ -61,25 +67,47 @@ def _pieces(sentences: Sentences, *, longest: int) -> list[Sequence[int]]:
     ]
 
 
-def _chunks(sentences: Sentences, *, first_length: int, length: int) -> Iterator[Sentences]:
-    """Runs of sentences, as long as fit into the length; a longer sentence is one by itself."""
-    start, tokens, limit = 0, 0, first_length
+def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
+    """Runs as long as fit into the next length; a longer sentence is one by itself."""
+    start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences):
-        if end > start and tokens + len(sentence) > limit:
+        if end > start and tokens + len(sentence) > length:
             yield sentences[start:end]
-            start, tokens, limit = end, 0, length
+            start, tokens, length = end, 0, next(lengths)
         tokens += len(sentence)
     if start < len(sentences):
         yield sentences[start:]
 
 
-def _ordered_pair(chunk: Sentences, *, rng: random.Random) -> Pair:
+def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
+    """Runs just long enough to reach the next length, and the rest."""
+    start, tokens, length = 0, 0, next(lengths)
+    for end, sentence in enumerate(sentences, start=1):
+        tokens += len(sentence)
+        if tokens >= length or end == len(sentences):
+            yield sentences[start:end]
+            start, tokens, length = end, 0, next(lengths)
+
+
+def _ordered_pair(run: Sentences, *, max_tokens: int, rng: random.Random) -> Pair:
     """Cuts between two sentences and swaps the sides by a fair coin; one sentence has no label."""
-    if len(chunk) == 1:
-        return Pair(_join(chunk), [], 0)
-    cut = rng.randint(1, len(chunk) - 1)
-    first, second = _join(chunk[:cut]), _join(chunk[cut:])
-    return Pair(second, first, 1) if rng.random() < 0.5 else Pair(first, second, 0)
+    if len(run) == 1:
+        return Pair(_join(run), [], 0)
+    middle = rng.randint(1, len(run) - 1)
+    sides = _join(run[:middle]), _join(run[middle:])
+    label = int(rng.random() < 0.5)
+    # Shortened after the swap, so that what is missing does not tell the label.
+    a, b = reversed(sides) if label else sides
+    b_length = min(len(b), max(max_tokens // 2, max_tokens - len(a)))
+    a_length = min(len(a), max_tokens - b_length)
+    return Pair(_shorten(a, a_length, rng=rng), _shorten(b, b_length, rng=rng), label)
+
+
+def _shorten(text: list[int], length: int, *, rng: random.Random) -> list[int]:
+    """Takes tokens off, each at the front or at the end by a fair coin."""
+    excess = len(text) - length
+    start = rng.getrandbits(excess).bit_count()
+    return text[start : start + length]
 
 
 def _join(sentences: Sentences) -> list[int]:

@@ -18,7 +18,7 @@ class Pair(NamedTuple):
     a: Sequence[int] | np.ndarray
     b: Sequence[int] | np.ndarray
     label: int
-    """0 where B follows A in its document, 1 where B is random."""
+    """0 where B follows A in its document, 1 where B is random or A follows B."""
 
 
 def build_pairs(

@@ -1,8 +1,9 @@
-"""Sentence order and full sentences: nothing is lost, nothing crosses a document."""
+"""Sentence order and full sentences: whose they are, how they are cut, what tells the label."""
 
 import math
 import random
 
+import numpy as np
 import pytest
 
 from bert_jax.data.examples import build_examples
@@ -28,12 +29,6 @@ def build(documents, kind, **changes):
     return build_examples(documents, kind=kind, **(settings | changes))
 
 
-def in_order(example):
-    """The text of an example as it stood in its document."""
-    a, b, label = example
-    return [*b, *a] if label else [*a, *b]
-
-
 def test_next_sentence_pairs_are_those_of_the_published_recipe():
     documents = numbered_documents([12, 5, 30, 1], sentence_length=4)
     settings = {"sequence_length": 32, "dupe_factor": 3, "short_sequence_probability": 0.1}
@@ -41,19 +36,17 @@ def test_next_sentence_pairs_are_those_of_the_published_recipe():
     assert build(documents, "next_sentence", dupe_factor=3) == expected
 
 
-@pytest.mark.parametrize(("kind", "longest"), [("sentence_order", 29), ("none", 30)])
 @pytest.mark.parametrize("sentence_length", [1, 4, 40])
-def test_every_visit_covers_the_text_once_and_in_order(kind, longest, sentence_length):
+def test_every_visit_covers_the_text_once_and_in_order(sentence_length):
     documents = numbered_documents([1, 2, 17, 60, 3], sentence_length=sentence_length)
     total = 83 * sentence_length
-    examples = build(documents, kind, dupe_factor=4, short_sequence_probability=0.3)
-    texts = [in_order(example) for example in examples]
-    assert [token for text in texts for token in text] == list(range(total)) * 4
+    examples = build(documents, "none", dupe_factor=4, short_sequence_probability=0.3)
+    assert [token for example in examples for token in example.a] == list(range(total)) * 4
     ends = {document[-1][-1] + 1 for document in documents}
-    for text in texts:
-        assert 1 <= len(text) <= longest
+    for text, b, label in examples:
+        assert 1 <= len(text) <= 30 and not b and label == 0
         assert not ends.intersection(text[1:]), "a text crosses documents"
-        if sentence_length < longest:
+        if sentence_length < 30:
             assert len(text) % sentence_length == 0, "a sentence is cut"
 
 
@@ -75,32 +68,70 @@ def test_short_sequences_are_drawn_for_a_visit_of_a_document():
     assert all(len(found) <= 2 for found in lengths.values())  # the last one is what is left
 
 
-def test_sides_are_whole_sentences_and_swapped_by_a_fair_coin():
-    documents = numbered_documents([40] * 50, sentence_length=5)
-    pairs = build(documents, "sentence_order", dupe_factor=10)
+@pytest.mark.parametrize("sentence_length", [1, 5, 20, 29])
+def test_sides_are_runs_of_one_document_swapped_by_a_fair_coin(sentence_length):
+    documents = numbered_documents([40] * 50, sentence_length=sentence_length)
+    pairs = build(documents, "sentence_order", dupe_factor=10, short_sequence_probability=0.0)
     for a, b, label in pairs:
+        assert 1 <= len(a) and len(a) + len(b) <= 29
         if not b:
-            assert len(a) == 5 and label == 0, "one sentence has no order"
+            assert label == 0 and (a[-1] - a[0]) < sentence_length, "one sentence has no order"
             continue
         assert a == list(range(a[0], a[0] + len(a))) and b == list(range(b[0], b[0] + len(b)))
-        assert a[0] == b[-1] + 1 if label else b[0] == a[-1] + 1
-        assert len(a) % 5 == len(b) % 5 == 0
+        assert a[0] > b[-1] if label else b[0] > a[-1]
+        tokens_of_document = 40 * sentence_length
+        assert a[0] // tokens_of_document == b[-1] // tokens_of_document
     labelled = [pair for pair in pairs if pair.b]
+    if sentence_length == 29:
+        assert not labelled
+        return
     swapped = sum(pair.label for pair in labelled)
     assert abs(swapped - len(labelled) / 2) < 5 * math.sqrt(len(labelled) / 4)
     # Without a label are rests of documents and first texts that were drawn short.
-    assert len(labelled) > 0.7 * len(pairs)
+    assert len(labelled) > 0.8 * len(pairs)
+
+
+def test_sides_follow_one_another_where_nothing_is_cut():
+    # Sentences of one token reach the length exactly.
+    documents = numbered_documents([1, 2, 17, 60, 3], sentence_length=1)
+    pairs = build(documents, "sentence_order", dupe_factor=5)
+    # And so every visit covers the text once and in order.
+    texts = [[*b, *a] if label else [*a, *b] for a, b, label in pairs]
+    assert [token for text in texts for token in text] == list(range(83)) * 5
+
+
+def test_the_longer_side_is_cut_at_either_end_by_coins():
+    documents = numbered_documents([2], sentence_length=50)
+    settings = {"dupe_factor": 1, "short_sequence_probability": 0.0, "sequence_length": 63}
+    fronts = []
+    for seed in range(2000):
+        (pair,) = build(documents, "sentence_order", rng=random.Random(seed), **settings)
+        assert (len(pair.a), len(pair.b)) == (30, 30)
+        fronts += [pair.a[0] % 50, pair.b[0] % 50]
+    # 20 throws of a coin for each: mean 10, deviation 2.24; five deviations of the mean.
+    assert abs(np.mean(fronts) - 10) < 5 * 2.24 / math.sqrt(len(fronts))
+    assert 1.9 < np.std(fronts) < 2.5
 
 
 def test_neither_length_nor_side_tells_the_order():
     documents = numbered_documents([40] * 100, sentence_length=5)
     pairs = [pair for pair in build(documents, "sentence_order", dupe_factor=10) if pair.b]
-    first_is_longer = {
-        label: [len(a) > len(b) for a, b, found in pairs if found == label] for label in (0, 1)
+    clues = {
+        "A is longer": lambda a, b: len(a) > len(b),
+        "A starts within a sentence": lambda a, b: a[0] % 5 > 0,
+        "A ends within a sentence": lambda a, b: a[-1] % 5 < 4,
+        "B starts within a sentence": lambda a, b: b[0] % 5 > 0,
+        "B ends within a sentence": lambda a, b: b[-1] % 5 < 4,
     }
-    shares = [sum(found) / len(found) for found in first_is_longer.values()]
-    # The cut is uniform among sentences: five deviations of a difference of two shares.
-    assert abs(shares[0] - shares[1]) < 5 * math.sqrt(0.25 * 2 / (len(pairs) / 2.2))
+    for name, clue in clues.items():
+        found = {
+            label: [clue(pair.a, pair.b) for pair in pairs if pair.label == label]
+            for label in (0, 1)
+        }
+        shares = [sum(of_label) / len(of_label) for of_label in found.values()]
+        # Five deviations of a difference of two shares, each of a half of the pairs.
+        assert abs(shares[0] - shares[1]) < 5 * math.sqrt(0.25 * 2 / (len(pairs) / 2.2)), name
+        assert 0 < shares[0] < 1, name
 
 
 @pytest.mark.parametrize("kind", ["sentence_order", "none"])
@@ -112,8 +143,8 @@ def test_every_visit_cuts_elsewhere_and_a_seed_repeats(kind):
     once = build(documents, kind, **settings)
     assert examples[: len(once)] == once
     starts = {}
-    for visit, text in enumerate(map(in_order, examples)):
-        starts.setdefault(text[0], []).append(visit)
+    for visit, example in enumerate(examples):
+        starts.setdefault(min([*example.a, *example.b]), []).append(visit)
     # Ten places to cut a text of ten sentences: were all visits cut alike, each start came 5 times.
     assert len(starts) > 2 * len(once)
 
