@@ -95,8 +95,10 @@ def _run_on_beam(
     tasks: Sequence[Task], *, workers: int, options: Sequence[str]
 ) -> Iterator[tuple[int, dict]]:
     try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
+        from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
+            PipelineOptions,
+        )
     except ImportError as error:
         raise DataError(
             "--engine=beam needs Apache Beam, in an environment of its own: "

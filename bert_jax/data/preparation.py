@@ -38,7 +38,11 @@ _SUMS = ("examples", "documents", "sentences", "tokens", "random_pairs", "bytes_
 
 
 def prepare_data(
-    config: DataConfig, *, tokenizer: Tokenizer | int, engine: Engine, report: Report
+    config: DataConfig,
+    *,
+    tokenizer: Tokenizer | int,
+    engine: Engine,
+    report: Report = lambda *_: None,
 ) -> dict:
     """Writes `config.directory` and returns its passport; the bytes do not depend on the engine.
 

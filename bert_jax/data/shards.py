@@ -110,9 +110,10 @@ class _Statistics:
     def add_pairs(self, pairs: list[Pair]) -> None:
         self.examples += len(pairs)
         self.random_pairs += sum(pair.label for pair in pairs)
-        for side in (0, 1):
-            ids = np.fromiter(chain.from_iterable(pair[side] for pair in pairs), np.int64)
-            self.token_counts += np.bincount(ids, minlength=len(self.token_counts))
+        for side in ("a", "b"):
+            ids = chain.from_iterable(getattr(pair, side) for pair in pairs)
+            counts = np.bincount(np.fromiter(ids, np.int64), minlength=len(self.token_counts))
+            self.token_counts += counts
 
     def to_json(self) -> dict:
         return {
@@ -156,6 +157,8 @@ def _blocks(
             if is_held_out(document, fraction=task.config.held_out_fraction):
                 continue
             used = copies(document, times=task.config.dupe_factor * weight)
+            if not used:
+                continue
         else:
             used = 1
         sentences = [encode(sentence) for sentence in split_sentences(document.text)]

@@ -92,7 +92,8 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
         lines = [line.decode("utf-8") if isinstance(line, bytes) else line for line in lines]
         text = "\n".join(lines)
         size = len(text.encode("utf-8"))
-    except UnicodeError as error:  # bytes that are not UTF-8, or half of a surrogate pair
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        # Bytes that are not UTF-8, or the half of a character that JSON can spell.
         raise DataError(f"{place()} has no text in field {field!r} ({error.reason})") from error
     except TypeError as error:
         shown = repr(value)[:40]

@@ -111,7 +111,7 @@ def _filesystem(url: str):
 
 def _open_raw(path: str) -> io.BufferedReader:
     if "://" not in path:
-        return open(path, "rb", buffering=_BUFFER)
+        return io.BufferedReader(io.FileIO(path), _BUFFER)
     filesystem, name = _filesystem(path)
     return io.BufferedReader(filesystem.open(name, "rb"), _BUFFER)
 

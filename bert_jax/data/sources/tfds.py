@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
 
@@ -109,7 +110,7 @@ def _directory_of(name: str, *, spec: str) -> str:
 
 
 @lru_cache
-def _builder(directory: str):
+def _builder(directory: str) -> Any:
     import tensorflow_datasets as tfds
 
     try:
