@@ -60,7 +60,7 @@ def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
             f"{spec} has no split {split!r}; accepted: {known}, or [a:b] of one"
         ) from error
     if field not in info.features:
-        known = ", ".join(info.features)
+        known = ", ".join(sorted(info.features))
         raise DataError(
             f"{spec} has no field {field!r}; accepted: {known}, as in {name}:{split}:FIELD"
         )
@@ -115,7 +115,7 @@ def _builder(directory: str) -> Any:
 
     try:
         return tfds.builder_from_directory(directory)
-    except FileNotFoundError as error:
+    except tfds.core.dataset_info.DatasetInfoFileError as error:
         raise DataError(f"{directory} holds no dataset of TFDS ({error})") from error
 
 
