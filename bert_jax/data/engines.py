@@ -111,7 +111,9 @@ def _run_on_beam(
         if workers > 1:
             direct.append("--direct_running_mode=multi_processing")
         options = [*direct, *options]
-    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+    # A Protocol is no type that Beam could check.
+    options = ["--no_pipeline_type_check", *options]
+    with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
         _ = pipeline | beam.Create(list(tasks)) | beam.Reshuffle() | beam.Map(_run_or_report)
     for number, task in enumerate(tasks):
         if _error_path(task).exists():

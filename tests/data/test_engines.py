@@ -1,4 +1,8 @@
-"""Engines: the same files from each, an error as one line, nothing left running after a kill."""
+"""Engines: the same files from each, an error as one line, nothing left running after a kill.
+
+Apache Beam has an environment of its own, without jax: there
+`python -m pytest --noconftest tests/data/test_engines.py tests/data/test_preparation.py`.
+"""
 
 import dataclasses
 import os
@@ -52,7 +56,9 @@ def beam(**settings):
     ],
     ids=["here", "pool", "beam", "beam-2"],
 )
-def engine(request):
+def engine(request, monkeypatch):
+    # For processes that Beam starts: they have to find this module, and the package.
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{Path(__file__).parent}")
     return request.param()
 
 

@@ -124,6 +124,16 @@ def test_workers_do_not_change_a_byte(config, tmp_path):
     assert contents(config.directory) == contents(pooled_config.directory)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_beam_does_not_change_a_byte(config, tmp_path, workers):
+    pytest.importorskip("apache_beam", reason="needs an environment with 'bert_jax[beam]'")
+    here = prepare(config, tokenizer=100)
+    beam_config = dataclasses.replace(config, directory=str(tmp_path / "beam"))
+    engine = Engine(kind="beam", workers=workers)
+    assert prepare_data(beam_config, tokenizer=100, engine=engine) == here
+    assert contents(config.directory) == contents(beam_config.directory)
+
+
 def test_a_killed_run_goes_on_with_what_is_missing(config, tmp_path):
     prepare(config)
     whole = contents(config.directory)
