@@ -62,7 +62,7 @@ def build_pairs(
                 continue
             target_length = max_tokens
             if rng.random() < short_sequence_probability:
-                target_length = rng.randint(2, max_tokens)
+                target_length = 2 + _below(max_tokens - 1, rng)
             pairs += _pairs_of_document(
                 joined, index, target_length=target_length, max_tokens=max_tokens, rng=rng
             )
@@ -89,11 +89,11 @@ def _pairs_of_document(
     start = 0
     while start < len(starts) - 1:
         end = _end_of_chunk(document, start=start, target_length=target_length)
-        a_end = start + 1 if end - start == 1 else rng.randint(start + 1, end - 1)
+        a_end = start + 1 + (_below(end - start - 1, rng) if end - start > 1 else 0)
         a = range(starts[start], starts[a_end])
         if end - start == 1 or rng.random() < 0.5:
             other = documents[_draw_other(index, count=len(documents), rng=rng)]
-            b_start = rng.randint(0, len(other.starts) - 2)
+            b_start = _below(len(other.starts) - 1, rng)
             b_end = _end_of_chunk(other, start=b_start, target_length=target_length - len(a))
             label = 0 if other is document and b_start == a_end else 1
             start = a_end  # the rest of the chunk was not used: put it back
@@ -117,9 +117,18 @@ def _draw_other(index: int, *, count: int, rng: random.Random) -> int:
     """A random index that differs from `index`, if ten draws find one."""
     drawn = index
     for _ in range(10):
-        drawn = rng.randint(0, count - 1)
+        drawn = _below(count, rng)
         if drawn != index:
             break
+    return drawn
+
+
+def _below(bound: int, rng: random.Random) -> int:
+    """`rng.randrange(bound)` in a third of the time; there are several draws for each pair."""
+    bits = bound.bit_length()
+    drawn = rng.getrandbits(bits)
+    while drawn >= bound:
+        drawn = rng.getrandbits(bits)
     return drawn
 
 

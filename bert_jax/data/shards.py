@@ -11,7 +11,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +18,15 @@ import numpy as np
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.data.corpora import Slice, copies, is_held_out, read_slice, split_sentences
-from bert_jax.data.pairs import Pair, build_pairs
+from bert_jax.data.pairs import build_pairs
 from bert_jax.data.passport import FORMAT_VERSION, read_json
-from bert_jax.data.records import encode_record, record_dtype, sha256_of_file, write_records
+from bert_jax.data.records import (
+    count_tokens,
+    encode_records,
+    record_dtype,
+    sha256_of_file,
+    write_records,
+)
 from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.files import write_json
 
@@ -107,14 +112,6 @@ class _Statistics:
         self.examples = self.documents = self.sentences = self.random_pairs = self.bytes_read = 0
         self.token_counts = np.zeros(vocab_size, np.int64)
 
-    def add_pairs(self, pairs: list[Pair]) -> None:
-        self.examples += len(pairs)
-        self.random_pairs += sum(pair.label for pair in pairs)
-        for side in ("a", "b"):
-            ids = chain.from_iterable(getattr(pair, side) for pair in pairs)
-            counts = np.bincount(np.fromiter(ids, np.int64), minlength=len(self.token_counts))
-            self.token_counts += counts
-
     def to_json(self) -> dict:
         return {
             "examples": self.examples,
@@ -130,7 +127,8 @@ class _Statistics:
 def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
     """Encoded pairs of one block of documents after the other."""
     config = task.config
-    dtype = record_dtype(task.tokenizer.vocab_size)
+    vocab_size = task.tokenizer.vocab_size
+    dtype = record_dtype(vocab_size)
     rng = random.Random(f"{config.preparation_seed}/{task.split}/{task.index}")
     for documents, times in _blocks(task, statistics):
         pairs = build_pairs(
@@ -142,8 +140,11 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
         )
         if task.split == "train":
             rng.shuffle(pairs)
-        statistics.add_pairs(pairs)
-        yield from (encode_record(pair, dtype=dtype) for pair in pairs)
+        records = encode_records(pairs, dtype=dtype)
+        statistics.examples += len(pairs)
+        statistics.random_pairs += sum(pair.label for pair in pairs)
+        statistics.token_counts += count_tokens(records, dtype=dtype, vocab_size=vocab_size)
+        yield from records
 
 
 def _blocks(

@@ -9,23 +9,35 @@ import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data.pairs import Pair
-from bert_jax.data.records import decode_records, encode_record, record_dtype, write_records
+from bert_jax.data.records import (
+    count_tokens,
+    decode_records,
+    encode_records,
+    record_dtype,
+    write_records,
+)
 from bert_jax.errors import DataError
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [("uint16", 2**16 - 1), ("uint32", 2**32 - 1)])
 def test_records_round_trip(dtype, largest):
     pairs = [Pair([1, largest], [0], 1), Pair([5, 6, 7], [], 0)]
-    records = [encode_record(pair, dtype=dtype) for pair in pairs]
+    records = encode_records(pairs, dtype=dtype)
     decoded = decode_records(records, dtype=dtype)
     assert [(list(a), list(b), label) for a, b, label in decoded] == pairs
     assert len(records[0]) == np.dtype(dtype).itemsize * 6
 
 
 def test_record_bytes_are_little_endian():
-    assert encode_record(Pair([258], [3], 1), dtype="uint16") == bytes(
-        [1, 0, 1, 0, 1, 0, 2, 1, 3, 0]
-    )
+    (record,) = encode_records([Pair([258], [3], 1)], dtype="uint16")
+    assert record == bytes([1, 0, 1, 0, 1, 0, 2, 1, 3, 0])
+
+
+def test_tokens_are_counted_without_the_headers():
+    records = encode_records([Pair([1, 4], [4], 1), Pair([5, 4, 7], [], 0)], dtype="uint16")
+    counts = count_tokens(records, dtype="uint16", vocab_size=9)
+    assert counts.tolist() == [0, 1, 0, 0, 3, 1, 0, 1, 0]
+    assert count_tokens([], dtype="uint16", vocab_size=3).tolist() == [0, 0, 0]
 
 
 def test_dtype_holds_every_id():
