@@ -88,27 +88,30 @@ def _pairs_of_document(
     pairs = []
     start = 0
     while start < len(starts) - 1:
-        end = _end_of_chunk(document, start=start, target_length=target_length)
+        end = _end_of_chunk(starts, start, target_length)
         a_end = start + 1 + (_below(end - start - 1, rng) if end - start > 1 else 0)
-        a = range(starts[start], starts[a_end])
         if end - start == 1 or rng.random() < 0.5:
             other = documents[_draw_other(index, count=len(documents), rng=rng)]
             b_start = _below(len(other.starts) - 1, rng)
-            b_end = _end_of_chunk(other, start=b_start, target_length=target_length - len(a))
+            a_length = starts[a_end] - starts[start]
+            b_end = _end_of_chunk(other.starts, b_start, target_length - a_length)
             label = 0 if other is document and b_start == a_end else 1
-            start = a_end  # the rest of the chunk was not used: put it back
+            next_start = a_end  # the rest of the chunk was not used: put it back
         else:
             other, b_start, b_end, label = document, a_end, end, 0
-            start = end
-        b = range(other.starts[b_start], other.starts[b_end])
-        a, b = _truncate(a, b, max_tokens=max_tokens, rng=rng)
-        pairs.append(Pair(document.tokens[a.start : a.stop], other.tokens[b.start : b.stop], label))
+            next_start = end
+        a_first, a_last, b_first, b_last = _truncate(
+            *(starts[start], starts[a_end], other.starts[b_start], other.starts[b_end]),
+            max_tokens=max_tokens,
+            rng=rng,
+        )
+        pairs.append(Pair(document.tokens[a_first:a_last], other.tokens[b_first:b_last], label))
+        start = next_start
     return pairs
 
 
-def _end_of_chunk(document: _Document, *, start: int, target_length: int) -> int:
+def _end_of_chunk(starts: list[int], start: int, target_length: int) -> int:
     """End of the shortest run of sentences from `start` that reaches the target, or the text's."""
-    starts = document.starts
     end = bisect_left(starts, starts[start] + target_length, start + 1)
     return min(end, len(starts) - 1)
 
@@ -132,13 +135,20 @@ def _below(bound: int, rng: random.Random) -> int:
     return drawn
 
 
-def _truncate(a: range, b: range, *, max_tokens: int, rng: random.Random) -> tuple[range, range]:
+def _truncate(
+    a_start: int, a_end: int, b_start: int, b_end: int, *, max_tokens: int, rng: random.Random
+) -> tuple[int, int, int, int]:
     """Shortens the longer text, at its front or its end by chance, until both fit together."""
-    (a_start, a_end), (b_start, b_end) = (a.start, a.stop), (b.start, b.stop)
-    for _ in range(len(a) + len(b) - max_tokens):
-        from_front = rng.random() < 0.5
+    draw = rng.random
+    for _ in range(a_end - a_start + b_end - b_start - max_tokens):
+        from_front = draw() < 0.5
         if a_end - a_start > b_end - b_start:
-            a_start, a_end = a_start + from_front, a_end - (not from_front)
+            if from_front:
+                a_start += 1
+            else:
+                a_end -= 1
+        elif from_front:
+            b_start += 1
         else:
-            b_start, b_end = b_start + from_front, b_end - (not from_front)
-    return range(a_start, a_end), range(b_start, b_end)
+            b_end -= 1
+    return a_start, a_end, b_start, b_end
