@@ -141,13 +141,16 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
             short_sequence_probability=config.short_sequence_probability,
             rng=rng,
         )
+        del documents  # each as soon as it can be, else two blocks would be in memory
         if task.split == "train":
             rng.shuffle(pairs)
-        records = encode_records(pairs, dtype=dtype)
         statistics.examples += len(pairs)
         statistics.random_pairs += sum(pair.label for pair in pairs)
+        records = encode_records(pairs, dtype=dtype)
+        del pairs
         statistics.token_counts += count_tokens(records, dtype=dtype, vocab_size=vocab_size)
         yield from records
+        del records
 
 
 def _blocks(
