@@ -6,7 +6,7 @@ the length of B, the label, then the ids of A and of B.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Literal
@@ -66,22 +66,19 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
     # Groups of one, so that single records can be read. Compressed one by one they would hardly
     # be smaller and take several times as long.
     writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-    for record in records:
-        _written(writer.write, record, path=path)
-    _written(writer.close, path=path)
-    digest = sha256_of_file(temporary)
-    os.replace(temporary, path)
-    return digest
-
-
-def _written(write: Callable, *record: bytes, path: Path) -> None:
     try:
-        write(*record)
+        for record in records:
+            writer.write(record)
+        writer.close()
     except RuntimeError as error:  # what array_record makes of every error of the system
+        temporary.unlink(missing_ok=True)
         raise DataError(
             f"{path} cannot be written: {str(error).split(';')[0]}; finished shards are kept, the "
             "same command goes on from them"
         ) from error
+    digest = sha256_of_file(temporary)
+    os.replace(temporary, path)
+    return digest
 
 
 def sha256_of_file(path: Path) -> str:

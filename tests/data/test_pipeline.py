@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bert_jax.data.config import DataConfig, MaskingConfig
+from bert_jax.data.engines import Engine
 from bert_jax.data.passport import load_passport
 from bert_jax.data.pipeline import TrainingSource, evaluation_batches, training_batches
-from bert_jax.data.shards import prepare_data
+from bert_jax.data.preparation import prepare_data
 from bert_jax.data.tokenizers import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 
@@ -43,7 +44,7 @@ def config(tmp_path_factory):
         masking=MaskingConfig(max_predictions=6),
         evaluation_masking=MaskingConfig(max_predictions=5),
     )
-    prepare_data(config, tokenizer=TOKENIZER, workers=1, on_shard_done=lambda statistics: None)
+    prepare_data(config, tokenizer=TOKENIZER, engine=Engine())
     return config
 
 

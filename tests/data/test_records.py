@@ -74,4 +74,4 @@ def test_a_full_disk_is_one_line_and_leaves_the_file_as_it_was(size, tmp_path):
     with file_size_limit(size), pytest.raises(DataError, match="cannot be written: ") as error:
         write_records(records, path=path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-    assert path.read_bytes() == b"before"
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
