@@ -112,10 +112,11 @@ def _directory_of(name: str, *, spec: str) -> str:
 @lru_cache
 def _builder(directory: str) -> Any:
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
     try:
         return tfds.builder_from_directory(directory)
-    except tfds.core.dataset_info.DatasetInfoFileError as error:
+    except DatasetInfoFileError as error:
         raise DataError(f"{directory} holds no dataset of TFDS ({error})") from error
 
 

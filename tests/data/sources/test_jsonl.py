@@ -28,6 +28,15 @@ def test_another_field_and_lists_of_lines(write):
     assert texts == ["one", "two\nthree"]
 
 
+def test_a_line_where_a_slice_ends_is_read_once(tmp_path):
+    """Twelve lines of one length in four slices: every cut falls on a line's first byte."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{i:02}"}) + "\n" for i in range(12)))
+    slices = open_corpus(f"jsonl:{path}").slices(4)
+    found = [[int(document.text) for document, _ in read_slice(portions)] for portions in slices]
+    assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+
+
 BAD = {
     "not-json": (b'{"text": ', "is not JSON"),
     "nested": (b"[" * 100_000, "is not JSON"),
