@@ -18,6 +18,7 @@ setup(
         "absl-py>=2.3",
         "array_record>=0.8",
         "flax>=0.12,<0.13",
+        "fsspec>=2025.1",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.11",
         "jaxtyping>=0.3",
@@ -36,9 +37,13 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
+        # Parquet and TensorFlow Datasets; TFDS does not say that it needs importlib_resources.
+        "corpora": ["importlib_resources", "pyarrow>=18", "tensorflow-datasets>=4.9.10,<5"],
+        # For an environment of its own: it asks for older protobuf and pyarrow than the rest.
+        "beam": ["apache-beam>=2.77,<3"],
         "test": [
             *("hypothesis", "ipykernel", "matplotlib", "nbclient", "nbformat"),
-            *("pyright", "pytest", "pytest-xdist", "ruff"),
+            *("psutil", "pyright", "pytest", "pytest-xdist", "ruff"),
         ],
         "notebook": ["jupyterlab", "matplotlib"],
     },

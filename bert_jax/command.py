@@ -100,7 +100,7 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(directory: Path, *, wait: bool = False) -> Iterator[int]:
+def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -> Iterator[int]:
     """Locks a directory against a second process; gives the descriptor, which a child may inherit.
 
     A child that outlives its parent keeps the lock.
@@ -115,7 +115,7 @@ def exclusive(directory: Path, *, wait: bool = False) -> Iterator[int]:
         except BlockingIOError as error:
             busy = f"another process is at work in {directory}"
             if not wait:
-                raise CheckpointError(f"{busy}; accepted: another --workdir") from error
+                raise CheckpointError(f"{busy}; accepted: another {flag}") from error
             print(f"{busy}; waiting for it", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()

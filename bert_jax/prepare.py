@@ -1,75 +1,139 @@
-"""Makes pretraining data of raw text: a vocabulary, then shards of sentence pairs.
+r"""Makes pretraining data of raw text: a vocabulary, then shards of examples.
 
   python -m bert_jax.prepare --experiment=experiments/quickstart.py
-  python -m bert_jax.prepare --experiment=experiments/bert.py:base --workers=16
+  python -m bert_jax.prepare --experiment=experiments/bert.py:base --workers=16 \
+    --corpus='text:corpora/books/*.txt,jsonl:corpora/wiki-*.jsonl.gz@2' --output=data/books-and-wiki
 
-What to make, from which corpus and where to is the experiment's `data` and `model.vocab_size`;
-a second phase has rows of its own, of the same vocabulary.
-The output does not depend on the number of workers. A run that was interrupted goes on with the
-shards that are missing; finished data are left as they are.
+What to make is the experiment's `data` and `model.vocab_size`, and so are the corpus and the
+directory unless they are given; bert_jax/data/corpora.py says how a corpus is written. A second
+phase has rows of its own, of the same text and vocabulary, in a directory of its own. The output
+depends neither on the engine nor on the number of workers. A run that was interrupted goes on with
+the shards that are missing; finished data are left as they are.
 """
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from bert_jax import command
+from bert_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bert_jax.data.config import DataConfig
+    from bert_jax.data.engines import Engine
+    from bert_jax.data.tokenizers import Tokenizer
+    from bert_jax.experiment import Experiment
+
+FLAGS = flags.FLAGS
 
 
 def main() -> None:
     """Runs the command."""
-    from bert_jax.data import shards
-    from bert_jax.data.config import DataConfig
-    from bert_jax.data.tokenizers import Tokenizer, load_tokenizer
-    from bert_jax.data.vocabulary import count_words, train_wordpiece
+    from bert_jax.data.engines import Engine
+    from bert_jax.data.tokenizers import load_tokenizer
     from bert_jax.experiment import phases
 
     experiment = command.experiment_from_flags()
-    vocab_size = experiment.model.vocab_size
-    console = Console(stderr=True, highlight=False)
+    data = replace(
+        experiment.data,
+        corpus=FLAGS.corpus or experiment.data.corpus,
+        directory=FLAGS.output or experiment.data.directory,
+    )
+    engine = Engine(kind=FLAGS.engine, workers=FLAGS.workers, beam_options=tuple(FLAGS.beam))
+    tokenizer = _given_tokenizer(experiment) or experiment.model.vocab_size
+    for phase in phases(replace(experiment, data=data)):
+        _prepare(phase.experiment.data, tokenizer=tokenizer, engine=engine)
+        tokenizer = load_tokenizer(data.directory)  # the phases of a run have one
 
-    def vocabulary(data: DataConfig) -> Tokenizer:
-        if (Path(data.directory) / "tokenizer.json").exists():
-            return load_tokenizer(data.directory)
-        console.print(f"training a vocabulary of {vocab_size:,} on {data.corpus}")
-        counts = count_words(shards.training_texts(data), lower_case=data.lower_case)
-        return train_wordpiece(
-            counts,
-            vocab_size=vocab_size,
-            lower_case=data.lower_case,
-            max_word_length=data.max_word_length,
+
+def _prepare(data: "DataConfig", *, tokenizer: "Tokenizer | int", engine: "Engine") -> None:
+    from bert_jax.data.preparation import prepare_data
+
+    console = Console(stderr=True, highlight=False)
+    with (
+        command.exclusive(Path(data.directory), flag="--output"),
+        _progress(console) as report,
+    ):
+        passport = prepare_data(data, tokenizer=tokenizer, engine=engine, report=report)
+    for split, summary in passport["splits"].items():
+        rows, pairs = max(1, summary["examples"]), max(1, summary["pairs"])
+        print(
+            f"{data.directory}: {split:5} {summary['examples']:>9,} rows"
+            f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
+            f" {summary['positions'] / rows / data.sequence_length:.1%} full,"
+            f" {summary['random_pairs'] / pairs:.1%} of {summary['pairs']:,} pairs"
+            f" {'swapped' if data.pairs == 'sentence_order' else 'random'}"
         )
 
-    def prepare(data: DataConfig, tokenizer: Tokenizer) -> None:
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task("shards", total=data.train_shards + 1)
-            passport = shards.prepare_data(
-                data,
-                tokenizer=tokenizer,
-                workers=flags.FLAGS.workers,
-                on_shard_done=lambda _: progress.advance(task),
-            )
-        for split, summary in passport["splits"].items():
-            print(
-                f"{data.directory}: {split:5} {summary['examples']:>9,} rows"
-                f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
-                f" {summary['positions'] / summary['examples'] / data.sequence_length:.1%} full,"
-                f" {summary['random_pairs'] / max(summary['pairs'], 1):.1%} of"
-                f" {summary['pairs']:,} pairs"
-                f" {'swapped' if data.pairs == 'sentence_order' else 'random'}"
-            )
 
-    tokenizer = vocabulary(experiment.data)  # the phases of a run have one
-    for phase in phases(experiment):
-        prepare(phase.experiment.data, tokenizer)
+def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
+    from bert_jax.data.wordpiece import WordPiece
+
+    if not FLAGS.vocabulary:
+        return None
+    tokenizer = WordPiece.from_vocabulary_file(
+        FLAGS.vocabulary,
+        lower_case=experiment.data.lower_case,
+        max_word_length=experiment.data.max_word_length,
+    )
+    if tokenizer.vocab_size != experiment.model.vocab_size:
+        raise ConfigError(
+            f"--vocabulary={FLAGS.vocabulary} has {tokenizer.vocab_size} pieces; accepted: "
+            f"model.vocab_size, which is {experiment.model.vocab_size}"
+        )
+    return tokenizer
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage, on a terminal; gives what `prepare_data` reports to."""
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total, completed=done)
+            progress.update(bars[stage], completed=done)
+
+        yield report
 
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
+    flags.DEFINE_string(
+        "corpus", None, "Raw text, SPEC[@WEIGHT][,SPEC...]; the experiment's data.corpus if absent."
+    )
+    flags.DEFINE_string(
+        "output", None, "Directory to write; the experiment's data.directory if absent."
+    )
+    flags.DEFINE_string("vocabulary", None, "A vocab.txt to use; one is trained if absent.")
+    flags.DEFINE_enum("engine", "pool", ["pool", "beam"], "What runs the tasks.")
     flags.DEFINE_integer(
         "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1
+    )
+    flags.DEFINE_multi_string(
+        "beam", [], "An option of Beam, e.g. --beam=--runner=DataflowRunner; may be repeated."
     )
     command.run(main)

@@ -20,9 +20,9 @@ import pytest  # noqa: E402
 from bert_jax.config import override, to_json  # noqa: E402
 from bert_jax.data.config import DataConfig, MaskingConfig  # noqa: E402
 from bert_jax.data.corpora import read_documents  # noqa: E402
-from bert_jax.data.shards import prepare_data, training_texts  # noqa: E402
+from bert_jax.data.engines import Engine  # noqa: E402
+from bert_jax.data.preparation import prepare_data  # noqa: E402
 from bert_jax.data.tokenizers import load_tokenizer  # noqa: E402
-from bert_jax.data.vocabulary import count_words, train_wordpiece  # noqa: E402
 from bert_jax.experiment import Experiment, phases  # noqa: E402
 from bert_jax.models.config import BertConfig  # noqa: E402
 from bert_jax.training.config import EvaluationConfig, TrainingConfig  # noqa: E402
@@ -54,9 +54,7 @@ def data_config(tmp_path_factory) -> DataConfig:
         masking=masking,
         evaluation_masking=masking,
     )
-    counts = count_words(training_texts(config), lower_case=True)
-    tokenizer = train_wordpiece(counts, vocab_size=VOCAB_SIZE, lower_case=True)
-    prepare_data(config, tokenizer=tokenizer, workers=1, on_shard_done=lambda _: None)
+    prepare_data(config, tokenizer=VOCAB_SIZE, engine=Engine())
     return config
 
 
@@ -99,7 +97,7 @@ def two_phases(experiment) -> Experiment:
     )
     config = phases(changed)[1].experiment.data
     tokenizer = load_tokenizer(experiment.data.directory)
-    prepare_data(config, tokenizer=tokenizer, workers=1, on_shard_done=lambda _: None)
+    prepare_data(config, tokenizer=tokenizer, engine=Engine())
     return changed
 
 

@@ -12,7 +12,8 @@ import pytest
 
 import bert_jax
 from bert_jax.config import override
-from bert_jax.data.shards import prepare_data
+from bert_jax.data.engines import Engine
+from bert_jax.data.preparation import prepare_data
 from bert_jax.data.wordpiece import WordPiece
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.evaluate import as_evaluated, evaluate_run, frozen_masking
@@ -49,9 +50,7 @@ def prepared(run, directory, tokenizer=None, **changes):
         evaluation_masking=masking,
         **changes,
     )
-    prepare_data(
-        data, tokenizer=tokenizer or run.tokenizer, workers=1, on_shard_done=lambda _: None
-    )
+    prepare_data(data, tokenizer=tokenizer or run.tokenizer, engine=Engine())
     return str(directory)
 
 

@@ -46,7 +46,18 @@ MAY_IMPORT = {
     ),
     "data.batch": (),
     "data.config": LEAVES,
-    "data.corpora": LEAVES,
+    "data.sources.base": LEAVES,
+    "data.sources.files": ("data.sources.base", *LEAVES),
+    "data.sources.embedded": ("data.sources.base", *LEAVES),
+    "data.sources.sotu_builder": ("data.sources.embedded",),
+    "data.sources.tfds": (
+        *("data.sources.base", "data.sources.files", "data.sources.sotu_builder"),
+        *LEAVES,
+    ),
+    "data.sources.*": ("data.sources.base", "data.sources.files", *LEAVES),
+    "data.corpora": ("data.sources.*", *LEAVES),
+    "data.inputs": ("data.corpora", "data.passport", "data.sources.*", *LEAVES),
+    "data.engines": LEAVES,
     "data.words": (),
     "data.wordpiece": ("data.words", *LEAVES),
     "data.tokenizers": ("data.wordpiece", *LEAVES),
@@ -60,14 +71,24 @@ MAY_IMPORT = {
         *LEAVES,
     ),
     "data.packing": ("data.pairs",),
+    "data.records": ("data.pairs", *LEAVES),
+    "data.survey": (
+        *("data.config", "data.corpora", "data.passport", "data.sources.*", "data.vocabulary"),
+        *LEAVES,
+    ),
     "data.shards": (
-        *("data.config", "data.corpora", "data.examples", "data.packing", "data.pairs"),
-        *("data.passport", "data.tokenizers"),
+        *("data.config", "data.corpora", "data.examples", "data.packing", "data.passport"),
+        *("data.records", "data.tokenizers"),
+        *LEAVES,
+    ),
+    "data.preparation": (
+        *("data.config", "data.corpora", "data.engines", "data.inputs", "data.passport"),
+        *("data.shards", "data.survey", "data.tokenizers", "data.vocabulary"),
         *LEAVES,
     ),
     "data.pipeline": (
         *("data.batch", "data.config", "data.masking", "data.packing", "data.pairs"),
-        *("data.passport", "data.shards", "data.tokenizers"),
+        *("data.passport", "data.records", "data.tokenizers"),
         *LEAVES,
     ),
     "models.config": LEAVES,
@@ -116,9 +137,13 @@ THIRD_PARTY_OF = {
     "absl": ("command", "MAIN"),
     "jax": ("models.*", "training.*", "runs", "data.pipeline", "environment", "MAIN"),
     "msgspec": ("config",),
-    # TensorFlow belongs to nobody: it takes seconds to import and the memory of a device.
+    # TensorFlow belongs to nobody: it takes seconds to import and the memory of a device. TFDS
+    # does without it, and like all readers of one format is imported where its files are read.
     "tensorflow": (),
-    "tensorflow_datasets": (),
+    "tensorflow_datasets": ("data.sources.tfds", "data.sources.sotu_builder"),
+    "pyarrow": ("data.sources.parquet",),
+    "fsspec": ("data.sources.files",),
+    "apache_beam": ("data.engines",),
 }
 
 

@@ -15,9 +15,10 @@ import pytest
 
 import bert_jax
 from bert_jax.config import config_hash, diff, from_json, override, to_json
+from bert_jax.data.engines import Engine
 from bert_jax.data.passport import load_passport
 from bert_jax.data.pipeline import TrainingSource
-from bert_jax.data.shards import prepare_data
+from bert_jax.data.preparation import prepare_data
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.data.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
@@ -213,7 +214,7 @@ def test_phases_of_two_vocabularies_are_refused_in_one_line(two_phases, tmp_path
         lower_case=True,
         max_word_length=data.max_word_length,
     )
-    prepare_data(data, tokenizer=swapped, workers=1, on_shard_done=lambda _: None)
+    prepare_data(data, tokenizer=swapped, engine=Engine())
     with pytest.raises(DataError, match="another vocabulary .*one for all phases") as error:
         train(second, tmp_path / "run")
     assert str(tmp_path / "other") in str(error.value) and "\n" not in str(error.value)

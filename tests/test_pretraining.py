@@ -11,10 +11,11 @@ from flax import linen as nn
 
 from bert_jax.config import override
 from bert_jax.data.config import MaskingConfig
+from bert_jax.data.engines import Engine
 from bert_jax.data.masking import masked_batch
 from bert_jax.data.pairs import Pair
 from bert_jax.data.pipeline import TrainingSource, evaluation_batches
-from bert_jax.data.shards import prepare_data
+from bert_jax.data.preparation import prepare_data
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining
@@ -236,7 +237,7 @@ def test_full_sentences_packed_under_masks_of_spans_train_without_a_pair_loss(
         },
     )
     tokenizer = load_tokenizer(experiment.data.directory)
-    prepare_data(changed.data, tokenizer=tokenizer, workers=1, on_shard_done=lambda _: None)
+    prepare_data(changed.data, tokenizer=tokenizer, engine=Engine())
     result = train(changed, tmp_path / "run")
     assert 0 < result["mlm_loss"] < result["unigram_loss"] + 2
     assert not [name for name in result if name.startswith("nsp")]

@@ -74,7 +74,7 @@ class DataConfig:
     directory: str
     """Where `bert_jax.prepare` writes the vocabulary and the shards and training reads them."""
     corpus: str
-    """Raw text: `embedded:sotu` or `text:GLOB` (blank line between documents)."""
+    """Raw text: SPEC[@WEIGHT],..., such as `embedded:sotu` or `text:GLOB`; see `data.corpora`."""
     batch_size: int = 256
     """Rows of the global batch, all devices and hosts together."""
     sequence_length: int = 128
@@ -95,7 +95,7 @@ class DataConfig:
     single_text_separator: bool = True
     """A single text is [CLS] A [SEP]; False makes it [CLS] A."""
     held_out_fraction: float = 0.005
-    """Share of the documents kept for evaluation; a corpus with named held-out ones ignores it."""
+    """Share of the documents kept for evaluation; `embedded:sotu` names its own and ignores it."""
     train_shards: int = 8
     preparation_seed: int = 12345
     """Draws lengths and partners; masks and order are drawn from the experiment's `seed`."""
@@ -138,7 +138,6 @@ class DataConfig:
 
 
 PREPARATION_FIELDS = (
-    "corpus",
     "sequence_length",
     "lower_case",
     "max_word_length",
@@ -150,4 +149,4 @@ PREPARATION_FIELDS = (
     "train_shards",
     "preparation_seed",
 )
-"""Fields of DataConfig that the files in `directory` depend on."""
+"""Fields of DataConfig that the files in `directory` depend on; the text counts by its hash."""

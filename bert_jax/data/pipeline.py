@@ -16,8 +16,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from bert_jax.data.batch import Batch
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.masking import masked_batch
-from bert_jax.data.packing import decode_rows
 from bert_jax.data.passport import check_passport, load_passport
+from bert_jax.data.records import decode_rows
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.errors import DataError
 

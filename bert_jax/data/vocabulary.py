@@ -15,21 +15,47 @@ MIN_CHARACTER_COUNT = 5
 """A rarer character gets no piece of its own: it cannot be learnt and would only cost a row."""
 MAX_CHARACTERS = 1000
 """Most characters in the alphabet, so that a web corpus does not fill a vocabulary with them."""
+MAX_DISTINCT_WORDS = 2**20
+"""Most words counted at a time, some 200 MB: web text has new ones without end."""
 
 _WORD_MARK = "▁"  # SentencePiece puts it in front of each word.
 _RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece confuses words that hold them.
 
 
 def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
-    """How often each word (and punctuation mark) occurs; counts of several processes add up."""
+    """How often each word (and punctuation mark) occurs; counts of several processes add up.
+
+    Where there are more than `MAX_DISTINCT_WORDS`, the rarest are forgotten on the way.
+    """
     raw_words = Counter()
     for text in texts:
         raw_words.update(split_whitespace(text))
+        _forget_rare(raw_words)
     words = Counter()
     for raw_word, count in raw_words.items():
         for word in split_word(raw_word, lower_case=lower_case):
             words[word] += count
     return words
+
+
+def merge_counts(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    """The sum of what `count_words` gave for each part of a corpus, in this order."""
+    words = Counter()
+    for part in parts:
+        words.update(part)
+        _forget_rare(words)
+    return words
+
+
+def _forget_rare(words: Counter[str]) -> None:
+    """Halves a counter that has become too large, by dropping words up to some count."""
+    smallest = 1
+    while len(words) > MAX_DISTINCT_WORDS:
+        kept = {word: count for word, count in words.items() if count > smallest}
+        if len(kept) <= MAX_DISTINCT_WORDS // 2:
+            words.clear()
+            words.update(kept)
+        smallest += 1
 
 
 def train_wordpiece(

@@ -1,14 +1,19 @@
+"""Corpora: what a spec means, which documents are held out, how weights count, sentences."""
+
 import re
 
 import pytest
 
 from bert_jax.data.corpora import (
-    HELD_OUT_ADDRESSES,
-    Document,
+    copies,
     is_held_out,
+    open_corpus,
     read_documents,
+    read_slice,
     split_sentences,
 )
+from bert_jax.data.sources.base import Document
+from bert_jax.data.sources.embedded import HELD_OUT_ADDRESSES
 from bert_jax.errors import DataError
 
 
@@ -31,9 +36,7 @@ def test_embedded_addresses_are_complete_and_in_order(addresses):
 
 def test_twelve_addresses_are_held_out_whatever_the_fraction(addresses):
     for fraction in (0.0, 0.5, 1.0):
-        held_out = [
-            a.name for a in addresses if is_held_out(a, corpus="embedded:sotu", fraction=fraction)
-        ]
+        held_out = [a.name for a in addresses if is_held_out(a, fraction=fraction)]
         assert held_out == list(HELD_OUT_ADDRESSES)
     assert len(set(HELD_OUT_ADDRESSES)) == 12
 
@@ -42,37 +45,27 @@ def test_held_out_sentences_are_not_in_training(addresses):
     sides = {True: set(), False: set()}
     for a in addresses:
         long = {s for s in split_sentences(a.text) if len(s) > 80}
-        sides[is_held_out(a, corpus="embedded:sotu", fraction=0)] |= long
+        sides[is_held_out(a, fraction=0)] |= long
     assert len(sides[True]) > 1000
     # Presidents quote one another: 4 sentences of 2,316.
     assert len(sides[True] & sides[False]) < 0.003 * len(sides[True])
 
 
-def test_text_files_are_read_in_order_and_split_at_blank_lines(tmp_path):
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "2.txt").write_bytes(b"last, without a line end")
-    (tmp_path / "a.txt").write_bytes("\n\nÉin\r\ntwo \r\n \t\r\nthree\n\n\n".encode())
-    (tmp_path / "skip.md").write_text("not matched")
-    assert list(read_documents(f"text:{tmp_path}/**/*.txt")) == [
-        Document(f"{tmp_path}/a.txt:3", "Éin\ntwo "),
-        Document(f"{tmp_path}/a.txt:6", "three"),
-        Document(f"{tmp_path}/b/2.txt:1", "last, without a line end"),
+def test_slices_deal_the_addresses_out_and_give_the_first_those_held_out(addresses):
+    slices = [
+        [document for document, _ in read_slice(portions)]
+        for portions in open_corpus("embedded:sotu").slices(5)
     ]
-
-
-def test_text_is_streamed(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"first\n\nsecond\n\n" + b"\xff\n")
-    documents = read_documents(f"text:{path}")
-    assert next(documents).text == "first"
-    assert next(documents).text == "second"
-    with pytest.raises(DataError, match=re.escape(f"{path}:5 holds byte 0xff at column 1")):
-        next(documents)
+    training = [a for a in addresses if a.name not in HELD_OUT_ADDRESSES]
+    for number, documents in enumerate(slices):
+        assert [d for d in documents if not d.held_out] == training[number::5]
+    assert [d.name for d in slices[0] if d.held_out] == list(HELD_OUT_ADDRESSES)
+    assert not any(d.held_out for documents in slices[1:] for d in documents)
 
 
 def test_equal_texts_are_on_one_side_and_the_fraction_is_kept():
     def held_out(name, text, fraction):
-        return is_held_out(Document(name, text), corpus="text:*", fraction=fraction)
+        return is_held_out(Document(name, text), fraction=fraction)
 
     texts = [f"document {i}" for i in range(4000)]
     some = [held_out("a", t, 0.1) for t in texts]
@@ -84,21 +77,53 @@ def test_equal_texts_are_on_one_side_and_the_fraction_is_kept():
     assert all(held_out("a", t, 1.0) for t in texts)
 
 
-@pytest.mark.parametrize("corpus", ["embedded:wikipedia", "tfds:lm1b", "corpus.txt", ""])
-def test_unknown_corpus_is_refused_at_once(corpus):
-    with pytest.raises(DataError, match="accepted: embedded:sotu or text:GLOB") as error:
-        read_documents(corpus)
+def test_copies_are_whole_and_their_mean_is_what_was_asked_for():
+    documents = [Document("a", f"document {i}") for i in range(4000)]
+    assert {copies(d, times=3.0) for d in documents} == {3}
+    counts = [copies(d, times=2.3) for d in documents]
+    assert set(counts) == {2, 3} and 1100 < sum(counts) - 2 * 4000 < 1300  # 1200, deviation 29
+    # The two draws have nothing to do with each other: 1,000 expected, deviation 27.
+    both = [d for d in documents if copies(d, times=0.5) and is_held_out(d, fraction=0.5)]
+    assert 900 < len(both) < 1100
+
+
+def test_a_mixture_is_read_in_order_with_its_weights(tmp_path):
+    (tmp_path / "a,b.txt").write_text("one\n\ntwo")
+    (tmp_path / "c.jsonl").write_text('{"body": "three"}\n')
+    spec = f"text:{tmp_path}/a,b.txt@2.5,jsonl:{tmp_path}/*.jsonl:body@.5,text:{tmp_path}/*.txt"
+    corpus = open_corpus(spec)
+    assert [source.weight for source in corpus.sources] == [2.5, 0.5, 1]
+    (whole,) = corpus.slices(1)
+    assert [(d.text, weight) for d, weight in read_slice(whole)] == [
+        ("one", 2.5),
+        ("two", 2.5),
+        ("three", 0.5),
+        ("one", 1),
+        ("two", 1),
+    ]
+
+
+def test_slices_are_of_equal_work_where_weights_differ(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("\n\n".join(f"{name} {i:04}" for i in range(3000)))
+    slices = open_corpus(f"text:{tmp_path}/a@3,text:{tmp_path}/b").slices(4)
+    found = [[d.text for d, _ in read_slice(portions)] for portions in slices]
+    assert [{text[0] for text in part} for part in found] == [{"a"}, {"a"}, {"a"}, {"b"}]
+    # A blank line more or less, where a cut falls.
+    assert [len(part) for part in found] == pytest.approx([1000, 1000, 1000, 3000], abs=1)
+
+
+@pytest.mark.parametrize("corpus", ["embedded:wikipedia", "corpus.txt", "", "text:", "jsonl:"])
+def test_what_is_no_spec_is_refused_at_once(corpus):
+    with pytest.raises(DataError, match="accepted: text:GLOB, jsonl:GLOB") as error:
+        open_corpus(corpus)
     assert repr(corpus) in str(error.value)
 
 
-def test_corpus_without_files_or_documents_is_refused(tmp_path):
-    with pytest.raises(DataError, match="matches no file"):
-        read_documents(f"text:{tmp_path}/*.txt")
-    with pytest.raises(DataError, match="matches no file"):
-        read_documents(f"text:{tmp_path}")
-    (tmp_path / "blank.txt").write_text("\n \n")
-    with pytest.raises(DataError, match="1 files, all blank"):
-        list(read_documents(f"text:{tmp_path}/*.txt"))
+@pytest.mark.parametrize("weight", ["0", "0.0", "1.2.3", "."])
+def test_a_weight_that_is_none_is_refused(weight):
+    with pytest.raises(DataError, match=re.escape(f"has weight {weight}; accepted: a number")):
+        open_corpus(f"embedded:sotu@{weight}")
 
 
 def test_sentences_are_stripped_and_stay_within_their_line():

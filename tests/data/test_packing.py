@@ -6,9 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bert_jax.data.packing import decode_rows, pack_pairs, row_length
+from bert_jax.data.packing import pack_pairs, row_length
 from bert_jax.data.pairs import Pair, build_pairs
-from bert_jax.data.shards import encode_record
 
 
 def pairs_of_lengths(lengths):
@@ -71,13 +70,3 @@ def test_rows_of_512_are_at_least_0_985_full():
     assert tokens / (len(pairs) * 512) < 0.9, "rows of one pair should leave something to gain"
     rows = pack_pairs(pairs, sequence_length=512, pairs_per_row=3)
     assert tokens / (len(rows) * 512) >= 0.985  # 0.997
-
-
-@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
-def test_packed_rows_come_back_from_their_records(dtype):
-    pairs = [Pair([1, 2], [3], 1), Pair([4], [], 0), Pair([5], [6, 7], 0), Pair([], [8], 1)]
-    rows = [pairs[:3], pairs[3:], pairs[1:2]]
-    records = [b"".join(encode_record(pair, dtype=dtype) for pair in row) for row in rows]
-    decoded, numbers = decode_rows(records, dtype=dtype)
-    assert numbers == [0, 0, 0, 1, 2]
-    assert list(map(as_key, decoded)) == [as_key(pair) for row in rows for pair in row]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bert_jax.data.config import DataConfig, MaskingConfig
+from bert_jax.data.engines import Engine
 from bert_jax.data.passport import load_passport
 from bert_jax.data.pipeline import TrainingSource, evaluation_batches, training_batches
-from bert_jax.data.shards import prepare_data
+from bert_jax.data.preparation import prepare_data
 from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 
@@ -43,7 +44,7 @@ def config(tmp_path_factory):
         masking=MaskingConfig(max_predictions=6),
         evaluation_masking=MaskingConfig(max_predictions=5),
     )
-    prepare_data(config, tokenizer=TOKENIZER, workers=1, on_shard_done=lambda statistics: None)
+    prepare_data(config, tokenizer=TOKENIZER, engine=Engine())
     return config
 
 
@@ -63,7 +64,7 @@ def packed(config):
         ),
         evaluation_masking=MaskingConfig(max_predictions=8),
     )
-    prepare_data(changed, tokenizer=TOKENIZER, workers=1, on_shard_done=lambda statistics: None)
+    prepare_data(changed, tokenizer=TOKENIZER, engine=Engine())
     return changed
 
 
@@ -155,7 +156,7 @@ def test_evaluation_is_of_single_pairs_at_a_rate_that_stays(packed):
     alone = dataclasses.replace(
         packed, directory=f"{packed.directory}-alone", pairs_per_row=1, masking=MaskingConfig()
     )
-    prepare_data(alone, tokenizer=TOKENIZER, workers=1, on_shard_done=lambda statistics: None)
+    prepare_data(alone, tokenizer=TOKENIZER, engine=Engine())
     assert_same(evaluate(alone), batches)
     assert batches[0].cls_positions.shape == (8, 1)
     assert batches[0].pack_ids.max() == 1

@@ -7,8 +7,14 @@ from collections import Counter
 
 import pytest
 
+from bert_jax.data import vocabulary
 from bert_jax.data.corpora import read_documents
-from bert_jax.data.vocabulary import MIN_CHARACTER_COUNT, count_words, train_wordpiece
+from bert_jax.data.vocabulary import (
+    MIN_CHARACTER_COUNT,
+    count_words,
+    merge_counts,
+    train_wordpiece,
+)
 from bert_jax.data.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
 
@@ -129,3 +135,20 @@ def test_error_names_the_smallest_size():
         train_wordpiece(counts, vocab_size=8, lower_case=True)
     smallest = int(str(error.value).split("at least ")[1].split(",")[0])
     assert train_wordpiece(counts, vocab_size=smallest, lower_case=True).vocab_size == smallest
+
+
+def test_counts_are_bounded_and_frequent_words_stay(monkeypatch):
+    monkeypatch.setattr(vocabulary, "MAX_DISTINCT_WORDS", 100)
+    texts = [f"often w{i} twice{i // 2}" for i in range(1000)]
+    words = count_words(texts, lower_case=True)
+    assert words["often"] == 1000 and len(words) <= 100
+    assert words == count_words(texts, lower_case=True)
+    parts = [count_words(texts[i::4], lower_case=True) for i in range(4)]
+    merged = merge_counts(parts)
+    assert merged["often"] == 1000 and len(merged) <= 100
+
+
+def test_merged_counts_are_those_of_the_whole():
+    texts = ["the cat", "the dog, the end"]
+    parts = [count_words([text], lower_case=True) for text in texts]
+    assert merge_counts(parts) == count_words(texts, lower_case=True)

@@ -1,4 +1,4 @@
-"""Prepared shards: the same bytes from any workers and after a kill, and never mixed settings."""
+"""Prepared data: the same bytes from any workers and after a kill, and never mixed settings."""
 
 import dataclasses
 import hashlib
@@ -10,18 +10,14 @@ import numpy as np
 import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from bert_jax.data import shards
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
-from bert_jax.data.packing import decode_rows
-from bert_jax.data.pairs import Pair
+from bert_jax.data.corpora import open_corpus
+from bert_jax.data.engines import Engine
 from bert_jax.data.passport import check_passport, load_passport
-from bert_jax.data.shards import (
-    ShardTask,
-    encode_record,
-    prepare_data,
-    record_dtype,
-    write_shard,
-)
+from bert_jax.data.preparation import prepare_data
+from bert_jax.data.records import decode_rows
+from bert_jax.data.shards import ShardTask
+from bert_jax.data.sources.text import TextFile
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
@@ -56,9 +52,15 @@ def config(tmp_path):
 
 
 def prepare(config, *, tokenizer=TOKENIZER, workers=1):
-    done = []
-    passport = prepare_data(config, tokenizer=tokenizer, workers=workers, on_shard_done=done.append)
-    assert len(done) == config.train_shards + 1
+    reports = []
+    passport = prepare_data(
+        config,
+        tokenizer=tokenizer,
+        engine=Engine(workers=workers),
+        report=lambda *report: reports.append(report),
+    )
+    stage, done, total = reports[-1]
+    assert stage == "shards" and done == total
     return passport
 
 
@@ -70,26 +72,6 @@ def read_pairs(config, passport, split):
     files = [shard["file"] for shard in passport["splits"][split]["shards"]]
     source = ArrayRecordDataSource([f"{config.directory}/{file}" for file in files])
     return decode_rows(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])[0]
-
-
-@pytest.mark.parametrize(("dtype", "largest"), [("uint16", 2**16 - 1), ("uint32", 2**32 - 1)])
-def test_records_round_trip(dtype, largest):
-    pairs = [Pair([1, largest], [0], 1), Pair([5, 6, 7], [], 0)]
-    records = [encode_record(pair, dtype=dtype) for pair in pairs]
-    decoded, rows = decode_rows(records, dtype=dtype)
-    assert rows == [0, 1]
-    assert [(list(a), list(b), label) for a, b, label in decoded] == pairs
-    assert len(records[0]) == np.dtype(dtype).itemsize * 6
-
-
-def test_record_bytes_are_little_endian():
-    assert encode_record(Pair([258], [3], 1), dtype="uint16") == bytes(
-        [1, 0, 1, 0, 1, 0, 2, 1, 3, 0]
-    )
-
-
-def test_dtype_holds_every_id():
-    assert [record_dtype(size) for size in (2**16, 2**16 + 1)] == ["uint16", "uint32"]
 
 
 def test_packed_shards_hold_the_pairs_of_those_that_are_not(config):
@@ -181,6 +163,16 @@ def test_workers_do_not_change_a_byte(config, tmp_path):
     assert contents(config.directory) == contents(pooled_config.directory)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_beam_does_not_change_a_byte(config, tmp_path, workers):
+    pytest.importorskip("apache_beam", reason="needs an environment with 'bert_jax[beam]'")
+    here = prepare(config, tokenizer=100)
+    beam_config = dataclasses.replace(config, directory=str(tmp_path / "beam"))
+    engine = Engine(kind="beam", workers=workers)
+    assert prepare_data(beam_config, tokenizer=100, engine=engine) == here
+    assert contents(config.directory) == contents(beam_config.directory)
+
+
 def test_a_killed_run_goes_on_with_what_is_missing(config, tmp_path):
     prepare(config)
     whole = contents(config.directory)
@@ -198,20 +190,109 @@ def test_a_killed_run_goes_on_with_what_is_missing(config, tmp_path):
     assert kept.stat().st_mtime_ns == before
 
 
-def test_finished_shards_are_not_written_again(config, tmp_path):
+def test_finished_shards_are_not_written_again(config, tmp_path, monkeypatch):
     prepare(config)
     whole = contents(config.directory)
     shards = [*(tmp_path / "prepared").glob("*.array_record")]
     before = [shard.stat().st_mtime_ns for shard in shards]
-    (tmp_path / "corpus.txt").unlink()  # nobody can read it any more
+    monkeypatch.delattr(TextFile, "read")  # nor is the text read but for its hash
     prepare(config)
     assert contents(config.directory) == whole
     assert [shard.stat().st_mtime_ns for shard in shards] == before
 
 
+def test_changed_text_is_noticed_and_named(config, tmp_path):
+    prepare(config)
+    files = contents(config.directory)
+    text = (tmp_path / "corpus.txt").read_text()
+    (tmp_path / "corpus.txt").write_text(text.replace("w1 ", "w2 ", 1))
+    with pytest.raises(DataError, match=r"corpus\.txt has changed since .*prepared") as error:
+        prepare(config)
+    assert "\n" not in str(error.value)
+    (tmp_path / "corpus.txt").write_text(text)
+    (tmp_path / "more.txt").write_text(text)
+    both = dataclasses.replace(config, corpus=f"text:{tmp_path}/*.txt")
+    with pytest.raises(DataError, match="made of 1 files of .*, and not of the 2 of"):
+        prepare(both)
+    heavier = dataclasses.replace(config, corpus=f"{config.corpus}@2")
+    with pytest.raises(DataError, match="made of 1 files"):
+        prepare(heavier)
+    assert contents(config.directory) == files
+
+
+def test_the_same_text_elsewhere_is_the_same_text(config, tmp_path):
+    passport = prepare(config)
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "corpus.txt").rename(tmp_path / "elsewhere" / "corpus.txt")
+    again = prepare(dataclasses.replace(config, corpus=f"text:{moved}"))
+    assert again["splits"] == passport["splits"]
+    assert again["corpus"]["fingerprint"] == passport["corpus"]["fingerprint"]
+
+
+def test_the_passport_says_what_the_text_was(config, tmp_path):
+    corpus = prepare(config)["corpus"]
+    (source,) = corpus["sources"]
+    (file,) = source["files"]
+    content = (tmp_path / "corpus.txt").read_bytes()
+    assert source["spec"] == corpus["spec"] == config.corpus
+    assert source["weight"] == 1 and source["licence"] is None
+    assert file["sha256"] == hashlib.sha256(content).hexdigest() and file["bytes"] == len(content)
+
+
+def test_a_trained_vocabulary_does_not_depend_on_the_workers(config, tmp_path):
+    one = prepare(config, tokenizer=100)
+    other = dataclasses.replace(config, directory=str(tmp_path / "pooled"))
+    assert prepare(other, tokenizer=100, workers=2) == one
+    assert contents(config.directory) == contents(other.directory)
+    assert load_tokenizer(config.directory).vocab_size == 100
+    with pytest.raises(DataError, match="vocab_size 100, not 101"):
+        prepare(config, tokenizer=101)
+
+
+def test_a_weight_changes_how_often_documents_are_cut(config, tmp_path):
+    """Examples a document; held-out documents count once whatever the weight."""
+    text = (tmp_path / "corpus.txt").read_text()
+    (tmp_path / "other.txt").write_text(text.replace("w", "v"))
+    tokenizer = WordPiece(
+        pieces=(*TOKENIZER.pieces, *(p.replace("w", "v") for p in TOKENIZER.pieces if "w" in p)),
+        lower_case=True,
+    )
+
+    def tokens(weights, name):
+        corpus = ",".join(
+            f"text:{tmp_path}/{file}@{weight}"
+            for file, weight in zip(("corpus.txt", "other.txt"), weights, strict=True)
+        )
+        mixed = dataclasses.replace(config, corpus=corpus, directory=str(tmp_path / name))
+        passport = prepare(mixed, tokenizer=tokenizer)
+        # Of A only: a random B is of any document of the shard.
+        ids = np.concatenate([pair.a for pair in read_pairs(mixed, passport, "train")])
+        second = int((ids >= TOKENIZER.vocab_size).sum())
+        return len(ids) - second, second, passport["splits"]["eval"]["examples"]
+
+    first, second, evaluation = tokens((1, 1), "natural")
+    twice, third, same = tokens((2, "0.3333333"), "weighted")
+    # Where A ends is drawn: the sums of some 5,000 and 1,700 tokens vary by a few per cent.
+    assert twice == pytest.approx(2 * first, rel=0.1)
+    assert third == pytest.approx(second / 3, rel=0.1)
+    assert evaluation == same
+
+
+def test_memory_does_not_grow_with_a_shard(config, monkeypatch):
+    """Blocks of a document each: partners are then of the same document, and all are used."""
+    whole = prepare(config)
+    monkeypatch.setattr("bert_jax.data.shards.BLOCK_TOKENS", 1)
+    split = dataclasses.replace(config, directory=config.directory + "-blocks")
+    passport = prepare(split)
+    assert passport["splits"]["train"]["documents"] == whole["splits"]["train"]["documents"]
+    for a, b, _ in read_pairs(split, passport, "train"):
+        words = {int(i) for i in (*a, *b)} - set(TOKENIZER.encode("."))
+        assert len({(word - 6) // WORDS_PER_DOCUMENT for word in words}) <= 1
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("dupe_factor", 2), ("train_shards", 4), ("preparation_seed", 1), ("lower_case", False)],
+    [("dupe_factor", 2), ("train_shards", 4), ("preparation_seed", 1), ("held_out_fraction", 0.3)],
 )
 def test_other_settings_are_refused_and_nothing_is_touched(config, field, value):
     before = getattr(config, field)
@@ -236,47 +317,51 @@ def test_another_tokenizer_is_refused_even_before_the_first_shard(config, tmp_pa
 def test_each_shard_and_each_seed_has_its_own_draws(config, tmp_path):
     # Two shards of the same text, so that only the draws can differ.
     document = (tmp_path / "corpus.txt").read_text().split("\n\n")[0]
-    (tmp_path / "corpus.txt").write_text(f"{document}\n\n{document}\n")
+    (tmp_path / "corpus.txt").write_text(f"{document}\n")
     (tmp_path / "prepared").mkdir()
     config = dataclasses.replace(config, train_shards=2, held_out_fraction=0.0)
+    (portions,) = open_corpus(config.corpus).slices(1)
     hashes = {
-        write_shard(
-            ShardTask(
-                split="train",
-                index=index,
-                config=dataclasses.replace(config, preparation_seed=seed),
-                tokenizer=TOKENIZER,
-            )
-        )["sha256"]
+        ShardTask(
+            split="train",
+            index=index,
+            config=dataclasses.replace(config, preparation_seed=seed),
+            tokenizer=TOKENIZER,
+            portions=portions,
+            corpus_fingerprint="",
+        ).run()["sha256"]
         for index in (0, 1)
         for seed in (1, 2)
     }
     assert len(hashes) == 4
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_a_worker_arrives_as_one_line(config, workers):
-    config = dataclasses.replace(config, corpus="text:/nowhere/*.txt")
-    tasks = [
-        ShardTask(split="train", index=index, config=config, tokenizer=TOKENIZER)
-        for index in range(3)
-    ]
-    with pytest.raises(DataError, match=r"/nowhere/\*\.txt' matches no file") as error:
-        list(shards._write_shards(tasks, workers=workers))
-    assert "\n" not in str(error.value)
-
-
-def test_a_bad_corpus_is_refused_before_anything_is_written(config, tmp_path):
+def test_a_bad_corpus_is_refused_before_a_shard_is_written(config, tmp_path):
     with pytest.raises(DataError, match="train_shards is 99, but .* documents for training"):
         prepare(dataclasses.replace(config, train_shards=99))
     with pytest.raises(
         DataError, match=r"held_out_fraction is 0\.0, which holds out none of the 40"
     ):
         prepare(dataclasses.replace(config, held_out_fraction=0.0))
-    (tmp_path / "corpus.txt").write_bytes(b"good\n\nbad \xff\n")
-    with pytest.raises(DataError, match="corpus.txt:3"):
-        prepare(config)
-    assert not (tmp_path / "prepared").exists()
+    good = (tmp_path / "corpus.txt").read_bytes()
+    (tmp_path / "corpus.txt").write_bytes(good + b"\ngood\n\nbad \xff\n")
+    for workers in (1, 2):
+        with pytest.raises(DataError, match=rf"corpus.txt:{good.count(10) + 4} holds") as error:
+            prepare(config, workers=workers)
+        assert "\n" not in str(error.value)
+    assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["survey"]
+    # What was found out about the bad text is not taken for the good one.
+    (tmp_path / "corpus.txt").write_bytes(good)
+    assert prepare(config)["splits"]["train"]["documents"] > 20
+    assert not (tmp_path / "prepared" / "survey").exists()
+
+
+def test_a_damaged_held_out_shard_is_made_again(config, tmp_path):
+    prepare(config)
+    whole = contents(config.directory)
+    (tmp_path / "prepared" / "eval-00000-of-00001.array_record").write_bytes(b"torn")
+    prepare(config)
+    assert contents(config.directory) == whole
 
 
 def test_missing_and_broken_passports(config, tmp_path):

@@ -1,0 +1,139 @@
+"""Ways to run tasks: in this process, in a pool of processes, or on Apache Beam.
+
+A task leaves its result in a file that `finished` reads, so that no engine has to carry it back,
+and what is in the file does not depend on the engine.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Literal, Protocol
+
+from bert_jax.errors import DataError
+
+
+class Task(Protocol):
+    """A value: what it writes is a function of its fields and of the text they name."""
+
+    def run(self) -> dict:
+        """Writes its files, each whole or not at all, and returns what `finished` will."""
+        ...
+
+    def finished(self) -> dict | None:
+        """The result, if the files are there."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """Of the file that is written last or names it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of text that it reads."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    kind: Literal["pool", "beam"] = "pool"
+    workers: int = 1
+    """Processes; for Beam those of its DirectRunner, other runners have their own options."""
+    beam_options: tuple[str, ...] = ()
+    """As Beam's command line takes them: `--runner=DataflowRunner`, `--project=...`."""
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, dict]]:
+        """Runs the tasks, and gives the number of each with its result when it is finished.
+
+        Raises:
+          DataError: of a task, or a worker died.
+        """
+        if self.kind == "beam":
+            return _run_on_beam(tasks, workers=self.workers, options=self.beam_options)
+        if self.workers == 1:
+            return ((number, task.run()) for number, task in enumerate(tasks))
+        return _run_in_pool(tasks, workers=self.workers)
+
+
+def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, dict]]:
+    # Spawned and not forked: the parent may hold threads of JAX.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        futures = {pool.submit(task.run): number for number, task in enumerate(tasks)}
+        try:
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"a worker of {workers} died without an error, as for want of memory; run the "
+                "command again with fewer workers: finished shards are kept"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Ends this worker with its parent, also where that is killed, and silently on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _run_on_beam(
+    tasks: Sequence[Task], *, workers: int, options: Sequence[str]
+) -> Iterator[tuple[int, dict]]:
+    try:
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
+        from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
+            PipelineOptions,
+        )
+    except ImportError as error:
+        raise DataError(
+            "--engine=beam needs Apache Beam, in an environment of its own: "
+            "pip install 'bert_jax[beam]'"
+        ) from error
+    if not tasks:
+        return
+    if not any(option.startswith("--runner") for option in options):
+        direct = ["--runner=DirectRunner", f"--direct_num_workers={workers}"]
+        if workers > 1:
+            direct.append("--direct_running_mode=multi_processing")
+        options = [*direct, *options]
+    # A Protocol is no type that Beam could check.
+    options = ["--no_pipeline_type_check", *options]
+    with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+        _ = pipeline | beam.Create(list(tasks)) | beam.Reshuffle() | beam.Map(_run_or_report)
+    for number, task in enumerate(tasks):
+        if _error_path(task).exists():
+            raise DataError(_error_path(task).read_text(encoding="utf-8"))
+        if (result := task.finished()) is None:
+            raise DataError(
+                f"{task.path} is not there after Beam's run; accepted: a directory that every "
+                "worker and this process see under the same name"
+            )
+        yield number, result
+
+
+def _run_or_report(task: Task) -> None:
+    """An error of the data goes into a file: Beam would try again, and wrap it in its own."""
+    _error_path(task).unlink(missing_ok=True)
+    try:
+        task.run()
+    except DataError as error:
+        _error_path(task).write_text(str(error), encoding="utf-8")
+
+
+def _error_path(task: Task) -> Path:
+    return task.path.with_suffix(".error")

@@ -1,0 +1,92 @@
+"""Rows of pairs as records of array_record files.
+
+A record is little-endian uint16, or uint32 for a vocabulary of more than 65,536: the length of A,
+the length of B, the label, then the ids of A and of B; the same again for each further pair of a
+packed row.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain, pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from bert_jax.data.pairs import Pair
+from bert_jax.errors import DataError
+
+HEADER_LENGTH = 3
+
+
+def record_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def encode_pairs(pairs: Sequence[Pair], *, dtype: str) -> list[bytes]:
+    """What each pair is in a record; a record is those of its row, one after another."""
+    values = ((len(pair.a), len(pair.b), pair.label, *pair.a, *pair.b) for pair in pairs)
+    # All at once: an array for each would take twice the time.
+    encoded = np.fromiter(chain.from_iterable(values), _little_endian(dtype)).tobytes()
+    width = np.dtype(dtype).itemsize
+    lengths = (width * (HEADER_LENGTH + len(pair.a) + len(pair.b)) for pair in pairs)
+    return [encoded[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
+
+
+def count_tokens(encoded: Iterable[bytes], *, dtype: str, vocab_size: int) -> np.ndarray:
+    """How often each id stands in what `encode_pairs` returned, int64 [vocab_size]."""
+    header_bytes = HEADER_LENGTH * np.dtype(dtype).itemsize
+    ids = b"".join(pair[header_bytes:] for pair in encoded)
+    return np.bincount(np.frombuffer(ids, _little_endian(dtype)), minlength=vocab_size)
+
+
+def decode_rows(records: Iterable[bytes], *, dtype: str) -> tuple[list[Pair], list[int]]:
+    """The pairs of all records, ids as read-only arrays of `dtype`, and the record of each."""
+    pairs, rows = [], []
+    for row, record in enumerate(records):
+        values = np.frombuffer(record, _little_endian(dtype))
+        end = 0
+        while end < len(values):
+            a_length, b_length, label = values[end : end + HEADER_LENGTH].tolist()
+            start = end + HEADER_LENGTH
+            a_end = start + a_length
+            end = a_end + b_length
+            pairs.append(Pair(values[start:a_end], values[a_end:end], label))
+            rows.append(row)
+    return pairs, rows
+
+
+def _little_endian(dtype: str) -> np.dtype:
+    return np.dtype(dtype).newbyteorder("<")
+
+
+def write_records(records: Iterable[bytes], *, path: Path) -> str:
+    """Writes the file whole or not at all, and returns its SHA-256.
+
+    Raises:
+      DataError: the disk is full, or the directory cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    # Groups of one, so that single records can be read. Compressed one by one they would hardly
+    # be smaller and take several times as long.
+    writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+    try:
+        for record in records:
+            writer.write(record)
+        writer.close()
+    except RuntimeError as error:  # what array_record makes of every error of the system
+        temporary.unlink(missing_ok=True)
+        raise DataError(
+            f"{path} cannot be written: {str(error).split(';')[0]}; finished shards are kept, the "
+            "same command goes on from them"
+        ) from error
+    digest = sha256_of_file(temporary)
+    os.replace(temporary, path)
+    return digest
+
+
+def sha256_of_file(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,136 @@
+"""Files of a corpus, local or behind an fsspec URL: listed, opened, hashed, read by lines."""
+
+import glob
+import gzip
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Iterator
+
+import fsspec
+
+from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, too_long
+from bert_jax.errors import DataError
+
+MAX_LINE_BYTES = 2 * MAX_DOCUMENT_BYTES
+"""JSON takes more bytes than the text that it holds."""
+
+_BUFFER = 2**20
+
+
+def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
+    """Paths and sizes of the files that the pattern matches, sorted; `**` matches directories.
+
+    Raises:
+      DataError: there is none, one is empty, or nothing here can open such a URL.
+    """
+    if "://" in pattern:
+        filesystem, path = _filesystem(pattern)
+        found = filesystem.glob(path, detail=True)
+        sizes = {
+            filesystem.unstrip_protocol(name): int(entry["size"])
+            for name, entry in found.items()
+            if entry["type"] == "file"
+        }
+    else:
+        paths = filter(os.path.isfile, glob.glob(pattern, recursive=True))
+        sizes = {path: os.path.getsize(path) for path in paths}
+    if not sizes:
+        raise DataError(f"corpus {spec!r} matches no file; accepted: a pattern that does")
+    for path, size in sizes.items():
+        if not size:
+            raise DataError(f"{path}:1 is an empty file; accepted: text, or a pattern without it")
+    return sorted(sizes.items())
+
+
+def open_file(path: str) -> io.BufferedReader:
+    """Opens for reading in binary, decompressed where the name ends in `.gz`."""
+    stream = _open_raw(path)
+    return io.BufferedReader(gzip.GzipFile(fileobj=stream), _BUFFER) if is_gzip(path) else stream
+
+
+def sha256_of(path: str) -> str:
+    """SHA-256 of the bytes as stored, in hexadecimal."""
+    with _open_raw(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_gzip(path: str) -> bool:
+    """Whether the file can only be read from its beginning."""
+    return path.endswith(".gz")
+
+
+def lines_from(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of each line that begins at byte `start` or later.
+
+    Raises:
+      DataError: a line is longer than a document may be, or the compressed file is damaged.
+    """
+    with open_file(path) as stream:
+        offset = start
+        if start:
+            stream.seek(start - 1)
+            offset += _skip_line(stream) - 1
+        while line := _read_line(stream, path=path, offset=offset):
+            yield offset, line
+            offset += len(line)
+
+
+def decode_line(line: bytes, *, path: str, offset: int) -> str:
+    """The line as text.
+
+    Raises:
+      DataError: it is not UTF-8.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{line_place(path, offset)} holds byte 0x{line[error.start]:02x} at column "
+            f"{error.start + 1}; accepted: UTF-8 text"
+        ) from error
+
+
+def line_place(path: str, offset: int) -> str:
+    """`path:line` of the line at this offset; counted anew, because only an error needs it."""
+    with open_file(path) as stream:
+        newlines = 0
+        while offset > 0 and (block := stream.read(min(_BUFFER, offset))):
+            newlines += block.count(b"\n")
+            offset -= len(block)
+    return f"{path}:{newlines + 1}"
+
+
+def _filesystem(url: str):
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:  # a protocol unknown, or without its library
+        raise DataError(f"{url} cannot be opened: {error}") from error
+
+
+def _open_raw(path: str) -> io.BufferedReader:
+    if "://" not in path:
+        return io.BufferedReader(io.FileIO(path), _BUFFER)
+    filesystem, name = _filesystem(path)
+    return io.BufferedReader(filesystem.open(name, "rb"), _BUFFER)
+
+
+def _skip_line(stream: io.BufferedReader) -> int:
+    """Reads to the end of the line and returns how many bytes that were."""
+    skipped = 0
+    while block := stream.readline(_BUFFER):
+        skipped += len(block)
+        if block.endswith(b"\n"):
+            break
+    return skipped
+
+
+def _read_line(stream: io.BufferedReader, *, path: str, offset: int) -> bytes:
+    try:
+        line = stream.readline(MAX_LINE_BYTES + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is no gzip file, or is cut short ({error})") from error
+    if len(line) > MAX_LINE_BYTES:
+        raise too_long(line_place(path, offset))
+    return line

@@ -1,0 +1,46 @@
+"""`jsonl:GLOB[:FIELD]`: a JSON object a line, also gzipped."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, takewhile
+
+from bert_jax.data.sources.base import Document, Portion, Source, text_of
+from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from, list_files
+from bert_jax.errors import DataError
+
+
+@dataclass(frozen=True)
+class JsonlFile:
+    path: str
+    size: int
+    field: str
+
+    def read(self, portion: Portion) -> Iterator[Document]:
+        if is_gzip(self.path):
+            lines = islice(lines_from(self.path), portion.part, None, portion.parts)
+        else:
+            lines = lines_from(self.path, portion.start)
+            lines = takewhile(lambda line: line[0] < portion.end, lines)
+        for offset, raw in lines:
+            if raw.strip():
+                yield Document(f"{self.path}@{offset}", self._text(raw, offset))
+
+    def _text(self, raw: bytes, offset: int) -> str:
+        line = decode_line(raw, path=self.path, offset=offset)
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            place = line_place(self.path, offset)
+            raise DataError(f"{place} is not JSON ({error}); accepted: an object a line") from error
+        return text_of(record, self.field, place=lambda: line_place(self.path, offset))
+
+
+def open_jsonl(pattern: str, *, field: str, spec: str) -> Source:
+    """Files in sorted order; a record's text is in `field`.
+
+    Raises:
+      DataError: no file matches, or one is empty.
+    """
+    files = tuple(JsonlFile(path, size, field) for path, size in list_files(pattern, spec=spec))
+    return Source(spec=spec, files=files)

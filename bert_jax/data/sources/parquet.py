@@ -1,0 +1,74 @@
+"""`parquet:GLOB[:FIELD]`: a column of Parquet files, read with pyarrow."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bert_jax.data.sources.base import Document, Portion, Source, text_of
+from bert_jax.data.sources.files import list_files, open_file
+from bert_jax.errors import DataError
+
+_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    path: str
+    size: int
+    field: str
+
+    def read(self, portion: Portion) -> Iterator[Document]:
+        import pyarrow
+        from pyarrow import parquet
+
+        with open_file(self.path) as stream:
+            try:
+                # Not buffered ahead: a row group may be larger than memory.
+                file = parquet.ParquetFile(stream, pre_buffer=False)
+            except pyarrow.ArrowInvalid as error:
+                raise DataError(f"{self.path} is not a Parquet file ({error})") from error
+            if self.field not in (columns := file.schema_arrow.names):
+                raise DataError(
+                    f"{self.path} has no column {self.field!r}, but {', '.join(columns)}; "
+                    "accepted: parquet:GLOB:FIELD"
+                )
+            rows = file.metadata.num_rows
+            first = portion.start * rows // self.size
+            last = portion.end * rows // self.size
+            for row, value in self._values(file, first, last):
+                yield self._document(row, value)
+
+    def _document(self, row: int, value: object) -> Document:
+        place = f"{self.path}@{row}"
+        return Document(place, text_of({self.field: value}, self.field, place=lambda: place))
+
+    def _values(self, file, first: int, last: int) -> Iterator[tuple[int, object]]:
+        """Row numbers from `first` to `last` and what the column has there."""
+        group_start = 0
+        for group in range(file.metadata.num_row_groups):
+            group_end = group_start + file.metadata.row_group(group).num_rows
+            if group_start < last and group_end > first:
+                row = group_start
+                for batch in file.iter_batches(
+                    _BATCH_ROWS, row_groups=[group], columns=[self.field]
+                ):
+                    kept = range(max(row, first), min(row + len(batch), last))
+                    values = batch.column(0).slice(max(0, kept.start - row), len(kept))
+                    yield from zip(kept, values.to_pylist(), strict=True)
+                    row += len(batch)
+                    if row >= last:
+                        return
+            group_start = group_end
+
+
+def open_parquet(pattern: str, *, field: str, spec: str) -> Source:
+    """Files in sorted order; a row's text is in `field`.
+
+    Raises:
+      DataError: no file matches, one is empty, or pyarrow is missing.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise DataError(f"{spec} needs pyarrow: pip install 'bert_jax[corpora]'") from error
+    files = tuple(ParquetFile(path, size, field) for path, size in list_files(pattern, spec=spec))
+    return Source(spec=spec, files=files)

@@ -1,0 +1,55 @@
+"""`text:GLOB`: plain UTF-8 text with a blank line between documents."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, Document, Portion, Source, too_long
+from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from, list_files
+
+
+@dataclass(frozen=True)
+class TextFile:
+    path: str
+    size: int
+
+    def read(self, portion: Portion) -> Iterator[Document]:
+        if is_gzip(self.path):
+            return islice(_documents(self.path), portion.part, None, portion.parts)
+        return _documents(self.path, portion.start, portion.end)
+
+
+def open_text(pattern: str, *, spec: str) -> Source:
+    """Files in sorted order; a line is a sentence or running prose.
+
+    Raises:
+      DataError: no file matches, or one is empty.
+    """
+    files = tuple(TextFile(path, size) for path, size in list_files(pattern, spec=spec))
+    return Source(spec=spec, files=files)
+
+
+def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:
+    """Documents whose blank line before them begins in the bytes from `start` to `end`.
+
+    By the blank line and not by the text's first byte, because a reader that sets out in the
+    middle of a file cannot look back.
+    """
+    lines, first, size = [], 0, 0
+    ours = start == 0 != end  # the first document has no blank line before it
+    for offset, raw in lines_from(path, start):
+        inside = end is None or offset < end
+        line = decode_line(raw, path=path, offset=offset)
+        if not line.strip():
+            if lines:
+                yield Document(f"{path}@{first}", "\n".join(lines))
+            lines, ours = [], inside
+        elif ours:
+            first, size = (first, size + len(raw)) if lines else (offset, len(raw))
+            if size > MAX_DOCUMENT_BYTES:
+                raise too_long(line_place(path, first))
+            lines.append(line.rstrip("\r\n"))
+        if not (inside or ours):
+            return
+    if lines:
+        yield Document(f"{path}@{first}", "\n".join(lines))

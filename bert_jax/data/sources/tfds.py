@@ -1,0 +1,146 @@
+"""`tfds:NAME[/CONFIG][:SPLIT[:FIELD]]`: prepared TensorFlow Datasets, read without TensorFlow.
+
+NAME is a dataset that lies prepared in the TFDS data directory, or the path of such a directory:
+array_record files are read at random, tfrecord files by skipping from record to record.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from bert_jax.data.sources.base import Document, Portion, Source, text_of
+from bert_jax.data.sources.files import open_file
+from bert_jax.errors import DataError
+
+_RECORDS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class TfdsFile:
+    path: str
+    size: int
+    builder_directory: str
+    file_format: str
+    first: int
+    count: int
+    """Records of the file that belong to the split, from number `first` on."""
+    field: str
+
+    def read(self, portion: Portion) -> Iterator[Document]:
+        first = self.first + portion.start * self.count // self.size
+        last = self.first + portion.end * self.count // self.size
+        features = _builder(self.builder_directory).info.features
+        read = _array_records if self.file_format == "array_record" else _tfrecords
+        for number, record in enumerate(read(self.path, first, last), start=first):
+            yield self._document(number, features.deserialize_example_np(record))
+
+    def _document(self, number: int, example: dict) -> Document:
+        place = f"{self.path}@{number}"
+        return Document(place, text_of(example, self.field, place=lambda: place))
+
+
+def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
+    """The files of a split, also a part of one such as `train[:10%]`.
+
+    Raises:
+      DataError: the library, the dataset, the split or the field is missing.
+    """
+    directory = _directory_of(name, spec=spec)
+    info = _builder(directory).info
+    try:
+        instructions = info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        known = ", ".join(info.splits)
+        raise DataError(
+            f"{spec} has no split {split!r}; accepted: {known}, or [a:b] of one"
+        ) from error
+    if field not in info.features:
+        known = ", ".join(sorted(info.features))
+        raise DataError(
+            f"{spec} has no field {field!r}; accepted: {known}, as in {name}:{split}:FIELD"
+        )
+    file_format = info.file_format.value
+    if file_format not in ("array_record", "tfrecord"):
+        raise DataError(f"{spec} is stored as {file_format}; accepted: array_record or tfrecord")
+    files = tuple(
+        TfdsFile(
+            path=str(one.filename),
+            size=os.path.getsize(one.filename),
+            builder_directory=directory,
+            file_format=file_format,
+            first=one.skip,
+            count=one.take if one.take >= 0 else one.examples_in_shard - one.skip,
+            field=field,
+        )
+        for one in instructions
+    )
+    licence = info.as_proto.redistribution_info.license
+    return Source(spec=spec, files=files, licence=licence or None)
+
+
+def _directory_of(name: str, *, spec: str) -> str:
+    """Where the dataset lies prepared; the embedded corpus is prepared on the way."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(f"{spec} needs TFDS: pip install 'bert_jax[corpora]'") from error
+    if os.path.isdir(name):
+        return name
+    from bert_jax.data.sources.sotu_builder import Sotu
+
+    try:
+        builder = tfds.builder(name)
+    except tfds.core.DatasetNotFoundError as error:
+        raise DataError(f"{spec}: TFDS has no dataset {name!r}, nor is it a directory") from error
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{spec}: {error}") from error
+    if not builder.is_prepared():
+        if not isinstance(builder, Sotu):
+            raise DataError(
+                f"{spec}: {builder.data_path} is missing; accepted: a dataset that TFDS has "
+                "prepared there, or its path, or another TFDS_DATA_DIR"
+            )
+        builder.download_and_prepare()
+    return str(builder.data_path)
+
+
+@lru_cache
+def _builder(directory: str) -> Any:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
+
+    try:
+        return tfds.builder_from_directory(directory)
+    except DatasetInfoFileError as error:
+        raise DataError(f"{directory} holds no dataset of TFDS ({error})") from error
+
+
+def _array_records(path: str, first: int, last: int) -> Iterator[bytes]:
+    # Without threads of its own: several workers read at a time, and the bytes ahead are not ours.
+    reader = ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0")
+    try:
+        for start in range(first, last, _RECORDS_AT_ONCE):
+            yield from reader.read(list(range(start, min(start + _RECORDS_AT_ONCE, last))))
+    finally:
+        reader.close()
+
+
+def _tfrecords(path: str, first: int, last: int) -> Iterator[bytes]:
+    """Length (uint64), its checksum (4 bytes), the record, its checksum; little-endian."""
+    with open_file(path) as stream:
+        for number in range(last):
+            header = stream.read(12)
+            if len(header) < 12:
+                raise DataError(f"{path} ends before record {number}; accepted: {last} records")
+            (length,) = struct.unpack("<Q", header[:8])
+            if number < first:
+                stream.seek(length + 4, os.SEEK_CUR)
+            else:
+                record = stream.read(length)
+                stream.seek(4, os.SEEK_CUR)
+                yield record

@@ -1,0 +1,171 @@
+"""What holds of every kind of source: slices give each document once, in order, anywhere cut."""
+
+import gzip
+import json
+import pickle
+import random
+import struct
+
+import fsspec
+import pytest
+
+from bert_jax.data.corpora import open_corpus, read_documents, read_slice
+from bert_jax.errors import DataError
+
+KINDS = ("text", "text.gz", "jsonl", "jsonl.gz", "parquet", "array_record", "tfrecord")
+SEQUENTIAL = ("text.gz", "jsonl.gz")
+"""Dealt out in turn, because they can only be read from their beginning."""
+
+
+def make_texts(count=97):
+    """Documents of very different lengths, some with letters of several bytes."""
+    rng = random.Random(0)
+    words = ["wörd", "文字", "plain", "x", "longer-than-others"]
+    return [
+        "\n".join(
+            f"{i} " + " ".join(rng.choices(words, k=rng.choice([1, 3, 40])))
+            for _ in range(rng.choice([1, 2, 9]))
+        )
+        for i in range(count)
+    ]
+
+
+def write_corpus(directory, kind, texts):
+    """Writes three files of one kind and returns the spec that reads them."""
+    cuts = [0, len(texts) // 5, len(texts) // 2, len(texts)]
+    parts = [texts[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    if kind in ("array_record", "tfrecord"):
+        return write_tfds(directory, kind, parts)
+    format_name = kind.removesuffix(".gz")
+    for number, part in enumerate(parts):
+        path = directory / f"{number}.{kind}"
+        if format_name == "parquet":
+            write_parquet(path, part)
+            continue
+        blank = ["\n\n", "\n \t\n\n"][number % 2]
+        jsonl = "".join(
+            json.dumps({"text": text}, ensure_ascii=number == 0) + "\n" for text in part
+        )
+        content = blank.join(part) if format_name == "text" else jsonl
+        open_ = gzip.open if kind.endswith(".gz") else open
+        with open_(path, "wb") as stream:
+            stream.write(content.encode())
+    return f"{format_name}:{directory}/*.{kind}"
+
+
+def write_parquet(path, texts):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"id": list(range(len(texts))), "text": texts})
+    parquet.write_table(table, path, row_group_size=7)
+
+
+def write_tfds(directory, kind, parts):
+    """A dataset as TFDS lays it out; TFRecords are written by hand, TFDS needs TensorFlow to."""
+    tfds = pytest.importorskip(
+        "tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'"
+    )
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+    names = [f"corpus-train.{kind}-{i:05}-of-{len(parts):05}" for i in range(len(parts))]
+    for name, part in zip(names, parts, strict=True):
+        records = [features.serialize_example({"text": text}) for text in part]
+        if kind == "array_record":
+            writer = ArrayRecordWriter(str(directory / name), "group_size:1")
+            for record in records:
+                writer.write(record)
+            writer.close()
+        else:
+            framed = (struct.pack("<Q4x", len(one)) + one + b"sum." for one in records)
+            (directory / name).write_bytes(b"".join(framed))
+    split = {
+        "name": "train",
+        "shardLengths": [str(len(part)) for part in parts],
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    }
+    info = {
+        "name": "corpus",
+        "version": "1.0.0",
+        "fileFormat": kind,
+        "splits": [split],
+        "redistributionInfo": {"license": "CC0"},
+    }
+    (directory / "dataset_info.json").write_text(json.dumps(info))
+    features.save_config(str(directory))
+    return f"tfds:{directory}"
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+def texts_of(portions):
+    return [document.text for document, _ in read_slice(portions)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 50])
+def test_slices_give_every_document_once(kind, count, tmp_path):
+    texts = make_texts()
+    corpus = open_corpus(write_corpus(tmp_path, kind, texts))
+    slices = corpus.slices(count)
+    assert len(slices) == count
+    found = [texts_of(portions) for portions in pickle.loads(pickle.dumps(slices))]
+    if kind in SEQUENTIAL:
+        assert sorted(sum(found, [])) == sorted(texts)
+    else:
+        assert sum(found, []) == texts
+    if count == 3:
+        sizes = [sum(map(len, part)) for part in found]
+        # Where the unit of work is a record or a file, slices are as unequal as those.
+        assert max(sizes) < (2 if kind in ("text", "jsonl") else 3) * min(sizes)
+
+
+def test_names_are_unique_and_the_order_is_kept(kind, tmp_path):
+    texts = make_texts()
+    spec = write_corpus(tmp_path, kind, texts)
+    documents = list(read_documents(spec))
+    assert [document.text for document in documents] == texts
+    assert len({document.name for document in documents}) == len(texts)
+    assert list(read_documents(spec)) == documents
+
+
+def test_text_is_streamed(kind, tmp_path):
+    """The first document is there before the last file is opened."""
+    spec = write_corpus(tmp_path, kind, make_texts())
+    documents = read_documents(spec)
+    sorted(path for path in tmp_path.iterdir() if kind in path.name)[-1].unlink()
+    assert next(documents).text == make_texts()[0]
+    with pytest.raises((OSError, RuntimeError)):
+        list(documents)
+
+
+@pytest.mark.parametrize("kind", ["text", "text.gz", "jsonl", "jsonl.gz", "parquet"])
+def test_urls_are_read_like_paths(kind, tmp_path):
+    texts = make_texts()
+    local = write_corpus(tmp_path, kind, texts)
+    memory = fsspec.filesystem("memory")
+    for path in tmp_path.iterdir():
+        memory.pipe(f"/{tmp_path.name}/{path.name}", path.read_bytes())
+    remote = open_corpus(local.replace(str(tmp_path), f"memory://{tmp_path.name}"))
+    assert remote.size == open_corpus(local).size
+    assert sorted(sum(map(texts_of, remote.slices(4)), [])) == sorted(texts)
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
+def test_an_empty_file_and_a_pattern_without_files_are_named(kind, tmp_path):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(DataError, match=rf"'{kind}:.*\*' matches no file"):
+        open_corpus(f"{kind}:{tmp_path}/*")
+    (tmp_path / "full").write_text("text")
+    (tmp_path / "nothing").touch()
+    with pytest.raises(DataError, match=r"nothing:1 is an empty file"):
+        open_corpus(f"{kind}:{tmp_path}/*")
+
+
+def test_a_url_that_nothing_here_opens_is_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"nonesuch://x/\*\.txt cannot be opened") as error:
+        open_corpus("text:nonesuch://x/*.txt")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,69 @@
+"""JSON lines: the field, and what is said of lines that are none."""
+
+import gzip
+import json
+
+import pytest
+
+from bert_jax.data.corpora import open_corpus, read_documents, read_slice
+from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES
+from bert_jax.errors import DataError
+
+
+@pytest.fixture(params=[open, gzip.open], ids=["plain", "gzip"])
+def write(request, tmp_path):
+    path = tmp_path / ("a.jsonl.gz" if request.param is gzip.open else "a.jsonl")
+
+    def write(*lines):
+        with request.param(path, "wb") as stream:
+            stream.write(b"\n".join(lines))
+        return path
+
+    return write
+
+
+def test_another_field_and_lists_of_lines(write):
+    path = write(b'{"body": "one"}', b"", b'{"body": ["two", "three"], "text": 1}')
+    texts = [document.text for document in read_documents(f"jsonl:{path}:body")]
+    assert texts == ["one", "two\nthree"]
+
+
+def test_a_line_where_a_slice_ends_is_read_once(tmp_path):
+    """Twelve lines of one length in four slices: every cut falls on a line's first byte."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{i:02}"}) + "\n" for i in range(12)))
+    slices = open_corpus(f"jsonl:{path}").slices(4)
+    found = [[int(document.text) for document, _ in read_slice(portions)] for portions in slices]
+    assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+
+
+BAD = {
+    "not-json": (b'{"text": ', "is not JSON"),
+    "nested": (b"[" * 100_000, "is not JSON"),
+    "no-object": (b'["text"]', "holds a list; accepted: an object"),
+    "no-field": (b'{"txt": "a", "id": 3}', "has no field 'text', but 'txt', 'id'; accepted"),
+    "no-field-at-all": (b"{}", "has no field 'text', but none at all"),
+    "number": (b'{"text": 12}', "has 12 in field 'text'; accepted: a string"),
+    "null": (b'{"text": null}', "has None in field 'text'"),
+    "mixed": (b'{"text": ["a", 3]}', r"has \['a', 3\] in field 'text'"),
+    "surrogate": (b'{"text": "\\ud800"}', "has no text in field 'text'"),
+    "encoding": (b'{"text": "\xff"}', "holds byte 0xff at column 11"),
+    "long": (
+        json.dumps({"text": "x" * (MAX_DOCUMENT_BYTES + 1)}).encode(),
+        "begins a document of more than 16,777,216",
+    ),
+    "longer": (b'{"text": "' + b"x" * 50 * 2**20, "begins a document of more than 16,777,216"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_bad_line_is_named_by_file_and_number(bad, count, write):
+    line, said = BAD[bad]
+    good = b'{"text": "good"}'
+    path = write(good, good, b"", good, line, good)
+    with pytest.raises(DataError, match=said) as error:
+        for portions in open_corpus(f"jsonl:{path}").slices(count):
+            list(read_slice(portions))
+    assert str(error.value).startswith(f"{path}:5 ") and len(str(error.value)) < 300
+    assert "\n" not in str(error.value)

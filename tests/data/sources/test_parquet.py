@@ -1,0 +1,43 @@
+"""Parquet: which column, and what is said of files and values that are none."""
+
+import pytest
+
+from bert_jax.data.corpora import read_documents
+from bert_jax.errors import DataError
+
+pyarrow = pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def write(path, **columns):
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
+    return path
+
+
+def test_another_column_and_lists_of_lines(tmp_path):
+    path = write(tmp_path / "a.parquet", body=[["one", "two"], ["three"], ["four"]], text=[1, 2, 3])
+    texts = [document.text for document in read_documents(f"parquet:{path}:body")]
+    assert texts == ["one\ntwo", "three", "four"]
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
+    path = write(tmp_path / "a.parquet", id=[1], body=["a"])
+    with pytest.raises(DataError, match="has no column 'text', but id, body"):
+        list(read_documents(f"parquet:{path}"))
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"), [(["a", "b", "c", None], "None"), ([0, 1, 2, 3], "0")]
+)
+def test_a_value_that_is_no_text_is_named_by_its_row(values, shown, tmp_path):
+    path = write(tmp_path / "a.parquet", text=values)
+    row = 3 if None in values else 0
+    with pytest.raises(DataError, match=rf"a\.parquet@{row} has {shown} in field 'text'"):
+        list(read_documents(f"parquet:{path}"))
+
+
+def test_another_file_is_named(tmp_path):
+    (tmp_path / "a.parquet").write_text("text")
+    with pytest.raises(DataError, match=r"a\.parquet is not a Parquet file") as error:
+        list(read_documents(f"parquet:{tmp_path}/a.parquet"))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,76 @@
+"""Plain text: where documents end, and what is said of text that is none."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert_jax.data.corpora import open_corpus, read_documents, read_slice
+from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, Document
+from bert_jax.errors import DataError
+
+
+def test_files_are_read_in_order_and_split_at_blank_lines(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.txt").write_bytes(b"last, without a line end")
+    (tmp_path / "a.txt").write_bytes("\n\nÉin\r\ntwo \r\n \t\r\nthree\n\n\n".encode())
+    (tmp_path / "skip.md").write_text("not matched")
+    assert list(read_documents(f"text:{tmp_path}/**/*.txt")) == [
+        Document(f"{tmp_path}/a.txt@2", "Éin\ntwo "),
+        Document(f"{tmp_path}/a.txt@18", "three"),
+        Document(f"{tmp_path}/b/2.txt@0", "last, without a line end"),
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lines=st.lists(st.sampled_from(["", " ", "\u3000", "a", "bc", "日本", "d" * 9]), max_size=25),
+    end=st.sampled_from(["", "\n", "\r\n"]),
+    count=st.integers(1, 30),
+)
+def test_any_slices_of_any_lines_give_the_documents_of_the_whole(
+    tmp_path_factory, lines, end, count
+):
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_bytes(("\n".join(lines) + end).encode())
+    if not path.stat().st_size:
+        return
+    corpus = open_corpus(f"text:{path}")
+    (whole,) = corpus.slices(1)
+    expected = [d for d, _ in read_slice(whole)]
+    assert "\n".join(d.text for d in expected).split() == "\n".join(lines).split()
+    assert [d for portions in corpus.slices(count) for d, _ in read_slice(portions)] == expected
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_bytes_that_are_not_utf8_are_found_whoever_reads_them(count, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"first\n\nsecond\n\n" + b"fine " * 20 + b"\xff\n" + b"\n\nmore" * 20)
+    expected = re.escape(f"{path}:5 holds byte 0xff at column 101; accepted: UTF-8")
+    with pytest.raises(DataError, match=expected):
+        for portions in open_corpus(f"text:{path}").slices(count):
+            list(read_slice(portions))
+
+
+@pytest.mark.parametrize("line_length", [MAX_DOCUMENT_BYTES + 1, 50 * 2**20, 1000])
+def test_a_document_of_tens_of_megabytes_is_refused(line_length, tmp_path):
+    """In one line or in many; reading stops at the limit."""
+    path = tmp_path / "a.txt"
+    lines = -(-(MAX_DOCUMENT_BYTES + 1) // line_length)
+    path.write_bytes(b"short\n\n" + (b"x" * line_length + b"\n") * lines)
+    with pytest.raises(DataError, match=r"a\.txt:3 begins a document of more than 16,777,216"):
+        list(read_documents(f"text:{path}"))
+
+
+def test_a_document_at_the_limit_is_read(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"x" * MAX_DOCUMENT_BYTES)
+    (document,) = read_documents(f"text:{path}")
+    assert len(document.text) == MAX_DOCUMENT_BYTES
+
+
+def test_what_is_no_gzip_file_is_named(tmp_path):
+    (tmp_path / "a.gz").write_bytes(b"plain text")
+    with pytest.raises(DataError, match=r"a\.gz is no gzip file"):
+        list(read_documents(f"text:{tmp_path}/a.gz"))

@@ -1,0 +1,72 @@
+"""TensorFlow Datasets without TensorFlow: the embedded corpus by way of TFDS, splits, fields."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bert_jax.data.corpora import open_corpus, read_documents
+from bert_jax.errors import DataError
+
+pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The data directory of TFDS, with `sotu` prepared in it."""
+    directory = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(directory))
+        open_corpus("tfds:sotu")
+        yield directory
+
+
+def test_the_embedded_corpus_is_the_same_through_tfds(prepared):
+    embedded = [document.text for document in read_documents("embedded:sotu")]
+    by_name = [document.text for document in read_documents("tfds:sotu")]
+    by_path = [document.text for document in read_documents(f"tfds:{prepared}/sotu/1.0.0:train")]
+    assert by_name == by_path == embedded
+    (source,) = open_corpus("tfds:sotu").sources
+    assert "public domain" in (source.licence or "")
+    assert all("array_record" in file.path for file in source.files)
+
+
+def test_parts_of_a_split_and_other_fields(prepared):
+    texts = [document.text for document in read_documents("tfds:sotu")]
+    part = [document.text for document in read_documents("tfds:sotu:train[10%:50%]")]
+    assert part == texts[23:116]
+    names = [document.text for document in read_documents("tfds:sotu:train[:2]:name")]
+    assert names == ["1790_george_washington_n", "1791_george_washington_n"]
+    both = read_documents("tfds:sotu:train[:2],tfds:sotu:train[-1:]")
+    assert [document.text for document in both] == [*texts[:2], texts[-1]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("tfds:nonesuch", "TFDS has no dataset 'nonesuch'"),
+        ("tfds:sotu/other", "other"),
+        ("tfds:lm1b", "lm1b.* is missing; accepted: a dataset that TFDS has prepared there"),
+        ("tfds:sotu:validation", "has no split 'validation'; accepted: train"),
+        ("tfds:sotu:train[:x]", "has no split"),
+        ("tfds:sotu:train:body", "has no field 'body'; accepted: name, text"),
+    ],
+)
+def test_what_is_not_there_is_named(spec, said, prepared):
+    with pytest.raises(DataError, match=said) as error:
+        open_corpus(spec)
+    assert "\n" not in str(error.value)
+
+
+def test_a_directory_without_a_dataset_is_named(tmp_path):
+    with pytest.raises(DataError, match="holds no dataset of TFDS"):
+        open_corpus(f"tfds:{tmp_path}")
+
+
+def test_neither_tensorflow_nor_jax_is_loaded(prepared):
+    code = (
+        "import sys; from bert_jax.data.corpora import read_documents\n"
+        f"assert len(list(read_documents('tfds:{prepared}/sotu/1.0.0'))) == 233\n"
+        "assert not {'tensorflow', 'jax', 'grain'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

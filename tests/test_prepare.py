@@ -1,0 +1,169 @@
+"""The command `prepare`: from where to where, killed and resumed, and what is said of mistakes."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bert_jax
+from bert_jax.config import load_experiment, override
+from bert_jax.data.corpora import read_documents
+from bert_jax.data.passport import check_passport
+
+ROOT = Path(bert_jax.__file__).parents[1]
+EXPERIMENT = ROOT / "experiments" / "quickstart.py"
+SETTINGS = {"model.vocab_size": 600, "data.train_shards": 6, "data.held_out_fraction": 0.1}
+
+
+def command(*arguments):
+    settings = [f"--set={path}={value}" for path, value in SETTINGS.items()]
+    return [
+        *(sys.executable, "-m", "bert_jax.prepare", f"--experiment={EXPERIMENT}"),
+        *settings,
+        *map(str, arguments),
+    ]
+
+
+def prepare(*arguments, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(*arguments), env=environment, capture_output=True, text=True, check=False, **options
+    )
+
+
+def contents(directory):
+    return {p.name: p.read_bytes() for p in Path(directory).iterdir() if p.name != ".lock"}
+
+
+def assert_one_line(result, *said):
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    for part in said:
+        assert part in result.stderr
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Thirty addresses as text."""
+    path = tmp_path_factory.mktemp("corpus") / "addresses.txt"
+    documents = list(read_documents("embedded:sotu"))[::8]
+    path.write_text("\n\n".join(document.text for document in documents), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("prepared") / "whole"
+    result = prepare(f"--corpus=text:{corpus}", f"--output={directory}", "--workers=1")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "" and result.stdout.count("\n") == 2
+    return directory
+
+
+def test_training_accepts_what_was_prepared_from_elsewhere(prepared):
+    """The experiment says what is made; the corpus is in the passport."""
+    experiment = override(load_experiment(EXPERIMENT), SETTINGS)
+    passport = json.loads((prepared / "passport.json").read_text())
+    assert experiment.data.corpus == "embedded:sotu" != passport["corpus"]["spec"]
+    check_passport(passport, experiment.data, vocab_size=600)
+
+
+def test_a_given_vocabulary_is_used(prepared, corpus, tmp_path):
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out")
+    vocabulary = prepared / "vocab.txt"
+    result = prepare(*arguments, f"--vocabulary={vocabulary}", "--workers=1")
+    assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "out") == contents(prepared)
+    short = tmp_path / "short.txt"
+    short.write_text("\n".join(vocabulary.read_text().split("\n")[:500]))
+    result = prepare(*arguments, f"--vocabulary={short}")
+    assert_one_line(result, "short.txt has 500 pieces", "model.vocab_size, which is 600")
+
+
+def test_a_killed_run_goes_on_with_what_is_missing(prepared, corpus, tmp_path):
+    """Killed with -9, workers and all, when two shards are there."""
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}", "--workers=2")
+    process = subprocess.Popen(
+        command(*arguments), env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("*-of-*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*-of-*.json")}
+    assert 2 <= len(finished) < 7 and not (tmp_path / "passport.json").exists()
+    finished |= {
+        path.with_suffix(".array_record"): path.with_suffix(".array_record").stat().st_mtime_ns
+        for path in finished
+    }
+    tokenizer = (tmp_path / "tokenizer.json").stat().st_mtime_ns
+
+    result = prepare(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert (tmp_path / "tokenizer.json").stat().st_mtime_ns == tokenizer
+    assert contents(tmp_path) == contents(prepared)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_line_and_finished_shards_stay(prepared, corpus, tmp_path, workers):
+    """A file must not grow beyond 64 kB: the tokenizer's can be read, no shard written."""
+    for path in prepared.iterdir():
+        if path.name not in ("passport.json", "train-00003-of-00006.json"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = contents(tmp_path)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}", f"--workers={workers}")
+    result = prepare(*arguments, preexec_fn=limit)
+    assert_one_line(result, "train-00003-of-00006.array_record cannot be written", "same command")
+    assert contents(tmp_path) == before
+    result = prepare(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert contents(tmp_path) == contents(prepared)
+
+
+@pytest.mark.parametrize(
+    ("content", "spec", "said"),
+    [
+        (b"good\n\n" * 100 + b"\xe4\n", "text:{}", "input:201 holds byte 0xe4 at column 1"),
+        (b"", "text:{}", "input:1 is an empty file"),
+        (b"a\n\n" + b"x" * 50_000_000, "text:{}", "input:3 begins a document of more than"),
+        (b'{"text": "a"}\n' * 9 + b"{\n", "jsonl:{}", "input:10 is not JSON"),
+        (b'{"text": "a"}\n' * 9 + b"{}\n", "jsonl:{}", "input:10 has no field 'text'"),
+        (b"a", "{}", "accepted: text:GLOB"),
+    ],
+    ids=["encoding", "empty", "long", "json", "field", "spec"],
+)
+def test_a_bad_file_is_one_line_that_names_it(content, spec, said, tmp_path):
+    (tmp_path / "input").write_bytes(content)
+    corpus = spec.format(tmp_path / "input")
+    result = prepare(f"--corpus={corpus}", f"--output={tmp_path}/out", "--workers=2")
+    assert_one_line(result, said)
+    assert not list((tmp_path / "out").glob("*.array_record"))
+
+
+def test_other_settings_are_one_line_and_nothing_changes(prepared, corpus):
+    before = contents(prepared)
+    arguments = (f"--corpus=text:{corpus}", f"--output={prepared}")
+    result = prepare(*arguments, "--set=data.dupe_factor=3")
+    assert_one_line(result, "data.dupe_factor 2, not 3", "another data.directory")
+    assert contents(prepared) == before
+
+
+def test_two_runs_in_one_directory_are_refused(tmp_path):
+    import fcntl
+
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = prepare(f"--output={tmp_path}")
+    assert_one_line(result, "another process is at work", "another --output")
