@@ -86,6 +86,27 @@ def test_a_given_vocabulary_is_used(prepared, corpus, tmp_path):
     assert_one_line(result, "short.txt has 500 pieces", "model.vocab_size, which is 600")
 
 
+def test_corpus_output_and_vocabulary_hold_for_every_phase(prepared, corpus, tmp_path):
+    """One vocabulary, and the second phase's directory beside the first's."""
+    result = prepare(
+        *(f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1"),
+        *("--set=second_phase.steps=1", "--set=second_phase.sequence_length=64"),
+        "--set=second_phase.max_predictions=20",
+    )
+    assert result.returncode == 0, result.stderr
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [
+        *[f"{tmp_path}/out"] * 2,
+        *[f"{tmp_path}/out-64"] * 2,
+    ]
+    assert contents(tmp_path / "out") == contents(prepared)
+    first, second = (
+        json.loads((tmp_path / name / "passport.json").read_text()) for name in ("out", "out-64")
+    )
+    assert second["preparation"]["sequence_length"] == 64
+    for name in ("corpus", "tokenizer_fingerprint"):
+        assert second[name] == first[name]
+
+
 def test_a_killed_run_goes_on_with_what_is_missing(prepared, corpus, tmp_path):
     """Killed with -9, workers and all, when two shards are there."""
     arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}", "--workers=2")

@@ -65,7 +65,7 @@ def prepare_data(
     settings = preparation_settings(config, corpus_fingerprint=inputs["fingerprint"])
     _check_shards(directory, settings)
     if isinstance(tokenizer, int):
-        tokenizer = _finished_tokenizer(directory, vocab_size=tokenizer) or tokenizer
+        tokenizer = _finished_tokenizer(config, vocab_size=tokenizer) or tokenizer
     else:
         _check_tokenizer(directory, tokenizer)
 
@@ -133,13 +133,15 @@ def _is_finished(task: ShardTask) -> bool:
     return task.finished() is not None
 
 
-def _finished_tokenizer(directory: Path, *, vocab_size: int) -> Tokenizer | None:
+def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | None:
     """What an earlier run trained."""
-    path = directory / "tokenizer.json"
+    path = Path(config.directory) / "tokenizer.json"
     if not path.exists():
         return None
     tokenizer = load_tokenizer(path)
-    check_same({"vocab_size": tokenizer.vocab_size}, {"vocab_size": vocab_size}, where=str(path))
+    found = tokenizer.to_json() | {"vocab_size": tokenizer.vocab_size}
+    wanted = {name: getattr(config, name) for name in ("lower_case", "max_word_length")}
+    check_same(found, wanted | {"vocab_size": vocab_size}, where=str(path))
     return tokenizer
 
 

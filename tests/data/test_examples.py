@@ -36,6 +36,18 @@ def test_next_sentence_pairs_are_those_of_the_published_recipe():
     assert build(documents, "next_sentence", dupe_factor=3) == expected
 
 
+@pytest.mark.parametrize("kind", ["next_sentence", "sentence_order", "none"])
+def test_each_document_is_cut_as_often_as_is_said(kind):
+    documents = numbered_documents([40, 40, 40], sentence_length=4)
+    examples = build(documents, kind, dupe_factor=[0, 1, 3], short_sequence_probability=0.0)
+    whose = [min(example.a) // 160 for example in examples]
+    assert whose.count(0) == 0 < 2 * whose.count(1) < whose.count(2)
+    if kind == "none":
+        tokens = [token for example in examples for token in example.a]
+        assert sorted(tokens) == sorted([*range(160, 320), *(3 * [*range(320, 480)])])
+    assert build(documents, kind, dupe_factor=[2] * 3) == build(documents, kind, dupe_factor=2)
+
+
 @pytest.mark.parametrize("sentence_length", [1, 4, 40])
 def test_every_visit_covers_the_text_once_and_in_order(sentence_length):
     documents = numbered_documents([1, 2, 17, 60, 3], sentence_length=sentence_length)

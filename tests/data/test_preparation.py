@@ -95,6 +95,26 @@ def test_packed_shards_hold_the_pairs_of_those_that_are_not(config):
     assert held_out[0] == held_out[1], "with the same SHA-256"
 
 
+def test_blocks_are_packed_one_by_one(config, monkeypatch):
+    """Blocks of a document each: no row holds two, and all blocks are there."""
+    config = dataclasses.replace(config, sequence_length=64, pairs="none")
+    whole = prepare(config)
+    monkeypatch.setattr("bert_jax.data.shards.BLOCK_TOKENS", 1)
+    packed = dataclasses.replace(config, directory=f"{config.directory}-packed", pairs_per_row=3)
+    passport = prepare(packed)
+    shards = [f"{packed.directory}/{s['file']}" for s in passport["splits"]["train"]["shards"]]
+    source = ArrayRecordDataSource(shards)
+    records = source.__getitems__(range(len(source)))
+    pairs, rows = decode_rows(records, dtype=passport["record_dtype"])
+    documents = [set() for _ in records]
+    for pair, row in zip(pairs, rows, strict=True):
+        documents[row].add((int(max(pair.a)) - 6) // WORDS_PER_DOCUMENT)
+    assert passport["splits"]["train"]["examples"] == len(records) < len(pairs)
+    assert {len(found) for found in documents} == {1}
+    for name in ("documents", "tokens", "sentences"):
+        assert passport["splits"]["train"][name] == whole["splits"]["train"][name]
+
+
 @pytest.mark.parametrize("kind", ["sentence_order", "none"])
 def test_shards_of_other_pairs(config, kind):
     config = dataclasses.replace(config, pairs=kind)
@@ -247,6 +267,21 @@ def test_a_trained_vocabulary_does_not_depend_on_the_workers(config, tmp_path):
     assert load_tokenizer(config.directory).vocab_size == 100
     with pytest.raises(DataError, match="vocab_size 100, not 101"):
         prepare(config, tokenizer=101)
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "value"), [("lower_case", True, False), ("max_word_length", 200, 99)]
+)
+def test_a_trained_vocabulary_is_not_used_with_other_settings(field, before, value, config):
+    """Killed between the vocabulary and the first shard, and run again."""
+    prepare(config, tokenizer=100)
+    assert load_tokenizer(config.directory).to_json()[field] == before
+    for path in Path(config.directory).iterdir():
+        if path.name != "tokenizer.json":
+            path.unlink()
+    with pytest.raises(DataError, match=f"tokenizer.json was made with data.{field} {before}, not"):
+        prepare(dataclasses.replace(config, **{field: value}), tokenizer=100)
+    assert list(contents(config.directory)) == ["tokenizer.json"]
 
 
 def test_a_weight_changes_how_often_documents_are_cut(config, tmp_path):
