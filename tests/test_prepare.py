@@ -87,10 +87,14 @@ def test_a_given_vocabulary_is_used(prepared, corpus, tmp_path):
 
 
 def test_corpus_output_and_vocabulary_hold_for_every_phase(prepared, corpus, tmp_path):
-    """One vocabulary, and the second phase's directory beside the first's."""
+    """The first phase's vocabulary is none that the second would train."""
+    *pieces, last, end = (prepared / "vocab.txt").read_text().split("\n")
+    (tmp_path / "vocab.txt").write_text("\n".join([*pieces[:-1], last, pieces[-1], end]))
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
+    result = prepare(*arguments, f"--vocabulary={tmp_path}/vocab.txt")
+    assert result.returncode == 0, result.stderr
     result = prepare(
-        *(f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1"),
-        *("--set=second_phase.steps=1", "--set=second_phase.sequence_length=64"),
+        *(*arguments, "--set=second_phase.steps=1", "--set=second_phase.sequence_length=64"),
         "--set=second_phase.max_predictions=20",
     )
     assert result.returncode == 0, result.stderr
@@ -98,13 +102,14 @@ def test_corpus_output_and_vocabulary_hold_for_every_phase(prepared, corpus, tmp
         *[f"{tmp_path}/out"] * 2,
         *[f"{tmp_path}/out-64"] * 2,
     ]
-    assert contents(tmp_path / "out") == contents(prepared)
-    first, second = (
-        json.loads((tmp_path / name / "passport.json").read_text()) for name in ("out", "out-64")
+    whole, first, second = (
+        json.loads((directory / "passport.json").read_text())
+        for directory in (prepared, tmp_path / "out", tmp_path / "out-64")
     )
+    assert whole["corpus"] == first["corpus"] == second["corpus"]
     assert second["preparation"]["sequence_length"] == 64
-    for name in ("corpus", "tokenizer_fingerprint"):
-        assert second[name] == first[name]
+    fingerprints = [one["tokenizer_fingerprint"] for one in (whole, first, second)]
+    assert fingerprints[0] != fingerprints[1] == fingerprints[2]
 
 
 def test_a_killed_run_goes_on_with_what_is_missing(prepared, corpus, tmp_path):
