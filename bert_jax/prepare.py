@@ -21,6 +21,7 @@ from bert_jax import command
 def main() -> None:
     """Runs the command."""
     from bert_jax.data import shards
+    from bert_jax.data.passport import check_tokenizer
     from bert_jax.data.tokenizers import Tokenizer, load_tokenizer
     from bert_jax.data.vocabulary import count_words, train_wordpiece
 
@@ -30,7 +31,10 @@ def main() -> None:
 
     def vocabulary() -> Tokenizer:
         if (Path(data.directory) / "tokenizer.json").exists():
-            return load_tokenizer(data.directory)
+            tokenizer = load_tokenizer(data.directory)
+            check_tokenizer(tokenizer, data, vocab_size=vocab_size)
+            console.print(f"the vocabulary is that of {data.directory}/tokenizer.json")
+            return tokenizer
         console.print(f"training a vocabulary of {vocab_size:,} on {data.corpus}")
         counts = count_words(shards.training_texts(data), lower_case=data.lower_case)
         return train_wordpiece(

@@ -26,6 +26,7 @@ from bert_jax.errors import ConfigError
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
+    environment.keep_freed_memory()
     experiment = command.experiment_from_flags()
     if not flags.FLAGS.workdir:
         raise ConfigError("--workdir is missing; accepted: a directory for the run")

@@ -10,6 +10,7 @@ FAULTS = """
 import resource
 from bert_jax import environment
 environment.configure_jax()
+environment.keep_freed_memory()
 import jax, jax.numpy as jnp
 # 64 MiB that lives only within a call: the sort keeps XLA from fusing it away.
 work = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), axis=-1).sum())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
+from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.errors import DataError
 
 FORMAT_VERSION = 1
@@ -32,6 +33,21 @@ def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> No
         "vocab_size": vocab_size,
     }
     check_same(passport, wanted, where=str(Path(config.directory) / PASSPORT_FILE))
+
+
+def check_tokenizer(tokenizer: Tokenizer, config: DataConfig, *, vocab_size: int) -> None:
+    """Raises DataError where a vocabulary that lies in `config.directory` is not as configured."""
+    description = tokenizer.to_json()
+    for field, found, wanted in (
+        ("data.lower_case", description["lower_case"], config.lower_case),
+        ("data.max_word_length", description["max_word_length"], config.max_word_length),
+        ("model.vocab_size", tokenizer.vocab_size, vocab_size),
+    ):
+        if found != wanted:
+            raise DataError(
+                f"{config.directory}/tokenizer.json has {field} {found!r}, the experiment "
+                f"{wanted!r}; accepted: --set {field}={json.dumps(found)}, or another vocabulary"
+            )
 
 
 def passport_fingerprint(passport: dict) -> str:
