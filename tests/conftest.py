@@ -50,7 +50,9 @@ def data_config(tmp_path_factory) -> DataConfig:
         evaluation_masking=masking,
     )
     counts = count_words(training_texts(config), lower_case=True)
-    tokenizer = train_wordpiece(counts, vocab_size=VOCAB_SIZE, lower_case=True)
+    tokenizer = train_wordpiece(
+        counts, vocab_size=VOCAB_SIZE, lower_case=True, max_word_length=config.max_word_length
+    )
     prepare_data(config, tokenizer=tokenizer, workers=1, on_shard_done=lambda _: None)
     return config
 

@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "data.tokenizers": ("data.wordpiece", *LEAVES),
     "data.vocabulary": ("data.wordpiece", "data.words", *LEAVES),
     "data.pairs": LEAVES,
-    "data.passport": ("data.config", *LEAVES),
+    "data.passport": ("data.config", "data.tokenizers", *LEAVES),
     "data.masking": ("data.batch", "data.config", "data.pairs", "data.tokenizers", *LEAVES),
     "data.packing": ("data.batch", "data.config", "data.pairs", *LEAVES),
     "data.shards": (

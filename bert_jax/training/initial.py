@@ -49,15 +49,13 @@ def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> N
             "for each row (such weights can be used, but not trained on)"
         )
     pieces, ours = origin.tokenizer.pieces, tokenizer.pieces
-    for i, (found, wanted) in enumerate(zip(pieces, ours, strict=False)):
+    for i, (found, wanted) in enumerate(zip(pieces, ours, strict=True)):
         if found != wanted:
             raise ConfigError(
                 f"{where} has another vocabulary: id {i} is {found!r}, in "
                 f"{experiment.data.directory} {wanted!r}; accepted: the same (its tokenizer.json "
                 "in data.directory before bert_jax.prepare)"
             )
-    if len(pieces) != len(ours):
-        raise ConfigError(f"{where} has {len(pieces)} pieces, the data {len(ours)}")
     lower_case = origin.tokenizer.to_json().get("lower_case")
     if lower_case != tokenizer.to_json().get("lower_case"):
         raise ConfigError(f"{where} has lower_case {lower_case}; accepted: data.lower_case alike")

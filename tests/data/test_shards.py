@@ -13,7 +13,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from bert_jax.data import shards
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.data.pairs import Pair
-from bert_jax.data.passport import check_passport, load_passport
+from bert_jax.data.passport import check_passport, check_tokenizer, load_passport
 from bert_jax.data.shards import (
     ShardTask,
     decode_records,
@@ -270,3 +270,24 @@ def test_the_vocabulary_size_is_checked(config):
     }
     with pytest.raises(DataError, match="vocab_size 9, not 10"):
         check_passport(passport, config, vocab_size=10)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            {"lower_case": False},
+            r"data.lower_case False, the experiment True; accepted: --set data",
+        ),
+        ({"max_word_length": 100}, "data.max_word_length 100, the experiment 200"),
+        ({"pieces": 1}, "model.vocab_size 499, the experiment 500; accepted: --set model.vocab_s"),
+    ],
+)
+def test_a_vocabulary_that_lies_there_is_as_configured_or_refused(data_config, given, says):
+    tokenizer = load_tokenizer(data_config.directory)
+    check_tokenizer(tokenizer, data_config, vocab_size=tokenizer.vocab_size)
+    if "pieces" in given:
+        given = {"pieces": tokenizer.pieces[: -given["pieces"]]}
+    with pytest.raises(DataError, match=says):
+        other = dataclasses.replace(tokenizer, **given)
+        check_tokenizer(other, data_config, vocab_size=tokenizer.vocab_size)

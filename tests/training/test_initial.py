@@ -126,7 +126,7 @@ def test_weights_of_another_vocabulary_are_refused(origin, still, tmp_path):
     }
     says = {
         "swapped": f"another vocabulary: id 7 is {pieces[7]!r}, in .* {pieces[8]!r}; accepted",
-        "fewer": "has 499 pieces, the data 500",
+        "fewer": "has 500 rows for 499 pieces",
         "cased": "has lower_case False",
     }
     for name, tokenizer in changed.items():
