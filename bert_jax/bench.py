@@ -127,6 +127,7 @@ def random_batch(experiment: Any) -> Any:
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
+    environment.keep_freed_memory()
     result = measure(command.experiment_from_flags(), flags.FLAGS.steps)
     if flags.FLAGS.json:
         print(json.dumps(result))

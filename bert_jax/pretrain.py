@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # imports jax, which a main does not on the way in
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
+    environment.keep_freed_memory()
     experiment = command.experiment_from_flags()
     from bert_jax.experiment import phases
 

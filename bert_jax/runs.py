@@ -80,7 +80,13 @@ class Run:
         return "\n".join([*lines, str(self.loading or strict), *before])
 
     def metrics(self) -> list[dict[str, float]]:
-        """Returns the rows of `metrics.jsonl`."""
+        """Returns the rows of `metrics.jsonl`.
+
+        Raises:
+          CheckpointError: weights from elsewhere, which have none.
+        """
+        if not (self.path / "metrics.jsonl").exists():
+            raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
         return [json.loads(line) for line in (self.path / "metrics.jsonl").open()]
 
     @cached_property
@@ -144,7 +150,15 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
       CheckpointError: none of these, no such checkpoint, or arrays that are not the model's.
     """
     path = Path(path)
+    if not path.exists() and not checkpoint_prefix(path):
+        raise CheckpointError(f"{path} does not exist")
+    if path.name in WEIGHTS and path.is_file():
+        path = path.parent
     if (path / "checkpoints").is_dir():
+        if allow:
+            raise CheckpointError(
+                f"{path} is a run, whose arrays are all there; allow is not for it"
+            )
         return _open_run(path, step)
     read = _foreign_reader(path)
     if read:
@@ -197,7 +211,7 @@ def _open_run(path: Path, step: int | None) -> Run:
 def _foreign_reader(path: Path) -> Callable[[], Source] | None:
     if any((path / name).is_file() for name in WEIGHTS):
         return partial(read_huggingface, path)
-    prefix = checkpoint_prefix(path)
+    prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
     return partial(read_google, prefix) if prefix else None
 
 

@@ -36,7 +36,7 @@ SIZES = (
     *("data.directory", "data.batch_size", "data.sequence_length"),
     *("data.masking.max_predictions", "data.evaluation_masking.max_predictions"),
     *("model.hidden_size", "model.num_layers", "model.num_heads"),
-    *("model.dtype", "model.scan_layers", "evaluation.batch_size"),
+    *("model.dtype", "model.scan_layers", "evaluation.batch_size", "evaluation.max_examples"),
     *("training.steps", "training.microbatches", "training.log_every"),
     *("training.eval_every", "training.checkpoint_every"),
     *("second_phase.steps", "second_phase.directory", "second_phase.batch_size"),
@@ -84,6 +84,25 @@ SEAM = "test_phases.py::test_the_schedule_goes_on_over_the_seam_or_each_phase_ha
 UPDATE = "training/test_optim.py::test_each_setting_changes_the_first_update_as_its_formula_says"
 RATE_FIELDS = ("learning_rate", "warmup_steps", "warmup_start", "first_step", "power", "decay_from")
 UPDATE_FIELDS = ("name", "beta1", "beta2", "epsilon", "bias_correction", "weight_decay")
+
+# What all presets fix alike.
+COMMON = {
+    "model.layer_norm_epsilon": (
+        "models/test_bert.py::test_every_layer_norm_uses_the_epsilon_of_the_config"
+    ),
+    "model.initializer_stddev": (
+        "models/test_bert.py::test_first_parameters_have_the_moments_of_the_recipe"
+    ),
+    "model.dropout": (
+        "models/test_bert.py::test_dropout_acts_where_the_recipe_says_and_in_training_only"
+    ),
+    "model.attention_dropout": (
+        "models/test_bert.py::test_dropout_acts_where_the_recipe_says_and_in_training_only"
+    ),
+    "optimizer.decay_excludes": UPDATE,
+    "optimizer.max_grad_norm": UPDATE,
+    "optimizer.trust_ratio": UPDATE,
+}
 
 PROOFS = {
     **{f"optimizer.{name}": RATE for name in RATE_FIELDS},
@@ -236,7 +255,8 @@ def test_every_fixed_field_is_flipped_and_has_a_proof():
     assert len(fixed) > 10
     assert set(fixed) <= FLIPS.keys()
     assert set(fixed) == PROOFS.keys()
-    for field, proof in PROOFS.items():
+    assert COMMON.keys() <= FLIPS.keys() - PROOFS.keys()
+    for field, proof in (COMMON | PROOFS).items():
         file, _, name = proof.partition("::")
         functions = ast.walk(ast.parse((TESTS / file).read_text()))
         assert name in {node.name for node in functions if isinstance(node, ast.FunctionDef)}, field

@@ -178,9 +178,13 @@ def test_a_text_is_accepted_up_to_the_positions_of_the_model_and_refused_beyond(
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(CheckpointError, match="not a run"):
+    with pytest.raises(CheckpointError, match="not a run"):
+        load_run(tmp_path)
+    for path in (tmp_path / "nowhere", Path("/nowhere")):
+        with pytest.raises(CheckpointError, match="nowhere does not exist"):
             load_run(path)
+    with pytest.raises(CheckpointError, match="not a run"):
+        load_run("/")
     assert list(tmp_path.iterdir()) == []
 
 

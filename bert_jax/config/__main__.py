@@ -23,6 +23,8 @@ def main(*specs: str) -> None:
             raise ConfigError(f"unexpected argument {specs[0]!r}; accepted: after --diff")
         print(json.dumps(config.to_json(command.experiment_from_flags()), indent=2))
         return
+    if flags.FLAGS["experiment"].present or flags.FLAGS["set"].present:
+        raise ConfigError("--experiment and --set do not go with --diff; accepted: experiments")
     if len(specs) < 2:
         raise ConfigError(f"--diff has {len(specs)} experiments; accepted: two or more")
     print(difference_table(specs, [command.load(spec) for spec in specs]))

@@ -79,6 +79,8 @@ def tokenizer_from_json(description: dict) -> Tokenizer:
     """Rebuild a tokenizer from its `to_json`; raises DataError for anything else."""
     fields = dict(description)
     expected = {"format_version": FORMAT_VERSION, "kind": "wordpiece"}
+    if isinstance(fields.get("model"), dict):
+        raise DataError("is Hugging Face's; accepted: what bert_jax.convert writes of it")
     for name, value in expected.items():
         if (found := fields.pop(name, None)) != value:
             raise DataError(f"tokenizer {name} is {found!r}; accepted: {value!r}")

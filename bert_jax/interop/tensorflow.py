@@ -59,7 +59,7 @@ class _Entry(NamedTuple):
 def checkpoint_prefix(path: Path) -> Path | None:
     """Returns `.../bert_model.ckpt` for that or for a file of it; None if there is no index."""
     prefix = path.with_suffix("") if path.suffix == ".index" else path
-    return prefix if _index_file(prefix).is_file() else None
+    return prefix if prefix.name and _index_file(prefix).is_file() else None
 
 
 def read_google(prefix: Path) -> Source:

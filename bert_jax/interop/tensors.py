@@ -98,6 +98,10 @@ def to_parameters(
             (report.used if same else report.reshaped).append(line)
         parameters[name.path] = parameter
     problems += _missing_problems(missing, parameters, allow)
+    for name in sorted({*allow} - {*tensors, *OPTIONAL_PARTS}):
+        problems.append(
+            f"allowed {name}, which is no tensor of it and none of {', '.join(OPTIONAL_PARTS)}"
+        )
     for one, source in sources.items():
         why = explain(one, convention) or ("allowed" if source in allow else None)
         if why:

@@ -1,14 +1,18 @@
 """Continued pretraining: the weights that a run starts from, if not from random ones."""
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from bert_jax.data.tokenizers import Tokenizer
-from bert_jax.errors import ConfigError
+from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.experiment import Experiment
-from bert_jax.runs import Run
+from bert_jax.files import write_json
+from bert_jax.runs import Run, flatten_params
 
 SAME = (
     "vocab_size",
@@ -38,19 +42,52 @@ def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> N
                 f"{where} has {name.removesuffix('_or_default')} {found}, model has {wanted}; "
                 "accepted: the same"
             )
+    rows = origin.model.config.vocab_size
+    if len(origin.tokenizer.pieces) < rows:
+        raise ConfigError(
+            f"{where} has {rows} rows for {len(origin.tokenizer.pieces)} pieces; accepted: a piece "
+            "for each row (such weights can be used, but not trained on)"
+        )
     pieces, ours = origin.tokenizer.pieces, tokenizer.pieces
-    for i, (found, wanted) in enumerate(zip(pieces, ours, strict=False)):
+    for i, (found, wanted) in enumerate(zip(pieces, ours, strict=True)):
         if found != wanted:
             raise ConfigError(
                 f"{where} has another vocabulary: id {i} is {found!r}, in "
                 f"{experiment.data.directory} {wanted!r}; accepted: the same (its tokenizer.json "
                 "in data.directory before bert_jax.prepare)"
             )
-    if len(pieces) != len(ours):
-        raise ConfigError(f"{where} has {len(pieces)} pieces, the data {len(ours)}")
     lower_case = origin.tokenizer.to_json().get("lower_case")
     if lower_case != tokenizer.to_json().get("lower_case"):
         raise ConfigError(f"{where} has lower_case {lower_case}; accepted: data.lower_case alike")
+
+
+def record(origin: Run, workdir: Path) -> str:
+    """Writes `initial.json`: which weights these are, and the loading report; returns their hash.
+
+    Raises:
+      CheckpointError: a run that was interrupted before its first checkpoint began with others.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten_params(origin.params).items()):
+        digest.update(path.encode())
+        digest.update(np.asarray(leaf).tobytes())
+    file, found = workdir / "initial.json", digest.hexdigest()
+    if file.exists() and (before := json.loads(file.read_text())["sha256"]) != found:
+        raise CheckpointError(
+            f"{workdir} began with weights {before[:12]}, {origin.path} now holds {found[:12]}; "
+            "accepted: the same, or another --workdir"
+        )
+    if jax.process_index() == 0:
+        write_json(
+            file,
+            {
+                "source": str(origin.path),
+                "step": origin.step,
+                "sha256": found,
+                "report": origin.report().splitlines(),
+            },
+        )
+    return found
 
 
 def place(params: Any, sharding: Any) -> Any:

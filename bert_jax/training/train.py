@@ -90,6 +90,7 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
     first_step, seconds = manager.latest_step() or 0, 0.0
     environment.check_processes_agree(
+        weights=initial.record(origin, workdir) if origin else None,
         experiment=configs.config_hash(experiment),
         data=fingerprint[:12],
         checkpoint=first_step,

@@ -76,6 +76,10 @@ def test_google_to_hugging_face(tmp_path):
         (["--to=bert_jax"], "allow masked_token_head to initialize"),
         (["--to=huggingface", "--allow=masked_token_head"], "allow next_sentence_head"),
         (["--to=onnx"], "should be one of"),
+        (
+            ["--allow=masked_token_head", "--allow=next_sentence_head", "--allow=typo"],
+            "allowed typo, which is no tensor of it",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_writes_nothing(arguments, says, tmp_path):

@@ -58,6 +58,23 @@ def test_a_run_starts_from_the_weights_alone(form, origin, still, tmp_path, caps
     assert load_run(origin / form).report() in capsys.readouterr().err
 
 
+def test_a_run_that_was_interrupted_early_begins_with_the_same_weights_again(
+    origin, still, tmp_path
+):
+    source = shutil.copytree(origin / "run", tmp_path / "source")
+    continued = override(still, {"training.init_from": str(source)})
+    train(continued, tmp_path / "run")
+    recorded = json.loads((tmp_path / "run" / "initial.json").read_text())
+    assert recorded["step"] == 12 and recorded["source"] == str(source)
+    # As if it had ended before its first checkpoint, and its source had gone on.
+    for name in ("checkpoints", "result.json", "metrics.jsonl"):
+        path = tmp_path / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(source / "checkpoints" / "12")
+    with pytest.raises(CheckpointError, match="began with weights .* accepted: the same"):
+        train(continued, tmp_path / "run")
+
+
 def test_a_run_with_a_checkpoint_goes_on_from_that(origin, experiment, tmp_path):
     """Also when the weights that it started from are gone."""
     source = shutil.copytree(origin / "huggingface", tmp_path / "source")
@@ -75,7 +92,7 @@ def test_a_run_with_a_checkpoint_goes_on_from_that(origin, experiment, tmp_path)
     assert checkpoint.has_checkpoint(tmp_path / "run")
     shutil.rmtree(source)
     assert train(continued, tmp_path / "run")["steps"] == 12
-    with pytest.raises(CheckpointError, match="source is not a run"):
+    with pytest.raises(CheckpointError, match="source does not exist"):
         train(continued, tmp_path / "another")
 
 
@@ -109,7 +126,7 @@ def test_weights_of_another_vocabulary_are_refused(origin, still, tmp_path):
     }
     says = {
         "swapped": f"another vocabulary: id 7 is {pieces[7]!r}, in .* {pieces[8]!r}; accepted",
-        "fewer": "has 499 pieces, the data 500",
+        "fewer": "has 500 rows for 499 pieces",
         "cased": "has lower_case False",
     }
     for name, tokenizer in changed.items():
