@@ -14,7 +14,7 @@ directory=bert_jax
 # ---- 3. What to train, and where to: data and runs on storage that all hosts see --------------------
 experiment=experiments/bert.py:base
 workdir=/mnt/shared/runs/base
-data=/mnt/shared/data/wikibooks-128
+data=/mnt/shared/data/wikibooks
 
 # With --cluster jax finds the other hosts through the metadata of the slice.
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="

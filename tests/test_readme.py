@@ -18,6 +18,7 @@ REDUCED = " ".join(
         "training.steps=4",
         "training.eval_every=4",
         "optimizer.warmup_steps=2",
+        "second_phase.steps=0",
         "model.hidden_size=32",
         "model.num_heads=2",
         "evaluation.max_examples=64",
