@@ -19,9 +19,6 @@ from bert_jax import command, environment
 from bert_jax.errors import ConfigError
 from bert_jax.files import write_atomically
 
-HUGGINGFACE_WORD_LENGTH = 100
-"""Characters; BertTokenizer of transformers 5.23 reads no other limit from any file."""
-
 
 def main() -> None:
     """Runs the command."""
@@ -31,15 +28,16 @@ def main() -> None:
     output = Path(flags.FLAGS.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output={output} exists; accepted: a new or an empty directory")
+    from bert_jax.data.wordpiece import MAX_WORD_LENGTH
     from bert_jax.runs import load_run, save_run
 
     run = load_run(flags.FLAGS.source, allow=flags.FLAGS.allow)
     report = run.report()
     limit = run.tokenizer.to_json().get("max_word_length")
-    if flags.FLAGS.to == "huggingface" and limit != HUGGINGFACE_WORD_LENGTH:
+    if flags.FLAGS.to == "huggingface" and limit != MAX_WORD_LENGTH:
         report += (
             f"\n  tokenizer: transformers makes [UNK] of words of more than "
-            f"{HUGGINGFACE_WORD_LENGTH} characters whatever is written; here the limit is {limit}"
+            f"{MAX_WORD_LENGTH} characters whatever is written; here the limit is {limit}"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:

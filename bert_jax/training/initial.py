@@ -61,17 +61,22 @@ def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> N
         raise ConfigError(f"{where} has lower_case {lower_case}; accepted: data.lower_case alike")
 
 
-def record(origin: Run, workdir: Path) -> str:
-    """Writes `initial.json`: which weights these are, and the loading report; returns their hash.
-
-    Raises:
-      CheckpointError: a run that was interrupted before its first checkpoint began with others.
-    """
+def fingerprint(origin: Run) -> str:
+    """Returns the SHA-256 of the names and values of the weights."""
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten_params(origin.params).items()):
         digest.update(path.encode())
         digest.update(np.asarray(leaf).tobytes())
-    file, found = workdir / "initial.json", digest.hexdigest()
+    return digest.hexdigest()
+
+
+def record(origin: Run, workdir: Path, found: str) -> None:
+    """Writes `initial.json`: the weights' source and fingerprint `found`, and the loading report.
+
+    Raises:
+      CheckpointError: a run that was interrupted before its first checkpoint began with others.
+    """
+    file = workdir / "initial.json"
     if file.exists() and (before := json.loads(file.read_text())["sha256"]) != found:
         raise CheckpointError(
             f"{workdir} began with weights {before[:12]}, {origin.path} now holds {found[:12]}; "
@@ -87,7 +92,6 @@ def record(origin: Run, workdir: Path) -> str:
                 "report": origin.report().splitlines(),
             },
         )
-    return found
 
 
 def place(params: Any, sharding: Any) -> Any:

@@ -89,8 +89,9 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     open_workdir(workdir, experiment)
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
     first_step, seconds = manager.latest_step() or 0, 0.0
+    weights = initial.fingerprint(origin) if origin else None
     environment.check_processes_agree(
-        weights=initial.record(origin, workdir) if origin else None,
+        weights=weights,
         experiment=configs.config_hash(experiment),
         data=fingerprint[:12],
         checkpoint=first_step,
@@ -106,6 +107,8 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         seconds = position["seconds"]
         say(f"{workdir}: going on from step {first_step}")
     else:
+        if origin and weights:
+            initial.record(origin, workdir, weights)
         state = make_state(initialize, sharding)
         if origin:
             say(origin.report())
