@@ -41,8 +41,12 @@ setup(
         "corpora": ["importlib_resources", "pyarrow>=18", "tensorflow-datasets>=4.9.10,<5"],
         # For an environment of its own: it asks for older protobuf and pyarrow than the rest.
         "beam": ["apache-beam>=2.77,<3"],
+        # The page of `prepare --audit`.
+        "audit": ["jinja2>=3.1", "matplotlib>=3.9", "scikit-learn>=1.5"],
+        # What fine-tuning is measured with.
+        "tasks": ["scikit-learn>=1.5", "scipy>=1.14"],
         "test": [
-            *("hypothesis", "ipykernel", "matplotlib", "nbclient", "nbformat"),
+            *("hypothesis", "ipykernel", "nbclient", "nbformat"),
             *("psutil", "pyright", "pytest", "pytest-xdist", "ruff"),
         ],
         "notebook": ["jupyterlab", "matplotlib"],
