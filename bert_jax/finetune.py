@@ -1,0 +1,46 @@
+"""Fine-tunes a pretrained BERT on a task, with several seeds.
+
+  python -m bert_jax.finetune --experiment=experiments/finetune/movie_sentiment.py
+      --checkpoint=RUN_OR_HF_DIR --workdir=DIR --seeds=3
+  python -m bert_jax.finetune --experiment=... --checkpoint=... --workdir=DIR
+      --set task.representation=mean --set optimizer.learning_rate=3e-5
+
+The checkpoint is all that load_run opens: a run of pretrain, a directory of Hugging Face's BERT,
+Google's bert_model.ckpt. WORKDIR/result.json has every seed, mean, standard deviation and interval
+beside what needs no model; WORKDIR/seed-N the best checkpoint on dev, which load_run opens,
+metrics.jsonl and the predictions. The same command goes on with the seeds that are missing.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from bert_jax import command, environment
+from bert_jax.errors import ConfigError
+
+
+def main() -> None:
+    """Runs the command."""
+    environment.configure_jax()
+    environment.keep_freed_memory()
+    from bert_jax.tasks.config import FineTuningConfig
+
+    config = command.experiment_from_flags(FineTuningConfig)
+    for name in ("checkpoint", "workdir"):
+        if not flags.FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing; accepted: a directory")
+    if flags.FLAGS.seeds < 1:
+        raise ConfigError(f"--seeds is {flags.FLAGS.seeds}; accepted: at least 1")
+    from bert_jax.tasks.finetuning import finetune
+
+    workdir = Path(flags.FLAGS.workdir)
+    with command.exclusive(workdir):
+        finetune(config, Path(flags.FLAGS.checkpoint), workdir, seeds=flags.FLAGS.seeds)
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(command)
+    flags.DEFINE_string("checkpoint", None, "Weights to start from: a run, or a directory.")
+    flags.DEFINE_string("workdir", None, "Directory of the seeds and their result.")
+    flags.DEFINE_integer("seeds", 1, "How many times to fine-tune.")
+    command.run(main)

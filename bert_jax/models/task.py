@@ -1,0 +1,75 @@
+"""BERT for a task: the encoder and one output layer."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from bert_jax.models.bert import Bert, EncoderOutput
+from bert_jax.models.config import BertConfig
+from bert_jax.models.layers import Dense, Dropout
+from bert_jax.training.sharding import ShardingRules
+
+LAYERS_SIDE_BY_SIDE = 4
+
+
+def represent_text(
+    output: EncoderOutput, real: Bool[Array, "batch length"], representation: str
+) -> Float[Array, "batch width"]:
+    """Returns one vector a text; `mean` and `max` are over its positions, the special ones too.
+
+    `cls` is the first position: of the last layer, or for `last4` of the last four side by side.
+    """
+    if representation == "pooled":
+        return output.pooled_output[:, 0]
+    weights, x = real[..., None], output.sequence_output
+    if representation == "mean":
+        total = jnp.where(weights, x.astype(jnp.float32), 0).sum(1)
+        return (total / jnp.maximum(weights.sum(1), 1)).astype(x.dtype)
+    if representation == "max":
+        highest = jnp.where(weights, x, jnp.finfo(x.dtype).min).max(1)
+        return jnp.where(weights.any(1), highest, 0)  # rows that only fill up a batch have none
+    return x[:, 0]
+
+
+class BertForTask(nn.Module):
+    """BERT with one dense layer on a text's representation or on each token's."""
+
+    config: BertConfig
+    outputs: int
+    unit: Literal["text", "token"]
+    representation: str
+    dropout: bool = True
+    """Before the output layer, at the encoder's rate; not in question answering."""
+    frozen: bool = False
+    """The encoder is neither trained nor disturbed by dropout."""
+    rules: ShardingRules | None = None
+
+    def setup(self):
+        layers = LAYERS_SIDE_BY_SIDE if self.representation == "last4" else 1
+        self.bert = Bert(self.config, self.rules, output_layers=layers)
+        width = self.config.hidden_size * layers
+        self.output = Dense(self.config, {"embed": width}, {"classes": self.outputs})
+        self.output_dropout = Dropout(self.config.dropout if self.dropout else 0.0)
+
+    def __call__(
+        self,
+        token_ids: Int[Array, "batch length"],
+        segment_ids: Int[Array, "batch length"],
+        pack_ids: Int[Array, "batch length"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch *length outputs"]:
+        """Returns float32 logits, of each row or of each position."""
+        first = jnp.zeros((token_ids.shape[0], 1), jnp.int32)
+        output = self.bert(token_ids, segment_ids, pack_ids, first, train=train and not self.frozen)
+        if self.unit == "text":
+            x = represent_text(output, pack_ids > 0, self.representation)[:, None]
+        else:
+            x = output.sequence_output
+        if self.frozen:
+            x = jax.lax.stop_gradient(x)
+        logits = self.output(self.output_dropout(x, train=train)).astype(jnp.float32)
+        return logits[:, 0] if self.unit == "text" else logits

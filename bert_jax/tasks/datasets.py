@@ -1,0 +1,109 @@
+"""The examples of a task, read and found to be right before anything is compiled."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.errors import ConfigError, DataError
+from bert_jax.tasks.config import TaskConfig
+from bert_jax.tasks.families import FAMILIES
+from bert_jax.tasks.family import Example, Family, Labels, Outcomes, Row
+from bert_jax.tasks.records import fingerprint, read_records
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Examples of one part of a task."""
+
+    name: str
+    examples: list[Example]
+    sha256: str
+    rows: list[Row]
+    """Empty until `encode_split`."""
+
+    def describe(self, train: "Split") -> dict[str, Any]:
+        """Returns what result.json says of it."""
+        seen = {example.texts for example in train.examples}
+        return {
+            "examples": len(self.examples),
+            "rows": len(self.rows),
+            "sha256": self.sha256,
+            "texts_also_in_train": sum(example.texts in seen for example in self.examples),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A task's examples and labels."""
+
+    family: Family
+    labels: Labels
+    splits: dict[str, Split]
+    metric: str
+    """The main one."""
+
+
+def load_dataset(task: TaskConfig) -> Dataset:
+    """Reads and checks all examples of a task.
+
+    Raises:
+      DataError: file and line of the first that is wrong, or a set without an example.
+      ConfigError: a metric that the family has not.
+    """
+    family = FAMILIES[task.family]
+    metric = task.metric or next(iter(family.metrics))
+    if metric not in family.metrics:
+        raise ConfigError(
+            f"task.metric is {metric!r}; accepted for {task.family}: {', '.join(family.metrics)}"
+        )
+    specs = {name: getattr(task, name) for name in SPLITS if getattr(task, name)}
+    records = {name: read_records(spec, task.columns) for name, spec in specs.items()}
+    labels = task.labels or family.label_names(records["train"], task)
+    splits = {
+        name: Split(
+            name=name,
+            examples=[family.parse(record, task, labels) for record in found],
+            sha256=fingerprint(found),
+            rows=[],
+        )
+        for name, found in records.items()
+    }
+    for name, split in splits.items():
+        hidden = next((one for one in split.examples if one.gold is None), None)
+        if hidden and name != "test":
+            raise DataError(
+                f"{hidden.place}: {task.label} is hidden; accepted in task.{name}: examples with it"
+            )
+    return Dataset(family=family, labels=labels, splits=splits, metric=metric)
+
+
+def encode_split(split: Split, task: TaskConfig, tokenizer: Tokenizer) -> Split:
+    """Returns the split with its rows."""
+    family = FAMILIES[task.family]
+    rows = [
+        row
+        for number, example in enumerate(split.examples)
+        for row in family.encode(number, example, task, tokenizer)
+    ]
+    return replace(split, rows=rows)
+
+
+def score(family: Family, outcomes: Outcomes) -> dict[str, float]:
+    """Returns every metric of the family."""
+    return {name: metric(outcomes) for name, metric in family.metrics.items()}
+
+
+def baseline_scores(dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
+    """Returns the metrics of each baseline of the family on a split."""
+    family, train = dataset.family, dataset.splits["train"].examples
+    return {
+        name: score(family, family.judge(predictions, split.examples, None))
+        for name, predictions in family.baselines(train, split.examples).items()
+    }
+
+
+def labelled(split: Split) -> bool:
+    """Whether a metric can be computed of it."""
+    return all(example.gold is not None for example in split.examples)

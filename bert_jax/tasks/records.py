@@ -1,0 +1,133 @@
+"""Sets of examples as records: fields by name, and the place that an error names.
+
+`tsv:FILE`, `jsonl:FILE`, `conll:FILE`, `conllu:FILE`, `squad:FILE` or `tfds:NAME:SPLIT`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bert_jax.errors import DataError
+
+KINDS = ("tsv", "jsonl", "conll", "conllu", "squad", "tfds")
+
+Columns = tuple[str, ...]
+
+
+class Record(NamedTuple):
+    """One example as it is stored."""
+
+    place: str
+    """`file:line`."""
+    fields: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Returns a field; raises DataError if there is none of this name."""
+        if name not in self.fields:
+            known = ", ".join(self.fields)
+            raise DataError(f"{self.place} has no field {name!r}; accepted: {known}")
+        return self.fields[name]
+
+    def text(self, name: str) -> str:
+        """Returns a field that is a text; raises DataError if it is something else."""
+        value = self[name]
+        if isinstance(value, bytes):
+            value = value.decode("utf-8")
+        if not isinstance(value, str):
+            raise DataError(
+                f"{self.place}: {name} is {value!r:.60}, a {type(value).__name__}; accepted: a text"
+            )
+        return value
+
+
+def read_records(spec: str, columns: Columns = ()) -> list[Record]:
+    """Returns the examples of a set.
+
+    Raises:
+      DataError: no such file, a line that is not what its kind has, or no example at all.
+    """
+    from bert_jax.tasks.conll import read_conll, read_conllu
+    from bert_jax.tasks.squad import read_squad
+    from bert_jax.tasks.tfds import read_tfds
+
+    kind, colon, path = spec.partition(":")
+    readers: dict[str, Callable[[], Iterable[Record]]] = {
+        "tsv": lambda: read_tsv(Path(path), columns),
+        "jsonl": lambda: read_jsonl(Path(path)),
+        "conll": lambda: read_conll(Path(path), columns),
+        "conllu": lambda: read_conllu(Path(path)),
+        "squad": lambda: read_squad(Path(path)),
+        "tfds": lambda: read_tfds(path),
+    }
+    if not colon or not path or kind not in readers:
+        raise DataError(
+            f"{spec!r} names no set of examples; accepted: "
+            f"{', '.join(f'{kind}:FILE' for kind in KINDS[:-1])}, tfds:NAME:SPLIT"
+        )
+    records = list(readers[kind]())
+    if not records:
+        raise DataError(f"{path}:1 holds no example; accepted: at least one")
+    return records
+
+
+def fingerprint(records: Sequence[Record]) -> str:
+    """Returns the SHA-256 of the fields of all records, in order."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(record.fields, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    r"""Numbers from 1 and text of a file's lines, divided by \n or \r\n alone.
+
+    Raises:
+      DataError: it cannot be read or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            yield number, raw.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}:{number} holds byte 0x{raw[error.start]:02x} at column "
+                f"{error.start + 1}; accepted: UTF-8 text"
+            ) from error
+
+
+def read_tsv(path: Path, columns: Columns = ()) -> Iterator[Record]:
+    """Cells divided by tabs, without quoting, as GLUE's files are."""
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if not columns:
+            columns = tuple(cells)
+            continue
+        if len(cells) != len(columns):
+            raise DataError(
+                f"{path}:{number} has {len(cells)} cells; accepted: {len(columns)}, "
+                f"{', '.join(columns)}, divided by tabs"
+            )
+        yield Record(f"{path}:{number}", dict(zip(columns, cells, strict=True)))
+
+
+def read_jsonl(path: Path) -> Iterator[Record]:
+    """A JSON object a line."""
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{number} is not JSON ({error})") from error
+        if not isinstance(fields, dict):
+            raise DataError(
+                f"{path}:{number} holds a {type(fields).__name__}; accepted: a JSON object"
+            )
+        yield Record(f"{path}:{number}", fields)

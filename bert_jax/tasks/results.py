@@ -1,0 +1,86 @@
+"""From the outcomes of several seeds to a mean, its interval, and a table."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from bert_jax.tasks.family import Outcomes
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+def bootstrap_interval(
+    outcomes: Sequence[Outcomes],
+    metric: Callable[[Outcomes], float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Returns the percentile interval of a metric's mean over seeds.
+
+    Seeds and examples are drawn anew each time, both with replacement; all seeds of a draw see
+    the same examples, as they did.
+
+    Args:
+      outcomes: of each seed, on the same examples in the same order.
+      metric: of the outcomes of one seed.
+      resamples: number of draws.
+      seed: of the draws.
+
+    References:
+      Efron and Tibshirani 1993, chapter 13.
+    """
+    rng = np.random.default_rng(seed)
+    count = len(outcomes[0])
+    means = []
+    for _ in range(resamples):
+        examples = rng.integers(count, size=count)
+        seeds = rng.integers(len(outcomes), size=len(outcomes))
+        values = {i: metric(outcomes[i][examples]) for i in set(seeds.tolist())}
+        means.append(np.mean([values[i] for i in seeds.tolist()]))
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def summarize(
+    outcomes: Sequence[Outcomes], metrics: dict[str, Callable[[Outcomes], float]], main: str
+) -> dict[str, dict[str, Any]]:
+    """Returns mean and sample standard deviation of each metric, and the interval of the main."""
+    summary = {}
+    for name, metric in metrics.items():
+        values = [metric(one) for one in outcomes]
+        summary[name] = {
+            "mean": float(np.mean(values)),
+            "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        }
+    low, high = bootstrap_interval(outcomes, metrics[main])
+    summary[main] |= {"interval": [low, high], "confidence": CONFIDENCE, "resamples": RESAMPLES}
+    return summary
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    """Returns a row for each split and metric, the main metric first."""
+    baselines = list(result["baselines"]["dev"])
+    columns = ("seeds", "mean ± sd", "interval", *(name.replace("_", " ") for name in baselines))
+    table = Table("", *columns)
+    for split, summary in result["summary"].items():
+        for metric in sorted(summary, key=lambda name: name != result["metric"]):
+            seeds = " ".join(_cell(seed.get(split, {}).get(metric)) for seed in result["seeds"])
+            floor = [_cell(result["baselines"][split][name][metric]) for name in baselines]
+            table.add_row(f"{split} {metric}", seeds, *_spread(summary[metric]), *floor)
+        table.add_section()
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _spread(summary: dict[str, Any]) -> tuple[str, str]:
+    deviation, interval = summary["standard_deviation"], summary.get("interval")
+    mean = _cell(summary["mean"]) + (f" ± {deviation:.4f}" if deviation is not None else "")
+    return mean, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""

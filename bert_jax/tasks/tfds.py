@@ -1,0 +1,45 @@
+"""`tfds:NAME:SPLIT`: examples of a prepared TensorFlow Dataset, read without TensorFlow."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data.sources.tfds import read_examples
+from bert_jax.tasks.records import Record
+
+
+def read_tfds(name: str) -> Iterator[Record]:
+    """Returns a record an example; a class label is its name, or null where it is hidden (-1).
+
+    Answers in SQuAD's form become a list of (text, start).
+
+    Raises:
+      DataError: the library, the dataset or the split is missing.
+    """
+    dataset, _, split = name.partition(":")
+    examples = read_examples(dataset, split=split or "train", spec=f"tfds:{name}")
+    for place, example, features in examples:
+        fields = {key: _value(value, features[key]) for key, value in example.items()}
+        yield Record(place, fields)
+
+
+def _value(value: Any, feature: Any) -> Any:
+    if hasattr(feature, "int2str"):
+        return feature.int2str(int(value)) if value >= 0 else None
+    if isinstance(value, dict) and {"text", "answer_start"} <= value.keys():
+        texts = [text.decode("utf-8") for text in value["text"]]
+        return list(zip(texts, map(int, value["answer_start"]), strict=True))
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist(), feature)
+    return value
+
+
+def _plain(value: Any, feature: Any) -> Any:
+    """Lists of strings and of class labels, as of a tagged sentence."""
+    if isinstance(value, list):
+        inner = getattr(feature, "feature", None)
+        return [_value(one, inner) if isinstance(one, (bytes, int)) else one for one in value]
+    return value

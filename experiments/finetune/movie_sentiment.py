@@ -1,0 +1,32 @@
+r"""Sentiment of sentences from film reviews: 10,568 with the sign of their raters' mean.
+
+    python benchmarks/task_sets.py --output=data/tasks --only=movie_sentiment
+    python -m bert_jax.finetune --experiment=experiments/finetune/movie_sentiment.py \
+      --checkpoint=all-MiniLM-L6-v2 --workdir=runs/movie_sentiment --seeds=3
+
+The mean over positions is what these weights were trained to give.
+"""
+
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.training.optim import OptimizerConfig
+
+
+def get_config() -> FineTuningConfig:
+    """Returns the fine-tuning."""
+    return FineTuningConfig(
+        task=TaskConfig(
+            family="classification",
+            train="tsv:data/tasks/movie_sentiment/train.tsv",
+            dev="tsv:data/tasks/movie_sentiment/dev.tsv",
+            test="tsv:data/tasks/movie_sentiment/test.tsv",
+            text="text",
+            label="label",
+            labels=("negative", "positive"),
+            max_length=48,
+            representation="mean",
+        ),
+        training=TuningConfig(epochs=2, batch_size=32),
+        optimizer=OptimizerConfig(
+            learning_rate=5e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
+        ),
+    )
