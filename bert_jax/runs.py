@@ -22,6 +22,7 @@ from bert_jax.interop.source import Source
 from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
 from bert_jax.interop.tensors import LoadingReport, to_parameters
 from bert_jax.models.bert import BertForPretraining, apply, num_parameters
+from bert_jax.tasks.model import BertForTask, example_ids
 from bert_jax.training import checkpoint
 from bert_jax.training.state import abstract_params, unboxed_params
 
@@ -43,7 +44,8 @@ class Run:
     step: int
     config: Experiment | None
     """None where the weights come from elsewhere; `model.config` is there always."""
-    model: BertForPretraining
+    model: BertForPretraining | BertForTask
+    """Of a fine-tuned model with the task's output layer alone; `model.head` says which."""
     params: Any
     """Float32 arrays on a CPU; `model.apply({"params": params}, batch)` runs them."""
     tokenizer: Tokenizer
@@ -55,7 +57,13 @@ class Run:
 
         Raises:
           DataError: the text holds no [MASK] or is too long for the model.
+          CheckpointError: a fine-tuned model.
         """
+        if isinstance(self.model, BertForTask):
+            raise CheckpointError(
+                f"{self.path} was fine-tuned for {self.model.head.family} and has no "
+                "masked_token_head; accepted: a run of pretrain"
+            )
         batch = self._single_text(text)
         logits = self._apply(self.params, batch).token_logits[0, :, : self.tokenizer.vocab_size]
         probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
@@ -91,7 +99,9 @@ class Run:
 
     @cached_property
     def _apply(self):
-        return jax.jit(lambda params, batch: apply(self.model, params, batch))
+        model = self.model
+        assert isinstance(model, BertForPretraining)  # see fill_mask
+        return jax.jit(lambda params, batch: apply(model, params, batch))
 
     def _single_text(self, text: str) -> Batch:
         first, *rest = text.split(MASK)
@@ -196,8 +206,12 @@ def _open_run(path: Path, step: int | None) -> Run:
         if step not in steps:
             raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")
         description = checkpoint.restore_description(manager, step=step)
-        model = BertForPretraining(description.model)
-        params = checkpoint.restore_params(manager, abstract_params(model, _cpu()), step=step)
+        head = description.head
+        model = (
+            BertForTask(description.model, head) if head else BertForPretraining(description.model)
+        )
+        abstract = abstract_params(model, _cpu(), *(example_ids() if head else ()))
+        params = checkpoint.restore_params(manager, abstract, step=step)
     return Run(
         path=path,
         step=step,

@@ -117,6 +117,7 @@ class Bert(nn.Module):
         x, kept = self.layers(x, attention_mask(pack_ids), train)
         pooled_output = self.pooler(gather_positions(x, cls_positions))
         if self.output_layers > 1:
+            assert kept is not None  # EncoderLayer keeps them
             x = jnp.concatenate([kept[-1 - i] for i in range(self.output_layers)], axis=-1)
         return EncoderOutput(x, pooled_output)
 

@@ -78,7 +78,10 @@ def decode(
 
 
 def judge(
-    predictions: Sequence[float], examples: Sequence[Example], threshold: float | None
+    predictions: Sequence[float],
+    examples: Sequence[Example],
+    labels: Labels,
+    threshold: float | None,
 ) -> Outcomes:
     """Returns predicted and gold of each example."""
     return np.array(

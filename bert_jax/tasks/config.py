@@ -22,8 +22,8 @@ TOKEN_REPRESENTATIONS = ("last", "last4")
 class TaskConfig:
     """The data of a task, and how they are read, represented and measured.
 
-    A set of examples is `tsv:FILE`, `jsonl:FILE`, `conll:FILE`, `conllu:FILE`, `squad:FILE` or
-    `tfds:NAME:SPLIT`.
+    A set of examples is `tsv:FILE`, `csv:FILE`, `jsonl:FILE`, `conll:FILE`, `conllu:FILE`,
+    `squad:FILE` or `tfds:NAME:SPLIT`.
     """
 
     family: FamilyName
@@ -38,6 +38,8 @@ class TaskConfig:
     """Field of the text, of the tokens or of the question."""
     text_pair: str = ""
     """Field of the second text or of the passage; of a choice, the fields divided by commas."""
+    choice_start: str = ""
+    """Field of the words that each choice begins with."""
     label: str = "label"
     """Field of the label, of the tags or of the answers."""
     labels: tuple[str, ...] = ()

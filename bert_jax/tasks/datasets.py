@@ -91,15 +91,16 @@ def encode_split(split: Split, task: TaskConfig, tokenizer: Tokenizer) -> Split:
 
 
 def score(family: Family, outcomes: Outcomes) -> dict[str, float]:
-    """Returns every metric of the family."""
-    return {name: metric(outcomes) for name, metric in family.metrics.items()}
+    """Returns the metrics of the family that the outcomes have."""
+    values = {name: metric(outcomes) for name, metric in family.metrics.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def baseline_scores(dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
     """Returns the metrics of each baseline of the family on a split."""
     family, train = dataset.family, dataset.splits["train"].examples
     return {
-        name: score(family, family.judge(predictions, split.examples, None))
+        name: score(family, family.judge(predictions, split.examples, dataset.labels, None))
         for name, predictions in family.baselines(train, split.examples).items()
     }
 

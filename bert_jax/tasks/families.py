@@ -2,9 +2,15 @@
 
 from bert_jax.tasks.classification import CLASSIFICATION
 from bert_jax.tasks.family import Family
+from bert_jax.tasks.multiple_choice import MULTIPLE_CHOICE
+from bert_jax.tasks.question_answering import QUESTION_ANSWERING
 from bert_jax.tasks.regression import REGRESSION
+from bert_jax.tasks.tagging import TAGGING
 
 FAMILIES: dict[str, Family] = {
     "classification": CLASSIFICATION,
     "regression": REGRESSION,
+    "tagging": TAGGING,
+    "question_answering": QUESTION_ANSWERING,
+    "multiple_choice": MULTIPLE_CHOICE,
 }

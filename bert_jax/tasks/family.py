@@ -78,6 +78,10 @@ Outcomes = np.ndarray
 """[examples, k] float64: what `judge` says of each prediction; a set's metric is of its rows."""
 
 
+def nothing_to_settle(predictions: list[Any], examples: Sequence[Example]) -> None:
+    """For a family without a threshold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """The functions of a family of tasks."""
@@ -102,13 +106,13 @@ class Family:
     """On the device: what of the logits `decode` needs."""
     decode: Callable[..., list[Any]]
     """Predictions from (answers of the rows, rows, examples, task)."""
-    settle: Callable[[list[Any], Sequence[Example]], float | None] = lambda predictions, examples: (
-        None
-    )
+    settle: Callable[[list[Any], Sequence[Example]], float | None] = nothing_to_settle
     """A number that is chosen on dev and used on test: the threshold of no answer."""
-    judge: Callable[[list[Any], Sequence[Example], float | None], Outcomes]
-    metrics: dict[str, Callable[[Outcomes], float]]
-    """The first is what a task is measured by unless it says otherwise."""
+    judge: Callable[[list[Any], Sequence[Example], Labels, float | None], Outcomes]
+    """Outcomes from predictions, examples, labels and what dev settled."""
+    metrics: dict[str, Callable[[Outcomes], float | None]]
+    """The first is what a task is measured by unless it says otherwise; None where there is
+    nothing to measure, such as entities among parts of speech."""
     baselines: Callable[[Sequence[Example], Sequence[Example]], dict[str, list[Any]]]
     """Predictions for the second from the first, without a model."""
     write: Callable[[list[Any], Sequence[Example], Labels, float | None], tuple[str, str]]

@@ -2,74 +2,45 @@
 
 import json
 import math
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 
 from bert_jax import config as configs
 from bert_jax import environment
-from bert_jax.errors import CheckpointError, ConfigError, DataError
-from bert_jax.files import write_atomically, write_json
-from bert_jax.models.task import BertForTask
+from bert_jax.errors import CheckpointError, ConfigError, DivergenceError
+from bert_jax.files import write_json
 from bert_jax.runs import Run, load_run
 from bert_jax.tasks import results
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import (
     SPLITS,
     Dataset,
-    Split,
     baseline_scores,
     encode_split,
     labelled,
     load_dataset,
-    score,
 )
-from bert_jax.tasks.encoding import chunks, row_length, shuffled, stack
+from bert_jax.tasks.encoding import row_length
 from bert_jax.tasks.family import TaskBatch
 from bert_jax.tasks.state import (
     make_model,
     make_task_optimizer,
-    seed_streams,
     state_maker,
     task_logits,
     task_step,
 )
-from bert_jax.training import checkpoint as checkpoints
+from bert_jax.tasks.tuning import Tuner, tune
 from bert_jax.training import initial
-from bert_jax.training.metrics import merge
 from bert_jax.training.sharding import make_mesh, named_sharding
 
 FORMAT_VERSION = 1
 UNUSED_HEADS = ("masked_token_head", "next_sentence_head")
-
-
-class Tuner(NamedTuple):
-    """What every seed shares, compiled once."""
-
-    config: FineTuningConfig
-    dataset: Dataset
-    run: Run
-    model: BertForTask
-    encoder: Any
-    """The checkpoint's encoder, placed."""
-    make: Any
-    """jit of (key, encoder) -> first state."""
-    update: Any
-    """jit of (state, batch, key) -> (state, metrics); the state is donated."""
-    answer: Any
-    """jit of (params, batch) -> what `decode` needs."""
-    mesh: Mesh
-    rows: NamedSharding
-    length: int
-    steps: int
 
 
 def finetune(
@@ -131,9 +102,9 @@ def finetune(
     # ---- Result -------------------------------------------------------------------------------
     finished = [one for one in ended if "dev" in one]
     if not finished:
-        raise DataError(
-            f"{workdir}: the loss of every seed became infinite; accepted: a lower "
-            "optimizer.learning_rate"
+        raise DivergenceError(
+            f"{workdir}: the loss of every seed became infinite; in another --workdir a lower "
+            "optimizer.learning_rate may help"
         )
     result = {
         "format_version": FORMAT_VERSION,
@@ -218,117 +189,6 @@ def make_tuner(config: FineTuningConfig, dataset: Dataset, run: Run) -> Tuner:
         rows=rows,
         length=max(row_length(split.rows) for split in dataset.splits.values()),
         steps=steps,
-    )
-
-
-def tune(tuner: Tuner, seed: int, directory: Path) -> None:
-    """Trains one seed and writes its checkpoint, metrics, predictions and, last, result."""
-    config, dataset = tuner.config, tuner.dataset
-    training, family, splits = config.training, dataset.family, dataset.splits
-    started = time.monotonic()
-    init_rng, dropout_rng = seed_streams(seed)
-    state = tuner.make(init_rng, tuner.encoder)
-    rows, per_epoch = splits["train"].rows, tuner.steps // training.epochs
-    looks = {
-        epoch * per_epoch + math.ceil(part * per_epoch / training.evaluations_per_epoch)
-        for epoch in range(training.epochs)
-        for part in range(1, training.evaluations_per_epoch + 1)
-    }
-    best: tuple[float, int, Any] = (-math.inf, 0, None)
-    since_best, window, log, step = 0, [], [], 0
-    for epoch in range(training.epochs):
-        order = shuffled(len(rows), seed=seed, epoch=epoch)
-        for batch in chunks([rows[i] for i in order], training.batch_size):
-            placed = place(tuner, batch, training.batch_size)
-            state, metrics = tuner.update(state, placed, dropout_rng)
-            window.append(metrics)
-            step += 1
-            if step not in looks:
-                continue
-            row = {f"train/{name}": value for name, value in merge(window).items()}
-            window = []
-            if not math.isfinite(row["train/loss"]):
-                write_json(directory / "result.json", {"seed": seed, "diverged_at_step": step})
-                return
-            predictions = predict(tuner, state.params, splits["dev"])
-            threshold = family.settle(predictions, splits["dev"].examples)
-            scores = score(family, family.judge(predictions, splits["dev"].examples, threshold))
-            row |= {f"dev/{name}": value for name, value in scores.items()}
-            log.append({"seed": seed, "epoch": epoch + 1, "step": step} | row)
-            write_atomically(
-                directory / "metrics.jsonl", "".join(json.dumps(one) + "\n" for one in log)
-            )
-            since_best += 1
-            if scores[dataset.metric] > best[0]:
-                best = (scores[dataset.metric], step, jax.device_get(state.params))
-                since_best = 0
-            if training.patience and since_best >= training.patience:
-                break
-        if training.patience and since_best >= training.patience:
-            break
-    _, best_step, params = best
-    result: dict[str, Any] = {"seed": seed, "steps": step, "best_step": best_step}
-    result |= write_predictions(tuner, params, directory)
-    save(tuner, params, directory)
-    result["seconds"] = round(time.monotonic() - started, 1)
-    write_json(directory / "result.json", result)
-
-
-def place(tuner: Tuner, rows: Sequence[Any], batch_size: int) -> TaskBatch:
-    """Lays rows, padded to a batch, over the devices."""
-    batch = stack(
-        rows,
-        family=tuner.dataset.family,
-        batch_size=batch_size,
-        length=tuner.length,
-        pad_id=tuner.run.tokenizer.pad_id,
-    )
-    return jax.device_put(batch, tuner.rows)
-
-
-def predict(tuner: Tuner, params: Any, split: Split) -> list[Any]:
-    """Returns the prediction of each example of a split."""
-    size, answers = tuner.config.training.evaluation_batch_size, []
-    for rows in chunks(split.rows, size):
-        answer = jax.device_get(tuner.answer(params, place(tuner, rows, size)))
-        answers.extend(answer[: len(rows)])
-    return tuner.dataset.family.decode(answers, split.rows, split.examples, tuner.config.task)
-
-
-def write_predictions(tuner: Tuner, params: Any, directory: Path) -> dict[str, Any]:
-    """Writes predictions and outcomes of dev and test; returns their metrics.
-
-    What dev settles, such as a threshold, is used on both.
-    """
-    family, dataset = tuner.dataset.family, tuner.dataset
-    result: dict[str, Any] = {}
-    threshold = None
-    for name in SPLITS[1:]:
-        if name not in dataset.splits:
-            continue
-        split = dataset.splits[name]
-        predictions = predict(tuner, params, split)
-        if name == "dev":
-            threshold = family.settle(predictions, split.examples)
-            if threshold is not None:
-                result["threshold"] = threshold
-        suffix, text = family.write(predictions, split.examples, dataset.labels, threshold)
-        write_atomically(directory / f"predictions_{name}.{suffix}", text)
-        if labelled(split):
-            outcomes = family.judge(predictions, split.examples, threshold)
-            np.save(directory / f"outcomes_{name}.npy", outcomes)
-            result[name] = score(family, outcomes)
-    return result
-
-
-def save(tuner: Tuner, params: Any, directory: Path) -> None:
-    """Writes the best parameters, so that `load_run` opens the directory."""
-    checkpoints.save_params(
-        directory,
-        params,
-        model=tuner.run.model.config,
-        experiment=None,
-        tokenizer=tuner.run.tokenizer.to_json(),
     )
 
 

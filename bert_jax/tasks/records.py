@@ -1,8 +1,10 @@
 """Sets of examples as records: fields by name, and the place that an error names.
 
-`tsv:FILE`, `jsonl:FILE`, `conll:FILE`, `conllu:FILE`, `squad:FILE` or `tfds:NAME:SPLIT`.
+A set is named `tsv:FILE`, `csv:FILE`, `jsonl:FILE`, `conll:FILE`, `conllu:FILE`, `squad:FILE` or
+`tfds:NAME:SPLIT`.
 """
 
+import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.errors import DataError
 
-KINDS = ("tsv", "jsonl", "conll", "conllu", "squad", "tfds")
+KINDS = ("tsv", "csv", "jsonl", "conll", "conllu", "squad", "tfds")
 
 Columns = tuple[str, ...]
 
@@ -55,6 +57,7 @@ def read_records(spec: str, columns: Columns = ()) -> list[Record]:
     kind, colon, path = spec.partition(":")
     readers: dict[str, Callable[[], Iterable[Record]]] = {
         "tsv": lambda: read_tsv(Path(path), columns),
+        "csv": lambda: read_csv(Path(path)),
         "jsonl": lambda: read_jsonl(Path(path)),
         "conll": lambda: read_conll(Path(path), columns),
         "conllu": lambda: read_conllu(Path(path)),
@@ -115,6 +118,21 @@ def read_tsv(path: Path, columns: Columns = ()) -> Iterator[Record]:
                 f"{', '.join(columns)}, divided by tabs"
             )
         yield Record(f"{path}:{number}", dict(zip(columns, cells, strict=True)))
+
+
+def read_csv(path: Path) -> Iterator[Record]:
+    """Cells divided by commas, quoted where they hold one; the first line names the columns."""
+    reader = csv.DictReader((f"{line}\n" for _, line in numbered_lines(path)), strict=True)
+    try:
+        for cells in reader:
+            if None in cells or None in cells.values():
+                raise DataError(
+                    f"{path}:{reader.line_num} has not the {len(reader.fieldnames or ())} cells of "
+                    "the first line; accepted: as many"
+                )
+            yield Record(f"{path}:{reader.line_num}", cells)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num} is not CSV ({error})") from error
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:

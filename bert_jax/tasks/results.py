@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 def bootstrap_interval(
     outcomes: Sequence[Outcomes],
-    metric: Callable[[Outcomes], float],
+    metric: Callable[[Outcomes], float | None],
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -40,19 +40,22 @@ def bootstrap_interval(
         examples = rng.integers(count, size=count)
         seeds = rng.integers(len(outcomes), size=len(outcomes))
         values = {i: metric(outcomes[i][examples]) for i in set(seeds.tolist())}
-        means.append(np.mean([values[i] for i in seeds.tolist()]))
+        drawn = [value for i in seeds.tolist() if (value := values[i]) is not None]
+        means.extend([np.mean(drawn)] if drawn else [])
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)
 
 
 def summarize(
-    outcomes: Sequence[Outcomes], metrics: dict[str, Callable[[Outcomes], float]], main: str
+    outcomes: Sequence[Outcomes], metrics: dict[str, Callable[[Outcomes], float | None]], main: str
 ) -> dict[str, dict[str, Any]]:
     """Returns mean and sample standard deviation of each metric, and the interval of the main."""
     summary = {}
     for name, metric in metrics.items():
-        values = [metric(one) for one in outcomes]
+        values = [value for one in outcomes if (value := metric(one)) is not None]
+        if not values:
+            continue
         summary[name] = {
             "mean": float(np.mean(values)),
             "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,

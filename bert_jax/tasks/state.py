@@ -12,10 +12,10 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from bert_jax.errors import ConfigError
-from bert_jax.models.config import BertConfig
-from bert_jax.models.task import LAYERS_SIDE_BY_SIDE, BertForTask
+from bert_jax.models.config import BertConfig, TaskHeadConfig
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.family import Family, Labels, TaskBatch
+from bert_jax.tasks.model import LAYERS_SIDE_BY_SIDE, BertForTask, example_ids
 from bert_jax.training.metrics import Mean
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
 from bert_jax.training.state import TrainState, random_stream, state_sharding
@@ -43,12 +43,17 @@ def make_model(
     ):
         if needed > encoder.num_layers:
             raise ConfigError(f"{name} needs {needed} layers; the model has {encoder.num_layers}")
-    return BertForTask(
-        config=encoder,
+    head = TaskHeadConfig(
+        family=task.family,
+        labels=labels,
         outputs=family.outputs(labels),
         unit=family.unit,
         representation=task.representation,
         dropout=family.dropout,
+    )
+    return BertForTask(
+        config=encoder,
+        head=head,
         frozen=training.frozen,
         rules=config.sharding,
     )
@@ -156,8 +161,7 @@ def state_maker(
     """
 
     def initialize(rng: jax.Array) -> TrainState:
-        ids = jnp.zeros((1, 8), jnp.int32)
-        params = model.init(rng, ids, ids, ids)["params"]
+        params = model.init(rng, *example_ids())["params"]
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(nn.unbox(params)))
 
     sharding = state_sharding(

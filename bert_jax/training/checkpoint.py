@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from bert_jax import config as configs
 from bert_jax.errors import CheckpointError
 from bert_jax.experiment import Experiment
-from bert_jax.models.config import BertConfig
+from bert_jax.models.config import BertConfig, TaskHeadConfig
 from bert_jax.training.state import TrainState
 
 RESUMABLE = (
@@ -83,6 +83,7 @@ def save_params(
     model: BertConfig,
     experiment: Experiment | None,
     tokenizer: dict[str, Any],
+    head: TaskHeadConfig | None = None,
 ) -> None:
     """Writes weights alone, as step 0 of `directory`, and waits until they are there.
 
@@ -92,8 +93,10 @@ def save_params(
       model: what they are of.
       experiment: that trained them; None for weights from elsewhere.
       tokenizer: its `to_json()`.
+      head: of a fine-tuned model.
     """
     config = configs.to_json(experiment) if experiment else {"model": configs.to_json(model)}
+    config |= {"head": configs.to_json(head)} if head else {}
     with open_checkpoints(directory) as manager:
         manager.save(
             0,
@@ -147,16 +150,19 @@ class Description(NamedTuple):
     """None for weights from elsewhere."""
     tokenizer: dict[str, Any]
     """Its `to_json()`."""
+    head: TaskHeadConfig | None
+    """Of a fine-tuned model."""
 
 
 def restore_description(manager: ocp.CheckpointManager, *, step: int) -> Description:
     """Returns what the arrays of a saved step are of."""
     restored = _read(manager, step, config=ocp.args.JsonRestore(), tokenizer=ocp.args.JsonRestore())
     config, tokenizer = restored["config"], restored["tokenizer"]
-    if config.keys() == {"model"}:
-        return Description(configs.from_json(BertConfig, config["model"]), None, tokenizer)
+    head = configs.from_json(TaskHeadConfig, config["head"]) if "head" in config else None
+    if config.keys() <= {"model", "head"}:
+        return Description(configs.from_json(BertConfig, config["model"]), None, tokenizer, head)
     experiment = configs.from_json(Experiment, config)
-    return Description(experiment.model, experiment, tokenizer)
+    return Description(experiment.model, experiment, tokenizer, head)
 
 
 def _read(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:

@@ -50,22 +50,26 @@ def random_stream(seed: int, name: Literal["init", "dropout"]) -> Array:
     return jax.random.fold_in(jax.random.key(seed), {"init": 0, "dropout": 1}[name])
 
 
-def init_params(model: nn.Module, seed: int) -> Any:
-    """Returns the first parameters, float32, boxed with the names of their dimensions."""
-    batch = jax.tree.map(jnp.asarray, example_batch(batch_size=1, length=8, predictions=1))
-    return model.init(random_stream(seed, "init"), batch)["params"]
+def init_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
+    """Returns the first parameters, float32, boxed with the names of their dimensions.
+
+    `inputs` are a small example of what the model takes, a `Batch` if none is given.
+    """
+    inputs = inputs or (example_batch(batch_size=1, length=8, predictions=1),)
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    return model.init(random_stream(seed, "init"), *inputs)["params"]
 
 
-def unboxed_params(model: nn.Module, seed: int) -> Any:
+def unboxed_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
     """Returns the first parameters as plain arrays."""
-    return nn.unbox(init_params(model, seed))
+    return nn.unbox(init_params(model, seed, *inputs))
 
 
-def abstract_params(model: nn.Module, sharding: Sharding) -> Any:
+def abstract_params(model: nn.Module, sharding: Sharding, *inputs: Any) -> Any:
     """Returns shapes and dtypes of the parameters, all with one sharding, computing nothing."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(lambda: unboxed_params(model, 0)),
+        jax.eval_shape(lambda: unboxed_params(model, 0, *inputs)),
     )
 
 

@@ -22,10 +22,10 @@ def get_config() -> FineTuningConfig:
             text="text",
             label="label",
             labels=("negative", "positive"),
-            max_length=48,
+            max_length=40,
             representation="mean",
         ),
-        training=TuningConfig(epochs=2, batch_size=32),
+        training=TuningConfig(epochs=1, batch_size=32, evaluations_per_epoch=2),
         optimizer=OptimizerConfig(
             learning_rate=5e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),

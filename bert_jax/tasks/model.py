@@ -1,14 +1,13 @@
 """BERT for a task: the encoder and one output layer."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.models.bert import Bert, EncoderOutput
-from bert_jax.models.config import BertConfig
+from bert_jax.models.config import BertConfig, TaskHeadConfig
 from bert_jax.models.layers import Dense, Dropout
 from bert_jax.training.sharding import ShardingRules
 
@@ -34,25 +33,26 @@ def represent_text(
     return x[:, 0]
 
 
+def example_ids() -> tuple[Int[np.ndarray, "1 8"], ...]:
+    """Returns token, segment and pack ids to initialize with."""
+    return (np.zeros((1, 8), np.int32),) * 3
+
+
 class BertForTask(nn.Module):
     """BERT with one dense layer on a text's representation or on each token's."""
 
     config: BertConfig
-    outputs: int
-    unit: Literal["text", "token"]
-    representation: str
-    dropout: bool = True
-    """Before the output layer, at the encoder's rate; not in question answering."""
+    head: TaskHeadConfig
     frozen: bool = False
     """The encoder is neither trained nor disturbed by dropout."""
     rules: ShardingRules | None = None
 
     def setup(self):
-        layers = LAYERS_SIDE_BY_SIDE if self.representation == "last4" else 1
+        layers = LAYERS_SIDE_BY_SIDE if self.head.representation == "last4" else 1
         self.bert = Bert(self.config, self.rules, output_layers=layers)
         width = self.config.hidden_size * layers
-        self.output = Dense(self.config, {"embed": width}, {"classes": self.outputs})
-        self.output_dropout = Dropout(self.config.dropout if self.dropout else 0.0)
+        self.output = Dense(self.config, {"embed": width}, {"classes": self.head.outputs})
+        self.output_dropout = Dropout(self.config.dropout if self.head.dropout else 0.0)
 
     def __call__(
         self,
@@ -65,11 +65,11 @@ class BertForTask(nn.Module):
         """Returns float32 logits, of each row or of each position."""
         first = jnp.zeros((token_ids.shape[0], 1), jnp.int32)
         output = self.bert(token_ids, segment_ids, pack_ids, first, train=train and not self.frozen)
-        if self.unit == "text":
-            x = represent_text(output, pack_ids > 0, self.representation)[:, None]
+        if self.head.unit == "text":
+            x = represent_text(output, pack_ids > 0, self.head.representation)[:, None]
         else:
             x = output.sequence_output
         if self.frozen:
             x = jax.lax.stop_gradient(x)
         logits = self.output(self.output_dropout(x, train=train)).astype(jnp.float32)
-        return logits[:, 0] if self.unit == "text" else logits
+        return logits[:, 0] if self.head.unit == "text" else logits

@@ -1,0 +1,174 @@
+"""One seed of a fine-tuning: from the first state to checkpoint, predictions and result."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from bert_jax.files import write_atomically, write_json
+from bert_jax.runs import Run
+from bert_jax.tasks.config import FineTuningConfig, TuningConfig
+from bert_jax.tasks.datasets import SPLITS, Dataset, Split, labelled, score
+from bert_jax.tasks.encoding import chunks, shuffled, stack
+from bert_jax.tasks.family import Row, TaskBatch
+from bert_jax.tasks.model import BertForTask
+from bert_jax.tasks.state import seed_streams
+from bert_jax.training import checkpoint as checkpoints
+from bert_jax.training.metrics import merge
+
+
+class Tuner(NamedTuple):
+    """What every seed shares, compiled once."""
+
+    config: FineTuningConfig
+    dataset: Dataset
+    run: Run
+    model: BertForTask
+    encoder: Any
+    """The checkpoint's encoder, placed."""
+    make: Any
+    """jit of (key, encoder) -> first state."""
+    update: Any
+    """jit of (state, batch, key) -> (state, metrics); the state is donated."""
+    answer: Any
+    """jit of (params, batch) -> what `decode` needs."""
+    mesh: Mesh
+    rows: NamedSharding
+    length: int
+    steps: int
+
+
+def tune(tuner: Tuner, seed: int, directory: Path) -> None:
+    """Trains one seed and writes its checkpoint, metrics, predictions and, last, its result.
+
+    A seed whose loss is no longer finite ends there, without metrics.
+    """
+    dataset, training = tuner.dataset, tuner.config.training
+    started = time.monotonic()
+    init_rng, dropout_rng = seed_streams(seed)
+    state = tuner.make(init_rng, tuner.encoder)
+    rows = dataset.splits["train"].rows
+    looks = evaluation_steps(tuner.steps, training)
+    best = Best(-math.inf, 0, None)
+    window, log, looks_since_best = [], [], 0
+    for step, batch in enumerate(epochs(rows, seed=seed, training=training), start=1):
+        placed = place(tuner, batch, training.batch_size)
+        state, metrics = tuner.update(state, placed, dropout_rng)
+        window.append(metrics)
+        if step not in looks:
+            continue
+        row = {f"train/{name}": value for name, value in merge(window).items()}
+        if not math.isfinite(row["train/loss"]):
+            write_json(directory / "result.json", {"seed": seed, "diverged_at_step": step})
+            return
+        scores = evaluate(tuner, state.params, dataset.splits["dev"])
+        row |= {f"dev/{name}": value for name, value in scores.items()}
+        log.append(json.dumps({"seed": seed, "step": step} | row) + "\n")
+        write_atomically(directory / "metrics.jsonl", "".join(log))
+        window, looks_since_best = [], looks_since_best + 1
+        if scores[dataset.metric] > best.score:
+            best = Best(scores[dataset.metric], step, jax.device_get(state.params))
+            looks_since_best = 0
+        if training.patience and looks_since_best >= training.patience:
+            break
+    result: dict[str, Any] = {"seed": seed, "steps": step, "best_step": best.step}
+    result |= write_predictions(tuner, best.params, directory)
+    save(tuner, best.params, directory)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    write_json(directory / "result.json", result)
+
+
+class Best(NamedTuple):
+    """The checkpoint that dev likes most; of equals the first."""
+
+    score: float
+    step: int
+    params: Any
+    """On the host."""
+
+
+def epochs(rows: Sequence[Row], *, seed: int, training: TuningConfig) -> Iterator[list[Row]]:
+    """Returns the batches of all epochs; the last of each may be smaller."""
+    for epoch in range(training.epochs):
+        order = shuffled(len(rows), seed=seed, epoch=epoch)
+        yield from chunks([rows[i] for i in order], training.batch_size)
+
+
+def evaluation_steps(steps: int, training: TuningConfig) -> set[int]:
+    """Returns the steps after which dev is measured, the last of each epoch among them."""
+    looks = training.epochs * training.evaluations_per_epoch
+    return {math.ceil(i * steps / looks) for i in range(1, looks + 1)}
+
+
+def evaluate(tuner: Tuner, params: Any, split: Split) -> dict[str, float]:
+    """Returns the metrics of a split, what dev settles settled on it."""
+    family = tuner.dataset.family
+    predictions = predict(tuner, params, split)
+    threshold = family.settle(predictions, split.examples)
+    labels = tuner.dataset.labels
+    return score(family, family.judge(predictions, split.examples, labels, threshold))
+
+
+def place(tuner: Tuner, rows: Sequence[Any], batch_size: int) -> TaskBatch:
+    """Lays rows, padded to a batch, over the devices."""
+    batch = stack(
+        rows,
+        family=tuner.dataset.family,
+        batch_size=batch_size,
+        length=tuner.length,
+        pad_id=tuner.run.tokenizer.pad_id,
+    )
+    return jax.device_put(batch, tuner.rows)
+
+
+def predict(tuner: Tuner, params: Any, split: Split) -> list[Any]:
+    """Returns the prediction of each example of a split."""
+    size, answers = tuner.config.training.evaluation_batch_size, []
+    for rows in chunks(split.rows, size):
+        answer = jax.device_get(tuner.answer(params, place(tuner, rows, size)))
+        answers.extend(answer[: len(rows)])
+    return tuner.dataset.family.decode(answers, split.rows, split.examples, tuner.config.task)
+
+
+def write_predictions(tuner: Tuner, params: Any, directory: Path) -> dict[str, Any]:
+    """Writes predictions and outcomes of dev and test; returns their metrics.
+
+    What dev settles, such as a threshold, is used on both.
+    """
+    family, dataset = tuner.dataset.family, tuner.dataset
+    result: dict[str, Any] = {}
+    threshold = None
+    for name in SPLITS[1:]:
+        if name not in dataset.splits:
+            continue
+        split = dataset.splits[name]
+        predictions = predict(tuner, params, split)
+        if name == "dev":
+            threshold = family.settle(predictions, split.examples)
+            if threshold is not None:
+                result["threshold"] = threshold
+        suffix, text = family.write(predictions, split.examples, dataset.labels, threshold)
+        write_atomically(directory / f"predictions_{name}.{suffix}", text)
+        if labelled(split):
+            outcomes = family.judge(predictions, split.examples, dataset.labels, threshold)
+            np.save(directory / f"outcomes_{name}.npy", outcomes)
+            result[name] = score(family, outcomes)
+    return result
+
+
+def save(tuner: Tuner, params: Any, directory: Path) -> None:
+    """Writes the best parameters, so that `load_run` opens the directory."""
+    checkpoints.save_params(
+        directory,
+        params,
+        model=tuner.run.model.config,
+        experiment=None,
+        head=tuner.model.head,
+        tokenizer=tuner.run.tokenizer.to_json(),
+    )

@@ -1,0 +1,271 @@
+"""What each family makes of an example, and how it counts: no model."""
+
+import numpy as np
+import pytest
+
+from bert_jax.errors import DataError
+from bert_jax.tasks import question_answering as qa
+from bert_jax.tasks import tagging
+from bert_jax.tasks.classification import CLASSIFICATION
+from bert_jax.tasks.config import TaskConfig
+from bert_jax.tasks.encoding import lay_out_texts, shuffled, stack
+from bert_jax.tasks.multiple_choice import MULTIPLE_CHOICE
+from bert_jax.tasks.records import Record
+from bert_jax.tasks.regression import REGRESSION
+from bert_jax.tasks.spans import exact_match, overlap_f1
+
+
+def task(family, **fields):
+    token_task = family in ("tagging", "question_answering")
+    fields = {"representation": "last" if token_task else "cls", "max_length": 16} | fields
+    return TaskConfig(family=family, train="tsv:a", dev="tsv:b", **fields)
+
+
+def record(**fields):
+    return Record("file:7", fields)
+
+
+# ---- Texts ---------------------------------------------------------------------------------------
+
+
+def test_rows_of_one_text_and_of_two(tokenizer):
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    one = lay_out_texts([5, 6], None, max_length=8, tokenizer=tokenizer)
+    assert one == ([cls, 5, 6, sep], [0, 0, 0, 0])
+    two = lay_out_texts([5], [6, 7], max_length=8, tokenizer=tokenizer)
+    assert two == ([cls, 5, sep, 6, 7, sep], [0, 0, 0, 1, 1, 1])
+
+
+def test_the_longer_text_is_cut_and_of_equals_the_second(tokenizer):
+    ids, _ = lay_out_texts([5] * 9, [6] * 3, max_length=11, tokenizer=tokenizer)
+    assert (ids.count(5), ids.count(6), len(ids)) == (5, 3, 11)
+    ids, _ = lay_out_texts([5] * 9, [6] * 9, max_length=10, tokenizer=tokenizer)
+    assert (ids.count(5), ids.count(6)) == (4, 3)
+
+
+def test_rows_that_fill_up_a_batch_weigh_nothing(tokenizer):
+    config = task("classification")
+    example = CLASSIFICATION.parse(record(text="good film", label="1"), config, ("0", "1"))
+    rows = CLASSIFICATION.encode(0, example, config, tokenizer)
+    batch = stack(rows, family=CLASSIFICATION, batch_size=3, length=8, pad_id=0)
+    assert batch.weights.tolist() == [1, 0, 0] and batch.labels[0] == 1
+    assert batch.pack_ids.sum() == 4 and batch.pack_ids[0, 0].tolist() == [1] * 4 + [0] * 4
+
+
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch():
+    order = shuffled(50, seed=1, epoch=2)
+    assert (order == shuffled(50, seed=1, epoch=2)).all() and sorted(order) == list(range(50))
+    for other in (shuffled(50, seed=2, epoch=2), shuffled(50, seed=1, epoch=3)):
+        assert (order != other).any()
+
+
+def test_labels_that_are_none_of_the_task_are_named():
+    for label in ("2", None, True):
+        parse = CLASSIFICATION.parse
+        if label is None:  # hidden
+            assert parse(record(text="a", label=None), task("classification"), ("0",)).gold is None
+            continue
+        with pytest.raises(DataError, match="file:7: label is '(2|true)'; accepted: 0, 1"):
+            parse(record(text="a", label=label), task("classification"), ("0", "1"))
+    with pytest.raises(DataError, match="file:7 has no field 'label'"):
+        CLASSIFICATION.parse(record(text="a"), task("classification"), ("0",))
+    with pytest.raises(DataError, match="file:7: text is 3, a int; accepted: a text"):
+        CLASSIFICATION.parse(record(text=3, label="0"), task("classification"), ("0",))
+    for number in ("x", "nan", []):
+        with pytest.raises(DataError, match="file:7: label is .*; accepted: a finite number"):
+            REGRESSION.parse(record(text="a", label=number), task("regression"), ())
+
+
+def test_metrics_are_those_of_the_definition():
+    predicted = np.array([1, 1, 0, 1, 0, 0])
+    gold = np.array([1, 0, 0, 1, 1, 0])
+    outcomes = np.stack([predicted, gold], axis=1).astype(float)
+    # 2 true positives, 1 false positive, 1 false negative, 2 true negatives.
+    of = {name: metric(outcomes) for name, metric in CLASSIFICATION.metrics.items()}
+    assert of["accuracy"] == pytest.approx(4 / 6)
+    assert of["f1"] == pytest.approx(2 / 3) and of["macro_f1"] == pytest.approx(2 / 3)
+    assert of["matthews"] == pytest.approx((2 * 2 - 1 * 1) / 9)
+    numbers = np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 9.0]])
+    assert REGRESSION.metrics["spearman"](numbers) == pytest.approx(1.0)
+    assert REGRESSION.metrics["pearson"](numbers) == pytest.approx(0.9707, abs=1e-4)
+    assert REGRESSION.metrics["pearson"](np.array([[1.0, 2.0], [1.0, 3.0]])) == 0.0
+
+
+# ---- Tags ----------------------------------------------------------------------------------------
+
+
+def test_only_first_pieces_weigh_and_bear_the_tag_of_their_token(tokenizer):
+    config = task("tagging", text="token", label="tag")
+    parsed = tagging.parse(record(token=["playing", "film"], tag=["V", "N"]), config, ("N", "V"))
+    (row,) = tagging.encode(0, parsed, config, tokenizer)
+    assert [tokenizer.pieces[i] for i in row.inputs[0].token_ids] == [
+        *("[CLS]", "play", "##ing", "film", "[SEP]")
+    ]
+    assert row.weight == [0, 1, 0, 1, 0] and row.label[1] == 1 and row.label[3] == 0
+    batch = stack([row], family=tagging.TAGGING, batch_size=2, length=8, pad_id=0)
+    assert batch.weights.sum() == 2
+
+
+def test_a_long_sentence_goes_on_in_another_row_and_no_token_is_lost(tokenizer):
+    config = task("tagging", text="token", label="tag", max_length=8)
+    tokens = ["playing"] * 5 + ["film", "\x00"]  # the last has no piece
+    parsed = tagging.parse(record(token=tokens, tag=["V"] * 5 + ["N", "N"]), config, ("N", "V"))
+    rows = tagging.encode(0, parsed, config, tokenizer)
+    assert all(len(row.inputs[0].token_ids) <= 8 for row in rows) and len(rows) == 2
+    answers = []
+    for row in rows:
+        tags = np.full(8, -1)
+        for position, weight in enumerate(row.weight):
+            tags[position] = row.label[position] if weight else -1
+        answers.append(tags)
+    assert tagging.decode(answers, rows, [parsed], config) == [[1] * 5 + [0, 0]]
+
+
+def test_a_tag_count_that_differs_from_the_token_count_is_named():
+    config = task("tagging", text="token", label="tag")
+    with pytest.raises(DataError, match="file:7 has 1 tag for 2 token; accepted: one for each"):
+        tagging.parse(record(token=["a", "b"], tag=["N"]), config, ("N",))
+    with pytest.raises(DataError, match="file:7: tag is 'X'; accepted: N"):
+        tagging.parse(record(token=["a"], tag=["X"]), config, ("N",))
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("B-PER I-PER O B-LOC", {(0, 1, "PER"), (3, 3, "LOC")}),
+        ("I-PER I-PER O I-LOC", {(0, 1, "PER"), (3, 3, "LOC")}),  # IOB1
+        ("I-PER B-PER I-PER", {(0, 0, "PER"), (1, 2, "PER")}),
+        ("B-PER I-LOC", {(0, 0, "PER"), (1, 1, "LOC")}),
+        (
+            "S-PER S-PER B-LOC E-LOC I-LOC",
+            {(0, 0, "PER"), (1, 1, "PER"), (2, 3, "LOC"), (4, 4, "LOC")},
+        ),
+        ("O O", set()),
+    ],
+)
+def test_entities_are_those_of_conlleval(tags, expected):
+    assert tagging.entities(tags.split()) == expected
+
+
+def test_entity_f1_counts_whole_entities_and_parts_of_speech_have_none():
+    labels = ("B-PER", "I-PER", "O")
+    example = [type("E", (), {"gold": (0, 1, 2, 0)})]  # PER PER O PER
+    outcomes = tagging.judge([[0, 2, 2, 0]], example, labels, None)
+    assert tagging.token_accuracy(outcomes) == 0.75
+    assert tagging.entity_f1(outcomes) == pytest.approx(0.5)  # one of two, two predicted
+    assert tagging.entity_f1(tagging.judge([[0, 2, 2, 0]], example, ("A", "B", "C"), None)) is None
+
+
+# ---- Questions -----------------------------------------------------------------------------------
+
+
+PASSAGE = "a good film is playing . who played the bad film ? the good film is very bad ."
+
+
+def question(tokenizer, answers, **fields):
+    names = {"text": "question", "text_pair": "context", "label": "answers"}
+    fields = names | {"no_answer": True, "max_question_length": 4} | fields
+    config = task("question_answering", **fields)
+    given = record(id="q", question="who is playing", context=PASSAGE, answers=answers)
+    return qa.parse(given, config, ()), config
+
+
+def test_the_answer_is_found_in_every_window_that_holds_it(tokenizer):
+    start = PASSAGE.index("bad film")
+    example, config = question(tokenizer, [("bad film", start)], stride=3)
+    rows = qa.encode(0, example, config, tokenizer)
+    assert len(rows) > 2 and all(len(row.inputs[0].token_ids) <= 16 for row in rows)
+    holding = [row for row in rows if row.label != (0, 0)]
+    assert 1 <= len(holding) < len(rows)
+    for row in holding:
+        first, last = (position - row.origin.first for position in row.label)
+        assert PASSAGE[row.origin.offsets[first][0] : row.origin.offsets[last][1]] == "bad film"
+    # Every token of the passage shows most in exactly one window.
+    best = [
+        offset
+        for row in rows
+        for offset, is_best in zip(row.origin.offsets, row.origin.best)
+        if is_best
+    ]
+    assert sorted(best) == tokenizer.encode_with_offsets(PASSAGE).offsets
+
+
+def test_the_best_span_over_windows_is_the_answer(tokenizer):
+    start = PASSAGE.index("very bad")
+    example, config = question(tokenizer, [("very bad", start)], stride=3)
+    rows = qa.encode(0, example, config, tokenizer)
+    answers = []
+    for row in rows:
+        logits = np.zeros((16, 2), np.float32)
+        if row.label != (0, 0):
+            logits[row.label[0], 0] = logits[row.label[1], 1] = 5.0
+        logits[0] = 1.0
+        answers.append(logits)
+    (found,) = qa.decode(answers, rows, [example], config)
+    assert found.text == "very bad" and found.null_margin == pytest.approx(2 - 10)
+
+
+def test_a_span_does_not_end_before_it_starts_nor_is_it_too_long():
+    window = qa.Window(1, [(i, i + 1) for i in range(6)], [True] * 6)
+    start, end = np.zeros(8), np.zeros(8)
+    start[6], end[1] = 9.0, 9.0  # the highest of each, in the wrong order
+    _, (first, last) = qa.best_span(start, end, window, max_length=2)
+    assert 0 < last - first <= 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([("good", 3)], "file:7: answer 'good' is not at character 3 of its passage"),
+        (["nowhere"], "file:7: answer 'nowhere' is not in its passage"),
+        ([("", 0)], "file:7: an answer is empty"),
+    ],
+)
+def test_an_answer_that_is_not_in_its_passage_is_named(answers, said, tokenizer):
+    with pytest.raises(DataError, match=said):
+        question(tokenizer, answers)
+
+
+def test_a_question_without_answer_is_an_error_unless_it_may_have_none(tokenizer):
+    assert question(tokenizer, [])[0].gold == ()
+    with pytest.raises(DataError, match="file:7 has no answer"):
+        question(tokenizer, [], no_answer=False)
+
+
+def test_exact_match_and_f1_as_the_squad_script_counts():
+    assert exact_match("The  Film!", "film") == 1 and exact_match("films", "film") == 0
+    # 'good film' and 'very good film': 2 shared of 2 and 3 words.
+    assert overlap_f1("a good film", "very good film") == pytest.approx(4 / 5)
+    assert overlap_f1("", "") == 1 and overlap_f1("the", "film") == 0
+
+
+def test_the_threshold_is_the_best_on_dev():
+    answers = [qa.Answer("good", -3.0), qa.Answer("film", -1.0), qa.Answer("bad", 2.0)]
+    golds = [(("good", 0),), (), ()]
+    examples = [type("E", (), {"gold": gold}) for gold in golds]
+    threshold = qa.settle(answers, examples)
+    assert -3.0 <= threshold < -1.0
+    outcomes = qa.judge(answers, examples, (), threshold)
+    assert qa.QUESTION_ANSWERING.metrics["f1"](outcomes) == 1.0
+    assert qa.QUESTION_ANSWERING.metrics["unanswerable_accuracy"](outcomes) == 1.0
+    assert qa.settle(answers[:1], examples[:1]) is None
+    # Where no threshold would be better, nothing is answered.
+    wrong = [qa.Answer("bad", -3.0), *answers[1:]]
+    assert qa.settle(wrong, examples) < -3.0
+
+
+# ---- Choices -------------------------------------------------------------------------------------
+
+
+def test_each_choice_is_an_input_with_the_text_before_it(tokenizer):
+    config = task(
+        "multiple_choice", text="sent", text_pair="one, two", choice_start="start", label="label"
+    )
+    given = record(sent="the film", start="is", one="good", two="bad .", label=1)
+    example = MULTIPLE_CHOICE.parse(given, config, MULTIPLE_CHOICE.label_names([], config))
+    (row,) = MULTIPLE_CHOICE.encode(0, example, config, tokenizer)
+    texts = [tokenizer.decode(one.token_ids) for one in row.inputs]
+    assert texts == ["[CLS] the film [SEP] is good [SEP]", "[CLS] the film [SEP] is bad . [SEP]"]
+    assert row.label == 1
+    batch = stack([row], family=MULTIPLE_CHOICE, batch_size=2, length=8, pad_id=0)
+    assert batch.token_ids.shape == (2, 2, 8)

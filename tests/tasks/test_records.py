@@ -1,0 +1,118 @@
+"""Files of examples are read as they are meant, and what is wrong is named with its line."""
+
+import json
+
+import pytest
+
+from bert_jax.errors import DataError
+from bert_jax.tasks.records import fingerprint, read_records
+
+SQUAD = {
+    "data": [
+        {
+            "paragraphs": [
+                {
+                    "context": "A good film.",
+                    "qas": [
+                        {
+                            "id": "q1",
+                            "question": "What?",
+                            "answers": [{"text": "good", "answer_start": 2}],
+                        },
+                        {"id": "q2", "question": "Who?", "answers": [], "is_impossible": True},
+                    ],
+                }
+            ]
+        }
+    ]
+}
+
+
+def fields(spec, columns=()):
+    return [record.fields for record in read_records(spec, columns)]
+
+
+def test_a_tsv_file_has_its_columns_from_its_first_line_or_from_the_config(write_set):
+    named = write_set("named.tsv", ["text\tlabel", 'it"s good\t1', "", "bad\t0"])
+    expected = [{"text": 'it"s good', "label": "1"}, {"text": "bad", "label": "0"}]
+    assert fields(f"tsv:{named}") == expected
+    bare = write_set("bare.tsv", ['it"s good\t1', "bad\t0"])
+    assert fields(f"tsv:{bare}", ("text", "label")) == expected
+    assert [record.place for record in read_records(f"tsv:{named}")] == [f"{named}:2", f"{named}:4"]
+
+
+def test_csv_cells_may_hold_commas_and_quotes(write_set):
+    file = write_set("a.csv", ["text,label", '"good, very ""good""",1'])
+    assert fields(f"csv:{file}") == [{"text": 'good, very "good"', "label": "1"}]
+
+
+def test_sentences_of_conll_and_conllu(write_set):
+    conll = write_set("a.conll", ["-DOCSTART- -X- O", "", "a DT", "film NN", "", "", "good JJ"])
+    expected = [{"token": ["a", "film"], "tag": ["DT", "NN"]}, {"token": ["good"], "tag": ["JJ"]}]
+    assert fields(f"conll:{conll}", ("token", "tag")) == expected
+    rest = "_\t_\t0\troot\t_\t_"
+    conllu = write_set(
+        "a.conllu",
+        [
+            "# text = a b",
+            f"1-2\tvamonos\t_\t_\t{rest}",
+            f"1\tvamos\tir\tVERB\t{rest}",
+            f"2\tnos\tnos\tPRON\t{rest}",
+            f"2.1\tempty\t_\t_\t{rest}",
+            "",
+        ],
+    )
+    (sentence,) = fields(f"conllu:{conllu}")
+    assert (sentence["form"], sentence["upos"]) == (["vamos", "nos"], ["VERB", "PRON"])
+
+
+def test_questions_of_squad(tmp_path):
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps(SQUAD, indent=1))
+    first, second = read_records(f"squad:{file}")
+    assert first.fields["answers"] == [("good", 2)] and second.fields["answers"] == []
+    lines = file.read_text().splitlines()
+    for record, identifier in ((first, "q1"), (second, "q2")):
+        number = int(record.place.rpartition(":")[2])
+        assert identifier in lines[number - 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "said"),
+    [
+        ("a.tsv", ["text\tlabel", "good\t1", "bad"], ":3 has 1 cells; accepted: 2"),
+        ("a.csv", ["text,label", "bad"], ":2 has not the 2 cells"),
+        ("a.csv", ["text,label", "bad,1,2"], ":2 has not the 2 cells"),
+        ("a.jsonl", [{"text": "good"}, "{"], ":2 is not JSON"),
+        ("a.jsonl", ["[]"], ":1 holds a list"),
+        ("a.conll", ["a DT", "film"], ":2 has 1 columns; accepted: 2"),
+        ("a.conllu", ["1\ta"], ":1 has 2 columns; accepted: 10"),
+        ("a.squad", ["{"], ":2 is not JSON"),
+        ("a.squad", ['{"data": [{"paragraphs": [{"qas": [{"id": "q"}]}]}]}'], "KeyError"),
+        ("a.tsv", ["text\tlabel"], ":1 holds no example"),
+        ("a.jsonl", [], ":1 holds no example"),
+    ],
+)
+def test_a_wrong_line_is_named(name, lines, said, write_set):
+    file = write_set(name, lines)
+    with pytest.raises(DataError, match=said) as error:
+        read_records(f"{file.suffix[1:]}:{file}", ("token", "tag") if "conll" in name else ())
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b"text\nfine\nb\xe4d\n")
+    with pytest.raises(DataError, match="a.tsv:3 holds byte 0xe4 at column 2"):
+        read_records(f"tsv:{tmp_path}/a.tsv")
+    with pytest.raises(DataError, match="nowhere.tsv cannot be read"):
+        read_records(f"tsv:{tmp_path}/nowhere.tsv")
+    with pytest.raises(DataError, match="'excel:a' names no set of examples; accepted: tsv:FILE"):
+        read_records("excel:a")
+
+
+def test_the_fingerprint_depends_on_content_and_order_but_not_on_the_place(write_set):
+    lines = [{"text": "good"}, {"text": "bad"}]
+    one = read_records(f"jsonl:{write_set('one.jsonl', lines)}")
+    two = read_records(f"jsonl:{write_set('two.jsonl', lines)}")
+    other = read_records(f"jsonl:{write_set('other.jsonl', lines[::-1])}")
+    assert fingerprint(one) == fingerprint(two) != fingerprint(other)
