@@ -21,8 +21,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def specs():
-    """FILE of every experiment, and FILE:VARIANT of those that have variants."""
+    """FILE of every pretraining, and FILE:VARIANT of those that have variants.
+
+    Those of fine-tuning have tests in tests/tasks/test_experiments.py.
+    """
     for path in sorted((ROOT / "experiments").rglob("*.py")):
+        if path.parent.name == "finetune":
+            continue
         name = str(path.relative_to(ROOT))
         annotation = typing.get_type_hints(load_module(path).get_config).get("variant")
         yield name

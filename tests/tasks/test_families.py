@@ -184,7 +184,7 @@ def test_the_answer_is_found_in_every_window_that_holds_it(tokenizer):
     best = [
         offset
         for row in rows
-        for offset, is_best in zip(row.origin.offsets, row.origin.best)
+        for offset, is_best in zip(row.origin.offsets, row.origin.best, strict=True)
         if is_best
     ]
     assert sorted(best) == tokenizer.encode_with_offsets(PASSAGE).offsets

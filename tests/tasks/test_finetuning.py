@@ -1,0 +1,344 @@
+"""Fine-tuning learns, adds one output layer and nothing else, and says what it measured."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax.config import config_hash, override, to_json
+from bert_jax.errors import CheckpointError, ConfigError, DataError
+from bert_jax.runs import flatten_params, load_run
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.finetuning import finetune
+from bert_jax.training.optim import OptimizerConfig
+from bert_jax.training.sharding import MeshConfig
+
+ROOT = Path(bert_jax.__file__).parents[1]
+FILLERS = ("a", "the", "film", "is", "play", "playing", "very", ".")
+
+
+def sentences(count, seed):
+    """Sentences of which one word, good or bad, decides the label."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        words = list(rng.choice(FILLERS, size=rng.integers(1, 9)))
+        good = bool(rng.integers(2))
+        words.insert(int(rng.integers(len(words) + 1)), "good" if good else "bad")
+        yield words, good
+
+
+def configuration(task, **changes):
+    return FineTuningConfig(
+        task=task,
+        training=TuningConfig(epochs=8, batch_size=16, evaluation_batch_size=16),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3, warmup_steps=0, decay_from="warmup_end", bias_correction=True
+        ),
+        mesh=MeshConfig(data=1),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def sentiment(write_set):
+    """90 sentences to train on, and 25 of dev, which is not a multiple of the batch."""
+    files = {}
+    for name, count, seed in (("train", 90, 1), ("dev", 25, 2)):
+        lines = [{"text": " ".join(words), "label": good} for words, good in sentences(count, seed)]
+        files[name] = f"jsonl:{write_set(f'{name}.jsonl', lines)}"
+    return configuration(
+        TaskConfig(
+            family="classification",
+            **files,
+            labels=("false", "true"),
+            max_length=16,
+            representation="mean",
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(sentiment, pretrained, tmp_path_factory):
+    """Workdir and result of two seeds."""
+    workdir = tmp_path_factory.mktemp("tuned") / "run"
+    return workdir, finetune(sentiment, pretrained, workdir, seeds=2)
+
+
+def params_of(directory):
+    return {
+        path: np.asarray(leaf) for path, leaf in flatten_params(load_run(directory).params).items()
+    }
+
+
+def changed(before, after):
+    return {path for path in before if path in after and (before[path] != after[path]).any()}
+
+
+def test_it_learns_and_the_result_says_what_was_measured(tuned, sentiment):
+    workdir, result = tuned
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert result["summary"]["dev"]["accuracy"]["mean"] >= 0.9
+    assert result["failed_seeds"] == [] and result["config_hash"] == config_hash(sentiment)
+    values = [seed["dev"]["accuracy"] for seed in result["seeds"]]
+    summary = result["summary"]["dev"]["accuracy"]
+    assert summary["mean"] == pytest.approx(np.mean(values))
+    assert summary["standard_deviation"] == pytest.approx(np.std(values, ddof=1))
+    low, high = summary["interval"]
+    assert low <= summary["mean"] <= high
+    assert 0.4 < result["baselines"]["dev"]["majority"]["accuracy"] < 0.65
+    assert result["data"]["dev"]["examples"] == 25
+
+
+def test_predictions_are_those_of_the_result(tuned):
+    workdir, result = tuned
+    outcomes = np.load(workdir / "seed-1" / "outcomes_dev.npy")
+    lines = (workdir / "seed-1" / "predictions_dev.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 26
+    predicted = [line.split("\t")[1] == "true" for line in lines[1:]]
+    assert predicted == list(outcomes[:, 0])
+    assert np.mean(outcomes[:, 0] == outcomes[:, 1]) == result["seeds"][1]["dev"]["accuracy"]
+
+
+def test_the_exported_checkpoint_is_the_best_and_gives_the_predictions(tuned, tokenizer):
+    workdir, result = tuned
+    run = load_run(workdir / "seed-0")
+    assert run.model.head.labels == ("false", "true") and run.tokenizer.pieces == tokenizer.pieces
+    rows = [json.loads(line) for line in (workdir / "seed-0" / "metrics.jsonl").open()]
+    best = max(rows, key=lambda row: row["dev/accuracy"])
+    assert result["seeds"][0]["best_step"] == best["step"]
+    assert result["seeds"][0]["dev"]["accuracy"] == best["dev/accuracy"]
+    lines = (workdir / "seed-0" / "predictions_dev.tsv").read_text().splitlines()[1:]
+    for (words, _), line in zip(sentences(25, 2), lines, strict=True):
+        ids = [tokenizer.cls_id, *tokenizer.encode(" ".join(words)), tokenizer.sep_id]
+        ids = np.array([ids], np.int32)
+        logits = run.model.apply({"params": run.params}, ids, 0 * ids, 0 * ids + 1)
+        assert run.model.head.labels[int(logits[0].argmax())] == line.split("\t")[1]
+    with pytest.raises(CheckpointError, match="fine-tuned for classification and has no masked"):
+        run.fill_mask("a [MASK]")
+
+
+def test_a_task_adds_one_output_layer_and_nothing_else(tuned, pretrained):
+    before, after = params_of(pretrained), params_of(tuned[0] / "seed-0")
+    encoder = {path for path in before if path.startswith("bert/")}
+    assert after.keys() == encoder | {"output/kernel", "output/bias"}
+    assert after["output/kernel"].shape == (32, 2) and after["output/bias"].shape == (2,)
+    assert all(after[path].shape == before[path].shape for path in encoder)
+    # All of the encoder is trained, but for a pooler that nothing asks: it would only decay.
+    unused = {path for path in encoder if "pooler" in path}
+    assert changed(before, after) == encoder - unused
+
+
+def test_a_frozen_encoder_stays_as_it_is(sentiment, pretrained, tmp_path):
+    probe = override(sentiment, {"training.frozen": True, "training.epochs": 1})
+    finetune(probe, pretrained, tmp_path / "run")
+    before, after = params_of(pretrained), params_of(tmp_path / "run" / "seed-0")
+    assert changed(before, after) == set()
+    assert np.abs(after["output/bias"]).max() > 0  # it begins as 0
+
+
+def test_a_seed_does_not_depend_on_the_others_nor_on_an_interruption(
+    tuned, sentiment, pretrained, tmp_path
+):
+    workdir, result = tuned
+    alone = finetune(override(sentiment, {"seed": 1}), pretrained, tmp_path / "alone")
+    first, second = (
+        {name: value for name, value in seed.items() if name != "seconds"}
+        for seed in (alone["seeds"][0], result["seeds"][1])
+    )
+    assert first == second
+    before, after = params_of(workdir / "seed-1"), params_of(tmp_path / "alone" / "seed-1")
+    assert changed(before, after) == set()
+    assert changed(before, params_of(workdir / "seed-0")) > {"output/kernel"}
+
+
+def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, pretrained):
+    workdir, result = tuned
+    written = (workdir / "seed-0" / "result.json").stat().st_mtime_ns
+    again = finetune(sentiment, pretrained, workdir, seeds=2)
+    assert again["summary"] == result["summary"]
+    assert (workdir / "seed-0" / "result.json").stat().st_mtime_ns == written
+    other = override(sentiment, {"optimizer.learning_rate": 1e-3})
+    with pytest.raises(CheckpointError, match="holds a fine-tuning with config_hash"):
+        finetune(other, pretrained, workdir)
+
+
+def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
+    """Losses agree to 1e-4: float32 sums in another order, through 12 updates at a high rate."""
+    losses = []
+    for mesh in ({"mesh.data": 1}, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}):
+        config = override(sentiment, {"training.epochs": 2} | mesh)
+        workdir = tmp_path / str(len(losses))
+        finetune(config, pretrained, workdir)
+        rows = [json.loads(line) for line in (workdir / "seed-0" / "metrics.jsonl").open()]
+        losses.append([row["train/loss"] for row in rows])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_patience_ends_a_seed_and_a_bad_rate_is_a_failed_seed(sentiment, pretrained, tmp_path):
+    still = override(sentiment, {"optimizer.learning_rate": 1e-9, "training.patience": 2})
+    result = finetune(still, pretrained, tmp_path / "still")
+    assert result["seeds"][0]["steps"] == 3 * 6  # the first look is the best
+    wild = override(sentiment, {"optimizer.learning_rate": 30.0, "training.epochs": 2})
+    result = finetune(wild, pretrained, tmp_path / "wild")
+    assert result["failed_seeds"] == [0]
+
+
+def test_tags_are_learned_and_written_for_conlleval(write_set, pretrained, tmp_path):
+    tags = {"good": "B-Q", "bad": "B-Q", "very": "B-Q", "film": "I-Q"}
+    files = {}
+    for name, count, seed in (("train", 60, 3), ("dev", 20, 4)):
+        lines = []
+        for words, _ in sentences(count, seed):
+            lines += [f"{word} {tags.get(word, 'O')}" for word in words] + [""]
+        files[name] = f"conll:{write_set(f'{name}.conll', lines)}"
+    config = configuration(
+        TaskConfig(
+            family="tagging",
+            **files,
+            columns=("token", "tag"),
+            text="token",
+            label="tag",
+            metric="entity_f1",
+            max_length=12,
+            representation="last4",
+        )
+    )
+    result = finetune(config, pretrained, tmp_path)
+    assert result["labels"] == ["B-Q", "I-Q", "O"]
+    assert result["summary"]["dev"]["entity_f1"]["mean"] > 0.9
+    blocks = (tmp_path / "seed-0" / "predictions_dev.conll").read_text().split("\n\n")
+    expected = [words for words, _ in sentences(20, 4)]
+    assert [[line.split()[0] for line in block.splitlines()] for block in blocks] == expected
+
+
+def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrained, tmp_path):
+    files = {}
+    for name, count, seed in (("train", 90, 5), ("dev", 20, 6)):
+        lines = []
+        for i, (words, good) in enumerate(sentences(count, seed)):
+            answers = ["good"] if good else []
+            lines.append(
+                {"id": f"q{i}", "q": "is a film good ?", "p": " ".join(words), "a": answers}
+            )
+        files[name] = f"jsonl:{write_set(f'qa_{name}.jsonl', lines)}"
+    config = configuration(
+        TaskConfig(
+            family="question_answering",
+            **files,
+            text="q",
+            text_pair="p",
+            label="a",
+            max_length=20,
+            max_question_length=6,
+            no_answer=True,
+            representation="last",
+        )
+    )
+    result = finetune(config, pretrained, tmp_path)
+    assert result["summary"]["dev"]["f1"]["mean"] > 0.9
+    assert "threshold" in result["seeds"][0]
+    predictions = json.loads((tmp_path / "seed-0" / "predictions_dev.json").read_text())
+    assert list(predictions) == [f"q{i}" for i in range(20)]
+    assert set(predictions.values()) >= {"", "good"}
+
+
+def test_choices_are_learned(write_set, pretrained, tmp_path):
+    files = {}
+    for name, count, seed in (("train", 80, 7), ("dev", 20, 8)):
+        lines = ["sent,one,two,label"]
+        for words, good in sentences(count, seed):
+            rest = " ".join(word for word in words if word not in ("good", "bad"))
+            pair = ("good", "bad") if good else ("bad", "good")
+            lines.append(f"{rest},{pair[0]},{pair[1]},{int(not good)}")
+        files[name] = f"csv:{write_set(f'{name}.csv', lines)}"
+    config = configuration(
+        TaskConfig(
+            family="multiple_choice", **files, text="sent", text_pair="one,two", max_length=16
+        )
+    )
+    result = finetune(config, pretrained, tmp_path)
+    assert result["labels"] == ["0", "1"]
+    assert result["summary"]["dev"]["accuracy"]["mean"] > 0.9
+
+
+def test_similarity_is_learned(write_set, pretrained, tmp_path):
+    files = {}
+    for name, count, seed in (("train", 90, 9), ("dev", 20, 10)):
+        lines = ["a\tb\tscore"]
+        both = zip(sentences(count, seed), sentences(count, seed + 100), strict=True)
+        for (first, good), (second, also) in both:
+            lines.append(f"{' '.join(first)}\t{' '.join(second)}\t{float(good) + float(also)}")
+        files[name] = f"tsv:{write_set(f'sts_{name}.tsv', lines)}"
+    config = configuration(
+        TaskConfig(
+            family="regression",
+            **files,
+            text="a",
+            text_pair="b",
+            label="score",
+            max_length=24,
+            representation="cls",
+        )
+    )
+    config = override(config, {"training.epochs": 16})
+    result = finetune(config, pretrained, tmp_path)
+    assert result["summary"]["dev"]["pearson"]["mean"] > 0.8
+    assert result["baselines"]["dev"]["mean"]["pearson"] == 0.0
+
+
+# ---- What a user can get wrong -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"task.dev": "jsonl:{empty}"}, DataError, "empty.jsonl:1 holds no example"),
+        (
+            {"task.labels": '["true"]'},
+            DataError,
+            "train.jsonl:.*: label is 'false'; accepted: true",
+        ),
+        ({"task.dev": "jsonl:{hidden}"}, DataError, "hidden.jsonl:1: label is hidden"),
+        ({"task.metric": "pearson"}, ConfigError, "accepted for classification: accuracy, f1"),
+        ({"task.max_length": 128}, ConfigError, "task.max_length 128 is more than the model's 64"),
+        ({"training.reinitialize_layers": 5}, ConfigError, "the model has 4"),
+        ({"training.batch_size": 15, "mesh.data": 2}, ConfigError, "training.batch_size"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_compile(
+    changes, error, said, sentiment, pretrained, write_set, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jax, "jit", lambda *_, **__: lambda *_: pytest.fail("ran a program"))
+    files = {
+        "empty": write_set("empty.jsonl", []),
+        "hidden": write_set("hidden.jsonl", [{"text": "good", "label": None}]),
+    }
+    changes = {k: v.format(**files) if isinstance(v, str) else v for k, v in changes.items()}
+    with pytest.raises(error, match=said):
+        finetune(override(sentiment, changes), pretrained, tmp_path / "run")
+
+
+def test_the_command_ends_with_one_line_and_status_2(sentiment, pretrained, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_json(sentiment)))
+    command = [sys.executable, "-m", "bert_jax.finetune", f"--experiment={file}"]
+    for more, said in (
+        ([], "--checkpoint is missing"),
+        ([f"--checkpoint={pretrained}", f"--workdir={tmp_path}/run", "--seeds=0"], "--seeds is 0"),
+        ([f"--checkpoint={tmp_path}", f"--workdir={tmp_path}/run"], "is not a run"),
+    ):
+        result = subprocess.run(
+            [*command, *more],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 2 and said in result.stderr, result.stderr
+        assert result.stderr.count("\n") == 1
