@@ -121,7 +121,8 @@ MAY_IMPORT = {
     "interop.*": ("interop.*", "models.config", "data.tokenizers", "data.wordpiece", *LEAVES),
     # Fine-tuning: a family of tasks sees records and arrays; only the page and a seed see runs.
     "tasks.config": ("config", "training.optim", "training.sharding", *LEAVES),
-    "tasks.records": ("tasks.conll", "tasks.squad", "tasks.tfds", *LEAVES),
+    "tasks.records": LEAVES,
+    "tasks.readers": ("tasks.records", "tasks.conll", "tasks.squad", "tasks.tfds", *LEAVES),
     "tasks.conll": ("tasks.records", *LEAVES),
     "tasks.squad": ("tasks.records", *LEAVES),
     "tasks.tfds": ("tasks.records", "data.sources.tfds", *LEAVES),
@@ -145,7 +146,8 @@ MAY_IMPORT = {
     ),
     "tasks.families": ("tasks.*",),
     "tasks.datasets": (
-        *("tasks.config", "tasks.families", "tasks.family", "tasks.records", "data.tokenizers"),
+        *("tasks.config", "tasks.families", "tasks.family", "tasks.readers", "tasks.records"),
+        "data.tokenizers",
         *LEAVES,
     ),
     "tasks.state": (

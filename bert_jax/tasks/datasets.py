@@ -8,7 +8,8 @@ from bert_jax.errors import ConfigError, DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import FAMILIES
 from bert_jax.tasks.family import Example, Family, Labels, Outcomes, Row
-from bert_jax.tasks.records import fingerprint, read_records
+from bert_jax.tasks.readers import read_records
+from bert_jax.tasks.records import fingerprint
 
 SPLITS = ("train", "dev", "test")
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from bert_jax.errors import DataError
-from bert_jax.tasks.records import fingerprint, read_records
+from bert_jax.tasks.readers import read_records
+from bert_jax.tasks.records import fingerprint
 
 SQUAD = {
     "data": [

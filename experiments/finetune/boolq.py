@@ -1,0 +1,32 @@
+r"""BoolQ: is the answer that a passage gives to a question yes? 12,697 pairs.
+
+    python benchmarks/task_sets.py --output=data/tasks --only=boolq
+    python -m bert_jax.finetune --experiment=experiments/finetune/boolq.py \
+      --checkpoint=all-MiniLM-L6-v2 --workdir=runs/boolq --seeds=3
+
+test is the published dev set, of which 62.2 % are yes; dev is a tenth of the training set.
+"""
+
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.training.optim import OptimizerConfig
+
+
+def get_config() -> FineTuningConfig:
+    """Returns the fine-tuning."""
+    return FineTuningConfig(
+        task=TaskConfig(
+            family="classification",
+            train="jsonl:data/tasks/boolq/train.jsonl",
+            dev="jsonl:data/tasks/boolq/dev.jsonl",
+            test="jsonl:data/tasks/boolq/test.jsonl",
+            text="question",
+            text_pair="passage",
+            labels=("false", "true"),
+            max_length=128,
+            representation="mean",
+        ),
+        training=TuningConfig(epochs=2, batch_size=32, evaluations_per_epoch=2),
+        optimizer=OptimizerConfig(
+            learning_rate=5e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
+        ),
+    )

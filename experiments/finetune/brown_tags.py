@@ -1,0 +1,43 @@
+r"""Parts of speech of the Brown corpus: 57,340 sentences, 104 tags.
+
+    python benchmarks/task_sets.py --output=data/tasks --only=brown_tags
+    python -m bert_jax.finetune --experiment=experiments/finetune/brown_tags.py \
+      --checkpoint=all-MiniLM-L6-v2 --workdir=runs/brown_tags --seeds=3
+
+A tag of the corpus without what marks headlines (-hl), titles (-tl), cited (-nc) and foreign words
+(fw-), and without the second half of a contraction (+). The most frequent tag of each word is
+right in 0.93 of all.
+"""
+
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.training.optim import OptimizerConfig
+
+TAGS = r"""
+' '' ( ) * , -- . : `` abl abn abx ap ap$ at be bed bed* bedz bedz* beg bem bem* ben ber
+ber* bez bez* cc cd cd$ cs do do* dod dod* doz doz* dt dt$ dti dts dtx ex hv hv* hvd hvd*
+hvg hvn hvz hvz* in jj jj$ jjr jjs jjt md md* nil nn nn$ nns nns$ np np$ nps nps$ nr nr$ nrs
+od pn pn$ pp$ pp$$ ppl ppls ppo pps ppss ql qlp rb rb$ rbr rbt rn rp to uh vb vbd vbg vbn
+vbz wdt wp$ wpo wps wql wrb
+"""
+
+
+def get_config() -> FineTuningConfig:
+    """Returns the fine-tuning."""
+    return FineTuningConfig(
+        task=TaskConfig(
+            family="tagging",
+            train="conll:data/tasks/brown_tags/train.conll",
+            dev="conll:data/tasks/brown_tags/dev.conll",
+            test="conll:data/tasks/brown_tags/test.conll",
+            columns=("token", "tag"),
+            text="token",
+            label="tag",
+            labels=tuple(TAGS.split()),
+            max_length=64,
+            representation="last",
+        ),
+        training=TuningConfig(epochs=1, batch_size=32, evaluations_per_epoch=4),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-4, warmup_steps=0, decay_from="warmup_end", bias_correction=True
+        ),
+    )

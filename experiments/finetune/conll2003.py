@@ -1,0 +1,39 @@
+r"""Named entities of CoNLL-2003.
+
+    python -m bert_jax.finetune --experiment=experiments/finetune/conll2003.py \
+      --checkpoint=bert-base-cased --workdir=runs/conll2003 --seeds=5 \
+      --set task.train=conll:eng.train --set task.dev=conll:eng.testa \
+      --set task.test=conll:eng.testb
+
+Fine-tuned BERT-base had an F1 of 96.4 on dev and 92.4 on test, mean of 5 seeds (table 7 of Devlin
+et al. 2018), with what surrounds a sentence in its document before and after it; here a sentence
+stands alone. `--set training.frozen=true --set task.representation=last4` is a linear probe, where
+table 7 has two layers of LSTM.
+"""
+
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.training.optim import OptimizerConfig
+
+
+def get_config() -> FineTuningConfig:
+    """Returns the fine-tuning."""
+    types = ("LOC", "MISC", "ORG", "PER")
+    return FineTuningConfig(
+        task=TaskConfig(
+            family="tagging",
+            train="conll:data/conll2003/eng.train",
+            dev="conll:data/conll2003/eng.testa",
+            test="conll:data/conll2003/eng.testb",
+            columns=("token", "pos", "chunk", "entity"),
+            text="token",
+            label="entity",
+            labels=("O", *(f"{letter}-{kind}" for kind in types for letter in "BI")),
+            metric="entity_f1",
+            max_length=128,
+            representation="last",
+        ),
+        training=TuningConfig(epochs=3, batch_size=32),
+        optimizer=OptimizerConfig(
+            learning_rate=5e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
+        ),
+    )

@@ -1,0 +1,35 @@
+r"""DisflQA: 1,000 questions with slips of the tongue on SQuAD 2 passages; a quarter have no answer.
+
+    python benchmarks/task_sets.py --output=data/tasks --only=disfl_qa
+    python -m bert_jax.finetune --experiment=experiments/finetune/disfl_qa.py \
+      --checkpoint=all-MiniLM-L6-v2 --workdir=runs/disfl_qa --seeds=3
+
+The smallest set of questions there is; answerable_f1 beside `overlapping sentence` is what counts.
+"""
+
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.training.optim import OptimizerConfig
+
+
+def get_config() -> FineTuningConfig:
+    """Returns the fine-tuning."""
+    return FineTuningConfig(
+        task=TaskConfig(
+            family="question_answering",
+            train="squad:data/tasks/disfl_qa/train.json",
+            dev="squad:data/tasks/disfl_qa/dev.json",
+            test="squad:data/tasks/disfl_qa/test.json",
+            text="question",
+            text_pair="context",
+            label="answers",
+            max_length=192,
+            stride=64,
+            max_question_length=48,
+            representation="last",
+            no_answer=True,
+        ),
+        training=TuningConfig(epochs=4, batch_size=16, evaluation_batch_size=16),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-4, warmup_steps=0, decay_from="warmup_end", bias_correction=True
+        ),
+    )

@@ -1,0 +1,32 @@
+r"""SWAG: which of four endings goes on.
+
+    python -m bert_jax.finetune --experiment=experiments/finetune/swag.py \
+      --checkpoint=bert-base-uncased --workdir=runs/swag \
+      --set task.train=csv:train.csv --set task.dev=csv:val.csv
+
+3 epochs at a rate of 2e-5 on batches of 16; BERT-base had an accuracy of 81.6 on dev (section 4.4
+of Devlin et al. 2018).
+"""
+
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.training.optim import OptimizerConfig
+
+
+def get_config() -> FineTuningConfig:
+    """Returns the fine-tuning."""
+    return FineTuningConfig(
+        task=TaskConfig(
+            family="multiple_choice",
+            train="csv:data/swag/train.csv",
+            dev="csv:data/swag/val.csv",
+            text="sent1",
+            text_pair="ending0,ending1,ending2,ending3",
+            choice_start="sent2",
+            max_length=80,
+            representation="pooled",
+        ),
+        training=TuningConfig(epochs=3, batch_size=16),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
+        ),
+    )
