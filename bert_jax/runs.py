@@ -183,9 +183,16 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
 
 def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"]) -> None:
     """Writes weights, model and tokenizer into an empty directory, which `load_run` opens."""
+    head = run.model.head if isinstance(run.model, BertForTask) else None
     if to == "huggingface":
         parameters = {path: np.asarray(leaf) for path, leaf in flatten_params(run.params).items()}
-        write_huggingface(directory, parameters, config=run.model.config, tokenizer=run.tokenizer)
+        write_huggingface(
+            directory,
+            parameters,
+            config=run.model.config,
+            tokenizer=run.tokenizer,
+            head=head,
+        )
         return
     checkpoint.save_params(
         directory,
@@ -193,6 +200,7 @@ def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"
         model=run.model.config,
         experiment=run.config,
         tokenizer=run.tokenizer.to_json(),
+        head=head,
     )
     save_tokenizer(run.tokenizer, directory)
 

@@ -14,6 +14,7 @@ from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.data.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError
 from bert_jax.files import write_atomically, write_json
+from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, task_names
 from bert_jax.interop.source import (
     Source,
     check_vocabulary,
@@ -23,7 +24,7 @@ from bert_jax.interop.source import (
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer
 from bert_jax.interop.torch_files import read_torch
-from bert_jax.models.config import BertConfig
+from bert_jax.models.config import BertConfig, TaskHeadConfig
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files that may hold the tensors; the first that is there does."""
@@ -61,28 +62,36 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
 
 
 def write_huggingface(
-    directory: Path, parameters: Parameters, *, config: BertConfig, tokenizer: Tokenizer
+    directory: Path,
+    parameters: Parameters,
+    *,
+    config: BertConfig,
+    tokenizer: Tokenizer,
+    head: TaskHeadConfig | None = None,
 ) -> None:
     """Writes what `transformers.AutoModelForPreTraining` and `AutoTokenizer` read.
+
+    With a head, what the class of its task reads, such as `BertForSequenceClassification`.
 
     Args:
       directory: exists.
       parameters: by their paths.
       config: of the model.
       tokenizer: a WordPiece.
+      head: of a fine-tuned model.
 
     Raises:
-      CheckpointError: another kind of tokenizer.
+      CheckpointError: another kind of tokenizer, or a head that no class there has.
     """
     description = tokenizer.to_json()
     if description["kind"] != "wordpiece":
         raise CheckpointError(f"the tokenizer is {description['kind']}; accepted: wordpiece")
-    tensors = from_parameters(parameters, vocab_size=config.vocab_size)
+    names, more = _of_task(head) if head else (NAMES, _PRETRAINING)
+    tensors = from_parameters(parameters, vocab_size=config.vocab_size, names=names)
     # transformers refuses a file that does not say which library's layout it has.
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
     (directory / WEIGHTS[0]).write_bytes(content)
-    more = {"architectures": ["BertForPreTraining"], "dtype": "float32"}
-    more |= {"pad_token_id": tokenizer.pad_id, "tie_word_embeddings": True}
+    more = more | {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
     write_json(directory / "config.json", more | config_json(config))
     write_atomically(directory / "vocab.txt", "".join(f"{p}\n" for p in tokenizer.pieces))
     lower_case = description["lower_case"]
@@ -99,6 +108,28 @@ def write_huggingface(
     }
     special = {f"{piece[1:-1].lower()}_token": piece for piece in SPECIAL_PIECES}
     write_json(directory / "tokenizer_config.json", settings | special)
+
+
+_PRETRAINING = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
+
+
+def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:
+    """Names of the tensors of a fine-tuned model, and what its config.json says of the task."""
+    task = TASK_CLASSES[head.family]
+    if head.representation != task.representation:
+        raise CheckpointError(
+            f"the task's representation is {head.representation!r}; accepted by {task.architecture}"
+            f" of transformers: {task.representation!r}"
+        )
+    labels = head.labels or tuple(f"LABEL_{i}" for i in range(head.outputs))
+    more: dict[str, Any] = {"architectures": [task.architecture]}
+    if head.family in ("classification", "regression", "tagging"):
+        more["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        more["label2id"] = {label: i for i, label in enumerate(labels)}
+    if head.family in ("classification", "regression"):
+        single = "single_label_classification"
+        more["problem_type"] = "regression" if head.family == "regression" else single
+    return task_names(task), more
 
 
 def _tokenizer_json(tokenizer: Tokenizer, lower_case: bool, max_word_length: int) -> dict[str, Any]:

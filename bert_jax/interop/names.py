@@ -112,6 +112,42 @@ NAMES = (
     ),
 )
 
+
+class TaskClass(NamedTuple):
+    """A class of transformers for fine-tuned models: an encoder and one dense layer."""
+
+    architecture: str
+    layer: str
+    representation: str
+    """What the layer sees there."""
+
+    @property
+    def pooler(self) -> bool:
+        """Whether it has one."""
+        return self.representation == "pooled"
+
+
+_SEQUENCE = TaskClass("BertForSequenceClassification", "classifier", "pooled")
+TASK_CLASSES = {
+    "classification": _SEQUENCE,
+    "regression": _SEQUENCE,
+    "tagging": TaskClass("BertForTokenClassification", "classifier", "last"),
+    "question_answering": TaskClass("BertForQuestionAnswering", "qa_outputs", "last"),
+    "multiple_choice": TaskClass("BertForMultipleChoice", "classifier", "pooled"),
+}
+"""By the family of tasks."""
+
+
+def task_names(task: TaskClass) -> tuple[Name, ...]:
+    """Returns the names of a fine-tuned model's parameters; Google has none for these."""
+    encoder = (
+        name
+        for name in NAMES
+        if name.path.startswith("bert/") and (task.pooler or "/pooler/" not in name.path)
+    )
+    return (*encoder, *_dense("output", task.layer, ""))
+
+
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",

@@ -1,7 +1,7 @@
 """Foreign tensors <-> parameters, strictly: every tensor is used, explained or an error."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -117,10 +117,12 @@ def to_parameters(
     return Loaded(parameters, report)
 
 
-def from_parameters(parameters: Parameters, *, vocab_size: int) -> dict[str, np.ndarray]:
+def from_parameters(
+    parameters: Parameters, *, vocab_size: int, names: Iterable[Name] = NAMES
+) -> dict[str, np.ndarray]:
     """Returns a model's tensors under Hugging Face's names; a tied decoder is left out."""
     tensors = {}
-    for name in NAMES:
+    for name in names:
         ours = parameters[name.path]
         for layer in range(ours.shape[0]) if name.stacked else (0,):
             one = ours[layer] if name.stacked else ours

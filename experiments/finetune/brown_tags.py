@@ -6,7 +6,7 @@ r"""Parts of speech of the Brown corpus: 57,340 sentences, 104 tags.
 
 A tag of the corpus without what marks headlines (-hl), titles (-tl), cited (-nc) and foreign words
 (fw-), and without the second half of a contraction (+). The most frequent tag of each word is
-right in 0.93 of all.
+right in 0.915 of dev.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig

@@ -1,0 +1,79 @@
+"""A fine-tuned model under the names that transformers' classes of the tasks have."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bert_jax.errors import CheckpointError
+from bert_jax.models.config import TaskHeadConfig
+from bert_jax.runs import load_run, save_run
+from bert_jax.tasks.model import BertForTask, example_ids
+from bert_jax.training.checkpoint import save_params
+from bert_jax.training.state import unboxed_params
+
+# Of transformers 5.23.0, models/bert/modeling_bert.py: the class, its layer, and its pooler.
+CLASSES = {
+    "classification": ("BertForSequenceClassification", "classifier", "pooled", True),
+    "regression": ("BertForSequenceClassification", "classifier", "pooled", True),
+    "tagging": ("BertForTokenClassification", "classifier", "last", False),
+    "question_answering": ("BertForQuestionAnswering", "qa_outputs", "last", False),
+    "multiple_choice": ("BertForMultipleChoice", "classifier", "pooled", True),
+}
+
+
+def fine_tuned(family, pretrained, directory, representation):
+    labels = ("no", "yes") if family in ("classification", "tagging") else ()
+    outputs = {"question_answering": 2}.get(family, len(labels) or 1)
+    unit = "token" if family in ("tagging", "question_answering") else "text"
+    head = TaskHeadConfig(
+        family=family, labels=labels, outputs=outputs, unit=unit, representation=representation
+    )
+    base = load_run(pretrained)
+    model = BertForTask(base.model.config, head)
+    params = jax.jit(lambda: unboxed_params(model, 1, *example_ids()))()
+    save_params(
+        directory,
+        params | {"bert": base.params["bert"]},
+        model=model.config,
+        experiment=None,
+        tokenizer=base.tokenizer.to_json(),
+        head=head,
+    )
+    return load_run(directory)
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_tensors_bear_the_names_of_the_class_of_the_task(family, pretrained, tmp_path):
+    architecture, layer, representation, pooler = CLASSES[family]
+    run = fine_tuned(family, pretrained, tmp_path / "run", representation)
+    (tmp_path / "hf").mkdir()
+    save_run(run, tmp_path / "hf", to="huggingface")
+    tensors = safetensors.numpy.load_file(tmp_path / "hf" / "model.safetensors")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["architectures"] == [architecture]
+    np.testing.assert_array_equal(tensors[f"{layer}.weight"], run.params["output"]["kernel"].T)
+    np.testing.assert_array_equal(tensors[f"{layer}.bias"], run.params["output"]["bias"])
+    assert ("bert.pooler.dense.weight" in tensors) == pooler
+    assert not [name for name in tensors if name.startswith("cls.")]
+    if family in ("classification", "tagging"):
+        assert config["id2label"] == {"0": "no", "1": "yes"}
+    # And back, as far as the encoder goes.
+    allow = ("masked_token_head", "next_sentence_head", "bert/pooler")
+    again = load_run(tmp_path / "hf", allow=allow)
+    np.testing.assert_array_equal(
+        again.params["bert"]["embeddings"]["token"], run.params["bert"]["embeddings"]["token"]
+    )
+
+
+def test_a_fine_tuned_model_is_copied_with_its_head(pretrained, tmp_path):
+    run = fine_tuned("classification", pretrained, tmp_path / "run", "mean")
+    (tmp_path / "copy").mkdir()
+    save_run(run, tmp_path / "copy", to="bert_jax")
+    copy = load_run(tmp_path / "copy")
+    assert copy.model == run.model
+    assert all(map(np.array_equal, jax.tree.leaves(copy.params), jax.tree.leaves(run.params)))
+    with pytest.raises(CheckpointError, match="is 'mean'; accepted by BertForSeq.*: 'pooled'"):
+        save_run(run, tmp_path / "copy", to="huggingface")
