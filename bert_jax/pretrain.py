@@ -16,8 +16,9 @@ another, on a Cloud TPU slice with --cluster; elsewhere say --coordinator, --pro
 """
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -54,8 +55,9 @@ def main() -> None:
     from bert_jax.training.train import train
 
     workdir = Path(flags.FLAGS.workdir)
+    probes = [_load_probe(experiment)] if experiment.evaluation.probe else []
     with command.exclusive(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        result = train(experiment, workdir)
+        result = train(experiment, workdir, probes=probes)
     pair_accuracy = ""
     if "nsp_accuracy" in result:  # not of single texts
         majority = result["nsp_majority_accuracy"]
@@ -65,6 +67,15 @@ def main() -> None:
         f"mlm accuracy {result['mlm_accuracy']:.3f} "
         f"(most frequent token {result['majority_token_accuracy']:.3f})" + pair_accuracy
     )
+
+
+def _load_probe(experiment: "Experiment") -> Callable[[Any], dict[str, float]]:
+    from bert_jax.data.tokenizers import load_tokenizer
+    from bert_jax.tasks.config import FineTuningConfig
+    from bert_jax.tasks.probe import make_probe
+
+    task = command.load(experiment.evaluation.probe, FineTuningConfig)
+    return make_probe(task, experiment.model, load_tokenizer(experiment.data.directory))
 
 
 def _print_timeline(experiment: "Experiment") -> None:

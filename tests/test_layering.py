@@ -160,6 +160,11 @@ MAY_IMPORT = {
         *("tasks.state", "training.checkpoint", "training.metrics", "runs"),
         *LEAVES,
     ),
+    "tasks.probe": (
+        *("tasks.config", "tasks.datasets", "tasks.encoding", "tasks.family", "tasks.model"),
+        *("tasks.state", "models.config", "data.tokenizers"),
+        *LEAVES,
+    ),
     "tasks.finetuning": (
         *("tasks.*", "config", "environment", "runs"),
         *("training.initial", "training.sharding"),
@@ -180,7 +185,7 @@ THIRD_PARTY_OF = {
     "tensorboardX": ("training.writer",),
     "optax": ("training.*", "tasks.state"),
     "flax": ("models.*", "training.*", "tasks.model", "tasks.state"),
-    "sklearn": ("tasks.metrics",),
+    "sklearn": ("tasks.metrics", "tasks.probe"),
     "scipy": ("tasks.metrics",),
     "absl": ("command", "MAIN"),
     "jax": ("models.*", "training.*", "tasks.*", "runs", "data.pipeline", "environment", "MAIN"),

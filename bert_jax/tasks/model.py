@@ -54,6 +54,21 @@ class BertForTask(nn.Module):
         self.output = Dense(self.config, {"embed": width}, {"classes": self.head.outputs})
         self.output_dropout = Dropout(self.config.dropout if self.head.dropout else 0.0)
 
+    def features(
+        self,
+        token_ids: Int[Array, "batch length"],
+        segment_ids: Int[Array, "batch length"],
+        pack_ids: Int[Array, "batch length"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch positions width"]:
+        """Returns what the output layer sees: a row's representation, or each position's."""
+        first = jnp.zeros((token_ids.shape[0], 1), jnp.int32)
+        output = self.bert(token_ids, segment_ids, pack_ids, first, train=train)
+        if self.head.unit == "token":
+            return output.sequence_output
+        return represent_text(output, pack_ids > 0, self.head.representation)[:, None]
+
     def __call__(
         self,
         token_ids: Int[Array, "batch length"],
@@ -63,12 +78,7 @@ class BertForTask(nn.Module):
         train: bool = False,
     ) -> Float[Array, "batch *length outputs"]:
         """Returns float32 logits, of each row or of each position."""
-        first = jnp.zeros((token_ids.shape[0], 1), jnp.int32)
-        output = self.bert(token_ids, segment_ids, pack_ids, first, train=train and not self.frozen)
-        if self.head.unit == "text":
-            x = represent_text(output, pack_ids > 0, self.head.representation)[:, None]
-        else:
-            x = output.sequence_output
+        x = self.features(token_ids, segment_ids, pack_ids, train=train and not self.frozen)
         if self.frozen:
             x = jax.lax.stop_gradient(x)
         logits = self.output(self.output_dropout(x, train=train)).astype(jnp.float32)

@@ -19,6 +19,7 @@ RESUMABLE = (
     "training.eval_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "evaluation.probe",
 )
 """Fields that may differ when a run goes on: they change no number that it computes."""
 

@@ -85,6 +85,9 @@ class EvaluationConfig:
     batch_size: int = 256
     max_examples: int | None = None
     """Evenly spaced held-out examples to use; null for all."""
+    probe: str = ""
+    """A fine-tuning, experiments/finetune/FILE.py, whose texts a linear probe of the frozen encoder
+    is measured on at each evaluation."""
 
     def __post_init__(self):
         for name in ("batch_size", "max_examples"):

@@ -1,0 +1,70 @@
+"""The linear probe: what it measures, that it disturbs nothing, and its place in pretraining."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.config import override
+from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.errors import ConfigError
+from bert_jax.runs import load_run
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig
+from bert_jax.tasks.probe import fit_and_predict, make_probe
+from bert_jax.training.train import train
+
+
+@pytest.fixture(scope="module")
+def task(write_set):
+    """Whether `good` or `bad` stands in a sentence: one word piece decides."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for name, count in (("train", 80), ("dev", 40)):
+        lines = []
+        for _ in range(count):
+            words = [*rng.choice(["a", "the", "film", "is"], size=3), rng.choice(["good", "bad"])]
+            lines.append({"text": " ".join(words), "label": str(words[-1])})
+        files[name] = f"jsonl:{write_set(f'probe_{name}.jsonl', lines)}"
+    return FineTuningConfig(
+        task=TaskConfig(family="classification", **files, max_length=8, representation="mean")
+    )
+
+
+def test_it_finds_what_a_line_can_tell_apart_and_only_that(task, pretrained):
+    run = load_run(pretrained)
+    probe = make_probe(task, run.model.config, run.tokenizer)
+    found = probe(run.params)
+    assert found.keys() == {"eval/probe_accuracy"} and found["eval/probe_accuracy"] >= 0.95
+    assert probe(run.params) == found
+    # An encoder that says the same of every text: no better than the majority.
+    blind = jax.tree.map(jax.numpy.zeros_like, run.params)
+    assert probe(blind)["eval/probe_accuracy"] < 0.7
+
+
+def test_a_number_is_probed_by_a_ridge_regression():
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    predicted = fit_and_predict(x, x @ [1.0, -2.0, 0.0], x[:5], regression=True)
+    np.testing.assert_allclose(predicted, x[:5] @ [1.0, -2.0, 0.0], atol=0.05)  # ridge shrinks
+
+
+def test_a_family_that_has_no_probe_is_refused(pretrained):
+    run = load_run(pretrained)
+    tags = FineTuningConfig(
+        task=TaskConfig(family="tagging", train="conll:a", dev="conll:b", representation="last")
+    )
+    with pytest.raises(ConfigError, match="accepted: classification, regression"):
+        make_probe(tags, run.model.config, run.tokenizer)
+
+
+def test_pretraining_logs_it_beside_the_loss_and_is_not_disturbed(task, experiment, tmp_path):
+    short = override(experiment, {"training.steps": 4, "training.eval_every": 2})
+    tokenizer = load_tokenizer(experiment.data.directory)
+    probe = make_probe(task, experiment.model, tokenizer)
+    probed = train(short, tmp_path / "probed", probes=[probe])
+    plain = train(short, tmp_path / "plain")
+    assert probed["mlm_loss"] == plain["mlm_loss"]
+    rows = [json.loads(line) for line in (tmp_path / "probed" / "metrics.jsonl").open()]
+    of_evaluations = [row for row in rows if "eval/mlm_loss" in row]
+    assert [row["step"] for row in of_evaluations] == [2, 4]
+    assert all(0 <= row["eval/probe_accuracy"] <= 1 for row in of_evaluations)

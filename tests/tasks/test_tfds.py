@@ -1,0 +1,154 @@
+"""Labelled sets by their TFDS names, prepared here by builders with TFDS's own features."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bert_jax.errors import DataError
+from bert_jax.tasks.config import TaskConfig
+from bert_jax.tasks.datasets import load_dataset
+from bert_jax.tasks.readers import read_records
+
+tfds = pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
+
+PASSAGE = "A good film."
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(0), "validation": self._generate_examples(1)}
+
+
+class Pairs(_Builder, skip_registration=True):
+    """As `glue/mrpc`: two texts, a class label, a number."""
+
+    def _info(self):
+        features = {
+            "sentence1": tfds.features.Text(),
+            "sentence2": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=["different", "same"]),
+            "idx": np.int32,
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, first):
+        for i in range(first, 5):
+            yield i, {"sentence1": f"naïve {i}", "sentence2": "b", "label": i % 2, "idx": i}
+
+
+class Hidden(Pairs, skip_registration=True):
+    """As GLUE's test splits, whose labels are -1."""
+
+    def _generate_examples(self, first):
+        for key, example in super()._generate_examples(first):
+            yield key, example | {"label": -1}
+
+
+class Questions(_Builder, skip_registration=True):
+    """As `squad`."""
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "question": tfds.features.Text(),
+            "context": tfds.features.Text(),
+            "answers": tfds.features.Sequence(
+                {"text": tfds.features.Text(), "answer_start": np.int32}
+            ),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, first):
+        for i, answers in enumerate([["good"], ["good", "film"], []]):
+            given = [{"text": text, "answer_start": PASSAGE.index(text)} for text in answers]
+            yield i, {"id": f"q{i}", "question": "?", "context": PASSAGE, "answers": given}
+
+
+class Tags(_Builder, skip_registration=True):
+    """As `conll2003`: tokens and tags, which are class labels."""
+
+    def _info(self):
+        tag = tfds.features.ClassLabel(names=["O", "B-PER"])
+        features = {
+            "tokens": tfds.features.Sequence(tfds.features.Text()),
+            "ner": tfds.features.Sequence(tag),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, first):
+        for i in range(2):
+            yield i, {"tokens": ["hello", "ada"], "ner": [0, 1]}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """`prepared(builder)` prepares it and returns its directory."""
+    directory = tmp_path_factory.mktemp("tfds")
+
+    def prepare(builder):
+        made = builder(data_dir=directory, file_format="array_record")
+        made.download_and_prepare()
+        return str(made.data_path)
+
+    return prepare
+
+
+def test_a_class_label_is_its_name_and_a_hidden_one_is_null(prepared):
+    path = prepared(Pairs)
+    records = read_records(f"tfds:{path}:train")
+    by_number = {record.fields["idx"]: record.fields for record in records}
+    assert len(records) == 5 and by_number[3]["label"] == "same"
+    assert by_number[2] == {
+        "sentence1": "naïve 2",
+        "sentence2": "b",
+        "label": "different",
+        "idx": 2,
+    }
+    assert len(read_records(f"tfds:{path}:validation[:50%]")) == 2
+    hidden = read_records(f"tfds:{prepared(Hidden)}:train")
+    assert {record.fields["label"] for record in hidden} == {None}
+
+
+def test_a_pair_task_is_read_from_tfds(prepared):
+    path = prepared(Pairs)
+    task = TaskConfig(
+        family="classification",
+        train=f"tfds:{path}:train",
+        dev=f"tfds:{path}:validation",
+        test=f"tfds:{prepared(Hidden)}:train",
+        text="sentence1",
+        text_pair="sentence2",
+    )
+    dataset = load_dataset(task)
+    assert dataset.labels == ("different", "same")
+    assert len(dataset.splits["dev"].examples) == 4
+    assert all(example.gold is None for example in dataset.splits["test"].examples)
+
+
+def test_questions_and_tags_are_read_from_tfds(prepared):
+    answers = sorted(
+        record.fields["answers"] for record in read_records(f"tfds:{prepared(Questions)}:train")
+    )
+    assert answers == [[], [("good", 2)], [("good", 2), ("film", 7)]]
+    (record, _) = read_records(f"tfds:{prepared(Tags)}:train")
+    assert record.fields == {"tokens": ["hello", "ada"], "ner": ["O", "B-PER"]}
+
+
+def test_what_is_not_there_is_named(prepared):
+    with pytest.raises(DataError, match="no split 'test'; accepted: train, validation"):
+        read_records(f"tfds:{prepared(Pairs)}:test")
+    with pytest.raises(DataError, match="glue.* is missing; accepted: a dataset that TFDS has"):
+        read_records("tfds:glue/mrpc:train")
+
+
+def test_tensorflow_is_not_loaded(prepared):
+    code = (
+        "import sys; from bert_jax.tasks.readers import read_records\n"
+        f"assert len(read_records('tfds:{prepared(Pairs)}:train')) == 5\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
