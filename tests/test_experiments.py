@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 def specs():
     """FILE of every pretraining, and FILE:VARIANT of those that have variants.
 
-    Those of fine-tuning have tests in tests/tasks/test_experiments.py.
+    Those of fine-tuning have tests in tests/tasks/test_task_experiments.py.
     """
     for path in sorted((ROOT / "experiments").rglob("*.py")):
         if path.parent.name == "finetune":

@@ -25,6 +25,9 @@ def read_tfds(name: str) -> Iterator[Record]:
 
 
 def _value(value: Any, feature: Any) -> Any:
+    inner = getattr(feature, "feature", None)
+    if inner is not None and not isinstance(value, dict):  # a sequence
+        return [_value(one, inner) for one in value]
     if hasattr(feature, "int2str"):
         return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, dict) and {"text", "answer_start"} <= value.keys():
@@ -32,14 +35,4 @@ def _value(value: Any, feature: Any) -> Any:
         return list(zip(texts, map(int, value["answer_start"]), strict=True))
     if isinstance(value, bytes):
         return value.decode("utf-8")
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist(), feature)
-    return value
-
-
-def _plain(value: Any, feature: Any) -> Any:
-    """Lists of strings and of class labels, as of a tagged sentence."""
-    if isinstance(value, list):
-        inner = getattr(feature, "feature", None)
-        return [_value(one, inner) if isinstance(one, (bytes, int)) else one for one in value]
-    return value
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

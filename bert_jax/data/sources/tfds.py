@@ -115,7 +115,10 @@ def _directory_of(name: str, *, spec: str) -> str:
     try:
         builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
-        raise DataError(f"{spec}: TFDS has no dataset {name!r}, nor is it a directory") from error
+        raise DataError(
+            f"{spec}: TFDS has no dataset {name!r}, nor is it a directory; one that it knows with "
+            "TensorFlow alone, as glue, is accepted where it lies prepared in TFDS_DATA_DIR"
+        ) from error
     except (ValueError, KeyError) as error:
         raise DataError(f"{spec}: {error}") from error
     if not builder.is_prepared():

@@ -23,6 +23,11 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(0), "validation": self._generate_examples(1)}
 
 
+def _described(builder, features):
+    features = tfds.features.FeaturesDict(features)
+    return tfds.core.DatasetInfo(builder=builder, features=features)
+
+
 class Pairs(_Builder, skip_registration=True):
     """As `glue/mrpc`: two texts, a class label, a number."""
 
@@ -33,11 +38,17 @@ class Pairs(_Builder, skip_registration=True):
             "label": tfds.features.ClassLabel(names=["different", "same"]),
             "idx": np.int32,
         }
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+        return _described(self, features)
 
     def _generate_examples(self, first):
         for i in range(first, 5):
             yield i, {"sentence1": f"naïve {i}", "sentence2": "b", "label": i % 2, "idx": i}
+
+
+class Glue(Pairs, skip_registration=True):
+    """Of this name TFDS has a builder that needs TensorFlow: what is prepared is read without."""
+
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="mrpc", version=tfds.core.Version("2.0.0"))]
 
 
 class Hidden(Pairs, skip_registration=True):
@@ -60,7 +71,7 @@ class Questions(_Builder, skip_registration=True):
                 {"text": tfds.features.Text(), "answer_start": np.int32}
             ),
         }
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+        return _described(self, features)
 
     def _generate_examples(self, first):
         for i, answers in enumerate([["good"], ["good", "film"], []]):
@@ -77,7 +88,7 @@ class Tags(_Builder, skip_registration=True):
             "tokens": tfds.features.Sequence(tfds.features.Text()),
             "ner": tfds.features.Sequence(tag),
         }
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+        return _described(self, features)
 
     def _generate_examples(self, first):
         for i in range(2):
@@ -138,10 +149,18 @@ def test_questions_and_tags_are_read_from_tfds(prepared):
     assert record.fields == {"tokens": ["hello", "ada"], "ner": ["O", "B-PER"]}
 
 
+def test_glue_is_found_by_its_name_where_it_lies_prepared(prepared, monkeypatch):
+    directory = prepared(Glue)
+    assert directory.endswith("glue/mrpc/2.0.0")
+    root = directory.removesuffix("/glue/mrpc/2.0.0")
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", root)
+    assert len(read_records("tfds:glue/mrpc:validation")) == 4
+
+
 def test_what_is_not_there_is_named(prepared):
     with pytest.raises(DataError, match="no split 'test'; accepted: train, validation"):
         read_records(f"tfds:{prepared(Pairs)}:test")
-    with pytest.raises(DataError, match="glue.* is missing; accepted: a dataset that TFDS has"):
+    with pytest.raises(DataError, match="no dataset .glue/mrpc.* prepared in TFDS_DATA_DIR"):
         read_records("tfds:glue/mrpc:train")
 
 
