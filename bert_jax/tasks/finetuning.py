@@ -72,11 +72,10 @@ def finetune(
     dataset = replace(dataset, splits=splits)
     identity = {
         "config_hash": configs.config_hash(config),
-        "checkpoint": str(source),
         "checkpoint_sha256": initial.fingerprint(run),
     }
     tuner = make_tuner(config, dataset, run)
-    open_workdir(workdir, config, identity)
+    made_by = open_workdir(workdir, config, identity)
     floor = {
         name: baseline_scores(dataset, splits[name])
         for name in SPLITS[1:]
@@ -109,7 +108,7 @@ def finetune(
     result = {
         "format_version": FORMAT_VERSION,
         **identity,
-        "commit": environment.describe()["commit"],
+        **made_by,
         "family": config.task.family,
         "metric": dataset.metric,
         "labels": list(dataset.labels),
@@ -192,8 +191,12 @@ def make_tuner(config: FineTuningConfig, dataset: Dataset, run: Run) -> Tuner:
     )
 
 
-def open_workdir(workdir: Path, config: FineTuningConfig, identity: dict[str, Any]) -> None:
+def open_workdir(
+    workdir: Path, config: FineTuningConfig, identity: dict[str, Any]
+) -> dict[str, Any]:
     """Writes config, environment and what is fine-tuned, or checks that they are those it holds.
+
+    Returns the commit that runs, and the hash of what is changed in it.
 
     Raises:
       CheckpointError: the workdir holds another fine-tuning.
@@ -212,8 +215,10 @@ def open_workdir(workdir: Path, config: FineTuningConfig, identity: dict[str, An
                 )
     write_json(file, identity)
     write_json(workdir / "config.json", configs.to_json(config))
-    description = workdir / "environment.json"
-    write_json(description, environment.describe_again(description))
+    file = workdir / "environment.json"
+    description = environment.describe_again(file)
+    write_json(file, description)
+    return {name: description[name] for name in ("commit", "uncommitted_changes")}
 
 
 def _told(result: dict[str, Any], metric: str) -> str:

