@@ -59,7 +59,7 @@ def load(spec: str, root: Any = None) -> Any:
         found = config.load_experiment(spec)
         if not isinstance(found, root):
             raise ConfigError(
-                f"--experiment={spec} is a {type(found).__name__}; accepted: {root.__name__}"
+                f"{spec} describes a {type(found).__name__}; accepted: a {root.__name__}"
             )
         return found
     try:

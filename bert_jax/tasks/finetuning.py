@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -92,7 +93,8 @@ def finetune(
     for seed in range(config.seed, config.seed + seeds):
         directory = workdir / f"seed-{seed}"
         if not (directory / "result.json").exists():
-            directory.mkdir(exist_ok=True)
+            shutil.rmtree(directory, ignore_errors=True)  # what an interruption left
+            directory.mkdir()
             with jax.set_mesh(tuner.mesh):
                 tune(tuner, seed, directory)
         ended.append(json.loads((directory / "result.json").read_text()))

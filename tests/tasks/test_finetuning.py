@@ -12,7 +12,7 @@ import pytest
 
 import bert_jax
 from bert_jax.config import config_hash, override, to_json
-from bert_jax.errors import CheckpointError, ConfigError, DataError
+from bert_jax.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from bert_jax.runs import flatten_params, load_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
 from bert_jax.tasks.finetuning import finetune
@@ -155,6 +155,9 @@ def test_a_seed_does_not_depend_on_the_others_nor_on_an_interruption(
     before, after = params_of(workdir / "seed-1"), params_of(tmp_path / "alone" / "seed-1")
     assert changed(before, after) == set()
     assert changed(before, params_of(workdir / "seed-0")) > {"output/kernel"}
+    (tmp_path / "alone" / "seed-1" / "result.json").unlink()  # as a kill just before it leaves it
+    again = finetune(override(sentiment, {"seed": 1}), pretrained, tmp_path / "alone")
+    assert again["summary"] == alone["summary"]
 
 
 def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, pretrained):
@@ -187,6 +190,11 @@ def test_patience_ends_a_seed_and_a_bad_rate_is_a_failed_seed(sentiment, pretrai
     wild = override(sentiment, {"optimizer.learning_rate": 30.0, "training.epochs": 2})
     result = finetune(wild, pretrained, tmp_path / "wild")
     assert result["failed_seeds"] == [0]
+    infinite = override(sentiment, {"optimizer.learning_rate": 1e30, "training.epochs": 2})
+    with pytest.raises(DivergenceError, match="the loss of every seed became infinite"):
+        finetune(infinite, pretrained, tmp_path / "infinite")
+    seed = json.loads((tmp_path / "infinite" / "seed-0" / "result.json").read_text())
+    assert seed.keys() == {"seed", "diverged_at_step"}
 
 
 def test_tags_are_learned_and_written_for_conlleval(write_set, pretrained, tmp_path):

@@ -1,18 +1,25 @@
 """The linear probe: what it measures, that it disturbs nothing, and its place in pretraining."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from bert_jax.config import override
+import bert_jax
+from bert_jax import pretrain
+from bert_jax.config import override, to_json
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.errors import ConfigError
+from bert_jax.models.bert import BertForPretraining
 from bert_jax.runs import load_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig
 from bert_jax.tasks.probe import fit_and_predict, make_probe
+from bert_jax.training.state import unboxed_params
 from bert_jax.training.train import train
+
+ROOT = Path(bert_jax.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +75,15 @@ def test_pretraining_logs_it_beside_the_loss_and_is_not_disturbed(task, experime
     of_evaluations = [row for row in rows if "eval/mlm_loss" in row]
     assert [row["step"] for row in of_evaluations] == [2, 4]
     assert all(0 <= row["eval/probe_accuracy"] <= 1 for row in of_evaluations)
+
+
+def test_the_command_reads_it_from_a_file_of_fine_tuning(task, experiment, tmp_path):
+    file = tmp_path / "probe.json"
+    file.write_text(json.dumps(to_json(task)))
+    probed = override(experiment, {"evaluation.probe": str(file)})
+    run_params = jax.jit(lambda: unboxed_params(BertForPretraining(experiment.model), 0))()
+    found = pretrain._load_probe(probed)(run_params)
+    assert found.keys() == {"eval/probe_accuracy"}
+    other = "experiments/quickstart.py"
+    with pytest.raises(ConfigError, match="describes a Experiment; accepted: a FineTuningConfig"):
+        pretrain._load_probe(override(experiment, {"evaluation.probe": str(ROOT / other)}))
