@@ -1,15 +1,16 @@
 """The examples of a task, read and found to be right before anything is compiled."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.errors import ConfigError, DataError
+from bert_jax.tasks import records as stored
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import FAMILIES
 from bert_jax.tasks.family import Example, Family, Labels, Outcomes, Row
 from bert_jax.tasks.readers import read_records
-from bert_jax.tasks.records import fingerprint
 
 SPLITS = ("train", "dev", "test")
 
@@ -66,7 +67,7 @@ def load_dataset(task: TaskConfig) -> Dataset:
         name: Split(
             name=name,
             examples=[family.parse(record, task, labels) for record in found],
-            sha256=fingerprint(found),
+            sha256=stored.fingerprint(found),
             rows=[],
         )
         for name, found in records.items()
@@ -89,6 +90,11 @@ def encode_split(split: Split, task: TaskConfig, tokenizer: Tokenizer) -> Split:
         for row in family.encode(number, example, task, tokenizer)
     ]
     return replace(split, rows=rows)
+
+
+def fingerprint(splits: dict[str, Split]) -> str:
+    """Returns the SHA-256 of all splits."""
+    return hashlib.sha256("".join(split.sha256 for split in splits.values()).encode()).hexdigest()
 
 
 def score(family: Family, outcomes: Outcomes) -> dict[str, float]:

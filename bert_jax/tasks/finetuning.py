@@ -24,6 +24,7 @@ from bert_jax.tasks.datasets import (
     Dataset,
     baseline_scores,
     encode_split,
+    fingerprint,
     labelled,
     load_dataset,
 )
@@ -71,17 +72,23 @@ def finetune(
         for name, split in dataset.splits.items()
     }
     dataset = replace(dataset, splits=splits)
-    identity = {
-        "config_hash": configs.config_hash(config),
-        "checkpoint_sha256": initial.fingerprint(run),
-    }
-    tuner = make_tuner(config, dataset, run)
-    made_by = open_workdir(workdir, config, identity)
     floor = {
         name: baseline_scores(dataset, splits[name])
         for name in SPLITS[1:]
         if name in splits and labelled(splits[name])
     }
+    if any(dataset.metric not in one for one in floor["dev"].values()):
+        known = ", ".join(next(iter(floor["dev"].values())))
+        raise ConfigError(
+            f"task.metric is {dataset.metric!r}, which these labels have not; accepted: {known}"
+        )
+    identity = {
+        "config_hash": configs.config_hash(config),
+        "checkpoint_sha256": initial.fingerprint(run),
+        "data_sha256": fingerprint(splits),
+    }
+    tuner = make_tuner(config, dataset, run)
+    made_by = open_workdir(workdir, config, identity)
     lowest = max(one[dataset.metric] for one in floor["dev"].values())
     say(
         f"{len(splits['train'].rows):,} rows of {tuner.length} tokens, {tuner.steps:,} steps a "
@@ -93,7 +100,8 @@ def finetune(
     for seed in range(config.seed, config.seed + seeds):
         directory = workdir / f"seed-{seed}"
         if not (directory / "result.json").exists():
-            shutil.rmtree(directory, ignore_errors=True)  # what an interruption left
+            if directory.exists():  # what an interruption left
+                shutil.rmtree(directory)
             directory.mkdir()
             with jax.set_mesh(tuner.mesh):
                 tune(tuner, seed, directory)
@@ -120,22 +128,22 @@ def finetune(
             one["seed"] for one in ended if "dev" not in one or one["dev"][dataset.metric] <= lowest
         ],
         "best_seed": max(finished, key=lambda one: one["dev"][dataset.metric])["seed"],
-        "summary": {
-            name: results.summarize(
-                [
-                    np.load(workdir / f"seed-{one['seed']}" / f"outcomes_{name}.npy")
-                    for one in finished
-                ],
-                dataset.family.metrics,
-                dataset.metric,
-            )
-            for name in floor
-        },
+        "summary": {name: summary_of(name, finished, dataset, workdir) for name in floor},
         "baselines": floor,
     }
     write_json(workdir / "result.json", result)
     Console(highlight=False).print(results.result_table(result))
     return result
+
+
+def summary_of(
+    split: str, finished: list[dict[str, Any]], dataset: Dataset, workdir: Path
+) -> dict[str, dict[str, Any]]:
+    """Returns mean, deviation and interval over the seeds that came to their end."""
+    outcomes = [
+        np.load(workdir / f"seed-{one['seed']}" / f"outcomes_{split}.npy") for one in finished
+    ]
+    return results.summarize(outcomes, dataset.family.metrics, dataset.metric)
 
 
 def open_encoder(source: Path, config: FineTuningConfig) -> Run:
@@ -209,11 +217,11 @@ def open_workdir(
     file = workdir / "identity.json"
     if file.exists():
         before = json.loads(file.read_text())
-        for name in ("config_hash", "checkpoint_sha256"):
-            if before[name] != identity[name]:
+        for name, value in identity.items():
+            if before[name] != value:
                 raise CheckpointError(
                     f"{workdir} holds a fine-tuning with {name} {before[name][:12]}, this one has "
-                    f"{identity[name][:12]}; accepted: the same, or another --workdir"
+                    f"{value[:12]}; accepted: the same, or another --workdir"
                 )
     write_json(file, identity)
     write_json(workdir / "config.json", configs.to_json(config))

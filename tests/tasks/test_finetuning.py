@@ -171,6 +171,33 @@ def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, p
         finetune(other, pretrained, workdir)
 
 
+def test_seeds_on_other_data_are_not_taken_for_these(write_set, sentiment, pretrained, tmp_path):
+    lines = [{"text": word, "label": word == "good"} for word in ("good", "bad") * 8]
+    files = {"task.train": f"jsonl:{write_set('swap.jsonl', lines)}", "training.epochs": 1}
+    config = override(sentiment, files)
+    finetune(config, pretrained, tmp_path / "run")
+    write_set("swap.jsonl", [*lines, lines[0]])
+    with pytest.raises(CheckpointError, match="holds a fine-tuning with data_sha256"):
+        finetune(config, pretrained, tmp_path / "run")
+
+
+def test_a_metric_that_the_labels_have_not_is_refused(write_set, pretrained, tmp_path):
+    file = f"conll:{write_set('pos.conll', ['film NN', 'is VB'])}"
+    task = TaskConfig(
+        family="tagging",
+        train=file,
+        dev=file,
+        columns=("token", "tag"),
+        text="token",
+        label="tag",
+        metric="entity_f1",
+        max_length=12,
+        representation="last",
+    )
+    with pytest.raises(ConfigError, match="which these labels have not; accepted: accuracy"):
+        finetune(configuration(task), pretrained, tmp_path)
+
+
 def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
     """Losses agree to 1e-4: float32 sums in another order, through 12 updates at a high rate."""
     losses = []
