@@ -67,7 +67,8 @@ def test_a_checkpoint_holds_state_config_and_tokenizer(workdir, short):
     assert all(np.isfinite(np.asarray(m)).all() for m in moments)
     assert sum(float(jnp.abs(m).sum()) for m in moments) > 0
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-        _, experiment, tokenizer = checkpoint.restore_description(manager, step=12)
+        _, experiment, tokenizer, head = checkpoint.restore_description(manager, step=12)
+    assert head is None  # of pretraining
     assert experiment == short
     assert tokenizer == load_tokenizer(short.data.directory).to_json()
 
