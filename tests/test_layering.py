@@ -44,6 +44,8 @@ MAY_IMPORT = {
         "training.sharding",
         *LEAVES,
     ),
+    "flops": ("models.config",),
+    "timeline": ("data.config", "experiment", "flops", "training.optim", *LEAVES),
     "data.batch": (),
     "data.config": LEAVES,
     "data.sources.base": LEAVES,
@@ -94,7 +96,6 @@ MAY_IMPORT = {
     "models.config": LEAVES,
     "models.*": ("models.*", "training.sharding", "data.batch", *LEAVES),
     "training.config": LEAVES,
-    "training.flops": ("models.config",),
     "training.metrics": (),
     "training.sharding": ("config", *LEAVES),
     "training.losses": ("training.metrics",),
@@ -107,10 +108,6 @@ MAY_IMPORT = {
     "training.writer": (*TRAINING_STEP, "training.config", *LEAVES),
     "training.phases": (
         *("data.batch", "data.passport", "data.pipeline", "data.tokenizers", "experiment"),
-        *LEAVES,
-    ),
-    "training.timeline": (
-        *("data.config", "experiment", "training.flops", "training.optim"),
         *LEAVES,
     ),
     "training.train": (
@@ -135,7 +132,10 @@ THIRD_PARTY_OF = {
     "optax": ("training.*",),
     "flax": ("models.*", "training.*"),
     "absl": ("command", "MAIN"),
-    "jax": ("models.*", "training.*", "runs", "data.pipeline", "environment", "MAIN"),
+    "jax": (
+        *("models.*", "training.*", "runs", "data.pipeline", "environment", "flops", "timeline"),
+        "MAIN",
+    ),
     "msgspec": ("config",),
     # TensorFlow belongs to nobody: it takes seconds to import and the memory of a device. TFDS
     # does without it, and like all readers of one format is imported where its files are read.

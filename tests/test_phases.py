@@ -23,9 +23,9 @@ from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.data.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.experiment import Experiment, phases
+from bert_jax.timeline import timeline
 from bert_jax.training.optim import learning_rate_schedule
 from bert_jax.training.phases import first_batch, next_batch, training_batches
-from bert_jax.training.timeline import timeline
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]

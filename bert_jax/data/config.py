@@ -28,6 +28,9 @@ class MaskingConfig:
     """Most predictions in a row; also the static width of the `mask_*` fields of a batch."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of the chosen words that become [MASK], a random word, or stay as they are."""
+    static: bool = False
+    """Every epoch has the masks of the first, as files whose masks are written down
+    (google-research/bert); a text then has as many masks as `data.dupe_factor` gives it records."""
 
     def __post_init__(self):
         for rate in (self.rate, *(rate for _, rate in self.rate_points)):
@@ -62,9 +65,27 @@ class MaskingConfig:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
         after = next(i for i, (share, _) in enumerate(points) if share > progress)
-        (start, before), (end, rate) = points[after - 1 : after + 1]
-        rate = before + (rate - before) * (progress - start) / (end - start)
-        return replace(self, rate=rate, rate_points=())
+        return replace(self, rate=_between(*points[after - 1 : after + 1], progress), rate_points=())
+
+    def part(self, start: float, end: float) -> "MaskingConfig":
+        """The masking from one share of the steps to another, as if these were all steps."""
+        if not self.rate_points:
+            return self
+        points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
+        until = next(i for i, (share, _) in enumerate(points) if share >= end)
+        last = _between(*points[until - 1 : until + 1], end)  # before a jump that is at the end
+        within = [
+            ((share - start) / (end - start), rate)
+            for share, rate in self.rate_points
+            if start < share < end
+        ]
+        return replace(self, rate=self.at(start).rate, rate_points=(*within, (1.0, last)))
+
+
+def _between(before: tuple[float, float], after: tuple[float, float], x: float) -> float:
+    """The height at x of the line through two points."""
+    (start, low), (end, high) = before, after
+    return low + (high - low) * (x - start) / (end - start)
 
 
 @dataclass(frozen=True, kw_only=True)
