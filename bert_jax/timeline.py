@@ -50,7 +50,9 @@ def timeline(experiment: Experiment) -> str:
 def phase_flops(phase: Phase) -> float:
     """Returns the FLOPs of all updates of a phase, were every row full."""
     data = phase.experiment.data
-    masked = min(data.masking.max_predictions, round(data.sequence_length * data.masking.highest_rate))
+    masked = min(
+        data.masking.max_predictions, round(data.sequence_length * data.masking.highest_rate)
+    )
     update = update_flops(
         phase.experiment.model,
         pair_lengths=[data.sequence_length] * data.batch_size,

@@ -65,7 +65,8 @@ class MaskingConfig:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
         after = next(i for i, (share, _) in enumerate(points) if share > progress)
-        return replace(self, rate=_between(*points[after - 1 : after + 1], progress), rate_points=())
+        rate = _between(points[after - 1], points[after], progress)
+        return replace(self, rate=rate, rate_points=())
 
     def part(self, start: float, end: float) -> "MaskingConfig":
         """The masking from one share of the steps to another, as if these were all steps."""
@@ -73,7 +74,7 @@ class MaskingConfig:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
         until = next(i for i, (share, _) in enumerate(points) if share >= end)
-        last = _between(*points[until - 1 : until + 1], end)  # before a jump that is at the end
+        last = _between(points[until - 1], points[until], end)  # before a jump that is at the end
         within = [
             ((share - start) / (end - start), rate)
             for share, rate in self.rate_points
