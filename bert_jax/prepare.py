@@ -101,23 +101,22 @@ def _audit(directory: str) -> None:
     try:
         from bert_jax.audit.page import write_page
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--audit needs {error.name}: pip install 'bert_jax[audit]'"
-        ) from error
+        raise ConfigError(f"--audit needs {error.name}: pip install 'bert_jax[audit]'") from error
     audit = write_page(directory)
     _print_splits(directory, audit.passport)
     if audit.shortcut:
-        reached = [
-            f"{one.name} {one.accuracy.value:.1%} ({one.accuracy.low:.1%} to {one.accuracy.high:.1%})"
+        figures = ", ".join(
+            f"{one.name} {one.accuracy.value:.1%} ({one.accuracy.low:.1%} to"
+            f" {one.accuracy.high:.1%})"
             for one in audit.shortcut.classifiers
-        ]
+        )
         print(
-            f"{directory}: pairs told without reading: majority {audit.shortcut.majority:.1%}, "
-            + ", ".join(reached)
+            f"{directory}: pairs told without reading: the more frequent answer"
+            f" {audit.shortcut.majority:.1%}, {figures}"
         )
     for finding in audit.findings:
-        print(f"{directory}: {finding.title}")
-    print(f"{directory}: {len(audit.findings)} things to look at in {audit.path}")
+        print(f"{directory}: look: {finding.title}")
+    print(audit.path)
 
 
 def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":

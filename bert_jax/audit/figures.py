@@ -2,12 +2,11 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
@@ -48,22 +47,25 @@ _THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 def plot_lengths(counts: Mapping[str, Sequence[int]], *, sequence_length: int) -> Markup:
     """Share of rows by their number of tokens; `counts[name][n]` rows of a split have n."""
-    width = max(1, -(-(sequence_length + 1) // 64))
+    width = -(-(sequence_length + 1) // 64)
     edges = np.arange(0, sequence_length + width + 1, width) - 0.5
 
-    def draw(axes: Axes) -> None:
-        for (name, rows), colour in zip(counts.items(), (_FIRST, _SECOND), strict=False):
-            total = max(1, sum(rows))
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(len(counts), sharex=True, sharey=True, squeeze=False)[:, 0]
+        for axes, (name, rows), colour in zip(
+            panels, counts.items(), (_FIRST, _SECOND), strict=False
+        ):
             shares, _ = np.histogram(np.arange(len(rows)), bins=edges, weights=rows)
-            axes.stairs(shares / total, edges, color=colour, fill=False, linewidth=1.6, label=name)
-        axes.set_yscale("log")
-        axes.set_xlim(0, edges[-1])
-        axes.set_xlabel("tokens in a row, [CLS] and [SEP] counted")
-        axes.set_ylabel("share of rows" if width == 1 else f"share of rows, per {width} tokens")
-        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
-        axes.legend(loc="upper left")
+            axes.stairs(shares / max(1, sum(rows)), edges, color=colour, fill=True)
+            axes.set_yscale("log")
+            axes.set_title(name, loc="left", fontsize=10)
+            axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+        panels[0].set_xlim(0, edges[-1])
+        panels[-1].set_xlabel("tokens in a row, [CLS] and [SEP] counted")
+        unit = f", per {width} tokens" if width > 1 else ""
+        figure.supylabel(f"share of rows{unit}", fontsize=10)
 
-    return _svg(draw, height=2.9)
+    return _svg(draw, height=0.6 + 1.6 * len(counts))
 
 
 def plot_frequencies(token_counts: np.ndarray) -> Markup:
@@ -71,21 +73,30 @@ def plot_frequencies(token_counts: np.ndarray) -> Markup:
     counts = np.sort(token_counts[token_counts > 0])[::-1]
     # A line of so many points looks like that of all.
     ranks = np.unique(np.geomspace(1, max(1, len(counts)), 300).astype(int))
+    shown = counts[ranks - 1] if len(counts) else np.ones(1)
 
-    def draw(axes: Axes) -> None:
-        axes.loglog(ranks, counts[ranks - 1] if len(counts) else [0], color=_FIRST, linewidth=1.8)
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        zipf = {"color": _INK, "alpha": 0.5, "linewidth": 1, "linestyle": (0, (4, 3))}
+        axes.loglog(ranks, shown[0] / ranks, label="Zipf: the first, divided by the rank", **zipf)
+        axes.loglog(ranks, shown, color=_FIRST, linewidth=2, label="these data")
+        axes.set_ylim(bottom=max(0.5, shown[-1] / 2))
         axes.set_xlabel("rank of the piece")
         axes.set_ylabel("occurrences")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(_THOUSANDS)
+        axes.legend(loc="lower left")
 
     return _svg(draw, height=2.9)
 
 
-def plot_shares(bars: Mapping[str, tuple[float, ...]], *, names: Sequence[str]) -> Markup:
-    """A bar of 100 % for each entry, cut into the shares that `names` names."""
+def plot_shares(
+    bars: Mapping[str, tuple[float, ...]], *, names: Sequence[str], aim: float | None = None
+) -> Markup:
+    """A bar of 100 % for each entry, cut into the shares that `names` names; a line at `aim`."""
 
-    def draw(axes: Axes) -> None:
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
         labels = list(bars)
         left = np.zeros(len(bars))
         shades = ((_FIRST, 1.0), (_SECOND, 1.0), (_INK, 0.35))
@@ -97,7 +108,8 @@ def plot_shares(bars: Mapping[str, tuple[float, ...]], *, names: Sequence[str]) 
             texts = [f"{share:.1%}" if share >= 0.08 else "" for share in shares]
             axes.bar_label(drawn, texts, label_type="center", color=_PAPER)
             left += shares
-        axes.axvline(0.5, color=_INK, linewidth=1, linestyle=(0, (3, 3)))
+        if aim is not None:
+            axes.axvline(aim, color=_INK, linewidth=1, linestyle=(0, (3, 3)))
         axes.invert_yaxis()
         axes.grid(False)
         axes.set_xlim(0, 1)
@@ -110,7 +122,8 @@ def plot_shares(bars: Mapping[str, tuple[float, ...]], *, names: Sequence[str]) 
 def plot_shortcut(shortcut: Shortcut) -> Markup:
     """Held-out accuracy of each classifier with its interval, and the majority as a line."""
 
-    def draw(axes: Axes) -> None:
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
         names = [one.name for one in shortcut.classifiers]
         values = np.array([one.accuracy for one in shortcut.classifiers])
         errors = np.abs(values[:, 1:] - values[:, :1]).T
@@ -121,7 +134,7 @@ def plot_shortcut(shortcut: Shortcut) -> Markup:
             color=_FIRST,
             markersize=6,
             elinewidth=2.2,
-            label="accuracy, 95 % interval",
+            label="accuracy, 95% interval",
         )
         line = {"color": _SECOND, "linewidth": 1.6, "linestyle": (0, (4, 3))}
         axes.axvline(shortcut.majority, label="always the more frequent answer", **line)
@@ -134,10 +147,10 @@ def plot_shortcut(shortcut: Shortcut) -> Markup:
     return _svg(draw, height=2.2)
 
 
-def _svg(draw, *, height: float) -> Markup:
+def _svg(draw: Callable[[Figure], None], *, height: float) -> Markup:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        draw(figure.add_subplot())
+        draw(figure)
         stream = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=metadata)

@@ -85,13 +85,12 @@ def _shortcuts(passport: dict, shortcut: Shortcut | None) -> Iterator[Finding]:
     if shortcut is None:
         return
     best, majority = shortcut.best, shortcut.majority
-    remedy = (
-        "Call pair accuracy understanding only above that. data.pairs='sentence_order' takes both "
-        "texts from one place, so that topic and words no longer tell; data.pairs='none' does "
-        "without the task."
-    )
-    if passport["preparation"]["pairs"] == "sentence_order":
-        remedy = "Call pair accuracy understanding only above that."
+    remedy = "Read pair accuracy as understanding only above that figure."
+    if passport["preparation"]["pairs"] == "next_sentence":
+        remedy += (
+            " data.pairs='sentence_order' takes both texts from one place, so that topic and words "
+            "no longer tell; data.pairs='none' does without the task."
+        )
     if best.accuracy.low > majority:
         yield Finding(
             f"A classifier that cannot read gets {best.accuracy.value:.1%} of pairs right",
@@ -162,8 +161,8 @@ def _few_documents(passport: dict) -> Iterator[Finding]:
     if summary["documents"] < FEWEST_HELD_OUT_DOCUMENTS:
         yield Finding(
             f"Held-out rows come from {_count(summary['documents'], 'document')}",
-            f"The {summary['examples']:,} rows of one text resemble each other, and intervals that "
-            "take them for independent are too narrow.",
+            "Rows of one text resemble each other, and intervals that take all "
+            f"{summary['examples']:,} for independent are too narrow.",
             "Raise data.held_out_fraction, or read small differences on these data with caution.",
         )
 

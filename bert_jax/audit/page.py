@@ -1,5 +1,6 @@
 """Prepared data -> `audit.html`, their passport as one page that needs no other file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def write_page(directory: str | Path) -> Audit:
         "count": "{:,}".format,
         "percent": _percent,
         "size": _size,
+        "rounded": _rounded,
         "interval": _interval,
     }
     html = environment.get_template(_TEMPLATE).render(
@@ -168,7 +170,7 @@ def _plots(passport: dict, *, shortcut: Shortcut | None) -> dict:
         "lengths": figures.plot_lengths(lengths, sequence_length=sequence_length)
         if lengths
         else None,
-        "balance": figures.plot_shares(balance, names=answers) if balance else None,
+        "balance": figures.plot_shares(balance, names=answers, aim=0.5) if balance else None,
         "masking": figures.plot_shares(
             {"chosen words": tuple(masking[share] for share in shares)},
             names=("[MASK]", "a random piece", "unchanged"),
@@ -184,17 +186,25 @@ def _shares(part: int, whole: int) -> tuple[float, float]:
 
 
 def _percent(share: float, decimals: int = 1) -> str:
-    return f"{share * 100:.{decimals}f}\N{NARROW NO-BREAK SPACE}%"
+    return f"{share * 100:.{decimals}f}%"
 
 
 def _interval(estimate: Estimate) -> str:
-    return f"{estimate.low * 100:.1f} – {estimate.high * 100:.1f}\N{NARROW NO-BREAK SPACE}%"
+    return f"{estimate.low * 100:.1f} – {estimate.high * 100:.1f}%"
 
 
 def _size(count: int) -> str:
-    """Bytes in decimal units."""
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1000
-        units.pop(0)
-    return f"{size:.3g}\N{NO-BREAK SPACE}{units[0]}"
+    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
+
+
+def _rounded(count: int) -> str:
+    return f"{count:,}" if count < 1_000_000 else _scaled(count, ("", "", "M", "G", "T"))
+
+
+def _scaled(number: float, units: Sequence[str]) -> str:
+    """Three digits, and the unit that stands for as many thousands as were divided by."""
+    power = 0
+    while number >= 999.5 and power < len(units) - 1:
+        number /= 1000
+        power += 1
+    return f"{number:.3g}\N{NO-BREAK SPACE}{units[power]}"
