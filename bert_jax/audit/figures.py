@@ -148,7 +148,7 @@ def plot_shortcut(shortcut: Shortcut) -> Markup:
 
 
 def _svg(draw: Callable[[Figure], None], *, height: float) -> Markup:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # pyright: ignore[reportArgumentType]
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         draw(figure)
         stream = io.StringIO()

@@ -139,12 +139,13 @@ def _features(
     lengths = _lengths(pairs, sequence_length=sequence_length)
     yield "lengths", "how many pieces are in A and in B, their sum and difference", lengths
     a, b = (_bags(side, vocab_size=vocab_size) for side in _sides(pairs))
-    words = sparse.hstack([a, b]).tocsr()
+    words = sparse.csr_array(sparse.hstack([a, b]))
     yield "words", "which pieces are in A, and which in B", words
     rarity = _rarity(reference, vocab_size=vocab_size)
-    shared = a.multiply(b).tocsr()
-    overlap = sparse.hstack([words, shared, _overlap(a, b, shared, rarity=rarity)]).tocsr()
-    yield "words and overlap", "which pieces are in A, in B and in both, and how many", overlap
+    shared = sparse.csr_array(a.multiply(b))
+    all_three = sparse.hstack([words, shared, _overlap(a, b, shared, rarity=rarity)])
+    sees = "which pieces are in A, in B and in both, and how many"
+    yield "words and overlap", sees, sparse.csr_array(all_three)
 
 
 def _sides(pairs: Sequence[Pair]) -> tuple[list, list]:

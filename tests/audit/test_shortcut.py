@@ -23,10 +23,11 @@ def without_shortcut(rng):
 
 
 def in_lengths(rng):
-    """The sum of the lengths is 19 or 20, whatever that of A is."""
-    label, a_length = int(rng.random() < 0.5), rng.integers(4, 15)
+    """Where B follows, 16 or 20 pieces are in a pair, else 18, however many of them in A."""
+    label, a_length = int(rng.random() < 0.5), rng.integers(3, 14)
+    length = 18 if label else 16 + 4 * rng.integers(2)
     a = draw(rng, VOCAB_SIZE, length=a_length)
-    return Pair(a, draw(rng, VOCAB_SIZE, length=19 + label - a_length), label)
+    return Pair(a, draw(rng, VOCAB_SIZE, length=length - a_length), label)
 
 
 def in_words(rng):
