@@ -91,7 +91,7 @@ def plot_frequencies(token_counts: np.ndarray) -> Markup:
 
 
 def plot_shares(
-    bars: Mapping[str, tuple[float, ...]], *, names: Sequence[str], aim: float | None = None
+    bars: Mapping[str, Sequence[float]], *, names: Sequence[str], aim: float | None = None
 ) -> Markup:
     """A bar of 100 % for each entry, cut into the shares that `names` names; a line at `aim`."""
 

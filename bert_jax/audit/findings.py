@@ -36,15 +36,6 @@ def find(passport: dict, *, unused_share: float, shortcut: Shortcut | None) -> l
     ]
 
 
-def identical_shards(passport: dict) -> list[list[str]]:
-    """Files of equal content, by the hashes of the passport."""
-    files: dict[str, list[str]] = {}
-    for split in passport["splits"].values():
-        for shard in split["shards"]:
-            files.setdefault(shard["sha256"], []).append(shard["file"])
-    return [names for names in files.values() if len(names) > 1]
-
-
 def _repetitions(passport: dict) -> Iterator[Finding]:
     if shared := passport.get("shared_documents"):
         yield Finding(
@@ -52,10 +43,10 @@ def _repetitions(passport: dict) -> Iterator[Finding]:
             "The same text is trained on and measured on: held-out figures are too good.",
             "Remove the copies from the corpus and prepare again.",
         )
-    for names in identical_shards(passport):
+    for names in passport.get("identical_shards", ()):
         yield Finding(
             f"{len(names)} identical shards",
-            f"{', '.join(names)} hold the same bytes: their text counts {len(names)} times.",
+            f"{', '.join(names)} are made of the same documents, which count {len(names)} times.",
             "Look for files that the corpus holds twice, and prepare again.",
         )
     for split, summary in passport["splits"].items():

@@ -172,7 +172,10 @@ def _plots(passport: dict, *, shortcut: Shortcut | None) -> dict:
         else None,
         "balance": figures.plot_shares(balance, names=answers, aim=0.5) if balance else None,
         "masking": figures.plot_shares(
-            {"chosen words": tuple(masking[share] for share in shares)},
+            {
+                "drawn": tuple(masking[share] for share in shares),
+                "asked for": masking["config"]["split"],
+            },
             names=("[MASK]", "a random piece", "unchanged"),
         )
         if masking

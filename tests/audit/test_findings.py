@@ -7,24 +7,22 @@ import pytest
 from bert_jax.audit.findings import find, row_fill
 from bert_jax.audit.shortcut import Classifier, Estimate, Shortcut
 
-
-def split(name, *, shards):
-    return {
-        "examples": 1000,
-        "documents": 100,
-        "pairs": 1000,
-        "random_pairs": 530,
-        "positions": 31_000,
-        "unknown_token_rate": 0.001,
-        "identical_documents": 0,
-        "shards": [{"file": f"{name}-{i}", "sha256": f"{name}{i}"} for i in range(shards)],
-    }
+SPLIT = {
+    "examples": 1000,
+    "documents": 100,
+    "pairs": 1000,
+    "random_pairs": 530,
+    "positions": 31_000,
+    "unknown_token_rate": 0.001,
+    "identical_documents": 0,
+}
 
 
 PASSPORT = {
     "preparation": {"pairs": "next_sentence", "sequence_length": 32, "pairs_per_row": 1},
     "shared_documents": 0,
-    "splits": {"train": split("train", shards=3), "eval": split("eval", shards=1)},
+    "identical_shards": [],
+    "splits": {"train": SPLIT, "eval": dict(SPLIT)},
 }
 
 
@@ -62,7 +60,7 @@ def test_nothing_is_found_in_data_that_are_well():
 
 def test_a_passport_of_an_older_version_is_read_for_what_it_tells():
     passport = copy.deepcopy(PASSPORT)
-    del passport["shared_documents"]
+    del passport["shared_documents"], passport["identical_shards"]
     for summary in passport["splits"].values():
         del summary["unknown_token_rate"], summary["identical_documents"]
     assert titles(passport) == []
@@ -86,15 +84,11 @@ def test_each_fault_is_found_by_itself(path, value, title):
     assert titles(changed(path, value)) == [title]
 
 
-def test_identical_shards_are_found_across_splits():
-    passport = changed("splits/train/shards", [])
-    passport["splits"]["train"]["shards"] = [
-        {"file": name, "sha256": name[0]} for name in ("a1", "b1", "a2")
-    ]
-    passport["splits"]["eval"]["shards"] = [{"file": "a3", "sha256": "a"}]
-    (finding,) = find(passport, unused_share=0, shortcut=NONE)
-    assert finding.title == "3 identical shards"
-    assert finding.explanation.startswith("a1, a2, a3 hold the same bytes")
+def test_each_group_of_identical_shards_is_named():
+    passport = changed("identical_shards", [["a", "b", "c"], ["d", "e"]])
+    one, other = find(passport, unused_share=0, shortcut=NONE)
+    assert (one.title, other.title) == ("3 identical shards", "2 identical shards")
+    assert one.explanation.startswith("a, b, c are made of the same documents, which count 3")
 
 
 def test_a_shortcut_counts_from_the_end_of_its_interval():

@@ -192,6 +192,7 @@ def test_what_a_passport_tells_has_its_place_and_what_it_does_not_has_none(copie
         passport["masking"] = {
             **{"rows": 1234, "rate": 0.1511, "mask_share": 0.807},
             **{"random_share": 0.095, "kept_share": 0.098},
+            "config": {"unit": "span", "rate": 0.1497, "split": [0.8, 0.1, 0.1]},
         }
         passport["exclusion"] = {
             "files": [{"path": "held/glue.txt", "sha256": "f" * 64}],
@@ -205,7 +206,16 @@ def test_what_a_passport_tells_has_its_place_and_what_it_does_not_has_none(copie
     html = html_of(copied)
     text = text_of(html)
     assert not [words for words in said if words not in text]
-    for words in ("9.87%", "3.45%", "documents in both 5", "Of 1,234 rows", "15.11%", "80.7%"):
+    for words in (
+        "9.87%",
+        "3.45%",
+        "documents in both 5",
+        "In 1,234 training rows",
+        "by span",
+        "15.11%",
+        "14.97%",
+        "80.7%",
+    ):
         assert words in text, words
     for words in ("held/glue.txt", "one of 4,321 evaluation texts (12 of them too short"):
         assert words in text, words
