@@ -99,7 +99,7 @@ def plot_shares(
         axes = figure.add_subplot()
         labels = list(bars)
         left = np.zeros(len(bars))
-        shades = ((_FIRST, 1.0), (_SECOND, 1.0), (_INK, 0.35))
+        shades = ((_FIRST, 1.0), (_SECOND, 1.0), (_INK, 0.55))
         for i, (name, (colour, alpha)) in enumerate(zip(names, shades, strict=False)):
             shares = np.array([bars[label][i] for label in labels])
             drawn = axes.barh(
