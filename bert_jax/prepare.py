@@ -9,6 +9,11 @@ directory unless they are given; bert_jax/data/corpora.py says how a corpus is w
 phase has rows of its own, of the same text and vocabulary, in a directory of its own. The output
 depends neither on the engine nor on the number of workers. A run that was interrupted goes on with
 the shards that are missing; finished data are left as they are.
+
+  python -m bert_jax.prepare --audit=data/quickstart
+
+writes data/quickstart/audit.html: the passport of finished data as a page with plots, what to look
+at before training on them, and how far the pair task is solved without reading. No --experiment.
 """
 
 import os
@@ -44,6 +49,9 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Runs the command."""
+    if FLAGS.audit is not None:
+        _audit(FLAGS.audit)
+        return
     from bert_jax.data.engines import Engine
     from bert_jax.data.tokenizers import load_tokenizer
     from bert_jax.experiment import phases
@@ -70,15 +78,45 @@ def _prepare(data: "DataConfig", *, tokenizer: "Tokenizer | int", engine: "Engin
         _progress(console) as report,
     ):
         passport = prepare_data(data, tokenizer=tokenizer, engine=engine, report=report)
+    _print_splits(data.directory, passport)
+
+
+def _print_splits(directory: str, passport: dict) -> None:
+    preparation = passport["preparation"]
     for split, summary in passport["splits"].items():
         rows, pairs = max(1, summary["examples"]), max(1, summary["pairs"])
         print(
-            f"{data.directory}: {split:5} {summary['examples']:>9,} rows"
+            f"{directory}: {split:5} {summary['examples']:>9,} rows"
             f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
-            f" {summary['positions'] / rows / data.sequence_length:.1%} full,"
+            f" {summary['positions'] / rows / preparation['sequence_length']:.1%} full,"
             f" {summary['random_pairs'] / pairs:.1%} of {summary['pairs']:,} pairs"
-            f" {'swapped' if data.pairs == 'sentence_order' else 'random'}"
+            f" {'swapped' if preparation['pairs'] == 'sentence_order' else 'random'}"
         )
+
+
+def _audit(directory: str) -> None:
+    for name in ("experiment", "set", "corpus", "output", "vocabulary"):
+        if FLAGS[name].present:
+            raise ConfigError(f"--audit={directory} with --{name}; accepted: --audit by itself")
+    try:
+        from bert_jax.audit.page import write_page
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--audit needs {error.name}: pip install 'bert_jax[audit]'") from error
+    audit = write_page(directory)
+    _print_splits(directory, audit.passport)
+    if audit.shortcut:
+        figures = ", ".join(
+            f"{one.name} {one.accuracy.value:.1%} ({one.accuracy.low:.1%} to"
+            f" {one.accuracy.high:.1%})"
+            for one in audit.shortcut.classifiers
+        )
+        print(
+            f"{directory}: pairs told without reading: the more frequent answer"
+            f" {audit.shortcut.majority:.1%}, {figures}"
+        )
+    for finding in audit.findings:
+        print(f"{directory}: look: {finding.title}")
+    print(audit.path)
 
 
 def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
@@ -132,6 +170,9 @@ if __name__ == "__main__":
     flags.DEFINE_enum("engine", "pool", ["pool", "beam"], "What runs the tasks.")
     flags.DEFINE_integer(
         "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1
+    )
+    flags.DEFINE_string(
+        "audit", None, "Directory of prepared data to describe in its audit.html; prepares nothing."
     )
     flags.DEFINE_multi_string(
         "beam", [], "An option of Beam, e.g. --beam=--runner=DataflowRunner; may be repeated."

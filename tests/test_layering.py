@@ -93,6 +93,10 @@ MAY_IMPORT = {
         *("data.passport", "data.records", "data.tokenizers"),
         *LEAVES,
     ),
+    "audit.shortcut": ("data.pairs", "data.records", *LEAVES),
+    "audit.findings": ("audit.shortcut",),
+    "audit.figures": ("audit.shortcut",),
+    "audit.page": ("audit.*", "data.passport", "data.tokenizers", *LEAVES),
     "models.config": LEAVES,
     "models.*": ("models.*", "training.sharding", "data.batch", *LEAVES),
     "training.config": LEAVES,
@@ -143,6 +147,9 @@ THIRD_PARTY_OF = {
     "tensorflow_datasets": ("data.sources.tfds", "data.sources.sotu_builder"),
     "pyarrow": ("data.sources.parquet",),
     "fsspec": ("data.sources.files",),
+    # The extra `audit`.
+    "jinja2": ("audit.page",),
+    "matplotlib": ("audit.figures",),
     "apache_beam": ("data.engines",),
 }
 
@@ -277,8 +284,9 @@ def loaded_after(code):
     return {name.split(".")[0] for name in result.stdout.splitlines()[-1].split()}
 
 
-def test_data_modules_but_the_pipeline_load_neither_jax_nor_grain():
-    names = [name for name in MODULES if name.startswith("data.") and name != "data.pipeline"]
+def test_data_and_audit_modules_but_the_pipeline_load_neither_jax_nor_grain():
+    names = [name for name in MODULES if name.startswith(("data.", "audit."))]
+    names.remove("data.pipeline")
     assert len(names) >= 8
     loaded = loaded_after("\n".join(f"import bert_jax.{name}" for name in names))
     assert "numpy" in loaded
