@@ -36,6 +36,7 @@ from bert_jax.errors import ConfigError
 if TYPE_CHECKING:
     from bert_jax.data.config import DataConfig
     from bert_jax.data.engines import Engine
+    from bert_jax.data.exclusion import Exclusion
     from bert_jax.data.tokenizers import Tokenizer
     from bert_jax.experiment import Experiment
 
@@ -45,6 +46,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
     """Runs the command."""
     from bert_jax.data.engines import Engine
+    from bert_jax.data.exclusion import open_exclusion
     from bert_jax.data.tokenizers import load_tokenizer
     from bert_jax.experiment import phases
 
@@ -56,12 +58,19 @@ def main() -> None:
     )
     engine = Engine(kind=FLAGS.engine, workers=FLAGS.workers, beam_options=tuple(FLAGS.beam))
     tokenizer = _given_tokenizer(experiment) or experiment.model.vocab_size
+    exclusion = open_exclusion(FLAGS.exclude)
     for phase in phases(replace(experiment, data=data)):
-        _prepare(phase.experiment.data, tokenizer=tokenizer, engine=engine)
+        _prepare(phase.experiment.data, tokenizer=tokenizer, engine=engine, exclusion=exclusion)
         tokenizer = load_tokenizer(data.directory)  # the phases of a run have one
 
 
-def _prepare(data: "DataConfig", *, tokenizer: "Tokenizer | int", engine: "Engine") -> None:
+def _prepare(
+    data: "DataConfig",
+    *,
+    tokenizer: "Tokenizer | int",
+    engine: "Engine",
+    exclusion: "Exclusion",
+) -> None:
     from bert_jax.data.preparation import prepare_data
 
     console = Console(stderr=True, highlight=False)
@@ -69,7 +78,9 @@ def _prepare(data: "DataConfig", *, tokenizer: "Tokenizer | int", engine: "Engin
         command.exclusive(Path(data.directory), flag="--output"),
         _progress(console) as report,
     ):
-        passport = prepare_data(data, tokenizer=tokenizer, engine=engine, report=report)
+        passport = prepare_data(
+            data, tokenizer=tokenizer, engine=engine, exclusion=exclusion, report=report
+        )
     for split, summary in passport["splits"].items():
         rows, pairs = max(1, summary["examples"]), max(1, summary["pairs"])
         print(
@@ -79,6 +90,19 @@ def _prepare(data: "DataConfig", *, tokenizer: "Tokenizer | int", engine: "Engin
             f" {summary['random_pairs'] / pairs:.1%} of {summary['pairs']:,} pairs"
             f" {'swapped' if data.pairs == 'sentence_order' else 'random'}"
         )
+    if passport["exclusion"]:
+        _print_exclusion(data.directory, passport)
+
+
+def _print_exclusion(directory: str, passport: dict) -> None:
+    excluded = passport["exclusion"]
+    dropped = {name: split["excluded_documents"] for name, split in passport["splits"].items()}
+    print(
+        f"{directory}: {dropped['train']:,} documents for training and {dropped['eval']:,} held"
+        f" out were dropped for what they share with {excluded['texts']:,} evaluation texts;"
+        f" {excluded['short_texts']:,} of those, of less than {excluded['min_words']} words,"
+        " were not looked for"
+    )
 
 
 def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
@@ -129,6 +153,11 @@ if __name__ == "__main__":
         "output", None, "Directory to write; the experiment's data.directory if absent."
     )
     flags.DEFINE_string("vocabulary", None, "A vocab.txt to use; one is trained if absent.")
+    flags.DEFINE_multi_string(
+        "exclude",
+        [],
+        "A file of evaluation texts, one a line; documents with one are dropped; may be repeated.",
+    )
     flags.DEFINE_enum("engine", "pool", ["pool", "beam"], "What runs the tasks.")
     flags.DEFINE_integer(
         "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1

@@ -72,8 +72,10 @@ MAY_IMPORT = {
     ),
     "data.packing": ("data.pairs",),
     "data.records": ("data.pairs", *LEAVES),
+    "data.exclusion": ("data.sources.files", "data.words", *LEAVES),
     "data.survey": (
-        *("data.config", "data.corpora", "data.passport", "data.sources.*", "data.vocabulary"),
+        *("data.config", "data.corpora", "data.exclusion", "data.passport", "data.sources.*"),
+        "data.vocabulary",
         *LEAVES,
     ),
     "data.shards": (
@@ -82,8 +84,8 @@ MAY_IMPORT = {
         *LEAVES,
     ),
     "data.preparation": (
-        *("data.config", "data.corpora", "data.engines", "data.inputs", "data.passport"),
-        *("data.shards", "data.survey", "data.tokenizers", "data.vocabulary"),
+        *("data.config", "data.corpora", "data.engines", "data.exclusion", "data.inputs"),
+        *("data.passport", "data.shards", "data.survey", "data.tokenizers", "data.vocabulary"),
         *LEAVES,
     ),
     "data.pipeline": (

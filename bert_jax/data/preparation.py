@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from bert_jax.data.config import DataConfig
 from bert_jax.data.corpora import Slice, open_corpus
 from bert_jax.data.engines import Engine, Task
+from bert_jax.data.exclusion import NOTHING, Exclusion
 from bert_jax.data.inputs import INPUTS_FILE, check_inputs, describe_inputs
 from bert_jax.data.passport import (
     FORMAT_VERSION,
@@ -45,6 +47,7 @@ def prepare_data(
     *,
     tokenizer: Tokenizer | int,
     engine: Engine,
+    exclusion: Exclusion = NOTHING,
     report: Report = lambda *_: None,
 ) -> dict:
     """Writes `config.directory` and returns its passport; the bytes do not depend on the engine.
@@ -53,6 +56,7 @@ def prepare_data(
 
     Args:
       tokenizer: one, or the size of the vocabulary to train.
+      exclusion: of documents that are left out of vocabulary, training and held-out examples.
 
     Raises:
       DataError: the directory holds files made with other settings or of other text (they are not
@@ -62,14 +66,17 @@ def prepare_data(
     corpus = open_corpus(config.corpus)
     inputs = describe_inputs(corpus, threads=engine.workers)
     check_inputs(directory / INPUTS_FILE, inputs)
-    settings = preparation_settings(config, corpus_fingerprint=inputs["fingerprint"])
+    made_of = {
+        "corpus_fingerprint": inputs["fingerprint"],
+        "exclusion_fingerprint": exclusion.fingerprint(),
+    }
+    settings = preparation_settings(config, **made_of)
     _check_shards(directory, settings)
     if isinstance(tokenizer, int):
         tokenizer = _finished_tokenizer(config, vocab_size=tokenizer) or tokenizer
     else:
         _check_tokenizer(directory, tokenizer)
 
-    make_shard = partial(ShardTask, config=config, corpus_fingerprint=inputs["fingerprint"])
     slices = corpus.slices(config.train_shards)
     surveys = [
         SurveyTask(
@@ -78,40 +85,62 @@ def prepare_data(
             directory=directory / SURVEY_DIRECTORY,
             counts_words=isinstance(tokenizer, int),
             config=config,
+            exclusion=exclusion,
             settings=settings,
         )
         for index, portions in enumerate(slices)
     ]
-    held_out: Slice = ()
-    if isinstance(tokenizer, int) or not _is_finished(
-        make_shard(split="eval", index=0, tokenizer=tokenizer, portions=())
-    ):
-        check_survey(config, _run("reading", surveys, engine=engine, report=report))
-        held_out = held_out_portions(surveys)
-    if isinstance(tokenizer, int):
-        words = surveyed_words(surveys)
-        tokenizer = train_wordpiece(
-            words,
-            vocab_size=tokenizer,
-            lower_case=config.lower_case,
-            max_word_length=config.max_word_length,
-        )
+    make_shards = partial(_shard_tasks, config, slices, **made_of)
+    shards = [] if isinstance(tokenizer, int) else make_shards(tokenizer)
+    # Training shards take from the survey only what they leave out.
+    of_survey = shards if exclusion.files else shards[:1]
+    if not of_survey or any(shard.finished() is None for shard in of_survey):
+        found = _run("reading", surveys, engine=engine, report=report)
+        check_survey(config, found)
+        if isinstance(tokenizer, int):
+            tokenizer = train_wordpiece(
+                surveyed_words(surveys),
+                vocab_size=tokenizer,
+                lower_case=config.lower_case,
+                max_word_length=config.max_word_length,
+            )
+        excluded = [frozenset(result["excluded"]) for result in found]
+        shards = make_shards(tokenizer, held_out=held_out_portions(surveys), excluded=excluded)
+    assert not isinstance(tokenizer, int)
 
-    evaluation = make_shard(split="eval", index=0, tokenizer=tokenizer, portions=held_out)
-    training = [
-        make_shard(split="train", index=index, tokenizer=tokenizer, portions=portions)
-        for index, portions in enumerate(slices)
-    ]
-    _check_shards(directory, evaluation.settings())
+    _check_shards(directory, shards[0].settings())
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / INPUTS_FILE, inputs)
     if not (directory / "tokenizer.json").exists():
         save_tokenizer(tokenizer, directory)
-    statistics = _run("shards", [evaluation, *training], engine=engine, report=report)
-    passport = {"format_version": FORMAT_VERSION, **evaluation.settings(), "corpus": inputs}
+    statistics = _run("shards", shards, engine=engine, report=report)
+    passport = {
+        "format_version": FORMAT_VERSION,
+        **shards[0].settings(),
+        "corpus": inputs,
+        "exclusion": exclusion.to_json(),
+    }
     _write_passport(directory, passport, by_split={"train": statistics[1:], "eval": statistics[:1]})
     shutil.rmtree(directory / SURVEY_DIRECTORY, ignore_errors=True)
     return passport
+
+
+def _shard_tasks(
+    config: DataConfig,
+    slices: Sequence[Slice],
+    tokenizer: Tokenizer,
+    *,
+    held_out: Slice = (),
+    excluded: Iterable[frozenset[str]] = repeat(frozenset()),
+    **made_of: str | None,
+) -> list[ShardTask]:
+    """That of the held-out examples, then those of the training examples of each slice."""
+    make = partial(ShardTask, config=config, tokenizer=tokenizer, **made_of)
+    training = [
+        make(split="train", index=index, portions=portions, excluded=names)
+        for index, (portions, names) in enumerate(zip(slices, excluded, strict=False))
+    ]
+    return [make(split="eval", index=0, portions=held_out), *training]
 
 
 def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) -> list[dict]:
@@ -127,10 +156,6 @@ def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) ->
         done += tasks[number].size
         report(name, done, total)
     return [result for result in results.values() if result is not None]
-
-
-def _is_finished(task: ShardTask) -> bool:
-    return task.finished() is not None
 
 
 def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | None:
@@ -164,6 +189,9 @@ def _write_passport(directory: Path, passport: dict, *, by_split: dict[str, list
     token_counts = np.sum([shard["token_counts"] for shard in by_split["train"]], axis=0)
     _save_array(token_counts.astype(np.int64), path=directory / TOKEN_COUNTS_FILE)
     passport["splits"] = {split: _summary(shards) for split, shards in by_split.items()}
+    for split, summary in passport["splits"].items():  # read, and left out, by training shards
+        dropped = (shard["excluded_documents"][split] for shard in by_split["train"])
+        summary["excluded_documents"] = sum(dropped)
     write_json(directory / PASSPORT_FILE, passport)
 
 

@@ -51,6 +51,9 @@ class ShardTask:
     portions: Slice
     """Of the corpus, for training; for evaluation, of the documents that were put aside."""
     corpus_fingerprint: str
+    exclusion_fingerprint: str | None = None
+    excluded: frozenset[str] = frozenset()
+    """Names of the documents to leave out, as the survey found them."""
 
     @property
     def size(self) -> int:
@@ -69,7 +72,12 @@ class ShardTask:
 
     def settings(self) -> dict:
         """What must agree for prepared files to be used together, as JSON."""
-        return preparation_settings(self.config, corpus_fingerprint=self.corpus_fingerprint) | {
+        settings = preparation_settings(
+            self.config,
+            corpus_fingerprint=self.corpus_fingerprint,
+            exclusion_fingerprint=self.exclusion_fingerprint,
+        )
+        return settings | {
             "vocab_size": self.tokenizer.vocab_size,
             "tokenizer_fingerprint": self.tokenizer.fingerprint(),
             "record_dtype": record_dtype(self.tokenizer.vocab_size),
@@ -102,11 +110,14 @@ class ShardTask:
         return statistics if statistics["sha256"] == sha256_of_file(self.path) else None
 
 
-def preparation_settings(config: DataConfig, *, corpus_fingerprint: str) -> dict:
+def preparation_settings(
+    config: DataConfig, *, corpus_fingerprint: str, exclusion_fingerprint: str | None
+) -> dict:
     """The part of a shard's settings that is known before there is a vocabulary."""
     return {
         "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
         "corpus_fingerprint": corpus_fingerprint,
+        "exclusion_fingerprint": exclusion_fingerprint,
     }
 
 
@@ -116,6 +127,7 @@ class _Statistics:
     def __init__(self, vocab_size: int):
         self.examples = self.documents = self.sentences = self.bytes_read = 0
         self.positions = self.pairs = self.random_pairs = 0
+        self.excluded = {"train": 0, "eval": 0}
         self.token_counts = np.zeros(vocab_size, np.int64)
 
     def to_json(self) -> dict:
@@ -128,6 +140,7 @@ class _Statistics:
             "pairs": self.pairs,
             "random_pairs": self.random_pairs,
             "bytes_read": self.bytes_read,
+            "excluded_documents": self.excluded,
             "token_counts": self.token_counts.tolist(),
         }
 
@@ -178,7 +191,11 @@ def _blocks(
     documents, times, tokens = [], [], 0
     for document, weight in read_slice(task.portions):
         if task.split == "train":
-            if is_held_out(document, fraction=task.config.held_out_fraction):
+            held_out = is_held_out(document, fraction=task.config.held_out_fraction)
+            if document.name in task.excluded:
+                statistics.excluded["eval" if held_out else "train"] += 1
+                continue
+            if held_out:
                 continue
             used = copies(document, times=task.config.dupe_factor * weight)
             if not used:
