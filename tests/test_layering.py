@@ -83,9 +83,14 @@ MAY_IMPORT = {
         *("data.records", "data.tokenizers"),
         *LEAVES,
     ),
+    "data.summary": (
+        *("data.config", "data.masking", "data.records", "data.tokenizers"),
+        *LEAVES,
+    ),
     "data.preparation": (
         *("data.config", "data.corpora", "data.engines", "data.exclusion", "data.inputs"),
-        *("data.passport", "data.shards", "data.survey", "data.tokenizers", "data.vocabulary"),
+        *("data.passport", "data.records", "data.shards", "data.summary", "data.survey"),
+        *("data.tokenizers", "data.vocabulary"),
         *LEAVES,
     ),
     "data.pipeline": (

@@ -1,6 +1,5 @@
 """Corpus -> a directory of prepared data, and the passport that says what is in it."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -21,7 +20,9 @@ from bert_jax.data.passport import (
     check_same,
     read_json,
 )
+from bert_jax.data.records import write_array
 from bert_jax.data.shards import ShardTask, preparation_settings
+from bert_jax.data.summary import measure_masking, summarize
 from bert_jax.data.survey import (
     SURVEY_DIRECTORY,
     SurveyTask,
@@ -35,11 +36,6 @@ from bert_jax.files import write_json
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how many bytes of it are done, and how many there are."""
-
-_SUMS = (
-    *("examples", "documents", "sentences", "tokens"),
-    *("positions", "pairs", "random_pairs", "bytes_read"),
-)
 
 
 def prepare_data(
@@ -114,13 +110,18 @@ def prepare_data(
     if not (directory / "tokenizer.json").exists():
         save_tokenizer(tokenizer, directory)
     statistics = _run("shards", shards, engine=engine, report=report)
+    evaluation, training = statistics[:1], statistics[1:]
     passport = {
         "format_version": FORMAT_VERSION,
         **shards[0].settings(),
         "corpus": inputs,
         "exclusion": exclusion.to_json(),
+        **summarize(directory, training=training, evaluation=evaluation, unk_id=tokenizer.unk_id),
     }
-    _write_passport(directory, passport, by_split={"train": statistics[1:], "eval": statistics[:1]})
+    passport["masking"] = measure_masking(passport, config, tokenizer)
+    token_counts = np.array([shard["token_counts"] for shard in training], np.int64)
+    write_array(token_counts.sum(axis=0), path=directory / TOKEN_COUNTS_FILE)
+    write_json(directory / PASSPORT_FILE, passport)
     shutil.rmtree(directory / SURVEY_DIRECTORY, ignore_errors=True)
     return passport
 
@@ -182,29 +183,3 @@ def _check_shards(directory: Path, wanted: dict) -> None:
     paths = [*sorted(directory.glob("*-of-*.json")), directory / PASSPORT_FILE]
     for path in filter(Path.exists, paths):
         check_same(read_json(path), wanted, where=str(path))
-
-
-def _write_passport(directory: Path, passport: dict, *, by_split: dict[str, list[dict]]) -> None:
-    """Adds what is in the shards to the passport, and writes it."""
-    token_counts = np.sum([shard["token_counts"] for shard in by_split["train"]], axis=0)
-    _save_array(token_counts.astype(np.int64), path=directory / TOKEN_COUNTS_FILE)
-    passport["splits"] = {split: _summary(shards) for split, shards in by_split.items()}
-    for split, summary in passport["splits"].items():  # read, and left out, by training shards
-        dropped = (shard["excluded_documents"][split] for shard in by_split["train"])
-        summary["excluded_documents"] = sum(dropped)
-    write_json(directory / PASSPORT_FILE, passport)
-
-
-def _summary(shards: Sequence[dict]) -> dict:
-    summary: dict = {name: sum(shard[name] for shard in shards) for name in _SUMS}
-    summary["shards"] = [
-        {name: shard[name] for name in ("file", "sha256", "examples")} for shard in shards
-    ]
-    return summary
-
-
-def _save_array(array: np.ndarray, *, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as stream:
-        np.save(stream, array)
-    os.replace(temporary, path)
