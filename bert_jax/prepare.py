@@ -9,6 +9,9 @@ directory unless they are given; bert_jax/data/corpora.py says how a corpus is w
 phase has rows of its own, of the same text and vocabulary, in a directory of its own. The output
 depends neither on the engine nor on the number of workers. A run that was interrupted goes on with
 the shards that are missing; finished data are left as they are.
+
+With --exclude=FILE, a text a line, documents that have 13 words in a row in common with one of the
+texts are left out, so that a model is not tested on what it read; see bert_jax/data/exclusion.py.
 """
 
 import os

@@ -77,7 +77,7 @@ def save(
             position=ocp.args.JsonSave(position),
             config=ocp.args.JsonSave(configs.to_json(experiment)),
             tokenizer=ocp.args.JsonSave(tokenizer),
-            **_given(passport=passport),
+            passport=ocp.args.JsonSave(passport or {}),
         ),
     )
 
@@ -109,7 +109,7 @@ def save_params(
                 state=ocp.args.PyTreeSave({"params": params}),
                 config=ocp.args.JsonSave(config),
                 tokenizer=ocp.args.JsonSave(tokenizer),
-                **_given(passport=passport),
+                passport=ocp.args.JsonSave(passport or {}),
             ),
         )
 
@@ -166,15 +166,11 @@ def restore_description(manager: ocp.CheckpointManager, *, step: int) -> Descrip
     if (Path(manager.directory) / str(step) / "passport").exists():
         items.append("passport")
     restored = _read(manager, step, **{name: ocp.args.JsonRestore() for name in items})
-    config, others = restored["config"], (restored["tokenizer"], restored.get("passport"))
+    config, others = restored["config"], (restored["tokenizer"], restored.get("passport") or None)
     if config.keys() == {"model"}:
         return Description(configs.from_json(BertConfig, config["model"]), None, *others)
     experiment = configs.from_json(Experiment, config)
     return Description(experiment.model, experiment, *others)
-
-
-def _given(**items: dict[str, Any] | None) -> dict[str, ocp.args.JsonSave]:
-    return {name: ocp.args.JsonSave(item) for name, item in items.items() if item is not None}
 
 
 def _read(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
