@@ -10,6 +10,9 @@ phase has rows of its own, of the same text and vocabulary, in a directory of it
 depends neither on the engine nor on the number of workers. A run that was interrupted goes on with
 the shards that are missing; finished data are left as they are.
 
+With --exclude=FILE, a text a line, documents that have 13 words in a row in common with one of the
+texts are left out, so that a model is not tested on what it read; see bert_jax/data/exclusion.py.
+
   python -m bert_jax.prepare --audit=data/quickstart
 
 writes data/quickstart/audit.html: the passport of finished data as a page with plots, what to look
@@ -41,6 +44,7 @@ from bert_jax.errors import ConfigError
 if TYPE_CHECKING:
     from bert_jax.data.config import DataConfig
     from bert_jax.data.engines import Engine
+    from bert_jax.data.exclusion import Exclusion
     from bert_jax.data.tokenizers import Tokenizer
     from bert_jax.experiment import Experiment
 
@@ -53,6 +57,7 @@ def main() -> None:
         _audit(FLAGS.audit)
         return
     from bert_jax.data.engines import Engine
+    from bert_jax.data.exclusion import open_exclusion
     from bert_jax.data.tokenizers import load_tokenizer
     from bert_jax.experiment import phases
 
@@ -64,12 +69,19 @@ def main() -> None:
     )
     engine = Engine(kind=FLAGS.engine, workers=FLAGS.workers, beam_options=tuple(FLAGS.beam))
     tokenizer = _given_tokenizer(experiment) or experiment.model.vocab_size
+    exclusion = open_exclusion(FLAGS.exclude)
     for phase in phases(replace(experiment, data=data)):
-        _prepare(phase.experiment.data, tokenizer=tokenizer, engine=engine)
+        _prepare(phase.experiment.data, tokenizer=tokenizer, engine=engine, exclusion=exclusion)
         tokenizer = load_tokenizer(data.directory)  # the phases of a run have one
 
 
-def _prepare(data: "DataConfig", *, tokenizer: "Tokenizer | int", engine: "Engine") -> None:
+def _prepare(
+    data: "DataConfig",
+    *,
+    tokenizer: "Tokenizer | int",
+    engine: "Engine",
+    exclusion: "Exclusion",
+) -> None:
     from bert_jax.data.preparation import prepare_data
 
     console = Console(stderr=True, highlight=False)
@@ -77,8 +89,12 @@ def _prepare(data: "DataConfig", *, tokenizer: "Tokenizer | int", engine: "Engin
         command.exclusive(Path(data.directory), flag="--output"),
         _progress(console) as report,
     ):
-        passport = prepare_data(data, tokenizer=tokenizer, engine=engine, report=report)
+        passport = prepare_data(
+            data, tokenizer=tokenizer, engine=engine, exclusion=exclusion, report=report
+        )
     _print_splits(data.directory, passport)
+    if passport["exclusion"]:
+        _print_exclusion(data.directory, passport)
 
 
 def _print_splits(directory: str, passport: dict) -> None:
@@ -94,8 +110,19 @@ def _print_splits(directory: str, passport: dict) -> None:
         )
 
 
+def _print_exclusion(directory: str, passport: dict) -> None:
+    excluded = passport["exclusion"]
+    dropped = {name: split["excluded_documents"] for name, split in passport["splits"].items()}
+    print(
+        f"{directory}: {dropped['train']:,} documents for training and {dropped['eval']:,} held"
+        f" out were dropped for what they share with {excluded['texts']:,} evaluation texts;"
+        f" {excluded['short_texts']:,} of those, of less than {excluded['min_words']} words,"
+        " were not looked for"
+    )
+
+
 def _audit(directory: str) -> None:
-    for name in ("experiment", "set", "corpus", "output", "vocabulary"):
+    for name in ("experiment", "set", "corpus", "output", "vocabulary", "exclude"):
         if FLAGS[name].present:
             raise ConfigError(f"--audit={directory} with --{name}; accepted: --audit by itself")
     try:
@@ -167,6 +194,11 @@ if __name__ == "__main__":
         "output", None, "Directory to write; the experiment's data.directory if absent."
     )
     flags.DEFINE_string("vocabulary", None, "A vocab.txt to use; one is trained if absent.")
+    flags.DEFINE_multi_string(
+        "exclude",
+        [],
+        "A file of evaluation texts, one a line; documents with one are dropped; may be repeated.",
+    )
     flags.DEFINE_enum("engine", "pool", ["pool", "beam"], "What runs the tasks.")
     flags.DEFINE_integer(
         "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1

@@ -47,6 +47,9 @@ class Run:
     params: Any
     """Float32 arrays on a CPU; `model.apply({"params": params}, batch)` runs them."""
     tokenizer: Tokenizer
+    passport: dict[str, Any] | None = None
+    """What it was trained on, as `passport.json` said; the data of a second phase are those under
+    `second_phase`. None where the weights come from elsewhere."""
     loading: LoadingReport | None = None
     """What became of each tensor of weights from elsewhere."""
 
@@ -183,6 +186,7 @@ def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"
         model=run.model.config,
         experiment=run.config,
         tokenizer=run.tokenizer.to_json(),
+        passport=run.passport,
     )
     save_tokenizer(run.tokenizer, directory)
 
@@ -205,6 +209,7 @@ def _open_run(path: Path, step: int | None) -> Run:
         model=model,
         params=params,
         tokenizer=tokenizer_from_json(description.tokenizer),
+        passport=description.passport,
     )
 
 

@@ -74,8 +74,10 @@ MAY_IMPORT = {
     ),
     "data.packing": ("data.pairs",),
     "data.records": ("data.pairs", *LEAVES),
+    "data.exclusion": ("data.sources.files", "data.words", *LEAVES),
     "data.survey": (
-        *("data.config", "data.corpora", "data.passport", "data.sources.*", "data.vocabulary"),
+        *("data.config", "data.corpora", "data.exclusion", "data.passport", "data.sources.*"),
+        "data.vocabulary",
         *LEAVES,
     ),
     "data.shards": (
@@ -83,9 +85,14 @@ MAY_IMPORT = {
         *("data.records", "data.tokenizers"),
         *LEAVES,
     ),
+    "data.summary": (
+        *("data.config", "data.masking", "data.records", "data.tokenizers"),
+        *LEAVES,
+    ),
     "data.preparation": (
-        *("data.config", "data.corpora", "data.engines", "data.inputs", "data.passport"),
-        *("data.shards", "data.survey", "data.tokenizers", "data.vocabulary"),
+        *("data.config", "data.corpora", "data.engines", "data.exclusion", "data.inputs"),
+        *("data.passport", "data.records", "data.shards", "data.summary", "data.survey"),
+        *("data.tokenizers", "data.vocabulary"),
         *LEAVES,
     ),
     "data.pipeline": (

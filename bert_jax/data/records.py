@@ -109,6 +109,14 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
     return digest
 
 
+def write_array(array: np.ndarray, *, path: Path) -> None:
+    """Writes a `.npy` file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as stream:
+        np.save(stream, array)
+    os.replace(temporary, path)
+
+
 def sha256_of_file(path: Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,6 @@
-"""Checkpoints: one orbax directory a step holds state, data position, config and tokenizer."""
+"""Checkpoints: one orbax directory a step holds state, data position, config, tokenizer and
+the passport of the data.
+"""
 
 import json
 from pathlib import Path
@@ -40,6 +42,7 @@ def open_checkpoints(
             "position": ocp.JsonCheckpointHandler(),
             "config": ocp.JsonCheckpointHandler(),
             "tokenizer": ocp.JsonCheckpointHandler(),
+            "passport": ocp.JsonCheckpointHandler(),
         },
     )
 
@@ -57,6 +60,7 @@ def save(
     position: dict[str, Any],
     experiment: Experiment,
     tokenizer: dict[str, Any],
+    passport: dict[str, Any] | None = None,
 ) -> None:
     """Starts saving; the state may be donated as soon as this returns.
 
@@ -64,6 +68,7 @@ def save(
       position: `phase` and `next_batch` in it, the whole position in the data; the
         `data_fingerprint` that it is a position in; `seconds` of training so far.
       tokenizer: its `to_json()`.
+      passport: of the data.
     """
     manager.save(
         step,
@@ -72,6 +77,7 @@ def save(
             position=ocp.args.JsonSave(position),
             config=ocp.args.JsonSave(configs.to_json(experiment)),
             tokenizer=ocp.args.JsonSave(tokenizer),
+            passport=ocp.args.JsonSave(passport or {}),
         ),
     )
 
@@ -83,6 +89,7 @@ def save_params(
     model: BertConfig,
     experiment: Experiment | None,
     tokenizer: dict[str, Any],
+    passport: dict[str, Any] | None = None,
 ) -> None:
     """Writes weights alone, as step 0 of `directory`, and waits until they are there.
 
@@ -92,6 +99,7 @@ def save_params(
       model: what they are of.
       experiment: that trained them; None for weights from elsewhere.
       tokenizer: its `to_json()`.
+      passport: of the data that they were trained on, where that is known.
     """
     config = configs.to_json(experiment) if experiment else {"model": configs.to_json(model)}
     with open_checkpoints(directory) as manager:
@@ -101,6 +109,7 @@ def save_params(
                 state=ocp.args.PyTreeSave({"params": params}),
                 config=ocp.args.JsonSave(config),
                 tokenizer=ocp.args.JsonSave(tokenizer),
+                passport=ocp.args.JsonSave(passport or {}),
             ),
         )
 
@@ -147,16 +156,21 @@ class Description(NamedTuple):
     """None for weights from elsewhere."""
     tokenizer: dict[str, Any]
     """Its `to_json()`."""
+    passport: dict[str, Any] | None
+    """Of the data; None where they are not known."""
 
 
 def restore_description(manager: ocp.CheckpointManager, *, step: int) -> Description:
     """Returns what the arrays of a saved step are of."""
-    restored = _read(manager, step, config=ocp.args.JsonRestore(), tokenizer=ocp.args.JsonRestore())
-    config, tokenizer = restored["config"], restored["tokenizer"]
+    items = ["config", "tokenizer"]
+    if (Path(manager.directory) / str(step) / "passport").exists():
+        items.append("passport")
+    restored = _read(manager, step, **{name: ocp.args.JsonRestore() for name in items})
+    config, others = restored["config"], (restored["tokenizer"], restored.get("passport") or None)
     if config.keys() == {"model"}:
-        return Description(configs.from_json(BertConfig, config["model"]), None, tokenizer)
+        return Description(configs.from_json(BertConfig, config["model"]), None, *others)
     experiment = configs.from_json(Experiment, config)
-    return Description(experiment.model, experiment, tokenizer)
+    return Description(experiment.model, experiment, *others)
 
 
 def _read(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:

@@ -405,8 +405,8 @@ def test_missing_and_broken_passports(config, tmp_path):
     (tmp_path / "passport.json").write_text('{"format_ver')
     with pytest.raises(DataError, match=r"passport\.json is not JSON"):
         load_passport(tmp_path)
-    (tmp_path / "passport.json").write_text(json.dumps({"format_version": 2}))
-    with pytest.raises(DataError, match="format_version 2; accepted: 1"):
+    (tmp_path / "passport.json").write_text(json.dumps({"format_version": 1}))
+    with pytest.raises(DataError, match="format_version 1; accepted: 2"):
         load_passport(tmp_path)
 
 
