@@ -119,10 +119,14 @@ MAY_IMPORT = {
         *LEAVES,
     ),
     "interop.*": ("interop.*", "models.config", "data.tokenizers", "data.wordpiece", *LEAVES),
-    "runs": (
-        *("config", "experiment", "interop.*", "models.*"),
-        *("training.checkpoint", "training.state"),
+    "inference": (
         *("data.batch", "data.masking", "data.pairs", "data.tokenizers"),
+        *("models.*", *LEAVES),
+    ),
+    "generation": ("data.masking", "data.tokenizers", "inference", "models.*", *LEAVES),
+    "runs": (
+        *("config", "experiment", "generation", "inference", "interop.*", "models.*"),
+        *("training.checkpoint", "training.state", "data.tokenizers"),
         *LEAVES,
     ),
 }
@@ -135,7 +139,10 @@ THIRD_PARTY_OF = {
     "optax": ("training.*",),
     "flax": ("models.*", "training.*"),
     "absl": ("command", "MAIN"),
-    "jax": ("models.*", "training.*", "runs", "data.pipeline", "environment", "MAIN"),
+    "jax": (
+        *("models.*", "training.*", "inference", "generation", "runs"),
+        *("data.pipeline", "environment", "MAIN"),
+    ),
     "msgspec": ("config",),
     # TensorFlow belongs to nobody: it takes seconds to import and the memory of a device. TFDS
     # does without it, and like all readers of one format is imported where its files are read.

@@ -1,21 +1,25 @@
-"""One vector for a text: how the outputs of its tokens become one."""
+"""One vector for a text: how the outputs of its tokens become one.
 
-from typing import Literal
+A row's tokens are all but its padding: [CLS] and [SEP] count.
+
+cls: the last layer's output at the row's first position.
+pooled: the pooler's dense and tanh on that, which next-sentence prediction has trained.
+mean, max: the last layer's, averaged over the tokens, or the largest value of each dimension.
+last4: as mean, of the average of the last four layers, or of all where there are fewer.
+
+References:
+  Devlin et al. 2018, section 5.3 (layers)
+  Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084 ([CLS], mean and max for sentences)
+"""
+
+from typing import get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bert_jax.errors import ConfigError
 from bert_jax.models.bert import EncoderOutput
-
-Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
-"""How a row is represented. A row's tokens are all but its padding: [CLS] and [SEP] count.
-
-cls: the last layer's output at the row's first position.
-pooled: the pooler's dense and tanh on that, which next-sentence prediction has trained.
-mean, max: the last layer's, averaged over the tokens, or the largest value of each dimension.
-last4: as mean, of the average of the last four layers, or of all where there are fewer.
-"""
+from bert_jax.models.config import Pooling
 
 LAYERS_AVERAGED = 4
 
@@ -29,9 +33,8 @@ def pool(
       output: of rows that hold one pair or text each; with `hidden_states` for last4.
       mask: True at tokens, False at padding.
 
-    References:
-      Devlin et al. 2018, section 5.3 (layers); Reimers and Gurevych 2019,
-      https://arxiv.org/abs/1908.10084 (mean, max and [CLS] for sentences).
+    Raises:
+      ConfigError: no such pooling, or last4 without hidden states.
     """
     last = output.sequence_output.astype(jnp.float32)
     if pooling == "cls":
@@ -46,8 +49,7 @@ def pool(
             raise ConfigError("pooling 'last4' needs the encoder's keep_hidden_states")
         last = output.hidden_states[-LAYERS_AVERAGED:].astype(jnp.float32).mean(0)
     elif pooling != "mean":
-        raise ConfigError(
-            f"pooling is {pooling!r}; accepted: 'cls', 'pooled', 'mean', 'max', 'last4'"
-        )
+        accepted = ", ".join(get_args(Pooling))
+        raise ConfigError(f"pooling is {pooling!r}; accepted: {accepted}")
     weights = mask[..., None].astype(jnp.float32)
     return (last * weights).sum(1) / jnp.maximum(weights.sum(1), 1)
