@@ -80,9 +80,11 @@ def main() -> None:
     is_run = (Path(FLAGS.run) / "checkpoints").is_dir()
     # What the task needs of these is asked for by make_task.
     run = load_run(FLAGS.run, FLAGS.step, allow=() if is_run else OPTIONAL_PARTS)
-    task = make_task(run)
+    given = {name: getattr(FLAGS, name) for name in FLAGS_OF[FLAGS.task]}
+    given = {name: value for name, value in given.items() if value is not None}
+    task = make_task(run, FLAGS.task, given)
     size = 1 if sys.stdin.isatty() or FLAGS.task == "generate" else FLAGS.batch_size
-    lines = encoded_lines(sys.stdin.buffer, task.encode)
+    lines = encoded_lines(sys.stdin.buffer, task.encode, 2 if FLAGS.task in PAIRS else 1)
     console = Console(stderr=True)
     hidden = not console.is_terminal or sys.stdout.isatty()
     columns = (TextColumn("{task.completed:,} lines"), TimeElapsedColumn())
@@ -95,34 +97,34 @@ def main() -> None:
             progress.advance(bar, len(batch))
 
 
-def make_task(run: "Run") -> Task:
-    """Returns the task that the flags name.
+def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
+    """Returns what answers lines with a task, whose options are named as its flags.
 
     Raises:
-      CheckpointError: the run lacks what it needs.
+      CheckpointError: the run lacks what the task needs.
     """
     from bert_jax import inference
 
-    model, pooling = run.text_model, FLAGS.pooling
+    model = run.text_model
+    pooling, truncate = options.get("pooling", "mean"), options.get("truncate", False)
 
     def encode(text: str) -> Any:
-        return inference.encode_text(model, text, truncate=FLAGS.truncate)
+        return inference.encode_text(model, text, truncate=truncate)
 
     def encode_masked(text: str) -> Any:
-        return inference.encode_masked(model, text, truncate=FLAGS.truncate)
+        return inference.encode_masked(model, text, truncate=truncate)
 
     def encode_pair(a: str, b: str) -> Any:
-        return inference.encode_pair(model, a, b, truncate=FLAGS.truncate)
+        return inference.encode_pair(model, a, b, truncate=truncate)
 
     def encode_both(a: str, b: str) -> Any:
         return encode(a), encode(b)
 
     def generate(prompt: str) -> str:
-        names = [name for name in FLAGS_OF["generate"] if FLAGS[name].present]
-        return run.generate(prompt, **{name: getattr(FLAGS, name) for name in names})
+        return run.generate(prompt, **options)
 
     def fillings(pairs: list[Any]) -> Iterable[dict[str, Any]]:
-        for rows in inference.fill_mask(model, pairs, top_k=FLAGS.top_k or 5):
+        for rows in inference.fill_mask(model, pairs, top_k=options.get("top_k", 5)):
             yield {"fillings": [[filling._asdict() for filling in row] for row in rows]}
 
     def embeddings(pairs: list[Any]) -> Iterable[dict[str, Any]]:
@@ -141,17 +143,17 @@ def make_task(run: "Run") -> Task:
 
     heads = {"next_sentence": ("bert/pooler", "next_sentence_head")}
     heads |= dict.fromkeys(("fill_mask", "generate"), ("masked_token_head",))
-    run.check_trained(*heads.get(FLAGS.task, ("bert/pooler",) if pooling == "pooled" else ()))
+    run.check_trained(*heads.get(name, ("bert/pooler",) if pooling == "pooled" else ()))
     return {
         "fill_mask": Task(encode_masked, fillings),
         "embed": Task(encode, embeddings),
         "next_sentence": Task(encode_pair, probabilities),
         "similarity": Task(encode_both, similarities),
         "generate": Task(generate, lambda texts: ({"text": text} for text in texts)),
-    }[FLAGS.task]
+    }[name]
 
 
-def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any]) -> Iterator[Any]:
+def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: int) -> Iterator[Any]:
     """What `encode` makes of each line's texts.
 
     Raises:
@@ -159,7 +161,6 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any]) -> Iterato
     """
     from bert_jax.inference import located
 
-    wanted = 2 if FLAGS.task in PAIRS else 1
     for number, line in enumerate(lines, start=1):
         with located(f"line {number}"):
             try:
@@ -168,10 +169,8 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any]) -> Iterato
                 raise DataError(f"not UTF-8 at byte {error.start}") from error
             if not "".join(texts).strip():
                 raise DataError("is blank; accepted: a text in every line")
-            if len(texts) != wanted:
-                raise DataError(
-                    f"has {len(texts)} texts between tabs; --task={FLAGS.task} takes {wanted}"
-                )
+            if len(texts) != fields:
+                raise DataError(f"has {len(texts)} texts between tabs; accepted: {fields}")
             if not all(text.strip() for text in texts):
                 raise DataError("has a blank text beside its tab; accepted: two texts")
             encoded = encode(*texts)

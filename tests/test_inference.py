@@ -1,6 +1,7 @@
 """What a run says of texts, against the model called directly on rows written out by hand."""
 
 import dataclasses
+from functools import partial
 from typing import get_args
 
 import jax
@@ -14,8 +15,12 @@ from bert_jax.data.pairs import Pair
 from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.inference import padded_length
 from bert_jax.interop.tensors import LoadingReport
+from bert_jax.models.bert import Bert
 from bert_jax.models.config import Pooling
 from bert_jax.runs import load_run
+
+# Compiles in half the time.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 A, B = "The president spoke to the Congress.", "The people of the union heard the message."
 LONG = " ".join([B] * 3)
@@ -28,8 +33,11 @@ def run(two_phase_run):
 
 @pytest.fixture(scope="module")
 def spread(run):
-    """The same run, its parameters thrice as large: what a long training makes of small ones."""
-    return dataclasses.replace(run, params=jax.tree.map(lambda leaf: 3 * leaf, run.params))
+    """The same model with parameters far from where it started, so that texts differ much."""
+    rng = np.random.default_rng(0)
+    noise = jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape), run.params)
+    params = jax.tree.map(lambda leaf, more: leaf + more.astype(np.float32), run.params, noise)
+    return dataclasses.replace(run, params=params)
 
 
 def row(run, a, b=()):
@@ -59,7 +67,7 @@ def row(run, a, b=()):
 def test_an_embedding_is_pooled_from_the_encoder_by_hand(pooling, run):
     batch = row(run, run.tokenizer.encode(A))
     inputs = (batch.token_ids, batch.segment_ids, batch.pack_ids, batch.cls_positions)
-    output = run.model.apply({"params": run.params}, *inputs, method=lambda m, *x: m.bert(*x))
+    output = jit(Bert(run.model.config).apply)({"params": run.params["bert"]}, *inputs)
     hidden = np.asarray(output.sequence_output)[0]
     expected = {"mean": hidden.mean(0), "pooled": np.asarray(output.pooled_output)[0, 0]}
     (found,) = run.embed([A], pooling)
@@ -114,7 +122,8 @@ def test_texts_are_gathered_by_length_into_batches_of_few_shapes(run):
 
 def test_next_sentence_is_the_softmax_of_class_0_of_the_head(spread):
     a, b = spread.tokenizer.encode(A), spread.tokenizer.encode(B)
-    logits = spread.model.apply({"params": spread.params}, row(spread, a, b)).pair_logits[0, 0]
+    output = jit(spread.model.apply)({"params": spread.params}, row(spread, a, b))
+    logits = output.pair_logits[0, 0]
     expected = np.asarray(jax.nn.softmax(logits))
     # As with embeddings; a sum of 32 such numbers, three times as large.
     assert spread.next_sentence(A, B) == pytest.approx(expected[0], abs=2e-5)
@@ -249,7 +258,6 @@ def test_unused_pieces_are_special_too_and_brackets_are_not(run):
 
 
 def test_only_the_top_k_are_drawn_and_one_of_one_is_the_most_probable(run):
-    ids = run.tokenizer.encode("the president")
     (found,) = new_ids(run, length=1, sweeps=1, top_k=1)
     (fillings,) = run.fill_mask("the president [MASK]", top_k=500)
     starts = {p for p, s in zip(run.tokenizer.pieces, run.tokenizer.word_starts, strict=True) if s}
@@ -258,7 +266,7 @@ def test_only_the_top_k_are_drawn_and_one_of_one_is_the_most_probable(run):
     assert run.tokenizer.pieces[found] == text[0]
     drawn = {new_ids(run, length=1, sweeps=1, top_k=3, seed=seed)[0] for seed in range(25)}
     # All of three nearly equal ones but with probability 3 * (2/3)^25 = 1e-4.
-    assert {run.tokenizer.pieces[i] for i in drawn} == set(text[:3]) and len(ids) == 2
+    assert {run.tokenizer.pieces[i] for i in drawn} == set(text[:3])
 
 
 def test_one_program_serves_all_positions_seeds_and_prompts_of_a_row_length(run):
