@@ -1,6 +1,7 @@
 r"""How well cosines of a model's embeddings rank 1,225 pairs of news as people do.
 
-  python benchmarks/lee_similarity.py --run=runs/base --run=all-MiniLM-L6-v2 --output=lee.json
+  python benchmarks/lee_similarity.py --run=mini=runs/mini --run=minilm=all-MiniLM-L6-v2 \
+    --output=lee.json
 
 Fifty short news texts of 2002, each pair rated by some ten students (Lee, Pincombe and Welsh 2005,
 "An empirical evaluation of models of text document similarity"). The score is Spearman's rank
@@ -118,18 +119,20 @@ def main() -> None:
     environment.configure_jax()
     if not FLAGS.run or not FLAGS.output:
         raise ConfigError("--run and --output are needed; see --help")
+    paths = dict(named(one) for one in FLAGS.run)
     import jax
 
     from bert_jax import inference
     from bert_jax.interop.names import OPTIONAL_PARTS
     from bert_jax.runs import load_run
+    from bert_jax.training.initial import fingerprint
     from bert_jax.training.state import unboxed_params
 
     lee = read(fetch(cache_directory()))
     runs = {}
-    for path in FLAGS.run:
+    for name, path in paths.items():
         is_run = (Path(path) / "checkpoints").is_dir()
-        runs[path] = load_run(path, allow=() if is_run else OPTIONAL_PARTS)
+        runs[name] = load_run(path, allow=() if is_run else OPTIONAL_PARTS)
     first = next(iter(runs.values()))
     untrained = jax.jit(lambda: unboxed_params(first.model, SEED))()
     runs["untrained"] = dataclasses.replace(first, params=untrained)
@@ -144,11 +147,13 @@ def main() -> None:
         models[name] = {
             "step": run.step if name != "untrained" else None,
             "model": dataclasses.asdict(run.model.config),
+            "parameters_sha256": fingerprint(run),
             "truncated_documents": cut,
             **{
                 p: evaluate(inference.embed(texts, pairs, pooling=p), lee.ratings) for p in POOLINGS
             },
         }
+    described = environment.describe()
     write_json(
         Path(FLAGS.output),
         {
@@ -156,7 +161,7 @@ def main() -> None:
             "source": f"{WHEEL} {SHA256}",
             "pairs": len(lee.documents) * (len(lee.documents) - 1) // 2,
             "interval": f"95 %, {DRAWS} draws of documents, seed {SEED}",
-            "environment": environment.describe(),
+            **{name: described[name] for name in ("commit", "uncommitted_changes", "versions")},
             "models": models,
         },
     )
@@ -170,12 +175,24 @@ def main() -> None:
         print(f"| {name} | {' | '.join(cells)} |")
 
 
+def named(assignment: str) -> tuple[str, str]:
+    """Splits NAME=PATH."""
+    name, equals, path = assignment.partition("=")
+    if not (name and equals and path) or name == "untrained":
+        raise ConfigError(
+            f"--run={assignment}; accepted: NAME=PATH, of another name than untrained"
+        )
+    return name, path
+
+
 def cache_directory() -> Path:
     """Where downloads are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bert_jax/assets"
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("run", [], "A run or weights from elsewhere; may be repeated.")
+    flags.DEFINE_multi_string(
+        "run", [], "NAME=PATH of a run or weights from elsewhere; may be repeated."
+    )
     flags.DEFINE_string("output", None, "JSON file to write.")
     command.run(main)
