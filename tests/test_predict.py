@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,21 @@ def path(two_phase_run):
     return two_phase_run[0]
 
 
-def start(*arguments, **options):
-    return subprocess.Popen(
+def start(*arguments):
+    """Starts the command; one that still waits for the end of its input is ended in two minutes."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "bert_jax.predict", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        # The variable would flush every line, whatever the command does.
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **options,
     )
+    timer = threading.Timer(120, process.kill)
+    timer.daemon = True
+    timer.start()
+    return process
 
 
 def test_embeddings_come_while_input_is_still_open_and_are_those_of_the_run(path):
