@@ -127,10 +127,14 @@ MAY_IMPORT = {
         *LEAVES,
     ),
     "interop.*": ("interop.*", "models.config", "data.tokenizers", "data.wordpiece", *LEAVES),
-    "runs": (
-        *("config", "experiment", "interop.*", "models.*"),
-        *("training.checkpoint", "training.state"),
+    "inference": (
         *("data.batch", "data.masking", "data.pairs", "data.tokenizers"),
+        *("models.*", *LEAVES),
+    ),
+    "generation": ("data.masking", "data.tokenizers", "inference", "models.*", *LEAVES),
+    "runs": (
+        *("config", "experiment", "generation", "inference", "interop.*", "models.*"),
+        *("training.checkpoint", "training.state", "data.tokenizers"),
         *LEAVES,
     ),
 }
@@ -144,8 +148,8 @@ THIRD_PARTY_OF = {
     "flax": ("models.*", "training.*"),
     "absl": ("command", "MAIN"),
     "jax": (
-        *("models.*", "training.*", "runs", "data.pipeline", "environment", "flops", "timeline"),
-        "MAIN",
+        *("models.*", "training.*", "inference", "generation", "pooling", "runs"),
+        *("data.pipeline", "environment", "flops", "timeline", "MAIN"),
     ),
     "msgspec": ("config",),
     # TensorFlow belongs to nobody: it takes seconds to import and the memory of a device. TFDS

@@ -27,6 +27,8 @@ class EncoderOutput(NamedTuple):
     sequence_output: Float[Array, "batch length embed"]
     pooled_output: Float[Array, "batch pairs embed"]
     """tanh of a Dense on each pair's [CLS]."""
+    hidden_states: Float[Array, "layers batch length embed"] | None = None
+    """Output of every layer, where asked for; the last is `sequence_output`."""
 
 
 class PretrainingOutput(NamedTuple):
@@ -62,7 +64,8 @@ class EncoderLayer(nn.Module):
         x: Float[Array, "batch length embed"],
         mask: Bool[Array, "batch 1 length length"],
         train: bool,
-    ) -> tuple[Float[Array, "batch length embed"], None]:
+        keep: bool = False,
+    ) -> tuple[Float[Array, "batch length embed"], Float[Array, "batch length embed"] | None]:
         c = self.config
         attended = SelfAttention(c, name="attention")(x, mask, train=train)
         attended = Dropout(c.dropout)(attended, train=train)
@@ -70,7 +73,8 @@ class EncoderLayer(nn.Module):
         fed = FeedForward(c, name="feed_forward")(x)
         fed = Dropout(c.dropout)(fed, train=train)
         x = LayerNorm(c, name="feed_forward_layer_norm")(x + fed)
-        return constrain(x, ("batch", "length", "activation_embed"), self.rules), None
+        x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
+        return x, x if keep else None
 
 
 class Bert(nn.Module):
@@ -89,7 +93,7 @@ class Bert(nn.Module):
             EncoderLayer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            in_axes=(nn.broadcast,) * 3,  # pyright: ignore[reportArgumentType]
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -104,13 +108,14 @@ class Bert(nn.Module):
         cls_positions: Int[Array, "batch pairs"],
         *,
         train: bool = False,
+        keep_hidden_states: bool = False,
     ) -> EncoderOutput:
         x = self.embeddings(
             token_ids, segment_ids, restarting_positions(pack_ids, cls_positions), train=train
         )
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
-        x, _ = self.layers(x, attention_mask(pack_ids), train)
-        return EncoderOutput(x, self.pooler(gather_positions(x, cls_positions)))
+        x, hidden_states = self.layers(x, attention_mask(pack_ids), train, keep_hidden_states)
+        return EncoderOutput(x, self.pooler(gather_positions(x, cls_positions)), hidden_states)
 
 
 class BertForPretraining(nn.Module):
@@ -125,7 +130,7 @@ class BertForPretraining(nn.Module):
         self.next_sentence_head = NextSentenceHead(self.config)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> PretrainingOutput:
-        sequence_output, pooled_output = self.bert(
+        sequence_output, pooled_output, _ = self.bert(
             batch.token_ids,
             batch.segment_ids,
             batch.pack_ids,
