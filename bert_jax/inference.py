@@ -22,7 +22,7 @@ from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.errors import DataError
 from bert_jax.models.bert import Bert, BertForPretraining, EncoderOutput, apply
 from bert_jax.models.config import Pooling
-from bert_jax.models.pooling import pool
+from bert_jax.pooling import pool
 
 MASK = "[MASK]"
 SHORTEST_ROW = 32
@@ -146,7 +146,7 @@ def fill_mask(model: TextModel, pairs: Sequence[Pair], *, top_k: int) -> list[li
 def embed(
     model: TextModel, pairs: Sequence[Pair], *, pooling: Pooling
 ) -> Float[np.ndarray, "texts embed"]:
-    """Returns a float32 vector for each text; `models.pooling` says which."""
+    """Returns a float32 vector for each text; `bert_jax.pooling` says which."""
     vectors = np.zeros((len(pairs), model.model.config.hidden_size), np.float32)
     for numbers, layout in lay_out_batches(model, pairs):
         found = _embed(model.model, model.params, layout, pooling)

@@ -65,7 +65,7 @@ class Run:
         Args:
           texts: up to `model.max_positions` tokens each, [CLS] and [SEP] counted; positions beyond
             the rows that a run was trained on are as they were initialized.
-          pooling: see `models.pooling`.
+          pooling: see `bert_jax.pooling`.
           truncate: leaves the last tokens of a longer text out, instead of an error.
 
         Raises:

@@ -129,8 +129,9 @@ MAY_IMPORT = {
     "interop.*": ("interop.*", "models.config", "data.tokenizers", "data.wordpiece", *LEAVES),
     "inference": (
         *("data.batch", "data.masking", "data.pairs", "data.tokenizers"),
-        *("models.*", *LEAVES),
+        *("models.*", "pooling", *LEAVES),
     ),
+    "pooling": ("models.*", *LEAVES),
     "generation": ("data.masking", "data.tokenizers", "inference", "models.*", *LEAVES),
     "runs": (
         *("config", "experiment", "generation", "inference", "interop.*", "models.*"),

@@ -6,7 +6,7 @@ from typing import Literal
 from bert_jax.errors import ConfigError
 
 Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
-"""How a text is represented by one vector; `models.pooling` says what each is."""
+"""How a text is represented by one vector; `bert_jax.pooling` says what each is."""
 
 
 @dataclass(frozen=True, kw_only=True)
