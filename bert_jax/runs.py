@@ -99,7 +99,7 @@ class Run:
             raise DataError(f"no {MASK} in {text!r}; accepted: a text with at least one")
         ids = list(self.tokenizer.encode(first))
         for part in rest:
-            ids += [self.tokenizer.mask_id, *self.tokenizer.encode(part)]
+            ids += [self.tokenizer.mask_id, *self.tokenizer.encode_continuation(part)]
         # Hugging Face and Google end a single text with [SEP].
         separator = self.config.data.single_text_separator if self.config else True
         layout = lay_out(

@@ -60,8 +60,10 @@ MAY_IMPORT = {
     "data.engines": LEAVES,
     "data.words": (),
     "data.wordpiece": ("data.words", *LEAVES),
-    "data.tokenizers": ("data.wordpiece", *LEAVES),
+    "data.sentence_piece": ("data.wordpiece", "data.words", *LEAVES),
+    "data.tokenizers": ("data.sentence_piece", "data.wordpiece", *LEAVES),
     "data.vocabulary": ("data.wordpiece", "data.words", *LEAVES),
+    "data.unigram": ("data.sentence_piece", "data.vocabulary", "data.wordpiece", *LEAVES),
     "data.pairs": LEAVES,
     "data.passport": ("data.config", *LEAVES),
     "data.examples": ("data.pairs",),
@@ -73,7 +75,8 @@ MAY_IMPORT = {
     "data.packing": ("data.pairs",),
     "data.records": ("data.pairs", *LEAVES),
     "data.survey": (
-        *("data.config", "data.corpora", "data.passport", "data.sources.*", "data.vocabulary"),
+        *("data.config", "data.corpora", "data.passport", "data.sources.*", "data.tokenizers"),
+        *("data.unigram", "data.vocabulary"),
         *LEAVES,
     ),
     "data.shards": (
@@ -83,7 +86,7 @@ MAY_IMPORT = {
     ),
     "data.preparation": (
         *("data.config", "data.corpora", "data.engines", "data.inputs", "data.passport"),
-        *("data.shards", "data.survey", "data.tokenizers", "data.vocabulary"),
+        *("data.shards", "data.survey", "data.tokenizers"),
         *LEAVES,
     ),
     "data.pipeline": (
@@ -141,6 +144,7 @@ THIRD_PARTY_OF = {
     # does without it, and like all readers of one format is imported where its files are read.
     "tensorflow": (),
     "tensorflow_datasets": ("data.sources.tfds", "data.sources.sotu_builder"),
+    "sentencepiece": ("data.sentence_piece", "data.unigram", "data.vocabulary"),
     "pyarrow": ("data.sources.parquet",),
     "fsspec": ("data.sources.files",),
     "apache_beam": ("data.engines",),
