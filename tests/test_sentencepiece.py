@@ -124,10 +124,10 @@ def test_a_trained_model_is_not_used_for_other_settings(sentencepiece_experiment
 
 
 def test_training_batches_mask_whole_words(sentencepiece_experiment):
-    experiment = sentencepiece_experiment
-    starts = load_tokenizer(experiment.data.directory).word_starts
+    data = sentencepiece_experiment.data
+    starts = load_tokenizer(data.directory).word_starts
     cut = 0
-    for batch in evaluation_batches(experiment.data, batch_size=16):
+    for batch in evaluation_batches(data.directory, config=data, batch_size=16):
         ids, masked = batch.token_ids.copy(), np.zeros_like(batch.token_ids, bool)
         rows, slots = np.nonzero(batch.mask_weights)
         columns = batch.mask_positions[rows, slots]
@@ -189,7 +189,7 @@ def test_weights_with_another_model_of_the_same_pieces_are_refused(
 # ---- Chinese -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "vocab_size"), [("wordpiece", 270), ("sentencepiece", 270)])
+@pytest.mark.parametrize(("kind", "vocab_size"), [("wordpiece", 276), ("sentencepiece", 270)])
 def test_chinese_poems_are_prepared(kind, vocab_size, tmp_path):
     """Each poem is one line: its sentences are found, each ideograph or longer piece is a word."""
     masking = MaskingConfig(max_predictions=5, unit="word")
