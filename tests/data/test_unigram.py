@@ -140,9 +140,20 @@ def test_text_that_spells_special_pieces_makes_none(name, sentences):
 
 
 def test_rare_characters_have_no_piece(sentences):
-    tokenizer = train([*sentences, "ж ж ж ж", "ъ ъ ъ ъ ъ"], vocab_size=600)
+    """0.005 % of half a million characters."""
+    tokenizer = train([*sentences, *["ж"] * 2, *["ъ"] * 50], vocab_size=600)
     assert tokenizer.unk_id in tokenizer.encode("ж")
     assert tokenizer.unk_id not in tokenizer.encode("ъ")
+
+
+def test_characters_leave_room_for_words():
+    """A thousand ideographs, half of them rare, in a vocabulary of 800."""
+    text = [chr(0x4E00 + i) for i in range(1000)]
+    rng = random.Random(0)
+    frequent = ["".join(rng.choices(text[:500], k=8)) for _ in range(200)] * 40
+    tokenizer = train([*frequent, *text], vocab_size=800)
+    characters = {piece for piece in tokenizer.pieces if len(piece) == 1}
+    assert len(characters) == 3 * 800 // 4
 
 
 def test_chinese_is_encoded_in_words_of_several_characters():
@@ -155,7 +166,7 @@ def test_chinese_is_encoded_in_words_of_several_characters():
     assert ideographs and tokenizer.vocab_size == 335
     assert ids.count(tokenizer.unk_id) < 0.2 * len(ids)
     assert Counter(tokenizer.decode(ids))["，"] == 0  # the normalizer makes it a comma
-    assert max(map(len, count_stretches(sentences, lower_case=True))) > 20, "a sentence is one"
+    assert max(map(len, count_stretches(sentences, lower_case=True))) > 15, "a sentence is one"
 
 
 @pytest.mark.parametrize("vocab_size", [5000, 100_000])
