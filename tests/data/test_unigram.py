@@ -150,7 +150,7 @@ def test_characters_leave_room_for_words():
     """A thousand ideographs, half of them rare, in a vocabulary of 800."""
     text = [chr(0x4E00 + i) for i in range(1000)]
     rng = random.Random(0)
-    frequent = ["".join(rng.choices(text[:500], k=8)) for _ in range(200)] * 40
+    frequent = ["".join(rng.choices(text[:500], k=4)) for _ in range(4000)] * 4
     tokenizer = train([*frequent, *text], vocab_size=800)
     characters = {piece for piece in tokenizer.pieces if len(piece) == 1}
     assert len(characters) == 3 * 800 // 4
