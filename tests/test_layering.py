@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "data.sentence_piece": ("data.wordpiece", "data.words", *LEAVES),
     "data.tokenizers": ("data.sentence_piece", "data.wordpiece", *LEAVES),
     "data.vocabulary": ("data.wordpiece", "data.words", *LEAVES),
-    "data.unigram": ("data.sentence_piece", "data.vocabulary", "data.wordpiece", *LEAVES),
+    "data.unigram": ("data.sentence_piece", "data.wordpiece", *LEAVES),
     "data.pairs": LEAVES,
     "data.passport": ("data.config", *LEAVES),
     "data.examples": ("data.pairs",),

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 import sentencepiece
 
 from bert_jax.data.sentence_piece import SPACE, SentencePiece
-from bert_jax.data.vocabulary import MAX_DISTINCT_WORDS
 from bert_jax.data.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
 
+MAX_STRETCHES = 2**19
+"""Most distinct stretches counted at a time, some 120 MB of Chinese."""
 MAX_STRETCH = 128
 """Characters between two spaces that are counted as one; longer ones, which pieces of at most 16
 characters hardly notice, are cut, so that memory stays bounded."""
@@ -26,15 +27,15 @@ _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
 def count_stretches(sentences: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """How often each stretch between spaces occurs, normalized; a Chinese sentence is a single one.
 
-    Where there are more than `MAX_DISTINCT_WORDS`, they are a sample: see `_thin`.
+    Where there are more than `MAX_STRETCHES`, they are a sample: see `_thin`.
     """
     normalizer = sentencepiece.SentencePieceNormalizer(rule_name=_NORMALIZERS[lower_case])
     rng = random.Random(0)
     raw = Counter()
     for sentence in sentences:
         raw.update(sentence.split())
-        if len(raw) > MAX_DISTINCT_WORDS:
-            _thin(raw, limit=MAX_DISTINCT_WORDS // 2, rng=rng)
+        if len(raw) > MAX_STRETCHES:
+            _thin(raw, limit=MAX_STRETCHES // 2, rng=rng)
     stretches = Counter()
     for stretch, count in raw.items():
         for start in range(0, len(stretch), MAX_STRETCH):
@@ -50,8 +51,8 @@ def merge_stretches(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
     stretches = Counter()
     for part in parts:
         stretches.update(part)
-        if len(stretches) > MAX_DISTINCT_WORDS:
-            _thin(stretches, limit=MAX_DISTINCT_WORDS // 2, rng=rng)
+        if len(stretches) > MAX_STRETCHES:
+            _thin(stretches, limit=MAX_STRETCHES // 2, rng=rng)
     return stretches
 
 

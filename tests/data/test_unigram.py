@@ -106,7 +106,7 @@ def test_encoding_by_counts_is_as_short_as_by_sentences(sentences):
 
 def test_a_sample_keeps_the_counts_of_parts(monkeypatch):
     """Twenty thousand stretches that occur once, of which some 2,000 are kept."""
-    monkeypatch.setattr(unigram, "MAX_DISTINCT_WORDS", 4000)
+    monkeypatch.setattr(unigram, "MAX_STRETCHES", 4000)
     rng = random.Random(0)
     texts = ["often " + "".join(rng.choices("abcdef", k=12)) for _ in range(20_000)]
     sample = count_stretches(texts, lower_case=True)
