@@ -17,8 +17,8 @@ MAX_STRETCHES = 2**19
 MAX_STRETCH = 128
 """Characters between two spaces that are counted as one; longer ones, which pieces of at most 16
 characters hardly notice, are cut, so that memory stays bounded."""
-MAX_TRAINING_CHARACTERS = 2**22
-"""Distinct text that the trainer sees, some 0.6 GB of memory and 45 seconds."""
+MAX_TRAINING_CHARACTERS = 2**24
+"""Running text that the trainer sees; it lays the counts out again, 20 to 40 bytes a character."""
 
 _NORMALIZERS = {True: "nmt_nfkc_cf", False: "nmt_nfkc"}
 _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
@@ -70,11 +70,7 @@ def train_sentencepiece(
     Raises:
       DataError: the corpus is too small for `vocab_size`, or `vocab_size` for any corpus.
     """
-    sample = {stretch: counts[stretch] for stretch in sorted(counts)}
-    characters = sum(map(len, sample))
-    if characters > MAX_TRAINING_CHARACTERS:
-        limit = len(sample) * MAX_TRAINING_CHARACTERS // characters
-        _thin(sample, limit=limit, rng=random.Random(0))
+    sample = _sample(counts)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -118,6 +114,16 @@ def _thin(counts: dict[str, int], *, limit: int, rng: random.Random) -> None:
         }
         counts.clear()
         counts.update(kept)
+
+
+def _sample(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts in proportion, of at most about `MAX_TRAINING_CHARACTERS`; rounded by chance."""
+    rng = random.Random(0)
+    characters = sum(count * (len(stretch) + 1) for stretch, count in counts.items())
+    share = min(1, MAX_TRAINING_CHARACTERS / max(1, characters))
+    scaled = {stretch: counts[stretch] * share for stretch in sorted(counts)}
+    rounded = {stretch: int(n) + (rng.random() < n % 1) for stretch, n in scaled.items()}
+    return {stretch: count for stretch, count in rounded.items() if count}
 
 
 def _coverage(counts: Mapping[str, int], *, most: int) -> float:
