@@ -83,7 +83,7 @@ def encode_masked(model: TextModel, text: str, *, truncate: bool = False) -> Pai
     mask_id = model.tokenizer.mask_id
     ids = list(model.tokenizer.encode(first))
     for part in rest:
-        ids += [mask_id, *model.tokenizer.encode(part)]
+        ids += [mask_id, *model.tokenizer.encode_continuation(part)]
     pair = fit(model, ids, [], truncate=truncate)
     if mask_id not in pair.a:
         raise DataError(f"no {MASK} in the first {len(pair.a)} tokens, to which it is truncated")

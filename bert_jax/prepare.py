@@ -147,15 +147,24 @@ def _audit(directory: str) -> None:
 
 
 def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
+    from bert_jax.data.sentence_piece import SentencePiece
     from bert_jax.data.wordpiece import WordPiece
 
     if not FLAGS.vocabulary:
         return None
-    tokenizer = WordPiece.from_vocabulary_file(
-        FLAGS.vocabulary,
-        lower_case=experiment.data.lower_case,
-        max_word_length=experiment.data.max_word_length,
-    )
+    data = experiment.data
+    if Path(FLAGS.vocabulary).suffix == ".model" and data.tokenizer != "sentencepiece":
+        raise ConfigError(
+            f"--vocabulary={FLAGS.vocabulary} is called as a SentencePiece model and "
+            f"data.tokenizer is {data.tokenizer!r}; accepted: --set data.tokenizer=sentencepiece, "
+            "or a vocab.txt"
+        )
+    if data.tokenizer == "sentencepiece":
+        tokenizer = SentencePiece.from_model_file(FLAGS.vocabulary)
+    else:
+        tokenizer = WordPiece.from_vocabulary_file(
+            FLAGS.vocabulary, lower_case=data.lower_case, max_word_length=data.max_word_length
+        )
     if tokenizer.vocab_size != experiment.model.vocab_size:
         raise ConfigError(
             f"--vocabulary={FLAGS.vocabulary} has {tokenizer.vocab_size} pieces; accepted: "
@@ -193,7 +202,11 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "output", None, "Directory to write; the experiment's data.directory if absent."
     )
-    flags.DEFINE_string("vocabulary", None, "A vocab.txt to use; one is trained if absent.")
+    flags.DEFINE_string(
+        "vocabulary",
+        None,
+        "A vocab.txt, or for SentencePiece a .model, to use; one is trained if absent.",
+    )
     flags.DEFINE_multi_string(
         "exclude",
         [],

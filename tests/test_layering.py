@@ -62,8 +62,10 @@ MAY_IMPORT = {
     "data.engines": LEAVES,
     "data.words": (),
     "data.wordpiece": ("data.words", *LEAVES),
-    "data.tokenizers": ("data.wordpiece", *LEAVES),
+    "data.sentence_piece": ("data.wordpiece", "data.words", *LEAVES),
+    "data.tokenizers": ("data.sentence_piece", "data.wordpiece", *LEAVES),
     "data.vocabulary": ("data.wordpiece", "data.words", *LEAVES),
+    "data.unigram": ("data.sentence_piece", "data.wordpiece", *LEAVES),
     "data.pairs": LEAVES,
     "data.passport": ("data.config", *LEAVES),
     "data.examples": ("data.pairs",),
@@ -77,7 +79,7 @@ MAY_IMPORT = {
     "data.exclusion": ("data.sources.files", "data.words", *LEAVES),
     "data.survey": (
         *("data.config", "data.corpora", "data.exclusion", "data.passport", "data.sources.*"),
-        "data.vocabulary",
+        *("data.tokenizers", "data.unigram", "data.vocabulary"),
         *LEAVES,
     ),
     "data.shards": (
@@ -92,7 +94,7 @@ MAY_IMPORT = {
     "data.preparation": (
         *("data.config", "data.corpora", "data.engines", "data.exclusion", "data.inputs"),
         *("data.passport", "data.records", "data.shards", "data.summary", "data.survey"),
-        *("data.tokenizers", "data.vocabulary"),
+        "data.tokenizers",
         *LEAVES,
     ),
     "data.pipeline": (
@@ -157,6 +159,7 @@ THIRD_PARTY_OF = {
     # does without it, and like all readers of one format is imported where its files are read.
     "tensorflow": (),
     "tensorflow_datasets": ("data.sources.tfds", "data.sources.sotu_builder"),
+    "sentencepiece": ("data.sentence_piece", "data.unigram", "data.vocabulary"),
     "pyarrow": ("data.sources.parquet",),
     "fsspec": ("data.sources.files",),
     # The extra `audit`.

@@ -166,9 +166,10 @@ def test_a_full_disk_is_one_line_and_finished_shards_stay(prepared, corpus, tmp_
         (b"a\n\n" + b"x" * 50_000_000, "text:{}", "input:3 begins a document of more than"),
         (b'{"text": "a"}\n' * 9 + b"{\n", "jsonl:{}", "input:10 is not JSON"),
         (b'{"text": "a"}\n' * 9 + b"{}\n", "jsonl:{}", "input:10 has no field 'text'"),
+        (b'{"text": "a"}\n' * 9 + b'{"text": "\\ud800"}\n', "jsonl:{}", "input:10 has no text in"),
         (b"a", "{}", "accepted: text:GLOB"),
     ],
-    ids=["encoding", "empty", "long", "json", "field", "spec"],
+    ids=["encoding", "empty", "long", "json", "field", "surrogate", "spec"],
 )
 def test_a_bad_file_is_one_line_that_names_it(content, spec, said, tmp_path):
     (tmp_path / "input").write_bytes(content)

@@ -100,10 +100,13 @@ class DataConfig:
     batch_size: int = 256
     """Rows of the global batch, all devices and hosts together."""
     sequence_length: int = 128
+    tokenizer: Literal["wordpiece", "sentencepiece"] = "wordpiece"
+    """BERT's, or ALBERT's and T5's: a unigram model, which needs no spaces between words."""
     lower_case: bool = True
-    """Lower-case the text and strip accents (the uncased models)."""
+    """Lower-case the text; WordPiece then strips accents too (the uncased models)."""
     max_word_length: int = 200
-    """Characters; a longer word is [UNK]. Google's code has 200, Hugging Face's 100."""
+    """Characters; a longer word is [UNK]. Google's code has 200, Hugging Face's 100; SentencePiece
+    knows no limit."""
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
     """What texts A and B of an example are, and its label: B follows A or is random (BERT); B
     follows A or A follows B (ALBERT); or whole sentences as one text without a label (RoBERTa)."""
@@ -135,6 +138,12 @@ class DataConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; accepted: at least 1")
+        if self.tokenizer == "sentencepiece" and self.max_word_length != DataConfig.max_word_length:
+            raise ConfigError(
+                f"data.max_word_length is {self.max_word_length} with data.tokenizer "
+                f"'sentencepiece', which has no limit; accepted: {DataConfig.max_word_length}, "
+                "the default"
+            )
         if self.sequence_length < 5:
             raise ConfigError(
                 f"data.sequence_length is {self.sequence_length}; accepted: at least 5, "
@@ -161,6 +170,7 @@ class DataConfig:
 
 PREPARATION_FIELDS = (
     "sequence_length",
+    "tokenizer",
     "lower_case",
     "max_word_length",
     "pairs",

@@ -28,10 +28,10 @@ from bert_jax.data.survey import (
     SurveyTask,
     check_survey,
     held_out_portions,
-    surveyed_words,
+    train_tokenizer,
 )
 from bert_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
-from bert_jax.data.vocabulary import train_wordpiece
+from bert_jax.errors import DataError
 from bert_jax.files import write_json
 
 Report = Callable[[str, int, int], None]
@@ -71,7 +71,7 @@ def prepare_data(
     if isinstance(tokenizer, int):
         tokenizer = _finished_tokenizer(config, vocab_size=tokenizer) or tokenizer
     else:
-        _check_tokenizer(directory, tokenizer)
+        _check_tokenizer(config, tokenizer)
 
     slices = corpus.slices(config.train_shards)
     surveys = [
@@ -94,12 +94,7 @@ def prepare_data(
         found = _run("reading", surveys, engine=engine, report=report)
         check_survey(config, found)
         if isinstance(tokenizer, int):
-            tokenizer = train_wordpiece(
-                surveyed_words(surveys),
-                vocab_size=tokenizer,
-                lower_case=config.lower_case,
-                max_word_length=config.max_word_length,
-            )
+            tokenizer = train_tokenizer(surveys, vocab_size=tokenizer)
         excluded = [frozenset(result["excluded"]) for result in found]
         shards = make_shards(tokenizer, held_out=held_out_portions(surveys), excluded=excluded)
     assert not isinstance(tokenizer, int)
@@ -166,13 +161,26 @@ def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | N
         return None
     tokenizer = load_tokenizer(path)
     found = tokenizer.to_json() | {"vocab_size": tokenizer.vocab_size}
-    wanted = {name: getattr(config, name) for name in ("lower_case", "max_word_length")}
-    check_same(found, wanted | {"vocab_size": vocab_size}, where=str(path))
+    found["tokenizer"] = found["kind"]
+    names = ["tokenizer", "lower_case"]
+    if config.tokenizer == "wordpiece":
+        names.append("max_word_length")
+    wanted = {name: getattr(config, name) for name in names} | {"vocab_size": vocab_size}
+    check_same(found, wanted, where=str(path))
     return tokenizer
 
 
-def _check_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
-    path = directory / "tokenizer.json"
+def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
+    """A given one has to be what the settings say, and that of an earlier run."""
+    description = tokenizer.to_json()
+    found = {"tokenizer": description["kind"], "lower_case": description["lower_case"]}
+    for name, value in found.items():
+        if getattr(config, name) != value:
+            raise DataError(
+                f"the given vocabulary is for data.{name} {value!r}, and data.{name} is "
+                f"{getattr(config, name)!r}; accepted: the same"
+            )
+    path = Path(config.directory) / "tokenizer.json"
     if path.exists():
         found = {"tokenizer_fingerprint": load_tokenizer(path).fingerprint()}
         wanted = {"tokenizer_fingerprint": tokenizer.fingerprint()}

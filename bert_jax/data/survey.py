@@ -9,17 +9,19 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TextIO
 
 from bert_jax.data.config import DataConfig
-from bert_jax.data.corpora import Slice, copies, is_held_out, read_slice
+from bert_jax.data.corpora import Slice, copies, is_held_out, read_slice, split_sentences
 from bert_jax.data.exclusion import Exclusion
 from bert_jax.data.passport import FORMAT_VERSION, read_json
 from bert_jax.data.sources.base import Portion
 from bert_jax.data.sources.jsonl import JsonlFile
-from bert_jax.data.vocabulary import count_words, merge_counts
+from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.unigram import count_stretches, merge_stretches, train_sentencepiece
+from bert_jax.data.vocabulary import count_words, merge_counts, train_wordpiece
 from bert_jax.errors import DataError
 from bert_jax.files import write_atomically, write_json
 
@@ -66,7 +68,7 @@ class SurveyTask:
         with open(temporary, "w", encoding="utf-8", newline="\n") as held_out:
             texts = self._training_texts(documents, excluded, held_out)
             if self.counts_words:
-                words = count_words(texts, lower_case=self.config.lower_case)
+                words = self._count(texts)
                 lines = (f"{word}\t{words[word]}\n" for word in sorted(words))
                 write_atomically(self.words_path, "".join(lines))
             else:
@@ -76,6 +78,13 @@ class SurveyTask:
         result |= {"train": documents["train"], "eval": documents["eval"], "excluded": excluded}
         write_json(self.path, result)
         return result
+
+    def _count(self, texts: Iterator[str]) -> Counter[str]:
+        """What the vocabulary is trained on; sentences, because they are what will be encoded."""
+        if self.config.tokenizer == "wordpiece":
+            return count_words(texts, lower_case=self.config.lower_case)
+        sentences = chain.from_iterable(map(split_sentences, texts))
+        return count_stretches(sentences, lower_case=self.config.lower_case)
 
     def _training_texts(
         self, documents: Counter[str], excluded: list[str], held_out: TextIO
@@ -131,9 +140,23 @@ def held_out_portions(tasks: Sequence[SurveyTask]) -> Slice:
     return tuple(Portion(file=file, start=0, end=file.size, part=0, parts=1) for file in files)
 
 
-def surveyed_words(tasks: Sequence[SurveyTask]) -> Counter[str]:
-    """Words of all slices; the same however many workers there were."""
-    return merge_counts(_read_words(task.words_path) for task in tasks)
+def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenizer:
+    """Trains on the words of all slices; the same however many workers there were.
+
+    Raises:
+      DataError: the corpus is too small for `vocab_size`, or its characters alone are more.
+    """
+    config = tasks[0].config
+    parts = (_read_words(task.words_path) for task in tasks)
+    if config.tokenizer == "sentencepiece":
+        counts = merge_stretches(parts)
+        return train_sentencepiece(counts, vocab_size=vocab_size, lower_case=config.lower_case)
+    return train_wordpiece(
+        merge_counts(parts),
+        vocab_size=vocab_size,
+        lower_case=config.lower_case,
+        max_word_length=config.max_word_length,
+    )
 
 
 def _read_words(path: Path) -> Counter[str]:
