@@ -17,7 +17,7 @@ MAX_STRETCHES = 2**19
 MAX_STRETCH = 128
 """Characters between two spaces that are counted as one; longer ones, which pieces of at most 16
 characters hardly notice, are cut, so that memory stays bounded."""
-MAX_TRAINING_CHARACTERS = 2**24
+MAX_TRAINING_CHARACTERS = 2**23
 """Running text that the trainer sees; it lays the counts out again, 20 to 40 bytes a character."""
 
 _NORMALIZERS = {True: "nmt_nfkc_cf", False: "nmt_nfkc"}
