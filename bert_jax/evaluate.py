@@ -50,6 +50,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     passport = passports.load_passport(directory)
     experiment = as_evaluated(run.config, passport, directory)
     check_vocabulary(run, directory)
+    passports.check_tokenizer(passport, run.tokenizer.fingerprint(), directory=directory)
     try:
         mesh = make_mesh(experiment.mesh)
         rows = batch_sharding(experiment, mesh)

@@ -95,7 +95,7 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
     Raises:
       ConfigError: the second phase is no experiment, or leaves nothing of the first.
     """
-    second, training = experiment.second_phase, experiment.training
+    second, training, data = experiment.second_phase, experiment.training, experiment.data
     whole = Phase(
         number=1,
         first_step=0,
@@ -117,6 +117,7 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
     with errors_of_phase(1, of=2):
         first = replace(
             experiment,
+            data=replace(data, masking=data.masking.part(0, seam / training.steps)),
             training=replace(training, steps=seam if own_schedules else training.steps),
             second_phase=SecondPhaseConfig(),
         )
@@ -157,13 +158,14 @@ def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
 
 
 def _second_data(experiment: Experiment) -> DataConfig:
-    data, second = experiment.data, experiment.second_phase
+    data, second, steps = experiment.data, experiment.second_phase, experiment.training.steps
+    masking = data.masking.part((steps - second.steps) / steps, 1)
     return replace(
         data,
         directory=second.directory or f"{data.directory}-{second.sequence_length}",
         sequence_length=second.sequence_length,
         batch_size=second.batch_size,
-        masking=replace(data.masking, max_predictions=second.max_predictions),
+        masking=replace(masking, max_predictions=second.max_predictions),
         evaluation_masking=replace(data.evaluation_masking, max_predictions=second.max_predictions),
     )
 

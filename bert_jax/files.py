@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Writes under a temporary name beside the file, then renames."""
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Writes under a temporary name beside the file, then renames; text as UTF-8."""
     temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     temporary.replace(file)
 
 

@@ -9,6 +9,14 @@ directory unless they are given; bert_jax/data/corpora.py says how a corpus is w
 phase has rows of its own, of the same text and vocabulary, in a directory of its own. The output
 depends neither on the engine nor on the number of workers. A run that was interrupted goes on with
 the shards that are missing; finished data are left as they are.
+
+With --exclude=FILE, a text a line, documents that have 13 words in a row in common with one of the
+texts are left out, so that a model is not tested on what it read; see bert_jax/data/exclusion.py.
+
+  python -m bert_jax.prepare --audit=data/quickstart
+
+writes data/quickstart/audit.html: the passport of finished data as a page with plots, what to look
+at before training on them, and how far the pair task is solved without reading. No --experiment.
 """
 
 import os
@@ -36,6 +44,7 @@ from bert_jax.errors import ConfigError
 if TYPE_CHECKING:
     from bert_jax.data.config import DataConfig
     from bert_jax.data.engines import Engine
+    from bert_jax.data.exclusion import Exclusion
     from bert_jax.data.tokenizers import Tokenizer
     from bert_jax.experiment import Experiment
 
@@ -44,7 +53,11 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Runs the command."""
+    if FLAGS.audit is not None:
+        _audit(FLAGS.audit)
+        return
     from bert_jax.data.engines import Engine
+    from bert_jax.data.exclusion import open_exclusion
     from bert_jax.data.tokenizers import load_tokenizer
     from bert_jax.experiment import phases
 
@@ -56,12 +69,19 @@ def main() -> None:
     )
     engine = Engine(kind=FLAGS.engine, workers=FLAGS.workers, beam_options=tuple(FLAGS.beam))
     tokenizer = _given_tokenizer(experiment) or experiment.model.vocab_size
+    exclusion = open_exclusion(FLAGS.exclude)
     for phase in phases(replace(experiment, data=data)):
-        _prepare(phase.experiment.data, tokenizer=tokenizer, engine=engine)
+        _prepare(phase.experiment.data, tokenizer=tokenizer, engine=engine, exclusion=exclusion)
         tokenizer = load_tokenizer(data.directory)  # the phases of a run have one
 
 
-def _prepare(data: "DataConfig", *, tokenizer: "Tokenizer | int", engine: "Engine") -> None:
+def _prepare(
+    data: "DataConfig",
+    *,
+    tokenizer: "Tokenizer | int",
+    engine: "Engine",
+    exclusion: "Exclusion",
+) -> None:
     from bert_jax.data.preparation import prepare_data
 
     console = Console(stderr=True, highlight=False)
@@ -69,28 +89,82 @@ def _prepare(data: "DataConfig", *, tokenizer: "Tokenizer | int", engine: "Engin
         command.exclusive(Path(data.directory), flag="--output"),
         _progress(console) as report,
     ):
-        passport = prepare_data(data, tokenizer=tokenizer, engine=engine, report=report)
+        passport = prepare_data(
+            data, tokenizer=tokenizer, engine=engine, exclusion=exclusion, report=report
+        )
+    _print_splits(data.directory, passport)
+    if passport["exclusion"]:
+        _print_exclusion(data.directory, passport)
+
+
+def _print_splits(directory: str, passport: dict) -> None:
+    preparation = passport["preparation"]
     for split, summary in passport["splits"].items():
         rows, pairs = max(1, summary["examples"]), max(1, summary["pairs"])
         print(
-            f"{data.directory}: {split:5} {summary['examples']:>9,} rows"
+            f"{directory}: {split:5} {summary['examples']:>9,} rows"
             f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
-            f" {summary['positions'] / rows / data.sequence_length:.1%} full,"
+            f" {summary['positions'] / rows / preparation['sequence_length']:.1%} full,"
             f" {summary['random_pairs'] / pairs:.1%} of {summary['pairs']:,} pairs"
-            f" {'swapped' if data.pairs == 'sentence_order' else 'random'}"
+            f" {'swapped' if preparation['pairs'] == 'sentence_order' else 'random'}"
         )
 
 
+def _print_exclusion(directory: str, passport: dict) -> None:
+    excluded = passport["exclusion"]
+    dropped = {name: split["excluded_documents"] for name, split in passport["splits"].items()}
+    print(
+        f"{directory}: {dropped['train']:,} documents for training and {dropped['eval']:,} held"
+        f" out were dropped for what they share with {excluded['texts']:,} evaluation texts;"
+        f" {excluded['short_texts']:,} of those, of less than {excluded['min_words']} words,"
+        " were not looked for"
+    )
+
+
+def _audit(directory: str) -> None:
+    for name in ("experiment", "set", "corpus", "output", "vocabulary", "exclude"):
+        if FLAGS[name].present:
+            raise ConfigError(f"--audit={directory} with --{name}; accepted: --audit by itself")
+    try:
+        from bert_jax.audit.page import write_page
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--audit needs {error.name}: pip install 'bert_jax[audit]'") from error
+    audit = write_page(directory)
+    _print_splits(directory, audit.passport)
+    if audit.shortcut:
+        figures = ", ".join(
+            f"{one.name} {one.accuracy.value:.1%} ({one.accuracy.low:.1%} to"
+            f" {one.accuracy.high:.1%})"
+            for one in audit.shortcut.classifiers
+        )
+        print(
+            f"{directory}: pairs told without reading: the more frequent answer"
+            f" {audit.shortcut.majority:.1%}, {figures}"
+        )
+    for finding in audit.findings:
+        print(f"{directory}: look: {finding.title}")
+    print(audit.path)
+
+
 def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
+    from bert_jax.data.sentence_piece import SentencePiece
     from bert_jax.data.wordpiece import WordPiece
 
     if not FLAGS.vocabulary:
         return None
-    tokenizer = WordPiece.from_vocabulary_file(
-        FLAGS.vocabulary,
-        lower_case=experiment.data.lower_case,
-        max_word_length=experiment.data.max_word_length,
-    )
+    data = experiment.data
+    if Path(FLAGS.vocabulary).suffix == ".model" and data.tokenizer != "sentencepiece":
+        raise ConfigError(
+            f"--vocabulary={FLAGS.vocabulary} is called as a SentencePiece model and "
+            f"data.tokenizer is {data.tokenizer!r}; accepted: --set data.tokenizer=sentencepiece, "
+            "or a vocab.txt"
+        )
+    if data.tokenizer == "sentencepiece":
+        tokenizer = SentencePiece.from_model_file(FLAGS.vocabulary)
+    else:
+        tokenizer = WordPiece.from_vocabulary_file(
+            FLAGS.vocabulary, lower_case=data.lower_case, max_word_length=data.max_word_length
+        )
     if tokenizer.vocab_size != experiment.model.vocab_size:
         raise ConfigError(
             f"--vocabulary={FLAGS.vocabulary} has {tokenizer.vocab_size} pieces; accepted: "
@@ -128,10 +202,22 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "output", None, "Directory to write; the experiment's data.directory if absent."
     )
-    flags.DEFINE_string("vocabulary", None, "A vocab.txt to use; one is trained if absent.")
+    flags.DEFINE_string(
+        "vocabulary",
+        None,
+        "A vocab.txt, or for SentencePiece a .model, to use; one is trained if absent.",
+    )
+    flags.DEFINE_multi_string(
+        "exclude",
+        [],
+        "A file of evaluation texts, one a line; documents with one are dropped; may be repeated.",
+    )
     flags.DEFINE_enum("engine", "pool", ["pool", "beam"], "What runs the tasks.")
     flags.DEFINE_integer(
         "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1
+    )
+    flags.DEFINE_string(
+        "audit", None, "Directory of prepared data to describe in its audit.html; prepares nothing."
     )
     flags.DEFINE_multi_string(
         "beam", [], "An option of Beam, e.g. --beam=--runner=DataflowRunner; may be repeated."

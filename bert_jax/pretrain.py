@@ -82,7 +82,7 @@ def _print_timeline(experiment: "Experiment") -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # some additions; accelerators are left to others
-    from bert_jax.training.timeline import timeline
+    from bert_jax.timeline import timeline
 
     print(timeline(experiment))
 

@@ -3,37 +3,32 @@
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
+from jaxtyping import Float
 
-from bert_jax.data.batch import Batch
-from bert_jax.data.masking import lay_out
-from bert_jax.data.pairs import Pair
+from bert_jax import config as configs
+from bert_jax import inference
 from bert_jax.data.tokenizers import Tokenizer, save_tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.experiment import Experiment
+from bert_jax.generation import generate
+from bert_jax.inference import Filling
 from bert_jax.interop.huggingface import WEIGHTS, read_huggingface, write_huggingface
 from bert_jax.interop.source import Source
 from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
 from bert_jax.interop.tensors import LoadingReport, to_parameters
-from bert_jax.models.bert import BertForPretraining, apply, num_parameters
+from bert_jax.models.bert import BertForPretraining, num_parameters
+from bert_jax.models.config import Pooling
+from bert_jax.tasks.head import TaskHeadConfig
 from bert_jax.tasks.model import BertForTask, example_ids
 from bert_jax.training import checkpoint
 from bert_jax.training.state import abstract_params, unboxed_params
-
-MASK = "[MASK]"
-
-
-class Filling(NamedTuple):
-    """A word piece for a masked position."""
-
-    piece: str
-    probability: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +44,9 @@ class Run:
     params: Any
     """Float32 arrays on a CPU; `model.apply({"params": params}, batch)` runs them."""
     tokenizer: Tokenizer
+    passport: dict[str, Any] | None = None
+    """What it was trained on, as `passport.json` said; the data of a second phase are those under
+    `second_phase`. None where the weights come from elsewhere."""
     loading: LoadingReport | None = None
     """What became of each tensor of weights from elsewhere."""
 
@@ -56,23 +54,124 @@ class Run:
         """Returns the `top_k` most probable pieces for each [MASK] of a text, best first.
 
         Raises:
-          DataError: the text holds no [MASK] or is too long for the model.
-          CheckpointError: a fine-tuned model.
+          DataError: the text holds no [MASK] or is longer than the model's positions.
+          CheckpointError: the weights came without the head.
         """
-        if isinstance(self.model, BertForTask):
-            raise CheckpointError(
-                f"{self.path} was fine-tuned for {self.model.head.family} and has no "
-                "masked_token_head; accepted: a run of pretrain"
-            )
-        batch = self._single_text(text)
-        logits = self._apply(self.params, batch).token_logits[0, :, : self.tokenizer.vocab_size]
-        probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
-        best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
-        pieces = self.tokenizer.pieces
-        return [
-            [Filling(pieces[token_id], float(row[token_id])) for token_id in ids]
-            for row, ids in zip(probabilities, best, strict=True)
-        ]
+        self.check_trained("masked_token_head")
+        texts = self.text_model
+        return inference.fill_mask(texts, [inference.encode_masked(texts, text)], top_k=top_k)[0]
+
+    def embed(
+        self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
+    ) -> Float[np.ndarray, "texts embed"]:
+        """Returns a float32 vector for each text, the same alone as among others but for rounding.
+
+        Args:
+          texts: up to `model.max_positions` tokens each, [CLS] and [SEP] counted; positions beyond
+            the rows that a run was trained on are as they were initialized.
+          pooling: see `bert_jax.pooling`.
+          truncate: leaves the last tokens of a longer text out, instead of an error.
+
+        Raises:
+          DataError: a text is too long; its number from 0 is named.
+          ConfigError: no such pooling.
+          CheckpointError: `pooled` of weights without a trained pooler.
+        """
+        if isinstance(texts, str):
+            raise DataError("texts is a single text; accepted: a list of texts")
+        if pooling == "pooled":
+            self.check_trained("bert/pooler")
+        pairs = []
+        for number, text in enumerate(texts):
+            with inference.located(f"text {number}"):
+                pairs.append(inference.encode_text(self.text_model, text, truncate=truncate))
+        return inference.embed(self.text_model, pairs, pooling=pooling)
+
+    def similarity(
+        self, a: str, b: str, pooling: Pooling = "mean", *, truncate: bool = False
+    ) -> float:
+        """Returns the cosine of two texts' vectors; see `embed`."""
+        first, second = self.embed([a, b], pooling, truncate=truncate)
+        return float(inference.cosine(first[None], second[None])[0])
+
+    def next_sentence(self, a: str, b: str, *, truncate: bool = False) -> float:
+        """Returns the probability that text B follows text A: 1 where it surely does.
+
+        That is class 0 of the published head. What it was trained against is the run's: random
+        texts, or with `data.pairs` 'sentence_order' the same two exchanged.
+
+        Args:
+          truncate: leaves the last tokens of the longer text out, instead of an error.
+
+        Raises:
+          DataError: a text is empty, or both together are longer than the model's positions.
+          CheckpointError: the head was not trained.
+        """
+        self.check_trained("bert/pooler", "next_sentence_head")
+        pair = inference.encode_pair(self.text_model, a, b, truncate=truncate)
+        return float(inference.next_sentence(self.text_model, [pair])[0])
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        length: int = 16,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int = 100,
+        sweeps: int = 8,
+    ) -> str:
+        """Returns the prompt, as it was given, and `length` word pieces after it; see `generation`.
+
+        Raises:
+          DataError: prompt and pieces together are longer than the model's positions.
+          ConfigError: a number that is out of range.
+          CheckpointError: the weights came without the head.
+        """
+        self.check_trained("masked_token_head")
+        new = generate(
+            self.text_model,
+            self.tokenizer.encode(prompt),
+            length=length,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            sweeps=sweeps,
+        )
+        return f"{prompt} {self.tokenizer.decode(new)}" if prompt else self.tokenizer.decode(new)
+
+    @property
+    def text_model(self) -> inference.TextModel:
+        """What the functions of `inference` ask of a run."""
+        # Hugging Face and Google end a single text with [SEP].
+        separator = self.config.data.single_text_separator if self.config else True
+        # Of a fine-tuned model the encoder alone is asked; see `check_trained`.
+        model = self.model
+        if isinstance(model, BertForTask):
+            model = BertForPretraining(model.config)
+        return inference.TextModel(model, self.params, self.tokenizer, separator)
+
+    def check_trained(self, *parts: str) -> None:
+        """Raises CheckpointError where a part is missing or is as it was initialized."""
+        head = self.model.head if isinstance(self.model, BertForTask) else None
+        for part in parts:
+            if head and not (part == "bert/pooler" and head.representation == "pooled"):
+                raise CheckpointError(
+                    f"{self.path} was fine-tuned for {head.family} on {head.representation!r}, "
+                    f"without {part}; accepted: a run of pretrain"
+                )
+            lines = self.loading.missing if self.loading else []
+            if any(line.startswith(part) for line in lines):
+                raise CheckpointError(
+                    f"{self.path} came without {part}, which was initialized; accepted: weights "
+                    "that have it"
+                )
+            untrained = self.config and not self.config.objective.next_sentence
+            if untrained and part in ("bert/pooler", "next_sentence_head"):
+                raise CheckpointError(
+                    f"{self.path} was trained with objective.next_sentence False, which leaves "
+                    f"{part} as it was; accepted: a run with True"
+                )
 
     def report(self) -> str:
         """Returns what was loaded, array by array, and what was not."""
@@ -96,54 +195,6 @@ class Run:
         if not (self.path / "metrics.jsonl").exists():
             raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
         return [json.loads(line) for line in (self.path / "metrics.jsonl").open()]
-
-    @cached_property
-    def _apply(self):
-        model = self.model
-        assert isinstance(model, BertForPretraining)  # see fill_mask
-        return jax.jit(lambda params, batch: apply(model, params, batch))
-
-    def _single_text(self, text: str) -> Batch:
-        first, *rest = text.split(MASK)
-        if not rest:
-            raise DataError(f"no {MASK} in {text!r}; accepted: a text with at least one")
-        ids = list(self.tokenizer.encode(first))
-        for part in rest:
-            ids += [self.tokenizer.mask_id, *self.tokenizer.encode(part)]
-        # Hugging Face and Google end a single text with [SEP].
-        separator = self.config.data.single_text_separator if self.config else True
-        layout = lay_out(
-            [Pair(ids, [], 0)],
-            batch_size=1,
-            sequence_length=self._length(len(ids) + 1 + separator),
-            single_text_separator=separator,
-            cls_id=self.tokenizer.cls_id,
-            sep_id=self.tokenizer.sep_id,
-            pad_id=self.tokenizer.pad_id,
-        )
-        positions = np.flatnonzero(layout.token_ids[0] == self.tokenizer.mask_id)[None]
-        first_position = np.zeros((1, 1), np.int32)
-        return Batch(
-            token_ids=layout.token_ids,
-            segment_ids=layout.segment_ids,
-            pack_ids=layout.pack_ids,
-            mask_positions=positions.astype(np.int32),
-            mask_labels=np.zeros_like(positions, np.int32),
-            mask_weights=np.ones_like(positions, np.float32),
-            cls_positions=first_position,
-            pair_labels=first_position,
-            pair_weights=first_position.astype(np.float32),
-        )
-
-    def _length(self, tokens: int) -> int:
-        """Rounds up to a multiple of 32, so that texts share compiled programs."""
-        limit = self.model.config.max_positions
-        if tokens > limit:
-            raise DataError(
-                f"the text has {tokens} tokens with [CLS] and [SEP]; accepted: at most "
-                f"model.max_positions, {limit}"
-            )
-        return min(-(-tokens // 32) * 32, limit)
 
 
 def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str] = ()) -> Run:
@@ -200,7 +251,8 @@ def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"
         model=run.model.config,
         experiment=run.config,
         tokenizer=run.tokenizer.to_json(),
-        head=head,
+        passport=run.passport,
+        head=configs.to_json(head) if head else None,
     )
     save_tokenizer(run.tokenizer, directory)
 
@@ -214,11 +266,11 @@ def _open_run(path: Path, step: int | None) -> Run:
         if step not in steps:
             raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")
         description = checkpoint.restore_description(manager, step=step)
-        head = description.head
-        model = (
-            BertForTask(description.model, head) if head else BertForPretraining(description.model)
-        )
-        abstract = abstract_params(model, _cpu(), *(example_ids() if head else ()))
+        model, inputs = BertForPretraining(description.model), ()
+        if description.head:
+            head = configs.from_json(TaskHeadConfig, description.head)
+            model, inputs = BertForTask(description.model, head), example_ids()
+        abstract = abstract_params(model, _cpu(), *inputs)
         params = checkpoint.restore_params(manager, abstract, step=step)
     return Run(
         path=path,
@@ -227,6 +279,7 @@ def _open_run(path: Path, step: int | None) -> Run:
         model=model,
         params=params,
         tokenizer=tokenizer_from_json(description.tokenizer),
+        passport=description.passport,
     )
 
 

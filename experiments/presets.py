@@ -10,9 +10,9 @@ No preset follows: means of the means of replicas or micro-batches, where every 
 divided by the masked words of the global batch; clipping on each replica before the gradients are
 summed (google_bert_tf1 on TPUs, MLPerf's reference), because then the update depends on the number
 of replicas; the 1e-5 that Google's code adds to the number of masked words, at most 1e-5 of the
-loss; masks frozen when the data are made (all but hf_bert), which `dupe_factor` only softens; fp16
-with loss scaling (nvidia_lamb), for which bfloat16 stands. What only one source does, its preset's
-docstring says. Evaluation masks are alike in all, 80/10/10 and rounded, so that runs compare.
+loss; fp16 with loss scaling (nvidia_lamb), for which bfloat16 stands. What only one source does,
+its preset's docstring says. Evaluation masks are alike in all, 80/10/10 and rounded, so that runs
+compare. All but hf_bert have static masks: `dupe_factor` of them for each text.
 """
 
 from dataclasses import replace
@@ -192,7 +192,7 @@ def _data(*, sequence_length: int, batch_size: int, max_word_length: int = 200) 
         sequence_length=sequence_length,
         max_word_length=max_word_length,
         train_shards=256,
-        masking=masking,
+        masking=replace(masking, static=True),
         evaluation_masking=masking,
     )
 

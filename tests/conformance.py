@@ -72,8 +72,10 @@ def encode(config: BertConfig, params: Any, batch: Batch) -> dict[str, np.ndarra
         batch.pack_ids,
         batch.cls_positions,
     )
-    sequence_output, pooled_output = map(np.asarray, output)
-    return {"sequence_output": sequence_output, "pooled_output": pooled_output[:, 0]}
+    return {
+        "sequence_output": np.asarray(output.sequence_output),
+        "pooled_output": np.asarray(output.pooled_output)[:, 0],
+    }
 
 
 def predict(config: BertConfig, params: Any, batch: Batch) -> dict[str, np.ndarray]:

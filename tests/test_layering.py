@@ -44,6 +44,8 @@ MAY_IMPORT = {
         "training.sharding",
         *LEAVES,
     ),
+    "flops": ("models.config",),
+    "timeline": ("data.config", "experiment", "flops", "training.optim", *LEAVES),
     "data.batch": (),
     "data.config": LEAVES,
     "data.sources.base": LEAVES,
@@ -60,8 +62,10 @@ MAY_IMPORT = {
     "data.engines": LEAVES,
     "data.words": (),
     "data.wordpiece": ("data.words", *LEAVES),
-    "data.tokenizers": ("data.wordpiece", *LEAVES),
+    "data.sentence_piece": ("data.wordpiece", "data.words", *LEAVES),
+    "data.tokenizers": ("data.sentence_piece", "data.wordpiece", *LEAVES),
     "data.vocabulary": ("data.wordpiece", "data.words", *LEAVES),
+    "data.unigram": ("data.sentence_piece", "data.wordpiece", *LEAVES),
     "data.pairs": LEAVES,
     "data.passport": ("data.config", *LEAVES),
     "data.examples": ("data.pairs",),
@@ -72,8 +76,10 @@ MAY_IMPORT = {
     ),
     "data.packing": ("data.pairs",),
     "data.records": ("data.pairs", *LEAVES),
+    "data.exclusion": ("data.sources.files", "data.words", *LEAVES),
     "data.survey": (
-        *("data.config", "data.corpora", "data.passport", "data.sources.*", "data.vocabulary"),
+        *("data.config", "data.corpora", "data.exclusion", "data.passport", "data.sources.*"),
+        *("data.tokenizers", "data.unigram", "data.vocabulary"),
         *LEAVES,
     ),
     "data.shards": (
@@ -81,9 +87,14 @@ MAY_IMPORT = {
         *("data.records", "data.tokenizers"),
         *LEAVES,
     ),
+    "data.summary": (
+        *("data.config", "data.masking", "data.records", "data.tokenizers"),
+        *LEAVES,
+    ),
     "data.preparation": (
-        *("data.config", "data.corpora", "data.engines", "data.inputs", "data.passport"),
-        *("data.shards", "data.survey", "data.tokenizers", "data.vocabulary"),
+        *("data.config", "data.corpora", "data.engines", "data.exclusion", "data.inputs"),
+        *("data.passport", "data.records", "data.shards", "data.summary", "data.survey"),
+        "data.tokenizers",
         *LEAVES,
     ),
     "data.pipeline": (
@@ -91,10 +102,13 @@ MAY_IMPORT = {
         *("data.passport", "data.records", "data.tokenizers"),
         *LEAVES,
     ),
+    "audit.shortcut": ("data.pairs", "data.records", *LEAVES),
+    "audit.findings": ("audit.shortcut",),
+    "audit.figures": ("audit.shortcut",),
+    "audit.page": ("audit.*", "data.passport", "data.tokenizers", *LEAVES),
     "models.config": LEAVES,
     "models.*": ("models.*", "training.sharding", "data.batch", *LEAVES),
     "training.config": LEAVES,
-    "training.flops": ("models.config",),
     "training.metrics": (),
     "training.sharding": ("config", *LEAVES),
     "training.losses": ("training.metrics",),
@@ -109,18 +123,18 @@ MAY_IMPORT = {
         *("data.batch", "data.passport", "data.pipeline", "data.tokenizers", "experiment"),
         *LEAVES,
     ),
-    "training.timeline": (
-        *("data.config", "experiment", "training.flops", "training.optim"),
-        *LEAVES,
-    ),
     "training.train": (
         *("training.*", "models.*", "config", "environment", "experiment", "runs"),
         *("data.batch", "data.passport"),
         *LEAVES,
     ),
-    "interop.*": ("interop.*", "models.config", "data.tokenizers", "data.wordpiece", *LEAVES),
+    "interop.*": (
+        *("interop.*", "models.config", "tasks.head", "data.tokenizers", "data.wordpiece"),
+        *LEAVES,
+    ),
     # Fine-tuning: a family of tasks sees records and arrays; only the page and a seed see runs.
-    "tasks.config": ("config", "training.optim", "training.sharding", *LEAVES),
+    "tasks.head": (),
+    "tasks.config": ("config", "models.config", "training.optim", "training.sharding", *LEAVES),
     "tasks.records": LEAVES,
     "tasks.readers": ("tasks.records", "tasks.conll", "tasks.squad", "tasks.tfds", *LEAVES),
     "tasks.conll": ("tasks.records", *LEAVES),
@@ -131,7 +145,7 @@ MAY_IMPORT = {
     "tasks.metrics": ("tasks.family",),
     "tasks.spans": (),
     "tasks.results": ("tasks.family",),
-    "tasks.model": ("models.*", "training.sharding"),
+    "tasks.model": ("models.*", "pooling", "tasks.head", "training.sharding"),
     **dict.fromkeys(
         (
             *("tasks.classification", "tasks.regression", "tasks.tagging"),
@@ -151,13 +165,13 @@ MAY_IMPORT = {
         *LEAVES,
     ),
     "tasks.state": (
-        *("tasks.config", "tasks.family", "tasks.model", "models.config", "training.metrics"),
-        *("training.optim", "training.state"),
+        *("tasks.config", "tasks.family", "tasks.head", "tasks.model", "models.config"),
+        *("training.metrics", "training.optim", "training.state"),
         *LEAVES,
     ),
     "tasks.tuning": (
         *("tasks.config", "tasks.datasets", "tasks.encoding", "tasks.family", "tasks.model"),
-        *("tasks.state", "training.checkpoint", "training.metrics", "runs"),
+        *("tasks.state", "training.checkpoint", "training.metrics", "config", "runs"),
         *LEAVES,
     ),
     "tasks.probe": (
@@ -170,10 +184,15 @@ MAY_IMPORT = {
         *("training.initial", "training.sharding"),
         *LEAVES,
     ),
-    "runs": (
-        *("config", "tasks.model", "experiment", "interop.*", "models.*"),
-        *("training.checkpoint", "training.state"),
+    "inference": (
         *("data.batch", "data.masking", "data.pairs", "data.tokenizers"),
+        *("models.*", "pooling", *LEAVES),
+    ),
+    "pooling": ("models.*", *LEAVES),
+    "generation": ("data.masking", "data.tokenizers", "inference", "models.*", *LEAVES),
+    "runs": (
+        *("config", "experiment", "generation", "inference", "interop.*", "models.*"),
+        *("tasks.head", "tasks.model", "training.checkpoint", "training.state", "data.tokenizers"),
         *LEAVES,
     ),
 }
@@ -185,17 +204,24 @@ THIRD_PARTY_OF = {
     "tensorboardX": ("training.writer",),
     "optax": ("training.*", "tasks.state"),
     "flax": ("models.*", "training.*", "tasks.model", "tasks.state"),
-    "sklearn": ("tasks.metrics", "tasks.probe"),
-    "scipy": ("tasks.metrics",),
+    "sklearn": ("tasks.metrics", "tasks.probe", "audit.shortcut"),
+    "scipy": ("tasks.metrics", "audit.shortcut"),
     "absl": ("command", "MAIN"),
-    "jax": ("models.*", "training.*", "tasks.*", "runs", "data.pipeline", "environment", "MAIN"),
+    "jax": (
+        *("models.*", "training.*", "tasks.*", "inference", "generation", "pooling", "runs"),
+        *("data.pipeline", "environment", "flops", "timeline", "MAIN"),
+    ),
     "msgspec": ("config",),
     # TensorFlow belongs to nobody: it takes seconds to import and the memory of a device. TFDS
     # does without it, and like all readers of one format is imported where its files are read.
     "tensorflow": (),
     "tensorflow_datasets": ("data.sources.tfds", "data.sources.sotu_builder"),
+    "sentencepiece": ("data.sentence_piece", "data.unigram", "data.vocabulary"),
     "pyarrow": ("data.sources.parquet",),
     "fsspec": ("data.sources.files",),
+    # The extra `audit`.
+    "jinja2": ("audit.page",),
+    "matplotlib": ("audit.figures",),
     "apache_beam": ("data.engines",),
 }
 
@@ -330,8 +356,9 @@ def loaded_after(code):
     return {name.split(".")[0] for name in result.stdout.splitlines()[-1].split()}
 
 
-def test_data_modules_but_the_pipeline_load_neither_jax_nor_grain():
-    names = [name for name in MODULES if name.startswith("data.") and name != "data.pipeline"]
+def test_data_and_audit_modules_but_the_pipeline_load_neither_jax_nor_grain():
+    names = [name for name in MODULES if name.startswith(("data.", "audit."))]
+    names.remove("data.pipeline")
     assert len(names) >= 8
     loaded = loaded_after("\n".join(f"import bert_jax.{name}" for name in names))
     assert "numpy" in loaded

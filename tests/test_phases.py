@@ -16,16 +16,17 @@ import pytest
 import bert_jax
 from bert_jax.config import config_hash, diff, from_json, override, to_json
 from bert_jax.data.engines import Engine
-from bert_jax.data.passport import load_passport
+from bert_jax.data.passport import join_passports, load_passport, passport_fingerprint
 from bert_jax.data.pipeline import TrainingSource
 from bert_jax.data.preparation import prepare_data
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.data.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.experiment import Experiment, phases
+from bert_jax.runs import load_run
+from bert_jax.timeline import timeline
 from bert_jax.training.optim import learning_rate_schedule
 from bert_jax.training.phases import first_batch, next_batch, training_batches
-from bert_jax.training.timeline import timeline
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -258,6 +259,16 @@ def test_rows_tell_the_phase_and_none_spans_the_seam(two_phase_run, two_phases):
         mean = sum(expected[since : row["step"]]) / (row["step"] - since)
         assert row["train/learning_rate"] == pytest.approx(mean, rel=1e-6)  # float32
     assert (result["steps"], result["mlm_loss"]) == (12, rows[-1]["eval/mlm_loss"])
+
+
+def test_the_passport_of_a_run_is_of_the_data_of_both_phases(two_phase_run, two_phases):
+    first, second = (load_passport(two_phases.data.directory + end) for end in ("", "-48"))
+    assert load_run(two_phase_run[0]).passport == {**first, "second_phase": second}
+    joined = join_passports([first, second])
+    fingerprint = passport_fingerprint(joined)
+    for changes in ({"masking": {}}, {"second_phase": {**second, "masking": {}}}):
+        assert passport_fingerprint({**joined, **changes}) == fingerprint
+    assert passport_fingerprint({**joined, "second_phase": {**second, "pairs": 0}}) != fingerprint
 
 
 def test_positions_say_the_phase(two_phase_run):

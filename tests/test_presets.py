@@ -49,6 +49,7 @@ FLIPS = {
     "data.single_text_separator": (False, "example"),
     "data.masking.count": ("drawn", "example"),
     "data.masking.split": ((1.0, 0.0, 0.0), "example"),
+    "data.masking.static": (False, "example"),
     "model.initializer": ("normal", "logit"),
     "model.initializer_stddev": (0.05, "logit"),
     "model.activation": ("gelu_tanh", "logit"),
@@ -120,6 +121,10 @@ PROOFS = {
     "data.masking.split": (
         "data/test_masking.py::test_shares_of_masks_random_words_and_kept_words"
     ),
+    "data.masking.static": (
+        "data/test_pipeline.py::"
+        "test_a_record_has_another_mask_in_each_epoch_unless_masks_are_static"
+    ),
     "model.initializer": "models/test_layers.py::test_normal_initializer_is_not_cut",
     "model.activation": (
         "models/test_layers.py::test_gelu_tanh_is_the_formula_of_the_published_code"
@@ -166,7 +171,7 @@ def small():
 
 
 def examples(experiment):
-    """Masked rows: pairs, single texts and a word of 12 characters."""
+    """Masked rows of the second epoch: pairs, single texts and a word of 12 characters."""
     data = experiment.data
     words = {"president": 9, "congress": 8, "constitution": 7, "peace": 6}
     tokenizer = train_wordpiece(
@@ -176,7 +181,7 @@ def examples(experiment):
     pairs = [Pair(text, text[: row % 2 * 3], row % 2) for row in range(data.batch_size)]
     return masked_batch(
         pairs,
-        addresses=[(0, row) for row in range(len(pairs))],
+        addresses=[(1, row) for row in range(len(pairs))],
         seed=experiment.seed,
         batch_size=data.batch_size,
         sequence_length=data.sequence_length,

@@ -15,9 +15,10 @@ import pytest
 import bert_jax
 from bert_jax.config import override
 from bert_jax.data.batch import Batch
+from bert_jax.data.passport import load_passport
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.errors import CheckpointError, DataError
-from bert_jax.runs import load_run
+from bert_jax.runs import load_run, save_run
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -47,6 +48,27 @@ def test_config_tokenizer_and_step_are_those_of_training(run, experiment, data_c
     assert run.config == experiment
     assert run.tokenizer.to_json() == load_tokenizer(data_config.directory).to_json()
     assert run.step == experiment.training.steps
+
+
+def test_the_passport_is_that_of_the_data_then(experiment, tmp_path):
+    """Read from the checkpoint, and kept where only the weights are."""
+    shutil.copytree(experiment.data.directory, tmp_path / "data")
+    moved = override(experiment, {"data.directory": str(tmp_path / "data")})
+    train(moved, tmp_path / "run")
+    passport = load_passport(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data")
+    run = load_run(tmp_path / "run")
+    assert run.passport == passport and passport["splits"]["train"]["documents"] > 10
+    for to, expected in (("bert_jax", passport), ("huggingface", None)):
+        (tmp_path / to).mkdir()
+        save_run(run, tmp_path / to, to=to)
+        assert load_run(tmp_path / to).passport == expected
+
+
+def test_a_run_from_before_passports_opens_without_one(trained, tmp_path):
+    shutil.copytree(trained[0] / "checkpoints" / "12", tmp_path / "run" / "checkpoints" / "12")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12" / "passport")
+    assert load_run(tmp_path / "run").passport is None
 
 
 @pytest.mark.parametrize(("step", "evaluation"), [(6, 0), (12, 1), (None, 1)])

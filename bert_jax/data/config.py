@@ -28,6 +28,9 @@ class MaskingConfig:
     """Most predictions in a row; also the static width of the `mask_*` fields of a batch."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of the chosen words that become [MASK], a random word, or stay as they are."""
+    static: bool = False
+    """Every epoch has the masks of the first, as files whose masks are written down
+    (google-research/bert); a text then has as many masks as `data.dupe_factor` gives it records."""
 
     def __post_init__(self):
         for rate in (self.rate, *(rate for _, rate in self.rate_points)):
@@ -62,9 +65,28 @@ class MaskingConfig:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
         after = next(i for i, (share, _) in enumerate(points) if share > progress)
-        (start, before), (end, rate) = points[after - 1 : after + 1]
-        rate = before + (rate - before) * (progress - start) / (end - start)
+        rate = _between(points[after - 1], points[after], progress)
         return replace(self, rate=rate, rate_points=())
+
+    def part(self, start: float, end: float) -> "MaskingConfig":
+        """The masking from one share of the steps to another, as if these were all steps."""
+        if not self.rate_points:
+            return self
+        points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
+        until = next(i for i, (share, _) in enumerate(points) if share >= end)
+        last = _between(points[until - 1], points[until], end)  # before a jump that is at the end
+        within = [
+            ((share - start) / (end - start), rate)
+            for share, rate in self.rate_points
+            if start < share < end
+        ]
+        return replace(self, rate=self.at(start).rate, rate_points=(*within, (1.0, last)))
+
+
+def _between(before: tuple[float, float], after: tuple[float, float], x: float) -> float:
+    """The height at x of the line through two points."""
+    (start, low), (end, high) = before, after
+    return low + (high - low) * (x - start) / (end - start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +100,13 @@ class DataConfig:
     batch_size: int = 256
     """Rows of the global batch, all devices and hosts together."""
     sequence_length: int = 128
+    tokenizer: Literal["wordpiece", "sentencepiece"] = "wordpiece"
+    """BERT's, or ALBERT's and T5's: a unigram model, which needs no spaces between words."""
     lower_case: bool = True
-    """Lower-case the text and strip accents (the uncased models)."""
+    """Lower-case the text; WordPiece then strips accents too (the uncased models)."""
     max_word_length: int = 200
-    """Characters; a longer word is [UNK]. Google's code has 200, Hugging Face's 100."""
+    """Characters; a longer word is [UNK]. Google's code has 200, Hugging Face's 100; SentencePiece
+    knows no limit."""
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
     """What texts A and B of an example are, and its label: B follows A or is random (BERT); B
     follows A or A follows B (ALBERT); or whole sentences as one text without a label (RoBERTa)."""
@@ -113,6 +138,12 @@ class DataConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; accepted: at least 1")
+        if self.tokenizer == "sentencepiece" and self.max_word_length != DataConfig.max_word_length:
+            raise ConfigError(
+                f"data.max_word_length is {self.max_word_length} with data.tokenizer "
+                f"'sentencepiece', which has no limit; accepted: {DataConfig.max_word_length}, "
+                "the default"
+            )
         if self.sequence_length < 5:
             raise ConfigError(
                 f"data.sequence_length is {self.sequence_length}; accepted: at least 5, "
@@ -139,6 +170,7 @@ class DataConfig:
 
 PREPARATION_FIELDS = (
     "sequence_length",
+    "tokenizer",
     "lower_case",
     "max_word_length",
     "pairs",

@@ -115,26 +115,26 @@ def is_held_out(document: Document, *, fraction: float) -> bool:
     """
     if document.held_out is not None:
         return document.held_out
-    return _hash(document) < fraction * 2**64
+    return document_hash(document) < fraction * 2**64
 
 
 def copies(document: Document, *, times: float) -> int:
     """`times` as a whole number, 2.3 being 3 for three documents of ten and 2 for the others."""
     whole = int(times)
     # Not the hash that holds documents out, or the rarely used ones would be those next to them.
-    return whole + (_hash(document, person=b"copies") < (times - whole) * 2**64)
+    return whole + (document_hash(document, person=b"copies") < (times - whole) * 2**64)
+
+
+def document_hash(document: Document, *, person: bytes = b"") -> int:
+    """Below 2**64, a function of the text; equal texts have the same."""
+    digest = hashlib.blake2b(document.text.encode(), digest_size=8, person=person).digest()
+    return int.from_bytes(digest, "big")
 
 
 def split_sentences(text: str) -> list[str]:
     """Sentences in order, stripped, none empty. A sentence never crosses a line."""
     sentences = (sentence.strip() for line in text.split("\n") for sentence in segment("en", line))
     return [sentence for sentence in sentences if sentence]
-
-
-def _hash(document: Document, *, person: bytes = b"") -> int:
-    """Below 2**64, a function of the text."""
-    digest = hashlib.blake2b(document.text.encode(), digest_size=8, person=person).digest()
-    return int.from_bytes(digest, "big")
 
 
 def _open_source(written: str) -> Source:

@@ -80,7 +80,7 @@ def masked_batch(
         pairs_per_row=pairs_per_row,
     )
     uniforms = draw_uniforms(
-        addresses,
+        [(0, index) for _, index in addresses] if config.static else addresses,
         seed=seed,
         batch_size=batch_size,
         sequence_length=sequence_length,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PASSPORT_FILE = "passport.json"
 TOKEN_COUNTS_FILE = "token_counts.npy"
 
@@ -35,8 +36,36 @@ def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> No
 
 
 def passport_fingerprint(passport: dict) -> str:
-    """SHA-256 of the passport, which holds those of the tokenizer and of every shard."""
-    return hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the passport, which holds those of the tokenizer and of every shard.
+
+    Not of `masking`: masks are drawn later, and experiments that mask otherwise share the data.
+    """
+    content = json.dumps(_without_masking(passport), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _without_masking(passport: dict) -> dict:
+    content = {name: value for name, value in passport.items() if name != "masking"}
+    if second := passport.get("second_phase"):
+        content["second_phase"] = _without_masking(second)
+    return content
+
+
+def join_passports(passports: Sequence[dict]) -> dict:
+    """The passport of a run: that of its data, those of a second phase under `second_phase`."""
+    first, *others = passports
+    return {**first, "second_phase": join_passports(others)} if others else first
+
+
+def check_tokenizer(passport: dict, fingerprint: str, *, directory: str | Path) -> None:
+    """Raises DataError if `tokenizer.json` is no longer what the shards were encoded with."""
+    made_with = passport["tokenizer_fingerprint"]
+    if fingerprint != made_with:
+        raise DataError(
+            f"{directory}/tokenizer.json is another vocabulary ({fingerprint[:12]}) than the "
+            f"shards there were made with ({made_with[:12]}); accepted: that one, or data "
+            "prepared again in another directory"
+        )
 
 
 def load_token_counts(directory: str | Path) -> np.ndarray:
@@ -70,5 +99,8 @@ def read_json(path: Path) -> dict:
         raise DataError(f"{path} is not JSON ({error}); delete it and prepare again") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
-        raise DataError(f"{path} has format_version {version}; accepted: {FORMAT_VERSION}")
+        raise DataError(
+            f"{path} has format_version {version}; accepted: {FORMAT_VERSION}, "
+            "data prepared again in another directory"
+        )
     return content

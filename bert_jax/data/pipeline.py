@@ -11,13 +11,12 @@ from pathlib import Path
 
 import grain
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data.batch import Batch
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.masking import masked_batch
 from bert_jax.data.passport import check_passport, load_passport
-from bert_jax.data.records import decode_rows
+from bert_jax.data.records import decode_rows, open_split
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.errors import DataError
 
@@ -143,24 +142,13 @@ class _Records:
         passport = load_passport(directory)
         self._tokenizer = load_tokenizer(directory)
         check_passport(passport, config, vocab_size=self._tokenizer.vocab_size)
-        shards = passport["splits"][split]["shards"]
-        paths = [Path(directory) / shard["file"] for shard in shards]
-        for path in paths:
-            if not path.exists():
-                raise DataError(f"{path} is missing; accepted: every shard that the passport names")
-        self._count = sum(shard["examples"] for shard in shards)
-        self._source = ArrayRecordDataSource([str(path) for path in paths])
-        if len(self._source) != self._count:
-            raise DataError(
-                f"{directory} holds {len(self._source)} {split} records; "
-                f"accepted: the {self._count} that its passport counts"
-            )
+        self._source = open_split(directory, passport, split=split)
         self._dtype = passport["record_dtype"]
         self._pairs_per_row = config.pairs_per_row if split == "train" else 1
         self._config = config
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._source)
 
     def batch(
         self,

@@ -1,9 +1,9 @@
 """Corpus -> a directory of prepared data, and the passport that says what is in it."""
 
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from bert_jax.data.config import DataConfig
 from bert_jax.data.corpora import Slice, open_corpus
 from bert_jax.data.engines import Engine, Task
+from bert_jax.data.exclusion import NOTHING, Exclusion
 from bert_jax.data.inputs import INPUTS_FILE, check_inputs, describe_inputs
 from bert_jax.data.passport import (
     FORMAT_VERSION,
@@ -19,25 +20,22 @@ from bert_jax.data.passport import (
     check_same,
     read_json,
 )
+from bert_jax.data.records import write_array
 from bert_jax.data.shards import ShardTask, preparation_settings
+from bert_jax.data.summary import measure_masking, summarize
 from bert_jax.data.survey import (
     SURVEY_DIRECTORY,
     SurveyTask,
     check_survey,
     held_out_portions,
-    surveyed_words,
+    train_tokenizer,
 )
 from bert_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
-from bert_jax.data.vocabulary import train_wordpiece
+from bert_jax.errors import DataError
 from bert_jax.files import write_json
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how many bytes of it are done, and how many there are."""
-
-_SUMS = (
-    *("examples", "documents", "sentences", "tokens"),
-    *("positions", "pairs", "random_pairs", "bytes_read"),
-)
 
 
 def prepare_data(
@@ -45,6 +43,7 @@ def prepare_data(
     *,
     tokenizer: Tokenizer | int,
     engine: Engine,
+    exclusion: Exclusion = NOTHING,
     report: Report = lambda *_: None,
 ) -> dict:
     """Writes `config.directory` and returns its passport; the bytes do not depend on the engine.
@@ -53,6 +52,7 @@ def prepare_data(
 
     Args:
       tokenizer: one, or the size of the vocabulary to train.
+      exclusion: of documents that are left out of vocabulary, training and held-out examples.
 
     Raises:
       DataError: the directory holds files made with other settings or of other text (they are not
@@ -62,14 +62,17 @@ def prepare_data(
     corpus = open_corpus(config.corpus)
     inputs = describe_inputs(corpus, threads=engine.workers)
     check_inputs(directory / INPUTS_FILE, inputs)
-    settings = preparation_settings(config, corpus_fingerprint=inputs["fingerprint"])
+    made_of = {
+        "corpus_fingerprint": inputs["fingerprint"],
+        "exclusion_fingerprint": exclusion.fingerprint(),
+    }
+    settings = preparation_settings(config, **made_of)
     _check_shards(directory, settings)
     if isinstance(tokenizer, int):
         tokenizer = _finished_tokenizer(config, vocab_size=tokenizer) or tokenizer
     else:
-        _check_tokenizer(directory, tokenizer)
+        _check_tokenizer(config, tokenizer)
 
-    make_shard = partial(ShardTask, config=config, corpus_fingerprint=inputs["fingerprint"])
     slices = corpus.slices(config.train_shards)
     surveys = [
         SurveyTask(
@@ -78,40 +81,62 @@ def prepare_data(
             directory=directory / SURVEY_DIRECTORY,
             counts_words=isinstance(tokenizer, int),
             config=config,
+            exclusion=exclusion,
             settings=settings,
         )
         for index, portions in enumerate(slices)
     ]
-    held_out: Slice = ()
-    if isinstance(tokenizer, int) or not _is_finished(
-        make_shard(split="eval", index=0, tokenizer=tokenizer, portions=())
-    ):
-        check_survey(config, _run("reading", surveys, engine=engine, report=report))
-        held_out = held_out_portions(surveys)
-    if isinstance(tokenizer, int):
-        words = surveyed_words(surveys)
-        tokenizer = train_wordpiece(
-            words,
-            vocab_size=tokenizer,
-            lower_case=config.lower_case,
-            max_word_length=config.max_word_length,
-        )
+    make_shards = partial(_shard_tasks, config, slices, **made_of)
+    shards = [] if isinstance(tokenizer, int) else make_shards(tokenizer)
+    # Training shards take from the survey only what they leave out.
+    of_survey = shards if exclusion.files else shards[:1]
+    if not of_survey or any(shard.finished() is None for shard in of_survey):
+        found = _run("reading", surveys, engine=engine, report=report)
+        check_survey(config, found)
+        if isinstance(tokenizer, int):
+            tokenizer = train_tokenizer(surveys, vocab_size=tokenizer)
+        excluded = [frozenset(result["excluded"]) for result in found]
+        shards = make_shards(tokenizer, held_out=held_out_portions(surveys), excluded=excluded)
+    assert not isinstance(tokenizer, int)
 
-    evaluation = make_shard(split="eval", index=0, tokenizer=tokenizer, portions=held_out)
-    training = [
-        make_shard(split="train", index=index, tokenizer=tokenizer, portions=portions)
-        for index, portions in enumerate(slices)
-    ]
-    _check_shards(directory, evaluation.settings())
+    _check_shards(directory, shards[0].settings())
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / INPUTS_FILE, inputs)
     if not (directory / "tokenizer.json").exists():
         save_tokenizer(tokenizer, directory)
-    statistics = _run("shards", [evaluation, *training], engine=engine, report=report)
-    passport = {"format_version": FORMAT_VERSION, **evaluation.settings(), "corpus": inputs}
-    _write_passport(directory, passport, by_split={"train": statistics[1:], "eval": statistics[:1]})
+    statistics = _run("shards", shards, engine=engine, report=report)
+    evaluation, training = statistics[:1], statistics[1:]
+    passport = {
+        "format_version": FORMAT_VERSION,
+        **shards[0].settings(),
+        "corpus": inputs,
+        "exclusion": exclusion.to_json(),
+        **summarize(directory, training=training, evaluation=evaluation, unk_id=tokenizer.unk_id),
+    }
+    passport["masking"] = measure_masking(passport, config, tokenizer)
+    token_counts = np.array([shard["token_counts"] for shard in training], np.int64)
+    write_array(token_counts.sum(axis=0), path=directory / TOKEN_COUNTS_FILE)
+    write_json(directory / PASSPORT_FILE, passport)
     shutil.rmtree(directory / SURVEY_DIRECTORY, ignore_errors=True)
     return passport
+
+
+def _shard_tasks(
+    config: DataConfig,
+    slices: Sequence[Slice],
+    tokenizer: Tokenizer,
+    *,
+    held_out: Slice = (),
+    excluded: Iterable[frozenset[str]] = repeat(frozenset()),
+    **made_of: str | None,
+) -> list[ShardTask]:
+    """That of the held-out examples, then those of the training examples of each slice."""
+    make = partial(ShardTask, config=config, tokenizer=tokenizer, **made_of)
+    training = [
+        make(split="train", index=index, portions=portions, excluded=names)
+        for index, (portions, names) in enumerate(zip(slices, excluded, strict=False))
+    ]
+    return [make(split="eval", index=0, portions=held_out), *training]
 
 
 def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) -> list[dict]:
@@ -129,10 +154,6 @@ def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) ->
     return [result for result in results.values() if result is not None]
 
 
-def _is_finished(task: ShardTask) -> bool:
-    return task.finished() is not None
-
-
 def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | None:
     """What an earlier run trained."""
     path = Path(config.directory) / "tokenizer.json"
@@ -140,13 +161,26 @@ def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | N
         return None
     tokenizer = load_tokenizer(path)
     found = tokenizer.to_json() | {"vocab_size": tokenizer.vocab_size}
-    wanted = {name: getattr(config, name) for name in ("lower_case", "max_word_length")}
-    check_same(found, wanted | {"vocab_size": vocab_size}, where=str(path))
+    found["tokenizer"] = found["kind"]
+    names = ["tokenizer", "lower_case"]
+    if config.tokenizer == "wordpiece":
+        names.append("max_word_length")
+    wanted = {name: getattr(config, name) for name in names} | {"vocab_size": vocab_size}
+    check_same(found, wanted, where=str(path))
     return tokenizer
 
 
-def _check_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
-    path = directory / "tokenizer.json"
+def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
+    """A given one has to be what the settings say, and that of an earlier run."""
+    description = tokenizer.to_json()
+    found = {"tokenizer": description["kind"], "lower_case": description["lower_case"]}
+    for name, value in found.items():
+        if getattr(config, name) != value:
+            raise DataError(
+                f"the given vocabulary is for data.{name} {value!r}, and data.{name} is "
+                f"{getattr(config, name)!r}; accepted: the same"
+            )
+    path = Path(config.directory) / "tokenizer.json"
     if path.exists():
         found = {"tokenizer_fingerprint": load_tokenizer(path).fingerprint()}
         wanted = {"tokenizer_fingerprint": tokenizer.fingerprint()}
@@ -157,26 +191,3 @@ def _check_shards(directory: Path, wanted: dict) -> None:
     paths = [*sorted(directory.glob("*-of-*.json")), directory / PASSPORT_FILE]
     for path in filter(Path.exists, paths):
         check_same(read_json(path), wanted, where=str(path))
-
-
-def _write_passport(directory: Path, passport: dict, *, by_split: dict[str, list[dict]]) -> None:
-    """Adds what is in the shards to the passport, and writes it."""
-    token_counts = np.sum([shard["token_counts"] for shard in by_split["train"]], axis=0)
-    _save_array(token_counts.astype(np.int64), path=directory / TOKEN_COUNTS_FILE)
-    passport["splits"] = {split: _summary(shards) for split, shards in by_split.items()}
-    write_json(directory / PASSPORT_FILE, passport)
-
-
-def _summary(shards: Sequence[dict]) -> dict:
-    summary: dict = {name: sum(shard[name] for shard in shards) for name in _SUMS}
-    summary["shards"] = [
-        {name: shard[name] for name in ("file", "sha256", "examples")} for shard in shards
-    ]
-    return summary
-
-
-def _save_array(array: np.ndarray, *, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as stream:
-        np.save(stream, array)
-    os.replace(temporary, path)

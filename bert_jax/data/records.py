@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.pairs import Pair
@@ -58,6 +59,27 @@ def decode_rows(records: Iterable[bytes], *, dtype: str) -> tuple[list[Pair], li
     return pairs, rows
 
 
+def open_split(directory: str | Path, passport: dict, *, split: str) -> ArrayRecordDataSource:
+    """Random access to the records of a split, counted through its shards.
+
+    Raises:
+      DataError: a shard is missing, or there are not as many records as the passport counts.
+    """
+    shards = passport["splits"][split]["shards"]
+    paths = [Path(directory) / shard["file"] for shard in shards]
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} is missing; accepted: every shard that the passport names")
+    source = ArrayRecordDataSource([str(path) for path in paths])
+    count = sum(shard["examples"] for shard in shards)
+    if len(source) != count:
+        raise DataError(
+            f"{directory} holds {len(source)} {split} records; "
+            f"accepted: the {count} that its passport counts"
+        )
+    return source
+
+
 def _little_endian(dtype: str) -> np.dtype:
     return np.dtype(dtype).newbyteorder("<")
 
@@ -85,6 +107,14 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
     digest = sha256_of_file(temporary)
     os.replace(temporary, path)
     return digest
+
+
+def write_array(array: np.ndarray, *, path: Path) -> None:
+    """Writes a `.npy` file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as stream:
+        np.save(stream, array)
+    os.replace(temporary, path)
 
 
 def sha256_of_file(path: Path) -> str:

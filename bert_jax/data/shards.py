@@ -2,13 +2,15 @@
 
 A directory of prepared data holds `corpus.json`, what the text was; `tokenizer.json`;
 `train-00000-of-00008.array_record` and `eval-00000-of-00001.array_record`, each with its
-statistics under the same name and `.json`; `token_counts.npy`, int64 [vocab_size], how often each
+statistics under the same name and `.json`, and with the hashes of its documents, uint64, sorted,
+under `.documents.npy`; `token_counts.npy`, int64 [vocab_size], how often each
 token id stands in the training records; and, written last, `passport.json`. `data.records` says
 what a record is.
 """
 
 import gc
 import random
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,14 @@ from typing import Literal
 import numpy as np
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
-from bert_jax.data.corpora import Slice, copies, is_held_out, read_slice, split_sentences
+from bert_jax.data.corpora import (
+    Slice,
+    copies,
+    document_hash,
+    is_held_out,
+    read_slice,
+    split_sentences,
+)
 from bert_jax.data.examples import build_examples
 from bert_jax.data.packing import pack_pairs, row_length
 from bert_jax.data.passport import FORMAT_VERSION, read_json
@@ -29,6 +38,7 @@ from bert_jax.data.records import (
     encode_pairs,
     record_dtype,
     sha256_of_file,
+    write_array,
     write_records,
 )
 from bert_jax.data.tokenizers import Tokenizer
@@ -51,6 +61,9 @@ class ShardTask:
     portions: Slice
     """Of the corpus, for training; for evaluation, of the documents that were put aside."""
     corpus_fingerprint: str
+    exclusion_fingerprint: str | None = None
+    excluded: frozenset[str] = frozenset()
+    """Names of the documents to leave out, as the survey found them."""
 
     @property
     def size(self) -> int:
@@ -67,9 +80,18 @@ class ShardTask:
     def statistics_path(self) -> Path:
         return self.path.with_suffix(".json")
 
+    @property
+    def documents_path(self) -> Path:
+        return self.path.with_suffix(".documents.npy")
+
     def settings(self) -> dict:
         """What must agree for prepared files to be used together, as JSON."""
-        return preparation_settings(self.config, corpus_fingerprint=self.corpus_fingerprint) | {
+        settings = preparation_settings(
+            self.config,
+            corpus_fingerprint=self.corpus_fingerprint,
+            exclusion_fingerprint=self.exclusion_fingerprint,
+        )
+        return settings | {
             "vocab_size": self.tokenizer.vocab_size,
             "tokenizer_fingerprint": self.tokenizer.fingerprint(),
             "record_dtype": record_dtype(self.tokenizer.vocab_size),
@@ -81,42 +103,54 @@ class ShardTask:
         Raises:
           DataError: the corpus cannot be read, or the shard not written.
         """
-        statistics = _Statistics(self.tokenizer.vocab_size)
+        statistics = _Statistics(self)
         with _collector_off():
             digest = write_records(_records(self, statistics), path=self.path)
+        hashes = np.sort(np.array(statistics.hashes, np.uint64))
+        write_array(hashes, path=self.documents_path)
         result = {
             "format_version": FORMAT_VERSION,
             **self.settings(),
             "file": self.path.name,
             "sha256": digest,
+            "documents_file": self.documents_path.name,
+            "documents_sha256": sha256_of_file(self.documents_path),
             **statistics.to_json(),
         }
         write_json(self.statistics_path, result)
         return result
 
     def finished(self) -> dict | None:
-        """Statistics of a shard whose file is as they say."""
-        if not (self.statistics_path.exists() and self.path.exists()):
+        """Statistics of a shard whose files are as they say."""
+        paths = {"sha256": self.path, "documents_sha256": self.documents_path}
+        if not all(path.exists() for path in (self.statistics_path, *paths.values())):
             return None
         statistics = read_json(self.statistics_path)
-        return statistics if statistics["sha256"] == sha256_of_file(self.path) else None
+        whole = all(statistics[name] == sha256_of_file(path) for name, path in paths.items())
+        return statistics if whole else None
 
 
-def preparation_settings(config: DataConfig, *, corpus_fingerprint: str) -> dict:
+def preparation_settings(
+    config: DataConfig, *, corpus_fingerprint: str, exclusion_fingerprint: str | None
+) -> dict:
     """The part of a shard's settings that is known before there is a vocabulary."""
     return {
         "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
         "corpus_fingerprint": corpus_fingerprint,
+        "exclusion_fingerprint": exclusion_fingerprint,
     }
 
 
 class _Statistics:
     """Counts what goes into a shard."""
 
-    def __init__(self, vocab_size: int):
+    def __init__(self, task: ShardTask):
         self.examples = self.documents = self.sentences = self.bytes_read = 0
         self.positions = self.pairs = self.random_pairs = 0
-        self.token_counts = np.zeros(vocab_size, np.int64)
+        self.excluded = {"train": 0, "eval": 0}
+        self.token_counts = np.zeros(task.tokenizer.vocab_size, np.int64)
+        self.lengths = np.zeros(task.config.sequence_length + 1, np.int64)
+        self.hashes = array("Q")
 
     def to_json(self) -> dict:
         return {
@@ -128,6 +162,8 @@ class _Statistics:
             "pairs": self.pairs,
             "random_pairs": self.random_pairs,
             "bytes_read": self.bytes_read,
+            "excluded_documents": self.excluded,
+            "lengths": self.lengths.tolist(),
             "token_counts": self.token_counts.tolist(),
         }
 
@@ -149,7 +185,6 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
             rng=rng,
         )
         del documents  # each as soon as it can be, else two blocks would be in memory
-        statistics.positions += sum(map(row_length, pairs))
         statistics.pairs += sum(len(pair.b) > 0 for pair in pairs)
         statistics.random_pairs += sum(pair.label for pair in pairs)
         rows = [[pair] for pair in pairs]
@@ -160,6 +195,9 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
         if task.split == "train":
             rng.shuffle(rows)
         statistics.examples += len(rows)
+        lengths = [sum(map(row_length, row)) for row in rows]
+        statistics.positions += sum(lengths)
+        statistics.lengths += np.bincount(lengths, minlength=len(statistics.lengths))
         sizes = [len(row) for row in rows]
         encoded = encode_pairs(list(chain.from_iterable(rows)), dtype=dtype)
         del pairs, rows
@@ -178,7 +216,11 @@ def _blocks(
     documents, times, tokens = [], [], 0
     for document, weight in read_slice(task.portions):
         if task.split == "train":
-            if is_held_out(document, fraction=task.config.held_out_fraction):
+            held_out = is_held_out(document, fraction=task.config.held_out_fraction)
+            if document.name in task.excluded:
+                statistics.excluded["eval" if held_out else "train"] += 1
+                continue
+            if held_out:
                 continue
             used = copies(document, times=task.config.dupe_factor * weight)
             if not used:
@@ -187,6 +229,7 @@ def _blocks(
             used = 1
         sentences = [encode(sentence) for sentence in split_sentences(document.text)]
         statistics.documents += 1
+        statistics.hashes.append(document_hash(document))
         statistics.sentences += len(sentences)
         statistics.bytes_read += len(document.text.encode())
         documents.append(sentences)

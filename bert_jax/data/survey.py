@@ -9,16 +9,19 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TextIO
 
 from bert_jax.data.config import DataConfig
-from bert_jax.data.corpora import Slice, copies, is_held_out, read_slice
+from bert_jax.data.corpora import Slice, copies, is_held_out, read_slice, split_sentences
+from bert_jax.data.exclusion import Exclusion
 from bert_jax.data.passport import FORMAT_VERSION, read_json
 from bert_jax.data.sources.base import Portion
 from bert_jax.data.sources.jsonl import JsonlFile
-from bert_jax.data.vocabulary import count_words, merge_counts
+from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.unigram import count_stretches, merge_stretches, train_sentencepiece
+from bert_jax.data.vocabulary import count_words, merge_counts, train_wordpiece
 from bert_jax.errors import DataError
 from bert_jax.files import write_atomically, write_json
 
@@ -35,6 +38,7 @@ class SurveyTask:
     """Beside the shards; removed when they are all there."""
     counts_words: bool
     config: DataConfig
+    exclusion: Exclusion
     settings: dict
     """What must be the same for a result that is found there to be used."""
 
@@ -58,30 +62,42 @@ class SurveyTask:
     def run(self) -> dict:
         """Raises DataError where the text cannot be read."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        documents = Counter()
+        documents: Counter[str] = Counter()
+        excluded: list[str] = []
         temporary = self.held_out_path.with_suffix(".tmp")
         with open(temporary, "w", encoding="utf-8", newline="\n") as held_out:
-            texts = self._training_texts(documents, held_out)
+            texts = self._training_texts(documents, excluded, held_out)
             if self.counts_words:
-                words = count_words(texts, lower_case=self.config.lower_case)
+                words = self._count(texts)
                 lines = (f"{word}\t{words[word]}\n" for word in sorted(words))
                 write_atomically(self.words_path, "".join(lines))
             else:
                 deque(texts, maxlen=0)
         os.replace(temporary, self.held_out_path)
         result = {"format_version": FORMAT_VERSION, **self._key()}
-        result |= {"train": documents[False], "eval": documents[True]}
+        result |= {"train": documents["train"], "eval": documents["eval"], "excluded": excluded}
         write_json(self.path, result)
         return result
 
-    def _training_texts(self, documents: Counter[bool], held_out: TextIO) -> Iterator[str]:
-        """Texts as often as they are used; counts `documents` and puts the held-out ones aside."""
+    def _count(self, texts: Iterator[str]) -> Counter[str]:
+        """What the vocabulary is trained on; sentences, because they are what will be encoded."""
+        if self.config.tokenizer == "wordpiece":
+            return count_words(texts, lower_case=self.config.lower_case)
+        sentences = chain.from_iterable(map(split_sentences, texts))
+        return count_stretches(sentences, lower_case=self.config.lower_case)
+
+    def _training_texts(
+        self, documents: Counter[str], excluded: list[str], held_out: TextIO
+    ) -> Iterator[str]:
+        """Texts as often as they are used; what is not, is counted and named or put aside."""
         for document, weight in read_slice(self.portions):
-            is_ours = not is_held_out(document, fraction=self.config.held_out_fraction)
-            documents[not is_ours] += 1
-            if is_ours:
+            if self.exclusion.drops(document.text):
+                excluded.append(document.name)
+            elif not is_held_out(document, fraction=self.config.held_out_fraction):
+                documents["train"] += 1
                 yield from repeat(document.text, copies(document, times=weight))
             else:
+                documents["eval"] += 1
                 line = {"name": document.name, "text": document.text}
                 held_out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -101,14 +117,16 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
     """Raises DataError if a shard, or the held-out split, would have no document."""
     train = [result["train"] for result in results]
     held_out = sum(result["eval"] for result in results)
+    dropped = sum(len(result["excluded"]) for result in results)
+    left = f"{config.corpus}, of which --exclude drops {dropped}," if dropped else config.corpus
     if not held_out:
         raise DataError(
             f"data.held_out_fraction is {config.held_out_fraction}, which holds out none of the "
-            f"{sum(train)} documents of {config.corpus}; accepted: a share that holds out one"
+            f"{sum(train)} documents of {left}; accepted: a share that holds out one"
         )
     if 0 in train:
         raise DataError(
-            f"data.train_shards is {config.train_shards}, but {config.corpus} has {sum(train)} "
+            f"data.train_shards is {config.train_shards}, but {left} has {sum(train)} "
             f"documents for training and {held_out} held out, which leaves shard "
             f"{train.index(0)} empty; accepted: fewer shards"
         )
@@ -122,9 +140,23 @@ def held_out_portions(tasks: Sequence[SurveyTask]) -> Slice:
     return tuple(Portion(file=file, start=0, end=file.size, part=0, parts=1) for file in files)
 
 
-def surveyed_words(tasks: Sequence[SurveyTask]) -> Counter[str]:
-    """Words of all slices; the same however many workers there were."""
-    return merge_counts(_read_words(task.words_path) for task in tasks)
+def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenizer:
+    """Trains on the words of all slices; the same however many workers there were.
+
+    Raises:
+      DataError: the corpus is too small for `vocab_size`, or its characters alone are more.
+    """
+    config = tasks[0].config
+    parts = (_read_words(task.words_path) for task in tasks)
+    if config.tokenizer == "sentencepiece":
+        counts = merge_stretches(parts)
+        return train_sentencepiece(counts, vocab_size=vocab_size, lower_case=config.lower_case)
+    return train_wordpiece(
+        merge_counts(parts),
+        vocab_size=vocab_size,
+        lower_case=config.lower_case,
+        max_word_length=config.max_word_length,
+    )
 
 
 def _read_words(path: Path) -> Counter[str]:

@@ -8,12 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool
 
-from bert_jax.data.wordpiece import (
-    FORMAT_VERSION,
-    Encoding,
-    WordPiece,
-    read_text,
-)
+from bert_jax.data.sentence_piece import SentencePiece
+from bert_jax.data.wordpiece import FORMAT_VERSION, Encoding, WordPiece, read_text
 from bert_jax.errors import DataError
 from bert_jax.files import write_atomically
 
@@ -53,6 +49,13 @@ class Tokenizer(Protocol):
         """Ids of the text; a special piece spelled out in it is ordinary text."""
         ...
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Ids of a text right after another piece, [MASK] for one, without a space between.
+
+        WordPiece takes it for the start of a word all the same, as BERT does.
+        """
+        ...
+
     def encode_with_offsets(self, text: str) -> Encoding:
         """The same ids, and what part of `text`, as it was given, each of them stands for.
 
@@ -77,28 +80,14 @@ class Tokenizer(Protocol):
 
 def tokenizer_from_json(description: dict) -> Tokenizer:
     """Rebuild a tokenizer from its `to_json`; raises DataError for anything else."""
-    fields = dict(description)
-    expected = {"format_version": FORMAT_VERSION, "kind": "wordpiece"}
-    if isinstance(fields.get("model"), dict):
+    if isinstance(description.get("model"), dict):
         raise DataError("is Hugging Face's; accepted: what bert_jax.convert writes of it")
-    for name, value in expected.items():
-        if (found := fields.pop(name, None)) != value:
-            raise DataError(f"tokenizer {name} is {found!r}; accepted: {value!r}")
-    types = {"lower_case": bool, "max_word_length": int, "pieces": list}
-    if fields.keys() != types.keys():
-        raise DataError(f"tokenizer has fields {sorted(fields)}; accepted: {sorted(types)}")
-    for name, kind in types.items():
-        if type(fields[name]) is not kind:
-            found = type(fields[name]).__name__
-            raise DataError(f"tokenizer {name} is a {found}; accepted: a {kind.__name__}")
-    for i, piece in enumerate(fields["pieces"]):
-        if not isinstance(piece, str):
-            raise DataError(f"tokenizer pieces[{i}] is {piece!r}; accepted: a string")
-    return WordPiece(
-        pieces=tuple(fields["pieces"]),
-        lower_case=fields["lower_case"],
-        max_word_length=fields["max_word_length"],
-    )
+    if (version := description.get("format_version")) != FORMAT_VERSION:
+        raise DataError(f"tokenizer format_version is {version!r}; accepted: {FORMAT_VERSION}")
+    if (kind := description.get("kind")) not in (kinds := ("wordpiece", "sentencepiece")):
+        raise DataError(f"tokenizer kind is {kind!r}; accepted: {kinds[0]!r} or {kinds[1]!r}")
+    from_json = _wordpiece_from_json if kind == "wordpiece" else SentencePiece.from_json
+    return from_json(description)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -114,12 +103,38 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
-    """Write `tokenizer.json`, and for other tools `vocab.txt` (one piece a line)."""
+    """Write `tokenizer.json`, and for other tools `vocab.txt` (one piece a line) or `spiece.model`.
+
+    The last, as it is called beside published weights, is SentencePiece's own format.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / "vocab.txt", "".join(f"{piece}\n" for piece in tokenizer.pieces))
+    if isinstance(tokenizer, SentencePiece):
+        write_atomically(directory / "spiece.model", tokenizer.model)
+    else:
+        pieces = "".join(f"{piece}\n" for piece in tokenizer.pieces)
+        write_atomically(directory / "vocab.txt", pieces)
     description = json.dumps(tokenizer.to_json(), ensure_ascii=False, indent=1)
     write_atomically(directory / "tokenizer.json", description + "\n")
+
+
+def _wordpiece_from_json(description: dict) -> WordPiece:
+    fields = {name: description[name] for name in description.keys() - {"format_version", "kind"}}
+    types = {"lower_case": bool, "max_word_length": int, "pieces": list}
+    if fields.keys() != types.keys():
+        raise DataError(f"tokenizer has fields {sorted(fields)}; accepted: {sorted(types)}")
+    for name, kind in types.items():
+        if type(fields[name]) is not kind:
+            found = type(fields[name]).__name__
+            raise DataError(f"tokenizer {name} is a {found}; accepted: a {kind.__name__}")
+    for i, piece in enumerate(fields["pieces"]):
+        if not isinstance(piece, str):
+            raise DataError(f"tokenizer pieces[{i}] is {piece!r}; accepted: a string")
+    return WordPiece(
+        pieces=tuple(fields["pieces"]),
+        lower_case=fields["lower_case"],
+        max_word_length=fields["max_word_length"],
+    )
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

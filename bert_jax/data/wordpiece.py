@@ -7,10 +7,10 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -28,7 +28,31 @@ SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_WORD_LENGTH = 100
 """Hugging Face's limit; Google's TensorFlow 1 code has 200."""
 
-_CACHED_WORDS = 2**18
+_CACHED_WORDS = 2**16
+_Value = TypeVar("_Value")
+
+
+class RecentWords(dict[str, _Value]):
+    """What a function gives for a word, remembered for the last `size` distinct ones at least.
+
+    At most twice as many are held. A known word is found faster than by `functools.lru_cache`.
+    """
+
+    def __init__(self, function: Callable[[str], _Value], *, size: int = _CACHED_WORDS):
+        super().__init__()
+        self._function = function
+        self._size = size
+        self._before: dict[str, _Value] = {}
+
+    def __missing__(self, word: str) -> _Value:
+        value = self._before.pop(word, None)
+        if value is None:
+            value = self._function(word)
+        if len(self) >= self._size:
+            self._before = dict(self)
+            self.clear()
+        self[word] = value
+        return value
 
 
 class Encoding(NamedTuple):
@@ -109,6 +133,9 @@ class WordPiece:
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._encode_word, split_whitespace(text))))
 
+    def encode_continuation(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def encode_with_offsets(self, text: str) -> Encoding:
         ids, offsets = [], []
         for first, word in locate_whitespace_split(text):
@@ -159,7 +186,7 @@ class WordPiece:
             tokens = split_word(word, lower_case=self.lower_case)
             return tuple(chain.from_iterable(map(self._match_longest, tokens)))
 
-        return lru_cache(_CACHED_WORDS)(encode_word)
+        return RecentWords(encode_word).__getitem__
 
     @cached_property
     def _encode_aligned_word(self) -> Callable[[str], Encoding]:
@@ -178,7 +205,7 @@ class WordPiece:
                     first = last
             return Encoding(ids, offsets)
 
-        return lru_cache(_CACHED_WORDS)(encode_aligned_word)
+        return RecentWords(encode_aligned_word).__getitem__
 
     def _match_longest(self, token: str) -> list[int]:
         if len(token) > self.max_word_length:

@@ -58,6 +58,11 @@ def split_word(word: str, *, lower_case: bool) -> list[str]:
     return tokens
 
 
+def is_ideograph(character: str) -> bool:
+    """Whether it is one of the Chinese characters, each of which BERT makes a word."""
+    return any(first <= ord(character) <= last for first, last in _CJK_RANGES)
+
+
 def locate_whitespace_split(text: str) -> Iterator[tuple[int, str]]:
     """`split_whitespace` with where each result starts; what vanishes is still in it."""
     for match in _RAW_WORD.finditer(text):
@@ -105,7 +110,7 @@ def _clean_character(character: str) -> str:
         return " "
     if character == "\ufffd" or category in ("Cc", "Cf"):
         return ""
-    if any(first <= ord(character) <= last for first, last in _CJK_RANGES):
+    if is_ideograph(character):
         return f" {character} "
     return character
 

@@ -24,7 +24,8 @@ from bert_jax.interop.source import (
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer
 from bert_jax.interop.torch_files import read_torch
-from bert_jax.models.config import BertConfig, TaskHeadConfig
+from bert_jax.models.config import BertConfig
+from bert_jax.tasks.head import TaskHeadConfig
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files that may hold the tensors; the first that is there does."""

@@ -27,6 +27,8 @@ class EncoderOutput(NamedTuple):
     sequence_output: Float[Array, "batch length embed"]
     pooled_output: Float[Array, "batch pairs embed"]
     """tanh of a Dense on each pair's [CLS]."""
+    hidden_states: Float[Array, "layers batch length embed"] | None = None
+    """Output of every layer, where asked for; the last is `sequence_output`."""
 
 
 class PretrainingOutput(NamedTuple):
@@ -63,8 +65,8 @@ class EncoderLayer(nn.Module):
         x: Float[Array, "batch length embed"],
         mask: Bool[Array, "batch 1 length length"],
         train: bool,
+        keep: bool = False,
     ) -> tuple[Float[Array, "batch length embed"], Float[Array, "batch length embed"] | None]:
-        """Returns the output to go on with, and again to keep."""
         c = self.config
         attended = SelfAttention(c, name="attention")(x, mask, train=train)
         attended = Dropout(c.dropout)(attended, train=train)
@@ -73,7 +75,7 @@ class EncoderLayer(nn.Module):
         fed = Dropout(c.dropout)(fed, train=train)
         x = LayerNorm(c, name="feed_forward_layer_norm")(x + fed)
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
-        return x, x if self.keep_output else None
+        return x, x if keep else None
 
 
 class Bert(nn.Module):
@@ -94,7 +96,7 @@ class Bert(nn.Module):
             EncoderLayer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            in_axes=(nn.broadcast,) * 3,  # pyright: ignore[reportArgumentType]
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -109,17 +111,14 @@ class Bert(nn.Module):
         cls_positions: Int[Array, "batch pairs"],
         *,
         train: bool = False,
+        keep_hidden_states: bool = False,
     ) -> EncoderOutput:
         x = self.embeddings(
             token_ids, segment_ids, restarting_positions(pack_ids, cls_positions), train=train
         )
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
-        x, kept = self.layers(x, attention_mask(pack_ids), train)
-        pooled_output = self.pooler(gather_positions(x, cls_positions))
-        if self.output_layers > 1:
-            assert kept is not None  # EncoderLayer keeps them
-            x = jnp.concatenate([kept[-1 - i] for i in range(self.output_layers)], axis=-1)
-        return EncoderOutput(x, pooled_output)
+        x, hidden_states = self.layers(x, attention_mask(pack_ids), train, keep_hidden_states)
+        return EncoderOutput(x, self.pooler(gather_positions(x, cls_positions)), hidden_states)
 
 
 class BertForPretraining(nn.Module):
@@ -134,7 +133,7 @@ class BertForPretraining(nn.Module):
         self.next_sentence_head = NextSentenceHead(self.config)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> PretrainingOutput:
-        sequence_output, pooled_output = self.bert(
+        sequence_output, pooled_output, _ = self.bert(
             batch.token_ids,
             batch.segment_ids,
             batch.pack_ids,

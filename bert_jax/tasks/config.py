@@ -2,20 +2,19 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from bert_jax.config import flatten
 from bert_jax.errors import ConfigError
+from bert_jax.models.config import Pooling
 from bert_jax.training.optim import OptimizerConfig
 from bert_jax.training.sharding import MeshConfig, ShardingRules
 
 FamilyName = Literal[
     "classification", "regression", "tagging", "question_answering", "multiple_choice"
 ]
-Representation = Literal["cls", "pooled", "mean", "max", "last", "last4"]
-
-TEXT_REPRESENTATIONS = ("cls", "pooled", "mean", "max", "last4")
-TOKEN_REPRESENTATIONS = ("last", "last4")
+TokenRepresentation = Literal["last", "last4"]
+Representation = Literal[Pooling, TokenRepresentation]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +48,8 @@ class TaskConfig:
     max_length: int = 128
     """Positions of a row, with [CLS] and [SEP]."""
     representation: Representation = "cls"
-    """What the output layer sees. Of a text: the last layer at [CLS], pooled (that through a dense
-    layer and tanh), the mean or maximum over its positions, or [CLS] of the last four layers side
-    by side. Of each token: the `last` layer, or the `last4`."""
+    """What the output layer sees; `bert_jax.pooling` says what each is. Of a text `cls`, `pooled`,
+    `mean`, `max` or `last4`; of each token `last` or `last4`."""
     stride: int = 128
     """Of a passage's windows, in tokens."""
     max_question_length: int = 64
@@ -62,7 +60,7 @@ class TaskConfig:
 
     def __post_init__(self):
         token_task = self.family in ("tagging", "question_answering")
-        accepted = TOKEN_REPRESENTATIONS if token_task else TEXT_REPRESENTATIONS
+        accepted = get_args(TokenRepresentation if token_task else Pooling)
         if self.representation not in accepted:
             raise ConfigError(
                 f"task.representation is {self.representation!r}; accepted for {self.family}: "

@@ -1,36 +1,19 @@
 """BERT for a task: the encoder and one output layer."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from bert_jax.models.bert import Bert, EncoderOutput
-from bert_jax.models.config import BertConfig, TaskHeadConfig
+from bert_jax.models.bert import Bert
+from bert_jax.models.config import BertConfig, Pooling
 from bert_jax.models.layers import Dense, Dropout
+from bert_jax.pooling import pool, token_vectors
+from bert_jax.tasks.head import TaskHeadConfig
 from bert_jax.training.sharding import ShardingRules
-
-LAYERS_SIDE_BY_SIDE = 4
-
-
-def represent_text(
-    output: EncoderOutput, real: Bool[Array, "batch length"], representation: str
-) -> Float[Array, "batch width"]:
-    """Returns one vector a text; `mean` and `max` are over its positions, the special ones too.
-
-    `cls` is the first position: of the last layer, or for `last4` of the last four side by side.
-    """
-    if representation == "pooled":
-        return output.pooled_output[:, 0]
-    weights, x = real[..., None], output.sequence_output
-    if representation == "mean":
-        total = jnp.where(weights, x.astype(jnp.float32), 0).sum(1)
-        return (total / jnp.maximum(weights.sum(1), 1)).astype(x.dtype)
-    if representation == "max":
-        highest = jnp.where(weights, x, jnp.finfo(x.dtype).min).max(1)
-        return jnp.where(weights.any(1), highest, 0)  # rows that only fill up a batch have none
-    return x[:, 0]
 
 
 def example_ids() -> tuple[Int[np.ndarray, "1 8"], ...]:
@@ -48,10 +31,9 @@ class BertForTask(nn.Module):
     rules: ShardingRules | None = None
 
     def setup(self):
-        layers = LAYERS_SIDE_BY_SIDE if self.head.representation == "last4" else 1
-        self.bert = Bert(self.config, self.rules, output_layers=layers)
-        width = self.config.hidden_size * layers
-        self.output = Dense(self.config, {"embed": width}, {"classes": self.head.outputs})
+        self.bert = Bert(self.config, self.rules)
+        width = {"embed": self.config.hidden_size}
+        self.output = Dense(self.config, width, {"classes": self.head.outputs})
         self.output_dropout = Dropout(self.config.dropout if self.head.dropout else 0.0)
 
     def features(
@@ -61,13 +43,19 @@ class BertForTask(nn.Module):
         pack_ids: Int[Array, "batch length"],
         *,
         train: bool = False,
-    ) -> Float[Array, "batch positions width"]:
-        """Returns what the output layer sees: a row's representation, or each position's."""
-        first = jnp.zeros((token_ids.shape[0], 1), jnp.int32)
-        output = self.bert(token_ids, segment_ids, pack_ids, first, train=train)
+    ) -> Float[Array, "batch positions embed"]:
+        """Returns what the output layer sees, float32: a row's vector, or each position's."""
+        output = self.bert(
+            token_ids,
+            segment_ids,
+            pack_ids,
+            jnp.zeros((token_ids.shape[0], 1), jnp.int32),
+            train=train,
+            keep_hidden_states=self.head.representation == "last4",
+        )
         if self.head.unit == "token":
-            return output.sequence_output
-        return represent_text(output, pack_ids > 0, self.head.representation)[:, None]
+            return token_vectors(output, cast(Any, self.head.representation))
+        return pool(output, pack_ids > 0, cast(Pooling, self.head.representation))[:, None]
 
     def __call__(
         self,

@@ -12,10 +12,11 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from bert_jax.errors import ConfigError
-from bert_jax.models.config import BertConfig, TaskHeadConfig
+from bert_jax.models.config import BertConfig
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.family import Family, Labels, TaskBatch
-from bert_jax.tasks.model import LAYERS_SIDE_BY_SIDE, BertForTask, example_ids
+from bert_jax.tasks.head import TaskHeadConfig
+from bert_jax.tasks.model import BertForTask, example_ids
 from bert_jax.training.metrics import Mean
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
 from bert_jax.training.state import TrainState, random_stream, state_sharding
@@ -29,7 +30,7 @@ def make_model(
     """Returns the encoder with the task's output layer.
 
     Raises:
-      ConfigError: the encoder has too few positions or layers for the task.
+      ConfigError: the encoder has too few positions for the task, or layers to begin anew.
     """
     task, training = config.task, config.training
     if task.max_length > encoder.max_positions:
@@ -37,12 +38,11 @@ def make_model(
             f"task.max_length {task.max_length} is more than the model's {encoder.max_positions} "
             "positions"
         )
-    for name, needed in (
-        ("task.representation 'last4'", LAYERS_SIDE_BY_SIDE * (task.representation == "last4")),
-        ("training.reinitialize_layers", training.reinitialize_layers),
-    ):
-        if needed > encoder.num_layers:
-            raise ConfigError(f"{name} needs {needed} layers; the model has {encoder.num_layers}")
+    if training.reinitialize_layers > encoder.num_layers:
+        raise ConfigError(
+            f"training.reinitialize_layers is {training.reinitialize_layers}; accepted: at most "
+            f"the model's {encoder.num_layers} layers"
+        )
     head = TaskHeadConfig(
         family=task.family,
         labels=labels,

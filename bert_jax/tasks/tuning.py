@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from bert_jax import config as configs
 from bert_jax.files import write_atomically, write_json
 from bert_jax.runs import Run
 from bert_jax.tasks.config import FineTuningConfig, TuningConfig
@@ -169,6 +170,7 @@ def save(tuner: Tuner, params: Any, directory: Path) -> None:
         params,
         model=tuner.run.model.config,
         experiment=None,
-        head=tuner.model.head,
+        passport=tuner.run.passport,
+        head=configs.to_json(tuner.model.head),
         tokenizer=tuner.run.tokenizer.to_json(),
     )

@@ -1,4 +1,6 @@
-"""Checkpoints: one orbax directory a step holds state, data position, config and tokenizer."""
+"""Checkpoints: one orbax directory a step holds state, data position, config, tokenizer and
+the passport of the data.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +12,7 @@ import orbax.checkpoint as ocp
 from bert_jax import config as configs
 from bert_jax.errors import CheckpointError
 from bert_jax.experiment import Experiment
-from bert_jax.models.config import BertConfig, TaskHeadConfig
+from bert_jax.models.config import BertConfig
 from bert_jax.training.state import TrainState
 
 RESUMABLE = (
@@ -41,6 +43,7 @@ def open_checkpoints(
             "position": ocp.JsonCheckpointHandler(),
             "config": ocp.JsonCheckpointHandler(),
             "tokenizer": ocp.JsonCheckpointHandler(),
+            "passport": ocp.JsonCheckpointHandler(),
         },
     )
 
@@ -58,6 +61,7 @@ def save(
     position: dict[str, Any],
     experiment: Experiment,
     tokenizer: dict[str, Any],
+    passport: dict[str, Any] | None = None,
 ) -> None:
     """Starts saving; the state may be donated as soon as this returns.
 
@@ -65,6 +69,7 @@ def save(
       position: `phase` and `next_batch` in it, the whole position in the data; the
         `data_fingerprint` that it is a position in; `seconds` of training so far.
       tokenizer: its `to_json()`.
+      passport: of the data.
     """
     manager.save(
         step,
@@ -73,6 +78,7 @@ def save(
             position=ocp.args.JsonSave(position),
             config=ocp.args.JsonSave(configs.to_json(experiment)),
             tokenizer=ocp.args.JsonSave(tokenizer),
+            passport=ocp.args.JsonSave(passport or {}),
         ),
     )
 
@@ -84,7 +90,8 @@ def save_params(
     model: BertConfig,
     experiment: Experiment | None,
     tokenizer: dict[str, Any],
-    head: TaskHeadConfig | None = None,
+    passport: dict[str, Any] | None = None,
+    head: dict[str, Any] | None = None,
 ) -> None:
     """Writes weights alone, as step 0 of `directory`, and waits until they are there.
 
@@ -94,10 +101,11 @@ def save_params(
       model: what they are of.
       experiment: that trained them; None for weights from elsewhere.
       tokenizer: its `to_json()`.
-      head: of a fine-tuned model.
+      passport: of the data that they were trained on, where that is known.
+      head: of a fine-tuned model, what it adds to the encoder.
     """
     config = configs.to_json(experiment) if experiment else {"model": configs.to_json(model)}
-    config |= {"head": configs.to_json(head)} if head else {}
+    config |= {"head": head} if head else {}
     with open_checkpoints(directory) as manager:
         manager.save(
             0,
@@ -105,6 +113,7 @@ def save_params(
                 state=ocp.args.PyTreeSave({"params": params}),
                 config=ocp.args.JsonSave(config),
                 tokenizer=ocp.args.JsonSave(tokenizer),
+                passport=ocp.args.JsonSave(passport or {}),
             ),
         )
 
@@ -151,19 +160,24 @@ class Description(NamedTuple):
     """None for weights from elsewhere."""
     tokenizer: dict[str, Any]
     """Its `to_json()`."""
-    head: TaskHeadConfig | None
-    """Of a fine-tuned model."""
+    passport: dict[str, Any] | None
+    """Of the data; None where they are not known."""
+    head: dict[str, Any] | None
+    """Of a fine-tuned model, what it adds to the encoder."""
 
 
 def restore_description(manager: ocp.CheckpointManager, *, step: int) -> Description:
     """Returns what the arrays of a saved step are of."""
-    restored = _read(manager, step, config=ocp.args.JsonRestore(), tokenizer=ocp.args.JsonRestore())
-    config, tokenizer = restored["config"], restored["tokenizer"]
-    head = configs.from_json(TaskHeadConfig, config["head"]) if "head" in config else None
-    if config.keys() <= {"model", "head"}:
-        return Description(configs.from_json(BertConfig, config["model"]), None, tokenizer, head)
+    items = ["config", "tokenizer"]
+    if (Path(manager.directory) / str(step) / "passport").exists():
+        items.append("passport")
+    restored = _read(manager, step, **{name: ocp.args.JsonRestore() for name in items})
+    config, passport = restored["config"], restored.get("passport") or None
+    others = (restored["tokenizer"], passport, config.pop("head", None))
+    if config.keys() == {"model"}:
+        return Description(configs.from_json(BertConfig, config["model"]), None, *others)
     experiment = configs.from_json(Experiment, config)
-    return Description(experiment.model, experiment, tokenizer, head)
+    return Description(experiment.model, experiment, *others)
 
 
 def _read(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:

@@ -56,9 +56,14 @@ def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> N
                 f"{experiment.data.directory} {wanted!r}; accepted: the same (its tokenizer.json "
                 "in data.directory before bert_jax.prepare)"
             )
-    lower_case = origin.tokenizer.to_json().get("lower_case")
-    if lower_case != tokenizer.to_json().get("lower_case"):
+    found, wanted = origin.tokenizer.to_json(), tokenizer.to_json()
+    if (lower_case := found["lower_case"]) != wanted["lower_case"]:
         raise ConfigError(f"{where} has lower_case {lower_case}; accepted: data.lower_case alike")
+    if found.get("model") != wanted.get("model"):
+        raise ConfigError(
+            f"{where} has another SentencePiece model; accepted: the same (its spiece.model as "
+            "--vocabulary of bert_jax.prepare)"
+        )
 
 
 def fingerprint(origin: Run) -> str:

@@ -24,6 +24,8 @@ def load_passports(phases: Sequence[Phase]) -> list[dict]:
         data = phase.experiment.data
         passport = passports.load_passport(data.directory)
         passports.check_passport(passport, data, vocab_size=phase.experiment.model.vocab_size)
+        fingerprint = load_tokenizer(data.directory).fingerprint()
+        passports.check_tokenizer(passport, fingerprint, directory=data.directory)
         loaded.append(passport)
     return loaded
 
@@ -45,11 +47,6 @@ def load_common_tokenizer(phases: Sequence[Phase]) -> Tokenizer:
                 "and prepare it again"
             )
     return tokenizer
-
-
-def data_fingerprint(loaded: Sequence[dict]) -> str:
-    """Returns the SHA-256 of the passports of all phases."""
-    return passports.passport_fingerprint(loaded[0] if len(loaded) == 1 else {"phases": [*loaded]})
 
 
 def next_batch(phases: Sequence[Phase], step: int) -> dict[str, int]:

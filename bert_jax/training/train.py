@@ -25,7 +25,6 @@ from bert_jax.training import checkpoint, initial
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
 from bert_jax.training.phases import (
-    data_fingerprint,
     first_batch,
     held_out_batches,
     load_common_tokenizer,
@@ -64,7 +63,8 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     # ---- Data and run directory ---------------------------------------------------------------
     loaded = load_passports(plan)
     tokenizer = load_common_tokenizer(plan)
-    fingerprint = data_fingerprint(loaded)
+    joined = passports.join_passports(loaded)
+    fingerprint = passports.passport_fingerprint(joined)
     checkpoint.check_workdir(workdir, experiment)
     if (workdir / "result.json").exists():
         say(f"{workdir} is complete")
@@ -192,6 +192,7 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
                         },
                         experiment=experiment,
                         tokenizer=tokenizer.to_json(),
+                        passport=joined,
                     )
                 writer.restart_clock()
 

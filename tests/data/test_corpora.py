@@ -1,6 +1,7 @@
 """Corpora: what a spec means, which documents are held out, how weights count, sentences."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +137,22 @@ def test_sentences_are_stripped_and_stay_within_their_line():
         "and more.",
     ]
     assert split_sentences(" \n\n") == []
+
+
+def test_chinese_sentences_end_at_their_own_marks():
+    """Also within one line; what is quoted ends with its closing mark."""
+    text = "子曰：「學而時習之，不亦說乎？」曾子曰：「吾日三省吾身！」為人謀。"
+    assert split_sentences(text) == [
+        "子曰：「學而時習之，不亦說乎？」",
+        "曾子曰：「吾日三省吾身！」",
+        "為人謀。",
+    ]
+    poems = (Path(__file__).parent / "chinese_poems.txt").read_text(encoding="utf-8")
+    one_line = poems.replace("\n", "")
+    sentences = split_sentences(one_line)
+    assert "".join(sentences) == one_line and len(sentences) > 40
+    for sentence in sentences:
+        assert sentence[-1] in "。！？" and not set(sentence[:-1]) & set("。！？")
 
 
 def test_sentences_keep_every_word(addresses):

@@ -193,16 +193,22 @@ def test_each_epoch_visits_every_record_once_in_its_own_order(config):
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
-def test_a_record_has_another_mask_in_each_epoch(config):
+def test_a_record_has_another_mask_in_each_epoch_unless_masks_are_static(config):
     count = num_examples(config, "train")
-    masks = {}
-    for batch in train(config, num_steps=num_steps_of(config, 2)):
-        for text, positions in zip(texts(batch), batch.mask_positions.tolist(), strict=True):
-            masks.setdefault(text, []).append(tuple(positions))
-    repeated = [found[0] == found[1] for found in masks.values() if len(found) >= 2]
-    assert len(repeated) == count
+
+    def repeated(masking):
+        masks = {}
+        changed = dataclasses.replace(config, masking=masking)
+        for batch in train(changed, num_steps=num_steps_of(config, 2)):
+            for text, positions in zip(texts(batch), batch.mask_positions.tolist(), strict=True):
+                masks.setdefault(text, []).append(tuple(positions))
+        same = [found[0] == found[1] for found in masks.values() if len(found) >= 2]
+        assert len(same) == count
+        return sum(same)
+
     # Two or three words of about 25: at least 1 of 300 choices is the same by chance, seldom more.
-    assert sum(repeated) < 0.05 * count + 3
+    assert repeated(config.masking) < 0.05 * count + 3
+    assert repeated(dataclasses.replace(config.masking, static=True)) == count
 
 
 def test_a_seed_changes_order_and_masks_but_not_the_next_epoch(config):

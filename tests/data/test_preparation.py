@@ -345,8 +345,17 @@ def test_another_tokenizer_is_refused_even_before_the_first_shard(config, tmp_pa
         if path.name != "tokenizer.json":
             path.unlink()
     with pytest.raises(DataError, match="tokenizer.json was made with tokenizer_fingerprint"):
-        prepare(config, tokenizer=dataclasses.replace(TOKENIZER, lower_case=False))
+        prepare(config, tokenizer=dataclasses.replace(TOKENIZER, max_word_length=99))
     assert list(contents(config.directory)) == ["tokenizer.json"]
+
+
+def test_a_tokenizer_that_contradicts_the_settings_is_refused(config):
+    cased = dataclasses.replace(TOKENIZER, lower_case=False)
+    with pytest.raises(DataError, match=r"for data\.lower_case False, and .* is True; accepted"):
+        prepare(config, tokenizer=cased)
+    with pytest.raises(DataError, match=r"for data\.tokenizer 'wordpiece', and .* 'sentencepiece'"):
+        prepare(dataclasses.replace(config, tokenizer="sentencepiece"))
+    assert not Path(config.directory).exists()
 
 
 def test_each_shard_and_each_seed_has_its_own_draws(config, tmp_path):
@@ -405,8 +414,8 @@ def test_missing_and_broken_passports(config, tmp_path):
     (tmp_path / "passport.json").write_text('{"format_ver')
     with pytest.raises(DataError, match=r"passport\.json is not JSON"):
         load_passport(tmp_path)
-    (tmp_path / "passport.json").write_text(json.dumps({"format_version": 2}))
-    with pytest.raises(DataError, match="format_version 2; accepted: 1"):
+    (tmp_path / "passport.json").write_text(json.dumps({"format_version": 1}))
+    with pytest.raises(DataError, match="format_version 1; accepted: 2"):
         load_passport(tmp_path)
 
 

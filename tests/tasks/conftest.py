@@ -15,12 +15,21 @@ WORDS = ("good", "bad", "film", "a", "the", "is", "play", "##ing", "##ed", "very
 MODEL = BertConfig(
     vocab_size=len(SPECIAL_PIECES) + len(WORDS),
     hidden_size=32,
-    num_layers=4,
+    num_layers=2,
+    scan_layers=True,  # and one of them compiled
     num_heads=4,
     max_positions=64,
     # Attention that differs from position to position, as in a trained model.
     initializer_stddev=0.2,
 )
+
+
+@pytest.fixture(scope="package", autouse=True)
+def hardly_optimized():
+    """Programs run a moment here and take seconds to compile."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,13 +115,35 @@ def test_the_exported_checkpoint_is_the_best_and_gives_the_predictions(tuned, to
     assert result["seeds"][0]["best_step"] == best["step"]
     assert result["seeds"][0]["dev"]["accuracy"] == best["dev/accuracy"]
     lines = (workdir / "seed-0" / "predictions_dev.tsv").read_text().splitlines()[1:]
-    for (words, _), line in zip(sentences(25, 2), lines, strict=True):
-        ids = [tokenizer.cls_id, *tokenizer.encode(" ".join(words)), tokenizer.sep_id]
-        ids = np.array([ids], np.int32)
-        logits = run.model.apply({"params": run.params}, ids, 0 * ids, 0 * ids + 1)
-        assert run.model.head.labels[int(logits[0].argmax())] == line.split("\t")[1]
-    with pytest.raises(CheckpointError, match="fine-tuned for classification and has no masked"):
+    ids, real = rows_of([" ".join(words) for words, _ in sentences(25, 2)], tokenizer)
+    logits = jax.jit(run.model.apply)({"params": run.params}, ids, 0 * ids, real)
+    labels = [run.model.head.labels[best] for best in np.argmax(logits, axis=-1)]
+    assert labels == [line.split("\t")[1] for line in lines]
+
+
+def rows_of(texts, tokenizer):
+    """Ids of [CLS] TEXT [SEP] in rows of 16, and where they are no padding."""
+    ids = np.full((len(texts), 16), tokenizer.pad_id, np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        pieces = [tokenizer.cls_id, *tokenizer.encode(text), tokenizer.sep_id]
+        row[: len(pieces)] = pieces
+    return ids, (ids != tokenizer.pad_id).astype(np.int32)
+
+
+def test_of_a_fine_tuned_model_the_encoder_is_asked_and_no_head(tuned, tokenizer):
+    """Its vectors are what its output layer sees; to 1e-5, being rows of another length."""
+    run = load_run(tuned[0] / "seed-0")
+    texts = [" ".join(words) for words, _ in sentences(3, 2)]
+    ids, real = rows_of(texts, tokenizer)
+    logits = jax.jit(run.model.apply)({"params": run.params}, ids, 0 * ids, real)
+    output = run.params["output"]
+    expected = run.embed(texts, "mean") @ output["kernel"] + output["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    without = "fine-tuned for classification on 'mean', without"
+    with pytest.raises(CheckpointError, match=f"{without} masked_token_head"):
         run.fill_mask("a [MASK]")
+    with pytest.raises(CheckpointError, match=f"{without} bert/pooler"):
+        run.embed(texts, "pooled")
 
 
 def test_a_task_adds_one_output_layer_and_nothing_else(tuned, pretrained):
@@ -146,6 +169,9 @@ def test_a_seed_does_not_depend_on_the_others_nor_on_an_interruption(
     tuned, sentiment, pretrained, tmp_path
 ):
     workdir, result = tuned
+    unfinished = tmp_path / "alone" / "seed-1"  # what a kill before result.json leaves
+    shutil.copytree(workdir / "seed-0", unfinished)
+    (unfinished / "result.json").unlink()
     alone = finetune(override(sentiment, {"seed": 1}), pretrained, tmp_path / "alone")
     first, second = (
         {name: value for name, value in seed.items() if name != "seconds"}
@@ -155,9 +181,6 @@ def test_a_seed_does_not_depend_on_the_others_nor_on_an_interruption(
     before, after = params_of(workdir / "seed-1"), params_of(tmp_path / "alone" / "seed-1")
     assert changed(before, after) == set()
     assert changed(before, params_of(workdir / "seed-0")) > {"output/kernel"}
-    (tmp_path / "alone" / "seed-1" / "result.json").unlink()  # as a kill just before it leaves it
-    again = finetune(override(sentiment, {"seed": 1}), pretrained, tmp_path / "alone")
-    assert again["summary"] == alone["summary"]
 
 
 def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, pretrained):
@@ -171,14 +194,15 @@ def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, p
         finetune(other, pretrained, workdir)
 
 
-def test_seeds_on_other_data_are_not_taken_for_these(write_set, sentiment, pretrained, tmp_path):
-    lines = [{"text": word, "label": word == "good"} for word in ("good", "bad") * 8]
-    files = {"task.train": f"jsonl:{write_set('swap.jsonl', lines)}", "training.epochs": 1}
-    config = override(sentiment, files)
-    finetune(config, pretrained, tmp_path / "run")
-    write_set("swap.jsonl", [*lines, lines[0]])
-    with pytest.raises(CheckpointError, match="holds a fine-tuning with data_sha256"):
-        finetune(config, pretrained, tmp_path / "run")
+def test_seeds_on_other_data_are_not_taken_for_these(tuned, sentiment, pretrained):
+    file = Path(sentiment.task.train.removeprefix("jsonl:"))
+    content = file.read_text()
+    file.write_text(content + content.splitlines()[0])
+    try:
+        with pytest.raises(CheckpointError, match="holds a fine-tuning with data_sha256"):
+            finetune(sentiment, pretrained, tuned[0])
+    finally:
+        file.write_text(content)
 
 
 def test_a_metric_that_the_labels_have_not_is_refused(write_set, pretrained, tmp_path):
@@ -199,10 +223,12 @@ def test_a_metric_that_the_labels_have_not_is_refused(write_set, pretrained, tmp
 
 
 def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
-    """Losses agree to 1e-4: float32 sums in another order, through 12 updates at a high rate."""
+    """Losses agree to 1e-4: float32 sums in another order, through 6 updates at a high rate."""
     losses = []
     for mesh in ({"mesh.data": 1}, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}):
-        config = override(sentiment, {"training.epochs": 2} | mesh)
+        config = override(
+            sentiment, {"training.epochs": 1, "training.evaluations_per_epoch": 2} | mesh
+        )
         workdir = tmp_path / str(len(losses))
         finetune(config, pretrained, workdir)
         rows = [json.loads(line) for line in (workdir / "seed-0" / "metrics.jsonl").open()]
@@ -213,10 +239,11 @@ def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
 def test_patience_ends_a_seed_and_a_bad_rate_is_a_failed_seed(sentiment, pretrained, tmp_path):
     still = override(sentiment, {"optimizer.learning_rate": 1e-9, "training.patience": 2})
     result = finetune(still, pretrained, tmp_path / "still")
-    assert result["seeds"][0]["steps"] == 3 * 6  # the first look is the best
-    wild = override(sentiment, {"optimizer.learning_rate": 30.0, "training.epochs": 2})
-    result = finetune(wild, pretrained, tmp_path / "wild")
-    assert result["failed_seeds"] == [0]
+    rows = [json.loads(line) for line in (tmp_path / "still/seed-0/metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == [6, 12, 18]  # the first look is the best
+    majority = result["baselines"]["dev"]["majority"]["accuracy"]
+    # Nothing was learned: this seed's first output layer is no better than the majority.
+    assert result["seeds"][0]["dev"]["accuracy"] <= majority and result["failed_seeds"] == [0]
     infinite = override(sentiment, {"optimizer.learning_rate": 1e30, "training.epochs": 2})
     with pytest.raises(DivergenceError, match="the loss of every seed became infinite"):
         finetune(infinite, pretrained, tmp_path / "infinite")
@@ -342,7 +369,7 @@ def test_similarity_is_learned(write_set, pretrained, tmp_path):
         ({"task.dev": "jsonl:{hidden}"}, DataError, "hidden.jsonl:1: label is hidden"),
         ({"task.metric": "pearson"}, ConfigError, "accepted for classification: accuracy, f1"),
         ({"task.max_length": 128}, ConfigError, "task.max_length 128 is more than the model's 64"),
-        ({"training.reinitialize_layers": 5}, ConfigError, "the model has 4"),
+        ({"training.reinitialize_layers": 5}, ConfigError, "the model's 2 layers"),
         ({"training.batch_size": 15, "mesh.data": 2}, ConfigError, "training.batch_size"),
     ],
 )
@@ -364,7 +391,6 @@ def test_the_command_ends_with_one_line_and_status_2(sentiment, pretrained, tmp_
     file.write_text(json.dumps(to_json(sentiment)))
     command = [sys.executable, "-m", "bert_jax.finetune", f"--experiment={file}"]
     for more, said in (
-        ([], "--checkpoint is missing"),
         ([f"--checkpoint={pretrained}", f"--workdir={tmp_path}/run", "--seeds=0"], "--seeds is 0"),
         ([f"--checkpoint={tmp_path}", f"--workdir={tmp_path}/run"], "is not a run"),
     ):

@@ -36,7 +36,7 @@ def test_every_task_of_glue_and_both_squads_are_found():
     assert {"squad.py:v1", "squad.py:v2", "conll2003.py", "movie_sentiment.py"} <= set(found)
 
 
-@pytest.mark.parametrize("spec", specs())
+@pytest.mark.parametrize("spec", list(specs()))
 def test_a_fine_tuning_builds_and_one_update_evaluates_abstractly(spec):
     config = load_experiment(DIRECTORY / spec)
     assert isinstance(config, FineTuningConfig)
@@ -45,7 +45,7 @@ def test_a_fine_tuning_builds_and_one_update_evaluates_abstractly(spec):
     task, family = config.task, FAMILIES[config.task.family]
     assert (task.metric or next(iter(family.metrics))) in family.metrics
     labels = task.labels or family.label_names([], task)
-    model = make_model(config, BertConfig(), family, labels)
+    model = make_model(config, BertConfig(scan_layers=True), family, labels)
     optimizer, schedule = make_task_optimizer(config, steps=100, num_layers=12)
     mesh = make_mesh(type(config.mesh)(data=1))
     _, make = state_maker(model, optimizer, config, mesh)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from bert_jax.config import to_json
 from bert_jax.errors import CheckpointError
-from bert_jax.models.config import TaskHeadConfig
 from bert_jax.runs import load_run, save_run
-from bert_jax.tasks.model import BertForTask, example_ids
+from bert_jax.tasks.head import TaskHeadConfig
+from bert_jax.tasks.model import BertForTask
 from bert_jax.training.checkpoint import save_params
-from bert_jax.training.state import unboxed_params
 
 # Of transformers 5.23.0, models/bert/modeling_bert.py: the class, its layer, and its pooler.
 CLASSES = {
@@ -33,14 +33,18 @@ def fine_tuned(family, pretrained, directory, representation):
     )
     base = load_run(pretrained)
     model = BertForTask(base.model.config, head)
-    params = jax.jit(lambda: unboxed_params(model, 1, *example_ids()))()
+    rng = np.random.default_rng(0)
+    output = {
+        "kernel": rng.normal(size=(model.config.hidden_size, outputs)).astype(np.float32),
+        "bias": rng.normal(size=outputs).astype(np.float32),
+    }
     save_params(
         directory,
-        params | {"bert": base.params["bert"]},
+        {"bert": base.params["bert"], "output": output},
         model=model.config,
         experiment=None,
         tokenizer=base.tokenizer.to_json(),
-        head=head,
+        head=to_json(head),
     )
     return load_run(directory)
 

@@ -1,21 +1,39 @@
 """What is trained, how fast each layer is, what begins anew, and how a text is represented."""
 
+from functools import partial
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.models.bert import EncoderOutput
-from bert_jax.models.config import BertConfig
+from bert_jax.models.bert import Bert
+from bert_jax.models.config import BertConfig, Pooling
+from bert_jax.pooling import pool, token_vectors
 from bert_jax.runs import flatten_params
 from bert_jax.tasks.classification import CLASSIFICATION
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
-from bert_jax.tasks.model import BertForTask, example_ids, represent_text
+from bert_jax.tasks.config import (
+    FineTuningConfig,
+    TaskConfig,
+    TokenRepresentation,
+    TuningConfig,
+)
+from bert_jax.tasks.head import TaskHeadConfig
+from bert_jax.tasks.model import BertForTask, example_ids
 from bert_jax.tasks.state import make_model, make_task_optimizer, scale_by_depth, state_maker
 from bert_jax.training.sharding import MeshConfig, make_mesh
 from bert_jax.training.state import unboxed_params
 
-ENCODER = BertConfig(vocab_size=20, hidden_size=16, num_layers=5, num_heads=2, max_positions=16)
+ENCODER = BertConfig(
+    vocab_size=20,
+    hidden_size=16,
+    num_layers=5,
+    num_heads=2,
+    max_positions=16,
+    initializer_stddev=0.2,
+    scan_layers=True,
+)
 
 
 def config(**training):
@@ -28,7 +46,7 @@ def model_of(configuration):
 
 
 def test_rates_fall_with_the_depth_of_a_layer():
-    params = unboxed_params(model_of(config()), 0, *example_ids())
+    params = jax.jit(lambda: unboxed_params(model_of(config()), 0, *example_ids()))()
     ones = jax.tree.map(jnp.ones_like, params)
     transform = scale_by_depth(0.5, num_layers=5)
     scaled, _ = transform.update(ones, transform.init(params), params)
@@ -46,9 +64,8 @@ def first_state(configuration):
     model = model_of(configuration)
     optimizer, _ = make_task_optimizer(configuration, steps=10, num_layers=5)
     _, make = state_maker(model, optimizer, configuration, make_mesh(MeshConfig(data=1)))
-    encoder = jax.tree.map(
-        lambda leaf: leaf + 7.0, unboxed_params(model, 3, *example_ids())["bert"]
-    )
+    encoder = jax.jit(lambda: unboxed_params(model, 3, *example_ids())["bert"])()
+    encoder = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(7), encoder)
     return make(jax.random.key(0), encoder), encoder
 
 
@@ -83,51 +100,34 @@ def test_a_frozen_encoder_has_no_moments():
     assert sizes[1] <= 2 * output + 4 < sizes[0]  # two moments, and counts of steps
 
 
-@pytest.mark.parametrize("representation", ["cls", "pooled", "mean", "max", "last4"])
-def test_padding_changes_no_representation(representation):
-    """To 1e-5: sums over more positions, of which the further ones are 0, in another order."""
-    task = TaskConfig(
-        family="classification", train="a", dev="b", max_length=16, representation=representation
-    )
-    model = model_of(FineTuningConfig(task=task))
-    params = jax.jit(lambda: unboxed_params(model, 0, *example_ids()))()
-    params = jax.tree.map(lambda leaf: leaf * 5, params)
-    ids = np.arange(5, 13)[None].astype(np.int32)
-    padded = np.pad(ids, ((0, 0), (0, 4)))
-    alone = model.apply({"params": params}, ids, 0 * ids, 0 * ids + 1)
-    with_padding = model.apply(
-        {"params": params}, padded, 0 * padded, (padded > 0).astype(np.int32)
-    )
-    np.testing.assert_allclose(alone, with_padding, rtol=1e-5, atol=1e-5)
-    width = 64 if representation == "last4" else 16
-    assert params["output"]["kernel"].shape == (width, 2)
-
-
-def test_mean_and_maximum_are_over_real_positions():
-    x = jnp.array([[[1.0, -5.0], [3.0, -7.0], [100.0, 100.0]]])
-    output = EncoderOutput(x, jnp.zeros((1, 1, 2)))
-    real = jnp.array([[True, True, False]])
-    assert represent_text(output, real, "mean").tolist() == [[2.0, -6.0]]
-    assert represent_text(output, real, "max").tolist() == [[3.0, -5.0]]
-    assert represent_text(output, real, "cls").tolist() == [[1.0, -5.0]]
-
-
-def test_last4_begins_with_the_last_layer():
-    """Its first quarter is what `cls` sees."""
+@pytest.fixture(scope="module")
+def rows():
+    """Ids of a full row and of one with padding, and the encoder's own output for them."""
     params = jax.jit(lambda: unboxed_params(model_of(config()), 0, *example_ids()))()
-    features = {}
-    for representation in ("cls", "last4"):
-        task = TaskConfig(
-            family="classification",
-            train="a",
-            dev="b",
-            max_length=16,
-            representation=representation,
-        )
-        model = model_of(FineTuningConfig(task=task))
-        ids = np.arange(5, 13)[None].astype(np.int32)
-        features[representation] = model.apply(
-            {"params": params}, ids, 0 * ids, 0 * ids + 1, method=BertForTask.features
-        )
-    np.testing.assert_array_equal(features["last4"][..., :16], features["cls"])
-    assert (features["last4"][..., 16:32] != features["cls"]).any()
+    real = (np.arange(12) < np.array([[12], [7]])).astype(np.int32)
+    ids = np.random.default_rng(0).integers(5, 20, real.shape).astype(np.int32) * real
+    encode = jax.jit(partial(Bert(ENCODER).apply, keep_hidden_states=True))
+    inputs = (ids, 0 * ids, real)
+    output = encode({"params": params["bert"]}, *inputs, np.zeros((2, 1), np.int32))
+    return params, inputs, output
+
+
+@pytest.mark.parametrize(
+    ("unit", "representation"),
+    [("text", pooling) for pooling in get_args(Pooling)]
+    + [("token", layers) for layers in get_args(TokenRepresentation)],
+)
+def test_the_output_layer_sees_what_pooling_says(unit, representation, rows):
+    params, inputs, output = rows
+    head = TaskHeadConfig(
+        family="regression", labels=(), outputs=2, unit=unit, representation=representation
+    )
+    model = BertForTask(ENCODER, head)
+    features = jax.jit(partial(model.apply, method=BertForTask.features))
+    found = features({"params": params}, *inputs)
+    if unit == "text":
+        expected = pool(output, jnp.asarray(inputs[2]) > 0, representation)[:, None]
+    else:
+        expected = token_vectors(output, representation)
+    # Another program of the same sums; values are of order 1.
+    np.testing.assert_allclose(found, expected, atol=1e-5)

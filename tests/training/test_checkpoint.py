@@ -59,7 +59,7 @@ def test_the_newest_checkpoints_are_kept(workdir, short):
     assert short.training.keep_checkpoints == 2 and names == {"8", "12"}
 
 
-def test_a_checkpoint_holds_state_config_and_tokenizer(workdir, short):
+def test_a_checkpoint_holds_state_config_tokenizer_and_passport(workdir, short):
     state, position = restore(workdir, abstract_of(short), short)
     assert int(state.step) == 12 and position["seconds"] > 0
     moments = [m for m in jax.tree.leaves(state.opt_state) if m.ndim > 0]
@@ -67,10 +67,11 @@ def test_a_checkpoint_holds_state_config_and_tokenizer(workdir, short):
     assert all(np.isfinite(np.asarray(m)).all() for m in moments)
     assert sum(float(jnp.abs(m).sum()) for m in moments) > 0
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-        _, experiment, tokenizer, head = checkpoint.restore_description(manager, step=12)
+        _, experiment, tokenizer, passport, head = checkpoint.restore_description(manager, step=12)
     assert head is None  # of pretraining
     assert experiment == short
     assert tokenizer == load_tokenizer(short.data.directory).to_json()
+    assert passport == load_passport(short.data.directory)
 
 
 def test_restored_arrays_are_bitwise_the_stored_ones_on_any_mesh(workdir, short):

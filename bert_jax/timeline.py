@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.experiment import Experiment, Phase, phases
-from bert_jax.training.flops import update_flops
+from bert_jax.flops import update_flops
 from bert_jax.training.optim import learning_rate_schedule
 
 
@@ -50,7 +50,9 @@ def timeline(experiment: Experiment) -> str:
 def phase_flops(phase: Phase) -> float:
     """Returns the FLOPs of all updates of a phase, were every row full."""
     data = phase.experiment.data
-    masked = min(data.masking.max_predictions, round(data.sequence_length * data.masking.rate))
+    masked = min(
+        data.masking.max_predictions, round(data.sequence_length * data.masking.highest_rate)
+    )
     update = update_flops(
         phase.experiment.model,
         pair_lengths=[data.sequence_length] * data.batch_size,

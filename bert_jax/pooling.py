@@ -1,0 +1,68 @@
+"""One vector for a text: how the outputs of its tokens become one.
+
+A row's tokens are all but its padding: [CLS] and [SEP] count.
+
+cls: the last layer's output at the row's first position.
+pooled: the pooler's dense and tanh on that, which next-sentence prediction has trained.
+mean, max: the last layer's, averaged over the tokens, or the largest value of each dimension.
+last4: as mean, of the average of the last four layers, or of all where there are fewer.
+
+References:
+  Devlin et al. 2018, section 5.3 (layers)
+  Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084 ([CLS], mean and max for sentences)
+"""
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from bert_jax.errors import ConfigError
+from bert_jax.models.bert import EncoderOutput
+from bert_jax.models.config import Pooling
+
+LAYERS_AVERAGED = 4
+
+
+def token_vectors(
+    output: EncoderOutput, layers: Literal["last", "last4"]
+) -> Float[Array, "batch length embed"]:
+    """Returns one float32 vector a position: the last layer's, or the last four's average.
+
+    Raises:
+      ConfigError: last4 without hidden states.
+    """
+    if layers == "last":
+        return output.sequence_output.astype(jnp.float32)
+    if output.hidden_states is None:
+        raise ConfigError("pooling 'last4' needs the encoder's keep_hidden_states")
+    return output.hidden_states[-LAYERS_AVERAGED:].astype(jnp.float32).mean(0)
+
+
+def pool(
+    output: EncoderOutput, mask: Bool[Array, "batch length"], pooling: Pooling
+) -> Float[Array, "batch embed"]:
+    """Returns one float32 vector a row; mean, max and last4 of a row without tokens are 0.
+
+    Args:
+      output: of rows that hold one pair or text each; with `hidden_states` for last4.
+      mask: True at tokens, False at padding.
+
+    Raises:
+      ConfigError: no such pooling, or last4 without hidden states.
+    """
+    last = token_vectors(output, "last")
+    if pooling == "cls":
+        return last[:, 0]
+    if pooling == "pooled":
+        return output.pooled_output[:, 0].astype(jnp.float32)
+    if pooling == "max":
+        largest = jnp.where(mask[..., None], last, jnp.finfo(jnp.float32).min).max(1)
+        return jnp.where(mask.any(1, keepdims=True), largest, 0)
+    if pooling == "last4":
+        last = token_vectors(output, "last4")
+    elif pooling != "mean":
+        accepted = ", ".join(get_args(Pooling))
+        raise ConfigError(f"pooling is {pooling!r}; accepted: {accepted}")
+    weights = mask[..., None].astype(jnp.float32)
+    return (last * weights).sum(1) / jnp.maximum(weights.sum(1), 1)

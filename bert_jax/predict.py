@@ -1,0 +1,220 @@
+r"""Answers each line of standard input with a line of JSON, by a run or weights from elsewhere.
+
+  python -m bert_jax.predict --run=runs/base --task=fill_mask < texts.txt > fillings.jsonl
+  python -m bert_jax.predict --run=bert-base-uncased --task=embed --pooling=cls < texts.txt
+  printf 'It rained.\tThe streets were wet.\n' |
+    python -m bert_jax.predict --run=runs/base --task=next_sentence
+  echo 'The president of' | python -m bert_jax.predict --run=runs/base --task=generate --seed=1
+
+What a line holds, and what its answer is:
+
+  fill_mask      a text with [MASK]  {"fillings": [[{"piece": "rain", "probability": 0.3}, ...]]}:
+                                     for each [MASK] the --top_k (5) most probable pieces
+  embed          a text              {"embedding": [...]}: float32 by --pooling (mean)
+  next_sentence  A, a tab, B         {"probability": 0.9}: that B follows A
+  similarity     A, a tab, B         {"similarity": 0.8}: cosine of the two embeddings
+  generate       a prompt            {"text": "..."}: the prompt and --length (16) more pieces,
+                                     drawn with --seed, --temperature, --top_k (100), --sweeps
+
+Input is UTF-8 of any length: lines are read, answered and written --batch_size at a time, one at a
+time from a keyboard or to generate. The first line that is blank, has not as many fields or is
+longer than the model's positions (unless --truncate cuts it) ends the command with status 2; what
+came before it is answered.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+from absl import flags
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from bert_jax import command, environment
+from bert_jax.errors import ConfigError, DataError
+from bert_jax.models.config import Pooling
+
+if TYPE_CHECKING:  # these import jax, which a main does not on the way in
+    from bert_jax.runs import Run
+
+FLAGS = flags.FLAGS
+
+
+PAIRS = ("next_sentence", "similarity")
+"""Tasks whose lines hold two texts."""
+
+FLAGS_OF = {
+    "fill_mask": ("top_k", "truncate"),
+    "embed": ("pooling", "truncate"),
+    "next_sentence": ("truncate",),
+    "similarity": ("pooling", "truncate"),
+    "generate": ("length", "seed", "temperature", "top_k", "sweeps"),
+}
+"""The tasks, and the flags that not all have."""
+
+
+class Task(NamedTuple):
+    """How one kind of question is asked of a run."""
+
+    encode: Callable[..., Any]
+    """What `answer` takes of a line's texts; raises DataError."""
+    answer: Callable[[list[Any]], Iterable[dict[str, Any]]]
+
+
+def main() -> None:
+    """Runs the command."""
+    environment.configure_jax()
+    for name in ("run", "task"):
+        if not FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing; see --help")
+    for name in sorted({name for names in FLAGS_OF.values() for name in names}):
+        if FLAGS[name].present and name not in FLAGS_OF[FLAGS.task]:
+            users = ", ".join(task for task, names in FLAGS_OF.items() if name in names)
+            raise ConfigError(f"--{name} is not for --task={FLAGS.task}; accepted with: {users}")
+    from bert_jax.interop.names import OPTIONAL_PARTS
+    from bert_jax.runs import load_run
+
+    is_run = (Path(FLAGS.run) / "checkpoints").is_dir()
+    # What the task needs of these is asked for by make_task.
+    run = load_run(FLAGS.run, FLAGS.step, allow=() if is_run else OPTIONAL_PARTS)
+    given = {name: getattr(FLAGS, name) for name in FLAGS_OF[FLAGS.task]}
+    given = {name: value for name, value in given.items() if value is not None}
+    task = make_task(run, FLAGS.task, given)
+    size = 1 if sys.stdin.isatty() or FLAGS.task == "generate" else FLAGS.batch_size
+    lines = encoded_lines(sys.stdin.buffer, task.encode, 2 if FLAGS.task in PAIRS else 1)
+    console = Console(stderr=True)
+    hidden = not console.is_terminal or sys.stdout.isatty()
+    columns = (TextColumn("{task.completed:,} lines"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=hidden) as progress:
+        bar = progress.add_task("", total=None)
+        for batch in batches(lines, size):
+            for answer in task.answer(batch):
+                print(json.dumps(answer, ensure_ascii=False, allow_nan=False))
+            sys.stdout.flush()
+            progress.advance(bar, len(batch))
+
+
+def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
+    """Returns what answers lines with a task, whose options are named as its flags.
+
+    Raises:
+      CheckpointError: the run lacks what the task needs.
+    """
+    from bert_jax import inference
+
+    model = run.text_model
+    pooling, truncate = options.get("pooling", "mean"), options.get("truncate", False)
+
+    def encode(text: str) -> Any:
+        return inference.encode_text(model, text, truncate=truncate)
+
+    def encode_masked(text: str) -> Any:
+        return inference.encode_masked(model, text, truncate=truncate)
+
+    def encode_pair(a: str, b: str) -> Any:
+        return inference.encode_pair(model, a, b, truncate=truncate)
+
+    def encode_both(a: str, b: str) -> Any:
+        return encode(a), encode(b)
+
+    def generate(prompt: str) -> str:
+        return run.generate(prompt, **options)
+
+    def fillings(pairs: list[Any]) -> Iterable[dict[str, Any]]:
+        for rows in inference.fill_mask(model, pairs, top_k=options.get("top_k", 5)):
+            yield {"fillings": [[filling._asdict() for filling in row] for row in rows]}
+
+    def embeddings(pairs: list[Any]) -> Iterable[dict[str, Any]]:
+        for vector in inference.embed(model, pairs, pooling=pooling):
+            # The shortest decimals that are these float32.
+            yield {"embedding": [float(str(value)) for value in vector]}
+
+    def probabilities(pairs: list[Any]) -> Iterable[dict[str, Any]]:
+        for probability in inference.next_sentence(model, pairs):
+            yield {"probability": float(probability)}
+
+    def similarities(twos: list[Any]) -> Iterable[dict[str, Any]]:
+        vectors = inference.embed(model, [pair for two in twos for pair in two], pooling=pooling)
+        for cosine in inference.cosine(vectors[::2], vectors[1::2]):
+            yield {"similarity": float(cosine)}
+
+    heads = {"next_sentence": ("bert/pooler", "next_sentence_head")}
+    heads |= dict.fromkeys(("fill_mask", "generate"), ("masked_token_head",))
+    run.check_trained(*heads.get(name, ("bert/pooler",) if pooling == "pooled" else ()))
+    return {
+        "fill_mask": Task(encode_masked, fillings),
+        "embed": Task(encode, embeddings),
+        "next_sentence": Task(encode_pair, probabilities),
+        "similarity": Task(encode_both, similarities),
+        "generate": Task(generate, lambda texts: ({"text": text} for text in texts)),
+    }[name]
+
+
+def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: int) -> Iterator[Any]:
+    """What `encode` makes of each line's texts.
+
+    Raises:
+      DataError: what is wrong with a line, and its number from 1.
+    """
+    from bert_jax.inference import located
+
+    for number, line in enumerate(lines, start=1):
+        with located(f"line {number}"):
+            try:
+                texts = line.decode("utf-8").rstrip("\r\n").split("\t")
+            except UnicodeDecodeError as error:
+                raise DataError(f"not UTF-8 at byte {error.start}") from error
+            if not "".join(texts).strip():
+                raise DataError("is blank; accepted: a text in every line")
+            if len(texts) != fields:
+                raise DataError(f"has {len(texts)} texts between tabs; accepted: {fields}")
+            if not all(text.strip() for text in texts):
+                raise DataError("has a blank text beside its tab; accepted: two texts")
+            encoded = encode(*texts)
+        yield encoded
+
+
+def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size`, the last shorter; the items before an error come before the error."""
+    batch, error = [], None
+    while True:
+        try:
+            batch.append(next(items))
+        except StopIteration:
+            break
+        except DataError as raised:
+            error = raised
+            break
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+    if error:
+        raise error
+
+
+if __name__ == "__main__":
+    # A reader that has seen enough, such as `head`, ends this process without a word.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    flags.DEFINE_string(
+        "run", None, "A run, a converted directory, Hugging Face's, or Google's bert_model.ckpt."
+    )
+    flags.DEFINE_integer("step", None, "Step of a run's checkpoint; the last if not given.")
+    flags.DEFINE_enum("task", None, list(FLAGS_OF), "What is asked; see above.")
+    flags.DEFINE_enum(
+        "pooling", "mean", list(get_args(Pooling)), "How a text becomes a vector: the last layer "
+        "at [CLS], the pooler's output, average or maximum of the last layer over the tokens, or "
+        "the average of the last four layers over the tokens."
+    )  # fmt: skip
+    flags.DEFINE_bool("truncate", False, "Leaves out the last tokens of what is too long.")
+    flags.DEFINE_integer("top_k", None, "Pieces shown, or drawn from.", lower_bound=1)
+    flags.DEFINE_integer("length", 16, "Pieces to generate.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of what is generated: the same gives the same text.")
+    flags.DEFINE_float("temperature", 1.0, "Below 1 the probable is drawn more often.")
+    flags.DEFINE_integer("sweeps", 8, "How often each generated piece is drawn.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "Lines answered together.", lower_bound=1)
+    command.run(main)

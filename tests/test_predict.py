@@ -1,0 +1,183 @@
+"""The command that answers lines: as they come, in order, and what is wrong in one line."""
+
+import ast
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax import predict
+from bert_jax.config import override
+from bert_jax.errors import CheckpointError, DataError
+from bert_jax.runs import load_run
+
+ROOT = Path(bert_jax.__file__).parents[1]
+TEXTS = ["The president of the union.", "Peace", "The [MASK] spoke to the people."]
+
+
+@pytest.fixture(scope="module")
+def path(two_phase_run):
+    return two_phase_run[0]
+
+
+def start(*arguments):
+    """Starts the command; one that still waits for the end of its input is ended in two minutes."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bert_jax.predict", *map(str, arguments)],
+        # The variable would flush every line, whatever the command does.
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    timer = threading.Timer(120, process.kill)
+    timer.daemon = True
+    timer.start()
+    return process
+
+
+def test_embeddings_come_while_input_is_still_open_and_are_those_of_the_run(path):
+    """Answers of the first two lines are read before the third is written; then one is wrong."""
+    process = start(f"--run={path}", "--task=embed", "--batch_size=2", "--pooling=max")
+    process.stdin.write("".join(f"{text}\r\n" for text in TEXTS[:2]).encode())
+    process.stdin.flush()
+    first = [json.loads(process.stdout.readline()) for _ in range(2)]
+    assert process.poll() is None
+    output, errors = process.communicate(f"{TEXTS[2]}\n \n{TEXTS[0]}\n".encode())
+    # What precedes a wrong line is answered although its batch is not full.
+    found = [*first, *map(json.loads, output.decode().splitlines())]
+    assert process.returncode == 2
+    assert errors == b"error: line 4: is blank; accepted: a text in every line\n"
+    vectors = np.array([answer["embedding"] for answer in found], np.float32)
+    # Batches of other shapes: float32 rounding of numbers of order 1.
+    np.testing.assert_allclose(vectors, load_run(path).embed(TEXTS, "max"), atol=1e-5)
+
+
+def test_a_reader_that_goes_away_ends_the_command_without_a_word(path):
+    """And generated lines come one at a time."""
+    process = start(f"--run={path}", "--task=generate", "--seed=5", "--length=3", "--sweeps=1")
+    process.stdin.write(b"The\n")
+    process.stdin.flush()
+    expected = load_run(path).generate("The", seed=5, length=3, sweeps=1)
+    assert json.loads(process.stdout.readline()) == {"text": expected}
+    process.stdout.close()
+    process.stdin.write(b"peace\n" * 3)
+    process.stdin.close()
+    assert process.wait(60) == -signal.SIGPIPE
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task=embed"], "--run is missing"),
+        (["--run=RUN", "--task=translate"], "fill_mask"),
+        (["--run=nowhere", "--task=embed"], "nowhere does not exist"),
+        (
+            ["--run=RUN", "--task=fill_mask", "--pooling=cls"],
+            "--pooling is not for --task=fill_mask; accepted with: embed, similarity",
+        ),
+    ],
+)
+def test_a_mistake_ends_in_one_line(arguments, said, path):
+    process = start(*(one.replace("RUN", str(path)) for one in arguments))
+    output, errors = process.communicate(b"peace\n")
+    assert (process.returncode, output) == (2, b"")
+    assert errors.count(b"\n") == 1 and errors.startswith(b"error: ") and said in errors.decode()
+
+
+def test_help_shows_what_every_task_takes_and_gives():
+    output, _ = start("--help").communicate()
+    source = (ROOT / "bert_jax" / "predict.py").read_text(encoding="utf-8")
+    purpose, _, flags_shown = output.decode().partition("\nflags:")
+    assert purpose.split() == ast.get_docstring(ast.parse(source)).split()
+    for task, names in predict.FLAGS_OF.items():
+        assert f"--task={task}" in purpose or f"\n  {task} " in purpose
+        assert all(f"--{name}" in flags_shown or f"--[no]{name}" in flags_shown for name in names)
+
+
+# ---- In process --------------------------------------------------------------------------------
+
+
+def answers(run, name, lines, **options):
+    task = predict.make_task(run, name, options)
+    fields = 2 if name in predict.PAIRS else 1
+    encoded = predict.encoded_lines([line.encode() for line in lines], task.encode, fields)
+    return list(task.answer(list(encoded)))
+
+
+def test_pairs_and_masks_and_prompts_are_answered_as_by_the_run(path):
+    run = load_run(path)
+    pair, same = f"{TEXTS[0]}\t{TEXTS[1]}", f"{TEXTS[0]}\t{TEXTS[0]}"
+    found = answers(run, "next_sentence", [pair, same])
+    expected = [run.next_sentence(*TEXTS[:2]), run.next_sentence(TEXTS[0], TEXTS[0])]
+    # Here and below: batches of other shapes round float32 sums otherwise.
+    assert [answer["probability"] for answer in found] == pytest.approx(expected, rel=2e-5)
+    found = answers(run, "similarity", [pair, same], pooling="cls")
+    expected = [run.similarity(*TEXTS[:2], "cls"), 1]
+    assert [answer["similarity"] for answer in found] == pytest.approx(expected, abs=5e-6)
+    (filled,) = answers(run, "fill_mask", [TEXTS[2]], top_k=2)
+    (fillings,) = run.fill_mask(TEXTS[2], top_k=2)
+    assert filled == {"fillings": [[filling._asdict() for filling in fillings]]}
+
+
+def test_what_the_run_lacks_is_refused_before_a_line_is_read(path):
+    run = load_run(path)
+    run = dataclasses.replace(run, config=override(run.config, {"objective.next_sentence": False}))
+    for name, options in (("next_sentence", {}), ("embed", {"pooling": "pooled"})):
+        with pytest.raises(CheckpointError, match="objective.next_sentence False"):
+            predict.make_task(run, name, options)
+    predict.make_task(run, "embed", {"pooling": "cls"})
+
+
+@pytest.mark.parametrize(
+    ("pair", "line", "said"),
+    [
+        (False, b"\n", "is blank"),
+        (False, b" \t \n", "is blank"),
+        (False, b"a\tb\n", "has 2 texts between tabs; accepted: 1"),
+        (True, b"a\n", "has 1 texts between tabs; accepted: 2"),
+        (True, b"a\tb\tc\n", "has 3 texts"),
+        (True, b"a\t\n", "has a blank text beside its tab"),
+        (False, b"caf\xe9\n", "not UTF-8 at byte 3"),
+    ],
+)
+def test_a_wrong_line_is_named_by_its_number(pair, line, said):
+    right = b"a\tb\n" if pair else "ä\n".encode()
+    lines = predict.encoded_lines([right, right, line, right], lambda *texts: texts, 1 + pair)
+    assert next(lines) == next(lines) == (("a", "b") if pair else ("ä",))
+    with pytest.raises(DataError, match=f"line 3: {said}"):
+        next(lines)
+
+
+def test_an_error_of_the_encoding_has_the_number_too():
+    def refuse(text):
+        raise DataError("too long")
+
+    with pytest.raises(DataError, match="line 1: too long"):
+        next(predict.encoded_lines([b"a\n"], refuse, 1))
+
+
+def test_batches_are_read_no_further_than_they_are_answered():
+    read = []
+
+    def lines():
+        for number in range(7):
+            read.append(number)
+            yield number
+        raise DataError("line 8")
+
+    batches = predict.batches(lines(), 3)
+    assert next(batches) == [0, 1, 2] and read == [0, 1, 2]
+    assert next(batches) == [3, 4, 5] and next(batches) == [6]
+    with pytest.raises(DataError, match="line 8"):
+        next(batches)

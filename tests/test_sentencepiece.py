@@ -1,0 +1,215 @@
+"""SentencePiece from raw text to an answer: prepared, trained on, opened, exported, refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax.config import override, to_json
+from bert_jax.data.config import DataConfig, MaskingConfig
+from bert_jax.data.engines import Engine
+from bert_jax.data.passport import load_passport, load_token_counts
+from bert_jax.data.pipeline import evaluation_batches
+from bert_jax.data.preparation import prepare_data
+from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.errors import CheckpointError, ConfigError, DataError
+from bert_jax.runs import load_run, save_run
+from bert_jax.training.train import train
+
+ROOT = Path(bert_jax.__file__).parents[1]
+POEMS = Path(__file__).parent / "data" / "chinese_poems.txt"
+VOCAB_SIZE = 500
+
+
+def contents(directory):
+    return {p.name: p.read_bytes() for p in Path(directory).iterdir() if p.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_experiment(experiment, tmp_path_factory):
+    """The tests' experiment with whole words of SentencePiece, prepared by the command."""
+    directory = tmp_path_factory.mktemp("sentencepiece")
+    changed = override(
+        experiment,
+        {
+            "data.tokenizer": "sentencepiece",
+            "data.directory": str(directory / "prepared"),
+            "data.masking.unit": "word",
+            "data.evaluation_masking.unit": "word",
+        },
+    )
+    result = prepare(changed, directory, "--workers=2")
+    assert result.returncode == 0, result.stderr
+    return changed
+
+
+@pytest.fixture(scope="module")
+def run(sentencepiece_experiment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sentencepiece_run") / "run"
+    train(sentencepiece_experiment, workdir)
+    return load_run(workdir)
+
+
+def prepare(experiment, directory, *arguments):
+    config = directory / "experiment.json"
+    config.write_text(json.dumps(to_json(experiment)))
+    command = ["-m", "bert_jax.prepare", f"--experiment={config}", *map(str, arguments)]
+    return subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def assert_one_line(result, *said):
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    for part in said:
+        assert part in result.stderr
+
+
+def test_workers_do_not_change_a_byte(sentencepiece_experiment, tmp_path):
+    config = sentencepiece_experiment.data
+    alone = override(config, {"directory": str(tmp_path / "alone")})
+    prepare_data(alone, tokenizer=VOCAB_SIZE, engine=Engine())
+    assert contents(alone.directory) == contents(config.directory)
+    assert "spiece.model" in contents(alone.directory)
+    assert load_passport(alone.directory)["preparation"]["tokenizer"] == "sentencepiece"
+
+
+def test_a_given_model_makes_the_same_data(sentencepiece_experiment, tmp_path):
+    """And one without the experiment's casing, size or kind is one line."""
+    prepared = Path(sentencepiece_experiment.data.directory)
+    model = tmp_path / "given.model"
+    model.write_bytes((prepared / "spiece.model").read_bytes())
+    arguments = (f"--vocabulary={model}", f"--output={tmp_path}/out", "--workers=1")
+    result = prepare(sentencepiece_experiment, tmp_path, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "out") == contents(prepared)
+
+    arguments = (f"--vocabulary={model}", f"--output={tmp_path}/other")
+    for setting, said in {
+        "data.lower_case=false": "is for data.lower_case True, and data.lower_case is False",
+        "model.vocab_size=600": "given.model has 500 pieces; accepted: model.vocab_size",
+        "data.tokenizer=wordpiece": "given.model is called as a SentencePiece model",
+        "data.max_word_length=100": "data.max_word_length is 100 with data.tokenizer 'sentencep",
+    }.items():
+        result = prepare(sentencepiece_experiment, tmp_path, *arguments, f"--set={setting}")
+        assert_one_line(result, said)
+    model.write_text("[PAD]\n[UNK]\n")
+    assert_one_line(
+        prepare(sentencepiece_experiment, tmp_path, *arguments),
+        "given.model: 12 bytes are no SentencePiece model",
+    )
+    assert not list((tmp_path / "other").glob("*.array_record"))
+
+
+def test_a_trained_model_is_not_used_for_other_settings(sentencepiece_experiment, tmp_path):
+    config = override(sentencepiece_experiment.data, {"directory": str(tmp_path)})
+    trained = Path(sentencepiece_experiment.data.directory) / "tokenizer.json"
+    (tmp_path / "tokenizer.json").write_bytes(trained.read_bytes())
+    changes = {"tokenizer": "wordpiece", "lower_case": False}
+    for name, value in changes.items():
+        other = override(config, {name: value})
+        with pytest.raises(DataError, match=rf"tokenizer\.json was made with data\.{name} "):
+            prepare_data(other, tokenizer=VOCAB_SIZE, engine=Engine())
+    prepare_data(config, tokenizer=VOCAB_SIZE, engine=Engine())
+
+
+def test_training_batches_mask_whole_words(sentencepiece_experiment):
+    data = sentencepiece_experiment.data
+    starts = load_tokenizer(data.directory).word_starts
+    cut = 0
+    for batch in evaluation_batches(data.directory, config=data, batch_size=16):
+        ids, masked = batch.token_ids.copy(), np.zeros_like(batch.token_ids, bool)
+        rows, slots = np.nonzero(batch.mask_weights)
+        columns = batch.mask_positions[rows, slots]
+        ids[rows, columns] = batch.mask_labels[rows, slots]
+        masked[rows, columns] = True
+        continues = ~starts[ids[:, 1:]]  # the piece before is of the same word
+        same = masked[:, 1:] == masked[:, :-1]
+        assert same[continues & (ids[:, :-1] > 4)].all()
+        cut += (masked[:, 1:] & continues).sum()
+    assert cut > 20
+
+
+def test_a_run_answers_and_keeps_its_tokenizer(run, sentencepiece_experiment, tmp_path):
+    tokenizer = load_tokenizer(sentencepiece_experiment.data.directory)
+    assert run.tokenizer == tokenizer and run.tokenizer.to_json()["kind"] == "sentencepiece"
+    first, second = run.fill_mask("The [MASK] of the United States [MASK], and the Congress.")
+    assert {filling.piece for filling in (*first, *second)} <= set(tokenizer.pieces)
+    assert run.fill_mask("the [MASK].", 3) != run.fill_mask("the [MASK] .", 3), "no space before"
+    (tmp_path / "converted").mkdir()
+    save_run(run, tmp_path / "converted", to="bert_jax")
+    assert (tmp_path / "converted" / "spiece.model").read_bytes() == tokenizer.model
+
+
+def test_export_to_hugging_faces_bert_is_refused_in_one_line(run, tmp_path):
+    with pytest.raises(
+        CheckpointError, match="tokenizer is sentencepiece; accepted: word"
+    ) as error:
+        save_run(run, tmp_path, to="huggingface")
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_weights_with_another_model_of_the_same_pieces_are_refused(
+    run, sentencepiece_experiment, tmp_path
+):
+    """Other scores cut words differently."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    data = sentencepiece_experiment.data
+    model = sentencepiece_model_pb2.ModelProto.FromString(run.tokenizer.model)
+    for piece in model.pieces[5:]:
+        piece.score = -1.0 - len(piece.piece)
+    (tmp_path / "other.model").write_bytes(model.SerializeToString())
+    result = prepare(
+        sentencepiece_experiment,
+        tmp_path,
+        *(f"--vocabulary={tmp_path}/other.model", f"--output={tmp_path}/out", "--workers=1"),
+    )
+    assert result.returncode == 0, result.stderr
+    other = override(
+        sentencepiece_experiment,
+        {"data.directory": f"{tmp_path}/out", "training.init_from": str(run.path)},
+    )
+    with pytest.raises(ConfigError, match=r"has another SentencePiece model; accepted: .*the same"):
+        train(other, tmp_path / "run")
+    same = override(other, {"data.directory": data.directory, "training.steps": 3})
+    train(same, tmp_path / "run")
+
+
+# ---- Chinese -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "vocab_size"), [("wordpiece", 276), ("sentencepiece", 270)])
+def test_chinese_poems_are_prepared(kind, vocab_size, tmp_path):
+    """Each poem is one line: its sentences are found, each ideograph or longer piece is a word."""
+    masking = MaskingConfig(max_predictions=5, unit="word")
+    config = DataConfig(
+        corpus=f"text:{POEMS}@5",
+        directory=str(tmp_path),
+        tokenizer=kind,
+        sequence_length=32,
+        dupe_factor=1,
+        held_out_fraction=0.2,
+        train_shards=1,
+        masking=masking,
+        evaluation_masking=masking,
+    )
+    splits = prepare_data(config, tokenizer=vocab_size, engine=Engine())["splits"]
+    stops = sum(POEMS.read_text(encoding="utf-8").count(stop) for stop in "。！？")
+    assert splits["train"]["sentences"] + splits["eval"]["sentences"] == stops > 40
+    tokenizer = load_tokenizer(tmp_path)
+    counts = load_token_counts(tmp_path)
+    assert counts[tokenizer.unk_id] < 0.1 * counts.sum()
+    assert tokenizer.word_starts[tokenizer.encode("明月光")].all()
+    if kind == "wordpiece":
+        assert [tokenizer.pieces[i] for i in tokenizer.encode("明月")] == ["明", "月"]
