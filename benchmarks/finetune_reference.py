@@ -38,7 +38,6 @@ flags.DEFINE_string("weights", None, "directory of Hugging Face's BERT that it s
 flags.DEFINE_string("output", None, "JSON file to write")
 flags.mark_flags_as_required(["run", "weights", "output"])
 
-FAMILY, REPRESENTATION, UNCHANGED = "classification", "mean", {"layer_decay": 1.0, "frozen": False}
 NO_DECAY = ("bias", "LayerNorm.weight")
 
 
@@ -123,11 +122,11 @@ def make_optimizer(
     return optimizer, transformers.get_linear_schedule_with_warmup(optimizer, warmup, steps)
 
 
-def tune(seed: int, config: dict[str, Any], splits: dict[str, Examples], weights: Path) -> dict:
+def tune(
+    model: nn.Module, seed: int, config: dict[str, Any], splits: dict[str, Examples]
+) -> dict[str, Any]:
     """Trains one seed; returns the accuracies of the checkpoint that dev likes most."""
     training, started = config["training"], time.monotonic()
-    torch.manual_seed(seed)
-    model = MeanClassifier(weights, len(config["task"]["labels"]))
     count, size = len(splits["train"].labels), training["batch_size"]
     steps = training["epochs"] * math.ceil(count / size)
     optimizer, schedule = make_optimizer(
@@ -147,11 +146,12 @@ def tune(seed: int, config: dict[str, Any], splits: dict[str, Examples], weights
             nn.utils.clip_grad_norm_(model.parameters(), config["optimizer"]["max_grad_norm"])
             optimizer.step()
             schedule.step()
-            losses.append(loss.item())
+            losses.append((loss.item(), len(labels)))
             step += 1
             if step in look_at:
                 found = accuracy(model, splits["dev"])
-                log.append({"step": step, "train/loss": statistics.mean(losses), "dev": found})
+                mean = sum(a * b for a, b in losses) / sum(b for _, b in losses)
+                log.append({"step": step, "train/loss": mean, "dev/accuracy": found})
                 print(f"seed {seed}: {log[-1]}", flush=True)
                 losses = []
                 if found > best[0]:
@@ -172,9 +172,9 @@ def check(config: dict[str, Any]) -> None:
     """Exits where the run has what this program does not repeat."""
     training = config["training"]
     wanted = {
-        "task.family": (config["task"]["family"], FAMILY),
+        "task.family": (config["task"]["family"], "classification"),
         "task.text_pair": (config["task"]["text_pair"], ""),
-        "task.representation": (config["task"]["representation"], REPRESENTATION),
+        "task.representation": (config["task"]["representation"], "mean"),
         "training.layer_decay": (training["layer_decay"], 1.0),
         "training.frozen": (training["frozen"], False),
         "training.patience": (training["patience"], None),
@@ -190,20 +190,34 @@ def check(config: dict[str, Any]) -> None:
 
 
 def compare(seeds: list[dict], ours: dict[str, Any]) -> dict[str, Any]:
-    """Returns both means and deviations of dev and test, and whether they are that near."""
+    """Returns means and deviations over seeds of both, and whether the means are that near.
+
+    That is: no further apart than the deviations pooled, the root of their mean square.
+    """
     compared = {}
     for split in ("dev", "test"):
         theirs = [one[split] for one in seeds]
         summary = ours["summary"][split]["accuracy"]
-        deviation = statistics.stdev(theirs) if len(theirs) > 1 else None
+        deviations = [statistics.stdev(theirs), summary["standard_deviation"]]
+        pooled = math.sqrt(sum(one**2 for one in deviations) / 2)
+        difference = summary["mean"] - statistics.mean(theirs)
         compared[split] = {
             "huggingface_mean": statistics.mean(theirs),
-            "huggingface_standard_deviation": deviation,
+            "huggingface_standard_deviation": deviations[0],
             "bert_jax_mean": summary["mean"],
             "bert_jax_standard_deviation": summary["standard_deviation"],
-            "difference": summary["mean"] - statistics.mean(theirs),
+            "difference": difference,
+            "pooled_standard_deviation": pooled,
+            "within_one_standard_deviation": abs(difference) <= pooled,
         }
     return compared
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes a file whole or not at all."""
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(unfinished, file)
 
 
 def main(_: list[str]) -> None:
@@ -232,19 +246,15 @@ def main(_: list[str]) -> None:
         if done[name] != value:
             sys.exit(f"{output} holds seeds of another {name}; accepted: the same, or another file")
     seeds = done["seeds"]
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     for seed in [one["seed"] for one in ours["seeds"]][len(seeds) :]:
-        seeds.append(tune(seed, config, splits, weights))
-        result = {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            **inputs,
-            "seeds": seeds,
-            "accuracy": compare(seeds, ours),
-        }
-        unfinished = output.with_name(output.name + ".unfinished")
-        unfinished.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(unfinished, output)
-        print(json.dumps(result["accuracy"], indent=1), flush=True)
+        torch.manual_seed(seed)
+        model = MeanClassifier(weights, len(config["task"]["labels"]))
+        seeds.append(tune(model, seed, config, splits))
+        write_json(output, versions | inputs | {"seeds": seeds})
+    compared = compare(seeds, ours)
+    write_json(output, versions | inputs | {"seeds": seeds, "accuracy": compared})
+    print(json.dumps(compared, indent=1))
 
 
 if __name__ == "__main__":

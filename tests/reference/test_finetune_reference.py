@@ -1,0 +1,142 @@
+"""benchmarks/finetune_reference.py: with the same first output layer and no dropout, the same run.
+
+So what it compares over seeds differs by those draws alone.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import linen as nn
+from transformers import AutoTokenizer
+
+from bert_jax.config import to_json
+from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.models.bert import BertForPretraining
+from bert_jax.models.config import BertConfig
+from bert_jax.runs import load_run, save_run
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.finetuning import finetune
+from bert_jax.tasks.state import seed_streams
+from bert_jax.training.checkpoint import save_params
+from bert_jax.training.optim import OptimizerConfig
+from bert_jax.training.sharding import MeshConfig
+from bert_jax.training.state import unboxed_params
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "finetune_reference.py"
+WORDS = ("good", "bad", "film", "the", "is", "play", "##ing", "very", ".", "fine", "poor")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    spec = importlib.util.spec_from_file_location("finetune_reference", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A directory of Hugging Face's, with dropout 0."""
+    directory = tmp_path_factory.mktemp("weights")
+    model = BertConfig(
+        vocab_size=len(SPECIAL_PIECES) + len(WORDS),
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        max_positions=32,
+        dropout=0.0,
+        attention_dropout=0.0,
+        initializer_stddev=0.2,
+    )
+    tokenizer = WordPiece(pieces=(*SPECIAL_PIECES, *WORDS), lower_case=True).to_json()
+    params = jax.jit(lambda: unboxed_params(BertForPretraining(model), 0))()
+    save_params(directory / "ours", params, model=model, experiment=None, tokenizer=tokenizer)
+    (directory / "theirs").mkdir()
+    save_run(load_run(directory / "ours"), directory / "theirs", to="huggingface")
+    return directory / "theirs"
+
+
+def write_tsv(file, count, seed):
+    """Sentences of up to 14 words, of which some are cut; those with a kind word are positive."""
+    rng = np.random.default_rng(seed)
+    lines = ["text\tlabel"]
+    for _ in range(count):
+        words = list(rng.choice([*WORDS[2:9], "playing"], size=rng.integers(1, 14)))
+        kind = bool(rng.integers(2))
+        words.insert(0, str(rng.choice(["good", "fine"] if kind else ["bad", "poor"])))
+        lines.append(f"{' '.join(words).replace('##', '')}\t{'yes' if kind else 'no'}")
+    file.write_text("\n".join(lines) + "\n")
+    return f"tsv:{file}"
+
+
+def test_it_repeats_a_fine_tuning(reference, weights, tmp_path):
+    files = {
+        name: write_tsv(tmp_path / f"{name}.tsv", count, seed)
+        for seed, (name, count) in enumerate({"train": 74, "dev": 40, "test": 40}.items())
+    }
+    config = FineTuningConfig(
+        task=TaskConfig(
+            family="classification",
+            **files,
+            labels=("no", "yes"),
+            max_length=12,
+            representation="mean",
+        ),
+        training=TuningConfig(epochs=2, batch_size=8, evaluations_per_epoch=2),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3,
+            warmup_steps=0,
+            decay_from="warmup_end",
+            bias_correction=True,
+            weight_decay=0.5,  # so much that it shows what decays
+        ),
+        mesh=MeshConfig(data=1),
+    )
+    ours = finetune(config, weights, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/seed-0/metrics.jsonl").open()]
+
+    described = json.loads(json.dumps(to_json(config)))
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    splits = {
+        name: reference.read_examples(source, described["task"], tokenizer)
+        for name, source in files.items()
+    }
+    model = reference.MeanClassifier(weights, 2)
+    give_first_output_layer(model, tmp_path / "run/seed-0")
+    theirs = reference.tune(model, 0, described, splits)
+    assert [row["step"] for row in theirs["log"]] == [row["step"] for row in rows]
+    for name in ("train/loss", "dev/accuracy"):
+        found, expected = ([row[name] for row in log] for log in (rows, theirs["log"]))
+        assert len(set(expected)) > 1
+        # 20 updates of float32 sums in other orders: 1e-6 was measured.
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
+    assert theirs["best_step"] == ours["seeds"][0]["best_step"]
+    assert theirs["test"] == ours["seeds"][0]["test"]["accuracy"]
+
+
+def test_means_are_near_within_the_deviation_of_both(reference):
+    theirs = [{"dev": value, "test": value} for value in (0.7, 0.8, 0.9)]  # deviation 0.1
+    near = {"mean": 0.85, "standard_deviation": 0.02}  # pooled 0.072
+    far = {"mean": 0.72, "standard_deviation": 0.02}
+    ours = {"summary": {"dev": {"accuracy": near}, "test": {"accuracy": far}}}
+    compared = reference.compare(theirs, ours)
+    assert compared["dev"]["within_one_standard_deviation"]
+    assert not compared["test"]["within_one_standard_deviation"]
+    assert compared["test"]["difference"] == pytest.approx(-0.08)
+
+
+def give_first_output_layer(model, directory):
+    """Sets what seed 0 of ours began with."""
+    run = load_run(directory)
+    init_rng, _ = seed_streams(0)
+    ids = np.zeros((1, 8), np.int32)
+    init = jax.jit(lambda: nn.unbox(run.model.init(init_rng, ids, ids, ids)["params"]["output"]))
+    first = jax.device_get(init())
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.tensor(first["kernel"].T))
+        model.classifier.bias.copy_(torch.tensor(first["bias"]))
