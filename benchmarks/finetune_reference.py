@@ -177,6 +177,7 @@ def check(config: dict[str, Any]) -> None:
         "task.representation": (config["task"]["representation"], "mean"),
         "training.layer_decay": (training["layer_decay"], 1.0),
         "training.frozen": (training["frozen"], False),
+        "training.group_by_length": (training.get("group_by_length", False), False),
         "training.patience": (training["patience"], None),
         "training.reinitialize_layers": (training["reinitialize_layers"], 0),
         "optimizer.name": (config["optimizer"]["name"], "adamw"),

@@ -90,6 +90,8 @@ class TuningConfig:
     warmup_fraction: float = 0.1
     """Of all steps."""
     evaluations_per_epoch: int = 1
+    group_by_length: bool = False
+    """Batches are of rows of similar length, which leaves most padding out."""
     patience: int | None = None
     """Evaluations without a better dev metric after which a seed stops; null for all epochs."""
     frozen: bool = False

@@ -1,11 +1,18 @@
 """Texts -> rows of token ids -> batches of one shape, in an order that has an address."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.tasks.family import EncoderInput, Family, Row, TaskBatch
+
+Item = TypeVar("Item")
+
+BATCHES_OF_A_GROUP = 16
+LENGTH_STEP = 16
+"""Of batches whose rows were grouped by length: so few lengths, for each is a program."""
 
 
 def lay_out_texts(
@@ -33,8 +40,17 @@ def lay_out_texts(
 
 def row_length(rows: Sequence[Row]) -> int:
     """Returns the longest row's length, rounded up to a multiple of 8."""
-    longest = max(len(one.token_ids) for row in rows for one in row.inputs)
-    return -(-longest // 8) * 8
+    return -(-max(map(num_tokens, rows)) // 8) * 8
+
+
+def batch_length(rows: Sequence[Row], longest: int) -> int:
+    """Returns the longest row's length, rounded up to one of few lengths up to `longest`."""
+    return min(-(-max(map(num_tokens, rows)) // LENGTH_STEP) * LENGTH_STEP, longest)
+
+
+def num_tokens(row: Row) -> int:
+    """Returns the length of a row's longest input."""
+    return max(len(one.token_ids) for one in row.inputs)
 
 
 def stack(
@@ -67,7 +83,26 @@ def shuffled(count: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def chunks(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """Returns `size` rows at a time, at the end fewer."""
-    for start in range(0, len(rows), size):
-        yield list(rows[start : start + size])
+def epoch_batches(
+    rows: Sequence[Row], *, seed: int, epoch: int, size: int, by_length: bool
+) -> Iterator[list[Row]]:
+    """Returns an epoch's batches, one of them smaller; `by_length` of rows of similar length.
+
+    Then groups of 16 batches, drawn as without, are sorted by length, and the batches shuffled.
+    """
+    order = shuffled(len(rows), seed=seed, epoch=epoch).tolist()
+    if by_length:
+        groups = chunks(order, BATCHES_OF_A_GROUP * size)
+        ordered = (sorted(group, key=lambda i: num_tokens(rows[i])) for group in groups)
+        batches = [batch for group in ordered for batch in chunks(group, size)]
+        batches = [batches[i] for i in shuffled(len(batches), seed=seed, epoch=epoch)]
+    else:
+        batches = chunks(order, size)
+    for batch in batches:
+        yield [rows[i] for i in batch]
+
+
+def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    """Returns `size` items at a time, at the end fewer."""
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])

@@ -16,7 +16,7 @@ from bert_jax.files import write_atomically, write_json
 from bert_jax.runs import Run
 from bert_jax.tasks.config import FineTuningConfig, TuningConfig
 from bert_jax.tasks.datasets import SPLITS, Dataset, Split, labelled, score
-from bert_jax.tasks.encoding import chunks, shuffled, stack
+from bert_jax.tasks.encoding import batch_length, chunks, epoch_batches, num_tokens, stack
 from bert_jax.tasks.family import Row, TaskBatch
 from bert_jax.tasks.model import BertForTask
 from bert_jax.tasks.state import seed_streams
@@ -59,7 +59,8 @@ def tune(tuner: Tuner, seed: int, directory: Path) -> None:
     best = Best(-math.inf, 0, None)
     window, log, looks_since_best = [], [], 0
     for step, batch in enumerate(epochs(rows, seed=seed, training=training), start=1):
-        placed = place(tuner, batch, training.batch_size)
+        length = batch_length(batch, tuner.length) if training.group_by_length else tuner.length
+        placed = place(tuner, batch, training.batch_size, length)
         state, metrics = tuner.update(state, placed, dropout_rng)
         window.append(metrics)
         if step not in looks:
@@ -95,10 +96,15 @@ class Best(NamedTuple):
 
 
 def epochs(rows: Sequence[Row], *, seed: int, training: TuningConfig) -> Iterator[list[Row]]:
-    """Returns the batches of all epochs; the last of each may be smaller."""
+    """Returns the batches of all epochs; one of each may be smaller."""
     for epoch in range(training.epochs):
-        order = shuffled(len(rows), seed=seed, epoch=epoch)
-        yield from chunks([rows[i] for i in order], training.batch_size)
+        yield from epoch_batches(
+            rows,
+            seed=seed,
+            epoch=epoch,
+            size=training.batch_size,
+            by_length=training.group_by_length,
+        )
 
 
 def evaluation_steps(steps: int, training: TuningConfig) -> set[int]:
@@ -116,13 +122,13 @@ def evaluate(tuner: Tuner, params: Any, split: Split) -> dict[str, float]:
     return score(family, family.judge(predictions, split.examples, labels, threshold))
 
 
-def place(tuner: Tuner, rows: Sequence[Any], batch_size: int) -> TaskBatch:
-    """Lays rows, padded to a batch, over the devices."""
+def place(tuner: Tuner, rows: Sequence[Row], batch_size: int, length: int) -> TaskBatch:
+    """Lays rows, padded to a batch of a length, over the devices."""
     batch = stack(
         rows,
         family=tuner.dataset.family,
         batch_size=batch_size,
-        length=tuner.length,
+        length=length,
         pad_id=tuner.run.tokenizer.pad_id,
     )
     return jax.device_put(batch, tuner.rows)
@@ -130,11 +136,19 @@ def place(tuner: Tuner, rows: Sequence[Any], batch_size: int) -> TaskBatch:
 
 def predict(tuner: Tuner, params: Any, split: Split) -> list[Any]:
     """Returns the prediction of each example of a split."""
-    size, answers = tuner.config.training.evaluation_batch_size, []
-    for rows in chunks(split.rows, size):
-        answer = jax.device_get(tuner.answer(params, place(tuner, rows, size)))
-        answers.extend(answer[: len(rows)])
-    return tuner.dataset.family.decode(answers, split.rows, split.examples, tuner.config.task)
+    size = tuner.config.training.evaluation_batch_size
+    answers: dict[int, Any] = {}
+    # Rows of similar length together: there is little padding, which changes no answer.
+    by_length = sorted(range(len(split.rows)), key=lambda i: num_tokens(split.rows[i]))
+    for numbers in chunks(by_length, size):
+        rows = [split.rows[i] for i in numbers]
+        batch = place(tuner, rows, size, batch_length(rows, tuner.length))
+        found = jax.device_get(tuner.answer(params, batch))
+        answers |= zip(numbers, found[: len(rows)], strict=True)
+    answers_in_order = [answers[i] for i in range(len(split.rows))]
+    return tuner.dataset.family.decode(
+        answers_in_order, split.rows, split.examples, tuner.config.task
+    )
 
 
 def write_predictions(tuner: Tuner, params: Any, directory: Path) -> dict[str, Any]:

@@ -36,7 +36,9 @@ def get_config() -> FineTuningConfig:
             max_length=64,
             representation="last",
         ),
-        training=TuningConfig(epochs=1, batch_size=32, evaluations_per_epoch=4),
+        training=TuningConfig(
+            epochs=1, batch_size=32, evaluations_per_epoch=2, group_by_length=True
+        ),
         optimizer=OptimizerConfig(
             learning_rate=1e-4, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),

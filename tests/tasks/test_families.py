@@ -8,7 +8,14 @@ from bert_jax.tasks import question_answering as qa
 from bert_jax.tasks import tagging
 from bert_jax.tasks.classification import CLASSIFICATION
 from bert_jax.tasks.config import TaskConfig
-from bert_jax.tasks.encoding import lay_out_texts, shuffled, stack
+from bert_jax.tasks.encoding import (
+    batch_length,
+    epoch_batches,
+    lay_out_texts,
+    shuffled,
+    stack,
+)
+from bert_jax.tasks.family import EncoderInput, Row
 from bert_jax.tasks.multiple_choice import MULTIPLE_CHOICE
 from bert_jax.tasks.records import Record
 from bert_jax.tasks.regression import REGRESSION
@@ -57,6 +64,28 @@ def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch():
     assert (order == shuffled(50, seed=1, epoch=2)).all() and sorted(order) == list(range(50))
     for other in (shuffled(50, seed=2, epoch=2), shuffled(50, seed=1, epoch=3)):
         assert (order != other).any()
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_an_epoch_has_every_row_once(by_length, tokenizer):
+    """Of rows of 3 to 52 tokens; grouped, a batch of 4 needs little padding."""
+    lengths = np.random.default_rng(0).permutation(150) % 50 + 3
+    rows = [Row((EncoderInput([5] * n, [0] * n),), i, 1.0, i) for i, n in enumerate(lengths)]
+    made = {
+        (seed, epoch): list(
+            epoch_batches(rows, seed=seed, epoch=epoch, size=4, by_length=by_length)
+        )
+        for seed, epoch in ((1, 0), (1, 1), (2, 0))
+    }
+    for batches in made.values():
+        assert sorted(map(len, batches)) == [2] + [4] * 37
+        assert sorted(row.example for batch in batches for row in batch) == list(range(150))
+    assert len({str(batches) for batches in made.values()}) == 3
+    # 28 tokens a row in the mean, 43 for the longest of four drawn ones.
+    widths = [batch_length(batch, 52) for batch in made[1, 0]]
+    assert set(widths) <= {16, 32, 48, 52} and (np.mean(widths) < 37) == by_length
+    # Neither the shortest nor the longest come first.
+    assert not (np.diff(widths) >= 0).all() and not (np.diff(widths) <= 0).all()
 
 
 def test_labels_that_are_none_of_the_task_are_named():

@@ -271,6 +271,7 @@ def test_tags_are_learned_and_written_for_conlleval(write_set, pretrained, tmp_p
             representation="last4",
         )
     )
+    config = override(config, {"training.group_by_length": True, "task.max_length": 20})
     result = finetune(config, pretrained, tmp_path)
     assert result["labels"] == ["B-Q", "I-Q", "O"]
     assert result["summary"]["dev"]["entity_f1"]["mean"] > 0.9
