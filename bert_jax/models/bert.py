@@ -57,7 +57,6 @@ class EncoderLayer(nn.Module):
 
     config: BertConfig
     rules: ShardingRules | None = None
-    keep_output: bool = False
 
     @nn.compact
     def __call__(
@@ -86,8 +85,6 @@ class Bert(nn.Module):
 
     config: BertConfig
     rules: ShardingRules | None = None
-    output_layers: int = 1
-    """Of how many layers `sequence_output` is the output, side by side, the last layer first."""
 
     def setup(self):
         c = self.config
@@ -100,7 +97,7 @@ class Bert(nn.Module):
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c, self.rules, self.output_layers > 1)
+        )(c, self.rules)
         self.pooler = Pooler(c)
 
     def __call__(
