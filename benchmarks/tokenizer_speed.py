@@ -2,8 +2,8 @@ r"""WordPiece beside Hugging Face's `tokenizers` on one thread: the same ids, an
 
   python benchmarks/tokenizer_speed.py --corpus='text:corpora/mix/news.txt' --vocabulary=vocab.txt
 
-Needs `tokenizers` beside bert_jax, as .venv-reference has it (bash launch/test.sh --reference). Both
-get the sentences that `prepare` would encode. Rounds alternate, after one that is not counted.
+Needs `tokenizers` beside bert_jax, as .venv-reference has it (bash launch/test.sh --reference).
+Both get the sentences that `prepare` would encode. Rounds alternate, after one that is not counted.
 """
 
 import os
@@ -52,7 +52,9 @@ def main() -> None:
             encode()
             speeds[name].append(size / (time.perf_counter() - start))
     for name, found in speeds.items():
-        print(f"{name:10}  best {max(found):5.2f} MB/s, median {statistics.median(found):5.2f} MB/s")
+        print(
+            f"{name:10}  best {max(found):5.2f} MB/s, median {statistics.median(found):5.2f} MB/s"
+        )
     ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
     print(f"ratio of a round: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}")
 

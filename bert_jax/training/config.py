@@ -47,6 +47,8 @@ class SecondPhaseConfig:
     """Of its data; if empty, `data.directory` with a hyphen and the sequence length at its end."""
     sequence_length: int = 512
     batch_size: int = 256
+    pairs_per_row: int | None = None
+    """Null: that of `data`."""
     max_predictions: int = 77
     """Of `data.masking` and of `data.evaluation_masking`."""
     microbatches: int = 1
