@@ -73,9 +73,8 @@ def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str])
         for path, found in zip(paths, pool.map(sha256_of_file, paths), strict=True):
             if found != wanted[path.name]:
                 raise DataError(
-                    f"{path} is damaged: its SHA-256 is {found[:12]}, not the {wanted[path.name][:12]}"
-                    f" of {PASSPORT_FILE}; run the prepare command again, which replaces what is "
-                    "damaged"
+                    f"{path} is not what {PASSPORT_FILE} says (SHA-256 {found[:12]}, there "
+                    f"{wanted[path.name][:12]}); the prepare command, run again, replaces it"
                 )
 
 

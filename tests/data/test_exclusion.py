@@ -279,6 +279,6 @@ def test_an_exclusion_that_leaves_no_document_says_so(config, tmp_path):
     lines = [" ".join(t.split()) for t in (tmp_path / "corpus.txt").read_text().split("\n\n")]
     (tmp_path / "texts.txt").write_text("\n".join(lines))
     everything = open_exclusion([str(tmp_path / "texts.txt")])
-    with pytest.raises(DataError, match="none of the 0 documents of .*, of which --exclude drops"):
+    with pytest.raises(DataError, match="0 documents are left of .*, of which --exclude drops"):
         prepare(config, exclusion=everything)
     assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["survey"]
