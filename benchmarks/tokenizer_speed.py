@@ -2,8 +2,8 @@ r"""WordPiece beside Hugging Face's `tokenizers` on one thread: the same ids, an
 
   python benchmarks/tokenizer_speed.py --corpus='text:corpora/mix/news.txt' --vocabulary=vocab.txt
 
-Needs `tokenizers` beside bert_jax, as .venv-reference has it (launch/test.sh --reference). Both
-get the sentences that `prepare` would encode. Rounds alternate, after one that is not counted.
+Needs `tokenizers` beside bert_jax, as .venv-reference has it (bash launch/test.sh --reference).
+Both get the sentences that `prepare` would encode. Rounds alternate, after one that is not counted.
 """
 
 import os

@@ -5,7 +5,8 @@
 
 Examples and masks are frozen, and the numbers are those of training's own evaluation on these data.
 Rows are as long as the data's passport says; how words are masked is the run's
-`data.evaluation_masking`, with room for more predictions in proportion where rows are longer.
+`data.evaluation_masking`, with room for more predictions in proportion where rows are longer. Pairs
+are scored where the run was trained on pairs of that kind.
 """
 
 import dataclasses
@@ -48,6 +49,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     if run.config is None:
         raise ConfigError(f"{run.path} holds weights from elsewhere; accepted: a run of pretrain")
     passport = passports.load_passport(directory)
+    passports.check_files(passport, directory, splits=("eval",))
     experiment = as_evaluated(run.config, passport, directory)
     check_vocabulary(run, directory)
     passports.check_tokenizer(passport, run.tokenizer.fingerprint(), directory=directory)
@@ -102,6 +104,10 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
         "data.masking": masking,
         "data.batch_size": experiment.evaluation.batch_size,
         "training.microbatches": 1,
+        # A label of another task is nothing that the head was trained to tell.
+        "objective.next_sentence": (
+            experiment.objective.next_sentence and made["pairs"] == experiment.data.pairs
+        ),
     }
     try:
         return configs.override(phase.experiment, overrides)

@@ -76,6 +76,8 @@ class Phase:
     first_step: int
     """Updates that were made before."""
     last_step: int
+    run_steps: int
+    """Of all phases."""
     experiment: Experiment
     """Of one phase; its `training.steps` are those that the schedule spans."""
     schedule_start: int
@@ -95,11 +97,12 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
     Raises:
       ConfigError: the second phase is no experiment, or leaves nothing of the first.
     """
-    second, training, data = experiment.second_phase, experiment.training, experiment.data
+    second, training = experiment.second_phase, experiment.training
     whole = Phase(
         number=1,
         first_step=0,
         last_step=training.steps,
+        run_steps=training.steps,
         experiment=experiment,
         schedule_start=0,
         data_seed=experiment.seed,
@@ -117,7 +120,6 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
     with errors_of_phase(1, of=2):
         first = replace(
             experiment,
-            data=replace(data, masking=data.masking.part(0, seam / training.steps)),
             training=replace(training, steps=seam if own_schedules else training.steps),
             second_phase=SecondPhaseConfig(),
         )
@@ -138,6 +140,7 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
             number=2,
             first_step=seam,
             last_step=training.steps,
+            run_steps=training.steps,
             experiment=last,
             schedule_start=seam if own_schedules else 0,
             data_seed=random.Random(f"{experiment.seed}/phase 2").getrandbits(32),
@@ -158,14 +161,14 @@ def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
 
 
 def _second_data(experiment: Experiment) -> DataConfig:
-    data, second, steps = experiment.data, experiment.second_phase, experiment.training.steps
-    masking = data.masking.part((steps - second.steps) / steps, 1)
+    data, second = experiment.data, experiment.second_phase
     return replace(
         data,
         directory=second.directory or f"{data.directory}-{second.sequence_length}",
         sequence_length=second.sequence_length,
         batch_size=second.batch_size,
-        masking=replace(masking, max_predictions=second.max_predictions),
+        pairs_per_row=second.pairs_per_row or data.pairs_per_row,
+        masking=replace(data.masking, max_predictions=second.max_predictions),
         evaluation_masking=replace(data.evaluation_masking, max_predictions=second.max_predictions),
     )
 

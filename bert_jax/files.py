@@ -1,5 +1,6 @@
 """Files that a reader sees as they were or as they will be, never in between."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,3 +16,9 @@ def write_atomically(file: Path, content: str | bytes) -> None:
 def write_json(file: Path, value: dict[str, Any]) -> None:
     """Writes a JSON file atomically; a number that is not finite is a ValueError."""
     write_atomically(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def sha256_of_file(path: Path) -> str:
+    """In hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

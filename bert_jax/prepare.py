@@ -5,7 +5,8 @@ r"""Makes pretraining data of raw text: a vocabulary, then shards of examples.
     --corpus='text:corpora/books/*.txt,jsonl:corpora/wiki-*.jsonl.gz@2' --output=data/books-and-wiki
 
 What to make is the experiment's `data` and `model.vocab_size`, and so are the corpus and the
-directory unless they are given; bert_jax/data/corpora.py says how a corpus is written. A second
+directory unless they are given; docs/data.md says how a corpus is written. Rows are packed with
+--set data.pairs_per_row=3. A second
 phase has rows of its own, of the same text and vocabulary, in a directory of its own. The output
 depends neither on the engine nor on the number of workers. A run that was interrupted goes on with
 the shards that are missing; finished data are left as they are.
@@ -61,6 +62,9 @@ def main() -> None:
     from bert_jax.data.tokenizers import load_tokenizer
     from bert_jax.experiment import phases
 
+    for name in ("corpus", "output", "vocabulary"):
+        if FLAGS[name].present and not FLAGS[name].value:
+            raise ConfigError(f"--{name} is empty; accepted: a value, or leave it out")
     experiment = command.experiment_from_flags()
     data = replace(
         experiment.data,
@@ -93,6 +97,7 @@ def _prepare(
             data, tokenizer=tokenizer, engine=engine, exclusion=exclusion, report=report
         )
     _print_splits(data.directory, passport)
+    _print_shared(data.directory, passport)
     if passport["exclusion"]:
         _print_exclusion(data.directory, passport)
 
@@ -107,6 +112,14 @@ def _print_splits(directory: str, passport: dict) -> None:
             f" {summary['positions'] / rows / preparation['sequence_length']:.1%} full,"
             f" {summary['random_pairs'] / pairs:.1%} of {summary['pairs']:,} pairs"
             f" {'swapped' if preparation['pairs'] == 'sentence_order' else 'random'}"
+        )
+
+
+def _print_shared(directory: str, passport: dict) -> None:
+    if shared := passport["shared_documents"]:
+        print(
+            f"{directory}: look: {shared:,} documents are both trained on and held out, so that "
+            "held-out figures are too good; remove the copies from the corpus"
         )
 
 

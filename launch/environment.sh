@@ -1,5 +1,6 @@
 # Makes .venv in the root of the repository and activates it; sourced by the other scripts.
-# ENVIRONMENT names another directory than .venv, EXTRA_REQUIREMENTS a further file to install.
+# ENVIRONMENT names another directory than .venv, REQUIREMENTS another file than requirements.txt,
+# EXTRA_REQUIREMENTS a further file to install.
 # What is installed already is left as it is.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,7 +17,7 @@ fi
 # shellcheck disable=SC1091
 source "$environment/bin/activate"
 
-requirements=(requirements.txt ${EXTRA_REQUIREMENTS:-})
+requirements=(${REQUIREMENTS:-requirements.txt} ${EXTRA_REQUIREMENTS:-})
 stamp=$environment/installed-$(cat setup.py "${requirements[@]}" | sha256sum | cut -c1-16)
 if [ ! -e "$stamp" ]; then
   echo "installing $(printf '%s ' "${requirements[@]}")into $environment (some minutes the first time)"

@@ -97,8 +97,11 @@ def test_rows_of_a_length_that_no_phase_has(run, tmp_path):
     found = evaluate_run(run, directory)
     assert found["sequence_length"] == 64 and 0 < found["mlm_loss"] < 10
     passport = json.loads((tmp_path / "data" / "passport.json").read_text())
-    changed = as_evaluated(run.config, passport, directory).data
-    assert changed.evaluation_masking.max_predictions == 12  # 6 of 32
+    changed = as_evaluated(run.config, passport, directory)
+    assert changed.data.evaluation_masking.max_predictions == 12  # 6 of 32
+    assert changed.objective.next_sentence
+    passport["preparation"]["pairs"] = "sentence_order"
+    assert not as_evaluated(run.config, passport, directory).objective.next_sentence
 
 
 @pytest.mark.parametrize(("length", "room"), [(32, 6), (64, 12), (33, 7), (16, 3), (5, 1)], ids=str)

@@ -26,7 +26,7 @@ from bert_jax.experiment import Experiment, phases
 from bert_jax.runs import load_run
 from bert_jax.timeline import timeline
 from bert_jax.training.optim import learning_rate_schedule
-from bert_jax.training.phases import first_batch, next_batch, training_batches
+from bert_jax.training.phases import first_batch, held_out_batches, next_batch, training_batches
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -206,6 +206,14 @@ def test_phases_on_the_same_data_draw_other_orders_and_masks(experiment):
     assert (first.token_ids != second.token_ids).any(axis=1).sum() > 12
 
 
+def test_pairs_are_not_scored_by_a_head_that_is_not_trained(experiment):
+    (trained,) = phases(experiment)
+    (alone,) = phases(override(experiment, {"objective.next_sentence": False}))
+    for scored, unscored in zip(held_out_batches(trained), held_out_batches(alone), strict=True):
+        assert scored.pair_weights.any() and not unscored.pair_weights.any()
+        np.testing.assert_array_equal(scored.token_ids, unscored.token_ids)
+
+
 def test_phases_of_two_vocabularies_are_refused_in_one_line(two_phases, tmp_path):
     second = override(two_phases, {"second_phase.directory": str(tmp_path / "other")})
     data = phases(second)[1].experiment.data
@@ -351,7 +359,7 @@ def test_second_data_that_were_made_anew_are_refused(stopped_at, two_phases, tmp
     moved = override(two_phases, {"second_phase.directory": str(other)})
     (workdir / "config.json").write_text(json.dumps(to_json(moved)))
     passport = json.loads((other / "passport.json").read_text())
-    passport["splits"]["train"]["shards"][0]["sha256"] = "0" * 64
+    passport["splits"]["train"]["bytes_read"] += 1
     (other / "passport.json").write_text(json.dumps(passport))
     with pytest.raises(CheckpointError, match="data have changed since checkpoint 5"):
         train(moved, workdir)

@@ -65,28 +65,9 @@ class MaskingConfig:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
         after = next(i for i, (share, _) in enumerate(points) if share > progress)
-        rate = _between(points[after - 1], points[after], progress)
+        (start, before), (end, rate) = points[after - 1 : after + 1]
+        rate = before + (rate - before) * (progress - start) / (end - start)
         return replace(self, rate=rate, rate_points=())
-
-    def part(self, start: float, end: float) -> "MaskingConfig":
-        """The masking from one share of the steps to another, as if these were all steps."""
-        if not self.rate_points:
-            return self
-        points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
-        until = next(i for i, (share, _) in enumerate(points) if share >= end)
-        last = _between(points[until - 1], points[until], end)  # before a jump that is at the end
-        within = [
-            ((share - start) / (end - start), rate)
-            for share, rate in self.rate_points
-            if start < share < end
-        ]
-        return replace(self, rate=self.at(start).rate, rate_points=(*within, (1.0, last)))
-
-
-def _between(before: tuple[float, float], after: tuple[float, float], x: float) -> float:
-    """The height at x of the line through two points."""
-    (start, low), (end, high) = before, after
-    return low + (high - low) * (x - start) / (end - start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +125,11 @@ class DataConfig:
                 f"'sentencepiece', which has no limit; accepted: {DataConfig.max_word_length}, "
                 "the default"
             )
+        if "://" in self.directory:
+            raise ConfigError(
+                f"data.directory is {self.directory!r}; accepted: a local path, also of a mounted "
+                "file system"
+            )
         if self.sequence_length < 5:
             raise ConfigError(
                 f"data.sequence_length is {self.sequence_length}; accepted: at least 5, "
@@ -158,6 +144,11 @@ class DataConfig:
                     f"data.{name}.rate {masking.highest_rate} of {self.sequence_length} tokens "
                     f"short; accepted: at least {chosen}"
                 )
+        if self.masking.static and self.masking.rate_points:
+            raise ConfigError(
+                "data.masking.static is True with data.masking.rate_points, under which masks "
+                "cannot stay; accepted: one of the two"
+            )
         if self.evaluation_masking.rate_points:
             raise ConfigError(
                 f"data.evaluation_masking.rate_points is {self.evaluation_masking.rate_points}; "

@@ -2,8 +2,9 @@
 
 A document is dropped if it has 13 words in a row in common with a text. Words are those of BERT's
 first steps, lower-cased, without accents and punctuation, so that neither case nor white space nor
-how a text was tokenized tells two apart. A text of 8 to 12 words is looked for as a whole, and a
-shorter one not at all: `yes` stands everywhere.
+how a text was tokenized tells two apart. In scripts without spaces between words (Chinese,
+Japanese, Thai, ...) each character counts as a word: there, 13 words are 13 characters. A text of 8
+to 12 words is looked for as a whole, and a shorter one not at all: `yes` stands everywhere.
 
 Reference: 13 words, and 8 at least, are those of Brown et al. 2020 (GPT-3), appendix C, which cuts
 the surroundings of a match out of the document and spares runs of words that are common.
@@ -21,13 +22,13 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
 from bert_jax.data.sources.files import decode_line, lines_from, sha256_of
-from bert_jax.data.words import split_whitespace, split_word
+from bert_jax.data.words import RecentWords, split_unspaced, split_whitespace, split_word
 from bert_jax.errors import DataError
 
 RUN_WORDS = 13
 MIN_WORDS = 8
 
-_CACHED_WORDS = 2**17
+_RULE = 2  # what a word is; another number where that has changed
 _SIEVE_BITS = 22
 _SIEVE_SHIFT = np.uint64(64 - _SIEVE_BITS)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits everywhere: 2**64 / golden ratio
@@ -51,7 +52,7 @@ class Exclusion:
         """SHA-256 of the rule and the texts, wherever they lie; None if nothing is excluded."""
         if not self.files:
             return None
-        content = [RUN_WORDS, MIN_WORDS, *sorted(digest for _, digest in self.files)]
+        content = [_RULE, RUN_WORDS, MIN_WORDS, *sorted(digest for _, digest in self.files)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def to_json(self) -> dict | None:
@@ -147,13 +148,14 @@ def _read_texts(paths: Sequence[str]) -> Iterator[str]:
 def _encoder(id_of: Callable[[str], int]) -> Callable[[str], UInt64[np.ndarray, "words"]]:
     """Returns what makes ids of the words of a text."""
 
-    @lru_cache(_CACHED_WORDS)
     def ids_of(raw_word: str) -> list[int]:
-        words = split_word(raw_word, lower_case=True)
+        words = chain.from_iterable(map(split_unspaced, split_word(raw_word, lower_case=True)))
         return [id_of(word) for word in words if any(map(str.isalnum, word))]
 
+    recent_ids = RecentWords(ids_of).__getitem__
+
     def encode(text: str) -> UInt64[np.ndarray, "words"]:
-        return np.fromiter(chain.from_iterable(map(ids_of, split_whitespace(text))), np.uint64)
+        return np.fromiter(chain.from_iterable(map(recent_ids, split_whitespace(text))), np.uint64)
 
     return encode
 

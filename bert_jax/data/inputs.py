@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bert_jax.data.corpora import Corpus
-from bert_jax.data.passport import FORMAT_VERSION, read_json
+from bert_jax.data.passport import FORMAT_VERSION, check_same, read_json
 from bert_jax.data.sources.base import CorpusFile
 from bert_jax.data.sources.files import sha256_of
 from bert_jax.errors import DataError
@@ -57,16 +57,17 @@ def describe_inputs(corpus: Corpus, *, threads: int) -> dict:
     }
 
 
-def check_inputs(path: Path, inputs: dict) -> None:
-    """Raises DataError if the description in the file `path` is of other texts than `inputs`."""
+def check_inputs(path: Path, inputs: dict, *, settings: dict) -> None:
+    """Raises DataError if the file `path` is of other texts than `inputs`, or other settings."""
     if not path.exists():
         return
     before = read_json(path)
     if before["fingerprint"] == inputs["fingerprint"]:
+        check_same(before["settings"], settings, where=str(path.parent))
         return
     accepted = "accepted: the same text, or another directory"
     old, new = _files(before), _files(inputs)
-    for name in old.keys() & new.keys():
+    for name in sorted(old.keys() & new.keys()):
         if old[name] != new[name]:
             raise DataError(
                 f"{name} has changed since {path.parent} was made of it (SHA-256 "

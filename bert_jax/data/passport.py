@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.errors import DataError
+from bert_jax.files import sha256_of_file
 
 FORMAT_VERSION = 2
 PASSPORT_FILE = "passport.json"
@@ -36,19 +38,44 @@ def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> No
 
 
 def passport_fingerprint(passport: dict) -> str:
-    """SHA-256 of the passport, which holds those of the tokenizer and of every shard.
+    """SHA-256 of what the passport says of the data, hashes of all files among it.
 
-    Not of `masking`: masks are drawn later, and experiments that mask otherwise share the data.
+    Where the text lay when it was read does not count, nor `masking`: masks are drawn later, and
+    experiments that mask otherwise share the data.
     """
-    content = json.dumps(_without_masking(passport), sort_keys=True)
+    content = json.dumps(_identity(passport), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _without_masking(passport: dict) -> dict:
-    content = {name: value for name, value in passport.items() if name != "masking"}
+def _identity(passport: dict) -> dict:
+    # `corpus` and `exclusion` hold paths; their fingerprints are fields of their own.
+    others = ("corpus", "exclusion", "masking")
+    content = {name: value for name, value in passport.items() if name not in others}
     if second := passport.get("second_phase"):
-        content["second_phase"] = _without_masking(second)
+        content["second_phase"] = _identity(second)
     return content
+
+
+def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str]) -> None:
+    """Reads the token counts and the shards of some splits, to compare their hashes.
+
+    Raises:
+      DataError: a file is missing, or not that of the passport.
+    """
+    wanted = {TOKEN_COUNTS_FILE: passport["token_counts_sha256"]}
+    for split in splits:
+        wanted |= {shard["file"]: shard["sha256"] for shard in passport["splits"][split]["shards"]}
+    paths = [Path(directory) / name for name in wanted]
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} is missing; accepted: every file that the passport names")
+    with ThreadPoolExecutor() as pool:
+        for path, found in zip(paths, pool.map(sha256_of_file, paths), strict=True):
+            if found != wanted[path.name]:
+                raise DataError(
+                    f"{path} is not what {PASSPORT_FILE} says (SHA-256 {found[:12]}, there "
+                    f"{wanted[path.name][:12]}); the prepare command, run again, replaces it"
+                )
 
 
 def join_passports(passports: Sequence[dict]) -> dict:

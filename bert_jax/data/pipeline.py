@@ -40,6 +40,8 @@ class TrainingSource:
         config: DataConfig,
         seed: int,
         num_steps: int,
+        steps_before: int = 0,
+        run_steps: int | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -48,6 +50,9 @@ class TrainingSource:
         self._config = config
         self._seed = seed
         self._num_steps = num_steps
+        # Batch 0 of a second phase is not the first of the run, to which rates refer.
+        self._steps_before = steps_before
+        self._run_steps = run_steps or num_steps
 
     def __len__(self) -> int:
         return self._num_steps
@@ -59,7 +64,7 @@ class TrainingSource:
             addresses,
             seed=self._seed,
             batch_size=len(self._rows),
-            masking=self._config.masking.at(step / self._num_steps),
+            masking=self._config.masking.at((self._steps_before + step) / self._run_steps),
         )
 
     def addresses(self, examples: range) -> list[tuple[int, int]]:
@@ -82,11 +87,16 @@ def training_batches(
     seed: int,
     first_step: int,
     num_steps: int,
+    steps_before: int = 0,
+    run_steps: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
 ) -> Iterator[Batch]:
     """This host's rows of global batch `first_step`, ... `num_steps - 1`, read ahead by threads.
+
+    In a run of several phases `steps_before` were made before batch 0, and it has `run_steps` in
+    all; the rate of masking follows these.
 
     Raises:
       DataError: the data are not prepared as `config` says, or `batch_size` does not divide.
@@ -96,6 +106,8 @@ def training_batches(
         config=config,
         seed=seed,
         num_steps=num_steps,
+        steps_before=steps_before,
+        run_steps=run_steps,
         process_index=process_index,
         process_count=process_count,
     )

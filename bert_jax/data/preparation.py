@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import repeat
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from bert_jax.data.survey import (
 )
 from bert_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.errors import DataError
-from bert_jax.files import write_json
+from bert_jax.files import sha256_of_file, write_json
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how many bytes of it are done, and how many there are."""
@@ -61,12 +61,12 @@ def prepare_data(
     directory = Path(config.directory)
     corpus = open_corpus(config.corpus)
     inputs = describe_inputs(corpus, threads=engine.workers)
-    check_inputs(directory / INPUTS_FILE, inputs)
     made_of = {
         "corpus_fingerprint": inputs["fingerprint"],
         "exclusion_fingerprint": exclusion.fingerprint(),
     }
     settings = preparation_settings(config, **made_of)
+    check_inputs(directory / INPUTS_FILE, inputs, settings=settings)
     _check_shards(directory, settings)
     if isinstance(tokenizer, int):
         tokenizer = _finished_tokenizer(config, vocab_size=tokenizer) or tokenizer
@@ -101,24 +101,38 @@ def prepare_data(
 
     _check_shards(directory, shards[0].settings())
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / INPUTS_FILE, inputs)
+    # Before the vocabulary, which another run will take for its own if these are the same.
+    write_json(directory / INPUTS_FILE, inputs | {"settings": settings})
     if not (directory / "tokenizer.json").exists():
         save_tokenizer(tokenizer, directory)
     statistics = _run("shards", shards, engine=engine, report=report)
     evaluation, training = statistics[:1], statistics[1:]
+    _check_rows(config, training=training, evaluation=evaluation)
+    counts_path = directory / TOKEN_COUNTS_FILE
     passport = {
         "format_version": FORMAT_VERSION,
         **shards[0].settings(),
         "corpus": inputs,
         "exclusion": exclusion.to_json(),
-        **summarize(directory, training=training, evaluation=evaluation, unk_id=tokenizer.unk_id),
+        **summarize(directory, training=training, evaluation=evaluation),
     }
     passport["masking"] = measure_masking(passport, config, tokenizer)
-    token_counts = np.array([shard["token_counts"] for shard in training], np.int64)
-    write_array(token_counts.sum(axis=0), path=directory / TOKEN_COUNTS_FILE)
+    write_array(reduce(np.add, (shard.token_counts() for shard in shards[1:])), path=counts_path)
+    passport["token_counts_sha256"] = sha256_of_file(counts_path)
     write_json(directory / PASSPORT_FILE, passport)
     shutil.rmtree(directory / SURVEY_DIRECTORY, ignore_errors=True)
     return passport
+
+
+def _check_rows(config: DataConfig, **statistics: Sequence[dict]) -> None:
+    for split, shards in statistics.items():
+        if not any(shard["examples"] for shard in shards):
+            documents = sum(shard["documents"] for shard in shards)
+            raise DataError(
+                f"no row for {split} could be made of the {documents} documents for it in "
+                f"{config.corpus}; accepted: documents with text, and shares and weights that "
+                "leave some, in another data.directory"
+            )
 
 
 def _shard_tasks(

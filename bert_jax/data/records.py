@@ -5,7 +5,6 @@ the length of B, the label, then the ids of A and of B; the same again for each 
 packed row.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, pairwise
@@ -18,6 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.pairs import Pair
 from bert_jax.errors import DataError
+from bert_jax.files import sha256_of_file
 
 HEADER_LENGTH = 3
 
@@ -115,8 +115,3 @@ def write_array(array: np.ndarray, *, path: Path) -> None:
     with open(temporary, "wb") as stream:
         np.save(stream, array)
     os.replace(temporary, path)
-
-
-def sha256_of_file(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -19,14 +19,12 @@ import sentencepiece
 from jaxtyping import Bool
 
 from bert_jax.data.wordpiece import FORMAT_VERSION, SPECIAL_PIECES, Encoding
-from bert_jax.data.words import is_ideograph
+from bert_jax.data.words import is_unspaced
 from bert_jax.errors import DataError
 
 SPACE = "▁"
 """What stands for a space in a piece; it begins a word."""
 
-# Beside the ideographs: kana, Thai, Lao, Tibetan, Burmese and Khmer put no space between words.
-_UNSPACED_RANGES = ((0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF))
 _SURROGATES = {code: "\ufffd" for code in range(0xD800, 0xE000)}
 
 
@@ -222,4 +220,4 @@ def _starts_word(piece: str) -> bool:
     first = piece[:1]
     if not first or first == SPACE or unicodedata.category(first)[0] in "PS":
         return True
-    return is_ideograph(first) or any(start <= ord(first) <= end for start, end in _UNSPACED_RANGES)
+    return is_unspaced(first)

@@ -10,16 +10,19 @@ what a record is.
 
 import gc
 import random
+import unicodedata
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.data.corpora import (
@@ -37,12 +40,11 @@ from bert_jax.data.records import (
     count_tokens,
     encode_pairs,
     record_dtype,
-    sha256_of_file,
     write_array,
     write_records,
 )
 from bert_jax.data.tokenizers import Tokenizer
-from bert_jax.files import write_json
+from bert_jax.files import sha256_of_file, write_json
 
 BLOCK_TOKENS = 2**20
 """Documents of about so many tokens are in memory at a time, some 5 MB of English. Partners of
@@ -118,7 +120,7 @@ class ShardTask:
             **statistics.to_json(),
         }
         write_json(self.statistics_path, result)
-        return result
+        return _without_token_counts(result)
 
     def finished(self) -> dict | None:
         """Statistics of a shard whose files are as they say."""
@@ -127,7 +129,15 @@ class ShardTask:
             return None
         statistics = read_json(self.statistics_path)
         whole = all(statistics[name] == sha256_of_file(path) for name, path in paths.items())
-        return statistics if whole else None
+        return _without_token_counts(statistics) if whole else None
+
+    def token_counts(self) -> Int[np.ndarray, "vocab"]:
+        """Of a finished shard, from its file: those of all shards need not be held."""
+        return np.array(read_json(self.statistics_path)["token_counts"], np.int64)
+
+
+def _without_token_counts(statistics: dict) -> dict:
+    return {name: value for name, value in statistics.items() if name != "token_counts"}
 
 
 def preparation_settings(
@@ -138,6 +148,9 @@ def preparation_settings(
         "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
         "corpus_fingerprint": corpus_fingerprint,
         "exclusion_fingerprint": exclusion_fingerprint,
+        # What words and sentences are depends on them.
+        "unicode_version": unicodedata.unidata_version,
+        "sentencex_version": version("sentencex"),
     }
 
 
@@ -149,6 +162,7 @@ class _Statistics:
         self.positions = self.pairs = self.random_pairs = 0
         self.excluded = {"train": 0, "eval": 0}
         self.token_counts = np.zeros(task.tokenizer.vocab_size, np.int64)
+        self.unk_id = task.tokenizer.unk_id
         self.lengths = np.zeros(task.config.sequence_length + 1, np.int64)
         self.hashes = array("Q")
 
@@ -158,6 +172,7 @@ class _Statistics:
             "documents": self.documents,
             "sentences": self.sentences,
             "tokens": int(self.token_counts.sum()),
+            "unknown_tokens": int(self.token_counts[self.unk_id]),
             "positions": self.positions,
             "pairs": self.pairs,
             "random_pairs": self.random_pairs,
@@ -227,6 +242,11 @@ def _blocks(
                 continue
         else:
             used = 1
+        if tokens >= BLOCK_TOKENS and len(documents) > 2:
+            # The last one stays: else the next block may hold one, which has no partner.
+            yield documents[:-1], times[:-1]
+            documents, times = documents[-1:], times[-1:]
+            tokens = sum(map(len, documents[0]))
         sentences = [encode(sentence) for sentence in split_sentences(document.text)]
         statistics.documents += 1
         statistics.hashes.append(document_hash(document))
@@ -235,9 +255,6 @@ def _blocks(
         documents.append(sentences)
         times.append(used)
         tokens += sum(map(len, sentences))
-        if tokens >= BLOCK_TOKENS:
-            yield documents, times
-            documents, times, tokens = [], [], 0
     if documents:
         yield documents, times
 

@@ -32,7 +32,8 @@ def choose_spans(
 
     Spans start at the candidates in the order of their selection numbers. A span ends with its
     text, and before a word that does not fit in what is left; it runs over words that an earlier
-    one has, but does not start there.
+    one has, but does not start there. A row has no prediction where each word is longer than
+    `max_predictions`. What is chosen in a row does not depend on the others.
 
     Args:
       is_start: where a word starts, at text only.
@@ -60,7 +61,8 @@ def choose_spans(
     candidates = is_candidate.sum(axis=1)
     left = np.full(len(batch), max_predictions)
     if budgets is not None:
-        left = np.maximum(budgets, np.where(size, size, max_predictions).min(axis=1))
+        shortest = np.where(size, size, max_predictions).min(axis=1)
+        left = np.maximum(budgets, np.minimum(shortest, max_predictions))
     if lengths is None:
         lengths = np.ones((len(batch), max_predictions), int)
     spans = np.zeros(len(batch), np.int32)

@@ -2,16 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt64
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.masking import masked_batch
 from bert_jax.data.records import decode_rows, open_split
 from bert_jax.data.tokenizers import Tokenizer
 
+RANGE_DOCUMENTS = 2**22
+"""Hashes of about so many documents are compared at a time, 32 MB."""
 MEASURED_ROWS = 2000
 """Training rows whose masks are drawn to measure them; 38,000 predictions at 128 tokens."""
 
@@ -21,27 +23,24 @@ _SUMS = (
 )
 
 
-def summarize(
-    directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict], unk_id: int
-) -> dict:
+def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict]) -> dict:
     """The part of a passport that the statistics of its shards add up to.
 
     `splits`; `shared_documents`, texts of both splits; `identical_shards`, groups of the files that
     have the same bytes or are made of the same documents.
     """
     shards = {"train": training, "eval": evaluation}
-    hashes = {split: _document_hashes(directory, of_split) for split, of_split in shards.items()}
+    repeated, shared = _count_repeated(directory, shards)
     summaries = {}
     for split, of_split in shards.items():
-        summaries[split] = _summary(of_split, unk_id=unk_id)
-        repeated = len(hashes[split]) - len(np.unique(hashes[split]))
-        summaries[split]["identical_documents"] = repeated
+        summaries[split] = _summary(of_split)
+        summaries[split]["identical_documents"] = repeated[split]
         # Training shards read them all, and leave them out.
         dropped = sum(shard["excluded_documents"][split] for shard in training)
         summaries[split]["excluded_documents"] = dropped
     return {
         "splits": summaries,
-        "shared_documents": len(np.intersect1d(hashes["train"], hashes["eval"])),
+        "shared_documents": shared,
         "identical_shards": _identical([*evaluation, *training]),
     }
 
@@ -82,9 +81,9 @@ def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) ->
     }
 
 
-def _summary(shards: Sequence[dict], *, unk_id: int) -> dict:
+def _summary(shards: Sequence[dict]) -> dict:
     summary: dict = {name: sum(shard[name] for shard in shards) for name in _SUMS}
-    unknown = sum(shard["token_counts"][unk_id] for shard in shards)
+    unknown = sum(shard["unknown_tokens"] for shard in shards)
     return summary | {
         "shards": [
             {name: shard[name] for name in ("file", "sha256", "examples")} for shard in shards
@@ -96,8 +95,33 @@ def _summary(shards: Sequence[dict], *, unk_id: int) -> dict:
     }
 
 
-def _document_hashes(directory: Path, shards: Sequence[dict]) -> UInt64[np.ndarray, "documents"]:
-    return np.concatenate([np.load(directory / shard["documents_file"]) for shard in shards])
+def _count_repeated(
+    directory: Path, shards: dict[str, Sequence[dict]]
+) -> tuple[dict[str, int], int]:
+    """How many documents of each split equal one before, and how many texts are in all splits.
+
+    The files of hashes are sorted, so that one range of hashes after the other is in memory.
+    """
+    files = {
+        split: [np.load(directory / shard["documents_file"], mmap_mode="r") for shard in of_split]
+        for split, of_split in shards.items()
+    }
+    total = sum(len(hashes) for of_split in files.values() for hashes in of_split)
+    ranges = 1 + total // RANGE_DOCUMENTS
+    edges = np.array([(i << 64) // ranges for i in range(1, ranges)], np.uint64)
+    repeated, shared = dict.fromkeys(files, 0), 0
+    for i in range(ranges):
+        distinct = []
+        for split, of_split in files.items():
+            cuts = ([0, *np.searchsorted(hashes, edges), len(hashes)] for hashes in of_split)
+            parts = [
+                hashes[cut[i] : cut[i + 1]] for hashes, cut in zip(of_split, cuts, strict=True)
+            ]
+            present = np.concatenate(parts)
+            distinct.append(np.unique(present))
+            repeated[split] += len(present) - len(distinct[-1])
+        shared += len(reduce(np.intersect1d, distinct))
+    return repeated, shared
 
 
 def _identical(shards: Sequence[dict]) -> list[list[str]]:

@@ -62,6 +62,18 @@ class SurveyTask:
     def run(self) -> dict:
         """Raises DataError where the text cannot be read."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)  # it vouches for the files that are now written
+        try:
+            return self._run()
+        except OSError as error:
+            if error.filename:  # of a file that is read
+                raise
+            raise DataError(
+                f"{self.directory} cannot be written ({error.strerror}); the same command goes on "
+                "from what is finished"
+            ) from error
+
+    def _run(self) -> dict:
         documents: Counter[str] = Counter()
         excluded: list[str] = []
         temporary = self.held_out_path.with_suffix(".tmp")
@@ -118,7 +130,12 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
     train = [result["train"] for result in results]
     held_out = sum(result["eval"] for result in results)
     dropped = sum(len(result["excluded"]) for result in results)
-    left = f"{config.corpus}, of which --exclude drops {dropped}," if dropped else config.corpus
+    left = f"{config.corpus}, of which --exclude drops {dropped}" if dropped else config.corpus
+    if sum(train) + held_out < 2:
+        raise DataError(
+            f"{sum(train) + held_out} documents are left of {left}; accepted: two at least, one to "
+            "train on and one to hold out (a blank line separates those of plain text)"
+        )
     if not held_out:
         raise DataError(
             f"data.held_out_fraction is {config.held_out_fraction}, which holds out none of the "
@@ -126,9 +143,9 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
         )
     if 0 in train:
         raise DataError(
-            f"data.train_shards is {config.train_shards}, but {left} has {sum(train)} "
-            f"documents for training and {held_out} held out, which leaves shard "
-            f"{train.index(0)} empty; accepted: fewer shards"
+            f"data.train_shards is {config.train_shards}, but there are {sum(train)} "
+            f"documents for training in {left}, and {held_out} held out, which leaves shard "
+            f"{train.index(0)} empty; accepted: fewer shards, such as {max(1, sum(train) // 20)}"
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import sentencepiece
 
+from bert_jax.data.counts import thin
 from bert_jax.data.sentence_piece import SPACE, SentencePiece
 from bert_jax.data.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
@@ -15,11 +16,12 @@ from bert_jax.errors import DataError
 MAX_STRETCHES = 2**19
 """Most distinct stretches counted at a time, some 120 MB of Chinese."""
 MAX_STRETCH = 128
-"""Characters between two spaces that are counted as one; longer ones, which pieces of at most 16
-characters hardly notice, are cut, so that memory stays bounded."""
+"""Characters between two spaces that are counted as one; longer ones are cut, which pieces of at
+most 16 characters hardly notice, before they are counted, so that memory stays bounded."""
 MAX_TRAINING_CHARACTERS = 2**23
 """Running text that the trainer sees; it lays the counts out again, 20 to 40 bytes a character."""
 
+_STRETCH = re.compile(rf"\S{{1,{MAX_STRETCH}}}")
 _NORMALIZERS = {True: "nmt_nfkc_cf", False: "nmt_nfkc"}
 _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
 
@@ -27,21 +29,19 @@ _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
 def count_stretches(sentences: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """How often each stretch between spaces occurs, normalized; a Chinese sentence is a single one.
 
-    Where there are more than `MAX_STRETCHES`, they are a sample: see `_thin`.
+    Where there are more than `MAX_STRETCHES`, they are a sample: see `thin`.
     """
     normalizer = sentencepiece.SentencePieceNormalizer(rule_name=_NORMALIZERS[lower_case])
     rng = random.Random(0)
     raw = Counter()
     for sentence in sentences:
-        raw.update(sentence.split())
+        raw.update(_STRETCH.findall(sentence))
         if len(raw) > MAX_STRETCHES:
-            _thin(raw, limit=MAX_STRETCHES // 2, rng=rng)
+            thin(raw, limit=MAX_STRETCHES // 2, rng=rng)
     stretches = Counter()
     for stretch, count in raw.items():
-        for start in range(0, len(stretch), MAX_STRETCH):
-            normal = normalizer.normalize(stretch[start : start + MAX_STRETCH])
-            for part in normal.replace(SPACE, " ").split():
-                stretches[part] += count
+        for part in normalizer.normalize(stretch).replace(SPACE, " ").split():
+            stretches[part] += count
     return stretches
 
 
@@ -52,7 +52,7 @@ def merge_stretches(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
     for part in parts:
         stretches.update(part)
         if len(stretches) > MAX_STRETCHES:
-            _thin(stretches, limit=MAX_STRETCHES // 2, rng=rng)
+            thin(stretches, limit=MAX_STRETCHES // 2, rng=rng)
     return stretches
 
 
@@ -95,25 +95,6 @@ def train_sentencepiece(
     except RuntimeError as error:
         raise _explained(error, vocab_size=vocab_size, empty=not sample) from error
     return SentencePiece(model=model.getvalue())
-
-
-def _thin(counts: dict[str, int], *, limit: int, rng: random.Random) -> None:
-    """Samples at most `limit` stretches so that all counts of their parts stay right on average.
-
-    With a threshold t, what occurs t times or more stays as it is, and the rest stays with
-    probability count / t and counts t times (threshold sampling, Duffield et al. 2005). Dropping
-    the rare ones, as for words, would leave nothing of text without spaces.
-    """
-    threshold = 1
-    while len(counts) > limit:
-        threshold *= 2
-        kept = {
-            stretch: max(count, threshold)
-            for stretch, count in counts.items()
-            if count >= threshold or rng.random() * threshold < count
-        }
-        counts.clear()
-        counts.update(kept)
 
 
 def _sample(counts: Mapping[str, int]) -> dict[str, int]:

@@ -1,14 +1,17 @@
 """Train a WordPiece vocabulary: byte-pair encoding over word counts, the same on every machine."""
 
 import os
+import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import sentencepiece
 
+from bert_jax.data.counts import thin
 from bert_jax.data.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
-from bert_jax.data.words import split_whitespace, split_word
+from bert_jax.data.words import space_ideographs, split_whitespace, split_word
 from bert_jax.errors import DataError
 
 MIN_CHARACTER_COUNT = 5
@@ -16,7 +19,7 @@ MIN_CHARACTER_COUNT = 5
 MAX_CHARACTERS = 1000
 """Most characters in the alphabet, so that a web corpus does not fill a vocabulary with them."""
 MAX_DISTINCT_WORDS = 2**20
-"""Most words counted at a time, some 200 MB: web text has new ones without end."""
+"""Most words counted at a time, some 200 MB of English: web text has new ones without end."""
 
 _WORD_MARK = "▁"  # SentencePiece puts it in front of each word.
 _RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece confuses words that hold them.
@@ -25,37 +28,45 @@ _RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece confuses words that 
 def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """How often each word (and punctuation mark) occurs; counts of several processes add up.
 
-    Where there are more than `MAX_DISTINCT_WORDS`, the rarest are forgotten on the way.
+    Where there are more than `MAX_DISTINCT_WORDS`, they are a sample: see `thin`. Words of more
+    than `MAX_WORD_LENGTH` characters, which no tokenizer has to know, are left out.
     """
-    raw_words = Counter()
+    rng = random.Random(0)
+    raw_words, words = Counter(), Counter()
     for text in texts:
-        raw_words.update(split_whitespace(text))
-        _forget_rare(raw_words)
-    words = Counter()
+        stretches = split_whitespace(space_ideographs(text))
+        if max(map(len, stretches), default=0) > MAX_WORD_LENGTH:
+            long = [one for one in stretches if len(one) > MAX_WORD_LENGTH]
+            stretches = [one for one in stretches if len(one) <= MAX_WORD_LENGTH]
+            words.update(chain.from_iterable(_words_of(one, lower_case=lower_case) for one in long))
+            _bound(words, rng)
+        raw_words.update(stretches)
+        _bound(raw_words, rng)
     for raw_word, count in raw_words.items():
-        for word in split_word(raw_word, lower_case=lower_case):
+        for word in _words_of(raw_word, lower_case=lower_case):
             words[word] += count
+    _bound(words, rng)
     return words
+
+
+def _words_of(stretch: str, *, lower_case: bool) -> list[str]:
+    words = split_word(stretch, lower_case=lower_case)
+    return [word for word in words if len(word) <= MAX_WORD_LENGTH]
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
     """The sum of what `count_words` gave for each part of a corpus, in this order."""
+    rng = random.Random(0)
     words = Counter()
     for part in parts:
         words.update(part)
-        _forget_rare(words)
+        _bound(words, rng)
     return words
 
 
-def _forget_rare(words: Counter[str]) -> None:
-    """Halves a counter that has become too large, by dropping words up to some count."""
-    smallest = 1
-    while len(words) > MAX_DISTINCT_WORDS:
-        kept = {word: count for word, count in words.items() if count > smallest}
-        if len(kept) <= MAX_DISTINCT_WORDS // 2:
-            words.clear()
-            words.update(kept)
-        smallest += 1
+def _bound(words: Counter[str], rng: random.Random) -> None:
+    if len(words) > MAX_DISTINCT_WORDS:
+        thin(words, limit=MAX_DISTINCT_WORDS // 2, rng=rng)
 
 
 def train_wordpiece(

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
 from bert_jax.data.words import (
+    RecentWords,
     locate_whitespace_split,
     split_aligned_word,
     split_whitespace,
@@ -27,32 +28,6 @@ FORMAT_VERSION = 1
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_WORD_LENGTH = 100
 """Hugging Face's limit; Google's TensorFlow 1 code has 200."""
-
-_CACHED_WORDS = 2**16
-_Value = TypeVar("_Value")
-
-
-class RecentWords(dict[str, _Value]):
-    """What a function gives for a word, remembered for the last `size` distinct ones at least.
-
-    At most twice as many are held. A known word is found faster than by `functools.lru_cache`.
-    """
-
-    def __init__(self, function: Callable[[str], _Value], *, size: int = _CACHED_WORDS):
-        super().__init__()
-        self._function = function
-        self._size = size
-        self._before: dict[str, _Value] = {}
-
-    def __missing__(self, word: str) -> _Value:
-        value = self._before.pop(word, None)
-        if value is None:
-            value = self._function(word)
-        if len(self) >= self._size:
-            self._before = dict(self)
-            self.clear()
-        self[word] = value
-        return value
 
 
 class Encoding(NamedTuple):

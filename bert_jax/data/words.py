@@ -18,9 +18,10 @@ A lone surrogate, which it refuses, is a character of no vocabulary: its word wi
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import chain, groupby
+from typing import TypeVar
 
 # White space to str.split, but control characters, which vanish, to BERT.
 _DROPPED_SPACES = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
@@ -35,9 +36,54 @@ _CJK_RANGES = (
     (0x2B820, 0x2CEAF),
     (0x2F800, 0x2FA1F),
 )
+# Thai, Lao, Tibetan, Burmese, Khmer and kana, which put no space between words either.
+_UNSPACED_RANGES = (
+    *((0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF)),
+    *_CJK_RANGES,
+)
+
+
+def _class_of(ranges: tuple[tuple[int, int], ...]) -> str:
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+
+
+_IDEOGRAPH = re.compile(f"[{_class_of(_CJK_RANGES)}]")
+_UNSPACED = re.compile(f"[{_class_of(_UNSPACED_RANGES)}]")
+_UNSPACED_OR_REST = re.compile(f"{_UNSPACED.pattern}|[^{_class_of(_UNSPACED_RANGES)}]+")
+
+_REMEMBERED_WORDS = 2**16
+_REMEMBERED_LENGTH = 64
+_Value = TypeVar("_Value")
 
 AlignedCharacter = tuple[str, int]
 """A character of a word and the index of the original character that it comes from."""
+
+
+class RecentWords(dict[str, _Value]):
+    """What a function gives for a word, remembered for the last `size` distinct ones at least.
+
+    At most twice as many are held, and none of more than 64 characters: where no spaces are, that
+    is a sentence, which does not come back. A known word is found faster than by
+    `functools.lru_cache`.
+    """
+
+    def __init__(self, function: Callable[[str], _Value], *, size: int = _REMEMBERED_WORDS):
+        super().__init__()
+        self._function = function
+        self._size = size
+        self._before: dict[str, _Value] = {}
+
+    def __missing__(self, word: str) -> _Value:
+        if len(word) > _REMEMBERED_LENGTH:
+            return self._function(word)
+        value = self._before.pop(word, None)
+        if value is None:
+            value = self._function(word)
+        if len(self) >= self._size:
+            self._before = dict(self)
+            self.clear()
+        self[word] = value
+        return value
 
 
 def split_whitespace(text: str) -> list[str]:
@@ -60,7 +106,22 @@ def split_word(word: str, *, lower_case: bool) -> list[str]:
 
 def is_ideograph(character: str) -> bool:
     """Whether it is one of the Chinese characters, each of which BERT makes a word."""
-    return any(first <= ord(character) <= last for first, last in _CJK_RANGES)
+    return bool(_IDEOGRAPH.match(character))
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether its script puts no space between words, as Chinese, Japanese and Thai."""
+    return bool(_UNSPACED.match(character))
+
+
+def space_ideographs(text: str) -> str:
+    """Puts spaces around ideographs, which changes no word: each is one of its own."""
+    return text if text.isascii() else _IDEOGRAPH.sub(r" \g<0> ", text)
+
+
+def split_unspaced(word: str) -> list[str]:
+    """Splits characters of scripts without spaces off, each as a word."""
+    return [word] if word.isascii() else _UNSPACED_OR_REST.findall(word)
 
 
 def locate_whitespace_split(text: str) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,4 @@
-"""Checkpoints: one orbax directory a step holds state, data position, config, tokenizer and
-the passport of the data.
-"""
+"""Checkpoints: one orbax directory a step: state, data position, config, tokenizer, passport."""
 
 import json
 from pathlib import Path
@@ -105,13 +103,12 @@ def save_params(
       head: of a fine-tuned model, what it adds to the encoder.
     """
     config = configs.to_json(experiment) if experiment else {"model": configs.to_json(model)}
-    config |= {"head": head} if head else {}
     with open_checkpoints(directory) as manager:
         manager.save(
             0,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave({"params": params}),
-                config=ocp.args.JsonSave(config),
+                config=ocp.args.JsonSave(config | ({"head": head} if head else {})),
                 tokenizer=ocp.args.JsonSave(tokenizer),
                 passport=ocp.args.JsonSave(passport or {}),
             ),

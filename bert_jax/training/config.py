@@ -47,6 +47,8 @@ class SecondPhaseConfig:
     """Of its data; if empty, `data.directory` with a hyphen and the sequence length at its end."""
     sequence_length: int = 512
     batch_size: int = 256
+    pairs_per_row: int | None = None
+    """Null: that of `data`."""
     max_predictions: int = 77
     """Of `data.masking` and of `data.evaluation_masking`."""
     microbatches: int = 1
@@ -86,8 +88,7 @@ class EvaluationConfig:
     max_examples: int | None = None
     """Evenly spaced held-out examples to use; null for all."""
     probe: str = ""
-    """A fine-tuning, experiments/finetune/FILE.py, whose texts a linear probe of the frozen encoder
-    is measured on at each evaluation."""
+    """A fine-tuning, experiments/finetune/FILE.py, that a linear probe is measured on each time."""
 
     def __post_init__(self):
         for name in ("batch_size", "max_examples"):

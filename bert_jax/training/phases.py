@@ -26,6 +26,9 @@ def load_passports(phases: Sequence[Phase]) -> list[dict]:
         passports.check_passport(passport, data, vocab_size=phase.experiment.model.vocab_size)
         fingerprint = load_tokenizer(data.directory).fingerprint()
         passports.check_tokenizer(passport, fingerprint, directory=data.directory)
+        # Hundreds of GB are read once, and not by every host.
+        splits = ("train", "eval") if jax.process_index() == 0 else ("eval",)
+        passports.check_files(passport, data.directory, splits=splits)
         loaded.append(passport)
     return loaded
 
@@ -59,7 +62,7 @@ def first_batch(phase: Phase, first_step: int) -> Batch:
     """Returns this host's rows of the first batch that the phase reads from `first_step` on."""
     data, start = phase.experiment.data, max(first_step - phase.first_step, 0)
     source = pipeline.TrainingSource(
-        data.directory, config=data, seed=phase.data_seed, num_steps=phase.steps, **_host()
+        data.directory, config=data, num_steps=phase.steps, **_of_run(phase), **_host()
     )
     return source[start]
 
@@ -70,9 +73,9 @@ def training_batches(phase: Phase, first_step: int) -> Iterator[Batch]:
     return pipeline.training_batches(
         data.directory,
         config=data,
-        seed=phase.data_seed,
         first_step=max(first_step - phase.first_step, 0),
         num_steps=phase.steps,
+        **_of_run(phase),
         **_host(),
     )
 
@@ -80,13 +83,25 @@ def training_batches(phase: Phase, first_step: int) -> Iterator[Batch]:
 def held_out_batches(phase: Phase) -> Iterator[Batch]:
     """Returns this host's rows of the held-out examples of the phase's own data."""
     data, evaluation = phase.experiment.data, phase.experiment.evaluation
-    return pipeline.evaluation_batches(
+    batches = pipeline.evaluation_batches(
         data.directory,
         config=data,
         batch_size=evaluation.batch_size,
         max_examples=evaluation.max_examples,
         **_host(),
     )
+    if phase.experiment.objective.next_sentence:
+        return batches
+    # A head that was not trained says nothing.
+    return (batch._replace(pair_weights=0 * batch.pair_weights) for batch in batches)
+
+
+def _of_run(phase: Phase) -> dict[str, int]:
+    return {
+        "seed": phase.data_seed,
+        "steps_before": phase.first_step,
+        "run_steps": phase.run_steps,
+    }
 
 
 def _host() -> dict[str, Any]:

@@ -51,13 +51,9 @@ def random_stream(seed: int, name: Literal["init", "dropout"]) -> Array:
 
 
 def init_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
-    """Returns the first parameters, float32, boxed with the names of their dimensions.
-
-    `inputs` are a small example of what the model takes, a `Batch` if none is given.
-    """
+    """Returns the first parameters for `inputs`, or a `Batch`, float32 and boxed with names."""
     inputs = inputs or (example_batch(batch_size=1, length=8, predictions=1),)
-    inputs = jax.tree.map(jnp.asarray, inputs)
-    return model.init(random_stream(seed, "init"), *inputs)["params"]
+    return model.init(random_stream(seed, "init"), *jax.tree.map(jnp.asarray, inputs))["params"]
 
 
 def unboxed_params(model: nn.Module, seed: int, *inputs: Any) -> Any:

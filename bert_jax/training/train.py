@@ -63,6 +63,10 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     # ---- Data and run directory ---------------------------------------------------------------
     loaded = load_passports(plan)
     tokenizer = load_common_tokenizer(plan)
+    for phase, passport in zip(plan, loaded, strict=True):
+        data, made_of = phase.experiment.data, passport["corpus"]["spec"]
+        if made_of != data.corpus:
+            say(f"{data.directory} was made of {made_of}; data.corpus, {data.corpus}, is not read")
     joined = passports.join_passports(loaded)
     fingerprint = passports.passport_fingerprint(joined)
     checkpoint.check_workdir(workdir, experiment)

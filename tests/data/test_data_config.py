@@ -29,25 +29,6 @@ def test_two_points_at_one_share_are_a_jump():
     assert rates(immediate, 0.0, 0.5) == [0.2, 0.2]
 
 
-@pytest.mark.parametrize("seam", [0.1, 0.5, 0.6, 0.8, 0.99])
-def test_two_parts_are_the_whole(seam):
-    points = ((0.5, 0.3), (0.5, 0.15), (0.8, 0.1), (0.8, 0.2), (1.0, 0.05))
-    whole = MaskingConfig(rate=0.3, rate_points=points, max_predictions=40)
-    first, second = whole.part(0, seam), whole.part(seam, 1)
-    for step in range(1000):
-        progress = step / 1000
-        if progress < seam:
-            rate = first.at(progress / seam).rate
-        else:
-            rate = second.at((progress - seam) / (1 - seam)).rate
-        assert rate == pytest.approx(whole.at(progress).rate, abs=1e-9)  # what rounding leaves
-
-
-def test_a_constant_rate_has_no_parts():
-    config = MaskingConfig(max_predictions=40)
-    assert config.part(0.2, 0.7) == config
-
-
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

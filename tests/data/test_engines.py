@@ -1,7 +1,6 @@
 """Engines: the same files from each, an error as one line, nothing left running after a kill.
 
-Apache Beam has an environment of its own, without jax: there
-`python -m pytest --noconftest tests/data/test_engines.py tests/data/test_preparation.py`.
+Apache Beam has an environment of its own, without jax: `bash launch/test.sh --beam`.
 """
 
 import dataclasses

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.engines import Engine
-from bert_jax.data.exclusion import NOTHING, open_exclusion
+from bert_jax.data.exclusion import NOTHING, _runs_of, open_exclusion
 from bert_jax.data.preparation import prepare_data
 from bert_jax.data.records import decode_rows
 from bert_jax.data.tokenizers import load_tokenizer
@@ -79,11 +80,33 @@ def test_a_text_of_eight_to_twelve_words_is_found_whole_and_a_shorter_one_never(
     assert not exclusion.drops("yes. yes! seven words are too few for it")
 
 
-def test_ideographs_are_words(excluding):
-    """A sentence of Chinese has no spaces that would divide it."""
-    text = "我們在北京大學學習語言和計算機科學"
-    assert excluding(text).drops(f"昨天,{text[:13]}!")
-    assert not excluding(text).drops(f"昨天,{text[:12]}!")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "我們在北京大學學習語言和計算機科學",
+        "きのうともだちとカラオケにいきました",
+        "นายกรฐมนตรของประเทศไทย",
+    ],
+    ids=["Chinese", "kana", "Thai"],
+)
+def test_characters_are_words_where_no_spaces_are(text, excluding):
+    exclusion = excluding(text)
+    assert exclusion.short_texts == 0
+    assert exclusion.drops(f"昨天ア,{text[:13]}กア!")
+    assert not exclusion.drops(f"昨天ア,{text[:12]}กア!")
+
+
+def test_a_long_stretch_without_spaces_is_not_remembered(excluding):
+    rng = random.Random(0)
+    text = "".join(rng.choices("あいうえおかきくけこ", k=20))
+    runs = _runs_of(excluding(text).files)
+    sentences = ["".join(rng.choices("さしすせそたちつてと", k=100)) for _ in range(300)]
+    tracemalloc.start()
+    assert not any(map(runs.occur_in, sentences))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 50_000  # their ids alone would be 300 * 100 * 8 bytes
+    assert runs.occur_in(sentences[0] + text)
 
 
 def test_the_search_agrees_with_a_search_for_words(excluding):
@@ -256,6 +279,6 @@ def test_an_exclusion_that_leaves_no_document_says_so(config, tmp_path):
     lines = [" ".join(t.split()) for t in (tmp_path / "corpus.txt").read_text().split("\n\n")]
     (tmp_path / "texts.txt").write_text("\n".join(lines))
     everything = open_exclusion([str(tmp_path / "texts.txt")])
-    with pytest.raises(DataError, match="none of the 0 documents of .*, of which --exclude drops"):
+    with pytest.raises(DataError, match="0 documents are left of .*, of which --exclude drops"):
         prepare(config, exclusion=everything)
     assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["survey"]

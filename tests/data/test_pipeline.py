@@ -151,6 +151,19 @@ def test_the_rate_follows_the_step(packed):
         assert batch.mask_weights.sum(axis=1).tolist() == wanted
 
 
+def test_the_rate_follows_the_steps_of_the_run_in_its_second_phase(packed):
+    rates = ((0.5, 0.2), (0.5, 0.05))  # a jump at step 10 of 20
+    masking = dataclasses.replace(packed.masking, unit="token", rate_points=rates)
+    token = dataclasses.replace(packed, masking=masking)
+    for batch, rate in zip(
+        train(token, num_steps=4, steps_before=8, run_steps=20),
+        (0.22, 0.21, 0.05, 0.05),
+        strict=True,
+    ):
+        wanted = [max(1, round(int(n) * rate)) for n in batch.padding_mask.sum(axis=1)]
+        assert batch.mask_weights.sum(axis=1).tolist() == wanted
+
+
 def test_evaluation_is_of_single_pairs_at_a_rate_that_stays(packed):
     batches = evaluate(packed)
     alone = dataclasses.replace(

@@ -11,12 +11,18 @@ import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
-from bert_jax.data.corpora import open_corpus
+from bert_jax.data.corpora import is_held_out, open_corpus
 from bert_jax.data.engines import Engine
-from bert_jax.data.passport import check_passport, load_passport
+from bert_jax.data.passport import (
+    check_files,
+    check_passport,
+    load_passport,
+    passport_fingerprint,
+)
 from bert_jax.data.preparation import prepare_data
 from bert_jax.data.records import decode_rows
 from bert_jax.data.shards import ShardTask
+from bert_jax.data.sources.base import Document
 from bert_jax.data.sources.text import TextFile
 from bert_jax.data.tokenizers import load_tokenizer
 from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
@@ -96,7 +102,7 @@ def test_packed_shards_hold_the_pairs_of_those_that_are_not(config):
 
 
 def test_blocks_are_packed_one_by_one(config, monkeypatch):
-    """Blocks of a document each: no row holds two, and all blocks are there."""
+    """Blocks of two documents, the last of three: rows hold neighbours, and all are there."""
     config = dataclasses.replace(config, sequence_length=64, pairs="none")
     whole = prepare(config)
     monkeypatch.setattr("bert_jax.data.shards.BLOCK_TOKENS", 1)
@@ -110,7 +116,9 @@ def test_blocks_are_packed_one_by_one(config, monkeypatch):
     for pair, row in zip(pairs, rows, strict=True):
         documents[row].add((int(max(pair.a)) - 6) // WORDS_PER_DOCUMENT)
     assert passport["splits"]["train"]["examples"] == len(records) < len(pairs)
-    assert {len(found) for found in documents} == {1}
+    order = sorted(set().union(*documents))
+    spread = [order.index(max(found)) - order.index(min(found)) for found in documents]
+    assert set(spread) <= {0, 1, 2} and len(order) > 10
     for name in ("documents", "tokens", "sentences"):
         assert passport["splits"]["train"][name] == whole["splits"]["train"][name]
 
@@ -247,6 +255,62 @@ def test_the_same_text_elsewhere_is_the_same_text(config, tmp_path):
     again = prepare(dataclasses.replace(config, corpus=f"text:{moved}"))
     assert again["splits"] == passport["splits"]
     assert again["corpus"]["fingerprint"] == passport["corpus"]["fingerprint"]
+    assert again["corpus"] != passport["corpus"]
+    assert passport_fingerprint(again) == passport_fingerprint(passport)
+
+
+def dies(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_vocabulary_without_shards_is_not_used_with_other_settings(config, monkeypatch):
+    """The run that trained it died before its first shard was there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardTask, "run", dies)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config, tokenizer=100)
+    files = contents(config.directory + "/survey")
+    with pytest.raises(DataError, match="made with data.held_out_fraction 0.25, not 0.1"):
+        prepare(dataclasses.replace(config, held_out_fraction=0.1), tokenizer=100)
+    assert contents(config.directory + "/survey") == files
+    prepare(config, tokenizer=100)
+
+
+def test_a_survey_that_was_interrupted_does_not_vouch_for_another(config, tmp_path, monkeypatch):
+    """Its files are of three runs: of one, of one with other settings, of the first again."""
+    alone = prepare(config, tokenizer=100)
+    again = dataclasses.replace(config, directory=str(tmp_path / "again"))
+    with monkeypatch.context() as patch:
+        patch.setattr("bert_jax.data.preparation.train_tokenizer", dies)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(again, tokenizer=100)
+    with monkeypatch.context() as patch:
+        patch.setattr("bert_jax.data.survey.write_json", dies)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(dataclasses.replace(again, held_out_fraction=0.5), tokenizer=100)
+    assert prepare(again, tokenizer=100) == alone
+
+
+def test_a_split_without_rows_is_refused(config, tmp_path):
+    text = (tmp_path / "corpus.txt").read_text()
+    lines = [json.dumps({"text": document}) for document in text.split("\n\n")]
+    held_out = 0.02  # which takes the text of white space, and no other
+    blank = next(
+        blank
+        for blank in (" " * n + "\N{ZERO WIDTH SPACE}" * n for n in range(1, 400))
+        if is_held_out(Document("", blank), fraction=held_out)
+    )
+    (tmp_path / "corpus.jsonl").write_text("\n".join([*lines, json.dumps({"text": blank})]))
+    corpus = f"jsonl:{tmp_path}/corpus.jsonl"
+    assert (
+        sum(is_held_out(Document("", line), fraction=held_out) for line in text.split("\n\n")) == 0
+    )
+    with pytest.raises(DataError, match="no row for evaluation could be made of the 1 documents"):
+        prepare_data(
+            dataclasses.replace(config, corpus=corpus, held_out_fraction=held_out),
+            tokenizer=TOKENIZER,
+            engine=Engine(),
+        )
 
 
 def test_the_passport_says_what_the_text_was(config, tmp_path):
@@ -314,15 +378,21 @@ def test_a_weight_changes_how_often_documents_are_cut(config, tmp_path):
 
 
 def test_memory_does_not_grow_with_a_shard(config, monkeypatch):
-    """Blocks of a document each: partners are then of the same document, and all are used."""
+    """Blocks of two documents: partners are of those alone, and never of the same document."""
     whole = prepare(config)
     monkeypatch.setattr("bert_jax.data.shards.BLOCK_TOKENS", 1)
     split = dataclasses.replace(config, directory=config.directory + "-blocks")
     passport = prepare(split)
     assert passport["splits"]["train"]["documents"] == whole["splits"]["train"]["documents"]
-    for a, b, _ in read_pairs(split, passport, "train"):
-        words = {int(i) for i in (*a, *b)} - set(TOKENIZER.encode("."))
-        assert len({(word - 6) // WORDS_PER_DOCUMENT for word in words}) <= 1
+    full_stop = set(TOKENIZER.encode("."))
+    for a, b, label in read_pairs(split, passport, "train"):
+        of_a, of_b = (
+            {(int(i) - 6) // WORDS_PER_DOCUMENT for i in text if i not in full_stop}
+            for text in (a, b)
+        )
+        assert len(of_a) <= 1 and len(of_b) <= 1
+        if of_a and of_b:
+            assert (of_a != of_b) == label
 
 
 @pytest.mark.parametrize(
@@ -398,6 +468,24 @@ def test_a_bad_corpus_is_refused_before_a_shard_is_written(config, tmp_path):
     (tmp_path / "corpus.txt").write_bytes(good)
     assert prepare(config)["splits"]["train"]["documents"] > 20
     assert not (tmp_path / "prepared" / "survey").exists()
+
+
+def test_files_that_are_not_those_of_the_passport_are_named(config):
+    passport = prepare(config)
+    check_files(passport, config.directory, splits=("train", "eval"))
+    first, second, *_ = (
+        Path(config.directory) / shard["file"] for shard in passport["splits"]["train"]["shards"]
+    )
+    second.write_bytes(first.read_bytes())
+    check_files(passport, config.directory, splits=("eval",))
+    with pytest.raises(DataError, match=f"{second.name} is not what passport.json says"):
+        check_files(passport, config.directory, splits=("train", "eval"))
+    first.unlink()
+    with pytest.raises(DataError, match=f"{first.name} is missing"):
+        check_files(passport, config.directory, splits=("train",))
+    np.save(Path(config.directory) / "token_counts.npy", np.zeros(3))
+    with pytest.raises(DataError, match="token_counts.npy is not what"):
+        check_files(passport, config.directory, splits=("eval",))
 
 
 def test_a_damaged_held_out_shard_is_made_again(config, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data.config import MaskingConfig
-from bert_jax.data.masking import draw_uniforms, lay_out, mask_tokens
+from bert_jax.data.masking import RowUniforms, draw_uniforms, lay_out, mask_tokens
 from bert_jax.data.pairs import Pair
 from bert_jax.data.spans import span_lengths
 from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
@@ -129,6 +129,53 @@ def test_a_continuation_at_the_start_of_b_is_no_part_of_a():
     found = predicted(mask(layout_of(pairs), config))
     # A word of A, a word of B, or the short word of B, beside which no other fits.
     assert set(map(frozenset, found)) == {frozenset({1, 2}), frozenset({4, 5}), frozenset({6})}
+
+
+@pytest.mark.parametrize("unit", ["word", "span"])
+def test_a_row_whose_words_are_all_beyond_its_number_has_its_shortest(unit):
+    pairs = [Pair([10, 70, 70], [10, 70], 0)] * 50  # 8 tokens: round(8 * 0.15) = 1
+    found = predicted(mask(layout_of(pairs), MaskingConfig(unit=unit, max_predictions=20)))
+    assert set(map(frozenset, found)) == {frozenset({5, 6})}
+
+
+@pytest.mark.parametrize(
+    ("unit", "count"),
+    [
+        *[("word", "rounded"), ("word", "floored"), ("word", "drawn")],
+        *[("span", "rounded"), ("span", "floored")],
+    ],
+)
+def test_what_is_chosen_in_a_row_does_not_depend_on_the_others(unit, count):
+    """Also where no word is as short as the most predictions: there is none, whatever is near."""
+    rng = np.random.default_rng(2)
+
+    def text(lengths):
+        return [i for length in lengths for i in [10] + [70] * (length - 1)]
+
+    pairs = []
+    for _ in range(60):
+        longest = rng.choice([1, 3, 8, 20])
+        shortest = rng.integers(1, longest, endpoint=True)
+        a, b = rng.integers(shortest, longest, size=(2, rng.integers(1, 4)), endpoint=True)
+        pairs.append(Pair(text(a), text(b), 0))
+    config = MaskingConfig(unit=unit, count=count, rate=0.3, max_predictions=5)
+    layout = layout_of(pairs)
+    uniforms = uniforms_of(layout, config)
+    together = mask(layout, config, uniforms)
+    hopeless = 0
+    for row, pair in enumerate(pairs):
+        alone = mask(
+            layout_of([pair]), config, RowUniforms(*(one[row : row + 1] for one in uniforms))
+        )
+        for one, all_of_them in zip(alone, together, strict=True):
+            assert (one[0] == all_of_them[row]).all()
+        words = [word for text in words_of(layout, row) for word in text]
+        if min(map(len, words)) > config.max_predictions:
+            assert not together.mask_weights[row].any()
+            hopeless += 1
+        elif count != "drawn":
+            assert together.mask_weights[row].any()
+    assert 10 < hopeless < 50
 
 
 def test_drawn_words_are_binomial():

@@ -100,7 +100,7 @@ def test_texts_of_both_splits_are_counted_once_each(config, tmp_path):
     ]
     evaluation, *training = statistics
     evaluation = evaluation | {"documents_file": training[0]["documents_file"]}
-    found = summarize(Path(config.directory), training=training, evaluation=[evaluation], unk_id=1)
+    found = summarize(Path(config.directory), training=training, evaluation=[evaluation])
     hashes = np.load(Path(config.directory) / training[0]["documents_file"])
     assert found["shared_documents"] == len(set(hashes.tolist())) > 3
 
@@ -126,7 +126,7 @@ def test_shards_with_the_same_bytes_are_named(config):
     ]
     evaluation, *training = statistics
     training[2]["sha256"] = training[0]["sha256"]
-    found = summarize(Path(config.directory), training=training, evaluation=[evaluation], unk_id=1)
+    found = summarize(Path(config.directory), training=training, evaluation=[evaluation])
     assert found["identical_shards"] == [[training[0]["file"], training[2]["file"]]]
     assert found["splits"]["eval"] == passport["splits"]["eval"]
 

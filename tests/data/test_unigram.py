@@ -122,6 +122,17 @@ def test_a_sample_keeps_the_counts_of_parts(monkeypatch):
         assert with_a == pytest.approx(20_000 / 6, rel=0.25)
 
 
+def test_a_long_stretch_is_cut_before_it_is_counted(monkeypatch):
+    """So that the bound on their number is one on memory: here are 600 of 128 characters in 60."""
+    monkeypatch.setattr(unigram, "MAX_STRETCHES", 300)
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("abcdef", k=1280)) for _ in range(60)]
+    found = count_stretches(texts, lower_case=True)
+    assert len(found) <= 300 and {len(stretch) for stretch in found} == {128}
+    # Of 600, a half or a quarter is kept: 600 * sqrt(3 / 600) of deviation at most.
+    assert found.total() == pytest.approx(600, rel=0.25)
+
+
 def test_the_trainer_sees_a_bounded_sample(monkeypatch, sentences):
     whole = train(sentences, vocab_size=600)
     counts = count_stretches(sentences, lower_case=True)

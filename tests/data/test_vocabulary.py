@@ -16,6 +16,7 @@ from bert_jax.data.vocabulary import (
     train_wordpiece,
 )
 from bert_jax.data.wordpiece import SPECIAL_PIECES
+from bert_jax.data.words import split_whitespace, split_word
 from bert_jax.errors import DataError
 
 TEXTS = ["The lower, the newer; the lowest. " * 9, "Wide is the widest river! " * 7, "ß" * 50]
@@ -146,6 +147,51 @@ def test_counts_are_bounded_and_frequent_words_stay(monkeypatch):
     parts = [count_words(texts[i::4], lower_case=True) for i in range(4)]
     merged = merge_counts(parts)
     assert merged["often"] == 1000 and len(merged) <= 100
+
+
+def random_texts(rng, alphabet, *, count, length):
+    return ["".join(rng.choices(alphabet, k=length)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("first", [0x4E00, 0x0E01], ids=["Chinese", "Thai"])
+def test_no_character_is_forgotten_with_the_sentences_that_it_stood_in(monkeypatch, first):
+    """Sentences without spaces, each of them once; half of the letters stand only in front."""
+    monkeypatch.setattr(vocabulary, "MAX_DISTINCT_WORDS", 1000)
+    rng = random.Random(0)
+    letters = [chr(first + i) for i in range(40)]
+    texts = random_texts(rng, letters[:20], count=1500, length=30)
+    texts += random_texts(rng, letters[20:], count=1500, length=30)
+    counts = count_words(texts, lower_case=False)
+    merged = merge_counts([count_words(texts[i::4], lower_case=False) for i in range(4)])
+    for found in (counts, merged):
+        assert len(found) <= 1000
+        frequency = Counter()
+        for word, count in found.items():
+            for character in word:
+                frequency[character] += count
+        # Each 2,250 times: of some 250 sentences or more that are kept, with 30 letters of 20 each,
+        # the deviation is below a tenth.
+        assert all(frequency[letter] == pytest.approx(2250, rel=0.5) for letter in letters)
+    if first == 0x4E00:
+        assert set(counts) == set(letters) and counts == merged
+
+
+def test_ideographs_are_counted_as_they_are_encoded():
+    text = "x中文y, 我们。Ａ豈\u200d中ÉΣ中"
+    counts = count_words([text], lower_case=True)
+    assert counts == Counter(
+        word for raw in split_whitespace(text) for word in split_word(raw, lower_case=True)
+    )
+
+
+@pytest.mark.parametrize("limit", [50, 2**20])
+def test_long_stretches_are_counted_by_their_words(monkeypatch, limit):
+    """They are never held as a whole, nor are words that the tokenizer makes [UNK]."""
+    monkeypatch.setattr(vocabulary, "MAX_DISTINCT_WORDS", limit)
+    texts = ["Ab/" * 60 + f"{i:0300}" + ".b" * 40 for i in range(90)]
+    parts = [count_words(texts[i::3], lower_case=True) for i in range(3)]
+    expected = {"ab": 5400, "/": 5400, ".": 3600, "b": 3600}
+    assert merge_counts(parts) == count_words(texts, lower_case=True) == expected
 
 
 def test_merged_counts_are_those_of_the_whole():

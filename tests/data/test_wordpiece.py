@@ -10,7 +10,7 @@ from published_tokenization import published_pieces, texts
 
 from bert_jax.data.corpora import read_documents, split_sentences
 from bert_jax.data.vocabulary import count_words, train_wordpiece
-from bert_jax.data.wordpiece import SPECIAL_PIECES, RecentWords, WordPiece
+from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.data.words import split_whitespace, split_word
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "tokenizer.json").read_text())
@@ -178,14 +178,3 @@ def test_what_lies_between_the_offsets_gives_the_piece(text, lower_case, longest
 def test_ids_are_the_same_with_and_without_offsets(text):
     tokenizer = make_tokenizer("a", "##a", "ab", "##b", "7", ".", "#", "中", "##😀", "s", "##σ")
     assert tokenizer.encode_with_offsets(text).ids == tokenizer.encode(text)
-
-
-def test_recent_words_are_remembered_and_their_number_is_bounded():
-    calls = []
-    words = RecentWords(lambda word: calls.append(word) or len(word), size=3)
-    for word in "a", "b", "a", "c", "a", "d", "a", "bb":
-        assert words[word] == len(word)
-        assert len(words) <= 3
-    assert calls == ["a", "b", "c", "d", "bb"]
-    assert [words[f"{i}"] for i in range(9)] == [1] * 9
-    assert words["a"] == 1 and calls[-1] == "a"  # forgotten after so many others

@@ -4,8 +4,11 @@ from hypothesis import strategies as st
 from published_tokenization import published_words, texts
 
 from bert_jax.data.words import (
+    RecentWords,
     locate_whitespace_split,
+    space_ideographs,
     split_aligned_word,
+    split_unspaced,
     split_whitespace,
     split_word,
 )
@@ -77,3 +80,37 @@ def test_marks_are_sorted_with_where_they_come_from():
     # No mark is sorted across a character of class 0, though this one is an accent and vanishes.
     [token] = split_aligned_word("x\U0001d16d\u034f\U0001d165", lower_case=True)
     assert token == [("x", 0), ("\U0001d16d", 1), ("\U0001d165", 3)]
+
+
+def test_recent_words_are_remembered_and_their_number_is_bounded():
+    calls = []
+    words = RecentWords(lambda word: calls.append(word) or len(word), size=3)
+    for word in "a", "b", "a", "c", "a", "d", "a", "bb":
+        assert words[word] == len(word)
+        assert len(words) <= 3
+    assert calls == ["a", "b", "c", "d", "bb"]
+    assert [words[f"{i}"] for i in range(9)] == [1] * 9
+    assert words["a"] == 1 and calls[-1] == "a"  # forgotten after so many others
+
+
+def test_a_sentence_without_spaces_is_not_remembered():
+    calls = []
+    lengths = RecentWords(lambda word: calls.append(word) or len(word))
+    for length in (64, 65, 64, 65):
+        assert lengths["あ" * length] == length
+    assert [len(word) for word in calls] == [64, 65, 65]
+    assert len(lengths) == 1
+
+
+def test_unspaced_scripts_are_split_off_character_by_character():
+    assert split_unspaced("abcé") == ["abcé"]
+    assert split_unspaced("xカナ中yกๆ한국") == ["x", "カ", "ナ", "中", "y", "ก", "ๆ", "한국"]
+
+
+def test_spaces_around_ideographs_change_no_word():
+    text = "x中文y, 我们。豈\u200d中ÉΣ中\U00020000a\U0002fa1fカナ"
+    spaced = space_ideographs(text)
+    assert spaced.split()[:4] == ["x", "中", "文", "y,"]
+    for lower_case in (True, False):
+        found, expected = (split_words(one, lower_case=lower_case) for one in (spaced, text))
+        assert found == expected

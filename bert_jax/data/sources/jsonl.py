@@ -28,6 +28,8 @@ class JsonlFile:
 
     def _text(self, raw: bytes, offset: int) -> str:
         line = decode_line(raw, path=self.path, offset=offset)
+        if not offset:
+            line = line.removeprefix("\ufeff")  # a byte order mark
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:

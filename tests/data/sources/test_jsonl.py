@@ -28,6 +28,11 @@ def test_another_field_and_lists_of_lines(write):
     assert texts == ["one", "two\nthree"]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(write):
+    path = write(b'\xef\xbb\xbf{"text": "one"}', b'{"text": "two"}')
+    assert [document.text for document in read_documents(f"jsonl:{path}")] == ["one", "two"]
+
+
 def test_a_line_where_a_slice_ends_is_read_once(tmp_path):
     """Twelve lines of one length in four slices: every cut falls on a line's first byte."""
     path = tmp_path / "a.jsonl"
