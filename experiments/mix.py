@@ -1,13 +1,11 @@
-r"""A small BERT on the mix of benchmarks/corpus_mix.py, for some 75 minutes of two CPU cores.
+"""A small BERT on the mix of benchmarks/corpus_mix.py, for two CPU cores.
 
     python benchmarks/corpus_mix.py --output=corpora/mix
-    python benchmarks/task_sets.py --output=data/tasks
-    python -m bert_jax.prepare --experiment=experiments/mix.py \
-      --exclude=data/tasks/evaluation_texts.txt
+    python -m bert_jax.prepare --experiment=experiments/mix.py
     python -m bert_jax.pretrain --experiment=experiments/mix.py --workdir=runs/mix
 
-Four layers of width 256, as BERT-mini, on rows of 64 tokens, which hold the sentences of the tasks
-it is fine-tuned on. Half of the mix is documentation of one kind, and counts for a third of that.
+Four layers of width 256, as BERT-mini, on rows of 64 tokens, which hold most sentences. Half of the
+mix is documentation of one kind, and counts for a third of that.
 """
 
 from bert_jax.data.config import DataConfig, MaskingConfig

@@ -365,6 +365,17 @@ def test_second_data_that_were_made_anew_are_refused(stopped_at, two_phases, tmp
         train(moved, workdir)
 
 
+def test_training_begins_on_no_shard_that_was_exchanged(two_phases, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(f"{two_phases.data.directory}-48", other)
+    first, second, *_ = sorted(other.glob("train-*.array_record"))
+    second.write_bytes(first.read_bytes())
+    moved = override(two_phases, {"second_phase.directory": str(other)})
+    with pytest.raises(DataError, match=f"{second.name} is not what passport.json says"):
+        train(moved, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # ---- The timeline -----------------------------------------------------------------------------
 
 

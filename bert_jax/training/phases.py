@@ -26,11 +26,16 @@ def load_passports(phases: Sequence[Phase]) -> list[dict]:
         passports.check_passport(passport, data, vocab_size=phase.experiment.model.vocab_size)
         fingerprint = load_tokenizer(data.directory).fingerprint()
         passports.check_tokenizer(passport, fingerprint, directory=data.directory)
-        # Hundreds of GB are read once, and not by every host.
-        splits = ("train", "eval") if jax.process_index() == 0 else ("eval",)
-        passports.check_files(passport, data.directory, splits=splits)
         loaded.append(passport)
     return loaded
+
+
+def check_files(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
+    """Raises DataError if a file of the data is not what its passport says."""
+    # Hundreds of GB are read once, and not by every host.
+    splits = ("train", "eval") if jax.process_index() == 0 else ("eval",)
+    for phase, passport in zip(phases, loaded, strict=True):
+        passports.check_files(passport, phase.experiment.data.directory, splits=splits)
 
 
 def load_common_tokenizer(phases: Sequence[Phase]) -> Tokenizer:

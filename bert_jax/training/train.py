@@ -25,6 +25,7 @@ from bert_jax.training import checkpoint, initial
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
 from bert_jax.training.phases import (
+    check_files,
     first_batch,
     held_out_batches,
     load_common_tokenizer,
@@ -73,6 +74,7 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     if (workdir / "result.json").exists():
         say(f"{workdir} is complete")
         return json.loads((workdir / "result.json").read_text())
+    check_files(plan, loaded)
     origin = None
     if training.init_from and not checkpoint.has_checkpoint(workdir):
         origin = load_run(training.init_from)

@@ -156,7 +156,7 @@ def test_urls_are_read_like_paths(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
 def test_an_empty_file_and_a_pattern_without_files_are_named(kind, tmp_path):
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")
     with pytest.raises(DataError, match=rf"'{kind}:.*\*' matches no file"):
         open_corpus(f"{kind}:{tmp_path}/*")
     (tmp_path / "full").write_text("text")

@@ -6,7 +6,7 @@ from bert_jax.data.corpora import read_documents
 from bert_jax.errors import DataError
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")
-parquet = pytest.importorskip("pyarrow.parquet")
+parquet = pytest.importorskip("pyarrow.parquet", reason="needs pip install 'bert_jax[corpora]'")
 
 
 def write(path, **columns):
