@@ -42,6 +42,6 @@ def get_config() -> Experiment:
             initializer_stddev=0.05,  # as in quickstart.py
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),
-        training=TrainingConfig(steps=7000, log_every=50, eval_every=500, checkpoint_every=500),
+        training=TrainingConfig(steps=9000, log_every=50, eval_every=500, checkpoint_every=500),
         evaluation=EvaluationConfig(batch_size=64, max_examples=2048),
     )
