@@ -43,6 +43,8 @@ setup(
         "beam": ["apache-beam>=2.77,<3"],
         # The page of `prepare --audit`.
         "audit": ["jinja2>=3.1", "matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.14"],
+        # What fine-tuning is measured with.
+        "tasks": ["scikit-learn>=1.5", "scipy>=1.14"],
         "test": [
             *("hypothesis", "ipykernel", "nbclient", "nbformat"),
             *("psutil", "pyright", "pytest", "pytest-xdist", "ruff"),

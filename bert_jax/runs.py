@@ -1,5 +1,6 @@
 """The notebook's door: `load_run(path)` gives config, model, parameters and tokenizer of a run."""
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -332,6 +333,15 @@ def flatten_params(params: Any) -> dict[str, Any]:
     """Returns the leaves by their paths, `bert/layers/attention/query/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def fingerprint_params(params: Any) -> str:
+    """Returns the SHA-256 of the names and values of parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten_params(params).items()):
+        digest.update(path.encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _cpu() -> SingleDeviceSharding:

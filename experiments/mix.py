@@ -1,8 +1,9 @@
-"""A small BERT on the mix of benchmarks/corpus_mix.py, for two CPU cores.
+r"""A small BERT on the mix of benchmarks/corpus_mix.py, for two CPU cores.
 
     python benchmarks/corpus_mix.py --output=corpora/mix
     python benchmarks/task_sets.py --output=data/tasks
-    python -m bert_jax.prepare --experiment=experiments/mix.py --exclude=data/tasks/evaluation_texts.txt
+    python -m bert_jax.prepare --experiment=experiments/mix.py \
+        --exclude=data/tasks/evaluation_texts.txt
     python -m bert_jax.pretrain --experiment=experiments/mix.py --workdir=runs/mix
 
 Two layers of width 256 on rows of 64 tokens, which hold most sentences: smaller than BERT-mini, so

@@ -16,7 +16,7 @@ from bert_jax import config as configs
 from bert_jax import environment
 from bert_jax.errors import CheckpointError, ConfigError, DivergenceError
 from bert_jax.files import write_json
-from bert_jax.runs import Run, load_run
+from bert_jax.runs import Run, fingerprint_params, load_run
 from bert_jax.tasks import results
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import (
@@ -38,7 +38,6 @@ from bert_jax.tasks.state import (
     task_step,
 )
 from bert_jax.tasks.tuning import Tuner, tune
-from bert_jax.training import initial
 from bert_jax.training.sharding import make_mesh, named_sharding
 
 FORMAT_VERSION = 1
@@ -84,7 +83,7 @@ def finetune(
         )
     identity = {
         "config_hash": configs.config_hash(config),
-        "checkpoint_sha256": initial.fingerprint(run),
+        "checkpoint_sha256": fingerprint_params(run.params),
         "data_sha256": fingerprint(splits),
     }
     tuner = make_tuner(config, dataset, run)

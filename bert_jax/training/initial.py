@@ -1,6 +1,5 @@
 """Continued pretraining: the weights that a run starts from, if not from random ones."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.experiment import Experiment
 from bert_jax.files import write_json
-from bert_jax.runs import Run, flatten_params
+from bert_jax.runs import Run
 
 SAME = (
     "vocab_size",
@@ -64,15 +63,6 @@ def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> N
             f"{where} has another SentencePiece model; accepted: the same (its spiece.model as "
             "--vocabulary of bert_jax.prepare)"
         )
-
-
-def fingerprint(origin: Run) -> str:
-    """Returns the SHA-256 of the names and values of the weights."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(flatten_params(origin.params).items()):
-        digest.update(path.encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def record(origin: Run, workdir: Path, found: str) -> None:

@@ -20,7 +20,7 @@ from bert_jax.errors import ConfigError
 from bert_jax.experiment import Experiment, errors_of_phase, phases
 from bert_jax.files import write_json
 from bert_jax.models.bert import BertForPretraining, num_parameters
-from bert_jax.runs import load_run
+from bert_jax.runs import fingerprint_params, load_run
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
@@ -95,7 +95,7 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     open_workdir(workdir, experiment)
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
     first_step, seconds = manager.latest_step() or 0, 0.0
-    weights = initial.fingerprint(origin) if origin else None
+    weights = fingerprint_params(origin.params) if origin else None
     environment.check_processes_agree(
         weights=weights,
         experiment=configs.config_hash(experiment),
