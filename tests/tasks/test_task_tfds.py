@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -147,6 +148,31 @@ def test_questions_and_tags_are_read_from_tfds(prepared):
     assert answers == [[], [("good", 2)], [("good", 2), ("film", 7)]]
     (record, _) = read_records(f"tfds:{prepared(Tags)}:train")
     assert record.fields == {"tokens": ["hello", "ada"], "ner": ["O", "B-PER"]}
+
+
+@pytest.mark.parametrize("name", ["imdb_reviews", "ag_news_subset", "piqa"])
+def test_tfds_own_mock_data_are_read_as_they_are(name, prepared):
+    """Written with the set's own features. TFDS knows those of GLUE with TensorFlow alone, and mocks
+    answers for SQuAD that are more places than texts, which it cannot write."""
+    with tfds.testing.mock_data(num_examples=6):
+        mocked = list(tfds.data_source(name, split="train"))
+        features = tfds.builder(name).info.features
+
+    class Mocked(_Builder, skip_registration=True):
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _generate_examples(self, first):
+            for i, example in enumerate(mocked[first:]):
+                yield i, example
+
+    Mocked.name = f"mocked_{name}"
+    records = read_records(f"tfds:{prepared(Mocked)}:train")
+    expected = [
+        example | {"label": features["label"].int2str(int(example["label"]))} for example in mocked
+    ]
+    by_text = partial(sorted, key=str)
+    assert by_text(r.fields for r in records) == by_text(expected) and len(records) == 6
 
 
 def test_glue_is_found_by_its_name_where_it_lies_prepared(prepared, monkeypatch):
