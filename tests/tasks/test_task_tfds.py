@@ -152,8 +152,8 @@ def test_questions_and_tags_are_read_from_tfds(prepared):
 
 @pytest.mark.parametrize("name", ["imdb_reviews", "ag_news_subset", "piqa"])
 def test_tfds_own_mock_data_are_read_as_they_are(name, prepared):
-    """Written with the set's own features. TFDS knows those of GLUE with TensorFlow alone, and mocks
-    answers for SQuAD that are more places than texts, which it cannot write."""
+    """Written with the set's own features. TFDS knows those of GLUE with TensorFlow alone, and
+    mocks answers for SQuAD that are more places than texts, which it cannot write."""
     with tfds.testing.mock_data(num_examples=6):
         mocked = list(tfds.data_source(name, split="train"))
         features = tfds.builder(name).info.features
@@ -163,8 +163,7 @@ def test_tfds_own_mock_data_are_read_as_they_are(name, prepared):
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _generate_examples(self, first):
-            for i, example in enumerate(mocked[first:]):
-                yield i, example
+            yield from enumerate(mocked[first:])
 
     Mocked.name = f"mocked_{name}"
     records = read_records(f"tfds:{prepared(Mocked)}:train")
