@@ -38,6 +38,7 @@ from bert_jax.tasks.state import (
     task_step,
 )
 from bert_jax.tasks.tuning import Tuner, tune
+from bert_jax.training import initial
 from bert_jax.training.sharding import make_mesh, named_sharding
 
 FORMAT_VERSION = 1
