@@ -98,6 +98,8 @@ class TuningConfig:
     """Only the output layer is trained: a linear probe."""
     layer_decay: float = 1.0
     """Rate of each layer by that of the one above it; the embeddings are the lowest."""
+    from_scratch: bool = False
+    """What pretraining is compared with: of the checkpoint only model and vocabulary are used."""
     reinitialize_pooler: bool = False
     reinitialize_layers: int = 0
     """Last layers to begin anew, as Zhang et al. 2021 (https://arxiv.org/abs/2006.05987)."""
@@ -120,10 +122,11 @@ class TuningConfig:
             raise ConfigError(
                 f"training.reinitialize_layers is {self.reinitialize_layers}; accepted: 0 or more"
             )
-        if self.frozen and (self.reinitialize_layers or self.reinitialize_pooler):
+        anew = self.reinitialize_layers or self.reinitialize_pooler
+        if self.frozen + bool(anew) + self.from_scratch > 1:
             raise ConfigError(
-                "training.frozen would leave what training.reinitialize_* begins anew as it is; "
-                "accepted: one of them"
+                "training.frozen keeps what training.reinitialize_* begins anew in part and "
+                "training.from_scratch all of; accepted: one of them"
             )
 
 

@@ -104,7 +104,7 @@ def finetune(
                 shutil.rmtree(directory)
             directory.mkdir()
             with jax.set_mesh(tuner.mesh):
-                tune(tuner, seed, directory)
+                tune(tuner, seed, directory, console)
         ended.append(json.loads((directory / "result.json").read_text()))
         say(f"seed {seed}: {_told(ended[-1], dataset.metric)}")
 

@@ -16,10 +16,11 @@ def bootstrap_interval(
     outcomes: Sequence[Outcomes],
     metric: Callable[[Outcomes], float | None],
     *,
+    minus: Sequence[Outcomes] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Returns the percentile interval of a metric's mean over seeds.
+    """Returns the percentile interval of a metric's mean over seeds, or of a difference of two.
 
     Seeds and examples are drawn anew each time, both with replacement; all seeds of a draw see
     the same examples, as they did.
@@ -27,6 +28,7 @@ def bootstrap_interval(
     Args:
       outcomes: of each seed, on the same examples in the same order.
       metric: of the outcomes of one seed.
+      minus: of each seed of another fine-tuning, on the same examples.
       resamples: number of draws.
       seed: of the draws.
 
@@ -35,16 +37,28 @@ def bootstrap_interval(
     """
     rng = np.random.default_rng(seed)
     count = len(outcomes[0])
-    means = []
+    values = []
     for _ in range(resamples):
         examples = rng.integers(count, size=count)
-        seeds = rng.integers(len(outcomes), size=len(outcomes))
-        values = {i: metric(outcomes[i][examples]) for i in set(seeds.tolist())}
-        drawn = [value for i in seeds.tolist() if (value := values[i]) is not None]
-        means.extend([np.mean(drawn)] if drawn else [])
+        means = [_mean_of_draw(one, examples, metric, rng) for one in (outcomes, minus) if one]
+        if all(means):
+            values.append(means[0][0] - sum(mean for (mean,) in means[1:]))
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def _mean_of_draw(
+    outcomes: Sequence[Outcomes],
+    examples: np.ndarray,
+    metric: Callable[[Outcomes], float | None],
+    rng: np.random.Generator,
+) -> tuple[float, ...]:
+    """The mean over as many seeds, drawn; nothing where none of them has the metric."""
+    seeds = rng.integers(len(outcomes), size=len(outcomes)).tolist()
+    values = {i: metric(outcomes[i][examples]) for i in set(seeds)}
+    drawn = [value for i in seeds if (value := values[i]) is not None]
+    return (float(np.mean(drawn)),) if drawn else ()
 
 
 def summarize(

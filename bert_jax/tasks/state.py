@@ -77,13 +77,6 @@ def task_logits(
     return logits.reshape(rows, choices, *logits.shape[1:]) if choices > 1 else logits
 
 
-def task_schedule(config: FineTuningConfig, *, steps: int) -> tuple[Any, optax.Schedule]:
-    """Returns the optimizer's config, warm-up counted, and the learning rate of each step."""
-    warmup = min(round(config.training.warmup_fraction * steps), steps - 1)
-    optimizer = replace(config.optimizer, warmup_steps=warmup)
-    return optimizer, learning_rate_schedule(optimizer, steps=steps)
-
-
 def make_task_optimizer(
     config: FineTuningConfig, *, steps: int, num_layers: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -157,7 +150,7 @@ def state_maker(
     """Returns where the state lies, and a function that makes the first of a seed.
 
     The function takes the key of the seed and the encoder's parameters, placed. Step and moments
-    are 0; the output layer, and what `reinitialize_*` names, are drawn from the key.
+    are 0; the output layer, and what `reinitialize_*` names or all, are drawn from the key.
     """
 
     def initialize(rng: jax.Array) -> TrainState:
@@ -171,6 +164,8 @@ def state_maker(
 
     def make(rng: jax.Array, encoder: Any) -> TrainState:
         state = nn.unbox(initialize(rng))
+        if config.training.from_scratch:
+            return state
         fresh, bert = state.params["bert"], dict(encoder)
         if config.training.reinitialize_pooler:
             bert[POOLER] = fresh[POOLER]

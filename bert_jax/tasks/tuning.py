@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from rich.console import Console
+from rich.progress import track
 
 from bert_jax import config as configs
 from bert_jax.files import write_atomically, write_json
@@ -45,7 +47,7 @@ class Tuner(NamedTuple):
     steps: int
 
 
-def tune(tuner: Tuner, seed: int, directory: Path) -> None:
+def tune(tuner: Tuner, seed: int, directory: Path, console: Console) -> None:
     """Trains one seed and writes its checkpoint, metrics, predictions and, last, its result.
 
     A seed whose loss is no longer finite ends there, without metrics.
@@ -58,7 +60,14 @@ def tune(tuner: Tuner, seed: int, directory: Path) -> None:
     looks = evaluation_steps(tuner.steps, training)
     best = Best(-math.inf, 0, None)
     window, log, looks_since_best = [], [], 0
-    for step, batch in enumerate(epochs(rows, seed=seed, training=training), start=1):
+    batches = track(
+        epochs(rows, seed=seed, training=training),
+        f"seed {seed}",
+        total=tuner.steps,
+        console=console,
+        transient=True,
+    )
+    for step, batch in enumerate(batches, start=1):
         length = batch_length(batch, tuner.length) if training.group_by_length else tuner.length
         placed = place(tuner, batch, training.batch_size, length)
         state, metrics = tuner.update(state, placed, dropout_rng)
@@ -73,6 +82,10 @@ def tune(tuner: Tuner, seed: int, directory: Path) -> None:
         row |= {f"dev/{name}": value for name, value in scores.items()}
         log.append(json.dumps({"seed": seed, "step": step} | row) + "\n")
         write_atomically(directory / "metrics.jsonl", "".join(log))
+        console.print(
+            f"seed {seed} step {step:7,}  train loss {row['train/loss']:.3f}  "
+            f"dev {dataset.metric} {scores[dataset.metric]:.4f}  {time.monotonic() - started:.0f} s"
+        )
         window, looks_since_best = [], looks_since_best + 1
         if scores[dataset.metric] > best.score:
             best = Best(scores[dataset.metric], step, jax.device_get(state.params))

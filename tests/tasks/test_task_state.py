@@ -91,6 +91,13 @@ def test_the_last_layers_and_the_pooler_can_begin_anew():
             assert not same.any() if path.startswith("pooler/") else same.all(), path
 
 
+def test_from_scratch_nothing_is_the_checkpoints():
+    state, encoder = first_state(config(from_scratch=True))
+    before, after = flatten_params(encoder), flatten_params(state.params["bert"])
+    assert not any((leaf == before[path]).any() for path, leaf in after.items())
+    assert before.keys() == after.keys() and int(state.step) == 0
+
+
 def test_a_frozen_encoder_has_no_moments():
     sizes = []
     for frozen in (False, True):
