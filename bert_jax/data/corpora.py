@@ -14,9 +14,11 @@ share of the corpus would give them: with @2 twice as often, with @0.5 half.
 """
 
 import hashlib
+import heapq
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -38,8 +40,8 @@ _GLOB = re.compile(r"(?P<pattern>.+?)(:(?P<field>\w+))?")
 _TFDS = re.compile(r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[.*\])?)(:(?P<field>\w+))?)?")
 _ACCEPTED = "text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME or embedded:sotu"
 
-Slice = tuple[Portion, ...]
-"""What one task reads of a corpus."""
+Slice = tuple[tuple[Portion, ...], ...]
+"""What one task reads: of each source a stretch, which lies in one file or in several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,32 +55,34 @@ class Corpus:
         return sum(file.size for source in self.sources for file in source.files)
 
     def slices(self, count: int) -> list[Slice]:
-        """Cuts the corpus into `count` stretches of about equal work, which share no document."""
-        weighted = [
-            (file, source.weight, max(1, round(file.size * source.weight)))
-            for source in self.sources
-            for file in source.files
-        ]
-        total = sum(work for _, _, work in weighted)
-        slices: list[list[Portion]] = [[] for _ in range(count)]
-        before = 0
-        for file, weight, work in weighted:
-            # Slice k has what lies from k to k + 1 in units of total / count.
-            first, last = before * count // total, -(-(before + work) * count // total)
-            for number in range(first, last):
-                cuts = [(k * total - before * count) / (work * count) for k in (number, number + 1)]
-                start, end = (int(min(max(cut, 0), 1) * file.size) for cut in cuts)
-                portion = Portion(
-                    file=file,
-                    start=start,
-                    end=end,
-                    part=number - first,
-                    parts=last - first,
-                    weight=weight,
-                )
-                slices[number].append(portion)
-            before += work
-        return [tuple(portions) for portions in slices]
+        """Cuts the corpus into `count` slices of about equal size, which share no document.
+
+        Each has its share of every source, so that each shard is a small mixture.
+        """
+        stretches = (_stretches(source, count) for source in self.sources)
+        return list(zip(*stretches, strict=True))
+
+
+def _stretches(source: Source, count: int) -> list[tuple[Portion, ...]]:
+    total = sum(file.size for file in source.files)
+    stretches: list[list[Portion]] = [[] for _ in range(count)]
+    before = 0
+    for file in source.files:
+        # Stretch k has what lies from k to k + 1 in units of total / count.
+        first, last = before * count // total, -(-(before + file.size) * count // total)
+        for number in range(first, last):
+            start, end = ((k * total) // count - before for k in (number, number + 1))
+            portion = Portion(
+                file=file,
+                start=max(start, 0),
+                end=min(end, file.size),
+                part=number - first,
+                parts=last - first,
+                weight=source.weight,
+            )
+            stretches[number].append(portion)
+        before += file.size
+    return list(map(tuple, stretches))
 
 
 def open_corpus(spec: str) -> Corpus:
@@ -91,14 +95,27 @@ def open_corpus(spec: str) -> Corpus:
 
 
 def read_slice(portions: Slice) -> Iterator[tuple[Document, float]]:
-    """Documents and their weights, always in the same order.
+    """Documents and their weights, always in the same order, all sources in step by their size.
 
     Raises:
       DataError: where a file is not what its spec says: the file, the line, what is wrong.
     """
+    for _, document, weight in heapq.merge(*map(_read_stretch, portions), key=itemgetter(0)):
+        yield document, weight
+
+
+def _read_stretch(portions: Sequence[Portion]) -> Iterator[tuple[float, Document, float]]:
+    """Documents, how much of the stretch lies before each, and their weights."""
+    size, read = max(1, size_of([portions])), 0
     for portion in portions:
         for document in portion.file.read(portion):
-            yield document, portion.weight
+            yield read / size, document, portion.weight
+            read += len(document.text.encode())
+
+
+def size_of(portions: Iterable[Sequence[Portion]]) -> int:
+    """Bytes of the files as stored."""
+    return sum(portion.end - portion.start for stretch in portions for portion in stretch)
 
 
 def read_documents(spec: str) -> Iterator[Document]:

@@ -31,6 +31,7 @@ from bert_jax.data.corpora import (
     document_hash,
     is_held_out,
     read_slice,
+    size_of,
     split_sentences,
 )
 from bert_jax.data.examples import build_examples
@@ -70,7 +71,7 @@ class ShardTask:
     @property
     def size(self) -> int:
         """Bytes it reads."""
-        return sum(portion.end - portion.start for portion in self.portions)
+        return size_of(self.portions)
 
     @property
     def path(self) -> Path:

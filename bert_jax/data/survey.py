@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from bert_jax.data.config import DataConfig
-from bert_jax.data.corpora import Slice, copies, is_held_out, read_slice, split_sentences
+from bert_jax.data.corpora import Slice, copies, is_held_out, read_slice, size_of, split_sentences
 from bert_jax.data.exclusion import Exclusion
 from bert_jax.data.passport import FORMAT_VERSION, read_json
 from bert_jax.data.sources.base import Portion
@@ -45,7 +45,7 @@ class SurveyTask:
     @property
     def size(self) -> int:
         """Bytes it reads."""
-        return sum(portion.end - portion.start for portion in self.portions)
+        return size_of(self.portions)
 
     @property
     def path(self) -> Path:
@@ -154,7 +154,8 @@ def held_out_portions(tasks: Sequence[SurveyTask]) -> Slice:
     paths = [task.held_out_path for task in tasks]
     sizes = [(str(path), path.stat().st_size) for path in paths]
     files = (JsonlFile(path, size, "text") for path, size in sizes if size)
-    return tuple(Portion(file=file, start=0, end=file.size, part=0, parts=1) for file in files)
+    whole = (Portion(file=file, start=0, end=file.size, part=0, parts=1) for file in files)
+    return (tuple(whole),)
 
 
 def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenizer:

@@ -1,6 +1,7 @@
 """Corpora: what a spec means, which documents are held out, how weights count, sentences."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_copies_are_whole_and_their_mean_is_what_was_asked_for():
     assert 900 < len(both) < 1100
 
 
-def test_a_mixture_is_read_in_order_with_its_weights(tmp_path):
+def test_a_mixture_is_read_with_its_weights_all_sources_in_step(tmp_path):
     (tmp_path / "a,b.txt").write_text("one\n\ntwo")
     (tmp_path / "c.jsonl").write_text('{"body": "three"}\n')
     spec = f"text:{tmp_path}/a,b.txt@2.5,jsonl:{tmp_path}/*.jsonl:body@.5,text:{tmp_path}/*.txt"
@@ -97,21 +98,26 @@ def test_a_mixture_is_read_in_order_with_its_weights(tmp_path):
     (whole,) = corpus.slices(1)
     assert [(d.text, weight) for d, weight in read_slice(whole)] == [
         ("one", 2.5),
-        ("two", 2.5),
         ("three", 0.5),
         ("one", 1),
+        ("two", 2.5),
         ("two", 1),
     ]
 
 
-def test_slices_are_of_equal_work_where_weights_differ(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).write_text("\n\n".join(f"{name} {i:04}" for i in range(3000)))
-    slices = open_corpus(f"text:{tmp_path}/a@3,text:{tmp_path}/b").slices(4)
+def test_a_slice_is_a_small_mixture(tmp_path):
+    """So that each block has some of each source to draw partners from and to fill rows with."""
+    for name, count in (("a", 6000), ("b", 2000), ("c", 1)):
+        (tmp_path / name).write_text("\n\n".join(f"{name} {i:04}" for i in range(count)))
+    slices = open_corpus(f"text:{tmp_path}/a@3,text:{tmp_path}/b,text:{tmp_path}/c").slices(4)
     found = [[d.text for d, _ in read_slice(portions)] for portions in slices]
-    assert [{text[0] for text in part} for part in found] == [{"a"}, {"a"}, {"a"}, {"b"}]
-    # A blank line more or less, where a cut falls.
-    assert [len(part) for part in found] == pytest.approx([1000, 1000, 1000, 3000], abs=1)
+    assert sum(found, []).count("c 0000") == 1
+    for part in found:
+        # A blank line more or less, where a cut falls.
+        for texts, ours in ((part, 2000), (part[:1000], 1000), (part[-1000:], 1000)):
+            share = Counter(text[0] for text in texts)
+            assert share["a"] == pytest.approx(ours * 3 / 4, abs=2)
+            assert share["b"] == pytest.approx(ours / 4, abs=2)
 
 
 @pytest.mark.parametrize("corpus", ["embedded:wikipedia", "corpus.txt", "", "text:", "jsonl:"])

@@ -110,7 +110,7 @@ def test_shards_of_the_same_documents_are_named(config, tmp_path):
     text = (tmp_path / "corpus.txt").read_text()
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(text)
-    corpus = f"text:{tmp_path}/a.txt,text:{tmp_path}/b.txt"
+    corpus = f"text:{tmp_path}/[ab].txt"
     passport = prepare(dataclasses.replace(config, corpus=corpus, train_shards=2))
     shards = [shard["file"] for shard in passport["splits"]["train"]["shards"]]
     assert len({shard["sha256"] for shard in passport["splits"]["train"]["shards"]}) == 2
