@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from commands import assert_one_line
 
 import bert_jax
 from bert_jax import command, environment
@@ -47,14 +48,6 @@ def write_experiment(file, experiment):
 @pytest.fixture(scope="module")
 def file(experiment, tmp_path_factory):
     return write_experiment(tmp_path_factory.mktemp("experiment") / "mine.py", experiment)
-
-
-def assert_one_line(result, *said):
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    for part in said:
-        assert part in result.stderr
 
 
 # ---- As processes -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import assert_one_line
 
 import bert_jax
 from bert_jax.config import load_experiment, override
@@ -39,13 +40,6 @@ def prepare(*arguments, **options):
 
 def contents(directory):
     return {p.name: p.read_bytes() for p in Path(directory).iterdir() if p.name != ".lock"}
-
-
-def assert_one_line(result, *said):
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    for part in said:
-        assert part in result.stderr
 
 
 @pytest.fixture(scope="module")

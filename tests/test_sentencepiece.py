@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import assert_one_line
 
 import bert_jax
 from bert_jax.config import override, to_json
@@ -66,13 +67,6 @@ def prepare(experiment, directory, *arguments):
         text=True,
         check=False,
     )
-
-
-def assert_one_line(result, *said):
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    for part in said:
-        assert part in result.stderr
 
 
 def test_workers_do_not_change_a_byte(sentencepiece_experiment, tmp_path):
