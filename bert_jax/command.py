@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,13 +103,24 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
 def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -> Iterator[int]:
     """Locks a directory against a second process; gives the descriptor, which a child may inherit.
 
-    A child that outlives its parent keeps the lock.
+    A child that outlives its parent keeps the lock. An error of the user within leaves neither the
+    lock nor an empty directory behind where there was none.
 
     Raises:
       CheckpointError: another process has it, unless `wait`.
+      ConfigError: the directory cannot be made or written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
+    file = directory / ".lock"
+    try:
+        made = [path for path in (file, directory, *directory.parents) if not path.exists()]
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = file.open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"{flag}={directory} cannot be written ({error.strerror}); accepted: a directory, or "
+            "the name of a new one"
+        ) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -118,7 +129,22 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
                 raise CheckpointError(f"{busy}; accepted: another {flag}") from error
             print(f"{busy}; waiting for it", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
+        try:
+            yield lock.fileno()
+        except (BertJaxError, OSError):
+            _remove_empty(made)
+            raise
+
+
+def _remove_empty(paths: Sequence[Path]) -> None:
+    """Removes empty files and directories, up to the first that holds something."""
+    for path in paths:
+        if path.is_dir():
+            if any(path.iterdir()):
+                return
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _fail(error: Exception) -> int:

@@ -42,6 +42,10 @@ def contents(directory):
     return {p.name: p.read_bytes() for p in Path(directory).iterdir() if p.name != ".lock"}
 
 
+def everything(directory):
+    return {path: path.is_file() and path.read_bytes() for path in directory.rglob("*")}
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """Thirty addresses as text."""
@@ -168,9 +172,32 @@ def test_a_full_disk_is_one_line_and_finished_shards_stay(prepared, corpus, tmp_
 def test_a_bad_file_is_one_line_that_names_it(content, spec, said, tmp_path):
     (tmp_path / "input").write_bytes(content)
     corpus = spec.format(tmp_path / "input")
-    result = prepare(f"--corpus={corpus}", f"--output={tmp_path}/out", "--workers=2")
+    before = everything(tmp_path)
+    result = prepare(f"--corpus={corpus}", f"--output={tmp_path}/new/out", "--workers=2")
     assert_one_line(result, said)
-    assert not list((tmp_path / "out").glob("*.array_record"))
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("model.vocab_size=90000", "vocab_size is 90000"), ("data.train_shards=99", "is 99, but")],
+)
+def test_a_refused_setting_leaves_what_was_there_and_no_more(setting, said, corpus, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes").write_text("mine")
+    before = everything(tmp_path)
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
+    assert_one_line(prepare(*arguments, f"--set={setting}"), said)
+    assert everything(tmp_path) == before
+
+
+def test_a_refusal_leaves_the_survey_of_a_run_that_was_killed(corpus, tmp_path):
+    (tmp_path / "survey").mkdir()
+    (tmp_path / ".lock").touch()
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}", "--workers=1")
+    assert_one_line(prepare(*arguments, "--set=model.vocab_size=90000"), "vocab_size is 90000")
+    assert (tmp_path / ".lock").exists()
+    assert len(list((tmp_path / "survey").glob("*-of-*.json"))) == 6
 
 
 def test_documents_with_evaluation_texts_are_dropped_and_counted(prepared, corpus, tmp_path):

@@ -15,7 +15,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Literal, Protocol
 
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, UnfinishedError
 
 
 class Task(Protocol):
@@ -70,7 +70,7 @@ def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, 
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise DataError(
+            raise UnfinishedError(
                 f"a worker of {workers} died without an error, as for want of memory; run the "
                 "command again with fewer workers: finished shards are kept"
             ) from error

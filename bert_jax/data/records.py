@@ -16,7 +16,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.pairs import Pair
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import sha256_of_file
 
 HEADER_LENGTH = 3
@@ -88,7 +88,7 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
     """Writes the file whole or not at all, and returns its SHA-256.
 
     Raises:
-      DataError: the disk is full, or the directory cannot be written.
+      UnfinishedError: the disk is full, or the directory cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
     # Groups of one, so that single records can be read. Compressed one by one they would hardly
@@ -100,7 +100,7 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
         writer.close()
     except RuntimeError as error:  # what array_record makes of every error of the system
         temporary.unlink(missing_ok=True)
-        raise DataError(
+        raise UnfinishedError(
             f"{path} cannot be written: {str(error).split(';')[0]}; finished shards are kept, the "
             "same command goes on from them"
         ) from error
