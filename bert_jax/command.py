@@ -79,8 +79,11 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
             main(*arguments[1:])
         except BertJaxError as error:
             sys.exit(_fail(error))
-        except OSError as error:  # a directory that cannot be made or written, a full disk
-            sys.exit(_fail(error))
+        except OSError as error:  # a file that cannot be read or written, a full disk
+            if not error.filename:
+                sys.exit(_fail(error))
+            where = f"{error.filename} cannot be read or written"
+            sys.exit(_fail(f"{where} ({error.strerror}); accepted: a path that can"))
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from what was saved", file=sys.stderr)
             sys.exit(130)
@@ -117,8 +120,8 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
         lock = file.open("w")
     except OSError as error:
         raise ConfigError(
-            f"{flag}={directory} cannot be written ({error.strerror}); accepted: a directory, or "
-            "the name of a new one"
+            f"{flag}={directory} cannot be written ({error.strerror}); accepted: a directory that "
+            "can be written, or made"
         ) from error
     with lock:
         try:
@@ -147,6 +150,6 @@ def _remove_empty(paths: Sequence[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _fail(error: Exception) -> int:
+def _fail(error: Exception | str) -> int:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2

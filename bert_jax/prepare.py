@@ -65,6 +65,10 @@ def main() -> None:
     for name in ("corpus", "output", "vocabulary"):
         if FLAGS[name].present and not FLAGS[name].value:
             raise ConfigError(f"--{name} is empty; accepted: a value, or leave it out")
+    if FLAGS.beam and FLAGS.engine != "beam":
+        raise ConfigError(
+            f"--beam={FLAGS.beam[0]} with --engine={FLAGS.engine}; accepted: --engine=beam"
+        )
     experiment = command.experiment_from_flags()
     data = replace(
         experiment.data,
@@ -166,6 +170,11 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
     if not FLAGS.vocabulary:
         return None
     data = experiment.data
+    if Path(FLAGS.vocabulary).suffix == ".json":
+        raise ConfigError(
+            f"--vocabulary={FLAGS.vocabulary} is called as a tokenizer.json; accepted: a vocab.txt "
+            "or a SentencePiece *.model"
+        )
     if Path(FLAGS.vocabulary).suffix == ".model" and data.tokenizer != "sentencepiece":
         raise ConfigError(
             f"--vocabulary={FLAGS.vocabulary} is called as a SentencePiece model and "
@@ -180,8 +189,9 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
         )
     if tokenizer.vocab_size != experiment.model.vocab_size:
         raise ConfigError(
-            f"--vocabulary={FLAGS.vocabulary} has {tokenizer.vocab_size} pieces; accepted: "
-            f"model.vocab_size, which is {experiment.model.vocab_size}"
+            f"--vocabulary={FLAGS.vocabulary} has {tokenizer.vocab_size} pieces and "
+            f"model.vocab_size is {experiment.model.vocab_size}; accepted: "
+            f"--set model.vocab_size={tokenizer.vocab_size}"
         )
     return tokenizer
 

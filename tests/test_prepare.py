@@ -31,8 +31,8 @@ def command(*arguments):
     ]
 
 
-def prepare(*arguments, **options):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def prepare(*arguments, env=None, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     return subprocess.run(
         command(*arguments), env=environment, capture_output=True, text=True, check=False, **options
     )
@@ -81,7 +81,7 @@ def test_a_given_vocabulary_is_used(prepared, corpus, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("\n".join(vocabulary.read_text().split("\n")[:500]))
     result = prepare(*arguments, f"--vocabulary={short}")
-    assert_one_line(result, "short.txt has 500 pieces", "model.vocab_size, which is 600")
+    assert_one_line(result, "short.txt has 500 pieces", "accepted: --set model.vocab_size=500")
 
 
 def test_corpus_output_and_vocabulary_hold_for_every_phase(prepared, corpus, tmp_path):
@@ -223,7 +223,7 @@ def test_documents_with_evaluation_texts_are_dropped_and_counted(prepared, corpu
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "No such file"),
+        (None, "--exclude={} cannot be read (No such file or directory); accepted: a file with"),
         (b"", "holds 0 texts, none of 8 words or more"),
         (b"good\n\xff", "texts:2 holds byte 0xff at column 1"),
     ],
@@ -233,8 +233,40 @@ def test_a_bad_exclusion_is_one_line_and_nothing_is_written(content, said, corpu
     if content is not None:
         (tmp_path / "texts").write_bytes(content)
     arguments = (f"--corpus=text:{corpus}", f"--exclude={tmp_path}/texts")
-    assert_one_line(prepare(*arguments, f"--output={tmp_path}/out"), said, f"{tmp_path}/texts")
+    result = prepare(*arguments, f"--output={tmp_path}/out")
+    assert_one_line(result, said.format(tmp_path / "texts"), f"{tmp_path}/texts")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--output={}/file", "--output={}/file cannot be written (File exists); accepted: "),
+        ("--output={}/file/new", "--output={}/file/new cannot be written (Not a directory)"),
+        # Not even root makes one there.
+        ("--output=/proc/new", "--output=/proc/new cannot be written ("),
+        ("--output={}", "{}/survey cannot be read or written (File exists); accepted: "),
+        ("--beam=--runner=DirectRunner", "with --engine=pool; accepted: --engine=beam"),
+        ("--vocabulary={}/given.json", "accepted: a vocab.txt or a SentencePiece *.model"),
+    ],
+    ids=["file", "below-file", "system", "below-directory", "beam", "tokenizer"],
+)
+def test_a_flag_that_cannot_be_is_one_line_and_nothing_is_written(flag, said, corpus, tmp_path):
+    for name in ("file", "survey", "given.json"):
+        (tmp_path / name).write_text('{"model": {"vocab": {}}}')
+    before = everything(tmp_path)
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
+    assert_one_line(prepare(*arguments, flag.format(tmp_path)), said.format(tmp_path))
+    assert everything(tmp_path) == before
+
+
+def test_tfds_says_nothing_beside_the_one_line(tmp_path):
+    """It knows MNIST, and warns of the directory that is missing."""
+    pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
+    arguments = ("--corpus=tfds:mnist", f"--output={tmp_path}/out")
+    result = prepare(*arguments, env={"TFDS_DATA_DIR": str(tmp_path)})
+    assert_one_line(result, "tfds:mnist", "another TFDS_DATA_DIR")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_settings_are_one_line_and_nothing_changes(prepared, corpus):

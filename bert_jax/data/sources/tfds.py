@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader
 
 from bert_jax.data.sources.base import Document, Portion, Source, text_of
@@ -93,13 +94,21 @@ def _directory_of(name: str, *, spec: str) -> str:
         return name
     from bert_jax.data.sources.sotu_builder import Sotu
 
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # of what is missing it warns, and one line is to say so
     try:
         builder = tfds.builder(name)
+        is_prepared = builder.is_prepared()
     except tfds.core.DatasetNotFoundError as error:
         raise DataError(f"{spec}: TFDS has no dataset {name!r}, nor is it a directory") from error
     except (ValueError, KeyError) as error:
-        raise DataError(f"{spec}: {error}") from error
-    if not builder.is_prepared():
+        said, *_ = str(error).strip().splitlines()
+        raise DataError(
+            f"{spec}: {said.rstrip(':')}; accepted: tfds:NAME[/CONFIG][:SPLIT[:FIELD]]"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if not is_prepared:
         if not isinstance(builder, Sotu):
             raise DataError(
                 f"{spec}: {builder.data_path} is missing; accepted: a dataset that TFDS has "
