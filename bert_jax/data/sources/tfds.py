@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader
 
 from bert_jax.data.sources.base import Document, Portion, Source, text_of
@@ -94,11 +93,8 @@ def _directory_of(name: str, *, spec: str) -> str:
         return name
     from bert_jax.data.sources.sotu_builder import Sotu
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # of what is missing it warns, and one line is to say so
     try:
         builder = tfds.builder(name)
-        is_prepared = builder.is_prepared()
     except tfds.core.DatasetNotFoundError as error:
         raise DataError(f"{spec}: TFDS has no dataset {name!r}, nor is it a directory") from error
     except (ValueError, KeyError) as error:
@@ -106,9 +102,8 @@ def _directory_of(name: str, *, spec: str) -> str:
         raise DataError(
             f"{spec}: {said.rstrip(':')}; accepted: tfds:NAME[/CONFIG][:SPLIT[:FIELD]]"
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if not is_prepared:
+    # Not `is_prepared`, which warns of what one line is to say.
+    if not (builder.data_path / "dataset_info.json").exists():
         if not isinstance(builder, Sotu):
             raise DataError(
                 f"{spec}: {builder.data_path} is missing; accepted: a dataset that TFDS has "
