@@ -41,7 +41,8 @@ class TfdsFile:
 
     def _document(self, number: int, example: dict) -> Document:
         place = f"{self.path}@{number}"
-        return Document(place, text_of(example, self.field, place=lambda: place))
+        name = f"{self.path}:{self.field}@{number}"
+        return Document(name, text_of(example, self.field, place=lambda: place))
 
 
 def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:

@@ -129,6 +129,8 @@ def test_names_are_unique_and_the_order_is_kept(kind, tmp_path):
     documents = list(read_documents(spec))
     assert [document.text for document in documents] == texts
     assert len({document.name for document in documents}) == len(texts)
+    if "text" not in kind:
+        assert all(":text@" in document.name for document in documents)
     assert list(read_documents(spec)) == documents
 
 
