@@ -109,13 +109,14 @@ def _prepare(
 def _print_splits(directory: str, passport: dict) -> None:
     preparation = passport["preparation"]
     for split, summary in passport["splits"].items():
-        rows, pairs = max(1, summary["examples"]), max(1, summary["pairs"])
+        rows, pairs, random = max(1, summary["examples"]), summary["pairs"], ""
+        if pairs:
+            what = "swapped" if preparation["pairs"] == "sentence_order" else "random"
+            random = f", {summary['random_pairs'] / pairs:.1%} of {pairs:,} pairs {what}"
         print(
             f"{directory}: {split:5} {summary['examples']:>9,} rows"
             f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
-            f" {summary['positions'] / rows / preparation['sequence_length']:.1%} full,"
-            f" {summary['random_pairs'] / pairs:.1%} of {summary['pairs']:,} pairs"
-            f" {'swapped' if preparation['pairs'] == 'sentence_order' else 'random'}"
+            f" {summary['positions'] / rows / preparation['sequence_length']:.1%} full{random}"
         )
 
 

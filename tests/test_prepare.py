@@ -84,6 +84,19 @@ def test_a_given_vocabulary_is_used(prepared, corpus, tmp_path):
     assert_one_line(result, "short.txt has 500 pieces", "accepted: --set model.vocab_size=500")
 
 
+@pytest.mark.parametrize(
+    ("pairs", "said"), [("none", "full"), ("sentence_order", "% of {pairs:,} pairs swapped")]
+)
+def test_pairs_are_told_where_there_are_some(pairs, said, corpus, tmp_path):
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
+    objective = f"--set=objective.next_sentence={pairs != 'none'}"
+    result = prepare(*arguments, f"--set=data.pairs={pairs}", objective)
+    assert result.returncode == 0, result.stderr
+    splits = json.loads((tmp_path / "out" / "passport.json").read_text())["splits"].values()
+    for line, split in zip(result.stdout.splitlines(), splits, strict=True):
+        assert line.endswith(said.format(pairs=split["pairs"]))
+
+
 def test_corpus_output_and_vocabulary_hold_for_every_phase(prepared, corpus, tmp_path):
     """The first phase's vocabulary is none that the second would train."""
     *pieces, last, end = (prepared / "vocab.txt").read_text().split("\n")
