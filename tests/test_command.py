@@ -113,7 +113,7 @@ def test_a_vocabulary_that_the_data_were_not_made_with_ends_in_one_line(file, ex
         directory=tmp_path,
     )
     assert_one_line(result, f"{tmp_path}/data/tokenizer.json is another vocabulary", "prepared")
-    assert not [*tmp_path.glob("run/[!.]*")]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_workdir_that_is_a_file_ends_in_one_line(file, tmp_path):
