@@ -41,7 +41,8 @@ class TfdsFile:
 
     def _document(self, number: int, example: dict) -> Document:
         place = f"{self.path}@{number}"
-        return Document(place, text_of(example, self.field, place=lambda: place))
+        name = f"{self.path}:{self.field}@{number}"
+        return Document(name, text_of(example, self.field, place=lambda: place))
 
 
 def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
@@ -98,8 +99,12 @@ def _directory_of(name: str, *, spec: str) -> str:
     except tfds.core.DatasetNotFoundError as error:
         raise DataError(f"{spec}: TFDS has no dataset {name!r}, nor is it a directory") from error
     except (ValueError, KeyError) as error:
-        raise DataError(f"{spec}: {error}") from error
-    if not builder.is_prepared():
+        said, *_ = str(error).strip().splitlines()
+        raise DataError(
+            f"{spec}: {said.rstrip(':')}; accepted: tfds:NAME[/CONFIG][:SPLIT[:FIELD]]"
+        ) from error
+    # Not `is_prepared`, which warns of what one line is to say.
+    if not (builder.data_path / "dataset_info.json").exists():
         if not isinstance(builder, Sotu):
             raise DataError(
                 f"{spec}: {builder.data_path} is missing; accepted: a dataset that TFDS has "
