@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from absl import app, flags, logging
 
@@ -81,8 +82,11 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
             main(*arguments[1:])
         except BertJaxError as error:
             sys.exit(_fail(error))
-        except OSError as error:  # a directory that cannot be made or written, a full disk
-            sys.exit(_fail(error))
+        except OSError as error:  # a file that cannot be read or written, a full disk
+            if not error.filename:
+                sys.exit(_fail(error))
+            where = f"{error.filename} cannot be read or written"
+            sys.exit(_fail(f"{where} ({error.strerror}); accepted: a path that can"))
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from what was saved", file=sys.stderr)
             sys.exit(130)
@@ -105,24 +109,59 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
 def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -> Iterator[int]:
     """Locks a directory against a second process; gives the descriptor, which a child may inherit.
 
-    A child that outlives its parent keeps the lock.
+    A child that outlives its parent keeps the lock. An error of the user within leaves neither the
+    lock nor an empty directory behind where there was none.
 
     Raises:
       CheckpointError: another process has it, unless `wait`.
+      ConfigError: the directory cannot be made or written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
+    file = directory / ".lock"
+    try:
+        made = [path for path in (file, directory, *directory.parents) if not path.exists()]
+        lock = _open_locked(file, wait=wait, flag=flag)
+    except OSError as error:
+        raise ConfigError(
+            f"{flag}={directory} cannot be written ({error.strerror}); accepted: a directory that "
+            "can be written, or made"
+        ) from error
+    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            busy = f"another process is at work in {directory}"
-            if not wait:
-                raise CheckpointError(f"{busy}; accepted: another {flag}") from error
-            print(f"{busy}; waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
+            yield lock.fileno()
+        except (BertJaxError, OSError):
+            _remove_empty(made)
+            raise
 
 
-def _fail(error: Exception) -> int:
+def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = file.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        busy = f"another process is at work in {file.parent}"
+        if not wait:
+            lock.close()
+            raise CheckpointError(f"{busy}; accepted: another {flag}") from error
+        print(f"{busy}; waiting for it", file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    if file.exists() and os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+        return lock
+    lock.close()  # who had it has removed the file
+    return _open_locked(file, wait=wait, flag=flag)
+
+
+def _remove_empty(paths: Sequence[Path]) -> None:
+    """Removes empty files and directories, up to the first that holds something."""
+    for path in paths:
+        if path.is_dir():
+            if any(path.iterdir()):
+                return
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _fail(error: Exception | str) -> int:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2

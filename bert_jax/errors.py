@@ -13,6 +13,10 @@ class DataError(BertJaxError, ValueError):
     """A corpus, a vocabulary or prepared data that is missing, malformed or does not fit."""
 
 
+class UnfinishedError(DataError):
+    """Work on data that stopped half way, as on a full disk; the same command goes on with it."""
+
+
 class CheckpointError(BertJaxError, ValueError):
     """A run directory or checkpoint that is missing, incomplete or does not fit."""
 

@@ -65,6 +65,10 @@ def main() -> None:
     for name in ("corpus", "output", "vocabulary"):
         if FLAGS[name].present and not FLAGS[name].value:
             raise ConfigError(f"--{name} is empty; accepted: a value, or leave it out")
+    if FLAGS.beam and FLAGS.engine != "beam":
+        raise ConfigError(
+            f"--beam={FLAGS.beam[0]} with --engine={FLAGS.engine}; accepted: --engine=beam"
+        )
     experiment = command.experiment_from_flags()
     data = replace(
         experiment.data,
@@ -105,13 +109,14 @@ def _prepare(
 def _print_splits(directory: str, passport: dict) -> None:
     preparation = passport["preparation"]
     for split, summary in passport["splits"].items():
-        rows, pairs = max(1, summary["examples"]), max(1, summary["pairs"])
+        rows, pairs, random = max(1, summary["examples"]), summary["pairs"], ""
+        if pairs:
+            what = "swapped" if preparation["pairs"] == "sentence_order" else "random"
+            random = f", {summary['random_pairs'] / pairs:.1%} of {pairs:,} pairs {what}"
         print(
             f"{directory}: {split:5} {summary['examples']:>9,} rows"
             f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
-            f" {summary['positions'] / rows / preparation['sequence_length']:.1%} full,"
-            f" {summary['random_pairs'] / pairs:.1%} of {summary['pairs']:,} pairs"
-            f" {'swapped' if preparation['pairs'] == 'sentence_order' else 'random'}"
+            f" {summary['positions'] / rows / preparation['sequence_length']:.1%} full{random}"
         )
 
 
@@ -166,6 +171,11 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
     if not FLAGS.vocabulary:
         return None
     data = experiment.data
+    if Path(FLAGS.vocabulary).suffix == ".json":
+        raise ConfigError(
+            f"--vocabulary={FLAGS.vocabulary} is called as a tokenizer.json; accepted: a vocab.txt "
+            "or a SentencePiece *.model"
+        )
     if Path(FLAGS.vocabulary).suffix == ".model" and data.tokenizer != "sentencepiece":
         raise ConfigError(
             f"--vocabulary={FLAGS.vocabulary} is called as a SentencePiece model and "
@@ -180,8 +190,9 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
         )
     if tokenizer.vocab_size != experiment.model.vocab_size:
         raise ConfigError(
-            f"--vocabulary={FLAGS.vocabulary} has {tokenizer.vocab_size} pieces; accepted: "
-            f"model.vocab_size, which is {experiment.model.vocab_size}"
+            f"--vocabulary={FLAGS.vocabulary} has {tokenizer.vocab_size} pieces and "
+            f"model.vocab_size is {experiment.model.vocab_size}; accepted: "
+            f"--set model.vocab_size={tokenizer.vocab_size}"
         )
     return tokenizer
 

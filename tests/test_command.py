@@ -7,16 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from commands import assert_one_line
 
 import bert_jax
 from bert_jax import command, environment
 from bert_jax.config import override, to_json
-from bert_jax.errors import BertJaxError, CheckpointError
+from bert_jax.errors import BertJaxError, CheckpointError, ConfigError
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -47,14 +50,6 @@ def write_experiment(file, experiment):
 @pytest.fixture(scope="module")
 def file(experiment, tmp_path_factory):
     return write_experiment(tmp_path_factory.mktemp("experiment") / "mine.py", experiment)
-
-
-def assert_one_line(result, *said):
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    for part in said:
-        assert part in result.stderr
 
 
 # ---- As processes -----------------------------------------------------------------------------
@@ -120,7 +115,7 @@ def test_a_vocabulary_that_the_data_were_not_made_with_ends_in_one_line(file, ex
         directory=tmp_path,
     )
     assert_one_line(result, f"{tmp_path}/data/tokenizer.json is another vocabulary", "prepared")
-    assert not [*tmp_path.glob("run/[!.]*")]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_workdir_that_is_a_file_ends_in_one_line(file, tmp_path):
@@ -214,6 +209,28 @@ def test_a_second_process_on_a_directory_is_refused(tmp_path):
                 pass
     with command.exclusive(tmp_path):  # and not after the first has ended
         pass
+
+
+def test_who_waited_for_one_that_was_refused_keeps_others_out(tmp_path, capsys):
+    """The refused one removes the lock's file, of which the waiting one has it open."""
+    directory, entered, done = tmp_path / "run", threading.Event(), threading.Event()
+
+    def wait():
+        with command.exclusive(directory, wait=True):
+            entered.set()
+            done.wait(30)
+
+    second = threading.Thread(target=wait)
+    with pytest.raises(ConfigError), command.exclusive(directory):
+        second.start()
+        while "waiting for it" not in capsys.readouterr().err:
+            time.sleep(0.01)
+        raise ConfigError("refused")
+    assert entered.wait(30)
+    with pytest.raises(CheckpointError), command.exclusive(directory):
+        pass
+    done.set()
+    second.join()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import assert_one_line
 
 import bert_jax
 from bert_jax.config import load_experiment, override
@@ -30,8 +31,8 @@ def command(*arguments):
     ]
 
 
-def prepare(*arguments, **options):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def prepare(*arguments, env=None, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     return subprocess.run(
         command(*arguments), env=environment, capture_output=True, text=True, check=False, **options
     )
@@ -41,11 +42,8 @@ def contents(directory):
     return {p.name: p.read_bytes() for p in Path(directory).iterdir() if p.name != ".lock"}
 
 
-def assert_one_line(result, *said):
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    for part in said:
-        assert part in result.stderr
+def everything(directory):
+    return {path: path.is_file() and path.read_bytes() for path in directory.rglob("*")}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +81,20 @@ def test_a_given_vocabulary_is_used(prepared, corpus, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("\n".join(vocabulary.read_text().split("\n")[:500]))
     result = prepare(*arguments, f"--vocabulary={short}")
-    assert_one_line(result, "short.txt has 500 pieces", "model.vocab_size, which is 600")
+    assert_one_line(result, "short.txt has 500 pieces", "accepted: --set model.vocab_size=500")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"), [("none", "full"), ("sentence_order", "% of {pairs:,} pairs swapped")]
+)
+def test_pairs_are_told_where_there_are_some(pairs, said, corpus, tmp_path):
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
+    objective = f"--set=objective.next_sentence={pairs != 'none'}"
+    result = prepare(*arguments, f"--set=data.pairs={pairs}", objective)
+    assert result.returncode == 0, result.stderr
+    splits = json.loads((tmp_path / "out" / "passport.json").read_text())["splits"].values()
+    for line, split in zip(result.stdout.splitlines(), splits, strict=True):
+        assert line.endswith(said.format(pairs=split["pairs"]))
 
 
 def test_corpus_output_and_vocabulary_hold_for_every_phase(prepared, corpus, tmp_path):
@@ -174,9 +185,32 @@ def test_a_full_disk_is_one_line_and_finished_shards_stay(prepared, corpus, tmp_
 def test_a_bad_file_is_one_line_that_names_it(content, spec, said, tmp_path):
     (tmp_path / "input").write_bytes(content)
     corpus = spec.format(tmp_path / "input")
-    result = prepare(f"--corpus={corpus}", f"--output={tmp_path}/out", "--workers=2")
+    before = everything(tmp_path)
+    result = prepare(f"--corpus={corpus}", f"--output={tmp_path}/new/out", "--workers=2")
     assert_one_line(result, said)
-    assert not list((tmp_path / "out").glob("*.array_record"))
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("model.vocab_size=90000", "vocab_size is 90000"), ("data.train_shards=99", "is 99, but")],
+)
+def test_a_refused_setting_leaves_what_was_there_and_no_more(setting, said, corpus, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes").write_text("mine")
+    before = everything(tmp_path)
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
+    assert_one_line(prepare(*arguments, f"--set={setting}"), said)
+    assert everything(tmp_path) == before
+
+
+def test_a_refusal_leaves_the_survey_of_a_run_that_was_killed(corpus, tmp_path):
+    (tmp_path / "survey").mkdir()
+    (tmp_path / ".lock").touch()
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}", "--workers=1")
+    assert_one_line(prepare(*arguments, "--set=model.vocab_size=90000"), "vocab_size is 90000")
+    assert (tmp_path / ".lock").exists()
+    assert len(list((tmp_path / "survey").glob("*-of-*.json"))) == 6
 
 
 def test_documents_with_evaluation_texts_are_dropped_and_counted(prepared, corpus, tmp_path):
@@ -202,7 +236,7 @@ def test_documents_with_evaluation_texts_are_dropped_and_counted(prepared, corpu
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "No such file"),
+        (None, "--exclude={} cannot be read (No such file or directory); accepted: a file with"),
         (b"", "holds 0 texts, none of 8 words or more"),
         (b"good\n\xff", "texts:2 holds byte 0xff at column 1"),
     ],
@@ -212,8 +246,40 @@ def test_a_bad_exclusion_is_one_line_and_nothing_is_written(content, said, corpu
     if content is not None:
         (tmp_path / "texts").write_bytes(content)
     arguments = (f"--corpus=text:{corpus}", f"--exclude={tmp_path}/texts")
-    assert_one_line(prepare(*arguments, f"--output={tmp_path}/out"), said, f"{tmp_path}/texts")
+    result = prepare(*arguments, f"--output={tmp_path}/out")
+    assert_one_line(result, said.format(tmp_path / "texts"), f"{tmp_path}/texts")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--output={}/file", "--output={}/file cannot be written (File exists); accepted: "),
+        ("--output={}/file/new", "--output={}/file/new cannot be written (Not a directory)"),
+        # Not even root makes one there.
+        ("--output=/proc/new", "--output=/proc/new cannot be written ("),
+        ("--output={}", "{}/survey cannot be read or written (File exists); accepted: "),
+        ("--beam=--runner=DirectRunner", "with --engine=pool; accepted: --engine=beam"),
+        ("--vocabulary={}/given.json", "accepted: a vocab.txt or a SentencePiece *.model"),
+    ],
+    ids=["file", "below-file", "system", "below-directory", "beam", "tokenizer"],
+)
+def test_a_flag_that_cannot_be_is_one_line_and_nothing_is_written(flag, said, corpus, tmp_path):
+    for name in ("file", "survey", "given.json"):
+        (tmp_path / name).write_text('{"model": {"vocab": {}}}')
+    before = everything(tmp_path)
+    arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
+    assert_one_line(prepare(*arguments, flag.format(tmp_path)), said.format(tmp_path))
+    assert everything(tmp_path) == before
+
+
+def test_tfds_says_nothing_beside_the_one_line(tmp_path):
+    """It knows MNIST, and warns of the directory that is missing."""
+    pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
+    arguments = ("--corpus=tfds:mnist", f"--output={tmp_path}/out")
+    result = prepare(*arguments, env={"TFDS_DATA_DIR": str(tmp_path)})
+    assert_one_line(result, "tfds:mnist", "another TFDS_DATA_DIR")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_settings_are_one_line_and_nothing_changes(prepared, corpus):

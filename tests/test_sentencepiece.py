@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import assert_one_line
 
 import bert_jax
 from bert_jax.config import override, to_json
@@ -68,13 +69,6 @@ def prepare(experiment, directory, *arguments):
     )
 
 
-def assert_one_line(result, *said):
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    for part in said:
-        assert part in result.stderr
-
-
 def test_workers_do_not_change_a_byte(sentencepiece_experiment, tmp_path):
     config = sentencepiece_experiment.data
     alone = override(config, {"directory": str(tmp_path / "alone")})
@@ -97,7 +91,7 @@ def test_a_given_model_makes_the_same_data(sentencepiece_experiment, tmp_path):
     arguments = (f"--vocabulary={model}", f"--output={tmp_path}/other")
     for setting, said in {
         "data.lower_case=false": "is for data.lower_case True, and data.lower_case is False",
-        "model.vocab_size=600": "given.model has 500 pieces; accepted: model.vocab_size",
+        "model.vocab_size=600": "given.model has 500 pieces and model.vocab_size is 600; ac",
         "data.tokenizer=wordpiece": "given.model is called as a SentencePiece model",
         "data.max_word_length=100": "data.max_word_length is 100 with data.tokenizer 'sentencep",
     }.items():

@@ -15,6 +15,7 @@ share of the corpus would give them: with @2 twice as often, with @0.5 half.
 
 import hashlib
 import heapq
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ DEFAULT_FIELD = "text"
 DEFAULT_SPLIT = "train"
 
 _BETWEEN_SPECS = re.compile(r",(?=[a-z]+:)")
-_WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[0-9.]+)")
+_WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[-+.\de]+|[-+]?\w*)")  # and name@home.txt is a file
 _GLOB = re.compile(r"(?P<pattern>.+?)(:(?P<field>\w+))?")
 _TFDS = re.compile(r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[.*\])?)(:(?P<field>\w+))?)?")
 _ACCEPTED = "text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME or embedded:sotu"
@@ -156,13 +157,15 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _open_source(written: str) -> Source:
+    if written.endswith(","):
+        raise DataError(f"corpus {written!r} ends in a comma; accepted: SPEC[@WEIGHT][,SPEC...]")
     match = _WEIGHT.fullmatch(written)
     spec, weight = match.group("spec", "weight") if match else (written, "1")
     try:
         times = float(weight)
     except ValueError:
         times = 0.0
-    if times <= 0:
+    if not 0 < times < math.inf:
         raise DataError(f"corpus {written!r} has weight {weight}; accepted: a number above 0")
     return replace(_open_spec(spec), spec=spec, weight=times)
 

@@ -15,7 +15,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Literal, Protocol
 
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, UnfinishedError
 
 
 class Task(Protocol):
@@ -70,7 +70,7 @@ def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, 
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise DataError(
+            raise UnfinishedError(
                 f"a worker of {workers} died without an error, as for want of memory; run the "
                 "command again with fewer workers: finished shards are kept"
             ) from error
@@ -115,9 +115,13 @@ def _run_on_beam(
     options = ["--no_pipeline_type_check", *options]
     with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
         _ = pipeline | beam.Create(list(tasks)) | beam.Reshuffle() | beam.Map(_run_or_report)
+    failed = [path for path in map(_error_path, tasks) if path.exists()]
+    errors = [path.read_text(encoding="utf-8") for path in failed]
+    for path in failed:
+        path.unlink()
+    if errors:
+        raise DataError(errors[0])
     for number, task in enumerate(tasks):
-        if _error_path(task).exists():
-            raise DataError(_error_path(task).read_text(encoding="utf-8"))
         if (result := task.finished()) is None:
             raise DataError(
                 f"{task.path} is not there after Beam's run; accepted: a directory that every "

@@ -71,10 +71,10 @@ def open_exclusion(paths: Sequence[str]) -> Exclusion:
     """Reads files of evaluation texts: UTF-8, a text a line; local or fsspec URLs, also `.gz`.
 
     Raises:
-      DataError: a file is not UTF-8, or holds no text that is long enough to be looked for.
-      OSError: a file cannot be read.
+      DataError: a file cannot be read, is not UTF-8, or holds no text that is long enough to be
+        looked for.
     """
-    files = tuple((path, sha256_of(path)) for path in paths)
+    files = tuple((path, _sha256_of(path)) for path in paths)
     for path, digest in files:
         runs = _runs_of(((path, digest),))
         if runs.texts == runs.short_texts:
@@ -86,6 +86,16 @@ def open_exclusion(paths: Sequence[str]) -> Exclusion:
         return Exclusion()
     runs = _runs_of(files)
     return Exclusion(files=files, texts=runs.texts, short_texts=runs.short_texts)
+
+
+def _sha256_of(path: str) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__  # fsspec gives only the class
+        raise DataError(
+            f"--exclude={path} cannot be read ({reason}); accepted: a file with a text a line"
+        ) from error
 
 
 class _Runs:

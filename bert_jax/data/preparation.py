@@ -1,7 +1,8 @@
 """Corpus -> a directory of prepared data, and the passport that says what is in it."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial, reduce
 from itertools import repeat
 from pathlib import Path
@@ -31,7 +32,7 @@ from bert_jax.data.survey import (
     train_tokenizer,
 )
 from bert_jax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import sha256_of_file, write_json
 
 Report = Callable[[str, int, int], None]
@@ -90,16 +91,17 @@ def prepare_data(
     shards = [] if isinstance(tokenizer, int) else make_shards(tokenizer)
     # Training shards take from the survey only what they leave out.
     of_survey = shards if exclusion.files else shards[:1]
-    if not of_survey or any(shard.finished() is None for shard in of_survey):
-        found = _run("reading", surveys, engine=engine, report=report)
-        check_survey(config, found)
-        if isinstance(tokenizer, int):
-            tokenizer = train_tokenizer(surveys, vocab_size=tokenizer)
-        excluded = [frozenset(result["excluded"]) for result in found]
-        shards = make_shards(tokenizer, held_out=held_out_portions(surveys), excluded=excluded)
-    assert not isinstance(tokenizer, int)
+    with _removed_if_refused(directory / SURVEY_DIRECTORY):
+        if not of_survey or any(shard.finished() is None for shard in of_survey):
+            found = _run("reading", surveys, engine=engine, report=report)
+            check_survey(config, found)
+            if isinstance(tokenizer, int):
+                tokenizer = train_tokenizer(surveys, vocab_size=tokenizer)
+            excluded = [frozenset(result["excluded"]) for result in found]
+            shards = make_shards(tokenizer, held_out=held_out_portions(surveys), excluded=excluded)
+        assert not isinstance(tokenizer, int)
+        _check_shards(directory, shards[0].settings())
 
-    _check_shards(directory, shards[0].settings())
     directory.mkdir(parents=True, exist_ok=True)
     # Before the vocabulary, which another run will take for its own if these are the same.
     write_json(directory / INPUTS_FILE, inputs | {"settings": settings})
@@ -122,6 +124,18 @@ def prepare_data(
     write_json(directory / PASSPORT_FILE, passport)
     shutil.rmtree(directory / SURVEY_DIRECTORY, ignore_errors=True)
     return passport
+
+
+@contextmanager
+def _removed_if_refused(survey: Path) -> Iterator[None]:
+    """But not what an earlier run left there, or what the same command goes on with."""
+    was_there = survey.exists()
+    try:
+        yield
+    except DataError as error:
+        if not was_there and not isinstance(error, UnfinishedError):
+            shutil.rmtree(survey, ignore_errors=True)
+        raise
 
 
 def _check_rows(config: DataConfig, **statistics: Sequence[dict]) -> None:

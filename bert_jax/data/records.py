@@ -9,14 +9,14 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.pairs import Pair
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import sha256_of_file
 
 HEADER_LENGTH = 3
@@ -63,14 +63,15 @@ def open_split(directory: str | Path, passport: dict, *, split: str) -> ArrayRec
     """Random access to the records of a split, counted through its shards.
 
     Raises:
-      DataError: a shard is missing, or there are not as many records as the passport counts.
+      DataError: a shard is missing or damaged, also of what is read later, or there are not as many
+        records as the passport counts.
     """
     shards = passport["splits"][split]["shards"]
     paths = [Path(directory) / shard["file"] for shard in shards]
     for path in paths:
         if not path.exists():
             raise DataError(f"{path} is missing; accepted: every shard that the passport names")
-    source = ArrayRecordDataSource([str(path) for path in paths])
+    source = _Shards([str(path) for path in paths])
     count = sum(shard["examples"] for shard in shards)
     if len(source) != count:
         raise DataError(
@@ -78,6 +79,40 @@ def open_split(directory: str | Path, passport: dict, *, split: str) -> ArrayRec
             f"accepted: the {count} that its passport counts"
         )
     return source
+
+
+class _Shards(ArrayRecordDataSource):
+    """Where array_record says at which byte a file is damaged, says which file."""
+
+    def __init__(self, paths: Sequence[str]):
+        try:
+            super().__init__(paths)
+        except RuntimeError as error:
+            if len(paths) == 1:
+                raise _damaged(paths[0], error) from error
+            for path in paths:
+                _Shards([path])
+            raise
+
+    def __getitem__(self, record_key: SupportsIndex) -> bytes:
+        try:
+            return super().__getitem__(record_key)
+        except RuntimeError as error:
+            number, _ = self._reader_idx_and_position(record_key)
+            raise _damaged(self._paths[number], error) from error
+
+    def __getitems__(self, record_keys: Sequence[SupportsIndex]) -> Sequence[bytes]:
+        try:
+            return super().__getitems__(record_keys)
+        except RuntimeError:
+            return [self[key] for key in record_keys]  # one of which says where
+
+
+def _damaged(path: str, error: RuntimeError) -> DataError:
+    return DataError(
+        f"{path} is damaged ({str(error).split(';')[0]}); the prepare command, run again, replaces "
+        "it"
+    )
 
 
 def _little_endian(dtype: str) -> np.dtype:
@@ -88,7 +123,7 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
     """Writes the file whole or not at all, and returns its SHA-256.
 
     Raises:
-      DataError: the disk is full, or the directory cannot be written.
+      UnfinishedError: the disk is full, or the directory cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
     # Groups of one, so that single records can be read. Compressed one by one they would hardly
@@ -100,7 +135,7 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
         writer.close()
     except RuntimeError as error:  # what array_record makes of every error of the system
         temporary.unlink(missing_ok=True)
-        raise DataError(
+        raise UnfinishedError(
             f"{path} cannot be written: {str(error).split(';')[0]}; finished shards are kept, the "
             "same command goes on from them"
         ) from error

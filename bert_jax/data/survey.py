@@ -22,7 +22,7 @@ from bert_jax.data.sources.jsonl import JsonlFile
 from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.data.unigram import count_stretches, merge_stretches, train_sentencepiece
 from bert_jax.data.vocabulary import count_words, merge_counts, train_wordpiece
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import write_atomically, write_json
 
 SURVEY_DIRECTORY = "survey"
@@ -68,7 +68,7 @@ class SurveyTask:
         except OSError as error:
             if error.filename:  # of a file that is read
                 raise
-            raise DataError(
+            raise UnfinishedError(
                 f"{self.directory} cannot be written ({error.strerror}); the same command goes on "
                 "from what is finished"
             ) from error

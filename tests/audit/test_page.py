@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import assert_one_line
 
 import bert_jax
 from bert_jax.audit.page import write_page
@@ -105,13 +106,6 @@ def audit(*arguments, without=None):
         text=True,
         check=False,
     )
-
-
-def assert_one_line(result, *said):
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
-    for part in said:
-        assert part in result.stderr
 
 
 # ---- What it says --------------------------------------------------------------------------------

@@ -127,10 +127,25 @@ def test_what_is_no_spec_is_refused_at_once(corpus):
     assert repr(corpus) in str(error.value)
 
 
-@pytest.mark.parametrize("weight", ["0", "0.0", "1.2.3", "."])
+@pytest.mark.parametrize(
+    "weight", ["0", "0.0", "1.2.3", ".", "", "-1", "x", "nan", "inf", "-inf", "1e999"]
+)
 def test_a_weight_that_is_none_is_refused(weight):
     with pytest.raises(DataError, match=re.escape(f"has weight {weight}; accepted: a number")):
         open_corpus(f"embedded:sotu@{weight}")
+
+
+def test_the_name_of_a_file_may_have_the_sign_of_a_weight(tmp_path):
+    (tmp_path / "name@home.txt").write_text("one")
+    for weight, times in {"": 1, "@2": 2, "@1e-1": 0.1}.items():
+        (source,) = open_corpus(f"text:{tmp_path}/name@home.txt{weight}").sources
+        assert source.weight == times
+
+
+@pytest.mark.parametrize("corpus", ["embedded:sotu,", "embedded:sotu@2,", "a.txt,,embedded:sotu"])
+def test_a_comma_with_nothing_after_it_is_refused(corpus):
+    with pytest.raises(DataError, match=r"ends in a comma; accepted: SPEC\[@WEIGHT\]"):
+        open_corpus(corpus)
 
 
 def test_sentences_are_stripped_and_stay_within_their_line():

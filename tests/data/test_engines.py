@@ -73,6 +73,7 @@ def test_an_error_in_a_task_arrives_as_one_line(engine, tmp_path):
     tasks = [Square(tmp_path / str(number), number) for number in (5, -1)]
     with pytest.raises(DataError, match="^-1 has no root; accepted: 0 or more$"):
         list(engine.run(tasks))
+    assert not list(tmp_path.glob("*.error"))
     # Mended, it runs.
     tasks[1] = dataclasses.replace(tasks[1], number=1)
     assert dict(engine.run(tasks))[1] == {"square": 1}

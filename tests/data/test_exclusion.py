@@ -261,6 +261,21 @@ def test_workers_compression_and_a_kill_do_not_change_what_is_dropped(config, tm
     ]
 
 
+def test_of_two_fields_of_a_file_only_the_one_with_a_text_is_dropped(config, tmp_path):
+    """Questions and answers of the same records; every third answer contains a text."""
+    answers = (tmp_path / "corpus.txt").read_text().strip().split("\n\n")
+    rng = random.Random(1)
+    questions = [" ".join(rng.choices(WORDS, k=40)) for _ in answers]
+    records = [{"q": q, "a": a} for q, a in zip(questions, answers, strict=True)]
+    (tmp_path / "both.jsonl").write_text("\n".join(map(json.dumps, records)))
+    corpus = f"jsonl:{tmp_path}/both.jsonl:q,jsonl:{tmp_path}/both.jsonl:a"
+    config = dataclasses.replace(config, corpus=corpus, train_shards=1)
+    passport = prepare(config, exclusion=open_exclusion([str(tmp_path / "texts.txt")]))
+    splits = passport["splits"].values()
+    assert sum(split["excluded_documents"] for split in splits) == 20
+    assert sum(split["documents"] for split in splits) == 60 + 40
+
+
 def test_other_texts_are_refused_in_the_same_directory(config, tmp_path):
     exclusion = open_exclusion([str(tmp_path / "texts.txt")])
     prepare(config, exclusion=exclusion)
@@ -281,4 +296,4 @@ def test_an_exclusion_that_leaves_no_document_says_so(config, tmp_path):
     everything = open_exclusion([str(tmp_path / "texts.txt")])
     with pytest.raises(DataError, match="0 documents are left of .*, of which --exclude drops"):
         prepare(config, exclusion=everything)
-    assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["survey"]
+    assert list((tmp_path / "prepared").iterdir()) == []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -284,6 +285,40 @@ def test_max_examples_takes_records_evenly(config):
     some = [text for batch in evaluate(config, max_examples=5) for text in texts(batch)]
     assert some == [everything[int(i * count / 5)] for i in range(5)]
     assert_same(evaluate(config, max_examples=10 * count), evaluate(config))
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_damaged_record_names_its_shard(number, config, tmp_path):
+    """As after the hashes were compared; whoever reads the other records gets them."""
+    damaged = dataclasses.replace(config, directory=str(tmp_path / "data"))
+    shutil.copytree(config.directory, damaged.directory)
+    shards = sorted((tmp_path / "data").glob("train-*.array_record"))
+    with open(shards[number], "r+b") as stream:
+        stream.seek(200)  # in its first records, behind the header of the file
+        stream.write(bytes(8))
+    with pytest.raises(DataError, match=f"/{shards[number].name} is damaged .Corrupt") as error:
+        train(damaged)
+    assert "\n" not in str(error.value)
+    assert_same(evaluate(damaged), evaluate(config))
+    source = TrainingSource(damaged.directory, config=damaged, seed=3, num_steps=12)
+    whole = TrainingSource(config.directory, config=config, seed=3, num_steps=12)
+    read = 0
+    for step in range(12):
+        try:
+            assert_same([source[step]], [whole[step]])
+            read += 1
+        except DataError:
+            pass
+    assert 0 < read < 12
+
+
+@pytest.mark.parametrize("content", [b"torn", bytes(2**17)])
+def test_a_shard_that_cannot_be_opened_is_named(content, config, tmp_path):
+    shutil.copytree(config.directory, tmp_path / "data")
+    shard = tmp_path / "data" / "train-00001-of-00003.array_record"
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=f"{shard.name} is damaged .*prepare command, run again"):
+        TrainingSource(tmp_path / "data", config=config, seed=0, num_steps=1)
 
 
 def test_errors_come_at_the_call_and_name_the_value(config, tmp_path):

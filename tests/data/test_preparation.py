@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -463,11 +464,27 @@ def test_a_bad_corpus_is_refused_before_a_shard_is_written(config, tmp_path):
         with pytest.raises(DataError, match=rf"corpus.txt:{good.count(10) + 4} holds") as error:
             prepare(config, workers=workers)
         assert "\n" not in str(error.value)
-    assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["survey"]
-    # What was found out about the bad text is not taken for the good one.
+        assert list((tmp_path / "prepared").iterdir()) == []
     (tmp_path / "corpus.txt").write_bytes(good)
     assert prepare(config)["splits"]["train"]["documents"] > 20
     assert not (tmp_path / "prepared" / "survey").exists()
+
+
+def test_what_a_full_disk_left_of_a_survey_is_kept(config, tmp_path):
+    """The words of the first slice are few; those of the second are 20 kB, more than a file may."""
+    few = [" ".join(["word"] * 400)] * 10
+    many = [" ".join(f"w{number}x{i}" for i in range(300)) for number in range(10)]
+    (tmp_path / "corpus.txt").write_text("\n\n".join([*few, *many]))
+    config = dataclasses.replace(config, train_shards=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, before[1]))
+    try:
+        with pytest.raises(DataError, match="survey cannot be written .*; the same command"):
+            prepare(config, tokenizer=100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    survey = tmp_path / "prepared" / "survey"
+    assert [path.name for path in survey.glob("*-of-*.json")] == ["00000-of-00002.json"]
 
 
 def test_files_that_are_not_those_of_the_passport_are_named(config):

@@ -13,7 +13,8 @@ MAX_DOCUMENT_BYTES = 2**24
 @dataclass(frozen=True)
 class Document:
     name: str
-    """Unique in its corpus: where the document begins, or the title that its corpus gives it."""
+    """Unique in its corpus: where the document begins and the field that it is, or the title that
+    its corpus gives it."""
     text: str
     """Lines joined by newlines; a line is a sentence or running prose."""
     held_out: bool | None = None

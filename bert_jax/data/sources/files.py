@@ -34,10 +34,13 @@ def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
             if entry["type"] == "file"
         }
     else:
-        paths = filter(os.path.isfile, glob.glob(pattern, recursive=True))
-        sizes = {path: os.path.getsize(path) for path in paths}
+        found = glob.glob(pattern, recursive=True)
+        sizes = {path: os.path.getsize(path) for path in filter(os.path.isfile, found)}
     if not sizes:
-        raise DataError(f"corpus {spec!r} matches no file; accepted: a pattern that does")
+        matched, accepted = "no file", "a pattern that does"
+        if found:
+            matched, accepted = "a directory and no file", f"{pattern.rstrip('/')}/*"
+        raise DataError(f"corpus {spec!r} matches {matched}; accepted: {accepted}")
     for path, size in sizes.items():
         if not size:
             raise DataError(f"{path}:1 is an empty file; accepted: text, or a pattern without it")
@@ -65,7 +68,8 @@ def lines_from(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """Offset and bytes of each line that begins at byte `start` or later.
 
     Raises:
-      DataError: a line is longer than a document may be, or the compressed file is damaged.
+      DataError: a line is longer than a document may be, the file knows no other end of a line
+        than a carriage return, or is compressed and damaged.
     """
     with open_file(path) as stream:
         offset = start
@@ -130,7 +134,13 @@ def _read_line(stream: io.BufferedReader, *, path: str, offset: int) -> bytes:
     try:
         line = stream.readline(MAX_LINE_BYTES + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is no gzip file, or is cut short ({error})") from error
+        damage = "is cut short" if isinstance(error, EOFError) else "is damaged, or no gzip file"
+        raise DataError(f"{path} {damage} ({error}); accepted: a whole .gz file") from error
+    if not offset and b"\r" in line.rstrip() and not line.endswith(b"\n"):
+        raise DataError(
+            f"{path}:1 has carriage returns and no line feed in it; accepted: lines that end in a "
+            "line feed, with a carriage return before it or without"
+        )
     if len(line) > MAX_LINE_BYTES:
         raise too_long(line_place(path, offset))
     return line

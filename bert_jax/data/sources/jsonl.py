@@ -24,7 +24,7 @@ class JsonlFile:
             lines = takewhile(lambda line: line[0] < portion.end, lines)
         for offset, raw in lines:
             if raw.strip():
-                yield Document(f"{self.path}@{offset}", self._text(raw, offset))
+                yield Document(f"{self.path}:{self.field}@{offset}", self._text(raw, offset))
 
     def _text(self, raw: bytes, offset: int) -> str:
         line = decode_line(raw, path=self.path, offset=offset)

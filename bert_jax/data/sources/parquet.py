@@ -39,7 +39,8 @@ class ParquetFile:
 
     def _document(self, row: int, value: object) -> Document:
         place = f"{self.path}@{row}"
-        return Document(place, text_of({self.field: value}, self.field, place=lambda: place))
+        name = f"{self.path}:{self.field}@{row}"
+        return Document(name, text_of({self.field: value}, self.field, place=lambda: place))
 
     def _values(self, file, first: int, last: int) -> Iterator[tuple[int, object]]:
         """Row numbers from `first` to `last` and what the column has there."""

@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
@@ -34,15 +34,20 @@ class TfdsFile:
     def read(self, portion: Portion) -> Iterator[Document]:
         first = self.first + portion.start * self.count // self.size
         last = self.first + portion.end * self.count // self.size
-        for place, example in self.examples(first, last):
-            yield Document(place, text_of(example, self.field, place=lambda where=place: where))
+        for number, example in self.examples(first, last):
+            place = partial(self.place, number)
+            name = f"{self.path}:{self.field}@{number}"
+            yield Document(name, text_of(example, self.field, place=place))
 
-    def examples(self, first: int, last: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Place and decoded fields of records number `first` to `last` of the file."""
+    def place(self, number: int) -> str:
+        return f"{self.path}@{number}"
+
+    def examples(self, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number and decoded fields of records number `first` to `last` of the file."""
         features = _builder(self.builder_directory).info.features
         read = _array_records if self.file_format == "array_record" else _tfrecords
         for number, record in enumerate(read(self.path, first, last), start=first):
-            yield f"{self.path}@{number}", features.deserialize_example_np(record)
+            yield number, features.deserialize_example_np(record)
 
 
 def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
@@ -72,8 +77,8 @@ def read_examples(name: str, *, split: str, spec: str) -> Iterator[tuple[str, di
     directory = _directory_of(name, spec=spec)
     features = _builder(directory).info.features
     for file in _files_of(directory, split=split, field="", spec=spec):
-        for place, example in file.examples(file.first, file.first + file.count):
-            yield place, example, features
+        for number, example in file.examples(file.first, file.first + file.count):
+            yield file.place(number), example, features
 
 
 def _files_of(directory: str, *, split: str, field: str, spec: str) -> tuple[TfdsFile, ...]:
@@ -120,8 +125,12 @@ def _directory_of(name: str, *, spec: str) -> str:
             "TensorFlow alone, as glue, is accepted where it lies prepared in TFDS_DATA_DIR"
         ) from error
     except (ValueError, KeyError) as error:
-        raise DataError(f"{spec}: {error}") from error
-    if not builder.is_prepared():
+        said, *_ = str(error).strip().splitlines()
+        raise DataError(
+            f"{spec}: {said.rstrip(':')}; accepted: tfds:NAME[/CONFIG][:SPLIT[:FIELD]]"
+        ) from error
+    # Not `is_prepared`, which warns of what one line is to say.
+    if not (builder.data_path / "dataset_info.json").exists():
         if not isinstance(builder, Sotu):
             raise DataError(
                 f"{spec}: {builder.data_path} is missing; accepted: a dataset that TFDS has "

@@ -129,6 +129,8 @@ def test_names_are_unique_and_the_order_is_kept(kind, tmp_path):
     documents = list(read_documents(spec))
     assert [document.text for document in documents] == texts
     assert len({document.name for document in documents}) == len(texts)
+    if "text" not in kind:
+        assert all(":text@" in document.name for document in documents)
     assert list(read_documents(spec)) == documents
 
 
@@ -159,6 +161,10 @@ def test_an_empty_file_and_a_pattern_without_files_are_named(kind, tmp_path):
     pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")
     with pytest.raises(DataError, match=rf"'{kind}:.*\*' matches no file"):
         open_corpus(f"{kind}:{tmp_path}/*")
+    for pattern in (tmp_path, f"{tmp_path}/", f"file://{tmp_path}"):
+        accepted = rf"matches a directory and no file; accepted: (file://)?{tmp_path}/\*$"
+        with pytest.raises(DataError, match=accepted):
+            open_corpus(f"{kind}:{pattern}")
     (tmp_path / "full").write_text("text")
     (tmp_path / "nothing").touch()
     with pytest.raises(DataError, match=r"nothing:1 is an empty file"):

@@ -1,5 +1,7 @@
 """Plain text: where documents end, and what is said of text that is none."""
 
+import gzip
+import random
 import re
 
 import pytest
@@ -70,7 +72,37 @@ def test_a_document_at_the_limit_is_read(tmp_path):
     assert len(document.text) == MAX_DOCUMENT_BYTES
 
 
-def test_what_is_no_gzip_file_is_named(tmp_path):
-    (tmp_path / "a.gz").write_bytes(b"plain text")
-    with pytest.raises(DataError, match=r"a\.gz is no gzip file"):
+@pytest.mark.parametrize("spec", ["text:{}", "jsonl:{}"])
+@pytest.mark.parametrize("lines", [3, 2**18])
+def test_lines_that_end_in_carriage_returns_alone_are_refused(spec, lines, tmp_path):
+    """However large the file, which is one line; a single carriage return is white space."""
+    path = tmp_path / "a"
+    path.write_bytes(b"a sentence" * 20 + b"\r\r" + b"another" * 20 * lines)
+    first, _ = open_corpus(spec.format(path)).slices(2)
+    with pytest.raises(DataError, match=r"a:1 has carriage returns and no line feed in it; accep"):
+        list(read_slice(first))
+    path.write_bytes(b"of\rDOS\r\n\r\nand\runix\n\none line\r")
+    texts = [document.text for document in read_documents(f"text:{path}")]
+    assert texts == ["of\rDOS", "and\runix", "one line"]
+
+
+DAMAGES = {
+    "no-gzip": (lambda packed: b"plain text", "is damaged, or no gzip file (Not a gzipped file"),
+    "cut-short": (lambda packed: packed[:-9], "is cut short (Compressed file ended before"),
+    "checksum": (
+        lambda packed: packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:],
+        "is damaged, or no gzip file (CRC check failed",
+    ),
+    "bits": (lambda packed: packed[:900] + bytes(99) + packed[999:], "is damaged, or no gzip file"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_gzip_file_is_named(damage, tmp_path):
+    change, said = DAMAGES[damage]
+    rng = random.Random(0)
+    text = "\n\n".join(str(rng.random()) for _ in range(500))
+    (tmp_path / "a.gz").write_bytes(change(gzip.compress(text.encode())))
+    with pytest.raises(DataError, match=re.escape(f"a.gz {said}")) as error:
         list(read_documents(f"text:{tmp_path}/a.gz"))
+    assert str(error.value).endswith("; accepted: a whole .gz file")
