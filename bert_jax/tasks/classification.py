@@ -12,7 +12,7 @@ from bert_jax.tasks import metrics
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.encoding import lay_out_texts
 from bert_jax.tasks.family import Example, Family, Labels, Outcomes, Row
-from bert_jax.tasks.records import Record
+from bert_jax.tasks.records import ClassLabel, Record
 from bert_jax.training.losses import cross_entropy
 from bert_jax.training.metrics import Mean
 
@@ -37,16 +37,24 @@ def label_names(records: Sequence[Record], task: TaskConfig) -> Labels:
 
 
 def label_number(value: Any, labels: Labels, *, place: str, field: str) -> int:
-    """Returns the number of a label.
+    """Returns the number of a label, which `labels` have by its name or by a number of its own.
 
     Raises:
       DataError: it is none of them.
     """
     name = label_name(value)
+    if name not in labels and isinstance(value, ClassLabel) and str(value.number) in labels:
+        return labels.index(str(value.number))
     if name not in labels:
         known = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
         raise DataError(f"{place}: {field} is {name!r}; accepted: {known}")
     return labels.index(name)
+
+
+def index_of(record: Record) -> str:
+    """Returns the number that GLUE gives an example, `idx` of TFDS and Hugging Face, if any."""
+    index = str(record.fields.get("idx", ""))
+    return index if index.isdecimal() else ""
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
@@ -55,7 +63,7 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     gold = None
     if value is not None:
         gold = label_number(value, labels, place=record.place, field=task.label)
-    return Example(record.place, texts_of(record, task), gold)
+    return Example(record.place, texts_of(record, task), gold, index_of(record))
 
 
 def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:
@@ -98,8 +106,18 @@ def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str
 def write(
     predictions: list[int], examples: Sequence[Example], labels: Labels, threshold: float | None
 ) -> tuple[str, str]:
-    """Returns GLUE's form of a submission: index and label, divided by a tab."""
-    lines = [f"{i}\t{labels[p]}\n" for i, p in enumerate(predictions)]
+    """Returns GLUE's form of a submission."""
+    return submission([labels[prediction] for prediction in predictions], examples)
+
+
+def submission(predictions: Sequence[str], examples: Sequence[Example]) -> tuple[str, str]:
+    """Returns index and prediction, divided by a tab, in the order of GLUE's own numbers.
+
+    TFDS shuffles; examples without such a number are in the order in which they were read.
+    """
+    numbered = all(example.name for example in examples)
+    indices = [int(example.name) if numbered else i for i, example in enumerate(examples)]
+    lines = [f"{i}\t{p}\n" for i, p in sorted(zip(indices, predictions, strict=True))]
     return "tsv", "".join(["index\tprediction\n", *lines])
 
 

@@ -9,6 +9,12 @@ from typing import Any, NamedTuple
 from bert_jax.errors import DataError
 
 
+class ClassLabel(str):
+    """The name of a label that also has a number where it is stored."""
+
+    number: int
+
+
 class Record(NamedTuple):
     """One example as it is stored."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax.errors import DataError
 from bert_jax.tasks import metrics
-from bert_jax.tasks.classification import CLASSIFICATION, texts_of
+from bert_jax.tasks.classification import CLASSIFICATION, index_of, submission, texts_of
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.family import Example, Labels, Row
 from bert_jax.tasks.records import Record
@@ -25,7 +25,7 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
         gold = math.nan
     if gold is not None and not math.isfinite(gold):
         raise DataError(f"{record.place}: {task.label} is {value!r}; accepted: a finite number")
-    return Example(record.place, texts_of(record, task), gold)
+    return Example(record.place, texts_of(record, task), gold, index_of(record))
 
 
 def decode(
@@ -47,8 +47,7 @@ def write(
     predictions: list[float], examples: Sequence[Example], labels: Labels, threshold: float | None
 ) -> tuple[str, str]:
     """Returns GLUE's form of a submission."""
-    lines = [f"{i}\t{p:.4f}\n" for i, p in enumerate(predictions)]
-    return "tsv", "".join(["index\tprediction\n", *lines])
+    return submission([f"{prediction:.4f}" for prediction in predictions], examples)
 
 
 REGRESSION = replace(

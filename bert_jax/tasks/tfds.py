@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.sources.tfds import read_examples
-from bert_jax.tasks.records import Record
+from bert_jax.tasks.records import ClassLabel, Record
 
 
 def read_tfds(name: str) -> Iterator[Record]:
@@ -33,7 +33,13 @@ def _value(value: Any, feature: Any) -> Any:
     if getattr(feature, "feature", None) is not None:  # a sequence
         return [_value(one, feature.feature) for one in value]
     if hasattr(feature, "int2str"):
-        return feature.int2str(int(value)) if value >= 0 else None
+        return _class_label(int(value), feature) if value >= 0 else None
     if isinstance(value, bytes):
         return value.decode("utf-8")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _class_label(number: int, feature: Any) -> ClassLabel:
+    label = ClassLabel(feature.int2str(number))
+    label.number = number
+    return label

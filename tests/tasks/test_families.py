@@ -105,6 +105,29 @@ def test_labels_that_are_none_of_the_task_are_named():
             REGRESSION.parse(record(text="a", label=number), task("regression"), ())
 
 
+def test_a_submission_is_in_the_order_of_glue_and_not_in_that_of_reading():
+    def parsed(family, labels, indices):
+        config = task("classification" if labels else "regression")
+        given = [
+            {"text": "a", "label": None} | ({"idx": i} if i is not None else {}) for i in indices
+        ]
+        given = [record(**fields) for fields in given]
+        return [family.parse(one, config, labels) for one in given]
+
+    labels = ("no", "yes")
+    examples = parsed(CLASSIFICATION, labels, [10, 2, 0])
+    name, text = CLASSIFICATION.write([1, 0, 1], examples, labels, None)
+    assert (name, text) == ("tsv", "index\tprediction\n0\tyes\n2\tno\n10\tyes\n")
+    _, text = REGRESSION.write([0.5, 1.5, 2.5], parsed(REGRESSION, (), [1, 2, 0]), (), None)
+    assert text == "index\tprediction\n0\t2.5000\n1\t0.5000\n2\t1.5000\n"
+    # Not every example has a number, or it is not one.
+    for other in (None, {"question": 1}):
+        _, text = CLASSIFICATION.write(
+            [1, 0], parsed(CLASSIFICATION, labels, [7, other]), labels, None
+        )
+        assert text == "index\tprediction\n0\tyes\n1\tno\n"
+
+
 def test_metrics_are_those_of_the_definition():
     predicted = np.array([1, 1, 0, 1, 0, 0])
     gold = np.array([1, 0, 0, 1, 1, 0])

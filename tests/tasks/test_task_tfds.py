@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
 from bert_jax.errors import DataError
+from bert_jax.tasks.classification import CLASSIFICATION
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.datasets import load_dataset
 from bert_jax.tasks.readers import read_records
@@ -139,6 +141,25 @@ def test_a_pair_task_is_read_from_tfds(prepared):
     assert dataset.labels == ("different", "same")
     assert len(dataset.splits["dev"].examples) == 4
     assert all(example.gold is None for example in dataset.splits["test"].examples)
+
+
+def test_labels_may_be_the_numbers_that_tfds_has_for_them(prepared):
+    """As those of GLUE's submissions are for MRPC; names that it has not are refused."""
+    path = prepared(Pairs)
+    task = TaskConfig(
+        family="classification",
+        train=f"tfds:{path}:train",
+        dev=f"tfds:{path}:validation",
+        text="sentence1",
+        labels=("1", "0"),
+    )
+    dev = load_dataset(task).splits["dev"].examples
+    golds = {int(one.name): task.labels[one.gold] for one in dev}
+    assert golds == {i: str(i % 2) for i in range(1, 5)}
+    _, text = CLASSIFICATION.write([one.gold for one in dev], dev, task.labels, None)
+    assert text == "index\tprediction\n1\t1\n2\t0\n3\t1\n4\t0\n"
+    with pytest.raises(DataError, match="label is '(different|same)'; accepted: 0, 2"):
+        load_dataset(replace(task, labels=("0", "2")))
 
 
 def test_questions_and_tags_are_read_from_tfds(prepared):
