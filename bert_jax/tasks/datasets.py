@@ -1,6 +1,7 @@
 """The examples of a task, read and found to be right before anything is compiled."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +12,11 @@ from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import FAMILIES
 from bert_jax.tasks.family import Example, Family, Labels, Outcomes, Row
 from bert_jax.tasks.readers import read_records
+from bert_jax.tasks.records import Record
 
 SPLITS = ("train", "dev", "test")
+HIDDEN = (-1, "-1", "-1.0")
+"""What GLUE's test sets have for every label at TFDS and Hugging Face."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,10 @@ def load_dataset(task: TaskConfig) -> Dataset:
     specs = {name: getattr(task, name) for name in SPLITS if getattr(task, name)}
     records = {name: read_records(spec, task.columns) for name, spec in specs.items()}
     labels = task.labels or family.label_names(records["train"], task)
+    if "test" in records and hides_labels(records["test"], task, labels):
+        records["test"] = [
+            Record(place, fields | {task.label: None}) for place, fields in records["test"]
+        ]
     splits = {
         name: Split(
             name=name,
@@ -79,6 +87,13 @@ def load_dataset(task: TaskConfig) -> Dataset:
                 f"{hidden.place}: {task.label} is hidden; accepted in task.{name}: examples with it"
             )
     return Dataset(family=family, labels=labels, splits=splits, metric=metric)
+
+
+def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bool:
+    """Whether no record of a test set has a label, or every one has -1, which is none of them."""
+    given = [record.fields[task.label] for record in test if task.label in record.fields]
+    minus_one = len(given) == len(test) and all(label in HIDDEN for label in given)
+    return not given or (minus_one and not set(HIDDEN) & set(labels))
 
 
 def encode_split(split: Split, task: TaskConfig, tokenizer: Tokenizer) -> Split:

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from bert_jax.errors import DataError
+from bert_jax.tasks.config import TaskConfig
+from bert_jax.tasks.datasets import load_dataset
 from bert_jax.tasks.readers import read_records
 from bert_jax.tasks.records import fingerprint
 
@@ -109,6 +111,47 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path):
         read_records(f"tsv:{tmp_path}/nowhere.tsv")
     with pytest.raises(DataError, match="'excel:a' names no set of examples; accepted: tsv:FILE"):
         read_records("excel:a")
+
+
+@pytest.mark.parametrize(
+    ("family", "labels", "golds"),
+    [
+        ("regression", [-1.0, -1.0], [None, None]),  # STS-B at TFDS
+        ("regression", ["-1.0", "-1.0"], [None, None]),
+        ("regression", [-1.0, 0.5], [-1.0, 0.5]),
+        ("classification", [-1, -1], [None, None]),
+        ("classification", ["no", "yes"], [0, 1]),
+        ("classification", [], [None, None]),  # GLUE's test.tsv
+    ],
+)
+def test_labels_of_a_test_set_are_hidden_where_all_are_minus_one_or_none(
+    family, labels, golds, write_set
+):
+    known = ("no", "yes") if family == "classification" else (1, 2.5)
+    files = {
+        name: f"jsonl:{write_set(f'{name}.jsonl', [{'text': 'a', 'label': v} for v in known])}"
+        for name in ("train", "dev")
+    }
+    lines = [{"text": "a", "label": label} for label in labels] or [{"text": "a"}] * 2
+    test = f"jsonl:{write_set('test.jsonl', lines)}"
+    dataset = load_dataset(TaskConfig(family=family, **files, test=test))
+    assert [one.gold for one in dataset.splits["test"].examples] == golds
+
+
+def test_labels_are_hidden_in_test_alone_and_minus_one_may_be_one(write_set):
+    known = [{"text": "a", "label": label} for label in (-1, 1)]
+    train = f"jsonl:{write_set('train.jsonl', known)}"
+    test = f"jsonl:{write_set('test.jsonl', known[:1])}"
+    task = TaskConfig(family="classification", train=train, dev=train, test=test)
+    assert load_dataset(task).splits["test"].examples[0].gold == 0
+    bare = write_set("bare.jsonl", [{"text": "a"}])
+    with pytest.raises(DataError, match="bare.jsonl:1 has no field 'label'; accepted: text"):
+        load_dataset(TaskConfig(family="classification", train=train, dev=f"jsonl:{bare}"))
+    some = write_set("some.jsonl", [*known, {"text": "a"}])
+    with pytest.raises(DataError, match="some.jsonl:3 has no field 'label'; accepted: text"):
+        load_dataset(
+            TaskConfig(family="classification", train=train, dev=train, test=f"jsonl:{some}")
+        )
 
 
 def test_the_fingerprint_depends_on_content_and_order_but_not_on_the_place(write_set):
