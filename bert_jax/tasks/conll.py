@@ -1,5 +1,6 @@
 """CoNLL and CoNLL-U files: a token a line, a blank line after each sentence."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record]:
     if not columns:
         raise DataError(f"{path}: task.columns is empty; accepted: the names of its columns")
     lines = (
-        (number, [] if line.startswith("-DOCSTART-") else line.split())
+        # Not `split()`: a no-break space is a part of its cell.
+        (number, [] if line.startswith("-DOCSTART-") else re.findall(r"[^ \t]+", line))
         for number, line in numbered_lines(path)
     )
     yield from _sentences(path, lines, columns)
@@ -41,7 +43,7 @@ def read_conllu(path: Path) -> Iterator[Record]:
         for number, line in numbered_lines(path):
             if line.startswith("#"):
                 continue
-            cells = line.split("\t") if line.strip() else []
+            cells = line.split("\t") if line.strip(" \t") else []
             if not cells or cells[0].isdecimal() or len(cells) != len(CONLLU_COLUMNS):
                 yield number, cells
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.errors import ConfigError
 from bert_jax.tasks import metrics
 from bert_jax.tasks.classification import CLASSIFICATION, label_number
 from bert_jax.tasks.config import TaskConfig
@@ -25,6 +26,11 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     """Reads the text, its choices and the number of the right one."""
     start = record.text(task.choice_start) + " " if task.choice_start else ""
     choices = tuple(start + record.text(name.strip()) for name in task.text_pair.split(","))
+    if len(labels) != len(choices):
+        raise ConfigError(
+            f"task.labels are {', '.join(labels)}; accepted: {len(choices)}, one for each field of "
+            "task.text_pair, or none"
+        )
     value = record[task.label]
     gold = None
     if value is not None:

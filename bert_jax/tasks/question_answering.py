@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,14 +47,14 @@ class Window(NamedTuple):
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
-    """Reads question, passage and answers, each of which has to be where it is said to be.
-
-    Answers are a list of (text, start), or a text that is searched for; an empty list is none.
-    """
+    """Reads question, passage and answers, each of which has to be where it is said to be."""
     passage, given = record.text(task.text_pair), record[task.label]
+    name = str(record.fields.get("id", record.place))
+    texts = (record.text(task.text), passage)
+    if given is None:  # hidden
+        return Example(record.place, texts, None, name)
     answers = []
-    for one in [given] if isinstance(given, str) else given:
-        text, start = (one, passage.find(one)) if isinstance(one, str) else one
+    for text, start in answers_of(given, passage, place=record.place, field=task.label):
         if start < 0 or passage[start : start + len(text)] != text:
             raise DataError(
                 f"{record.place}: answer {text!r:.60} is not at character {start} of its passage; "
@@ -67,8 +67,39 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
         answers.append((text, start))
     if not answers and not task.no_answer:
         raise DataError(f"{record.place} has no answer; accepted: some, or task.no_answer=true")
-    name = str(record.fields.get("id", record.place))
-    return Example(record.place, (record.text(task.text), passage), tuple(answers), name)
+    return Example(record.place, texts, tuple(answers), name)
+
+
+def answers_of(given: Any, passage: str, *, place: str, field: str) -> list[tuple[str, int]]:
+    """Returns text and start of each answer.
+
+    Accepted is one or a list of them: a text, which is searched for, (text, start), or
+    {"text": ..., "answer_start": ...}; and all in one as Hugging Face has them,
+    {"text": [...], "answer_start": [...]}. An empty list is no answer.
+
+    Raises:
+      DataError: it is something else.
+    """
+    match given:
+        case {"text": [*texts], "answer_start": [*starts]} if len(texts) == len(starts):
+            given = list(zip(texts, starts, strict=True))
+        case list():
+            pass
+        case _:
+            given = [given]
+    answers = []
+    for one in given:
+        match one:
+            case str(text):
+                answers.append((text, passage.find(text)))
+            case [str(text), int(start)] | {"text": str(text), "answer_start": int(start)}:
+                answers.append((text, start))
+            case _:
+                raise DataError(
+                    f"{place}: {field} has {one!r:.60}; accepted: a text, or text and answer_start "
+                    "(a number)"
+                )
+    return answers
 
 
 def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:

@@ -2,13 +2,14 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.errors import DataError
-from bert_jax.tasks.classification import label_number
+from bert_jax.tasks.classification import label_name, label_number
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.family import EncoderInput, Example, Family, Labels, Outcomes, Row
 from bert_jax.tasks.records import Record
@@ -24,15 +25,21 @@ Entity = tuple[int, int, str]
 
 def label_names(records: Sequence[Record], task: TaskConfig) -> Labels:
     """Returns every tag of the training sentences, sorted."""
-    return tuple(sorted({str(tag) for record in records for tag in record[task.label]}))
+    names = {label_name(tag) for record in records for tag in list_of(record, task.label)}
+    return tuple(sorted(name for name in names if name is not None))
+
+
+def list_of(record: Record, name: str) -> list[Any]:
+    """Returns a field that is a list; raises DataError if it is something else."""
+    value = record[name]
+    if not isinstance(value, list):
+        raise DataError(f"{record.place}: {name} is {value!r:.60}; accepted: a list")
+    return value
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     """Reads tokens and their tags."""
-    tokens, tags = record[task.text], record[task.label]
-    for name, value in ((task.text, tokens), (task.label, tags)):
-        if not isinstance(value, list):
-            raise DataError(f"{record.place}: {name} is {value!r:.60}; accepted: a list")
+    tokens, tags = list_of(record, task.text), list_of(record, task.label)
     if len(tokens) != len(tags):
         raise DataError(
             f"{record.place} has {len(tags)} {task.label} for {len(tokens)} {task.text}; accepted: "

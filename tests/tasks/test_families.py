@@ -1,9 +1,11 @@
 """What each family makes of an example, and how it counts: no model."""
 
+import json
+
 import numpy as np
 import pytest
 
-from bert_jax.errors import DataError
+from bert_jax.errors import ConfigError, DataError
 from bert_jax.tasks import question_answering as qa
 from bert_jax.tasks import tagging
 from bert_jax.tasks.classification import CLASSIFICATION
@@ -181,6 +183,25 @@ def test_a_tag_count_that_differs_from_the_token_count_is_named():
         tagging.parse(record(token=["a"], tag=["X"]), config, ("N",))
 
 
+@pytest.mark.parametrize("tags", [None, 3])
+def test_tags_that_are_no_list_are_named_whether_or_not_the_task_names_its_labels(tags):
+    config, given = task("tagging", text="token", label="tag"), record(token=["a"], tag=tags)
+    for read in (
+        lambda: tagging.label_names([given], config),
+        lambda: tagging.parse(given, config, ("N",)),
+    ):
+        with pytest.raises(DataError, match=f"file:7: tag is {tags}; accepted: a list"):
+            read()
+
+
+def test_a_tag_that_is_null_is_no_label():
+    config, given = task("tagging", text="token", label="tag"), record(token=["a"] * 2)
+    given.fields["tag"] = ["N", None]
+    assert tagging.label_names([given], config) == ("N",)
+    with pytest.raises(DataError, match="file:7: tag is None; accepted: N"):
+        tagging.parse(given, config, ("N",))
+
+
 @pytest.mark.parametrize(
     ("tags", "expected"),
     [
@@ -271,11 +292,48 @@ def test_a_span_does_not_end_before_it_starts_nor_is_it_too_long():
         ([("good", 3)], "file:7: answer 'good' is not at character 3 of its passage"),
         (["nowhere"], "file:7: answer 'nowhere' is not in its passage"),
         ([("", 0)], "file:7: an answer is empty"),
+        (5, "file:7: answers has 5; accepted: a text, or text and answer_start"),
+        ([None], "file:7: answers has None; accepted"),
+        ([("good", "2")], r"file:7: answers has \('good', '2'\); accepted"),
+        ([("good", None)], r"file:7: answers has \('good', None\); accepted"),
+        (
+            [{"text": "good", "answer_start": "2"}],
+            "file:7: answers has {'text': 'good', .*accepted",
+        ),
+        ([{"text": "good"}], "file:7: answers has {'text': 'good'}; accepted"),
+        ({"text": ["good"], "answer_start": [None]}, r"answers has \('good', None\); accepted"),
+        ({"text": ["good"], "answer_start": []}, "file:7: answers has {'text': .*; accepted"),
     ],
 )
 def test_an_answer_that_is_not_in_its_passage_is_named(answers, said, tokenizer):
     with pytest.raises(DataError, match=said):
         question(tokenizer, answers)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "good",
+        ["good"],
+        [["good", 2]],
+        {"text": "good", "answer_start": 2},
+        [{"text": "good", "answer_start": 2}],
+        {"text": ["good"], "answer_start": [2]},
+    ],
+)
+def test_answers_may_be_in_any_usual_form(answers, tokenizer):
+    assert question(tokenizer, answers)[0].gold == (("good", 2),)
+
+
+def test_a_question_may_hide_its_answers_and_is_answered_all_the_same(tokenizer):
+    assert question(tokenizer, {"text": [], "answer_start": []})[0].gold == ()
+    example, config = question(tokenizer, None)
+    assert example.gold is None
+    rows = qa.encode(0, example, config, tokenizer)
+    answers = [np.zeros((16, 2), np.float32) for _ in rows]
+    predictions = qa.decode(answers, rows, [example], config)
+    _, text = qa.write(predictions, [example], (), None)
+    assert list(json.loads(text)) == ["q"]
 
 
 def test_a_question_without_answer_is_an_error_unless_it_may_have_none(tokenizer):
@@ -321,3 +379,13 @@ def test_each_choice_is_an_input_with_the_text_before_it(tokenizer):
     assert row.label == 1
     batch = stack([row], family=MULTIPLE_CHOICE, batch_size=2, length=8, pad_id=0)
     assert batch.token_ids.shape == (2, 2, 8)
+
+
+def test_there_are_as_many_labels_as_choices_and_the_right_one_is_among_them():
+    config = task("multiple_choice", text="sent", text_pair="one, two")
+    given = record(sent="a", one="b", two="c", label=2)
+    with pytest.raises(DataError, match="file:7: label is '2'; accepted: 0, 1$"):
+        MULTIPLE_CHOICE.parse(given, config, MULTIPLE_CHOICE.label_names([], config))
+    for labels in (("0", "1", "2"), ("0",)):
+        with pytest.raises(ConfigError, match="task.labels are 0.*; accepted: 2, one for each"):
+            MULTIPLE_CHOICE.parse(given, config, labels)

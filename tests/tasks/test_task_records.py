@@ -76,8 +76,72 @@ def test_questions_of_squad(tmp_path):
     assert first.fields["answers"] == [("good", 2)] and second.fields["answers"] == []
     lines = file.read_text().splitlines()
     for record, identifier in ((first, "q1"), (second, "q2")):
-        number = int(record.place.rpartition(":")[2])
-        assert identifier in lines[number - 1]
+        place, _, name = record.place.partition(", question ")
+        assert identifier in lines[int(place.rpartition(":")[2]) - 1] and name == identifier
+
+
+def test_what_is_wrong_in_squad_is_named_by_its_question_for_the_file_is_one_line(tmp_path):
+    file = tmp_path / "squad.json"
+
+    def load(change, **test):
+        squad = json.loads(json.dumps(SQUAD))
+        change(squad["data"][0]["paragraphs"][0]["qas"])
+        file.write_text(json.dumps(squad))
+        files = {name: f"squad:{file}" for name in ("train", "dev")} | test
+        names = {"text": "question", "text_pair": "context", "label": "answers"}
+        task = TaskConfig(
+            family="question_answering", representation="last", no_answer=True, **files, **names
+        )
+        return load_dataset(task)
+
+    def start(value):
+        return lambda questions: questions[0]["answers"][0].update(answer_start=value)
+
+    place = f"{file}:1, question q1"
+    for value in ("9", None):
+        with pytest.raises(DataError, match=f"{place}: answers has .'good', .*; accepted: a text"):
+            load(start(value))
+    with pytest.raises(DataError, match=f"{place}: answer 'good' is not at character 3"):
+        load(start(3))
+    for answers in (None, 5, [None]):
+        with pytest.raises(DataError, match=f"{place} is not of SQuAD's form .TypeError"):
+            load(lambda questions, answers=answers: questions[0].update(answers=answers))
+    with pytest.raises(DataError, match=f"{file}:1, after question q1, is not of SQuAD's form"):
+        load(lambda questions: questions[1].pop("id"))
+    with pytest.raises(DataError, match=f"{place} has no field 'answers'"):
+        load(lambda questions: questions[0].pop("answers"))
+
+
+def test_a_test_file_of_squad_may_keep_its_answers_to_itself(tmp_path, write_set):
+    squad = json.loads(json.dumps(SQUAD))
+    for question in squad["data"][0]["paragraphs"][0]["qas"]:
+        del question["answers"]
+        question.pop("is_impossible", None)
+    known, bare = write_set("known.json", [SQUAD]), write_set("bare.json", [squad])
+    task = TaskConfig(
+        family="question_answering",
+        train=f"squad:{known}",
+        dev=f"squad:{known}",
+        test=f"squad:{bare}",
+        text="question",
+        text_pair="context",
+        label="answers",
+        representation="last",
+        no_answer=True,
+    )
+    found = load_dataset(task).splits["test"].examples
+    assert [(one.name, one.gold) for one in found] == [("q1", None), ("q2", None)]
+
+
+def test_a_no_break_space_is_a_part_of_its_cell(write_set):
+    conll = write_set("a.conll", ["10\u00a0000 \tCD", "\u00a0 SP", " \t", "a DT"])
+    assert fields(f"conll:{conll}", ("token", "tag")) == [
+        {"token": ["10\u00a0000", "\u00a0"], "tag": ["CD", "SP"]},
+        {"token": ["a"], "tag": ["DT"]},
+    ]
+    conllu = write_set("a.conllu", ["1\ta" + "\t_" * 8, "\u00a0", "2\tb" + "\t_" * 8])
+    with pytest.raises(DataError, match=":2 has 1 columns; accepted: 10"):
+        fields(f"conllu:{conllu}")
 
 
 @pytest.mark.parametrize(
