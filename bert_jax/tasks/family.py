@@ -4,7 +4,7 @@
                                                                   |--answer--> --decode-->
         prediction --judge--> numbers of an example --metrics--> a number of the set
 
-To add one, write these functions in a module (tasks/classification.py is the shortest) and name
+To add one, write these functions in a module (tasks/regression.py is the shortest) and name
 it in tasks/families.py.
 """
 

@@ -4,7 +4,8 @@ r"""DisflQA: 1,000 questions with slips of the tongue on SQuAD 2 passages; a qua
     python -m bert_jax.finetune --experiment=experiments/finetune/disfl_qa.py \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/disfl_qa --seeds=3
 
-The smallest set of questions there is; answerable_f1 beside `overlapping sentence` is what counts.
+The smallest set of questions there is. What counts, and chooses the checkpoint, is answerable_f1
+beside that of `overlapping sentence`: no answer at all has an f1 of 0.278 on test.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
@@ -22,6 +23,7 @@ def get_config() -> FineTuningConfig:
             text="question",
             text_pair="context",
             label="answers",
+            metric="answerable_f1",
             max_length=192,
             stride=64,
             max_question_length=48,

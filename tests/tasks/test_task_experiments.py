@@ -30,10 +30,68 @@ def specs():
         yield from (f"{path.name}:{variant}" for variant in variants) if variants else (path.name,)
 
 
+def glue_tasks():
+    return [spec.removeprefix("glue.py:") for spec in specs() if spec.startswith("glue.py:")]
+
+
 def test_every_task_of_glue_and_both_squads_are_found():
     found = list(specs())
     assert len([spec for spec in found if spec.startswith("glue.py:")]) == 9
     assert {"squad.py:v1", "squad.py:v2", "conll2003.py", "movie_sentiment.py"} <= set(found)
+
+
+# Epochs, batch, rate and length of the rows: section of Devlin et al. 2018 (arXiv 1810.04805), or
+# README of google-research/bert.
+PUBLISHED = {
+    # Section 4.1; of its four rates the one of MRPC in the README, as is the length.
+    **{f"glue.py:{task}": (3, 32, 2e-5, 128) for task in glue_tasks()},
+    "squad.py:v1": (3, 32, 5e-5, 384),  # section 4.2; README
+    "squad.py:v2": (2, 48, 5e-5, 384),  # section 4.3; README
+    "swag.py": (3, 16, 2e-5, 80),  # section 4.4; the length is ours
+}
+
+
+@pytest.mark.parametrize("spec", PUBLISHED)
+def test_what_is_called_published_was_published(spec):
+    config = load_experiment(DIRECTORY / spec)
+    training, rate = config.training, config.optimizer.learning_rate
+    assert (training.epochs, training.batch_size, rate, config.task.max_length) == PUBLISHED[spec]
+    # run_classifier.py and run_squad.py; appendix A.3 keeps dropout and decay of pretraining.
+    assert training.warmup_fraction == 0.1 and config.optimizer.power == 1
+    assert config.optimizer.weight_decay == 0.01
+    if spec.startswith("squad"):  # run_squad.py
+        task = config.task
+        assert (task.stride, task.max_question_length, task.max_answer_length) == (128, 64, 30)
+
+
+def test_entities_are_within_the_grid_of_appendix_a3():
+    config = load_experiment(DIRECTORY / "conll2003.py")
+    assert config.training.batch_size in (16, 32) and config.training.epochs in (2, 3, 4)
+    assert config.optimizer.learning_rate in (5e-5, 3e-5, 2e-5)
+
+
+def test_glue_is_measured_as_in_table_1_and_labelled_as_its_submissions():
+    tasks = {name: load_experiment(DIRECTORY / f"glue.py:{name}").task for name in glue_tasks()}
+    metrics = {name: task.metric for name, task in tasks.items()}
+    assert metrics == dict.fromkeys(tasks, "accuracy") | {
+        "cola": "matthews",
+        "mrpc": "f1",
+        "qqp": "f1",
+        "stsb": "spearman",
+    }
+    entails = ("entailment", "not_entailment")
+    assert {name: task.labels for name, task in tasks.items()} == dict.fromkeys(
+        tasks, ("0", "1")
+    ) | {
+        "mnli": ("entailment", "neutral", "contradiction"),
+        "qnli": entails,
+        "rte": entails,
+        "stsb": (),
+    }
+    assert tasks["mnli"].dev == "tfds:glue/mnli:validation_matched"
+    assert tasks["mnli"].test == "tfds:glue/mnli:validation_mismatched"
+    # The others' dev is all that has labels.
+    assert {task.test for name, task in tasks.items() if name != "mnli"} == {""}
 
 
 @pytest.mark.parametrize("spec", list(specs()))
