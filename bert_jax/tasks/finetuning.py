@@ -42,6 +42,8 @@ from bert_jax.training import initial
 from bert_jax.training.sharding import make_mesh, named_sharding
 
 FORMAT_VERSION = 1
+OF_A_RUN = ("config.json", "checkpoints", "metrics.jsonl")
+"""What a run of pretrain or a directory of weights holds, and must keep."""
 UNUSED_HEADS = ("masked_token_head", "next_sentence_head")
 
 
@@ -209,20 +211,26 @@ def open_workdir(
     Returns the commit that runs, and the hash of what is changed in it.
 
     Raises:
-      CheckpointError: the workdir holds another fine-tuning.
+      CheckpointError: the workdir holds another fine-tuning, or what is none.
     """
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
-    workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / "identity.json"
     if file.exists():
         before = json.loads(file.read_text())
         for name, value in identity.items():
-            if before[name] != value:
+            held = str(before.get(name))
+            if held != value:
                 raise CheckpointError(
-                    f"{workdir} holds a fine-tuning with {name} {before[name][:12]}, this one has "
+                    f"{workdir} holds a fine-tuning with {name} {held[:12]}, this one has "
                     f"{value[:12]}; accepted: the same, or another --workdir"
                 )
+    elif foreign := [name for name in OF_A_RUN if (workdir / name).exists()]:
+        raise CheckpointError(
+            f"{workdir} holds {', '.join(foreign)} of something else than a fine-tuning; "
+            "accepted: another --workdir"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
     write_json(file, identity)
     write_json(workdir / "config.json", configs.to_json(config))
     file = workdir / "environment.json"

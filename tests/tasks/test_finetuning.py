@@ -194,6 +194,26 @@ def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, p
         finetune(other, pretrained, workdir)
 
 
+def test_what_is_no_fine_tuning_is_not_written_over(sentiment, pretrained, tmp_path):
+    """Else a run of pretrain could not go on, its config.json being another's."""
+    for name in ("config.json", "metrics.jsonl", "checkpoints/1/state"):
+        file = tmp_path / Path(name).stem / name
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+        workdir = tmp_path / Path(name).stem
+        said = f"{workdir} holds {name.split('/')[0]} of something else than a fine-tuning"
+        with pytest.raises(CheckpointError, match=said):
+            finetune(sentiment, pretrained, workdir)
+        assert [path for path in workdir.rglob("*") if path.is_file()] == [file]
+        assert file.read_text() == "{}"
+
+
+def test_an_identity_without_a_field_is_another(sentiment, pretrained, tmp_path):
+    (tmp_path / "identity.json").write_text(json.dumps({"config_hash": config_hash(sentiment)}))
+    with pytest.raises(CheckpointError, match="holds a fine-tuning with checkpoint_sha256 None,"):
+        finetune(sentiment, pretrained, tmp_path)
+
+
 def test_seeds_on_other_data_are_not_taken_for_these(tuned, sentiment, pretrained):
     file = Path(sentiment.task.train.removeprefix("jsonl:"))
     content = file.read_text()
