@@ -198,7 +198,7 @@ def make_tuner(config: FineTuningConfig, dataset: Dataset, run: Run) -> Tuner:
         answer=jax.jit(answer),
         mesh=mesh,
         rows=rows,
-        length=max(row_length(split.rows) for split in dataset.splits.values()),
+        length=row_length(dataset.splits["train"].rows),
         steps=steps,
     )
 

@@ -193,7 +193,7 @@ def task_step(
 
     def loss_of(params: Any) -> tuple[jax.Array, Mean]:
         logits = task_logits(model, params, batch, dropout_rng=dropout_rng)
-        loss = family.loss(logits, batch.labels, batch.weights)
+        loss = family.loss(logits, batch)
         return loss.compute(), loss
 
     gradients, loss = jax.grad(loss_of, has_aux=True)(state.params)

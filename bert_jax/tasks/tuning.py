@@ -44,6 +44,7 @@ class Tuner(NamedTuple):
     mesh: Mesh
     rows: NamedSharding
     length: int
+    """Of the training rows, padded."""
     steps: int
 
 
@@ -155,7 +156,8 @@ def predict(tuner: Tuner, params: Any, split: Split) -> list[Any]:
     by_length = sorted(range(len(split.rows)), key=lambda i: num_tokens(split.rows[i]))
     for numbers in chunks(by_length, size):
         rows = [split.rows[i] for i in numbers]
-        batch = place(tuner, rows, size, batch_length(rows, tuner.length))
+        longest = tuner.config.task.max_length
+        batch = place(tuner, rows, size, batch_length(rows, longest))
         found = jax.device_get(tuner.answer(params, batch))
         answers |= zip(numbers, found[: len(rows)], strict=True)
     answers_in_order = [answers[i] for i in range(len(split.rows))]

@@ -261,6 +261,22 @@ def test_a_question_without_answer_is_an_error_unless_it_may_have_none(tokenizer
         question(tokenizer, [], no_answer=False)
 
 
+def test_the_loss_of_a_span_does_not_depend_on_padding_nor_on_rows_that_fill_up(tokenizer):
+    rng = np.random.default_rng(0)
+    rows = qa.encode(0, *question(tokenizer, ["good"]), tokenizer)[:1]
+    tokens, (start, end) = len(rows[0].inputs[0].token_ids), rows[0].label
+    drawn = rng.normal(size=(tokens, 2))
+    losses = []
+    for length in (tokens, tokens + 9):
+        batch = stack(rows, family=qa.QUESTION_ANSWERING, batch_size=2, length=length, pad_id=0)
+        logits = np.zeros((2, length, 2), np.float32)
+        logits[0, :tokens] = drawn
+        losses.append(float(qa.span_loss(logits, batch).compute()))
+    by_hand = np.log(np.exp(drawn).sum(0)) - [drawn[start, 0], drawn[end, 1]]
+    # Rounding of float32 sums of a dozen terms.
+    np.testing.assert_allclose(losses, by_hand.mean(), rtol=1e-6)
+
+
 def test_exact_match_and_f1_as_the_squad_script_counts():
     assert exact_match("The  Film!", "film") == 1 and exact_match("films", "film") == 0
     # 'good film' and 'very good film': 2 shared of 2 and 3 words.

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -16,7 +17,9 @@ from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from bert_jax.runs import flatten_params, load_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
-from bert_jax.tasks.finetuning import finetune
+from bert_jax.tasks.datasets import encode_split, load_dataset
+from bert_jax.tasks.encoding import row_length
+from bert_jax.tasks.finetuning import finetune, make_tuner
 from bert_jax.training.optim import OptimizerConfig
 from bert_jax.training.sharding import MeshConfig
 
@@ -242,6 +245,20 @@ def test_a_metric_that_the_labels_have_not_is_refused(write_set, pretrained, tmp
         finetune(configuration(task), pretrained, tmp_path)
 
 
+def test_a_longer_test_text_does_not_lengthen_the_rows_of_training(
+    sentiment, pretrained, write_set
+):
+    long = write_set("long.jsonl", [{"text": "good " * 40, "label": True}])
+    config = override(sentiment, {"task.max_length": 48, "task.test": f"jsonl:{long}"})
+    dataset, run = load_dataset(config.task), load_run(pretrained)
+    splits = {
+        name: encode_split(split, config.task, run.tokenizer)
+        for name, split in dataset.splits.items()
+    }
+    tuner = make_tuner(config, replace(dataset, splits=splits), run)
+    assert tuner.length == row_length(splits["train"].rows) < row_length(splits["test"].rows)
+
+
 def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
     """Losses agree to 1e-4: float32 sums in another order, through 6 updates at a high rate."""
     losses = []
@@ -302,10 +319,11 @@ def test_tags_are_learned_and_written_for_conlleval(write_set, pretrained, tmp_p
 
 def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrained, tmp_path):
     files = {}
-    for name, count, seed in (("train", 90, 5), ("dev", 20, 6)):
+    for name, count, seed in (("train", 90, 5), ("dev", 20, 6), ("test", 8, 7)):
         lines = []
         for i, (words, good) in enumerate(sentences(count, seed)):
             answers = ["good"] if good else []
+            words += ["very"] * 20 * (name == "test")  # longer than a row of train
             lines.append(
                 {"id": f"q{i}", "q": "is a film good ?", "p": " ".join(words), "a": answers}
             )
@@ -317,7 +335,7 @@ def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrai
             text="q",
             text_pair="p",
             label="a",
-            max_length=20,
+            max_length=40,
             max_question_length=6,
             no_answer=True,
             representation="last",
@@ -329,6 +347,7 @@ def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrai
     predictions = json.loads((tmp_path / "seed-0" / "predictions_dev.json").read_text())
     assert list(predictions) == [f"q{i}" for i in range(20)]
     assert set(predictions.values()) >= {"", "good"}
+    assert result["summary"]["test"]["f1"]["mean"] > 0.6  # positions that training has not seen
 
 
 def test_choices_are_learned(write_set, pretrained, tmp_path):
