@@ -97,7 +97,8 @@ class TuningConfig:
     frozen: bool = False
     """Only the output layer is trained: a linear probe."""
     layer_decay: float = 1.0
-    """Rate of each layer by that of the one above it; the embeddings are the lowest."""
+    """Rate of each layer by that of the one above it; the last one's is `layer_decay`^2 times that
+    of the output layer, the embeddings' the lowest: as google-research/electra."""
     from_scratch: bool = False
     """What pretraining is compared with: of the checkpoint only model and vocabulary are used."""
     reinitialize_pooler: bool = False

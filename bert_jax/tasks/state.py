@@ -117,11 +117,11 @@ def trained_mask(params: Any, *, config: FineTuningConfig) -> Any:
 
 
 def scale_by_depth(rate: float, *, num_layers: int) -> optax.GradientTransformation:
-    """Multiplies updates by rate ** depth: output and pooler 0, last layer 1, embeddings deepest.
+    """Multiplies updates by rate ** depth: output and pooler 0, last layer 2, embeddings deepest.
 
     References:
       Howard and Ruder 2018, https://arxiv.org/abs/1801.06146; the depths are those of
-      google-research/electra, model/optimization.py.
+      google-research/electra, model/optimization.py, which knows no pooler and names no depth 1.
     """
 
     def update(updates: optax.Updates, params: Any) -> optax.Updates:
@@ -130,9 +130,9 @@ def scale_by_depth(rate: float, *, num_layers: int) -> optax.GradientTransformat
         def of_leaf(path: tuple, leaf: jax.Array) -> jax.Array:
             names = [key.key for key in path]
             if EMBEDDINGS in names:
-                return leaf * rate ** (num_layers + 1)
+                return leaf * rate ** (num_layers + 2)
             if LAYERS in names:
-                depths = num_layers - jnp.arange(num_layers)
+                depths = num_layers + 1 - jnp.arange(num_layers)
                 return leaf * (rate**depths).reshape(-1, *[1] * (leaf.ndim - 1))
             return leaf
 
