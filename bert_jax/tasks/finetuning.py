@@ -79,11 +79,13 @@ def finetune(
         for name in SPLITS[1:]
         if name in splits and labelled(splits[name])
     }
-    if any(dataset.metric not in one for one in floor["dev"].values()):
-        known = ", ".join(next(iter(floor["dev"].values())))
-        raise ConfigError(
-            f"task.metric is {dataset.metric!r}, which these labels have not; accepted: {known}"
-        )
+    for name, scores in floor.items():
+        known = next(iter(scores.values()))
+        if dataset.metric not in known:
+            raise ConfigError(
+                f"task.metric is {dataset.metric!r}, which the labels of {name} have not; "
+                f"accepted: {', '.join(known)}"
+            )
     identity = {
         "config_hash": configs.config_hash(config),
         "checkpoint_sha256": fingerprint_params(run.params),

@@ -241,7 +241,29 @@ def test_a_metric_that_the_labels_have_not_is_refused(write_set, pretrained, tmp
         max_length=12,
         representation="last",
     )
-    with pytest.raises(ConfigError, match="which these labels have not; accepted: accuracy"):
+    with pytest.raises(ConfigError, match="which the labels of dev have not; accepted: accuracy"):
+        finetune(configuration(task), pretrained, tmp_path)
+
+
+def test_a_metric_that_the_labels_of_test_have_not_is_refused(write_set, pretrained, tmp_path):
+    files = {}
+    for name, answers in (("train", ["good"]), ("dev", []), ("test", ["good"])):
+        line = {"q": "is it ?", "p": "a good film", "a": answers}
+        files[name] = f"jsonl:{write_set(f'metric_{name}.jsonl', [line])}"
+    task = TaskConfig(
+        family="question_answering",
+        **files,
+        text="q",
+        text_pair="p",
+        label="a",
+        metric="unanswerable_accuracy",
+        max_length=20,
+        max_question_length=6,
+        no_answer=True,
+        representation="last",
+    )
+    said = "which the labels of test have not; accepted: f1, exact_match, answerable_f1"
+    with pytest.raises(ConfigError, match=said):
         finetune(configuration(task), pretrained, tmp_path)
 
 
