@@ -200,7 +200,7 @@ def make_tuner(config: FineTuningConfig, dataset: Dataset, run: Run) -> Tuner:
         answer=jax.jit(answer),
         mesh=mesh,
         rows=rows,
-        length=row_length(dataset.splits["train"].rows),
+        length=row_length(dataset.splits["train"].rows, config.task.max_length),
         steps=steps,
     )
 

@@ -45,7 +45,7 @@ def make_probe(
     train = drawn(dataset.splits["train"], TRAIN_EXAMPLES)
     dev = drawn(dataset.splits["dev"], DEV_EXAMPLES)
     train, dev = (encode_split(split, config.task, tokenizer) for split in (train, dev))
-    length = max(row_length(split.rows) for split in (train, dev))
+    length = row_length([*train.rows, *dev.rows], config.task.max_length)
     features = jax.jit(partial(model.apply, method=BertForTask.features))
     lay_out = partial(
         stack,

@@ -12,6 +12,7 @@ from bert_jax.tasks.encoding import (
     batch_length,
     epoch_batches,
     lay_out_texts,
+    row_length,
     shuffled,
     stack,
 )
@@ -64,6 +65,12 @@ def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch():
     assert (order == shuffled(50, seed=1, epoch=2)).all() and sorted(order) == list(range(50))
     for other in (shuffled(50, seed=2, epoch=2), shuffled(50, seed=1, epoch=3)):
         assert (order != other).any()
+
+
+def test_rows_are_padded_to_a_multiple_of_8_but_not_beyond_the_models_positions():
+    rows = [Row((EncoderInput([0] * length, [0] * length),), 0, 1.0, 0) for length in (3, 57)]
+    assert [row_length(rows, longest) for longest in (60, 64, 128)] == [60, 64, 64]
+    assert [batch_length(rows, longest) for longest in (60, 64, 128)] == [60, 64, 64]
 
 
 @pytest.mark.parametrize("by_length", [False, True])
