@@ -116,8 +116,8 @@ def finetune(
     finished = [one for one in ended if "dev" in one]
     if not finished:
         raise DivergenceError(
-            f"{workdir}: the loss of every seed became infinite; in another --workdir a lower "
-            "optimizer.learning_rate may help"
+            f"{workdir}: loss or parameters of every seed became infinite; in another --workdir a "
+            "lower optimizer.learning_rate may help"
         )
     result = {
         "format_version": FORMAT_VERSION,

@@ -198,12 +198,13 @@ def task_step(
 
     gradients, loss = jax.grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     metrics = {
         "loss": loss,
         "grad_norm": Mean(optax.tree.norm(gradients), 1.0),
         "learning_rate": Mean(schedule(state.step), 1.0),
+        "param_norm": Mean(optax.tree.norm(params), 1.0),
     }
-    params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

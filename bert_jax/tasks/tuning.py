@@ -23,7 +23,7 @@ from bert_jax.tasks.family import Row, TaskBatch
 from bert_jax.tasks.model import BertForTask
 from bert_jax.tasks.state import seed_streams
 from bert_jax.training import checkpoint as checkpoints
-from bert_jax.training.metrics import merge
+from bert_jax.training.metrics import Mean, merge
 
 
 class Tuner(NamedTuple):
@@ -51,7 +51,8 @@ class Tuner(NamedTuple):
 def tune(tuner: Tuner, seed: int, directory: Path, console: Console) -> None:
     """Trains one seed and writes its checkpoint, metrics, predictions and, last, its result.
 
-    A seed whose loss is no longer finite ends there, without metrics.
+    A seed whose loss or parameters are no longer finite ends at the next look, and its result is
+    the update that did it.
     """
     dataset, training = tuner.dataset, tuner.config.training
     started = time.monotonic()
@@ -76,13 +77,15 @@ def tune(tuner: Tuner, seed: int, directory: Path, console: Console) -> None:
         if step not in looks:
             continue
         row = {f"train/{name}": value for name, value in merge(window).items()}
-        if not math.isfinite(row["train/loss"]):
-            write_json(directory / "result.json", {"seed": seed, "diverged_at_step": step})
-            return
-        scores = evaluate(tuner, state.params, dataset.splits["dev"])
+        diverged = diverged_at(window, step)
+        scores = {} if diverged else evaluate(tuner, state.params, dataset.splits["dev"])
         row |= {f"dev/{name}": value for name, value in scores.items()}
+        row = {name: value if math.isfinite(value) else None for name, value in row.items()}
         log.append(json.dumps({"seed": seed, "step": step} | row) + "\n")
         write_atomically(directory / "metrics.jsonl", "".join(log))
+        if diverged:
+            write_json(directory / "result.json", {"seed": seed, "diverged_at_step": diverged})
+            return
         console.print(
             f"seed {seed} step {step:7,}  train loss {row['train/loss']:.3f}  "
             f"dev {dataset.metric} {scores[dataset.metric]:.4f}  {time.monotonic() - started:.0f} s"
@@ -125,6 +128,17 @@ def evaluation_steps(steps: int, training: TuningConfig) -> set[int]:
     """Returns the steps after which dev is measured, the last of each epoch among them."""
     looks = training.epochs * training.evaluations_per_epoch
     return {math.ceil(i * steps / looks) for i in range(1, looks + 1)}
+
+
+def diverged_at(window: Sequence[dict[str, Mean]], last: int) -> int | None:
+    """Returns the first of the steps up to `last` that had a loss, or left parameters, not finite.
+
+    A loss tells of the parameters before its step, so that of the last ones the norm alone does.
+    """
+    for step, metrics in enumerate(jax.device_get(window), start=last - len(window) + 1):
+        if not all(math.isfinite(metrics[name].total) for name in ("loss", "param_norm")):
+            return step
+    return None
 
 
 def evaluate(tuner: Tuner, params: Any, split: Split) -> dict[str, float]:

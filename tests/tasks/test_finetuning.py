@@ -305,10 +305,28 @@ def test_patience_ends_a_seed_and_a_bad_rate_is_a_failed_seed(sentiment, pretrai
     # Nothing was learned: this seed's first output layer is no better than the majority.
     assert result["seeds"][0]["dev"]["accuracy"] <= majority and result["failed_seeds"] == [0]
     infinite = override(sentiment, {"optimizer.learning_rate": 1e30, "training.epochs": 2})
-    with pytest.raises(DivergenceError, match="the loss of every seed became infinite"):
+    with pytest.raises(DivergenceError, match="parameters of every seed became infinite"):
         finetune(infinite, pretrained, tmp_path / "infinite")
     seed = json.loads((tmp_path / "infinite" / "seed-0" / "result.json").read_text())
-    assert seed.keys() == {"seed", "diverged_at_step"}
+    # The rate of the first update is 0, the second's 1e30; dev is looked at after the sixth.
+    assert seed == {"seed": 0, "diverged_at_step": 2}
+    (line,) = (tmp_path / "infinite" / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert row["step"] == 6 and row["train/loss"] is None
+    assert not [name for name in row if name.startswith("dev/")]
+
+
+def test_parameters_that_the_last_update_made_infinite_are_no_checkpoint(
+    sentiment, pretrained, tmp_path
+):
+    """The loss of that update, its only one, is finite."""
+    changes = {"optimizer.learning_rate": 1e30, "training.epochs": 1, "training.batch_size": 90}
+    with pytest.raises(DivergenceError, match="parameters of every seed became infinite"):
+        finetune(override(sentiment, changes), pretrained, tmp_path)
+    assert json.loads((tmp_path / "seed-0" / "result.json").read_text())["diverged_at_step"] == 1
+    (row,) = (tmp_path / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(row)["train/loss"] > 0
+    assert not (tmp_path / "seed-0" / "checkpoints").exists()
 
 
 def test_tags_are_learned_and_written_for_conlleval(write_set, pretrained, tmp_path):
