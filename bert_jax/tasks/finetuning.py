@@ -151,15 +151,21 @@ def summary_of(
 
 
 def open_encoder(source: Path, config: FineTuningConfig) -> Run:
-    """Opens weights whose heads, and a pooler that no one asks, may be missing.
+    """Opens weights whose heads, and a pooler that no one asks, may be missing or untrained.
 
     Raises:
-      CheckpointError: see `load_run`.
+      CheckpointError: see `load_run`; a pooler that is asked was not trained.
     """
-    if (source / "checkpoints").is_dir():
-        return load_run(source)
-    needed = config.task.representation == "pooled" and not config.training.reinitialize_pooler
-    return load_run(source, allow=UNUSED_HEADS if needed else (*UNUSED_HEADS, "bert/pooler"))
+    anew = config.training.reinitialize_pooler or config.training.from_scratch
+    needed = config.task.representation == "pooled" and not anew
+    allow = UNUSED_HEADS if needed else (*UNUSED_HEADS, "bert/pooler")
+    run = load_run(source, allow=() if (source / "checkpoints").is_dir() else allow)
+    if needed:
+        try:
+            run.check_trained("bert/pooler")
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}, or training.reinitialize_pooler=true") from error
+    return run
 
 
 def make_tuner(config: FineTuningConfig, dataset: Dataset, run: Run) -> Tuner:

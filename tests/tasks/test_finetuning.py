@@ -19,7 +19,8 @@ from bert_jax.runs import flatten_params, load_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
 from bert_jax.tasks.datasets import encode_split, load_dataset
 from bert_jax.tasks.encoding import row_length
-from bert_jax.tasks.finetuning import finetune, make_tuner
+from bert_jax.tasks.finetuning import finetune, make_tuner, open_encoder
+from bert_jax.training.checkpoint import save_params
 from bert_jax.training.optim import OptimizerConfig
 from bert_jax.training.sharding import MeshConfig
 
@@ -280,6 +281,31 @@ def test_a_longer_test_text_does_not_lengthen_the_rows_of_training(
     tuner = make_tuner(config, replace(dataset, splits=splits), run)
     of_train, of_test = (row_length(splits[name].rows, 48) for name in ("train", "test"))
     assert tuner.length == of_train < of_test
+
+
+def test_a_pooler_that_was_not_trained_is_refused(
+    tuned, sentiment, pretrained, experiment, tmp_path
+):
+    run = load_run(pretrained)
+    objective = replace(experiment.objective, next_sentence=False)
+    without = replace(experiment, model=run.model.config, objective=objective)
+    tokenizer = run.tokenizer.to_json()
+    save_params(tmp_path, run.params, model=without.model, experiment=without, tokenizer=tokenizer)
+    pooled = override(sentiment, {"task.representation": "pooled"})
+    for source, said in (
+        (
+            tuned[0] / "seed-0",
+            "on 'mean', without bert/pooler; .*training.reinitialize_pooler=true",
+        ),
+        (tmp_path, "objective.next_sentence False, which leaves bert/pooler as it was; accepted"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            finetune(pooled, source, tmp_path / "run")
+        for field in ("training.reinitialize_pooler", "training.from_scratch"):
+            assert open_encoder(source, override(pooled, {field: True})).path == source
+        assert open_encoder(source, sentiment).path == source
+    assert open_encoder(pretrained, pooled).path == pretrained
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
