@@ -27,7 +27,7 @@ OUTPUT, POOLER, LAYERS, EMBEDDINGS = "output", "pooler", "layers", "embeddings"
 def make_model(
     config: FineTuningConfig, encoder: BertConfig, family: Family, labels: Labels
 ) -> BertForTask:
-    """Returns the encoder with the task's output layer.
+    """Returns the encoder, its dropout that of the fine-tuning, with the task's output layer.
 
     Raises:
       ConfigError: the encoder has too few positions for the task, or layers to begin anew.
@@ -51,6 +51,8 @@ def make_model(
         representation=task.representation,
         dropout=family.dropout,
     )
+    if training.dropout is not None:
+        encoder = replace(encoder, dropout=training.dropout, attention_dropout=training.dropout)
     return BertForTask(
         config=encoder,
         head=head,

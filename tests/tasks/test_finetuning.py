@@ -162,11 +162,15 @@ def test_a_task_adds_one_output_layer_and_nothing_else(tuned, pretrained):
 
 
 def test_a_frozen_encoder_stays_as_it_is(sentiment, pretrained, tmp_path):
-    probe = override(sentiment, {"training.frozen": True, "training.epochs": 1})
+    changes = {"training.frozen": True, "training.epochs": 1, "training.dropout": 0.3}
+    probe = override(sentiment, changes)
     finetune(probe, pretrained, tmp_path / "run")
     before, after = params_of(pretrained), params_of(tmp_path / "run" / "seed-0")
     assert changed(before, after) == set()
     assert np.abs(after["output/bias"]).max() > 0  # it begins as 0
+    # Nor does its config: the dropout was that of a fine-tuning.
+    configs = [load_run(path).model.config for path in (pretrained, tmp_path / "run" / "seed-0")]
+    assert configs[0] == configs[1]
 
 
 def test_a_seed_does_not_depend_on_the_others_nor_on_an_interruption(
