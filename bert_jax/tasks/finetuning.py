@@ -30,6 +30,7 @@ from bert_jax.tasks.datasets import (
 )
 from bert_jax.tasks.encoding import row_length
 from bert_jax.tasks.family import TaskBatch
+from bert_jax.tasks.metrics import check_installed
 from bert_jax.tasks.state import (
     make_model,
     make_task_optimizer,
@@ -63,6 +64,7 @@ def finetune(
     """
     if jax.process_count() > 1:
         raise ConfigError(f"fine-tuning runs in one process; there are {jax.process_count()}")
+    check_installed()
     console = Console(stderr=True, highlight=False)
     say = partial(console.print, soft_wrap=True)
 

@@ -20,6 +20,7 @@ from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
 from bert_jax.tasks.datasets import encode_split, load_dataset
 from bert_jax.tasks.encoding import row_length
 from bert_jax.tasks.finetuning import finetune, make_tuner, open_encoder
+from bert_jax.tasks.probe import make_probe
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.optim import OptimizerConfig
 from bert_jax.training.sharding import MeshConfig
@@ -495,6 +496,17 @@ def test_what_is_wrong_is_said_before_any_compile(
     changes = {k: v.format(**files) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(error, match=said):
         finetune(override(sentiment, changes), pretrained, tmp_path / "run")
+
+
+@pytest.mark.parametrize("library", ["sklearn", "scipy"])
+def test_a_library_that_is_missing_is_named_before_anything_is_read(
+    library, sentiment, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, library, None)  # as where it is not installed
+    with pytest.raises(ConfigError, match=rf"with {library}: pip install 'bert_jax\[tasks\]'"):
+        finetune(sentiment, tmp_path / "none", tmp_path / "run")
+    with pytest.raises(ConfigError, match=rf"with {library}: pip install 'bert_jax\[tasks\]'"):
+        make_probe(sentiment, None, None)
 
 
 def test_the_command_ends_with_one_line_and_status_2(sentiment, pretrained, tmp_path):
