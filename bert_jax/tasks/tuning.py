@@ -196,7 +196,9 @@ def write_predictions(tuner: Tuner, params: Any, directory: Path) -> dict[str, A
         if name == "dev":
             threshold = family.settle(predictions, split.examples)
             if threshold is not None:
+                answered = family.judge(predictions, split.examples, dataset.labels, None)
                 result["threshold"] = threshold
+                result["dev_without_threshold"] = score(family, answered)
         suffix, text = family.write(predictions, split.examples, dataset.labels, threshold)
         write_atomically(directory / f"predictions_{name}.{suffix}", text)
         if labelled(split):

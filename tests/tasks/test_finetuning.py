@@ -19,7 +19,7 @@ from bert_jax.runs import flatten_params, load_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
 from bert_jax.tasks.datasets import encode_split, load_dataset
 from bert_jax.tasks.encoding import row_length
-from bert_jax.tasks.finetuning import finetune, make_tuner, open_encoder
+from bert_jax.tasks.finetuning import failed, finetune, make_tuner, open_encoder
 from bert_jax.tasks.probe import make_probe
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.optim import OptimizerConfig
@@ -415,11 +415,28 @@ def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrai
     )
     result = finetune(config, pretrained, tmp_path)
     assert result["summary"]["dev"]["f1"]["mean"] > 0.9
-    assert "threshold" in result["seeds"][0]
+    (seed,) = result["seeds"]
+    assert "threshold" in seed and result["failed_seeds"] == []
+    answered = seed["dev_without_threshold"]
+    assert answered["answerable_f1"] > 0.9
+    assert answered["unanswerable_accuracy"] < seed["dev"]["unanswerable_accuracy"]
     predictions = json.loads((tmp_path / "seed-0" / "predictions_dev.json").read_text())
     assert list(predictions) == [f"q{i}" for i in range(20)]
     assert set(predictions.values()) >= {"", "good"}
     assert result["summary"]["test"]["f1"]["mean"] > 0.6  # positions that training has not seen
+
+
+def test_a_seed_whose_threshold_alone_beats_no_answer_has_failed():
+    floor = {
+        "no_answer": {"f1": 0.5, "answerable_f1": 0.0},
+        "overlapping_sentence": {"f1": 0.1, "answerable_f1": 0.2},
+    }
+    seed = {"dev": {"f1": 0.52, "answerable_f1": 0.04}}
+    for answerable, expected in ((0.2, True), (0.21, False)):
+        answered = {"dev_without_threshold": {"f1": 0.1, "answerable_f1": answerable}}
+        assert failed(seed | answered, floor, "f1") == expected
+    assert not failed(seed, floor, "f1")  # where every question has an answer
+    assert failed({"diverged_at_step": 3}, floor, "f1")
 
 
 def test_choices_are_learned(write_set, pretrained, tmp_path):
