@@ -95,10 +95,10 @@ def finetune(
     }
     tuner = make_tuner(config, dataset, run)
     made_by = open_workdir(workdir, config, identity)
-    lowest = max(one[dataset.metric] for one in floor["dev"].values())
+    highest = max(one[dataset.metric] for one in floor["dev"].values())
     say(
         f"{len(splits['train'].rows):,} rows of {tuner.length} tokens, {tuner.steps:,} steps a "
-        f"seed; to beat without a model on dev: {dataset.metric} {lowest:.4f}"
+        f"seed; to beat without a model on dev: {dataset.metric} {highest:.4f}"
     )
 
     # ---- Seeds --------------------------------------------------------------------------------

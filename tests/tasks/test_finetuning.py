@@ -99,6 +99,9 @@ def test_it_learns_and_the_result_says_what_was_measured(tuned, sentiment):
     assert low <= summary["mean"] <= high
     assert 0.4 < result["baselines"]["dev"]["majority"]["accuracy"] < 0.65
     assert result["data"]["dev"]["examples"] == 25
+    train, dev = ({" ".join(words) for words, _ in sentences(*of)} for of in ((90, 1), (25, 2)))
+    assert result["data"]["dev"]["texts_also_in_train"] == len(train & dev)
+    assert "texts_also_in_train" not in result["data"]["train"]
 
 
 def test_predictions_are_those_of_the_result(tuned):
