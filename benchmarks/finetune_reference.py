@@ -176,6 +176,7 @@ def check(config: dict[str, Any]) -> None:
         "task.text_pair": (config["task"]["text_pair"], ""),
         "task.representation": (config["task"]["representation"], "mean"),
         "training.layer_decay": (training["layer_decay"], 1.0),
+        "training.dropout": (training.get("dropout"), None),
         "training.frozen": (training["frozen"], False),
         "training.group_by_length": (training.get("group_by_length", False), False),
         "training.patience": (training["patience"], None),

@@ -43,7 +43,8 @@ class Run:
     model: BertForPretraining | BertForTask
     """Of a fine-tuned model with the task's output layer alone; `model.head` says which."""
     params: Any
-    """Float32 arrays on a CPU; `model.apply({"params": params}, batch)` runs them."""
+    """Float32 arrays on a CPU; `model.apply({"params": params}, batch)` runs them, of a fine-tuned
+    model `model.apply({"params": params}, token_ids, segment_ids, pack_ids)`."""
     tokenizer: Tokenizer
     passport: dict[str, Any] | None = None
     """What it was trained on, as `passport.json` said; the data of a second phase are those under

@@ -143,7 +143,7 @@ MAY_IMPORT = {
     "tasks.tfds": ("tasks.records", "data.sources.tfds", *LEAVES),
     "tasks.family": ("tasks.config", "tasks.records", "training.metrics", "data.tokenizers"),
     "tasks.encoding": ("tasks.family", "data.tokenizers"),
-    "tasks.metrics": ("tasks.family",),
+    "tasks.metrics": ("tasks.family", *LEAVES),
     "tasks.spans": (),
     "tasks.results": ("tasks.family",),
     "tasks.model": ("models.*", "pooling", "tasks.head", "training.sharding"),
@@ -176,8 +176,8 @@ MAY_IMPORT = {
         *LEAVES,
     ),
     "tasks.probe": (
-        *("tasks.config", "tasks.datasets", "tasks.encoding", "tasks.family", "tasks.model"),
-        *("tasks.state", "models.config", "data.tokenizers"),
+        *("tasks.config", "tasks.datasets", "tasks.encoding", "tasks.family", "tasks.metrics"),
+        *("tasks.model", "tasks.state", "models.config", "data.tokenizers"),
         *LEAVES,
     ),
     "tasks.finetuning": (

@@ -96,8 +96,11 @@ class TuningConfig:
     """Evaluations without a better dev metric after which a seed stops; null for all epochs."""
     frozen: bool = False
     """Only the output layer is trained: a linear probe."""
+    dropout: float | None = None
+    """Of hidden states, attention probabilities and before the output layer; null as pretrained."""
     layer_decay: float = 1.0
-    """Rate of each layer by that of the one above it; the embeddings are the lowest."""
+    """Rate of each layer by that of the one above it; the last one's is `layer_decay`^2 times that
+    of the output layer, the embeddings' the lowest: as google-research/electra."""
     from_scratch: bool = False
     """What pretraining is compared with: of the checkpoint only model and vocabulary are used."""
     reinitialize_pooler: bool = False
@@ -113,6 +116,10 @@ class TuningConfig:
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(
                 f"training.warmup_fraction is {self.warmup_fraction}; accepted: at least 0, below 1"
+            )
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"training.dropout is {self.dropout}; accepted: at least 0, below 1, null"
             )
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(

@@ -38,9 +38,9 @@ def lay_out_texts(
     return EncoderInput(ids, segments)
 
 
-def row_length(rows: Sequence[Row]) -> int:
-    """Returns the longest row's length, rounded up to a multiple of 8."""
-    return -(-max(map(num_tokens, rows)) // 8) * 8
+def row_length(rows: Sequence[Row], longest: int) -> int:
+    """Returns the longest row's length, rounded up to a multiple of 8 or to `longest`."""
+    return min(-(-max(map(num_tokens, rows)) // 8) * 8, longest)
 
 
 def batch_length(rows: Sequence[Row], longest: int) -> int:

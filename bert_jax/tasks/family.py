@@ -100,8 +100,8 @@ class Family:
     """Width of the output layer."""
     encode: Callable[[int, Example, TaskConfig, Tokenizer], list[Row]]
     """Rows of example number i, none longer than `max_length`."""
-    loss: Callable[[Any, Any, Any], Mean]
-    """Of logits, labels and weights of a batch."""
+    loss: Callable[[Any, TaskBatch], Mean]
+    """Of the logits of a batch; the same however far its rows are padded."""
     answer: Callable[[Any], Any] = lambda logits: logits
     """On the device: what of the logits `decode` needs."""
     decode: Callable[..., list[Any]]

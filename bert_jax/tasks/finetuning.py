@@ -30,6 +30,7 @@ from bert_jax.tasks.datasets import (
 )
 from bert_jax.tasks.encoding import row_length
 from bert_jax.tasks.family import TaskBatch
+from bert_jax.tasks.metrics import check_installed
 from bert_jax.tasks.state import (
     make_model,
     make_task_optimizer,
@@ -42,6 +43,8 @@ from bert_jax.training import initial
 from bert_jax.training.sharding import make_mesh, named_sharding
 
 FORMAT_VERSION = 1
+OF_A_RUN = ("config.json", "checkpoints", "metrics.jsonl")
+"""What a run of pretrain or a directory of weights holds, and must keep."""
 UNUSED_HEADS = ("masked_token_head", "next_sentence_head")
 
 
@@ -61,6 +64,7 @@ def finetune(
     """
     if jax.process_count() > 1:
         raise ConfigError(f"fine-tuning runs in one process; there are {jax.process_count()}")
+    check_installed()
     console = Console(stderr=True, highlight=False)
     say = partial(console.print, soft_wrap=True)
 
@@ -77,11 +81,13 @@ def finetune(
         for name in SPLITS[1:]
         if name in splits and labelled(splits[name])
     }
-    if any(dataset.metric not in one for one in floor["dev"].values()):
-        known = ", ".join(next(iter(floor["dev"].values())))
-        raise ConfigError(
-            f"task.metric is {dataset.metric!r}, which these labels have not; accepted: {known}"
-        )
+    for name, scores in floor.items():
+        known = next(iter(scores.values()))
+        if dataset.metric not in known:
+            raise ConfigError(
+                f"task.metric is {dataset.metric!r}, which the labels of {name} have not; "
+                f"accepted: {', '.join(known)}"
+            )
     identity = {
         "config_hash": configs.config_hash(config),
         "checkpoint_sha256": fingerprint_params(run.params),
@@ -89,10 +95,10 @@ def finetune(
     }
     tuner = make_tuner(config, dataset, run)
     made_by = open_workdir(workdir, config, identity)
-    lowest = max(one[dataset.metric] for one in floor["dev"].values())
+    highest = max(one[dataset.metric] for one in floor["dev"].values())
     say(
         f"{len(splits['train'].rows):,} rows of {tuner.length} tokens, {tuner.steps:,} steps a "
-        f"seed; to beat without a model on dev: {dataset.metric} {lowest:.4f}"
+        f"seed; to beat without a model on dev: {dataset.metric} {highest:.4f}"
     )
 
     # ---- Seeds --------------------------------------------------------------------------------
@@ -112,8 +118,8 @@ def finetune(
     finished = [one for one in ended if "dev" in one]
     if not finished:
         raise DivergenceError(
-            f"{workdir}: the loss of every seed became infinite; in another --workdir a lower "
-            "optimizer.learning_rate may help"
+            f"{workdir}: loss or parameters of every seed became infinite; in another --workdir a "
+            "lower optimizer.learning_rate may help"
         )
     result = {
         "format_version": FORMAT_VERSION,
@@ -124,9 +130,7 @@ def finetune(
         "labels": list(dataset.labels),
         "data": {name: split.describe(splits["train"]) for name, split in splits.items()},
         "seeds": ended,
-        "failed_seeds": [
-            one["seed"] for one in ended if "dev" not in one or one["dev"][dataset.metric] <= lowest
-        ],
+        "failed_seeds": [one["seed"] for one in ended if failed(one, floor["dev"], dataset.metric)],
         "best_seed": max(finished, key=lambda one: one["dev"][dataset.metric])["seed"],
         "summary": {name: summary_of(name, finished, dataset, workdir) for name in floor},
         "baselines": floor,
@@ -134,6 +138,20 @@ def finetune(
     write_json(workdir / "result.json", result)
     Console(highlight=False).print(results.result_table(result))
     return result
+
+
+def failed(result: dict[str, Any], floor: dict[str, dict[str, float]], metric: str) -> bool:
+    """Whether a seed diverged, or beats not every baseline on dev.
+
+    A threshold that was chosen on dev makes every seed as good as no answer, or better by chance;
+    there the answers to the questions that have one are asked, none of them withheld.
+    """
+    if "dev" not in result:
+        return True
+    scores = result["dev"]
+    if "dev_without_threshold" in result:
+        metric, scores = "answerable_f1", result["dev_without_threshold"]
+    return scores.get(metric, 0.0) <= max(one.get(metric, 0.0) for one in floor.values())
 
 
 def summary_of(
@@ -147,15 +165,21 @@ def summary_of(
 
 
 def open_encoder(source: Path, config: FineTuningConfig) -> Run:
-    """Opens weights whose heads, and a pooler that no one asks, may be missing.
+    """Opens weights whose heads, and a pooler that no one asks, may be missing or untrained.
 
     Raises:
-      CheckpointError: see `load_run`.
+      CheckpointError: see `load_run`; a pooler that is asked was not trained.
     """
-    if (source / "checkpoints").is_dir():
-        return load_run(source)
-    needed = config.task.representation == "pooled" and not config.training.reinitialize_pooler
-    return load_run(source, allow=UNUSED_HEADS if needed else (*UNUSED_HEADS, "bert/pooler"))
+    anew = config.training.reinitialize_pooler or config.training.from_scratch
+    needed = config.task.representation == "pooled" and not anew
+    allow = UNUSED_HEADS if needed else (*UNUSED_HEADS, "bert/pooler")
+    run = load_run(source, allow=() if (source / "checkpoints").is_dir() else allow)
+    if needed:
+        try:
+            run.check_trained("bert/pooler")
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}, or training.reinitialize_pooler=true") from error
+    return run
 
 
 def make_tuner(config: FineTuningConfig, dataset: Dataset, run: Run) -> Tuner:
@@ -196,7 +220,7 @@ def make_tuner(config: FineTuningConfig, dataset: Dataset, run: Run) -> Tuner:
         answer=jax.jit(answer),
         mesh=mesh,
         rows=rows,
-        length=max(row_length(split.rows) for split in dataset.splits.values()),
+        length=row_length(dataset.splits["train"].rows, config.task.max_length),
         steps=steps,
     )
 
@@ -209,20 +233,26 @@ def open_workdir(
     Returns the commit that runs, and the hash of what is changed in it.
 
     Raises:
-      CheckpointError: the workdir holds another fine-tuning.
+      CheckpointError: the workdir holds another fine-tuning, or what is none.
     """
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
-    workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / "identity.json"
     if file.exists():
         before = json.loads(file.read_text())
         for name, value in identity.items():
-            if before[name] != value:
+            held = str(before.get(name))
+            if held != value:
                 raise CheckpointError(
-                    f"{workdir} holds a fine-tuning with {name} {before[name][:12]}, this one has "
+                    f"{workdir} holds a fine-tuning with {name} {held[:12]}, this one has "
                     f"{value[:12]}; accepted: the same, or another --workdir"
                 )
+    elif foreign := [name for name in OF_A_RUN if (workdir / name).exists()]:
+        raise CheckpointError(
+            f"{workdir} holds {', '.join(foreign)} of something else than a fine-tuning; "
+            "accepted: another --workdir"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
     write_json(file, identity)
     write_json(workdir / "config.json", configs.to_json(config))
     file = workdir / "environment.json"

@@ -3,16 +3,25 @@
 Where a metric is undefined, as a correlation of constants is, it is 0.
 """
 
+import importlib.util
 import math
 import warnings
 from typing import Any
 
 import numpy as np
 
+from bert_jax.errors import ConfigError
 from bert_jax.tasks.family import Outcomes
 
 PREDICTED, GOLD = 0, 1
 """Columns of the outcomes of a classification or regression."""
+
+
+def check_installed() -> None:
+    """Raises ConfigError where a library that measures is not there."""
+    for name in ("sklearn", "scipy"):
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"tasks are measured with {name}: pip install 'bert_jax[tasks]'")
 
 
 def accuracy(outcomes: Outcomes) -> float:

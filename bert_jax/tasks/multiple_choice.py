@@ -65,7 +65,7 @@ MULTIPLE_CHOICE = replace(
     parse=parse,
     outputs=lambda labels: 1,
     encode=encode,
-    loss=lambda logits, labels, weights: Mean.of(cross_entropy(logits[..., 0], labels), weights),
+    loss=lambda logits, batch: Mean.of(cross_entropy(logits[..., 0], batch.labels), batch.weights),
     decode=decode,
     metrics={"accuracy": metrics.accuracy},
 )

@@ -14,6 +14,7 @@ from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import Dataset, Split, encode_split, load_dataset
 from bert_jax.tasks.encoding import chunks, row_length, shuffled, stack
 from bert_jax.tasks.family import Row
+from bert_jax.tasks.metrics import check_installed
 from bert_jax.tasks.model import BertForTask
 from bert_jax.tasks.state import make_model
 
@@ -40,12 +41,13 @@ def make_probe(
         )
     if jax.process_count() > 1:
         raise ConfigError(f"evaluation.probe needs one process; there are {jax.process_count()}")
+    check_installed()
     dataset = load_dataset(config.task)
     model = make_model(config, encoder, dataset.family, dataset.labels)
     train = drawn(dataset.splits["train"], TRAIN_EXAMPLES)
     dev = drawn(dataset.splits["dev"], DEV_EXAMPLES)
     train, dev = (encode_split(split, config.task, tokenizer) for split in (train, dev))
-    length = max(row_length(split.rows) for split in (train, dev))
+    length = row_length([*train.rows, *dev.rows], config.task.max_length)
     features = jax.jit(partial(model.apply, method=BertForTask.features))
     lay_out = partial(
         stack,

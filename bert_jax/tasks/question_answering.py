@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.data.wordpiece import Encoding
 from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
-from bert_jax.tasks.family import EncoderInput, Example, Family, Labels, Outcomes, Row
+from bert_jax.tasks.family import EncoderInput, Example, Family, Labels, Outcomes, Row, TaskBatch
 from bert_jax.tasks.metrics import mean_of
 from bert_jax.tasks.records import Record
 from bert_jax.tasks.spans import exact_match, normalize_answer, overlap_f1
@@ -286,11 +287,17 @@ def write(
     return "json", json.dumps(texts, ensure_ascii=False, indent=1) + "\n"
 
 
-def span_loss(logits, labels, weights) -> Mean:
-    """Mean of the cross entropies of start and end over the positions of a row."""
-    start = cross_entropy(logits[..., 0], labels[..., 0])
-    end = cross_entropy(logits[..., 1], labels[..., 1])
-    return Mean.of((start + end) / 2, weights)
+def span_loss(logits, batch: TaskBatch) -> Mean:
+    """Mean of the cross entropies of start and end over the tokens of a row.
+
+    run_squad.py of google-research/bert counts padding among them, so that its loss depends on how
+    far rows are padded; this one does not.
+    """
+    is_token = batch.pack_ids[:, 0, :, None] > 0
+    # Finite: rows that only fill up a batch have no token, and weigh 0.
+    logits = jnp.where(is_token, logits, -1e9)
+    start, end = (cross_entropy(logits[..., i], batch.labels[:, i]) for i in range(2))
+    return Mean.of((start + end) / 2, batch.weights)
 
 
 QUESTION_ANSWERING = Family(

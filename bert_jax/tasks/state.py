@@ -27,7 +27,7 @@ OUTPUT, POOLER, LAYERS, EMBEDDINGS = "output", "pooler", "layers", "embeddings"
 def make_model(
     config: FineTuningConfig, encoder: BertConfig, family: Family, labels: Labels
 ) -> BertForTask:
-    """Returns the encoder with the task's output layer.
+    """Returns the encoder, its dropout that of the fine-tuning, with the task's output layer.
 
     Raises:
       ConfigError: the encoder has too few positions for the task, or layers to begin anew.
@@ -51,6 +51,8 @@ def make_model(
         representation=task.representation,
         dropout=family.dropout,
     )
+    if training.dropout is not None:
+        encoder = replace(encoder, dropout=training.dropout, attention_dropout=training.dropout)
     return BertForTask(
         config=encoder,
         head=head,
@@ -117,11 +119,11 @@ def trained_mask(params: Any, *, config: FineTuningConfig) -> Any:
 
 
 def scale_by_depth(rate: float, *, num_layers: int) -> optax.GradientTransformation:
-    """Multiplies updates by rate ** depth: output and pooler 0, last layer 1, embeddings deepest.
+    """Multiplies updates by rate ** depth: output and pooler 0, last layer 2, embeddings deepest.
 
     References:
       Howard and Ruder 2018, https://arxiv.org/abs/1801.06146; the depths are those of
-      google-research/electra, model/optimization.py.
+      google-research/electra, model/optimization.py, which knows no pooler and names no depth 1.
     """
 
     def update(updates: optax.Updates, params: Any) -> optax.Updates:
@@ -130,9 +132,9 @@ def scale_by_depth(rate: float, *, num_layers: int) -> optax.GradientTransformat
         def of_leaf(path: tuple, leaf: jax.Array) -> jax.Array:
             names = [key.key for key in path]
             if EMBEDDINGS in names:
-                return leaf * rate ** (num_layers + 1)
+                return leaf * rate ** (num_layers + 2)
             if LAYERS in names:
-                depths = num_layers - jnp.arange(num_layers)
+                depths = num_layers + 1 - jnp.arange(num_layers)
                 return leaf * (rate**depths).reshape(-1, *[1] * (leaf.ndim - 1))
             return leaf
 
@@ -193,17 +195,18 @@ def task_step(
 
     def loss_of(params: Any) -> tuple[jax.Array, Mean]:
         logits = task_logits(model, params, batch, dropout_rng=dropout_rng)
-        loss = family.loss(logits, batch.labels, batch.weights)
+        loss = family.loss(logits, batch)
         return loss.compute(), loss
 
     gradients, loss = jax.grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     metrics = {
         "loss": loss,
         "grad_norm": Mean(optax.tree.norm(gradients), 1.0),
         "learning_rate": Mean(schedule(state.step), 1.0),
+        "param_norm": Mean(optax.tree.norm(params), 1.0),
     }
-    params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

@@ -197,7 +197,7 @@ TAGGING = Family(
     parse=parse,
     outputs=len,
     encode=encode,
-    loss=lambda logits, labels, weights: Mean.of(cross_entropy(logits, labels), weights),
+    loss=lambda logits, batch: Mean.of(cross_entropy(logits, batch.labels), batch.weights),
     answer=lambda logits: jnp.argmax(logits, axis=-1),
     decode=decode,
     judge=judge,

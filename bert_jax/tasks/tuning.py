@@ -23,7 +23,7 @@ from bert_jax.tasks.family import Row, TaskBatch
 from bert_jax.tasks.model import BertForTask
 from bert_jax.tasks.state import seed_streams
 from bert_jax.training import checkpoint as checkpoints
-from bert_jax.training.metrics import merge
+from bert_jax.training.metrics import Mean, merge
 
 
 class Tuner(NamedTuple):
@@ -44,13 +44,15 @@ class Tuner(NamedTuple):
     mesh: Mesh
     rows: NamedSharding
     length: int
+    """Of the training rows, padded."""
     steps: int
 
 
 def tune(tuner: Tuner, seed: int, directory: Path, console: Console) -> None:
     """Trains one seed and writes its checkpoint, metrics, predictions and, last, its result.
 
-    A seed whose loss is no longer finite ends there, without metrics.
+    A seed whose loss or parameters are no longer finite ends at the next look, and its result is
+    the update that did it.
     """
     dataset, training = tuner.dataset, tuner.config.training
     started = time.monotonic()
@@ -75,13 +77,15 @@ def tune(tuner: Tuner, seed: int, directory: Path, console: Console) -> None:
         if step not in looks:
             continue
         row = {f"train/{name}": value for name, value in merge(window).items()}
-        if not math.isfinite(row["train/loss"]):
-            write_json(directory / "result.json", {"seed": seed, "diverged_at_step": step})
-            return
-        scores = evaluate(tuner, state.params, dataset.splits["dev"])
+        diverged = diverged_at(window, step)
+        scores = {} if diverged else evaluate(tuner, state.params, dataset.splits["dev"])
         row |= {f"dev/{name}": value for name, value in scores.items()}
+        row = {name: value if math.isfinite(value) else None for name, value in row.items()}
         log.append(json.dumps({"seed": seed, "step": step} | row) + "\n")
         write_atomically(directory / "metrics.jsonl", "".join(log))
+        if diverged:
+            write_json(directory / "result.json", {"seed": seed, "diverged_at_step": diverged})
+            return
         console.print(
             f"seed {seed} step {step:7,}  train loss {row['train/loss']:.3f}  "
             f"dev {dataset.metric} {scores[dataset.metric]:.4f}  {time.monotonic() - started:.0f} s"
@@ -126,6 +130,17 @@ def evaluation_steps(steps: int, training: TuningConfig) -> set[int]:
     return {math.ceil(i * steps / looks) for i in range(1, looks + 1)}
 
 
+def diverged_at(window: Sequence[dict[str, Mean]], last: int) -> int | None:
+    """Returns the first of the steps up to `last` that had a loss, or left parameters, not finite.
+
+    A loss tells of the parameters before its step, so that of the last ones the norm alone does.
+    """
+    for step, metrics in enumerate(jax.device_get(window), start=last - len(window) + 1):
+        if not all(math.isfinite(metrics[name].total) for name in ("loss", "param_norm")):
+            return step
+    return None
+
+
 def evaluate(tuner: Tuner, params: Any, split: Split) -> dict[str, float]:
     """Returns the metrics of a split, what dev settles settled on it."""
     family = tuner.dataset.family
@@ -155,7 +170,8 @@ def predict(tuner: Tuner, params: Any, split: Split) -> list[Any]:
     by_length = sorted(range(len(split.rows)), key=lambda i: num_tokens(split.rows[i]))
     for numbers in chunks(by_length, size):
         rows = [split.rows[i] for i in numbers]
-        batch = place(tuner, rows, size, batch_length(rows, tuner.length))
+        longest = tuner.config.task.max_length
+        batch = place(tuner, rows, size, batch_length(rows, longest))
         found = jax.device_get(tuner.answer(params, batch))
         answers |= zip(numbers, found[: len(rows)], strict=True)
     answers_in_order = [answers[i] for i in range(len(split.rows))]
@@ -180,7 +196,9 @@ def write_predictions(tuner: Tuner, params: Any, directory: Path) -> dict[str, A
         if name == "dev":
             threshold = family.settle(predictions, split.examples)
             if threshold is not None:
+                answered = family.judge(predictions, split.examples, dataset.labels, None)
                 result["threshold"] = threshold
+                result["dev_without_threshold"] = score(family, answered)
         suffix, text = family.write(predictions, split.examples, dataset.labels, threshold)
         write_atomically(directory / f"predictions_{name}.{suffix}", text)
         if labelled(split):

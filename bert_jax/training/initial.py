@@ -28,12 +28,14 @@ SAME = (
 
 
 def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> None:
-    """Refuses weights of another vocabulary, of other shapes or of another function.
+    """Refuses weights of a task, of another vocabulary, of other shapes or of another function.
 
     Raises:
       ConfigError: names what differs.
     """
     where = f"training.init_from={experiment.training.init_from}"
+    if "output" in origin.params:
+        raise ConfigError(f"{where} was fine-tuned for a task; accepted: weights of pretraining")
     for name in SAME:
         found, wanted = getattr(origin.model.config, name), getattr(experiment.model, name)
         if found != wanted:

@@ -153,6 +153,23 @@ def test_transformers_opens_it_and_gives_the_same_logits(family, fine_tuned):
         assert tuple(theirs.config.id2label.values()) == LABELS[family]
 
 
+def test_the_loss_of_a_question_is_theirs_on_rows_without_padding(fine_tuned):
+    """Padding is among the positions of theirs, not of ours."""
+    run, directory = fine_tuned("question_answering")
+    batch = {name: ids[:1] for name, ids in rows(0, (4,)).items()}
+    assert batch["attention_mask"].all()
+    labels = {"start_positions": np.array([3]), "end_positions": np.array([7])}
+    theirs = open_in_torch(directory, "question_answering").eval()
+    with torch.no_grad():
+        expected = float(theirs(**huggingface.to_torch(batch | labels)).loss)
+    ours = as_task_batch(batch, np.array([[3, 7]], np.int32), np.ones(1, np.float32))
+    logits = jax.jit(task_logits, static_argnums=0)(run.model, run.params, ours)
+    found = float(FAMILIES["question_answering"].loss(logits, ours).compute())
+    assert expected > 1
+    # As the logits above.
+    assert found == pytest.approx(expected, abs=2e-5)
+
+
 STEPS = 8
 
 

@@ -14,6 +14,7 @@ from bert_jax.tasks.encoding import (
     batch_length,
     epoch_batches,
     lay_out_texts,
+    row_length,
     shuffled,
     stack,
 )
@@ -66,6 +67,12 @@ def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch():
     assert (order == shuffled(50, seed=1, epoch=2)).all() and sorted(order) == list(range(50))
     for other in (shuffled(50, seed=2, epoch=2), shuffled(50, seed=1, epoch=3)):
         assert (order != other).any()
+
+
+def test_rows_are_padded_to_a_multiple_of_8_but_not_beyond_the_models_positions():
+    rows = [Row((EncoderInput([0] * length, [0] * length),), 0, 1.0, 0) for length in (3, 57)]
+    assert [row_length(rows, longest) for longest in (60, 64, 128)] == [60, 64, 64]
+    assert [batch_length(rows, longest) for longest in (60, 64, 128)] == [60, 64, 64]
 
 
 @pytest.mark.parametrize("by_length", [False, True])
@@ -340,6 +347,22 @@ def test_a_question_without_answer_is_an_error_unless_it_may_have_none(tokenizer
     assert question(tokenizer, [])[0].gold == ()
     with pytest.raises(DataError, match="file:7 has no answer"):
         question(tokenizer, [], no_answer=False)
+
+
+def test_the_loss_of_a_span_does_not_depend_on_padding_nor_on_rows_that_fill_up(tokenizer):
+    rng = np.random.default_rng(0)
+    rows = qa.encode(0, *question(tokenizer, ["good"]), tokenizer)[:1]
+    tokens, (start, end) = len(rows[0].inputs[0].token_ids), rows[0].label
+    drawn = rng.normal(size=(tokens, 2))
+    losses = []
+    for length in (tokens, tokens + 9):
+        batch = stack(rows, family=qa.QUESTION_ANSWERING, batch_size=2, length=length, pad_id=0)
+        logits = np.zeros((2, length, 2), np.float32)
+        logits[0, :tokens] = drawn
+        losses.append(float(qa.span_loss(logits, batch).compute()))
+    by_hand = np.log(np.exp(drawn).sum(0)) - [drawn[start, 0], drawn[end, 1]]
+    # Rounding of float32 sums of a dozen terms.
+    np.testing.assert_allclose(losses, by_hand.mean(), rtol=1e-6)
 
 
 def test_exact_match_and_f1_as_the_squad_script_counts():

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -16,7 +17,11 @@ from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from bert_jax.runs import flatten_params, load_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
-from bert_jax.tasks.finetuning import finetune
+from bert_jax.tasks.datasets import encode_split, load_dataset
+from bert_jax.tasks.encoding import row_length
+from bert_jax.tasks.finetuning import failed, finetune, make_tuner, open_encoder
+from bert_jax.tasks.probe import make_probe
+from bert_jax.training.checkpoint import save_params
 from bert_jax.training.optim import OptimizerConfig
 from bert_jax.training.sharding import MeshConfig
 
@@ -94,6 +99,9 @@ def test_it_learns_and_the_result_says_what_was_measured(tuned, sentiment):
     assert low <= summary["mean"] <= high
     assert 0.4 < result["baselines"]["dev"]["majority"]["accuracy"] < 0.65
     assert result["data"]["dev"]["examples"] == 25
+    train, dev = ({" ".join(words) for words, _ in sentences(*of)} for of in ((90, 1), (25, 2)))
+    assert result["data"]["dev"]["texts_also_in_train"] == len(train & dev)
+    assert "texts_also_in_train" not in result["data"]["train"]
 
 
 def test_predictions_are_those_of_the_result(tuned):
@@ -158,11 +166,15 @@ def test_a_task_adds_one_output_layer_and_nothing_else(tuned, pretrained):
 
 
 def test_a_frozen_encoder_stays_as_it_is(sentiment, pretrained, tmp_path):
-    probe = override(sentiment, {"training.frozen": True, "training.epochs": 1})
+    changes = {"training.frozen": True, "training.epochs": 1, "training.dropout": 0.3}
+    probe = override(sentiment, changes)
     finetune(probe, pretrained, tmp_path / "run")
     before, after = params_of(pretrained), params_of(tmp_path / "run" / "seed-0")
     assert changed(before, after) == set()
     assert np.abs(after["output/bias"]).max() > 0  # it begins as 0
+    # Nor does its config: the dropout was that of a fine-tuning.
+    configs = [load_run(path).model.config for path in (pretrained, tmp_path / "run" / "seed-0")]
+    assert configs[0] == configs[1]
 
 
 def test_a_seed_does_not_depend_on_the_others_nor_on_an_interruption(
@@ -194,6 +206,26 @@ def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, p
         finetune(other, pretrained, workdir)
 
 
+def test_what_is_no_fine_tuning_is_not_written_over(sentiment, pretrained, tmp_path):
+    """Else a run of pretrain could not go on, its config.json being another's."""
+    for name in ("config.json", "metrics.jsonl", "checkpoints/1/state"):
+        file = tmp_path / Path(name).stem / name
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+        workdir = tmp_path / Path(name).stem
+        said = f"{workdir} holds {name.split('/')[0]} of something else than a fine-tuning"
+        with pytest.raises(CheckpointError, match=said):
+            finetune(sentiment, pretrained, workdir)
+        assert [path for path in workdir.rglob("*") if path.is_file()] == [file]
+        assert file.read_text() == "{}"
+
+
+def test_an_identity_without_a_field_is_another(sentiment, pretrained, tmp_path):
+    (tmp_path / "identity.json").write_text(json.dumps({"config_hash": config_hash(sentiment)}))
+    with pytest.raises(CheckpointError, match="holds a fine-tuning with checkpoint_sha256 None,"):
+        finetune(sentiment, pretrained, tmp_path)
+
+
 def test_seeds_on_other_data_are_not_taken_for_these(tuned, sentiment, pretrained):
     file = Path(sentiment.task.train.removeprefix("jsonl:"))
     content = file.read_text()
@@ -218,8 +250,70 @@ def test_a_metric_that_the_labels_have_not_is_refused(write_set, pretrained, tmp
         max_length=12,
         representation="last",
     )
-    with pytest.raises(ConfigError, match="which these labels have not; accepted: accuracy"):
+    with pytest.raises(ConfigError, match="which the labels of dev have not; accepted: accuracy"):
         finetune(configuration(task), pretrained, tmp_path)
+
+
+def test_a_metric_that_the_labels_of_test_have_not_is_refused(write_set, pretrained, tmp_path):
+    files = {}
+    for name, answers in (("train", ["good"]), ("dev", []), ("test", ["good"])):
+        line = {"q": "is it ?", "p": "a good film", "a": answers}
+        files[name] = f"jsonl:{write_set(f'metric_{name}.jsonl', [line])}"
+    task = TaskConfig(
+        family="question_answering",
+        **files,
+        text="q",
+        text_pair="p",
+        label="a",
+        metric="unanswerable_accuracy",
+        max_length=20,
+        max_question_length=6,
+        no_answer=True,
+        representation="last",
+    )
+    said = "which the labels of test have not; accepted: f1, exact_match, answerable_f1"
+    with pytest.raises(ConfigError, match=said):
+        finetune(configuration(task), pretrained, tmp_path)
+
+
+def test_a_longer_test_text_does_not_lengthen_the_rows_of_training(
+    sentiment, pretrained, write_set
+):
+    long = write_set("long.jsonl", [{"text": "good " * 40, "label": True}])
+    config = override(sentiment, {"task.max_length": 48, "task.test": f"jsonl:{long}"})
+    dataset, run = load_dataset(config.task), load_run(pretrained)
+    splits = {
+        name: encode_split(split, config.task, run.tokenizer)
+        for name, split in dataset.splits.items()
+    }
+    tuner = make_tuner(config, replace(dataset, splits=splits), run)
+    of_train, of_test = (row_length(splits[name].rows, 48) for name in ("train", "test"))
+    assert tuner.length == of_train < of_test
+
+
+def test_a_pooler_that_was_not_trained_is_refused(
+    tuned, sentiment, pretrained, experiment, tmp_path
+):
+    run = load_run(pretrained)
+    objective = replace(experiment.objective, next_sentence=False)
+    without = replace(experiment, model=run.model.config, objective=objective)
+    tokenizer = run.tokenizer.to_json()
+    save_params(tmp_path, run.params, model=without.model, experiment=without, tokenizer=tokenizer)
+    pooled = override(sentiment, {"task.representation": "pooled"})
+    for source, said in (
+        (
+            tuned[0] / "seed-0",
+            "on 'mean', without bert/pooler; .*training.reinitialize_pooler=true",
+        ),
+        (tmp_path, "objective.next_sentence False, which leaves bert/pooler as it was; accepted"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            finetune(pooled, source, tmp_path / "run")
+        for field in ("training.reinitialize_pooler", "training.from_scratch"):
+            assert open_encoder(source, override(pooled, {field: True})).path == source
+        assert open_encoder(source, sentiment).path == source
+    assert open_encoder(pretrained, pooled).path == pretrained
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
@@ -245,10 +339,28 @@ def test_patience_ends_a_seed_and_a_bad_rate_is_a_failed_seed(sentiment, pretrai
     # Nothing was learned: this seed's first output layer is no better than the majority.
     assert result["seeds"][0]["dev"]["accuracy"] <= majority and result["failed_seeds"] == [0]
     infinite = override(sentiment, {"optimizer.learning_rate": 1e30, "training.epochs": 2})
-    with pytest.raises(DivergenceError, match="the loss of every seed became infinite"):
+    with pytest.raises(DivergenceError, match="parameters of every seed became infinite"):
         finetune(infinite, pretrained, tmp_path / "infinite")
     seed = json.loads((tmp_path / "infinite" / "seed-0" / "result.json").read_text())
-    assert seed.keys() == {"seed", "diverged_at_step"}
+    # The rate of the first update is 0, the second's 1e30; dev is looked at after the sixth.
+    assert seed == {"seed": 0, "diverged_at_step": 2}
+    (line,) = (tmp_path / "infinite" / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert row["step"] == 6 and row["train/loss"] is None
+    assert not [name for name in row if name.startswith("dev/")]
+
+
+def test_parameters_that_the_last_update_made_infinite_are_no_checkpoint(
+    sentiment, pretrained, tmp_path
+):
+    """The loss of that update, its only one, is finite."""
+    changes = {"optimizer.learning_rate": 1e30, "training.epochs": 1, "training.batch_size": 90}
+    with pytest.raises(DivergenceError, match="parameters of every seed became infinite"):
+        finetune(override(sentiment, changes), pretrained, tmp_path)
+    assert json.loads((tmp_path / "seed-0" / "result.json").read_text())["diverged_at_step"] == 1
+    (row,) = (tmp_path / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(row)["train/loss"] > 0
+    assert not (tmp_path / "seed-0" / "checkpoints").exists()
 
 
 def test_tags_are_learned_and_written_for_conlleval(write_set, pretrained, tmp_path):
@@ -282,10 +394,11 @@ def test_tags_are_learned_and_written_for_conlleval(write_set, pretrained, tmp_p
 
 def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrained, tmp_path):
     files = {}
-    for name, count, seed in (("train", 90, 5), ("dev", 20, 6)):
+    for name, count, seed in (("train", 90, 5), ("dev", 20, 6), ("test", 8, 7)):
         lines = []
         for i, (words, good) in enumerate(sentences(count, seed)):
             answers = ["good"] if good else []
+            words += ["very"] * 20 * (name == "test")  # longer than a row of train
             lines.append(
                 {"id": f"q{i}", "q": "is a film good ?", "p": " ".join(words), "a": answers}
             )
@@ -297,7 +410,7 @@ def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrai
             text="q",
             text_pair="p",
             label="a",
-            max_length=20,
+            max_length=40,
             max_question_length=6,
             no_answer=True,
             representation="last",
@@ -305,10 +418,28 @@ def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrai
     )
     result = finetune(config, pretrained, tmp_path)
     assert result["summary"]["dev"]["f1"]["mean"] > 0.9
-    assert "threshold" in result["seeds"][0]
+    (seed,) = result["seeds"]
+    assert "threshold" in seed and result["failed_seeds"] == []
+    answered = seed["dev_without_threshold"]
+    assert answered["answerable_f1"] > 0.9
+    assert answered["unanswerable_accuracy"] < seed["dev"]["unanswerable_accuracy"]
     predictions = json.loads((tmp_path / "seed-0" / "predictions_dev.json").read_text())
     assert list(predictions) == [f"q{i}" for i in range(20)]
     assert set(predictions.values()) >= {"", "good"}
+    assert result["summary"]["test"]["f1"]["mean"] > 0.6  # positions that training has not seen
+
+
+def test_a_seed_whose_threshold_alone_beats_no_answer_has_failed():
+    floor = {
+        "no_answer": {"f1": 0.5, "answerable_f1": 0.0},
+        "overlapping_sentence": {"f1": 0.1, "answerable_f1": 0.2},
+    }
+    seed = {"dev": {"f1": 0.52, "answerable_f1": 0.04}}
+    for answerable, expected in ((0.2, True), (0.21, False)):
+        answered = {"dev_without_threshold": {"f1": 0.1, "answerable_f1": answerable}}
+        assert failed(seed | answered, floor, "f1") == expected
+    assert not failed(seed, floor, "f1")  # where every question has an answer
+    assert failed({"diverged_at_step": 3}, floor, "f1")
 
 
 def test_choices_are_learned(write_set, pretrained, tmp_path):
@@ -385,6 +516,17 @@ def test_what_is_wrong_is_said_before_any_compile(
     changes = {k: v.format(**files) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(error, match=said):
         finetune(override(sentiment, changes), pretrained, tmp_path / "run")
+
+
+@pytest.mark.parametrize("library", ["sklearn", "scipy"])
+def test_a_library_that_is_missing_is_named_before_anything_is_read(
+    library, sentiment, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, library, None)  # as where it is not installed
+    with pytest.raises(ConfigError, match=rf"with {library}: pip install 'bert_jax\[tasks\]'"):
+        finetune(sentiment, tmp_path / "none", tmp_path / "run")
+    with pytest.raises(ConfigError, match=rf"with {library}: pip install 'bert_jax\[tasks\]'"):
+        make_probe(sentiment, None, None)
 
 
 def test_the_command_ends_with_one_line_and_status_2(sentiment, pretrained, tmp_path):

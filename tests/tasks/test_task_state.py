@@ -1,5 +1,6 @@
 """What is trained, how fast each layer is, what begins anew, and how a text is represented."""
 
+from dataclasses import replace
 from functools import partial
 from typing import get_args
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax.errors import ConfigError
 from bert_jax.models.bert import Bert
 from bert_jax.models.config import BertConfig, Pooling
 from bert_jax.pooling import pool, token_vectors
@@ -19,9 +21,16 @@ from bert_jax.tasks.config import (
     TokenRepresentation,
     TuningConfig,
 )
+from bert_jax.tasks.family import TaskBatch
 from bert_jax.tasks.head import TaskHeadConfig
 from bert_jax.tasks.model import BertForTask, example_ids
-from bert_jax.tasks.state import make_model, make_task_optimizer, scale_by_depth, state_maker
+from bert_jax.tasks.state import (
+    make_model,
+    make_task_optimizer,
+    scale_by_depth,
+    state_maker,
+    task_logits,
+)
 from bert_jax.training.sharding import MeshConfig, make_mesh
 from bert_jax.training.state import unboxed_params
 
@@ -46,6 +55,9 @@ def model_of(configuration):
 
 
 def test_rates_fall_with_the_depth_of_a_layer():
+    """`_get_layer_lrs` of google-research/electra: decay ** (n + 2 - depth), of the embeddings 0,
+    of layer i i + 1, of task_specific n + 2.
+    """
     params = jax.jit(lambda: unboxed_params(model_of(config()), 0, *example_ids()))()
     ones = jax.tree.map(jnp.ones_like, params)
     transform = scale_by_depth(0.5, num_layers=5)
@@ -53,11 +65,31 @@ def test_rates_fall_with_the_depth_of_a_layer():
     scales = flatten_params(scaled)
     assert set(np.unique(scales["output/kernel"])) == {1.0}
     assert set(np.unique(scales["bert/pooler/dense/kernel"])) == {1.0}
-    assert set(np.unique(scales["bert/embeddings/token"])) == {0.5**6}
+    assert set(np.unique(scales["bert/embeddings/token"])) == {0.5**7}
     for leaf in ("bert/layers/attention/query/kernel", "bert/layers/attention_layer_norm/scale"):
         of_layer = np.asarray(scales[leaf]).reshape(5, -1)
-        np.testing.assert_array_equal(of_layer[:, 0], [0.5**5, 0.5**4, 0.5**3, 0.5**2, 0.5])
+        np.testing.assert_array_equal(of_layer[:, 0], [0.5**6, 0.5**5, 0.5**4, 0.5**3, 0.5**2])
         assert (of_layer == of_layer[:, :1]).all()
+
+
+def test_dropout_is_the_models_or_that_of_the_fine_tuning_and_off_for_predictions():
+    """Of an encoder without dropout, all three that there are; and of one with it, none."""
+    bare = replace(ENCODER, dropout=0.0, attention_dropout=0.0)
+    params = jax.jit(lambda: unboxed_params(model_of(config()), 0, *example_ids()))()
+    ids = np.random.default_rng(0).integers(5, 20, (2, 1, 8)).astype(np.int32)
+    batch = TaskBatch(ids, 0 * ids, np.ones_like(ids), None, None)
+    found = {}
+    for encoder, rate in ((bare, None), (bare, 0.5), (ENCODER, None), (ENCODER, 0.0)):
+        model = make_model(config(dropout=rate), encoder, CLASSIFICATION, ("no", "yes"))
+        logits = jax.jit(partial(task_logits, model))
+        still = logits(params, batch)
+        disturbed = logits(params, batch, dropout_rng=jax.random.key(0))
+        found[encoder.dropout, rate] = bool((still != disturbed).any())
+        rates = (model.config.dropout, model.config.attention_dropout)
+        assert rates == (encoder.dropout if rate is None else rate,) * 2
+    assert found == {(0.0, None): False, (0.0, 0.5): True, (0.1, None): True, (0.1, 0.0): False}
+    with pytest.raises(ConfigError, match="training.dropout is 1.0; accepted: at least 0, below"):
+        config(dropout=1.0)
 
 
 def first_state(configuration):

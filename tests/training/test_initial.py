@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.config import override
+from bert_jax.config import override, to_json
 from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.runs import flatten_params, load_run, save_run
+from bert_jax.tasks.head import TaskHeadConfig
 from bert_jax.training import checkpoint
 from bert_jax.training.train import train
 
@@ -111,6 +112,29 @@ def test_weights_of_another_model_are_refused_before_anything_is_written(
 ):
     changed = override(still, {"training.init_from": str(origin / "huggingface")} | changes)
     with pytest.raises(ConfigError, match=says):
+        train(changed, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuned_weights_are_refused_before_anything_is_written(origin, still, tmp_path):
+    run = load_run(origin / "run")
+    head = TaskHeadConfig(
+        family="regression", labels=(), outputs=1, unit="text", representation="mean"
+    )
+    output = {
+        "kernel": np.ones((run.model.config.hidden_size, 1), np.float32),
+        "bias": np.zeros(1, np.float32),
+    }
+    checkpoint.save_params(
+        tmp_path / "tuned",
+        {"bert": run.params["bert"], "output": output},
+        model=run.model.config,
+        experiment=None,
+        tokenizer=run.tokenizer.to_json(),
+        head=to_json(head),
+    )
+    changed = override(still, {"training.init_from": str(tmp_path / "tuned")})
+    with pytest.raises(ConfigError, match="tuned was fine-tuned for a task; accepted: weights of"):
         train(changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
