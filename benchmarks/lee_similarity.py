@@ -99,7 +99,7 @@ def agreement(
     first, second = documents[first], documents[second]
     rated = first != second
     first, second = first[rated], second[rated]
-    return float(spearmanr(cosines[first, second], ratings[first, second]).statistic)
+    return float(np.asarray(spearmanr(cosines[first, second], ratings[first, second]))[0])
 
 
 def evaluate(vectors: Float[np.ndarray, "documents embed"], ratings: np.ndarray) -> dict[str, Any]:
@@ -124,8 +124,7 @@ def main() -> None:
 
     from bert_jax import inference
     from bert_jax.interop.names import OPTIONAL_PARTS
-    from bert_jax.runs import load_run
-    from bert_jax.training.initial import fingerprint
+    from bert_jax.runs import fingerprint_params, load_run
     from bert_jax.training.state import unboxed_params
 
     lee = read(fetch(cache_directory()))
@@ -147,7 +146,7 @@ def main() -> None:
         models[name] = {
             "step": run.step if name != "untrained" else None,
             "model": dataclasses.asdict(run.model.config),
-            "parameters_sha256": fingerprint(run),
+            "parameters_sha256": fingerprint_params(run.params),
             "truncated_documents": cut,
             **{
                 p: evaluate(inference.embed(texts, pairs, pooling=p), lee.ratings) for p in POOLINGS

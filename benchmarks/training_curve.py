@@ -45,12 +45,13 @@ def draw(rows: list[dict[str, float]], result: dict[str, Any]) -> Figure:
 
 def plot(axes: Axes, rows: list[dict[str, float]], metric: str) -> None:
     """Draws a metric of the training batches, thin, and of the held-out examples."""
-    for split, told, style in (
-        ("train", "training", {"linewidth": 0.8, "alpha": 0.6}),
-        ("eval", "held out", {"marker": ".", "markersize": 4}),
-    ):
+    styles: dict[str, dict[str, Any]] = {
+        "train": {"label": "training", "linewidth": 0.8, "alpha": 0.6},
+        "eval": {"label": "held out", "marker": ".", "markersize": 4},
+    }
+    for split, style in styles.items():
         points = [(row["step"], row[name]) for row in rows if (name := f"{split}/{metric}") in row]
-        axes.plot(*zip(*points, strict=True), label=told, **style)
+        axes.plot(*zip(*points, strict=True), **style)
 
 
 def main() -> None:
