@@ -60,8 +60,12 @@ class Corpus:
 
         Each has its share of every source, so that each shard is a small mixture.
         """
-        stretches = (_stretches(source, count) for source in self.sources)
-        return list(zip(*stretches, strict=True))
+        dealt = []
+        for first, source in enumerate(self.sources):
+            stretches = _stretches(source, count)
+            # From another slice on, or those of few documents would all be in the first.
+            dealt.append(stretches[-first % count :] + stretches[: -first % count])
+        return list(zip(*dealt, strict=True))
 
 
 def _stretches(source: Source, count: int) -> list[tuple[Portion, ...]]:

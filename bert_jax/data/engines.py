@@ -120,7 +120,8 @@ def _run_on_beam(
     for path in failed:
         path.unlink()
     if errors:
-        raise DataError(errors[0])
+        kind, _, said = errors[0].partition("\n")
+        raise UnfinishedError(said) if kind == UnfinishedError.__name__ else DataError(said)
     for number, task in enumerate(tasks):
         if (result := task.finished()) is None:
             raise DataError(
@@ -136,7 +137,7 @@ def _run_or_report(task: Task) -> None:
     try:
         task.run()
     except DataError as error:
-        _error_path(task).write_text(str(error), encoding="utf-8")
+        _error_path(task).write_text(f"{type(error).__name__}\n{error}", encoding="utf-8")
 
 
 def _error_path(task: Task) -> Path:

@@ -12,7 +12,7 @@ from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.errors import DataError
 from bert_jax.files import sha256_of_file
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PASSPORT_FILE = "passport.json"
 TOKEN_COUNTS_FILE = "token_counts.npy"
 

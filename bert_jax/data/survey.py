@@ -66,7 +66,7 @@ class SurveyTask:
         try:
             return self._run()
         except OSError as error:
-            if error.filename:  # of a file that is read
+            if error.filename or not error.errno:  # of a file that is read
                 raise
             raise UnfinishedError(
                 f"{self.directory} cannot be written ({error.strerror}); the same command goes on "

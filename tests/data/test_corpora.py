@@ -120,6 +120,14 @@ def test_a_slice_is_a_small_mixture(tmp_path):
             assert share["b"] == pytest.approx(ours / 4, abs=2)
 
 
+def test_sources_of_one_document_are_dealt_out(tmp_path):
+    for name in "abcdef":
+        (tmp_path / name).write_text(name * 9)
+    slices = open_corpus(",".join(f"text:{tmp_path}/{name}" for name in "abcdef")).slices(3)
+    found = [[d.text for d, _ in read_slice(portions)] for portions in slices]
+    assert found == [[9 * "a", 9 * "d"], [9 * "b", 9 * "e"], [9 * "c", 9 * "f"]]
+
+
 @pytest.mark.parametrize("corpus", ["embedded:wikipedia", "corpus.txt", "", "text:", "jsonl:"])
 def test_what_is_no_spec_is_refused_at_once(corpus):
     with pytest.raises(DataError, match="accepted: text:GLOB, jsonl:GLOB") as error:

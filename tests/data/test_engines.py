@@ -16,7 +16,7 @@ import pytest
 
 import bert_jax
 from bert_jax.data.engines import Engine
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, UnfinishedError
 
 ROOT = Path(bert_jax.__file__).parents[1]
 
@@ -67,6 +67,19 @@ def test_every_task_is_run_and_numbered(engine, tmp_path):
     assert results == {0: {"square": 25}, 1: {"square": 9}, 2: {"square": 64}}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "5", "8"]
     assert list(engine.run([])) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished(Square):
+    """A task that a full disk stops."""
+
+    def run(self):
+        raise UnfinishedError("no space left")
+
+
+def test_what_can_go_on_arrives_as_what_can_go_on(engine, tmp_path):
+    with pytest.raises(UnfinishedError, match="^no space left$"):
+        list(engine.run([Unfinished(tmp_path / "5", 5)]))
 
 
 def test_an_error_in_a_task_arrives_as_one_line(engine, tmp_path):

@@ -520,7 +520,7 @@ def test_missing_and_broken_passports(config, tmp_path):
     with pytest.raises(DataError, match=r"passport\.json is not JSON"):
         load_passport(tmp_path)
     (tmp_path / "passport.json").write_text(json.dumps({"format_version": 1}))
-    with pytest.raises(DataError, match="format_version 1; accepted: 2"):
+    with pytest.raises(DataError, match="format_version 1; accepted: 3"):
         load_passport(tmp_path)
 
 

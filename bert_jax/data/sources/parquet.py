@@ -34,8 +34,16 @@ class ParquetFile:
             rows = file.metadata.num_rows
             first = portion.start * rows // self.size
             last = portion.end * rows // self.size
-            for row, value in self._values(file, first, last):
-                yield self._document(row, value)
+            try:
+                for row, value in self._values(file, first, last):
+                    yield self._document(row, value)
+            except OSError as error:
+                if error.errno:
+                    raise
+                said = " ".join(str(error).split())
+                raise DataError(
+                    f"{self.path} is damaged ({said}); accepted: a whole Parquet file"
+                ) from error
 
     def _document(self, row: int, value: object) -> Document:
         place = f"{self.path}@{row}"

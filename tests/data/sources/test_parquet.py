@@ -41,3 +41,14 @@ def test_another_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"a\.parquet is not a Parquet file") as error:
         list(read_documents(f"parquet:{tmp_path}/a.parquet"))
     assert "\n" not in str(error.value)
+
+
+def test_a_damaged_page_is_named(tmp_path):
+    path = write(
+        tmp_path / "a.parquet", text=["a text that is long enough to be compressed " * 99] * 9
+    )
+    content = bytearray(path.read_bytes())
+    content[30:60] = bytes(30)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet is damaged \(.*; accepted: a whole Parquet"):
+        list(read_documents(f"parquet:{path}"))
