@@ -42,18 +42,18 @@ def difference(first: Path, second: Path) -> dict[str, Any]:
     Raises:
       DataError: a result is missing, or they are of other data or another metric.
     """
-    results = {path: load_result(path) for path in (first, second)}
+    ours, theirs = load_result(first), load_result(second)
     for name in COMMON:
-        found = [str(result[name])[:12] for result in results.values()]
+        found = [str(result[name])[:12] for result in (ours, theirs)]
         if found[0] != found[1]:
             raise DataError(f"{first} has {name} {found[0]}, {second} {found[1]}; accepted: one")
-    ours, theirs = results.values()
     metric = FAMILIES[ours["family"]].metrics[ours["metric"]]
     splits = {}
     for split in ours["summary"]:
-        groups = [_outcomes(path, result, split) for path, result in results.items()]
-        means = [result["summary"][split][ours["metric"]]["mean"] for result in results.values()]
-        interval = bootstrap_interval(groups[0], metric, minus=groups[1])
+        means = [one["summary"][split][ours["metric"]]["mean"] for one in (ours, theirs)]
+        interval = bootstrap_interval(
+            _outcomes(first, ours, split), metric, minus=_outcomes(second, theirs, split)
+        )
         splits[split] = {
             "first": means[0],
             "second": means[1],

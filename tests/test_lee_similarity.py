@@ -1,25 +1,18 @@
 """The scores of the Lee pairs: pinned texts only, ranks by hand, draws of documents."""
 
 import hashlib
-import importlib.util
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 
-import bert_jax
 from bert_jax.errors import ConfigError, DataError
-
-FILE = Path(bert_jax.__file__).parents[1] / "benchmarks" / "lee_similarity.py"
 
 
 @pytest.fixture(scope="module")
 def lee():
-    spec = importlib.util.spec_from_file_location("lee_similarity", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("lee_similarity")
 
 
 @pytest.fixture

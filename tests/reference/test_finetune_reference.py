@@ -3,15 +3,14 @@
 So what it compares over seeds differs by those draws alone.
 """
 
-import importlib.util
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import torch
 from flax import linen as nn
+from scripts import load_script
 from transformers import AutoTokenizer
 
 from bert_jax.config import to_json
@@ -27,16 +26,12 @@ from bert_jax.training.optim import OptimizerConfig
 from bert_jax.training.sharding import MeshConfig
 from bert_jax.training.state import unboxed_params
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "finetune_reference.py"
 WORDS = ("good", "bad", "film", "the", "is", "play", "##ing", "very", ".", "fine", "poor")
 
 
 @pytest.fixture(scope="module")
 def reference():
-    spec = importlib.util.spec_from_file_location("finetune_reference", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("finetune_reference")
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,14 @@
 """The interval of a difference, and the script that compares two fine-tunings."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 
-import bert_jax
 from bert_jax.errors import DataError
 from bert_jax.tasks.metrics import accuracy
 from bert_jax.tasks.results import bootstrap_interval
-
-FILE = Path(bert_jax.__file__).parents[1] / "benchmarks" / "tuning_difference.py"
 
 
 def outcomes(right, count=400):
@@ -61,10 +57,7 @@ def workdir(tmp_path):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("tuning_difference", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tuning_difference")
 
 
 def test_two_fine_tunings_are_compared(script, workdir):
@@ -73,6 +66,11 @@ def test_two_fine_tunings_are_compared(script, workdir):
     assert dev["difference"] == pytest.approx(0.805 - 0.71)
     assert dev["interval"][0] < dev["difference"] < dev["interval"][1]
     assert found["first"]["seeds"] == 2 and found["second"]["config_hash"] == "b"
+
+
+def test_a_fine_tuning_is_no_better_than_itself(script, workdir):
+    first = workdir("a", [320, 320])
+    assert script.difference(first, first)["splits"]["dev"]["interval"] == (0, 0)
 
 
 def test_what_cannot_be_compared_is_refused(script, workdir, tmp_path):
