@@ -35,7 +35,7 @@ from bert_jax.errors import DataError
 DEFAULT_FIELD = "text"
 DEFAULT_SPLIT = "train"
 
-_BETWEEN_SPECS = re.compile(r",(?=[a-z]+:)")
+_BETWEEN_SPECS = re.compile(r",\s*(?=[a-z]+:)")
 _WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[-+.\de]+|[-+]?\w*)")  # and name@home.txt is a file
 _GLOB = re.compile(r"(?P<pattern>.+?)(:(?P<field>\w+))?")
 _TFDS = re.compile(r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[.*\])?)(:(?P<field>\w+))?)?")

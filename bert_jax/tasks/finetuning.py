@@ -100,6 +100,8 @@ def finetune(
         f"{len(splits['train'].rows):,} rows of {tuner.length} tokens, {tuner.steps:,} steps a "
         f"seed; to beat without a model on dev: {dataset.metric} {highest:.4f}"
     )
+    if set(splits) - {"train"} - set(floor):
+        say(f"{config.task.test} has no {config.task.label}: test is predicted and not measured")
 
     # ---- Seeds --------------------------------------------------------------------------------
     ended = []

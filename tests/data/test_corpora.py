@@ -150,6 +150,12 @@ def test_the_name_of_a_file_may_have_the_sign_of_a_weight(tmp_path):
         assert source.weight == times
 
 
+def test_a_space_may_follow_a_comma(tmp_path):
+    (tmp_path / "a, b").write_text("one")
+    corpus = open_corpus(f"text:{tmp_path}/a, b@2, embedded:sotu")
+    assert [source.weight for source in corpus.sources] == [2, 1]
+
+
 @pytest.mark.parametrize("corpus", ["embedded:sotu,", "embedded:sotu@2,", "a.txt,,embedded:sotu"])
 def test_a_comma_with_nothing_after_it_is_refused(corpus):
     with pytest.raises(DataError, match=r"ends in a comma; accepted: SPEC\[@WEIGHT\]"):

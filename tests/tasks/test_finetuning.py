@@ -291,6 +291,17 @@ def test_a_longer_test_text_does_not_lengthen_the_rows_of_training(
     assert tuner.length == of_train < of_test
 
 
+def test_a_test_set_without_labels_is_predicted(sentiment, pretrained, write_set, tmp_path, capsys):
+    unlabelled = f"jsonl:{write_set('unlabelled.jsonl', [{'text': 'good'}, {'text': 'bad'}])}"
+    config = override(sentiment, {"task.test": unlabelled, "training.epochs": 1})
+    result = finetune(config, pretrained, tmp_path / "run")
+    said = f"{unlabelled} has no label: test is predicted and not measured"
+    assert said in "".join(capsys.readouterr())
+    assert list(result["summary"]) == ["dev"]
+    predictions = tmp_path / "run" / "seed-0" / "predictions_test.tsv"
+    assert len(predictions.read_text().splitlines()) == 3  # and the names of the columns
+
+
 def test_a_pooler_that_was_not_trained_is_refused(
     tuned, sentiment, pretrained, experiment, tmp_path
 ):
