@@ -2,11 +2,12 @@ r"""Parts of speech of the Brown corpus: 57,340 sentences, 104 tags.
 
     python benchmarks/task_sets.py --output=data/tasks --only=brown_tags
     python -m bert_jax.finetune --experiment=experiments/finetune/brown_tags.py \
-      --checkpoint=all-MiniLM-L6-v2 --workdir=runs/brown_tags --seeds=3
+      --checkpoint=all-MiniLM-L6-v2 --workdir=runs/brown_tags --seeds=1
 
 A tag of the corpus without what marks headlines (-hl), titles (-tl), cited (-nc) and foreign words
-(fw-), and without the second half of a contraction (+). The most frequent tag of each word is
-right in 0.915 of dev.
+(fw-), and without the second half of a contraction (+). Accuracy on test 0.976, interval 0.975 to
+0.977, of one seed (docs/runs/brown_tags); the most frequent tag of each word is right in 0.915. It
+took 1,034 s of two busy cores of an AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
