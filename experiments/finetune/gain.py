@@ -3,9 +3,9 @@ r"""What pretraining on the mix is worth: the model of experiments/mix.py, pretr
     python benchmarks/task_sets.py --output=data/tasks
     for fold in 0 1 2 3 4 5 6 7 8 9; do
       python -m bert_jax.finetune --experiment=experiments/finetune/gain.py:movie_sentiment_$fold \
-        --checkpoint=runs/mix --workdir=runs/gain/sentiment/$fold --seeds=1
+        --checkpoint=runs/mix --workdir=runs/gain/sentiment/$fold --seeds=2
       python -m bert_jax.finetune --experiment=experiments/finetune/gain.py:movie_sentiment_$fold \
-        --checkpoint=runs/mix --workdir=runs/gain/sentiment_from_scratch/$fold --seeds=1 \
+        --checkpoint=runs/mix --workdir=runs/gain/sentiment_from_scratch/$fold --seeds=2 \
         --set training.from_scratch=true
     done
     python benchmarks/tuning_difference.py --first=runs/gain/sentiment \
@@ -51,6 +51,8 @@ def get_config(variant: Literal[Fold, "brown_tags"] = "brown_tags") -> FineTunin
     return replace(
         config,
         task=task,
-        training=replace(config.training, epochs=3 if fold else 1, dropout=0.1),
+        training=replace(
+            config.training, epochs=3 if fold else 1, dropout=0.1, group_by_length=True
+        ),
         optimizer=replace(config.optimizer, learning_rate=5e-4),
     )
