@@ -54,8 +54,11 @@ def load_dataset(task: TaskConfig) -> Dataset:
 
     Raises:
       DataError: file and line of the first that is wrong, or a set without an example.
-      ConfigError: a metric that the family has not.
+      ConfigError: a metric that the family has not, or no data to train or to choose on.
     """
+    for name in SPLITS[:2]:
+        if not getattr(task, name):
+            raise ConfigError(f"task.{name} is empty; accepted: data such as tsv:FILE")
     family = FAMILIES[task.family]
     metric = task.metric or next(iter(family.metrics))
     if metric not in family.metrics:

@@ -503,6 +503,7 @@ def test_similarity_is_learned(write_set, pretrained, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
+        ({"task.dev": ""}, ConfigError, "task.dev is empty; accepted: data such as tsv:FILE"),
         ({"task.dev": "jsonl:{empty}"}, DataError, "empty.jsonl:1 holds no example"),
         (
             {"task.labels": '["true"]'},
