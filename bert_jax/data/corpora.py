@@ -161,7 +161,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _open_source(written: str) -> Source:
-    if written.endswith(","):
+    if written.rstrip().endswith(","):
         raise DataError(f"corpus {written!r} ends in a comma; accepted: SPEC[@WEIGHT][,SPEC...]")
     match = _WEIGHT.fullmatch(written)
     spec, weight = match.group("spec", "weight") if match else (written, "1")

@@ -156,7 +156,7 @@ def test_a_space_may_follow_a_comma(tmp_path):
     assert [source.weight for source in corpus.sources] == [2, 1]
 
 
-@pytest.mark.parametrize("corpus", ["embedded:sotu,", "embedded:sotu@2,", "a.txt,,embedded:sotu"])
+@pytest.mark.parametrize("corpus", ["embedded:sotu, ", "embedded:sotu@2,", "a.txt,,embedded:sotu"])
 def test_a_comma_with_nothing_after_it_is_refused(corpus):
     with pytest.raises(DataError, match=r"ends in a comma; accepted: SPEC\[@WEIGHT\]"):
         open_corpus(corpus)
