@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 import bert_jax
+from bert_jax.config import load_experiment
 from bert_jax.errors import ConfigError, DataError
 
 BENCHMARKS = Path(bert_jax.__file__).parents[1] / "benchmarks"
@@ -84,6 +85,17 @@ def test_reviews_have_the_sign_of_their_rating(sets, tmp_path):
         text, label, rating = row.split("\t")
         assert label == ("positive" if float(rating) > 0 else "negative") and "  " not in text
     assert held_out == {row.split("\t")[0] for part in ("dev", "test") for row in rows[part]}
+
+    folds, all_texts = sets.make_movie_sentiment_folds(tmp_path / "a")
+    assert {name: folds[f"0/{name}"] for name in files} == files
+    tested = [row for fold in range(10) for row in folds[f"{fold}/test.tsv"].splitlines()[1:]]
+    assert sorted(tested) == sorted(sum(rows.values(), [])) and len(all_texts) == 60
+    task = load_experiment(
+        BENCHMARKS.parent / "experiments/finetune/gain.py:movie_sentiment_3"
+    ).task
+    for part in sets.PARTS:
+        place = getattr(task, part).removeprefix("tsv:data/tasks/movie_sentiment_folds/")
+        assert place == f"3/{part}.tsv" and place in folds
 
 
 def test_tags_lose_what_marks_headlines_titles_and_contractions(sets, tmp_path):

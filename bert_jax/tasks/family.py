@@ -78,7 +78,7 @@ Outcomes = np.ndarray
 """[examples, k] float64: what `judge` says of each prediction; a set's metric is of its rows."""
 
 
-def nothing_to_settle(predictions: list[Any], examples: Sequence[Example]) -> None:
+def nothing_to_settle(predictions: list[Any], examples: Sequence[Example], metric: str) -> None:
     """For a family without a threshold."""
 
 
@@ -106,8 +106,9 @@ class Family:
     """On the device: what of the logits `decode` needs."""
     decode: Callable[..., list[Any]]
     """Predictions from (answers of the rows, rows, examples, task)."""
-    settle: Callable[[list[Any], Sequence[Example]], float | None] = nothing_to_settle
-    """A number that is chosen on dev and used on test: the threshold of no answer."""
+    settle: Callable[[list[Any], Sequence[Example], str], float | None] = nothing_to_settle
+    """A number that is chosen on dev for the main metric and used on test: the threshold of no
+    answer."""
     judge: Callable[[list[Any], Sequence[Example], Labels, float | None], Outcomes]
     """Outcomes from predictions, examples, labels and what dev settled."""
     metrics: dict[str, Callable[[Outcomes], float | None]]

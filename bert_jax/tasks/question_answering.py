@@ -202,13 +202,14 @@ def best_span(
     return float(scores[first, last]), place
 
 
-def settle(predictions: Sequence[Answer], examples: Sequence[Example]) -> float | None:
+def settle(predictions: Sequence[Answer], examples: Sequence[Example], metric: str) -> float | None:
     """Returns the margin above which no answer is given so that the F1 is the highest.
 
-    None where every question has an answer. As `find_best_thresh` of SQuAD 2's evaluation script:
+    None, and so always an answer, where every question has one or only those that have one are
+    measured. As `find_best_thresh` of SQuAD 2's evaluation script:
     all questions are first left without an answer, then answered from the surest on.
     """
-    if all(example.gold for example in examples):
+    if metric.startswith("answerable") or all(example.gold for example in examples):
         return None
     order = sorted(range(len(examples)), key=lambda i: predictions[i].null_margin)
     current = best = float(sum(not example.gold for example in examples))

@@ -16,11 +16,10 @@ def bootstrap_interval(
     outcomes: Sequence[Outcomes],
     metric: Callable[[Outcomes], float | None],
     *,
-    minus: Sequence[Outcomes] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Returns the percentile interval of a metric's mean over seeds, or of a difference of two.
+    """Returns the percentile interval of a metric's mean over seeds.
 
     Seeds and examples are drawn anew each time, both with replacement; all seeds of a draw see
     the same examples, as they did.
@@ -28,7 +27,6 @@ def bootstrap_interval(
     Args:
       outcomes: of each seed, on the same examples in the same order.
       metric: of the outcomes of one seed.
-      minus: of each seed of another fine-tuning, on the same examples.
       resamples: number of draws.
       seed: of the draws.
 
@@ -37,28 +35,29 @@ def bootstrap_interval(
     """
     rng = np.random.default_rng(seed)
     count = len(outcomes[0])
-    values = []
-    for _ in range(resamples):
-        examples = rng.integers(count, size=count)
-        means = [_mean_of_draw(one, examples, metric, rng) for one in (outcomes, minus) if one]
-        if all(means):
-            values.append(means[0][0] - sum(mean for (mean,) in means[1:]))
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+    draws = (rng.integers(count, size=count) for _ in range(resamples))
+    return percentiles([mean_of_draw(outcomes, draw, metric, rng) for draw in draws])
 
 
-def _mean_of_draw(
+def mean_of_draw(
     outcomes: Sequence[Outcomes],
     examples: np.ndarray,
     metric: Callable[[Outcomes], float | None],
     rng: np.random.Generator,
-) -> tuple[float, ...]:
-    """The mean over as many seeds, drawn; nothing where none of them has the metric."""
+) -> float | None:
+    """Returns the mean over as many seeds, drawn; None where none of them has the metric."""
     seeds = rng.integers(len(outcomes), size=len(outcomes)).tolist()
     values = {i: metric(outcomes[i][examples]) for i in set(seeds)}
     drawn = [value for i in seeds if (value := values[i]) is not None]
-    return (float(np.mean(drawn)),) if drawn else ()
+    return float(np.mean(drawn)) if drawn else None
+
+
+def percentiles(values: Sequence[float | None]) -> tuple[float, float]:
+    """Returns the ends of the interval that holds the middle `CONFIDENCE` of the values."""
+    tail = 50 * (1 - CONFIDENCE)
+    found = [value for value in values if value is not None]
+    low, high = np.percentile(found, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def summarize(
@@ -83,7 +82,9 @@ def result_table(result: dict[str, Any]) -> Table:
     """Returns a row for each split and metric, the main metric first."""
     baselines = list(result["baselines"]["dev"])
     columns = ("seeds", "mean ± sd", "interval", *(name.replace("_", " ") for name in baselines))
-    table = Table("", *columns)
+    failed = " ".join(map(str, result["failed_seeds"])) or "none"
+    hashes = f"config {result['config_hash']}, checkpoint {result['checkpoint_sha256'][:12]}"
+    table = Table("", *columns, caption=f"{hashes}\nfailed seeds: {failed}")
     for split, summary in result["summary"].items():
         for metric in sorted(summary, key=lambda name: name != result["metric"]):
             seeds = " ".join(_cell(seed.get(split, {}).get(metric)) for seed in result["seeds"])

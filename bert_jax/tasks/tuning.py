@@ -145,7 +145,7 @@ def evaluate(tuner: Tuner, params: Any, split: Split) -> dict[str, float]:
     """Returns the metrics of a split, what dev settles settled on it."""
     family = tuner.dataset.family
     predictions = predict(tuner, params, split)
-    threshold = family.settle(predictions, split.examples)
+    threshold = family.settle(predictions, split.examples, tuner.dataset.metric)
     labels = tuner.dataset.labels
     return score(family, family.judge(predictions, split.examples, labels, threshold))
 
@@ -194,7 +194,7 @@ def write_predictions(tuner: Tuner, params: Any, directory: Path) -> dict[str, A
         split = dataset.splits[name]
         predictions = predict(tuner, params, split)
         if name == "dev":
-            threshold = family.settle(predictions, split.examples)
+            threshold = family.settle(predictions, split.examples, dataset.metric)
             if threshold is not None:
                 answered = family.judge(predictions, split.examples, dataset.labels, None)
                 result["threshold"] = threshold

@@ -376,15 +376,16 @@ def test_the_threshold_is_the_best_on_dev():
     answers = [qa.Answer("good", -3.0), qa.Answer("film", -1.0), qa.Answer("bad", 2.0)]
     golds = [(("good", 0),), (), ()]
     examples = [type("E", (), {"gold": gold}) for gold in golds]
-    threshold = qa.settle(answers, examples)
+    threshold = qa.settle(answers, examples, "f1")
     assert -3.0 <= threshold < -1.0
     outcomes = qa.judge(answers, examples, (), threshold)
     assert qa.QUESTION_ANSWERING.metrics["f1"](outcomes) == 1.0
     assert qa.QUESTION_ANSWERING.metrics["unanswerable_accuracy"](outcomes) == 1.0
-    assert qa.settle(answers[:1], examples[:1]) is None
+    assert qa.settle(answers[:1], examples[:1], "f1") is None
+    assert qa.settle(answers, examples, "answerable_f1") is None
     # Where no threshold would be better, nothing is answered.
     wrong = [qa.Answer("bad", -3.0), *answers[1:]]
-    assert qa.settle(wrong, examples) < -3.0
+    assert qa.settle(wrong, examples, "f1") < -3.0
 
 
 # ---- Choices -------------------------------------------------------------------------------------

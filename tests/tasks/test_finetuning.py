@@ -295,7 +295,7 @@ def test_a_test_set_without_labels_is_predicted(sentiment, pretrained, write_set
     unlabelled = f"jsonl:{write_set('unlabelled.jsonl', [{'text': 'good'}, {'text': 'bad'}])}"
     config = override(sentiment, {"task.test": unlabelled, "training.epochs": 1})
     result = finetune(config, pretrained, tmp_path / "run")
-    said = f"{unlabelled} has no label: test is predicted and not measured"
+    said = f"2 examples of {unlabelled} have no label: test is not measured"
     assert said in "".join(capsys.readouterr())
     assert list(result["summary"]) == ["dev"]
     predictions = tmp_path / "run" / "seed-0" / "predictions_test.tsv"
