@@ -59,9 +59,7 @@ def load(spec: str, root: Any = None) -> Any:
     if not spec.endswith(".json"):
         found = config.load_experiment(spec)
         if not isinstance(found, root):
-            raise ConfigError(
-                f"{spec} describes a {type(found).__name__}; accepted: a {root.__name__}"
-            )
+            raise ConfigError(f"{spec} returns {type(found).__name__}; accepted: {root.__name__}")
         return found
     try:
         return config.from_json(root, json.loads(Path(spec).read_text(encoding="utf-8")))

@@ -85,5 +85,5 @@ def test_the_command_reads_it_from_a_file_of_fine_tuning(task, experiment, tmp_p
     found = pretrain._load_probe(probed)(run_params)
     assert found.keys() == {"eval/probe_accuracy"}
     other = "experiments/quickstart.py"
-    with pytest.raises(ConfigError, match="describes a Experiment; accepted: a FineTuningConfig"):
+    with pytest.raises(ConfigError, match="returns Experiment; accepted: FineTuningConfig"):
         pretrain._load_probe(override(experiment, {"evaluation.probe": str(ROOT / other)}))
