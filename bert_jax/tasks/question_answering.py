@@ -206,8 +206,8 @@ def settle(predictions: Sequence[Answer], examples: Sequence[Example], metric: s
     """Returns the margin above which no answer is given so that the F1 is the highest.
 
     None, and so always an answer, where every question has one or only those that have one are
-    measured. As `find_best_thresh` of SQuAD 2's evaluation script:
-    all questions are first left without an answer, then answered from the surest on.
+    measured. As `find_best_thresh` of SQuAD 2's evaluation script: all questions are first left
+    without an answer, then answered from the surest on.
     """
     if metric.startswith("answerable") or all(example.gold for example in examples):
         return None
