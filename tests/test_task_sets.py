@@ -50,7 +50,7 @@ def tarred(target, files):
 
 
 def test_every_set_is_pinned_and_says_its_licence(sets):
-    assert len(sets.SETS) == 6
+    assert len(sets.SETS) == 8
     for one in sets.SETS.values():
         source = one.source
         assert len(source.sha256) == 64 and source.version[0].isdigit() and source.licence
@@ -70,15 +70,21 @@ def test_a_text_is_once_in_test_of_the_folds_and_once_in_dev(sets):
         assert sorted(parts) == ["dev", "test", *["train"] * 8] and parts[0] == sets.part_of(text)
 
 
+def rated(path, name, lines):
+    """The archive of a package, with the file of rated sentences that is in its archive."""
+    inner = io.BytesIO()
+    content = "\r\n".join(lines).encode()
+    tarred({"fileobj": inner}, {f"hutto_ICWSM_2014/{name}_GroundTruth.txt": content})
+    outer = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+    tarred({"name": path}, {outer: inner.getvalue()})
+    return path
+
+
 def test_reviews_have_the_sign_of_their_rating(sets, tmp_path):
     lines = [f"{i}\t{(-1) ** i * 1.5}\tReview  number {i}." for i in range(60)]
     lines.append("60\t0.0\tNeither.")
-    inner = io.BytesIO()
-    name = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
-    tarred({"fileobj": inner}, {name: "\r\n".join(lines).encode()})
-    outer = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-    tarred({"name": tmp_path / "a"}, {outer: inner.getvalue()})
-    files, held_out = sets.make_movie_sentiment(tmp_path / "a")
+    archive = rated(tmp_path / "a", "movieReviewSnippets", lines)
+    files, held_out = sets.SETS["movie_sentiment"].make(archive)
     rows = {part: files[f"{part}.tsv"].splitlines()[1:] for part in sets.PARTS}
     assert sum(map(len, rows.values())) == 60
     for row in sum(rows.values(), []):
@@ -86,16 +92,29 @@ def test_reviews_have_the_sign_of_their_rating(sets, tmp_path):
         assert label == ("positive" if float(rating) > 0 else "negative") and "  " not in text
     assert held_out == {row.split("\t")[0] for part in ("dev", "test") for row in rows[part]}
 
-    folds, all_texts = sets.make_movie_sentiment_folds(tmp_path / "a")
+    folds, all_texts = sets.SETS["movie_sentiment_folds"].make(archive)
     assert {name: folds[f"0/{name}"] for name in files} == files
     tested = [row for fold in range(10) for row in folds[f"{fold}/test.tsv"].splitlines()[1:]]
     assert sorted(tested) == sorted(sum(rows.values(), [])) and len(all_texts) == 60
-    task = load_experiment(
-        BENCHMARKS.parent / "experiments/finetune/gain.py:movie_sentiment_3"
-    ).task
+
+
+def test_an_editorial_is_in_one_part(sets, tmp_path):
+    lines = [f"{i}_{j}\t{j - 2}\tSentence {j} of {i}." for i in range(40) for j in range(4)]
+    archive = rated(tmp_path / "a", "nytEditorialSnippets", lines)
+    folds, _ = sets.SETS["editorial_sentiment_folds"].make(archive)
+    for fold in range(10):
+        parts = [
+            {row.split(".")[0].split()[-1] for row in folds[f"{fold}/{part}.tsv"].splitlines()[1:]}
+            for part in sets.PARTS
+        ]
+        assert len(set.union(*parts)) == 40 == sum(map(len, parts)) and len(parts[0]) > 20
+
+
+@pytest.mark.parametrize("name", ["movie_sentiment", "editorial_sentiment"])
+def test_a_fold_of_the_experiment_is_a_fold_of_the_set(sets, name):
+    task = load_experiment(BENCHMARKS.parent / f"experiments/finetune/gain.py:{name}_3").task
     for part in sets.PARTS:
-        place = getattr(task, part).removeprefix("tsv:data/tasks/movie_sentiment_folds/")
-        assert place == f"3/{part}.tsv" and place in folds
+        assert getattr(task, part) == f"tsv:data/tasks/{name}_folds/3/{part}.tsv"
 
 
 def test_tags_lose_what_marks_headlines_titles_and_contractions(sets, tmp_path):
