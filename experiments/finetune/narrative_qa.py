@@ -1,0 +1,36 @@
+r"""NarrativeQA: 1,823 questions on plots of books and films whose answer is in the plot.
+
+    python benchmarks/task_sets.py --output=data/tasks --only=narrative_qa
+    python -m bert_jax.finetune --experiment=experiments/finetune/narrative_qa.py \
+      --checkpoint=all-MiniLM-L6-v2 --workdir=runs/narrative_qa
+
+A passage is the part of a plot that has the answer. What disfl_qa.py begins with: weights that were
+trained to compare sentences have to learn from more than its 585 answers to point at one.
+"""
+
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.training.optim import OptimizerConfig
+
+
+def get_config() -> FineTuningConfig:
+    """Returns the fine-tuning."""
+    return FineTuningConfig(
+        task=TaskConfig(
+            family="question_answering",
+            train="squad:data/tasks/narrative_qa/train.json",
+            dev="squad:data/tasks/narrative_qa/dev.json",
+            test="squad:data/tasks/narrative_qa/test.json",
+            text="question",
+            text_pair="context",
+            label="answers",
+            max_length=384,
+            max_question_length=48,
+            representation="last",
+        ),
+        training=TuningConfig(
+            epochs=4, batch_size=8, evaluation_batch_size=16, group_by_length=True
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-4, warmup_steps=0, decay_from="warmup_end", bias_correction=True
+        ),
+    )
