@@ -229,7 +229,9 @@ def main() -> None:
     output, chosen = Path(FLAGS.output), FLAGS.only or list(SETS)
     unknown = sorted(set(chosen) - SETS.keys())
     if unknown:
-        raise ConfigError(f"--only={unknown[0]} is no set; accepted: {', '.join(SETS)}")
+        raise ConfigError(
+            f"--only={unknown[0]} is no set; accepted, once for each: {', '.join(SETS)}"
+        )
     output.mkdir(parents=True, exist_ok=True)
     missing = []
     for name in chosen:

@@ -280,5 +280,7 @@ def test_what_cannot_be_made_is_named(make):
     with pytest.raises(DataError, match="missing: boolq"):
         make("boolq", "lee_similarity")
     assert summary(make.output) == (["One.", "Two."], ["lee_similarity"])
-    with pytest.raises(ConfigError, match="--only=glue is no set; accepted: movie_sentiment"):
+    with pytest.raises(
+        ConfigError, match="--only=glue is no set; accepted, once for each: movie_sentiment"
+    ):
         make("glue")
