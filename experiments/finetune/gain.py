@@ -48,8 +48,6 @@ Fold = Literal[
     "editorial_sentiment_8",
     "editorial_sentiment_9",
 ]
-EPOCHS = {"brown_tags": 1, "movie_sentiment": 3, "editorial_sentiment": 6}
-"""The editorials are half as many: as many updates as on the reviews."""
 
 
 def get_config(variant: Literal[Fold, "brown_tags"] = "brown_tags") -> FineTuningConfig:
@@ -68,6 +66,8 @@ def get_config(variant: Literal[Fold, "brown_tags"] = "brown_tags") -> FineTunin
     return replace(
         config,
         task=task,
-        training=replace(config.training, epochs=EPOCHS[name], dropout=0.1, group_by_length=True),
+        training=replace(
+            config.training, epochs=3 if fold else 1, dropout=0.1, group_by_length=True
+        ),
         optimizer=replace(config.optimizer, learning_rate=5e-4),
     )
