@@ -22,5 +22,6 @@ elif [ "${1:-}" = --beam ]; then
 else
   EXTRA_REQUIREMENTS=requirements-test.txt
   source "$(dirname "$0")/environment.sh"
-  python -m pytest -n 2 "$@"
+  # A file on one process: what its tests share is made and compiled once.
+  python -m pytest -n 2 --dist loadfile "$@"
 fi

@@ -119,8 +119,10 @@ def test_processes_that_would_train_on_different_things_end(
 def test_two_processes_of_four_devices_are_one_of_eight(twenty_steps, tmp_path):
     """And XLA warns of no parameter that it has to gather whole to lay it out otherwise."""
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    lengths = {f"training.{name}": 6 for name in ("steps", "eval_every", "checkpoint_every")}
+    six_steps = dataclasses.replace(configs.override(twenty_steps, lengths), mesh=mesh)
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(configs.to_json(dataclasses.replace(twenty_steps, mesh=mesh))))
+    config.write_text(json.dumps(configs.to_json(six_steps)))
     alone = pretrain(config, tmp_path / "alone", devices=8)
     errors = alone.communicate(timeout=200)[1]
     assert alone.returncode == 0, errors
