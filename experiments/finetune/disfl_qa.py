@@ -7,8 +7,10 @@ r"""DisflQA: 1,000 questions with slips of the tongue on SQuAD 2 passages; a qua
       --checkpoint=runs/narrative_qa/seed-0 --workdir=runs/disfl_qa --seeds=3
 
 The smallest set of questions there is: 585 of those trained on have an answer, so that the weights
-come from other questions. What counts, and chooses the checkpoint, is answerable_f1 beside that of
-`overlapping sentence`: no answer at all has an f1 of 0.278 on test.
+come from other questions. answerable_f1 counts and chooses the checkpoint, so that every question
+is answered. On test it is 0.372, standard deviation 0.019 over 3 seeds, interval 0.287 to 0.456
+(docs/runs/disfl_qa); that of the sentence which shares most words with the question is 0.198. A
+seed took 693 to 991 s of one core of an AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
