@@ -28,8 +28,8 @@ def make_disfl_qa(archive: Path) -> tuple[Written, set[str]]:
 def make_narrative_qa(archive: Path) -> tuple[Written, set[str]]:
     """Questions on plots of books and films, those whose answer is in the plot word for word.
 
-    The passage is the part of the plot, of whole sentences and up to PASSAGE_WORDS, that has the
-    answer and shares most words with the question.
+    The passage is the part of the plot, of sentences up to PASSAGE_WORDS, that has the answer and
+    shares most words with the question; the answer is its first mention there.
     """
     passages: dict[str, list[dict]] = {}
     part_by_passage = {}
@@ -57,7 +57,10 @@ def _words(text: str) -> set[str]:
 
 
 def _passages(text: str) -> list[str]:
-    """Returns whole sentences one after another, up to PASSAGE_WORDS in each passage."""
+    """Returns the sentences one after another, up to PASSAGE_WORDS in each passage.
+
+    A title such as Mrs. ends one too.
+    """
     passages: list[str] = []
     for sentence in re.split(r"(?<=[.!?]) ", text):
         longer = f"{passages[-1]} {sentence}" if passages else ""

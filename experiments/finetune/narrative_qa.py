@@ -4,11 +4,11 @@ r"""NarrativeQA: 1,823 questions on plots of books and films whose answer is in 
     python -m bert_jax.finetune --experiment=experiments/finetune/narrative_qa.py \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/narrative_qa
 
-A passage is the part of a plot that has the answer. What disfl_qa.py begins with: weights that were
-trained to compare sentences have to learn from more than its 585 answers to point at one. F1 on
-test 0.503, interval 0.423 to 0.584, of one seed (docs/runs/narrative_qa); that of the sentence
-which shares most words with the question is 0.129. It took 1,266 s of one core of an AMD EPYC
-server.
+A passage is the part of a plot that has the answer, whose first mention there is not always the one
+asked for. What disfl_qa.py begins with. F1 on test 0.503, interval 0.423 to 0.584, of one seed
+(docs/runs/narrative_qa); that of the sentence which shares most words with the question is 0.129.
+The interval draws questions, and not the 6 plots that test has. It took 1,266 s of one core of an
+AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
