@@ -49,8 +49,7 @@ Fold = Literal[
     "editorial_sentiment_9",
 ]
 RATES = {"brown_tags": 5e-4, "movie_sentiment": 5e-4, "editorial_sentiment": 1e-3}
-"""That of the editorials is the best of 2e-4 to 2e-3 on dev of three folds, seed 0: of the model
-pretrained and of the one from scratch."""
+"""That of the editorials is where both models do best on dev of three folds (docs/results.md)."""
 
 
 def get_config(variant: Literal[Fold, "brown_tags"] = "brown_tags") -> FineTuningConfig:
