@@ -30,6 +30,7 @@ def hardly_optimized():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # what was compiled so rounds otherwise than in a process of its own
 
 
 @pytest.fixture(scope="session")
