@@ -49,7 +49,7 @@ Fold = Literal[
     "editorial_sentiment_9",
 ]
 RATES = {"brown_tags": 5e-4, "movie_sentiment": 5e-4, "editorial_sentiment": 1e-3}
-"""That of the editorials is where both models do best on dev of three folds (docs/results.md)."""
+"""That of the editorials was chosen on dev of three folds (docs/results.md)."""
 
 
 def get_config(variant: Literal[Fold, "brown_tags"] = "brown_tags") -> FineTuningConfig:
