@@ -24,9 +24,12 @@ MODEL = BertConfig(
 )
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def hardly_optimized():
-    """Programs run a moment here and take seconds to compile."""
+    """Programs run a moment here and take seconds to compile.
+
+    A fixture of a package would last to the end of the session, as tests are in no package.
+    """
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
