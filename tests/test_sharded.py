@@ -116,21 +116,21 @@ def test_processes_that_would_train_on_different_things_end(
         assert any(line.startswith("error: ") and says in line for line in errors.splitlines())
 
 
-def test_two_processes_of_four_devices_give_the_losses_of_one_device(
-    twenty_steps, losses_of_one_device, tmp_path
-):
+def test_two_processes_of_four_devices_are_one_of_eight(twenty_steps, tmp_path):
     """And XLA warns of no parameter that it has to gather whole to lay it out otherwise."""
-    lengths = {f"training.{name}": 6 for name in ("steps", "eval_every", "checkpoint_every")}
-    six_steps = configs.override(twenty_steps, lengths)
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(configs.to_json(dataclasses.replace(six_steps, mesh=mesh))))
-    for process in pretrain_both(config, tmp_path / "both"):
+    config.write_text(json.dumps(configs.to_json(dataclasses.replace(twenty_steps, mesh=mesh))))
+    alone = pretrain(config, tmp_path / "alone", devices=8)
+    errors = alone.communicate(timeout=200)[1]
+    assert alone.returncode == 0, errors
+    assert "rematerialization" not in errors
+
+    both = pretrain_both(config, tmp_path / "both")
+    for process in both:
         errors = process.communicate(timeout=200)[1]
         assert process.returncode == 0, errors
-        assert "rematerialization" not in errors
-    # Sums of float32 in another order, as above.
-    of_training = losses(tmp_path / "both")[:6]
-    assert of_training == pytest.approx(losses_of_one_device[:6], abs=1e-5)
+    # The sums of four devices are added over processes in another order.
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=1e-5)
     described = json.loads((tmp_path / "both" / "environment.json").read_text())
     assert (described["processes"], len(described["devices"])) == (2, 8)

@@ -48,9 +48,8 @@ def test_seeds_that_differ_widen_the_interval(script):
     assert low < -0.03 and 0.03 < high  # the seeds' own means have a deviation of 0.035
 
 
-def test_folds_that_differ_widen_the_interval(script, monkeypatch):
+def test_folds_that_differ_widen_the_interval(script):
     """Ten folds narrow what examples do to it, and not what their trainings do."""
-    monkeypatch.setattr(script, "RESAMPLES", 200)
     same = [([outcomes(292)], [outcomes(280)])] * 10
     low, high = script.interval_of_difference(same, accuracy)
     # A deviation of sqrt(0.03 * 0.97 / 4000) = 0.0027.
