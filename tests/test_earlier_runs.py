@@ -1,0 +1,84 @@
+"""Runs that earlier code wrote open, give the same outputs and go on.
+
+`goldens/runs/make.sh` made them. On the machine that made them the outputs are bitwise equal; the
+tolerances here are for machines whose vector instructions add in another order.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax import load_run
+
+GOLDENS = Path(__file__).parent / "goldens" / "runs"
+TEXTS = ["the senate and the house of representatives", "peace with all nations"]
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("earlier")
+    with tarfile.open(GOLDENS / "runs.tar.xz") as archive:
+        archive.extractall(directory, filter="data")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def outputs(earlier) -> dict[str, np.ndarray]:
+    return dict(np.load(earlier / "outputs.npz"))
+
+
+def check_equal(found, expected):
+    """A fraction of 1e-5: float32 sums of some hundred terms, in another order."""
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["one_phase", "two_phases"])
+def test_a_run_gives_the_outputs_that_it_gave(name, earlier, outputs):
+    run = load_run(earlier / name)
+    check_equal(run.embed(TEXTS, pooling="mean"), outputs[f"{name}/embed"])
+    check_equal(run.embed(TEXTS, pooling="pooled"), outputs[f"{name}/pooled"])
+    check_equal(run.next_sentence(*TEXTS), outputs[f"{name}/next_sentence"])
+    best = run.fill_mask("the house of [MASK].", top_k=5)[0]
+    assert [piece for piece, _ in best] == list(outputs[f"{name}/fill_mask_pieces"])
+    check_equal([probability for _, probability in best], outputs[f"{name}/fill_mask"])
+
+
+def test_a_fine_tuned_seed_gives_the_outputs_that_it_gave(earlier, outputs):
+    found = load_run(earlier / "finetuned" / "seed-0").embed(TEXTS, pooling="cls")
+    check_equal(found, outputs["finetuned/embed"])
+
+
+@pytest.mark.parametrize("name", ["one_phase", "two_phases"])
+def test_a_run_goes_on_from_its_checkpoint_as_it_went_on(name, earlier, tmp_path):
+    """From step 4 of 8, so the two-phase run meets its second phase, after step 5."""
+    shutil.copytree(earlier, tmp_path / "runs")
+    workdir = tmp_path / "runs" / name
+    for later in ("5", "8"):
+        shutil.rmtree(workdir / "checkpoints" / later, ignore_errors=True)
+    (workdir / "result.json").unlink()
+    command = ["-m", "bert_jax.pretrain", "--experiment", f"{name}/config.json", "--workdir", name]
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path / "runs",
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    rows, before = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (workdir, earlier / name)
+    )
+    assert [row["step"] for row in rows] == [row["step"] for row in before]
+    for row, old in zip(rows, before, strict=True):
+        for field, value in old.items():
+            if field.startswith(("train/", "eval/")):
+                check_equal(row[field], value)
