@@ -122,9 +122,10 @@ def main() -> None:
     paths = dict(named(one) for one in FLAGS.run)
     import jax
 
-    from bert_jax import inference
     from bert_jax.interop.names import OPTIONAL_PARTS
-    from bert_jax.runs import fingerprint_params, load_run
+    from bert_jax.runs import inference
+    from bert_jax.runs.run import load_run
+    from bert_jax.training.initial import fingerprint_params
     from bert_jax.training.state import unboxed_params
 
     lee = read(fetch(cache_directory()))

@@ -22,8 +22,8 @@ from absl import flags
 from bert_jax import command
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.files import write_json
-from bert_jax.tasks.families import FAMILIES
-from bert_jax.tasks.family import Outcomes
+from bert_jax.tasks.families.family import Outcomes
+from bert_jax.tasks.families.registry import FAMILIES
 from bert_jax.tasks.results import CONFIDENCE, RESAMPLES, mean_of_draw, percentiles
 
 FLAGS = flags.FLAGS

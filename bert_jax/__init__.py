@@ -3,12 +3,26 @@
 Importing this package starts no backend: data workers import it without jax.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bert_jax.runs.run import Run, load_run
+    from bert_jax.training.experiment import Experiment
+
 __version__ = "0.1.0"
 
+__all__ = ["Experiment", "Run", "load_run"]
 
-def __getattr__(name: str):
-    if name in ("load_run", "Run"):
-        from bert_jax import runs
+_MODULES = {
+    "Experiment": "bert_jax.training.experiment",
+    "Run": "bert_jax.runs.run",
+    "load_run": "bert_jax.runs.run",
+}
 
-        return getattr(runs, name)
-    raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name at its first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

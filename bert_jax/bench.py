@@ -23,8 +23,8 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     """Returns times in seconds, tokens a second, FLOPs, MFU, memory in bytes and compiles."""
     import jax
 
-    from bert_jax import flops
-    from bert_jax.training.sharding import make_mesh
+    from bert_jax.sharding import make_mesh
+    from bert_jax.training import flops
     from bert_jax.training.state import make_state
     from bert_jax.training.train import assemble, batch_sharding, place_batch
 

@@ -53,7 +53,7 @@ def load(spec: str, root: Any = None) -> Any:
     Raises:
       ConfigError: what is wrong with it, or another kind than `root`, in one line.
     """
-    from bert_jax.experiment import Experiment
+    from bert_jax.training.experiment import Experiment
 
     root = root or Experiment
     if not spec.endswith(".json"):

@@ -28,8 +28,8 @@ def main() -> None:
     output = Path(flags.FLAGS.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output={output} exists; accepted: a new or an empty directory")
-    from bert_jax.data.wordpiece import MAX_WORD_LENGTH
-    from bert_jax.runs import load_run, save_run
+    from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH
+    from bert_jax.runs.run import load_run, save_run
 
     run = load_run(flags.FLAGS.source, allow=flags.FLAGS.allow)
     report = run.report()

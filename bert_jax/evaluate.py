@@ -22,8 +22,8 @@ from bert_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # these import jax, which a main does not on the way in
     from bert_jax.data.config import DataConfig, MaskingConfig
-    from bert_jax.experiment import Experiment
-    from bert_jax.runs import Run
+    from bert_jax.runs.run import Run
+    from bert_jax.training.experiment import Experiment
 
 FORMAT_VERSION = 1
 
@@ -40,10 +40,10 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     import jax
 
     from bert_jax.data import passport as passports
-    from bert_jax.experiment import phases
+    from bert_jax.sharding import MeshConfig, make_mesh
     from bert_jax.training.evaluation import baselines, evaluate
+    from bert_jax.training.experiment import phases
     from bert_jax.training.phases import held_out_batches
-    from bert_jax.training.sharding import MeshConfig, make_mesh
     from bert_jax.training.train import assemble, batch_sharding, place_batch
 
     if run.config is None:
@@ -91,7 +91,7 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
       ConfigError: rows that are longer than the model's positions.
     """
     from bert_jax import config as configs
-    from bert_jax.experiment import phases
+    from bert_jax.training.experiment import phases
 
     made = passport["preparation"]
     of_length = {phase.experiment.data.sequence_length: phase for phase in phases(experiment)}
@@ -125,7 +125,7 @@ def frozen_masking(data: "DataConfig", sequence_length: int) -> "MaskingConfig":
 
 def check_vocabulary(run: "Run", directory: str) -> None:
     """Raises DataError if the data were made with another vocabulary than the run's."""
-    from bert_jax.data.tokenizers import load_tokenizer
+    from bert_jax.data.tokenizers.files import load_tokenizer
 
     found, wanted = load_tokenizer(directory).fingerprint(), run.tokenizer.fingerprint()
     if found != wanted:
@@ -141,7 +141,7 @@ def main() -> None:
     for name in ("run", "data"):
         if not flags.FLAGS[name].value:
             raise ConfigError(f"--{name} is missing; accepted: a directory")
-    from bert_jax.runs import load_run
+    from bert_jax.runs.run import load_run
 
     result = evaluate_run(load_run(flags.FLAGS.run, flags.FLAGS.step), flags.FLAGS.data)
     if flags.FLAGS.json:

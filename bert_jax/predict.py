@@ -38,7 +38,7 @@ from bert_jax.errors import ConfigError, DataError
 from bert_jax.models.config import Pooling
 
 if TYPE_CHECKING:  # these import jax, which a main does not on the way in
-    from bert_jax.runs import Run
+    from bert_jax.runs.run import Run
 
 FLAGS = flags.FLAGS
 
@@ -75,7 +75,7 @@ def main() -> None:
             users = ", ".join(task for task, names in FLAGS_OF.items() if name in names)
             raise ConfigError(f"--{name} is not for --task={FLAGS.task}; accepted with: {users}")
     from bert_jax.interop.names import OPTIONAL_PARTS
-    from bert_jax.runs import load_run
+    from bert_jax.runs.run import load_run
 
     is_run = (Path(FLAGS.run) / "checkpoints").is_dir()
     # What the task needs of these is asked for by make_task.
@@ -103,7 +103,7 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
     Raises:
       CheckpointError: the run lacks what the task needs.
     """
-    from bert_jax import inference
+    from bert_jax.runs import inference
 
     model = run.text_model
     pooling, truncate = options.get("pooling", "mean"), options.get("truncate", False)
@@ -159,7 +159,7 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
     Raises:
       DataError: what is wrong with a line, and its number from 1.
     """
-    from bert_jax.inference import located
+    from bert_jax.runs.inference import located
 
     for number, line in enumerate(lines, start=1):
         with located(f"line {number}"):

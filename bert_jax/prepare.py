@@ -12,7 +12,8 @@ depends neither on the engine nor on the number of workers. A run that was inter
 the shards that are missing; finished data are left as they are.
 
 With --exclude=FILE, a text a line, documents that have 13 words in a row in common with one of the
-texts are left out, so that a model is not tested on what it read; see bert_jax/data/exclusion.py.
+texts are left out, so that a model is not tested on what it read; see
+bert_jax/data/preparation/exclusion.py.
 
   python -m bert_jax.prepare --audit=data/quickstart
 
@@ -44,10 +45,10 @@ from bert_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from bert_jax.data.config import DataConfig
-    from bert_jax.data.engines import Engine
-    from bert_jax.data.exclusion import Exclusion
-    from bert_jax.data.tokenizers import Tokenizer
-    from bert_jax.experiment import Experiment
+    from bert_jax.data.preparation.engines import Engine
+    from bert_jax.data.preparation.exclusion import Exclusion
+    from bert_jax.data.tokenizers.files import Tokenizer
+    from bert_jax.training.experiment import Experiment
 
 FLAGS = flags.FLAGS
 
@@ -57,10 +58,10 @@ def main() -> None:
     if FLAGS.audit is not None:
         _audit(FLAGS.audit)
         return
-    from bert_jax.data.engines import Engine
-    from bert_jax.data.exclusion import open_exclusion
-    from bert_jax.data.tokenizers import load_tokenizer
-    from bert_jax.experiment import phases
+    from bert_jax.data.preparation.engines import Engine
+    from bert_jax.data.preparation.exclusion import open_exclusion
+    from bert_jax.data.tokenizers.files import load_tokenizer
+    from bert_jax.training.experiment import phases
 
     for name in ("corpus", "output", "vocabulary"):
         if FLAGS[name].present and not FLAGS[name].value:
@@ -90,7 +91,7 @@ def _prepare(
     engine: "Engine",
     exclusion: "Exclusion",
 ) -> None:
-    from bert_jax.data.preparation import prepare_data
+    from bert_jax.data.preparation.prepare import prepare_data
 
     console = Console(stderr=True, highlight=False)
     with (
@@ -165,8 +166,8 @@ def _audit(directory: str) -> None:
 
 
 def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
-    from bert_jax.data.sentence_piece import SentencePiece
-    from bert_jax.data.wordpiece import WordPiece
+    from bert_jax.data.tokenizers.sentencepiece import SentencePiece
+    from bert_jax.data.tokenizers.wordpiece import WordPiece
 
     if not FLAGS.vocabulary:
         return None

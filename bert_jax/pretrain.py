@@ -27,7 +27,7 @@ from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
 
 if TYPE_CHECKING:  # imports jax, which a main does not on the way in
-    from bert_jax.experiment import Experiment
+    from bert_jax.training.experiment import Experiment
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     environment.configure_jax()
     environment.keep_freed_memory()
     experiment = command.experiment_from_flags()
-    from bert_jax.experiment import phases
+    from bert_jax.training.experiment import phases
 
     if flags.FLAGS.dry_run:
         _print_timeline(experiment)
@@ -52,12 +52,14 @@ def main() -> None:
     )
     import jax
 
+    from bert_jax.runs.run import open_initial_weights
     from bert_jax.training.train import train
 
     workdir = Path(flags.FLAGS.workdir)
     probes = [_load_probe(experiment)] if experiment.evaluation.probe else []
     with command.exclusive(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        result = train(experiment, workdir, probes=probes)
+        weights = open_initial_weights(experiment, workdir)
+        result = train(experiment, workdir, probes=probes, weights=weights)
     pair_accuracy = ""
     if "nsp_accuracy" in result:  # not of single texts
         majority = result["nsp_majority_accuracy"]
@@ -70,7 +72,7 @@ def main() -> None:
 
 
 def _load_probe(experiment: "Experiment") -> Callable[[Any], dict[str, float]]:
-    from bert_jax.data.tokenizers import load_tokenizer
+    from bert_jax.data.tokenizers.files import load_tokenizer
     from bert_jax.tasks.config import FineTuningConfig
     from bert_jax.tasks.probe import make_probe
 
@@ -82,7 +84,7 @@ def _print_timeline(experiment: "Experiment") -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # some additions; accelerators are left to others
-    from bert_jax.timeline import timeline
+    from bert_jax.training.timeline import timeline
 
     print(timeline(experiment))
 

@@ -17,8 +17,8 @@ References:
 
 from typing import Literal
 
+from bert_jax import Experiment
 from bert_jax.data.config import DataConfig
-from bert_jax.experiment import Experiment
 from bert_jax.models.config import BertConfig
 from bert_jax.training.config import SecondPhaseConfig, TrainingConfig
 from bert_jax.training.optim import OptimizerConfig

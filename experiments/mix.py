@@ -11,8 +11,8 @@ that two cores see each of 322,966 rows, and each text in two of them, 1.8 times
 Half of the mix is documentation of one kind, and counts for a third of that.
 """
 
+from bert_jax import Experiment
 from bert_jax.data.config import DataConfig, MaskingConfig
-from bert_jax.experiment import Experiment
 from bert_jax.models.config import BertConfig
 from bert_jax.training.config import EvaluationConfig, TrainingConfig
 from bert_jax.training.optim import OptimizerConfig

@@ -18,8 +18,8 @@ compare. All but hf_bert have static masks: `dupe_factor` of them for each text.
 from dataclasses import replace
 from typing import Literal
 
+from bert_jax import Experiment
 from bert_jax.data.config import DataConfig, MaskingConfig
-from bert_jax.experiment import Experiment
 from bert_jax.models.config import BertConfig
 from bert_jax.training.config import EvaluationConfig, SecondPhaseConfig, TrainingConfig
 from bert_jax.training.losses import ObjectiveConfig

@@ -8,8 +8,8 @@ position by position. With 64 positions that did not happen in the same time: on
 of 1e-3 ended at a held-out loss of 5.96, two layers at 5e-4 at 5.99.
 """
 
+from bert_jax import Experiment
 from bert_jax.data.config import DataConfig, MaskingConfig
-from bert_jax.experiment import Experiment
 from bert_jax.models.config import BertConfig
 from bert_jax.training.config import EvaluationConfig, TrainingConfig
 from bert_jax.training.optim import OptimizerConfig

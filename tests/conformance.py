@@ -18,7 +18,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.interop.tensors import from_parameters
 from bert_jax.models.bert import Bert, BertForPretraining, apply
 from bert_jax.models.config import BertConfig
-from bert_jax.runs import flatten_params
+from bert_jax.training.initial import flatten_params
 from bert_jax.training.losses import ObjectiveConfig
 from bert_jax.training.optim import OptimizerConfig, learning_rate_schedule, make_optimizer
 from bert_jax.training.state import TrainState, random_stream

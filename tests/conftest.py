@@ -19,15 +19,15 @@ import pytest  # noqa: E402
 
 from bert_jax.config import override, to_json  # noqa: E402
 from bert_jax.data.config import DataConfig, MaskingConfig  # noqa: E402
-from bert_jax.data.corpora import read_documents  # noqa: E402
-from bert_jax.data.engines import Engine  # noqa: E402
-from bert_jax.data.preparation import prepare_data  # noqa: E402
-from bert_jax.data.tokenizers import load_tokenizer  # noqa: E402
-from bert_jax.experiment import Experiment, phases  # noqa: E402
+from bert_jax.data.preparation.engines import Engine  # noqa: E402
+from bert_jax.data.preparation.prepare import prepare_data  # noqa: E402
+from bert_jax.data.sources.corpora import read_documents  # noqa: E402
+from bert_jax.data.tokenizers.files import load_tokenizer  # noqa: E402
 from bert_jax.models.config import BertConfig  # noqa: E402
+from bert_jax.sharding import MeshConfig  # noqa: E402
 from bert_jax.training.config import EvaluationConfig, TrainingConfig  # noqa: E402
+from bert_jax.training.experiment import Experiment, phases  # noqa: E402
 from bert_jax.training.optim import OptimizerConfig  # noqa: E402
-from bert_jax.training.sharding import MeshConfig  # noqa: E402
 
 VOCAB_SIZE = 500
 

@@ -41,7 +41,7 @@ def write_experiment(file, experiment):
     """Writes an experiment file that returns exactly this experiment."""
     file.write_text(
         "import json\n\nfrom bert_jax.config import from_json\n"
-        "from bert_jax.experiment import Experiment\n\n\ndef get_config() -> Experiment:\n"
+        "from bert_jax.training.experiment import Experiment\n\n\ndef get_config() -> Experiment:\n"
         f"    return from_json(Experiment, json.loads({json.dumps(to_json(experiment))!r}))\n"
     )
     return file

@@ -19,8 +19,8 @@ from bert_jax.config import (
     to_json,
 )
 from bert_jax.errors import ConfigError
-from bert_jax.experiment import Experiment
 from bert_jax.models.config import BertConfig
+from bert_jax.training.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)

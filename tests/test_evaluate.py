@@ -12,13 +12,13 @@ import pytest
 
 import bert_jax
 from bert_jax.config import override
-from bert_jax.data.engines import Engine
-from bert_jax.data.preparation import prepare_data
-from bert_jax.data.wordpiece import WordPiece
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.evaluate import as_evaluated, evaluate_run, frozen_masking
-from bert_jax.experiment import phases
-from bert_jax.runs import load_run
+from bert_jax.runs.run import load_run
+from bert_jax.training.experiment import phases
 
 ROOT = Path(bert_jax.__file__).parents[1]
 NUMBERS = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "loss", "perplexity")

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import pytest
 
 from bert_jax.config import config_hash, from_json, load_experiment, load_module, override, to_json
-from bert_jax.experiment import Experiment, phases
 from bert_jax.models.bert import BertForPretraining, num_parameters
+from bert_jax.sharding import make_mesh
+from bert_jax.training.experiment import Experiment, phases
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
-from bert_jax.training.sharding import make_mesh
 from bert_jax.training.state import abstract_state, example_batch, state_initializer, state_sharding
 from bert_jax.training.step import train_step
 

@@ -13,11 +13,11 @@ from bert_jax.config import override
 from bert_jax.data.batch import Batch
 from bert_jax.data.pairs import Pair
 from bert_jax.errors import CheckpointError, ConfigError, DataError
-from bert_jax.inference import padded_length
 from bert_jax.interop.tensors import LoadingReport
 from bert_jax.models.bert import Bert
 from bert_jax.models.config import Pooling
-from bert_jax.runs import load_run
+from bert_jax.runs.inference import padded_length
+from bert_jax.runs.run import load_run
 
 # Compiles in half the time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

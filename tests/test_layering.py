@@ -391,7 +391,7 @@ def test_an_experiment_imports_experiment_and_config_classes_only(path):
             assert {alias.name for alias in node.names} <= standard
         elif isinstance(node, ast.ImportFrom):
             names = {alias.name for alias in node.names}
-            if node.module == "bert_jax.experiment":
+            if node.module == "bert_jax.training.experiment":
                 assert names == {"Experiment"}
             elif node.module == "bert_jax.config":
                 assert names <= {"load_experiment", "override"}

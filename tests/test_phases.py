@@ -15,18 +15,18 @@ import pytest
 
 import bert_jax
 from bert_jax.config import config_hash, diff, from_json, override, to_json
-from bert_jax.data.engines import Engine
 from bert_jax.data.passport import join_passports, load_passport, passport_fingerprint
 from bert_jax.data.pipeline import TrainingSource
-from bert_jax.data.preparation import prepare_data
-from bert_jax.data.tokenizers import load_tokenizer
-from bert_jax.data.wordpiece import WordPiece
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.tokenizers.files import load_tokenizer
+from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
-from bert_jax.experiment import Experiment, phases
-from bert_jax.runs import load_run
-from bert_jax.timeline import timeline
+from bert_jax.runs.run import load_run
+from bert_jax.training.experiment import Experiment, phases
 from bert_jax.training.optim import learning_rate_schedule
 from bert_jax.training.phases import first_batch, held_out_batches, next_batch, training_batches
+from bert_jax.training.timeline import timeline
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]

@@ -12,7 +12,7 @@ from flax import linen as nn
 from bert_jax.errors import ConfigError
 from bert_jax.models.bert import Bert, EncoderOutput
 from bert_jax.models.config import BertConfig, Pooling
-from bert_jax.pooling import pool
+from bert_jax.models.pooling import pool
 
 CONFIG = BertConfig(
     vocab_size=90,

@@ -14,8 +14,8 @@ from commands import assert_one_line
 
 import bert_jax
 from bert_jax.config import load_experiment, override
-from bert_jax.data.corpora import read_documents
 from bert_jax.data.passport import check_passport
+from bert_jax.data.sources.corpora import read_documents
 
 ROOT = Path(bert_jax.__file__).parents[1]
 EXPERIMENT = ROOT / "experiments" / "quickstart.py"

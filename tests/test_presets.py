@@ -19,10 +19,10 @@ from bert_jax.config import flatten, load_experiment, override
 from bert_jax.config.__main__ import difference_table
 from bert_jax.data.masking import masked_batch
 from bert_jax.data.pairs import Pair
-from bert_jax.data.vocabulary import train_wordpiece
-from bert_jax.data.wordpiece import SPECIAL_PIECES
-from bert_jax.experiment import phases
+from bert_jax.data.tokenizers.train_wordpiece import train_wordpiece
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.models.bert import BertForPretraining
+from bert_jax.training.experiment import phases
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
 from bert_jax.training.state import init_params
 from bert_jax.training.step import pretraining_loss

@@ -11,13 +11,13 @@ from flax import linen as nn
 
 from bert_jax.config import override
 from bert_jax.data.config import MaskingConfig
-from bert_jax.data.engines import Engine
 from bert_jax.data.masking import masked_batch
 from bert_jax.data.pairs import Pair
 from bert_jax.data.pipeline import TrainingSource, evaluation_batches
-from bert_jax.data.preparation import prepare_data
-from bert_jax.data.tokenizers import load_tokenizer
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.tokenizers.files import load_tokenizer
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
 from bert_jax.training.losses import ObjectiveConfig

@@ -18,7 +18,7 @@ import bert_jax
 from bert_jax.config import override, to_json
 from bert_jax.data import pipeline
 from bert_jax.errors import CheckpointError
-from bert_jax.training.sharding import MeshConfig, make_mesh
+from bert_jax.sharding import MeshConfig, make_mesh
 from bert_jax.training.train import batch_sharding, place_batch, train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -73,7 +73,7 @@ def file(experiment, tmp_path_factory):
     file = tmp_path_factory.mktemp("experiment") / "mine.py"
     file.write_text(
         "import json\n\nfrom bert_jax.config import from_json\n"
-        "from bert_jax.experiment import Experiment\n\n\ndef get_config() -> Experiment:\n"
+        "from bert_jax.training.experiment import Experiment\n\n\ndef get_config() -> Experiment:\n"
         f"    return from_json(Experiment, json.loads({json.dumps(to_json(long))!r}))\n"
     )
     return file

@@ -16,9 +16,9 @@ import bert_jax
 from bert_jax.config import override
 from bert_jax.data.batch import Batch
 from bert_jax.data.passport import load_passport
-from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import CheckpointError, DataError
-from bert_jax.runs import load_run, save_run
+from bert_jax.runs.run import load_run, save_run
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -110,7 +110,7 @@ def test_opening_and_using_a_run_loads_no_data_pipeline(trained):
     )
     assert result.returncode == 0, result.stderr
     loaded = set(result.stdout.splitlines()[-1].split())
-    assert {"jax", "bert_jax.runs"} <= loaded
+    assert {"jax", "bert_jax.runs.run"} <= loaded
     unwanted = {"grain", "tensorflow", "tensorflow_datasets", "tensorboardX", "array_record"}
     assert not loaded & (unwanted | {"bert_jax.data.pipeline", "bert_jax.training.train"})
 

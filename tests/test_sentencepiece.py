@@ -13,13 +13,13 @@ from commands import assert_one_line
 import bert_jax
 from bert_jax.config import override, to_json
 from bert_jax.data.config import DataConfig, MaskingConfig
-from bert_jax.data.engines import Engine
 from bert_jax.data.passport import load_passport, load_token_counts
 from bert_jax.data.pipeline import evaluation_batches
-from bert_jax.data.preparation import prepare_data
-from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import CheckpointError, ConfigError, DataError
-from bert_jax.runs import load_run, save_run
+from bert_jax.runs.run import load_run, open_initial_weights, save_run
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -175,9 +175,9 @@ def test_weights_with_another_model_of_the_same_pieces_are_refused(
         {"data.directory": f"{tmp_path}/out", "training.init_from": str(run.path)},
     )
     with pytest.raises(ConfigError, match=r"has another SentencePiece model; accepted: .*the same"):
-        train(other, tmp_path / "run")
+        train(other, tmp_path / "run", weights=open_initial_weights(other, tmp_path / "run"))
     same = override(other, {"data.directory": data.directory, "training.steps": 3})
-    train(same, tmp_path / "run")
+    train(same, tmp_path / "run", weights=open_initial_weights(same, tmp_path / "run"))
 
 
 # ---- Chinese -------------------------------------------------------------------------------------

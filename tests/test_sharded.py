@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from bert_jax import config as configs
-from bert_jax.training.sharding import MeshConfig
+from bert_jax.sharding import MeshConfig
 from bert_jax.training.train import train
 
 MESHES = {

@@ -17,7 +17,7 @@ from bert_jax.sweep import expand, status
 
 FILE = """
 from bert_jax.config import from_json
-from bert_jax.experiment import Experiment
+from bert_jax.training.experiment import Experiment
 import json
 
 def get_config():

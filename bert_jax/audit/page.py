@@ -23,7 +23,7 @@ from bert_jax.data.passport import (
     load_token_counts,
     passport_fingerprint,
 )
-from bert_jax.data.tokenizers import Tokenizer, load_tokenizer
+from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer
 from bert_jax.errors import DataError
 from bert_jax.files import write_atomically
 

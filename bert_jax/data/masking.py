@@ -17,7 +17,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.data.config import MaskingConfig
 from bert_jax.data.pairs import Pair
 from bert_jax.data.spans import choose_spans, span_lengths
-from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.tokenizers.files import Tokenizer
 
 
 class Layout(NamedTuple):

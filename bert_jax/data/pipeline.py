@@ -17,7 +17,7 @@ from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.masking import masked_batch
 from bert_jax.data.passport import check_passport, load_passport
 from bert_jax.data.records import decode_rows, open_split
-from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import DataError
 
 EVALUATION_SEED = 20181011

@@ -10,8 +10,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from bert_jax.data.tokenizers import Tokenizer
-from bert_jax.data.wordpiece import SPECIAL_PIECES
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError
 from bert_jax.files import write_atomically, write_json
 from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, task_names
@@ -24,8 +24,7 @@ from bert_jax.interop.source import (
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer
 from bert_jax.interop.torch_files import read_torch
-from bert_jax.models.config import BertConfig
-from bert_jax.tasks.head import TaskHeadConfig
+from bert_jax.models.config import BertConfig, TaskHeadConfig
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files that may hold the tensors; the first that is there does."""

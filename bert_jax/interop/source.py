@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.data.tokenizers import Tokenizer
-from bert_jax.data.wordpiece import SPECIAL_PIECES
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.interop.names import Convention
 from bert_jax.models.config import BertConfig

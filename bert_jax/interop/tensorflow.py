@@ -16,7 +16,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from bert_jax.data.wordpiece import WordPiece
+from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.interop.crc32c import masked_crc32c
 from bert_jax.interop.source import Source, check_vocabulary, looks_lower_case, read_config

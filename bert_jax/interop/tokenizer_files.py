@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_jax.data.tokenizers import read_json_object
-from bert_jax.data.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.files import read_json_object
+from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 from bert_jax.interop.source import looks_lower_case
 

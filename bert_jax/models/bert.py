@@ -18,7 +18,7 @@ from bert_jax.models.config import BertConfig
 from bert_jax.models.embeddings import Embeddings
 from bert_jax.models.heads import MaskedTokenHead, NextSentenceHead, Pooler, gather_positions
 from bert_jax.models.layers import Dropout, FeedForward, LayerNorm
-from bert_jax.training.sharding import ShardingRules, constrain
+from bert_jax.sharding import ShardingRules, constrain
 
 
 class EncoderOutput(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Literal
 from bert_jax.errors import ConfigError
 
 Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
-"""How a text is represented by one vector; `bert_jax.pooling` says what each is."""
+"""How a text is represented by one vector; `bert_jax.models.pooling` says what each is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +78,20 @@ class BertConfig:
     def padded_vocab_size(self) -> int:
         """Rows of the token table: a multiple of 128 fills the tiles of a matrix unit."""
         return -(-self.vocab_size // 128) * 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskHeadConfig:
+    """The one output layer that a task adds."""
+
+    family: str
+    """Of bert_jax.tasks.families.registry."""
+    labels: tuple[str, ...]
+    """Their names by number; empty for a family without."""
+    outputs: int
+    unit: Literal["text", "token"]
+    """Whether a row has logits, or each of its positions."""
+    representation: str
+    """What the layer sees: see `bert_jax.tasks.config.TaskConfig`."""
+    dropout: bool = True
+    """Before the layer, at the encoder's rate; not in question answering."""

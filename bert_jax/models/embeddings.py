@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
 from bert_jax.models.layers import Dropout, LayerNorm, kernel_initializer, partitioned
-from bert_jax.training.sharding import ShardingRules, constrain
+from bert_jax.sharding import ShardingRules, constrain
 
 
 class Embeddings(nn.Module):

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.models.config import BertConfig
 from bert_jax.models.layers import Dense, LayerNorm, activation, partitioned, product
-from bert_jax.training.sharding import ShardingRules, constrain
+from bert_jax.sharding import ShardingRules, constrain
 
 
 def gather_positions(

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 from bert_jax.config import flatten
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import Pooling
+from bert_jax.sharding import MeshConfig, ShardingRules
 from bert_jax.training.optim import OptimizerConfig
-from bert_jax.training.sharding import MeshConfig, ShardingRules
 
 FamilyName = Literal[
     "classification", "regression", "tagging", "question_answering", "multiple_choice"
@@ -48,7 +48,7 @@ class TaskConfig:
     max_length: int = 128
     """Positions of a row, with [CLS] and [SEP]."""
     representation: Representation = "cls"
-    """What the output layer sees; `bert_jax.pooling` says what each is. Of a text `cls`, `pooled`,
+    """What the output layer sees; see `bert_jax.models.pooling`. Of a text `cls`, `pooled`,
     `mean`, `max` or `last4`; of each token `last` or `last4`."""
     stride: int = 128
     """Of a passage's windows, in tokens."""

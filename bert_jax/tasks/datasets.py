@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import ConfigError, DataError
-from bert_jax.tasks import records as stored
 from bert_jax.tasks.config import TaskConfig
-from bert_jax.tasks.families import FAMILIES
-from bert_jax.tasks.family import Example, Family, Labels, Outcomes, Row
-from bert_jax.tasks.readers import read_records
-from bert_jax.tasks.records import Record
+from bert_jax.tasks.families.family import Example, Family, Labels, Outcomes, Row
+from bert_jax.tasks.families.registry import FAMILIES
+from bert_jax.tasks.readers import records as stored
+from bert_jax.tasks.readers.read import read_records
+from bert_jax.tasks.readers.records import Record
 
 SPLITS = ("train", "dev", "test")
 HIDDEN = (-1, "-1", "-1.0")

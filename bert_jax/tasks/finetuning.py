@@ -16,7 +16,8 @@ from bert_jax import config as configs
 from bert_jax import environment
 from bert_jax.errors import CheckpointError, ConfigError, DivergenceError
 from bert_jax.files import write_json
-from bert_jax.runs import Run, fingerprint_params, load_run
+from bert_jax.runs.run import Run, load_run
+from bert_jax.sharding import make_mesh, named_sharding
 from bert_jax.tasks import results
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import (
@@ -28,9 +29,10 @@ from bert_jax.tasks.datasets import (
     labelled,
     load_dataset,
 )
-from bert_jax.tasks.encoding import row_length
-from bert_jax.tasks.family import TaskBatch
-from bert_jax.tasks.metrics import check_installed
+from bert_jax.tasks.families.encoding import row_length
+from bert_jax.tasks.families.family import TaskBatch
+from bert_jax.tasks.families.metrics import check_installed
+from bert_jax.tasks.seed_run import Tuner, tune
 from bert_jax.tasks.state import (
     make_model,
     make_task_optimizer,
@@ -38,9 +40,7 @@ from bert_jax.tasks.state import (
     task_logits,
     task_step,
 )
-from bert_jax.tasks.tuning import Tuner, tune
 from bert_jax.training import initial
-from bert_jax.training.sharding import make_mesh, named_sharding
 
 FORMAT_VERSION = 1
 OF_A_RUN = ("config.json", "checkpoints", "metrics.jsonl")
@@ -90,7 +90,7 @@ def finetune(
             )
     identity = {
         "config_hash": configs.config_hash(config),
-        "checkpoint_sha256": fingerprint_params(run.params),
+        "checkpoint_sha256": initial.fingerprint_params(run.params),
         "data_sha256": fingerprint(splits),
     }
     tuner = make_tuner(config, dataset, run)

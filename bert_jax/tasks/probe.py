@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
+from bert_jax.models.task import BertForTask
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import Dataset, Split, encode_split, load_dataset
-from bert_jax.tasks.encoding import chunks, row_length, shuffled, stack
-from bert_jax.tasks.family import Row
-from bert_jax.tasks.metrics import check_installed
-from bert_jax.tasks.model import BertForTask
+from bert_jax.tasks.families.encoding import chunks, row_length, shuffled, stack
+from bert_jax.tasks.families.family import Row
+from bert_jax.tasks.families.metrics import check_installed
 from bert_jax.tasks.state import make_model
 
 FAMILIES = ("classification", "regression")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from bert_jax.tasks.family import Outcomes
+from bert_jax.tasks.families.family import Outcomes
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95

@@ -12,11 +12,10 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from bert_jax.errors import ConfigError
-from bert_jax.models.config import BertConfig
+from bert_jax.models.config import BertConfig, TaskHeadConfig
+from bert_jax.models.task import BertForTask, example_ids
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.tasks.family import Family, Labels, TaskBatch
-from bert_jax.tasks.head import TaskHeadConfig
-from bert_jax.tasks.model import BertForTask, example_ids
+from bert_jax.tasks.families.family import Family, Labels, TaskBatch
 from bert_jax.training.metrics import Mean
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
 from bert_jax.training.state import TrainState, random_stream, state_sharding

@@ -9,8 +9,8 @@ import orbax.checkpoint as ocp
 
 from bert_jax import config as configs
 from bert_jax.errors import CheckpointError
-from bert_jax.experiment import Experiment
 from bert_jax.models.config import BertConfig
+from bert_jax.training.experiment import Experiment
 from bert_jax.training.state import TrainState
 
 RESUMABLE = (

@@ -1,17 +1,19 @@
 """Continued pretraining: the weights that a run starts from, if not from random ones."""
 
+import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError, ConfigError
-from bert_jax.experiment import Experiment
 from bert_jax.files import write_json
-from bert_jax.runs import Run
+from bert_jax.models.config import BertConfig
+from bert_jax.training.experiment import Experiment
 
 SAME = (
     "vocab_size",
@@ -27,29 +29,47 @@ SAME = (
 """Of BertConfig: what the parameters' shapes depend on, and what function they are of."""
 
 
-def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> None:
+@dataclass(frozen=True, kw_only=True)
+class InitialWeights:
+    """Parameters of another run or of another implementation, and what they are for."""
+
+    path: Path
+    """The source, as `training.init_from` names it."""
+    step: int
+    """Updates that the source had made; 0 for weights of another implementation."""
+    config: BertConfig
+    params: Any
+    """Float32, whole on every process."""
+    tokenizer: Tokenizer
+    report: str
+    """What was loaded, tensor by tensor."""
+
+
+def check_initial_weights(
+    weights: InitialWeights, experiment: Experiment, tokenizer: Tokenizer
+) -> None:
     """Refuses weights of a task, of another vocabulary, of other shapes or of another function.
 
     Raises:
       ConfigError: names what differs.
     """
     where = f"training.init_from={experiment.training.init_from}"
-    if "output" in origin.params:
+    if "output" in weights.params:
         raise ConfigError(f"{where} was fine-tuned for a task; accepted: weights of pretraining")
     for name in SAME:
-        found, wanted = getattr(origin.model.config, name), getattr(experiment.model, name)
+        found, wanted = getattr(weights.config, name), getattr(experiment.model, name)
         if found != wanted:
             raise ConfigError(
                 f"{where} has {name.removesuffix('_or_default')} {found}, model has {wanted}; "
                 "accepted: the same"
             )
-    rows = origin.model.config.vocab_size
-    if len(origin.tokenizer.pieces) < rows:
+    rows = weights.config.vocab_size
+    if len(weights.tokenizer.pieces) < rows:
         raise ConfigError(
-            f"{where} has {rows} rows for {len(origin.tokenizer.pieces)} pieces; accepted: a piece "
-            "for each row (such weights can be used, but not trained on)"
+            f"{where} has {rows} rows for {len(weights.tokenizer.pieces)} pieces; accepted: a "
+            "piece for each row (such weights can be used, but not trained on)"
         )
-    pieces, ours = origin.tokenizer.pieces, tokenizer.pieces
+    pieces, ours = weights.tokenizer.pieces, tokenizer.pieces
     for i, (found, wanted) in enumerate(zip(pieces, ours, strict=True)):
         if found != wanted:
             raise ConfigError(
@@ -57,7 +77,7 @@ def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> N
                 f"{experiment.data.directory} {wanted!r}; accepted: the same (its tokenizer.json "
                 "in data.directory before bert_jax.prepare)"
             )
-    found, wanted = origin.tokenizer.to_json(), tokenizer.to_json()
+    found, wanted = weights.tokenizer.to_json(), tokenizer.to_json()
     if (lower_case := found["lower_case"]) != wanted["lower_case"]:
         raise ConfigError(f"{where} has lower_case {lower_case}; accepted: data.lower_case alike")
     if found.get("model") != wanted.get("model"):
@@ -67,7 +87,7 @@ def check_origin(origin: Run, experiment: Experiment, tokenizer: Tokenizer) -> N
         )
 
 
-def record(origin: Run, workdir: Path, found: str) -> None:
+def record(weights: InitialWeights, workdir: Path, found: str) -> None:
     """Writes `initial.json`: the weights' source and fingerprint `found`, and the loading report.
 
     Raises:
@@ -76,17 +96,17 @@ def record(origin: Run, workdir: Path, found: str) -> None:
     file = workdir / "initial.json"
     if file.exists() and (before := json.loads(file.read_text())["sha256"]) != found:
         raise CheckpointError(
-            f"{workdir} began with weights {before[:12]}, {origin.path} now holds {found[:12]}; "
+            f"{workdir} began with weights {before[:12]}, {weights.path} now holds {found[:12]}; "
             "accepted: the same, or another --workdir"
         )
     if jax.process_index() == 0:
         write_json(
             file,
             {
-                "source": str(origin.path),
-                "step": origin.step,
+                "source": str(weights.path),
+                "step": weights.step,
                 "sha256": found,
-                "report": origin.report().splitlines(),
+                "report": weights.report.splitlines(),
             },
         )
 
@@ -99,3 +119,18 @@ def place(params: Any, sharding: Any) -> Any:
         return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
 
     return jax.tree.map(place_one, params, sharding)
+
+
+def flatten_params(params: Any) -> dict[str, Any]:
+    """Returns every array by its path, as in "bert/layers/attention/query/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def fingerprint_params(params: Any) -> str:
+    """Returns the SHA-256 of the names and values of parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten_params(params).items()):
+        digest.update(path.encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()

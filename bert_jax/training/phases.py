@@ -8,9 +8,9 @@ import jax
 from bert_jax.data import passport as passports
 from bert_jax.data import pipeline
 from bert_jax.data.batch import Batch
-from bert_jax.data.tokenizers import Tokenizer, load_tokenizer
+from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer
 from bert_jax.errors import DataError
-from bert_jax.experiment import Phase
+from bert_jax.training.experiment import Phase
 
 
 def load_passports(phases: Sequence[Phase]) -> list[dict]:

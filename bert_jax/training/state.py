@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError
-from bert_jax.training.sharding import ShardingRules, named_sharding
+from bert_jax.sharding import ShardingRules, named_sharding
 
 
 @struct.dataclass

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from bert_jax.data.batch import Batch
 from bert_jax.models.bert import BertForPretraining, apply
+from bert_jax.sharding import constrain
 from bert_jax.training.losses import (
     LossWeights,
     ObjectiveConfig,
@@ -19,7 +20,6 @@ from bert_jax.training.losses import (
     pretraining_objective,
 )
 from bert_jax.training.metrics import Mean
-from bert_jax.training.sharding import constrain
 from bert_jax.training.state import TrainState, random_stream
 
 Metrics = dict[str, Mean]

@@ -17,12 +17,12 @@ from bert_jax import environment
 from bert_jax.data import passport as passports
 from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError
-from bert_jax.experiment import Experiment, errors_of_phase, phases
 from bert_jax.files import write_json
 from bert_jax.models.bert import BertForPretraining, num_parameters
-from bert_jax.runs import fingerprint_params, load_run
+from bert_jax.sharding import make_mesh, named_sharding
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.evaluation import baselines, evaluate
+from bert_jax.training.experiment import Experiment, errors_of_phase, phases
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
 from bert_jax.training.phases import (
     check_files,
@@ -33,7 +33,6 @@ from bert_jax.training.phases import (
     next_batch,
     training_batches,
 )
-from bert_jax.training.sharding import make_mesh, named_sharding
 from bert_jax.training.state import (
     TrainState,
     abstract_state,
@@ -50,8 +49,20 @@ Probe = Callable[[Any], dict[str, float]]
 """Measures something of the parameters at each evaluation, e.g. {"eval/sentiment": 0.8}."""
 
 
-def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()) -> dict[str, Any]:
+def train(
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    probes: Sequence[Probe] = (),
+    weights: initial.InitialWeights | None = None,
+) -> dict[str, Any]:
     """Trains to the end, or on from the last checkpoint in `workdir`; returns `result.json`.
+
+    Args:
+      experiment: what to train.
+      workdir: the run's directory, made if it is not there.
+      probes: called with the parameters at each evaluation.
+      weights: those of `training.init_from`, opened by `runs.run.open_initial_weights`.
 
     Raises:
       ConfigError, DataError, CheckpointError: what cannot be run, before any compile.
@@ -75,10 +86,13 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         say(f"{workdir} is complete")
         return json.loads((workdir / "result.json").read_text())
     check_files(plan, loaded)
-    origin = None
-    if training.init_from and not checkpoint.has_checkpoint(workdir):
-        origin = load_run(training.init_from)
-        initial.check_origin(origin, experiment, tokenizer)
+    if training.init_from and not weights and not checkpoint.has_checkpoint(workdir):
+        raise ConfigError(
+            f"training.init_from is {training.init_from!r}, but train() got no weights; accepted: "
+            "weights=open_initial_weights(experiment, workdir)"
+        )
+    if weights:
+        initial.check_initial_weights(weights, experiment, tokenizer)
 
     # ---- Mesh, model, optimizer ---------------------------------------------------------------
     mesh = make_mesh(experiment.mesh)
@@ -95,9 +109,9 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
     open_workdir(workdir, experiment)
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
     first_step, seconds = manager.latest_step() or 0, 0.0
-    weights = fingerprint_params(origin.params) if origin else None
+    weights_hash = initial.fingerprint_params(weights.params) if weights else None
     environment.check_processes_agree(
-        weights=weights,
+        weights=weights_hash,
         experiment=configs.config_hash(experiment),
         data=fingerprint[:12],
         checkpoint=first_step,
@@ -113,12 +127,12 @@ def train(experiment: Experiment, workdir: Path, *, probes: Sequence[Probe] = ()
         seconds = position["seconds"]
         say(f"{workdir}: going on from step {first_step}")
     else:
-        if origin and weights:
-            initial.record(origin, workdir, weights)
+        if weights and weights_hash:
+            initial.record(weights, workdir, weights_hash)
         state = make_state(initialize, sharding)
-        if origin:
-            say(origin.report())
-            params = initial.place(origin.params, sharding.params)
+        if weights:
+            say(weights.report)
+            params = initial.place(weights.params, sharding.params)
             state = TrainState(state.step, params, state.opt_state)
     say(
         f"{num_parameters(state.params, experiment.model):,} parameters on mesh "

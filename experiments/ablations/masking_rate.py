@@ -11,8 +11,8 @@ References:
 from collections.abc import Iterator
 from pathlib import Path
 
+from bert_jax import Experiment
 from bert_jax.config import load_experiment
-from bert_jax.experiment import Experiment
 
 
 def get_config() -> Experiment:

@@ -18,9 +18,9 @@ from commands import assert_one_line
 import bert_jax
 from bert_jax.audit.page import write_page
 from bert_jax.data.config import DataConfig
-from bert_jax.data.engines import Engine
-from bert_jax.data.preparation import prepare_data
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 
 ROOT = Path(bert_jax.__file__).parents[1]

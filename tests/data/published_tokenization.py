@@ -4,7 +4,7 @@ import unicodedata
 
 from hypothesis import strategies as st
 
-from bert_jax.data.wordpiece import WordPiece
+from bert_jax.data.tokenizers.wordpiece import WordPiece
 
 # Letters of many kinds, and every sort of character that the algorithm treats specially.
 ODD_CHARACTERS = (

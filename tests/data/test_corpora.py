@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.data.corpora import (
+from bert_jax.data.sources.base import Document
+from bert_jax.data.sources.corpora import (
     copies,
     is_held_out,
     open_corpus,
@@ -14,7 +15,6 @@ from bert_jax.data.corpora import (
     read_slice,
     split_sentences,
 )
-from bert_jax.data.sources.base import Document
 from bert_jax.data.sources.embedded import HELD_OUT_ADDRESSES
 from bert_jax.errors import DataError
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import bert_jax
-from bert_jax.data.engines import Engine
+from bert_jax.data.preparation.engines import Engine
 from bert_jax.errors import DataError, UnfinishedError
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -100,7 +100,7 @@ def test_a_worker_that_dies_is_an_error(tmp_path):
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     code = (
-        "import time\nfrom bert_jax.data.engines import _run_in_pool\n"
+        "import time\nfrom bert_jax.data.preparation.engines import _run_in_pool\n"
         "class Sleep:\n    def run(self): time.sleep(60)\n"
         "if __name__ == '__main__':\n    list(_run_in_pool([Sleep(), Sleep()], workers=2))\n"
     )

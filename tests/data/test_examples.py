@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from bert_jax.data.examples import build_examples
 from bert_jax.data.pairs import build_pairs
+from bert_jax.data.preparation.examples import build_examples
 
 
 def numbered_documents(sentence_counts, *, sentence_length):

@@ -12,11 +12,11 @@ import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data.config import DataConfig
-from bert_jax.data.engines import Engine
-from bert_jax.data.exclusion import NOTHING, _runs_of, open_exclusion
-from bert_jax.data.preparation import prepare_data
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.exclusion import NOTHING, _runs_of, open_exclusion
+from bert_jax.data.preparation.prepare import prepare_data
 from bert_jax.data.records import decode_rows
-from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import DataError
 
 WORDS = [f"{first}{second}" for first in "bdfgklmnprst" for second in ("ade", "ilo", "umi", "eno")]

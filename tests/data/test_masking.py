@@ -345,7 +345,7 @@ def test_masking_leaves_its_input_alone():
 
 def test_preparation_imports_neither_jax_nor_grain():
     code = (
-        "import sys; import bert_jax.data.masking, bert_jax.data.shards; "
+        "import sys; import bert_jax.data.masking, bert_jax.data.preparation.shards; "
         "sys.exit(any(name in sys.modules for name in ('jax', 'grain')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bert_jax.data.packing import pack_pairs, row_length
 from bert_jax.data.pairs import Pair, build_pairs
+from bert_jax.data.preparation.packing import pack_pairs, row_length
 
 
 def pairs_of_lengths(lengths):

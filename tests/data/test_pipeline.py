@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from bert_jax.data.config import DataConfig, MaskingConfig
-from bert_jax.data.engines import Engine
 from bert_jax.data.passport import load_passport
 from bert_jax.data.pipeline import TrainingSource, evaluation_batches, training_batches
-from bert_jax.data.preparation import prepare_data
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 
 TOKENIZER = WordPiece(

@@ -12,21 +12,21 @@ import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
-from bert_jax.data.corpora import is_held_out, open_corpus
-from bert_jax.data.engines import Engine
 from bert_jax.data.passport import (
     check_files,
     check_passport,
     load_passport,
     passport_fingerprint,
 )
-from bert_jax.data.preparation import prepare_data
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.preparation.shards import ShardTask
 from bert_jax.data.records import decode_rows
-from bert_jax.data.shards import ShardTask
 from bert_jax.data.sources.base import Document
+from bert_jax.data.sources.corpora import is_held_out, open_corpus
 from bert_jax.data.sources.text import TextFile
-from bert_jax.data.tokenizers import load_tokenizer
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.files import load_tokenizer
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 
 WORDS_PER_DOCUMENT = 4
@@ -106,7 +106,7 @@ def test_blocks_are_packed_one_by_one(config, monkeypatch):
     """Blocks of two documents, the last of three: rows hold neighbours, and all are there."""
     config = dataclasses.replace(config, sequence_length=64, pairs="none")
     whole = prepare(config)
-    monkeypatch.setattr("bert_jax.data.shards.BLOCK_TOKENS", 1)
+    monkeypatch.setattr("bert_jax.data.preparation.shards.BLOCK_TOKENS", 1)
     packed = dataclasses.replace(config, directory=f"{config.directory}-packed", pairs_per_row=3)
     passport = prepare(packed)
     shards = [f"{packed.directory}/{s['file']}" for s in passport["splits"]["train"]["shards"]]
@@ -282,11 +282,11 @@ def test_a_survey_that_was_interrupted_does_not_vouch_for_another(config, tmp_pa
     alone = prepare(config, tokenizer=100)
     again = dataclasses.replace(config, directory=str(tmp_path / "again"))
     with monkeypatch.context() as patch:
-        patch.setattr("bert_jax.data.preparation.train_tokenizer", dies)
+        patch.setattr("bert_jax.data.preparation.prepare.train_tokenizer", dies)
         with pytest.raises(KeyboardInterrupt):
             prepare(again, tokenizer=100)
     with monkeypatch.context() as patch:
-        patch.setattr("bert_jax.data.survey.write_json", dies)
+        patch.setattr("bert_jax.data.preparation.survey.write_json", dies)
         with pytest.raises(KeyboardInterrupt):
             prepare(dataclasses.replace(again, held_out_fraction=0.5), tokenizer=100)
     assert prepare(again, tokenizer=100) == alone
@@ -382,7 +382,7 @@ def test_a_weight_changes_how_often_documents_are_cut(config, tmp_path):
 def test_memory_does_not_grow_with_a_shard(config, monkeypatch):
     """Blocks of two documents: partners are of those alone, and never of the same document."""
     whole = prepare(config)
-    monkeypatch.setattr("bert_jax.data.shards.BLOCK_TOKENS", 1)
+    monkeypatch.setattr("bert_jax.data.preparation.shards.BLOCK_TOKENS", 1)
     split = dataclasses.replace(config, directory=config.directory + "-blocks")
     passport = prepare(split)
     assert passport["splits"]["train"]["documents"] == whole["splits"]["train"]["documents"]

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.data.config import MaskingConfig
-from bert_jax.data.corpora import read_documents, split_sentences
 from bert_jax.data.masking import masked_batch
 from bert_jax.data.pairs import Pair
-from bert_jax.data.sentence_piece import SPACE, SentencePiece
-from bert_jax.data.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_json
-from bert_jax.data.unigram import count_stretches, train_sentencepiece
-from bert_jax.data.wordpiece import SPECIAL_PIECES
+from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.tokenizers.files import load_tokenizer, save_tokenizer, tokenizer_from_json
+from bert_jax.data.tokenizers.sentencepiece import SPACE, SentencePiece
+from bert_jax.data.tokenizers.train_sentencepiece import count_stretches, train_sentencepiece
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
 
 SPELLED = [

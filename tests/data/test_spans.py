@@ -9,7 +9,7 @@ from bert_jax.data.config import MaskingConfig
 from bert_jax.data.masking import RowUniforms, draw_uniforms, lay_out, mask_tokens
 from bert_jax.data.pairs import Pair
 from bert_jax.data.spans import span_lengths
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 
 ROWS, LENGTH, VOCAB_SIZE = 400, 128, 100
 FIRST_CONTINUATION = 60

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from bert_jax.data.config import DataConfig, MaskingConfig
-from bert_jax.data.corpora import is_held_out, open_corpus, read_documents, read_slice
-from bert_jax.data.engines import Engine
 from bert_jax.data.passport import load_passport, passport_fingerprint
-from bert_jax.data.preparation import prepare_data
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.preparation.summary import summarize
 from bert_jax.data.records import decode_rows, open_split
-from bert_jax.data.summary import summarize
-from bert_jax.data.tokenizers import load_tokenizer
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.sources.corpora import is_held_out, open_corpus, read_documents, read_slice
+from bert_jax.data.tokenizers.files import load_tokenizer
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 
 TOKENIZER = WordPiece(pieces=(*SPECIAL_PIECES, ".", *(f"w{i}" for i in range(40))), lower_case=True)
 

@@ -3,12 +3,12 @@ import os
 
 import pytest
 
-from bert_jax.data.tokenizers import (
+from bert_jax.data.tokenizers.files import (
     load_tokenizer,
     save_tokenizer,
     tokenizer_from_json,
 )
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 
 

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.data import unigram
-from bert_jax.data.corpora import read_documents, split_sentences
-from bert_jax.data.unigram import count_stretches, merge_stretches, train_sentencepiece
-from bert_jax.data.wordpiece import SPECIAL_PIECES
+from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.tokenizers import train_sentencepiece as unigram
+from bert_jax.data.tokenizers.train_sentencepiece import (
+    count_stretches,
+    merge_stretches,
+    train_sentencepiece,
+)
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
 
 POEMS = Path(__file__).parent / "chinese_poems.txt"
@@ -21,8 +25,8 @@ POEMS = Path(__file__).parent / "chinese_poems.txt"
 MODEL_SCRIPT = """
 import hashlib
 from itertools import chain
-from bert_jax.data.corpora import read_documents, split_sentences
-from bert_jax.data.unigram import count_stretches, train_sentencepiece
+from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.tokenizers.train_sentencepiece import count_stretches, train_sentencepiece
 texts = [d.text for d in read_documents("embedded:sotu")][::20]
 counts = count_stretches(chain.from_iterable(map(split_sentences, texts)), lower_case=True)
 trained = train_sentencepiece(counts, vocab_size=1000, lower_case=True)

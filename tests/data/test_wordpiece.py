@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published_tokenization import published_pieces, texts
 
-from bert_jax.data.corpora import read_documents, split_sentences
-from bert_jax.data.vocabulary import count_words, train_wordpiece
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
-from bert_jax.data.words import split_whitespace, split_word
+from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.tokenizers.train_wordpiece import count_words, train_wordpiece
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.words import split_whitespace, split_word
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "tokenizer.json").read_text())
 """What transformers gives; tests/reference/make_tokenizer_goldens.py makes it."""

@@ -3,7 +3,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from published_tokenization import published_words, texts
 
-from bert_jax.data.words import (
+from bert_jax.data.tokenizers.words import (
     RecentWords,
     locate_whitespace_split,
     space_ideographs,

@@ -9,7 +9,8 @@ from layouts import CONFIG, LAYOUTS, PIECES, random_tensors, write_directory
 from bert_jax.errors import CheckpointError
 from bert_jax.interop.huggingface import read_safetensors, write_huggingface
 from bert_jax.interop.names import NAMES
-from bert_jax.runs import flatten_params, load_run
+from bert_jax.runs.run import load_run
+from bert_jax.training.initial import flatten_params
 
 LACKING = {
     "BertForPreTraining": (),

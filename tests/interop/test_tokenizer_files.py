@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 from bert_jax.interop.tokenizer_files import read_tokenizer
 

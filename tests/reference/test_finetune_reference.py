@@ -14,16 +14,16 @@ from scripts import load_script
 from transformers import AutoTokenizer
 
 from bert_jax.config import to_json
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
-from bert_jax.runs import load_run, save_run
+from bert_jax.runs.run import load_run, save_run
+from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
 from bert_jax.tasks.finetuning import finetune
 from bert_jax.tasks.state import seed_streams
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.optim import OptimizerConfig
-from bert_jax.training.sharding import MeshConfig
 from bert_jax.training.state import unboxed_params
 
 WORDS = ("good", "bad", "film", "the", "is", "play", "##ing", "very", ".", "fine", "poor")

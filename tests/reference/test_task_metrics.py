@@ -10,11 +10,11 @@ from seqeval.metrics import f1_score
 from torchmetrics import functional
 from torchmetrics.functional.text import squad
 
-from bert_jax.tasks import tagging
-from bert_jax.tasks.classification import CLASSIFICATION
-from bert_jax.tasks.family import Example
-from bert_jax.tasks.regression import REGRESSION
-from bert_jax.tasks.spans import exact_match, overlap_f1
+from bert_jax.tasks.families import tagging
+from bert_jax.tasks.families.answers import exact_match, overlap_f1
+from bert_jax.tasks.families.classification import CLASSIFICATION
+from bert_jax.tasks.families.family import Example
+from bert_jax.tasks.families.regression import REGRESSION
 
 # torchmetrics has float32; sums of some hundred numbers of order 1.
 RELATIVE = 1e-5

@@ -13,13 +13,13 @@ import transformers
 from huggingface import EAGER, Recipe
 
 from bert_jax.config import to_json
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
-from bert_jax.runs import Run, load_run, save_run
+from bert_jax.runs.run import Run, load_run, save_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
-from bert_jax.tasks.families import FAMILIES
-from bert_jax.tasks.family import TaskBatch
+from bert_jax.tasks.families.family import TaskBatch
+from bert_jax.tasks.families.registry import FAMILIES
 from bert_jax.tasks.state import make_model, make_task_optimizer, task_logits, task_step
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.optim import OptimizerConfig

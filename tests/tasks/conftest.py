@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
 from bert_jax.training.checkpoint import save_params

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import ConfigError, DataError
-from bert_jax.tasks import question_answering as qa
-from bert_jax.tasks import tagging
-from bert_jax.tasks.classification import CLASSIFICATION
 from bert_jax.tasks.config import TaskConfig
-from bert_jax.tasks.encoding import (
+from bert_jax.tasks.families import question_answering as qa
+from bert_jax.tasks.families import tagging
+from bert_jax.tasks.families.answers import exact_match, overlap_f1
+from bert_jax.tasks.families.classification import CLASSIFICATION
+from bert_jax.tasks.families.encoding import (
     batch_length,
     epoch_batches,
     lay_out_texts,
@@ -18,11 +19,10 @@ from bert_jax.tasks.encoding import (
     shuffled,
     stack,
 )
-from bert_jax.tasks.family import EncoderInput, Row
-from bert_jax.tasks.multiple_choice import MULTIPLE_CHOICE
-from bert_jax.tasks.records import Record
-from bert_jax.tasks.regression import REGRESSION
-from bert_jax.tasks.spans import exact_match, overlap_f1
+from bert_jax.tasks.families.family import EncoderInput, Row
+from bert_jax.tasks.families.multiple_choice import MULTIPLE_CHOICE
+from bert_jax.tasks.families.regression import REGRESSION
+from bert_jax.tasks.readers.records import Record
 
 
 def task(family, **fields):

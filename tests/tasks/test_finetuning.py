@@ -15,15 +15,16 @@ import pytest
 import bert_jax
 from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import CheckpointError, ConfigError, DataError, DivergenceError
-from bert_jax.runs import flatten_params, load_run
+from bert_jax.runs.run import load_run
+from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
 from bert_jax.tasks.datasets import encode_split, load_dataset
-from bert_jax.tasks.encoding import row_length
+from bert_jax.tasks.families.encoding import row_length
 from bert_jax.tasks.finetuning import failed, finetune, make_tuner, open_encoder
 from bert_jax.tasks.probe import make_probe
 from bert_jax.training.checkpoint import save_params
+from bert_jax.training.initial import flatten_params
 from bert_jax.training.optim import OptimizerConfig
-from bert_jax.training.sharding import MeshConfig
 
 ROOT = Path(bert_jax.__file__).parents[1]
 FILLERS = ("a", "the", "film", "is", "play", "playing", "very", ".")

@@ -10,10 +10,10 @@ import pytest
 import bert_jax
 from bert_jax import pretrain
 from bert_jax.config import override, to_json
-from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import ConfigError
 from bert_jax.models.bert import BertForPretraining
-from bert_jax.runs import load_run
+from bert_jax.runs.run import load_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig
 from bert_jax.tasks.probe import fit_and_predict, make_probe
 from bert_jax.training.state import unboxed_params

@@ -13,12 +13,12 @@ from flax import linen as nn
 import bert_jax
 from bert_jax.config import config_hash, from_json, load_experiment, load_module, to_json
 from bert_jax.models.config import BertConfig
+from bert_jax.models.task import example_ids
+from bert_jax.sharding import make_mesh
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.tasks.families import FAMILIES
-from bert_jax.tasks.family import TaskBatch
-from bert_jax.tasks.model import example_ids
+from bert_jax.tasks.families.family import TaskBatch
+from bert_jax.tasks.families.registry import FAMILIES
 from bert_jax.tasks.state import make_model, make_task_optimizer, state_maker, task_step
-from bert_jax.training.sharding import make_mesh
 
 DIRECTORY = Path(bert_jax.__file__).parents[1] / "experiments" / "finetune"
 

@@ -9,9 +9,9 @@ import safetensors.numpy
 
 from bert_jax.config import to_json
 from bert_jax.errors import CheckpointError
-from bert_jax.runs import load_run, save_run
-from bert_jax.tasks.head import TaskHeadConfig
-from bert_jax.tasks.model import BertForTask
+from bert_jax.models.config import TaskHeadConfig
+from bert_jax.models.task import BertForTask
+from bert_jax.runs.run import load_run, save_run
 from bert_jax.training.checkpoint import save_params
 
 # Of transformers 5.23.0, models/bert/modeling_bert.py: the class, its layer, and its pooler.

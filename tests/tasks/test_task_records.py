@@ -7,8 +7,8 @@ import pytest
 from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.datasets import load_dataset
-from bert_jax.tasks.readers import read_records
-from bert_jax.tasks.records import fingerprint
+from bert_jax.tasks.readers.read import read_records
+from bert_jax.tasks.readers.records import fingerprint
 
 SQUAD = {
     "data": [

@@ -9,7 +9,7 @@ from rich.console import Console
 from scripts import load_script
 
 from bert_jax.errors import DataError
-from bert_jax.tasks.metrics import accuracy
+from bert_jax.tasks.families.metrics import accuracy
 from bert_jax.tasks.results import bootstrap_interval, result_table
 
 

@@ -11,19 +11,18 @@ import pytest
 
 from bert_jax.errors import ConfigError
 from bert_jax.models.bert import Bert
-from bert_jax.models.config import BertConfig, Pooling
-from bert_jax.pooling import pool, token_vectors
-from bert_jax.runs import flatten_params
-from bert_jax.tasks.classification import CLASSIFICATION
+from bert_jax.models.config import BertConfig, Pooling, TaskHeadConfig
+from bert_jax.models.pooling import pool, token_vectors
+from bert_jax.models.task import BertForTask, example_ids
+from bert_jax.sharding import MeshConfig, make_mesh
 from bert_jax.tasks.config import (
     FineTuningConfig,
     TaskConfig,
     TokenRepresentation,
     TuningConfig,
 )
-from bert_jax.tasks.family import TaskBatch
-from bert_jax.tasks.head import TaskHeadConfig
-from bert_jax.tasks.model import BertForTask, example_ids
+from bert_jax.tasks.families.classification import CLASSIFICATION
+from bert_jax.tasks.families.family import TaskBatch
 from bert_jax.tasks.state import (
     make_model,
     make_task_optimizer,
@@ -31,7 +30,7 @@ from bert_jax.tasks.state import (
     state_maker,
     task_logits,
 )
-from bert_jax.training.sharding import MeshConfig, make_mesh
+from bert_jax.training.initial import flatten_params
 from bert_jax.training.state import unboxed_params
 
 ENCODER = BertConfig(

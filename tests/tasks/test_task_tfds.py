@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import DataError
-from bert_jax.tasks.classification import CLASSIFICATION
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.datasets import load_dataset
-from bert_jax.tasks.readers import read_records
+from bert_jax.tasks.families.classification import CLASSIFICATION
+from bert_jax.tasks.readers.read import read_records
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
 
@@ -212,7 +212,7 @@ def test_what_is_not_there_is_named(prepared):
 
 def test_tensorflow_is_not_loaded(prepared):
     code = (
-        "import sys; from bert_jax.tasks.readers import read_records\n"
+        "import sys; from bert_jax.tasks.readers.read import read_records\n"
         f"assert len(read_records('tfds:{prepared(Pairs)}:train')) == 5\n"
         "assert 'tensorflow' not in sys.modules"
     )

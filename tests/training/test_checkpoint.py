@@ -11,12 +11,12 @@ import pytest
 
 from bert_jax.config import override, to_json
 from bert_jax.data.passport import load_passport, passport_fingerprint
-from bert_jax.data.tokenizers import load_tokenizer
+from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import BertJaxError, CheckpointError
 from bert_jax.models.bert import BertForPretraining
+from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
-from bert_jax.training.sharding import make_mesh
 from bert_jax.training.state import abstract_state, state_initializer, state_sharding
 from bert_jax.training.train import train
 

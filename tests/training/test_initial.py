@@ -10,9 +10,10 @@ import pytest
 
 from bert_jax.config import override, to_json
 from bert_jax.errors import CheckpointError, ConfigError
-from bert_jax.runs import flatten_params, load_run, save_run
-from bert_jax.tasks.head import TaskHeadConfig
+from bert_jax.models.config import TaskHeadConfig
+from bert_jax.runs.run import load_run, open_initial_weights, save_run
 from bert_jax.training import checkpoint
+from bert_jax.training.initial import flatten_params
 from bert_jax.training.train import train
 
 PADDED = ("bert/embeddings/token", "masked_token_head/bias")
@@ -27,6 +28,11 @@ def origin(experiment, tmp_path_factory):
         (directory / to).mkdir()
         save_run(load_run(directory / "run"), directory / to, to=to)
     return directory
+
+
+def start(experiment, workdir, **options):
+    """Trains from `training.init_from`, as `pretrain` does."""
+    return train(experiment, workdir, weights=open_initial_weights(experiment, workdir), **options)
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def test_a_run_starts_from_the_weights_alone(form, origin, still, tmp_path, caps
     continued = override(
         still, {"training.init_from": str(origin / form), "mesh.fsdp": 2, "mesh.tensor": 2}
     )
-    train(continued, tmp_path / "run")
+    start(continued, tmp_path / "run")
     before, after = (flatten_params(load_run(p).params) for p in (origin / "run", tmp_path / "run"))
     for path, leaf in before.items():
         # Rows that pad the vocabulary are no weights, and another format does not keep them.
@@ -64,7 +70,7 @@ def test_a_run_that_was_interrupted_early_begins_with_the_same_weights_again(
 ):
     source = shutil.copytree(origin / "run", tmp_path / "source")
     continued = override(still, {"training.init_from": str(source)})
-    train(continued, tmp_path / "run")
+    start(continued, tmp_path / "run")
     recorded = json.loads((tmp_path / "run" / "initial.json").read_text())
     assert recorded["step"] == 12 and recorded["source"] == str(source)
     # As if it had ended before its first checkpoint, and its source had gone on.
@@ -73,7 +79,7 @@ def test_a_run_that_was_interrupted_early_begins_with_the_same_weights_again(
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(source / "checkpoints" / "12")
     with pytest.raises(CheckpointError, match="began with weights .* accepted: the same"):
-        train(continued, tmp_path / "run")
+        start(continued, tmp_path / "run")
 
 
 def test_a_run_with_a_checkpoint_goes_on_from_that(origin, experiment, tmp_path):
@@ -89,12 +95,12 @@ def test_a_run_with_a_checkpoint_goes_on_from_that(origin, experiment, tmp_path)
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        train(continued, tmp_path / "run", probes=[interrupt])
+        start(continued, tmp_path / "run", probes=[interrupt])
     assert checkpoint.has_checkpoint(tmp_path / "run")
     shutil.rmtree(source)
-    assert train(continued, tmp_path / "run")["steps"] == 12
+    assert start(continued, tmp_path / "run")["steps"] == 12
     with pytest.raises(CheckpointError, match="source does not exist"):
-        train(continued, tmp_path / "another")
+        start(continued, tmp_path / "another")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,7 @@ def test_weights_of_another_model_are_refused_before_anything_is_written(
 ):
     changed = override(still, {"training.init_from": str(origin / "huggingface")} | changes)
     with pytest.raises(ConfigError, match=says):
-        train(changed, tmp_path / "run")
+        start(changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -135,7 +141,7 @@ def test_fine_tuned_weights_are_refused_before_anything_is_written(origin, still
     )
     changed = override(still, {"training.init_from": str(tmp_path / "tuned")})
     with pytest.raises(ConfigError, match="tuned was fine-tuned for a task; accepted: weights of"):
-        train(changed, tmp_path / "run")
+        start(changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -157,7 +163,7 @@ def test_weights_of_another_vocabulary_are_refused(origin, still, tmp_path):
         (tmp_path / name).mkdir()
         save_run(dataclasses.replace(run, tokenizer=tokenizer), tmp_path / name, to="bert_jax")
         with pytest.raises(ConfigError, match=says[name]):
-            train(override(still, {"training.init_from": str(tmp_path / name)}), tmp_path / "run")
+            start(override(still, {"training.init_from": str(tmp_path / name)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from bert_jax.errors import ConfigError
+from bert_jax.sharding import ShardingRules
 from bert_jax.training.optim import (
     OptimizerConfig,
     decay_mask,
@@ -18,7 +19,6 @@ from bert_jax.training.optim import (
     restart_moments,
     scale_by_trust_ratio,
 )
-from bert_jax.training.sharding import ShardingRules
 from bert_jax.training.state import state_initializer, state_sharding
 
 

@@ -11,9 +11,9 @@ from flax import linen as nn
 from bert_jax.data.batch import Batch
 from bert_jax.data.config import MaskingConfig
 from bert_jax.data.masking import masked_batch
-from bert_jax.data.packing import pack_pairs
 from bert_jax.data.pairs import Pair
-from bert_jax.data.wordpiece import SPECIAL_PIECES, WordPiece
+from bert_jax.data.preparation.packing import pack_pairs
+from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining, restarting_positions
 from bert_jax.models.config import BertConfig
 from bert_jax.training.losses import ObjectiveConfig

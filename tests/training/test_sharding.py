@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from bert_jax.errors import ConfigError
-from bert_jax.training.sharding import (
+from bert_jax.sharding import (
     MeshConfig,
     ShardingRules,
     constrain,

@@ -14,10 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax.models.bert import Bert, BertForPretraining
 from bert_jax.models.layers import dropout
+from bert_jax.sharding import MeshConfig, make_mesh
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.losses import ObjectiveConfig
 from bert_jax.training.metrics import Mean, merge
-from bert_jax.training.sharding import MeshConfig, make_mesh
 from bert_jax.training.state import random_stream
 from bert_jax.training.step import accumulate_gradients, pretraining_loss
 from bert_jax.training.writer import RunWriter

@@ -9,7 +9,7 @@ import struct
 import fsspec
 import pytest
 
-from bert_jax.data.corpora import open_corpus, read_documents, read_slice
+from bert_jax.data.sources.corpora import open_corpus, read_documents, read_slice
 from bert_jax.errors import DataError
 
 KINDS = ("text", "text.gz", "jsonl", "jsonl.gz", "parquet", "array_record", "tfrecord")

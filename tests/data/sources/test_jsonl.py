@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from bert_jax.data.corpora import open_corpus, read_documents, read_slice
 from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES
+from bert_jax.data.sources.corpora import open_corpus, read_documents, read_slice
 from bert_jax.errors import DataError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bert_jax.data.corpora import read_documents
+from bert_jax.data.sources.corpora import read_documents
 from bert_jax.errors import DataError
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")

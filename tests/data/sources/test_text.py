@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_jax.data.corpora import open_corpus, read_documents, read_slice
 from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, Document
+from bert_jax.data.sources.corpora import open_corpus, read_documents, read_slice
 from bert_jax.errors import DataError
 
 

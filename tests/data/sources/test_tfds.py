@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bert_jax.data.corpora import open_corpus, read_documents
+from bert_jax.data.sources.corpora import open_corpus, read_documents
 from bert_jax.errors import DataError
 
 pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
@@ -65,7 +65,7 @@ def test_a_directory_without_a_dataset_is_named(tmp_path):
 
 def test_neither_tensorflow_nor_jax_is_loaded(prepared):
     code = (
-        "import sys; from bert_jax.data.corpora import read_documents\n"
+        "import sys; from bert_jax.data.sources.corpora import read_documents\n"
         f"assert len(list(read_documents('tfds:{prepared}/sotu/1.0.0'))) == 233\n"
         "assert not {'tensorflow', 'jax', 'grain'} & set(sys.modules)"
     )

@@ -1,0 +1,190 @@
+"""Evaluation texts that a model must not have read: documents that contain one are dropped.
+
+A document is dropped if it has 13 words in a row in common with a text. Words are those of BERT's
+first steps, lower-cased, without accents and punctuation, so that neither case nor white space nor
+how a text was tokenized tells two apart. In scripts without spaces between words (Chinese,
+Japanese, Thai, ...) each character counts as a word: there, 13 words are 13 characters. A text of 8
+to 12 words is looked for as a whole, and a shorter one not at all: `yes` stands everywhere.
+
+Reference: 13 words, and 8 at least, are those of Brown et al. 2020 (GPT-3), appendix C, which cuts
+the surroundings of a match out of the document and spares runs of words that are common.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt64
+
+from bert_jax.data.sources.files import decode_line, lines_from, sha256_of
+from bert_jax.data.tokenizers.words import RecentWords, split_unspaced, split_whitespace, split_word
+from bert_jax.errors import DataError
+
+RUN_WORDS = 13
+MIN_WORDS = 8
+
+_RULE = 2  # what a word is; another number where that has changed
+_SIEVE_BITS = 22
+_SIEVE_SHIFT = np.uint64(64 - _SIEVE_BITS)
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits everywhere: 2**64 / golden ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """Names the texts; a value that can be sent to another process, which reads them again."""
+
+    files: tuple[tuple[str, str], ...] = ()
+    """Path and SHA-256 of each; none excludes nothing."""
+    texts: int = 0
+    short_texts: int = 0
+    """Those of them that are too short to be looked for."""
+
+    def drops(self, text: str) -> bool:
+        """Whether a document contains one of the texts."""
+        return bool(self.files) and _runs_of(self.files).occur_in(text)
+
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the rule and the texts, wherever they lie; None if nothing is excluded."""
+        if not self.files:
+            return None
+        content = [_RULE, RUN_WORDS, MIN_WORDS, *sorted(digest for _, digest in self.files)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def to_json(self) -> dict | None:
+        if not self.files:
+            return None
+        return {
+            "files": [{"path": path, "sha256": digest} for path, digest in self.files],
+            "texts": self.texts,
+            "short_texts": self.short_texts,
+            "run_words": RUN_WORDS,
+            "min_words": MIN_WORDS,
+        }
+
+
+def open_exclusion(paths: Sequence[str]) -> Exclusion:
+    """Reads files of evaluation texts: UTF-8, a text a line; local or fsspec URLs, also `.gz`.
+
+    Raises:
+      DataError: a file cannot be read, is not UTF-8, or holds no text that is long enough to be
+        looked for.
+    """
+    files = tuple((path, _sha256_of(path)) for path in paths)
+    for path, digest in files:
+        runs = _runs_of(((path, digest),))
+        if runs.texts == runs.short_texts:
+            raise DataError(
+                f"{path} holds {runs.texts} texts, none of {MIN_WORDS} words or more; accepted: "
+                "a file with a text a line"
+            )
+    if not files:
+        return Exclusion()
+    runs = _runs_of(files)
+    return Exclusion(files=files, texts=runs.texts, short_texts=runs.short_texts)
+
+
+def _sha256_of(path: str) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__  # fsspec gives only the class
+        raise DataError(
+            f"--exclude={path} cannot be read ({reason}); accepted: a file with a text a line"
+        ) from error
+
+
+class _Runs:
+    """The runs of words that are looked for, as sorted hashes: 8 bytes a word of the texts."""
+
+    def __init__(self, paths: Sequence[str]):
+        self.texts = self.short_texts = 0
+        self._ids: dict[str, int] = {}
+        heads: list[np.ndarray] = [np.empty(0, np.uint64)]
+        hashes: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+        learn = _encoder(lambda word: self._ids.setdefault(word, len(self._ids) + 1))
+        for text in _read_texts(paths):
+            ids = learn(text)
+            self.texts += 1
+            if len(ids) < MIN_WORDS:
+                self.short_texts += 1
+                continue
+            length = min(len(ids), RUN_WORDS)
+            starts = np.arange(len(ids) - length + 1)
+            heads.append(_hash_runs(ids, starts, MIN_WORDS))
+            hashes[length].append(_hash_runs(ids, starts, length))
+        self._heads = np.unique(np.concatenate(heads))
+        # Tells five of six runs that are no heads apart at a tenth of the cost of the search.
+        self._sieve = np.zeros(2**_SIEVE_BITS, bool)
+        self._sieve[self._heads >> _SIEVE_SHIFT] = True
+        self._hashes = {length: np.unique(np.concatenate(hashes[length])) for length in hashes}
+        self._encode = _encoder(lambda word: self._ids.get(word, 0))  # 0 is in no text
+
+    def occur_in(self, text: str) -> bool:
+        """Few runs of a document begin like one of the texts, and only they are looked at on."""
+        ids = self._encode(text)
+        starts = np.arange(len(ids) - MIN_WORDS + 1)
+        hashes = _hash_runs(ids, starts, MIN_WORDS)
+        starts = np.flatnonzero(self._sieve[hashes >> _SIEVE_SHIFT])
+        starts = starts[_contains(self._heads, hashes[starts])]
+        for length, hashes in self._hashes.items():
+            fitting = starts[starts + length <= len(ids)]
+            if _contains(hashes, _hash_runs(ids, fitting, length)).any():
+                return True
+        return False
+
+
+NOTHING = Exclusion()
+
+
+@lru_cache(maxsize=1)
+def _runs_of(files: tuple[tuple[str, str], ...]) -> _Runs:
+    """Made once a process."""
+    return _Runs([path for path, _ in files])
+
+
+def _read_texts(paths: Sequence[str]) -> Iterator[str]:
+    for path in paths:
+        for offset, line in lines_from(path):
+            text = decode_line(line, path=path, offset=offset)
+            if not text.isspace():
+                yield text
+
+
+def _encoder(id_of: Callable[[str], int]) -> Callable[[str], UInt64[np.ndarray, "words"]]:
+    """Returns what makes ids of the words of a text."""
+
+    def ids_of(raw_word: str) -> list[int]:
+        words = chain.from_iterable(map(split_unspaced, split_word(raw_word, lower_case=True)))
+        return [id_of(word) for word in words if any(map(str.isalnum, word))]
+
+    recent_ids = RecentWords(ids_of).__getitem__
+
+    def encode(text: str) -> UInt64[np.ndarray, "words"]:
+        return np.fromiter(chain.from_iterable(map(recent_ids, split_whitespace(text))), np.uint64)
+
+    return encode
+
+
+def _hash_runs(
+    ids: UInt64[np.ndarray, "words"], starts: Int[np.ndarray, "runs"], length: int
+) -> UInt64[np.ndarray, "runs"]:
+    """A polynomial of the ids of each run of words, modulo 2**64."""
+    hashes = np.zeros(len(starts), np.uint64)
+    for offset in range(length):
+        hashes *= _MULTIPLIER
+        hashes += ids[starts + offset]
+    return hashes
+
+
+def _contains(
+    table: UInt64[np.ndarray, "size"], hashes: UInt64[np.ndarray, "runs"]
+) -> Bool[np.ndarray, "runs"]:
+    """Which hashes are in the sorted table."""
+    places = np.searchsorted(table, hashes)
+    places[places == len(table)] = 0
+    return table[places] == hashes

@@ -1,0 +1,90 @@
+"""What a corpus was when it was read: files, sizes, SHA-256, weights, licences."""
+
+import dataclasses
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bert_jax.data.passport import FORMAT_VERSION, check_same, read_json
+from bert_jax.data.sources.base import CorpusFile
+from bert_jax.data.sources.corpora import Corpus
+from bert_jax.data.sources.files import sha256_of
+from bert_jax.errors import DataError
+
+INPUTS_FILE = "corpus.json"
+
+_WHERE = ("path", "size", "builder_directory")
+"""Fields of a file that say where it lies and not how it is read."""
+
+
+def describe_inputs(corpus: Corpus, *, threads: int) -> dict:
+    """The corpus as JSON; its `fingerprint` does not depend on where the files lie.
+
+    Raises:
+      OSError: a file cannot be read.
+    """
+    files = {file.path: file.size for source in corpus.sources for file in source.files}
+    with ThreadPoolExecutor(threads) as pool:
+        digests = dict(zip(files, pool.map(sha256_of, files), strict=True))
+    sources = [
+        {
+            "spec": source.spec,
+            "weight": source.weight,
+            "licence": source.licence,
+            "files": [
+                {
+                    "path": file.path,
+                    "bytes": file.size,
+                    "sha256": digests[file.path],
+                    "read_as": _read_as(file),
+                }
+                for file in source.files
+            ],
+        }
+        for source in corpus.sources
+    ]
+    content = [
+        [source["weight"], [[file["sha256"], file["read_as"]] for file in source["files"]]]
+        for source in sources
+    ]
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {
+        "format_version": FORMAT_VERSION,
+        "spec": corpus.spec,
+        "fingerprint": fingerprint,
+        "sources": sources,
+    }
+
+
+def check_inputs(path: Path, inputs: dict, *, settings: dict) -> None:
+    """Raises DataError if the file `path` is of other texts than `inputs`, or other settings."""
+    if not path.exists():
+        return
+    before = read_json(path)
+    if before["fingerprint"] == inputs["fingerprint"]:
+        check_same(before["settings"], settings, where=str(path.parent))
+        return
+    accepted = "accepted: the same text, or another directory"
+    old, new = _files(before), _files(inputs)
+    for name in sorted(old.keys() & new.keys()):
+        if old[name] != new[name]:
+            raise DataError(
+                f"{name} has changed since {path.parent} was made of it (SHA-256 "
+                f"{old[name][:12]}, now {new[name][:12]}); {accepted}"
+            )
+    raise DataError(
+        f"{path.parent} was made of {len(old)} files of {before['spec']}, and not of the "
+        f"{len(new)} of {inputs['spec']}; {accepted}"
+    )
+
+
+def _files(inputs: dict) -> dict[str, str]:
+    return {file["path"]: file["sha256"] for one in inputs["sources"] for file in one["files"]}
+
+
+def _read_as(file: CorpusFile) -> dict:
+    fields = dataclasses.asdict(file)  # pyright: ignore[reportArgumentType]
+    return {"kind": type(file).__name__} | {
+        name: value for name, value in fields.items() if name not in _WHERE
+    }

@@ -1,0 +1,278 @@
+"""Shard tasks: a slice of a corpus -> one file of encoded rows, with its statistics beside it.
+
+A directory of prepared data holds `corpus.json`, what the text was; `tokenizer.json`;
+`train-00000-of-00008.array_record` and `eval-00000-of-00001.array_record`, each with its
+statistics under the same name and `.json`, and with the hashes of its documents, uint64, sorted,
+under `.documents.npy`; `token_counts.npy`, int64 [vocab_size], how often each
+token id stands in the training records; and, written last, `passport.json`. `data.records` says
+what a record is.
+"""
+
+import gc
+import random
+import unicodedata
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
+from bert_jax.data.passport import FORMAT_VERSION, read_json
+from bert_jax.data.preparation.examples import build_examples
+from bert_jax.data.preparation.packing import pack_pairs, row_length
+from bert_jax.data.records import (
+    count_tokens,
+    encode_pairs,
+    record_dtype,
+    write_array,
+    write_records,
+)
+from bert_jax.data.sources.corpora import (
+    Slice,
+    copies,
+    document_hash,
+    is_held_out,
+    read_slice,
+    size_of,
+    split_sentences,
+)
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.files import sha256_of_file, write_json
+
+BLOCK_TOKENS = 2**20
+"""Documents of about so many tokens are in memory at a time, some 5 MB of English. Partners of
+random pairs are drawn, and rows packed and shuffled, within such a block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """Everything that the bytes of one shard depend on, but for the text that it names."""
+
+    split: Literal["train", "eval"]
+    index: int
+    """Of the shard within its split, from 0."""
+    config: DataConfig
+    tokenizer: Tokenizer
+    portions: Slice
+    """Of the corpus, for training; for evaluation, of the documents that were put aside."""
+    corpus_fingerprint: str
+    exclusion_fingerprint: str | None = None
+    excluded: frozenset[str] = frozenset()
+    """Names of the documents to leave out, as the survey found them."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it reads."""
+        return size_of(self.portions)
+
+    @property
+    def path(self) -> Path:
+        count = self.config.train_shards if self.split == "train" else 1
+        name = f"{self.split}-{self.index:05}-of-{count:05}.array_record"
+        return Path(self.config.directory) / name
+
+    @property
+    def statistics_path(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    @property
+    def documents_path(self) -> Path:
+        return self.path.with_suffix(".documents.npy")
+
+    def settings(self) -> dict:
+        """What must agree for prepared files to be used together, as JSON."""
+        settings = preparation_settings(
+            self.config,
+            corpus_fingerprint=self.corpus_fingerprint,
+            exclusion_fingerprint=self.exclusion_fingerprint,
+        )
+        return settings | {
+            "vocab_size": self.tokenizer.vocab_size,
+            "tokenizer_fingerprint": self.tokenizer.fingerprint(),
+            "record_dtype": record_dtype(self.tokenizer.vocab_size),
+        }
+
+    def run(self) -> dict:
+        """Writes the shard and then its statistics, which it returns.
+
+        Raises:
+          DataError: the corpus cannot be read, or the shard not written.
+        """
+        statistics = _Statistics(self)
+        with _collector_off():
+            digest = write_records(_records(self, statistics), path=self.path)
+        hashes = np.sort(np.array(statistics.hashes, np.uint64))
+        write_array(hashes, path=self.documents_path)
+        result = {
+            "format_version": FORMAT_VERSION,
+            **self.settings(),
+            "file": self.path.name,
+            "sha256": digest,
+            "documents_file": self.documents_path.name,
+            "documents_sha256": sha256_of_file(self.documents_path),
+            **statistics.to_json(),
+        }
+        write_json(self.statistics_path, result)
+        return _without_token_counts(result)
+
+    def finished(self) -> dict | None:
+        """Statistics of a shard whose files are as they say."""
+        paths = {"sha256": self.path, "documents_sha256": self.documents_path}
+        if not all(path.exists() for path in (self.statistics_path, *paths.values())):
+            return None
+        statistics = read_json(self.statistics_path)
+        whole = all(statistics[name] == sha256_of_file(path) for name, path in paths.items())
+        return _without_token_counts(statistics) if whole else None
+
+    def token_counts(self) -> Int[np.ndarray, "vocab"]:
+        """Of a finished shard, from its file: those of all shards need not be held."""
+        return np.array(read_json(self.statistics_path)["token_counts"], np.int64)
+
+
+def _without_token_counts(statistics: dict) -> dict:
+    return {name: value for name, value in statistics.items() if name != "token_counts"}
+
+
+def preparation_settings(
+    config: DataConfig, *, corpus_fingerprint: str, exclusion_fingerprint: str | None
+) -> dict:
+    """The part of a shard's settings that is known before there is a vocabulary."""
+    return {
+        "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
+        "corpus_fingerprint": corpus_fingerprint,
+        "exclusion_fingerprint": exclusion_fingerprint,
+        # What words and sentences are depends on them.
+        "unicode_version": unicodedata.unidata_version,
+        "sentencex_version": version("sentencex"),
+    }
+
+
+class _Statistics:
+    """Counts what goes into a shard."""
+
+    def __init__(self, task: ShardTask):
+        self.examples = self.documents = self.sentences = self.bytes_read = 0
+        self.positions = self.pairs = self.random_pairs = 0
+        self.excluded = {"train": 0, "eval": 0}
+        self.token_counts = np.zeros(task.tokenizer.vocab_size, np.int64)
+        self.unk_id = task.tokenizer.unk_id
+        self.lengths = np.zeros(task.config.sequence_length + 1, np.int64)
+        self.hashes = array("Q")
+
+    def to_json(self) -> dict:
+        return {
+            "examples": self.examples,
+            "documents": self.documents,
+            "sentences": self.sentences,
+            "tokens": int(self.token_counts.sum()),
+            "unknown_tokens": int(self.token_counts[self.unk_id]),
+            "positions": self.positions,
+            "pairs": self.pairs,
+            "random_pairs": self.random_pairs,
+            "bytes_read": self.bytes_read,
+            "excluded_documents": self.excluded,
+            "lengths": self.lengths.tolist(),
+            "token_counts": self.token_counts.tolist(),
+        }
+
+
+def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
+    """Encoded rows of one block of documents after the other."""
+    config = task.config
+    packs = task.split == "train" and config.pairs_per_row > 1
+    vocab_size = task.tokenizer.vocab_size
+    dtype = record_dtype(vocab_size)
+    rng = random.Random(f"{config.preparation_seed}/{task.split}/{task.index}")
+    for documents, times in _blocks(task, statistics):
+        pairs = build_examples(
+            documents,
+            kind=config.pairs,
+            sequence_length=config.sequence_length,
+            dupe_factor=times,
+            short_sequence_probability=config.short_sequence_probability,
+            rng=rng,
+        )
+        del documents  # each as soon as it can be, else two blocks would be in memory
+        statistics.pairs += sum(len(pair.b) > 0 for pair in pairs)
+        statistics.random_pairs += sum(pair.label for pair in pairs)
+        rows = [[pair] for pair in pairs]
+        if packs:
+            rows = pack_pairs(
+                pairs, sequence_length=config.sequence_length, pairs_per_row=config.pairs_per_row
+            )
+        if task.split == "train":
+            rng.shuffle(rows)
+        statistics.examples += len(rows)
+        lengths = [sum(map(row_length, row)) for row in rows]
+        statistics.positions += sum(lengths)
+        statistics.lengths += np.bincount(lengths, minlength=len(statistics.lengths))
+        sizes = [len(row) for row in rows]
+        encoded = encode_pairs(list(chain.from_iterable(rows)), dtype=dtype)
+        del pairs, rows
+        statistics.token_counts += count_tokens(encoded, dtype=dtype, vocab_size=vocab_size)
+        parts = iter(encoded)
+        del encoded
+        yield from (b"".join(islice(parts, size)) for size in sizes)
+        del parts
+
+
+def _blocks(
+    task: ShardTask, statistics: _Statistics
+) -> Iterator[tuple[list[list[list[int]]], list[int]]]:
+    """Documents as sentences of token ids, and how often each is cut into pairs."""
+    encode = _warm(task.tokenizer).encode
+    documents, times, tokens = [], [], 0
+    for document, weight in read_slice(task.portions):
+        if task.split == "train":
+            held_out = is_held_out(document, fraction=task.config.held_out_fraction)
+            if document.name in task.excluded:
+                statistics.excluded["eval" if held_out else "train"] += 1
+                continue
+            if held_out:
+                continue
+            used = copies(document, times=task.config.dupe_factor * weight)
+            if not used:
+                continue
+        else:
+            used = 1
+        if tokens >= BLOCK_TOKENS and len(documents) > 2:
+            # The last one stays: else the next block may hold one, which has no partner.
+            yield documents[:-1], times[:-1]
+            documents, times = documents[-1:], times[-1:]
+            tokens = sum(map(len, documents[0]))
+        sentences = [encode(sentence) for sentence in split_sentences(document.text)]
+        statistics.documents += 1
+        statistics.hashes.append(document_hash(document))
+        statistics.sentences += len(sentences)
+        statistics.bytes_read += len(document.text.encode())
+        documents.append(sentences)
+        times.append(used)
+        tokens += sum(map(len, sentences))
+    if documents:
+        yield documents, times
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    # A block is a hundred thousand lists and no cycle: looking for one takes a sixth of the time.
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@lru_cache(maxsize=1)
+def _warm(tokenizer: Tokenizer) -> Tokenizer:
+    """The equal tokenizer of the worker's task before, which knows words already."""
+    return tokenizer

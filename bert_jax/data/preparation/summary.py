@@ -1,0 +1,138 @@
+"""What is in prepared data: the figures of a passport, of all their shards together."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.data.config import DataConfig
+from bert_jax.data.masking import masked_batch
+from bert_jax.data.records import decode_rows, open_split
+from bert_jax.data.tokenizers.files import Tokenizer
+
+RANGE_DOCUMENTS = 2**22
+"""Hashes of about so many documents are compared at a time, 32 MB."""
+MEASURED_ROWS = 2000
+"""Training rows whose masks are drawn to measure them; 38,000 predictions at 128 tokens."""
+
+_SUMS = (
+    *("examples", "documents", "sentences", "tokens"),
+    *("positions", "pairs", "random_pairs", "bytes_read"),
+)
+
+
+def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict]) -> dict:
+    """The part of a passport that the statistics of its shards add up to.
+
+    `splits`; `shared_documents`, texts of both splits; `identical_shards`, groups of the files that
+    have the same bytes or are made of the same documents.
+    """
+    shards = {"train": training, "eval": evaluation}
+    repeated, shared = _count_repeated(directory, shards)
+    summaries = {}
+    for split, of_split in shards.items():
+        summaries[split] = _summary(of_split)
+        summaries[split]["identical_documents"] = repeated[split]
+        # Training shards read them all, and leave them out.
+        dropped = sum(shard["excluded_documents"][split] for shard in training)
+        summaries[split]["excluded_documents"] = dropped
+    return {
+        "splits": summaries,
+        "shared_documents": shared,
+        "identical_shards": _identical([*evaluation, *training]),
+    }
+
+
+def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) -> dict:
+    """What masks come to on the first training rows, as drawn with seed 0 at the first step.
+
+    `rate` is of all tokens, [CLS] and [SEP] counted, and the shares are of the predictions: what
+    is [MASK] afterwards, is another word, or is what it was.
+    """
+    masking = config.masking.at(0.0)
+    source = open_split(config.directory, passport, split="train")
+    count = min(MEASURED_ROWS, len(source))
+    pairs, rows = decode_rows(source.__getitems__(range(count)), dtype=passport["record_dtype"])
+    batch = masked_batch(
+        pairs,
+        rows=rows,
+        pairs_per_row=config.pairs_per_row,
+        addresses=[(0, index) for index in range(count)],
+        seed=0,
+        batch_size=count,
+        sequence_length=config.sequence_length,
+        single_text_separator=config.single_text_separator,
+        tokenizer=tokenizer,
+        config=masking,
+    )
+    predicted = batch.mask_weights > 0
+    now = np.take_along_axis(batch.token_ids, batch.mask_positions, axis=1)[predicted]
+    before = batch.mask_labels[predicted]
+    is_mask, is_kept = now == tokenizer.mask_id, now == before
+    return {
+        "config": {"unit": masking.unit, "rate": masking.rate, "split": list(masking.split)},
+        "rows": count,
+        "rate": _rate(len(now), (batch.pack_ids > 0).sum()),
+        "mask_share": _rate(is_mask.sum(), len(now)),
+        "random_share": _rate((~is_mask & ~is_kept).sum(), len(now)),
+        "kept_share": _rate(is_kept.sum(), len(now)),
+    }
+
+
+def _summary(shards: Sequence[dict]) -> dict:
+    summary: dict = {name: sum(shard[name] for shard in shards) for name in _SUMS}
+    unknown = sum(shard["unknown_tokens"] for shard in shards)
+    return summary | {
+        "shards": [
+            {name: shard[name] for name in ("file", "sha256", "examples")} for shard in shards
+        ],
+        "lengths": np.sum([shard["lengths"] for shard in shards], axis=0).tolist(),
+        "special_token_rate": _rate(summary["positions"] - summary["tokens"], summary["positions"]),
+        "unknown_token_rate": _rate(unknown, summary["tokens"]),
+        "random_pair_rate": _rate(summary["random_pairs"], summary["pairs"]),
+    }
+
+
+def _count_repeated(
+    directory: Path, shards: dict[str, Sequence[dict]]
+) -> tuple[dict[str, int], int]:
+    """How many documents of each split equal one before, and how many texts are in all splits.
+
+    The files of hashes are sorted, so that one range of hashes after the other is in memory.
+    """
+    files = {
+        split: [np.load(directory / shard["documents_file"], mmap_mode="r") for shard in of_split]
+        for split, of_split in shards.items()
+    }
+    total = sum(len(hashes) for of_split in files.values() for hashes in of_split)
+    ranges = 1 + total // RANGE_DOCUMENTS
+    edges = np.array([(i << 64) // ranges for i in range(1, ranges)], np.uint64)
+    repeated, shared = dict.fromkeys(files, 0), 0
+    for i in range(ranges):
+        distinct = []
+        for split, of_split in files.items():
+            cuts = ([0, *np.searchsorted(hashes, edges), len(hashes)] for hashes in of_split)
+            parts = [
+                hashes[cut[i] : cut[i + 1]] for hashes, cut in zip(of_split, cuts, strict=True)
+            ]
+            present = np.concatenate(parts)
+            distinct.append(np.unique(present))
+            repeated[split] += len(present) - len(distinct[-1])
+        shared += len(reduce(np.intersect1d, distinct))
+    return repeated, shared
+
+
+def _identical(shards: Sequence[dict]) -> list[list[str]]:
+    groups: dict[str, set[str]] = defaultdict(set)
+    for shard in shards:
+        for name in ("sha256", "documents_sha256"):
+            groups[shard[name]].add(shard["file"])
+    found = {tuple(sorted(group)) for group in groups.values() if len(group) > 1}
+    return [list(group) for group in sorted(found)]
+
+
+def _rate(part: int | np.integer, whole: int | np.integer) -> float:
+    """0 of nothing."""
+    return round(float(part) / max(1, int(whole)), 6)

@@ -1,0 +1,194 @@
+"""The first look at a corpus: every slice is read once, before anything is tokenized.
+
+It finds what is wrong with the text while nothing has been written, counts documents, puts the
+held-out ones aside and, where a vocabulary is to be trained, counts words.
+"""
+
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from pathlib import Path
+from typing import TextIO
+
+from bert_jax.data.config import DataConfig
+from bert_jax.data.passport import FORMAT_VERSION, read_json
+from bert_jax.data.preparation.exclusion import Exclusion
+from bert_jax.data.sources.base import Portion
+from bert_jax.data.sources.corpora import (
+    Slice,
+    copies,
+    is_held_out,
+    read_slice,
+    size_of,
+    split_sentences,
+)
+from bert_jax.data.sources.jsonl import JsonlFile
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.data.tokenizers.train_sentencepiece import (
+    count_stretches,
+    merge_stretches,
+    train_sentencepiece,
+)
+from bert_jax.data.tokenizers.train_wordpiece import count_words, merge_counts, train_wordpiece
+from bert_jax.errors import DataError, UnfinishedError
+from bert_jax.files import write_atomically, write_json
+
+SURVEY_DIRECTORY = "survey"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyTask:
+    """Reads one slice; writes held-out documents, word counts and, last, its result."""
+
+    index: int
+    portions: Slice
+    directory: Path
+    """Beside the shards; removed when they are all there."""
+    counts_words: bool
+    config: DataConfig
+    exclusion: Exclusion
+    settings: dict
+    """What must be the same for a result that is found there to be used."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it reads."""
+        return size_of(self.portions)
+
+    @property
+    def path(self) -> Path:
+        return self.directory / f"{self.index:05}-of-{self.config.train_shards:05}.json"
+
+    @property
+    def held_out_path(self) -> Path:
+        return self.path.with_suffix(".held_out.jsonl")
+
+    @property
+    def words_path(self) -> Path:
+        return self.path.with_suffix(".words.tsv")
+
+    def run(self) -> dict:
+        """Raises DataError where the text cannot be read."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)  # it vouches for the files that are now written
+        try:
+            return self._run()
+        except OSError as error:
+            if error.filename or not error.errno:  # of a file that is read
+                raise
+            raise UnfinishedError(
+                f"{self.directory} cannot be written ({error.strerror}); the same command goes on "
+                "from what is finished"
+            ) from error
+
+    def _run(self) -> dict:
+        documents: Counter[str] = Counter()
+        excluded: list[str] = []
+        temporary = self.held_out_path.with_suffix(".tmp")
+        with open(temporary, "w", encoding="utf-8", newline="\n") as held_out:
+            texts = self._training_texts(documents, excluded, held_out)
+            if self.counts_words:
+                words = self._count(texts)
+                lines = (f"{word}\t{words[word]}\n" for word in sorted(words))
+                write_atomically(self.words_path, "".join(lines))
+            else:
+                deque(texts, maxlen=0)
+        os.replace(temporary, self.held_out_path)
+        result = {"format_version": FORMAT_VERSION, **self._key()}
+        result |= {"train": documents["train"], "eval": documents["eval"], "excluded": excluded}
+        write_json(self.path, result)
+        return result
+
+    def _count(self, texts: Iterator[str]) -> Counter[str]:
+        """What the vocabulary is trained on; sentences, because they are what will be encoded."""
+        if self.config.tokenizer == "wordpiece":
+            return count_words(texts, lower_case=self.config.lower_case)
+        sentences = chain.from_iterable(map(split_sentences, texts))
+        return count_stretches(sentences, lower_case=self.config.lower_case)
+
+    def _training_texts(
+        self, documents: Counter[str], excluded: list[str], held_out: TextIO
+    ) -> Iterator[str]:
+        """Texts as often as they are used; what is not, is counted and named or put aside."""
+        for document, weight in read_slice(self.portions):
+            if self.exclusion.drops(document.text):
+                excluded.append(document.name)
+            elif not is_held_out(document, fraction=self.config.held_out_fraction):
+                documents["train"] += 1
+                yield from repeat(document.text, copies(document, times=weight))
+            else:
+                documents["eval"] += 1
+                line = {"name": document.name, "text": document.text}
+                held_out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def finished(self) -> dict | None:
+        """The result of an earlier run on the same text with the same settings."""
+        if not self.path.exists():
+            return None
+        result = read_json(self.path)
+        key = self._key()
+        return result if {name: result.get(name) for name in key} == key else None
+
+    def _key(self) -> dict:
+        return {"settings": self.settings, "counts_words": self.counts_words}
+
+
+def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
+    """Raises DataError if a shard, or the held-out split, would have no document."""
+    train = [result["train"] for result in results]
+    held_out = sum(result["eval"] for result in results)
+    dropped = sum(len(result["excluded"]) for result in results)
+    left = f"{config.corpus}, of which --exclude drops {dropped}" if dropped else config.corpus
+    if sum(train) + held_out < 2:
+        raise DataError(
+            f"{sum(train) + held_out} documents are left of {left}; accepted: two at least, one to "
+            "train on and one to hold out (a blank line separates those of plain text)"
+        )
+    if not held_out:
+        raise DataError(
+            f"data.held_out_fraction is {config.held_out_fraction}, which holds out none of the "
+            f"{sum(train)} documents of {left}; accepted: a share that holds out one"
+        )
+    if 0 in train:
+        raise DataError(
+            f"data.train_shards is {config.train_shards}, but there are {sum(train)} "
+            f"documents for training in {left}, and {held_out} held out, which leaves shard "
+            f"{train.index(0)} empty; accepted: fewer shards, such as {max(1, sum(train) // 20)}"
+        )
+
+
+def held_out_portions(tasks: Sequence[SurveyTask]) -> Slice:
+    """The documents put aside, in the order of the corpus."""
+    paths = [task.held_out_path for task in tasks]
+    sizes = [(str(path), path.stat().st_size) for path in paths]
+    files = (JsonlFile(path, size, "text") for path, size in sizes if size)
+    whole = (Portion(file=file, start=0, end=file.size, part=0, parts=1) for file in files)
+    return (tuple(whole),)
+
+
+def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenizer:
+    """Trains on the words of all slices; the same however many workers there were.
+
+    Raises:
+      DataError: the corpus is too small for `vocab_size`, or its characters alone are more.
+    """
+    config = tasks[0].config
+    parts = (_read_words(task.words_path) for task in tasks)
+    if config.tokenizer == "sentencepiece":
+        counts = merge_stretches(parts)
+        return train_sentencepiece(counts, vocab_size=vocab_size, lower_case=config.lower_case)
+    return train_wordpiece(
+        merge_counts(parts),
+        vocab_size=vocab_size,
+        lower_case=config.lower_case,
+        max_word_length=config.max_word_length,
+    )
+
+
+def _read_words(path: Path) -> Counter[str]:
+    with open(path, encoding="utf-8", newline="\n") as lines:
+        pairs = (line.rstrip("\n").split("\t") for line in lines)
+        return Counter({word: int(count) for word, count in pairs})

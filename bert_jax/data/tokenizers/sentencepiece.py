@@ -1,0 +1,223 @@
+"""SentencePiece: text -> ids of pieces, the segmentation and the normalizer being the model's.
+
+Reference: Kudo and Richardson 2018; the library's model format, as ALBERT and T5 published theirs.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Bool
+
+from bert_jax.data.tokenizers.wordpiece import FORMAT_VERSION, SPECIAL_PIECES, Encoding
+from bert_jax.data.tokenizers.words import is_unspaced
+from bert_jax.errors import DataError
+
+SPACE = "▁"
+"""What stands for a space in a piece; it begins a word."""
+
+_SURROGATES = {code: "\ufffd" for code in range(0xD800, 0xE000)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentencePiece:
+    """A serialized SentencePiece model; [PAD], [CLS], [SEP] and [MASK] are its control symbols.
+
+    Control symbols may be called `[CLS]` or `<cls>`; whatever its unknown piece is called, it is
+    [UNK]. A lone surrogate, which is no text, is encoded as U+FFFD.
+    """
+
+    model: bytes = field(repr=False)
+
+    def __post_init__(self):
+        for piece in SPECIAL_PIECES:
+            i = self._special_ids[piece]
+            if piece != "[UNK]" and not self._processor.is_control(i):
+                raise DataError(
+                    f"piece {self._processor.id_to_piece(i)!r} is no control symbol, and text "
+                    "could spell it; accepted: a model trained with it in control_symbols"
+                )
+
+    @classmethod
+    def from_model_file(cls, path: str | Path) -> "SentencePiece":
+        """Read a `.model` of the library."""
+        try:
+            return cls(model=Path(path).read_bytes())
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror})") from error
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, description: dict) -> "SentencePiece":
+        """Rebuild from `to_json`; raises DataError where its fields contradict the model."""
+        try:
+            model = base64.b64decode(description["model"], validate=True)
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise DataError("tokenizer model is not base64; accepted: what to_json gave") from error
+        tokenizer = cls(model=model)
+        expected = tokenizer.to_json()
+        if description.keys() != expected.keys():
+            found = sorted(description)
+            raise DataError(f"tokenizer has fields {found}; accepted: {sorted(expected)}")
+        for name, value in expected.items():
+            if description[name] != value:
+                found = description[name]
+                raise DataError(f"tokenizer {name} is {found!r}; accepted: its model's, {value!r}")
+        return tokenizer
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return self._pieces
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._pieces)
+
+    @property
+    def pad_id(self) -> int:
+        return self._special_ids["[PAD]"]
+
+    @property
+    def unk_id(self) -> int:
+        return self._special_ids["[UNK]"]
+
+    @property
+    def cls_id(self) -> int:
+        return self._special_ids["[CLS]"]
+
+    @property
+    def sep_id(self) -> int:
+        return self._special_ids["[SEP]"]
+
+    @property
+    def mask_id(self) -> int:
+        return self._special_ids["[MASK]"]
+
+    @property
+    def lower_case(self) -> bool:
+        """Whether the model's normalizer makes a capital letter a small one."""
+        return self._processor.normalize("A").endswith("a")
+
+    @property
+    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        """True for the ids that start a word, special pieces among them; read-only.
+
+        A word begins at a space or, as in BERT, with a punctuation mark or symbol. In scripts that
+        put no space between words each piece is a word: what the model found is all there is.
+        """
+        return self._word_starts
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return self._processor.encode(text)
+        except RuntimeError:
+            return self._processor.encode(text.translate(_SURROGATES))
+
+    def encode_continuation(self, text: str) -> list[int]:
+        ids = self.encode(text)
+        if not ids or text[0].isspace() or not self._pieces[ids[0]].startswith(SPACE):
+            return ids
+        # The model puts a space in front of every text.
+        rest = self._pieces[ids[0]].removeprefix(SPACE)
+        if not rest:
+            return ids[1:]
+        within = self._processor.piece_to_id(rest)
+        return ids if within == self.unk_id else [within, *ids[1:]]
+
+    def encode_with_offsets(self, text: str) -> Encoding:
+        found = self._processor.encode_as_offset_mapping(text.translate(_SURROGATES))
+        offsets = []
+        for piece, (start, end) in zip(found["pieces"], found["offsets"], strict=True):
+            if start == end and piece != SPACE:
+                end += 1  # the next piece is of the same character
+            while start < end and text[start].isspace():
+                start += 1
+            offsets.append((start, end))
+        return Encoding(found["ids"], offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        names = {i: piece for piece, i in self._special_ids.items()}
+        parts = []
+        for is_special, group in groupby(map(int, ids), key=names.__contains__):
+            run = list(group)
+            parts += [names[i] for i in run] if is_special else [self._processor.decode(run)]
+        return " ".join(parts)
+
+    def to_json(self) -> dict:
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": "sentencepiece",
+            "lower_case": self.lower_case,
+            "model": base64.b64encode(self.model).decode("ascii"),
+        }
+
+    def fingerprint(self) -> str:
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def __getstate__(self) -> dict:
+        return {"model": self.model}
+
+    @cached_property
+    def _processor(self) -> sentencepiece.SentencePieceProcessor:
+        processor = sentencepiece.SentencePieceProcessor()
+        try:
+            processor.load_from_serialized_proto(self.model)
+        except RuntimeError as error:
+            raise DataError(
+                f"{len(self.model)} bytes are no SentencePiece model; accepted: a whole .model file"
+            ) from error
+        return processor
+
+    @cached_property
+    def _special_ids(self) -> dict[str, int]:
+        processor = self._processor
+        ids = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
+        found = {"[UNK]": processor.unk_id()}
+        for piece in SPECIAL_PIECES:
+            for name in (piece, f"<{piece[1:-1].lower()}>"):
+                if name in ids:
+                    found.setdefault(piece, ids[name])
+        missing = [piece for piece in SPECIAL_PIECES if piece not in found]
+        if missing:
+            raise DataError(
+                f"model of {len(ids)} pieces lacks {', '.join(missing)}; accepted: control symbols "
+                "[PAD], [CLS], [SEP] and [MASK], or <pad>, <cls>, <sep> and <mask>"
+            )
+        return found
+
+    @cached_property
+    def _pieces(self) -> tuple[str, ...]:
+        processor = self._processor
+        pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+        for piece, i in self._special_ids.items():
+            pieces[i] = piece
+        return tuple(pieces)
+
+    @cached_property
+    def _word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        special = set(self._special_ids.values())
+        starts = [
+            i in special or (not self._processor.is_byte(i) and _starts_word(piece))
+            for i, piece in enumerate(self._pieces)
+        ]
+        array = np.array(starts)
+        array.flags.writeable = False
+        return array
+
+
+def _starts_word(piece: str) -> bool:
+    first = piece[:1]
+    if not first or first == SPACE or unicodedata.category(first)[0] in "PS":
+        return True
+    return is_unspaced(first)

@@ -1,0 +1,160 @@
+"""Train a WordPiece vocabulary: byte-pair encoding over word counts, the same on every machine."""
+
+import os
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import chain
+
+import sentencepiece
+
+from bert_jax.data.tokenizers.counts import thin
+from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
+from bert_jax.data.tokenizers.words import space_ideographs, split_whitespace, split_word
+from bert_jax.errors import DataError
+
+MIN_CHARACTER_COUNT = 5
+"""A rarer character gets no piece of its own: it cannot be learnt and would only cost a row."""
+MAX_CHARACTERS = 1000
+"""Most characters in the alphabet, so that a web corpus does not fill a vocabulary with them."""
+MAX_DISTINCT_WORDS = 2**20
+"""Most words counted at a time, some 200 MB of English: web text has new ones without end."""
+
+_WORD_MARK = "▁"  # SentencePiece puts it in front of each word.
+_RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece confuses words that hold them.
+
+
+def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
+    """How often each word (and punctuation mark) occurs; counts of several processes add up.
+
+    Where there are more than `MAX_DISTINCT_WORDS`, they are a sample: see `thin`. Words of more
+    than `MAX_WORD_LENGTH` characters, which no tokenizer has to know, are left out.
+    """
+    rng = random.Random(0)
+    raw_words, words = Counter(), Counter()
+    for text in texts:
+        stretches = split_whitespace(space_ideographs(text))
+        if max(map(len, stretches), default=0) > MAX_WORD_LENGTH:
+            long = [one for one in stretches if len(one) > MAX_WORD_LENGTH]
+            stretches = [one for one in stretches if len(one) <= MAX_WORD_LENGTH]
+            words.update(chain.from_iterable(_words_of(one, lower_case=lower_case) for one in long))
+            _bound(words, rng)
+        raw_words.update(stretches)
+        _bound(raw_words, rng)
+    for raw_word, count in raw_words.items():
+        for word in _words_of(raw_word, lower_case=lower_case):
+            words[word] += count
+    _bound(words, rng)
+    return words
+
+
+def _words_of(stretch: str, *, lower_case: bool) -> list[str]:
+    words = split_word(stretch, lower_case=lower_case)
+    return [word for word in words if len(word) <= MAX_WORD_LENGTH]
+
+
+def merge_counts(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    """The sum of what `count_words` gave for each part of a corpus, in this order."""
+    rng = random.Random(0)
+    words = Counter()
+    for part in parts:
+        words.update(part)
+        _bound(words, rng)
+    return words
+
+
+def _bound(words: Counter[str], rng: random.Random) -> None:
+    if len(words) > MAX_DISTINCT_WORDS:
+        thin(words, limit=MAX_DISTINCT_WORDS // 2, rng=rng)
+
+
+def train_wordpiece(
+    word_counts: Mapping[str, int],
+    *,
+    vocab_size: int,
+    lower_case: bool,
+    max_word_length: int = MAX_WORD_LENGTH,
+) -> WordPiece:
+    """Vocabulary of exactly `vocab_size` pieces; a function of the counts, not of their order.
+
+    Ids are in the order [PAD] [UNK] [CLS] [SEP] [MASK], then the characters by frequency, each
+    as `x`, `##x` or both as it occurs, then pairs in the order in which byte-pair encoding merges
+    them (Sennrich et al. 2016).
+
+    Args:
+      word_counts: from `count_words` with the same `lower_case`.
+      max_word_length: characters; the tokenizer makes a longer word [UNK].
+
+    Raises:
+      DataError: the corpus is too small for `vocab_size`, or its alphabet alone is larger.
+    """
+    pieces = [*SPECIAL_PIECES, *_alphabet(word_counts)]
+    if vocab_size < len(pieces):
+        raise DataError(
+            f"vocab_size is {vocab_size}; accepted: at least {len(pieces)}, the special pieces "
+            "and the characters of this corpus"
+        )
+    pieces = list(dict.fromkeys(pieces + _merged_pieces(word_counts, vocab_size=vocab_size)))
+    if len(pieces) < vocab_size:
+        raise DataError(
+            f"vocab_size is {vocab_size}; accepted: at most {len(pieces)}, "
+            "all the pieces that this corpus gives"
+        )
+    return WordPiece(
+        pieces=tuple(pieces[:vocab_size]), lower_case=lower_case, max_word_length=max_word_length
+    )
+
+
+def _alphabet(word_counts: Mapping[str, int]) -> list[str]:
+    counts, forms = Counter(), set()
+    for word, count in word_counts.items():
+        for i, character in enumerate(word):
+            counts[character] += count
+            forms.add(character if i == 0 else f"##{character}")
+    frequent = [character for character in counts if counts[character] >= MIN_CHARACTER_COUNT]
+    frequent.sort(key=lambda character: (-counts[character], character))
+    both = (form for c in frequent[:MAX_CHARACTERS] for form in (c, f"##{c}"))
+    return [form for form in both if form in forms]
+
+
+def _merged_pieces(word_counts: Mapping[str, int], *, vocab_size: int) -> list[str]:
+    """Pieces by rank, at least `vocab_size` that are not of the alphabet if there are so many."""
+    words = [
+        word
+        for word in sorted(word_counts)
+        if len(word) <= MAX_WORD_LENGTH and not _RESERVED_CHARACTERS.intersection(word)
+    ]
+    if not words:
+        return []
+    characters = len(set().union(*words))
+    with tempfile.TemporaryDirectory() as directory:
+        counts_path, prefix = os.path.join(directory, "words.tsv"), os.path.join(directory, "bpe")
+        with open(counts_path, "w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(f"{word}\t{word_counts[word]}\n" for word in words)
+        sentencepiece.SentencePieceTrainer.train(
+            input=counts_path,
+            input_format="tsv",
+            model_prefix=prefix,
+            model_type="bpe",
+            # Room for its <unk>, every character, and the merge of the mark with each.
+            vocab_size=vocab_size + 2 * characters + 2,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            max_sentencepiece_length=MAX_WORD_LENGTH + 1,
+            normalization_rule_name="identity",
+            split_by_unicode_script=False,
+            split_by_number=False,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+        with open(prefix + ".vocab", encoding="utf-8", newline="\n") as stream:
+            marked = [line.split("\t")[0] for line in stream]
+    # The first is <unk>; single characters, which the alphabet has chosen from, come last.
+    return [
+        piece.removeprefix(_WORD_MARK) if piece.startswith(_WORD_MARK) else f"##{piece}"
+        for piece in marked[1:]
+        if len(piece) > 1
+    ]

@@ -1,0 +1,206 @@
+"""WordPiece: words -> ids of pieces, longest match first.
+
+Reference: Devlin et al. 2018 and `tokenization.py` of google-research/bert.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from bert_jax.data.tokenizers.words import (
+    RecentWords,
+    locate_whitespace_split,
+    split_aligned_word,
+    split_whitespace,
+    split_word,
+)
+from bert_jax.errors import DataError
+
+FORMAT_VERSION = 1
+SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_WORD_LENGTH = 100
+"""Hugging Face's limit; Google's TensorFlow 1 code has 200."""
+
+
+class Encoding(NamedTuple):
+    """Ids of a text, and for each the (start, end) of its characters in that text."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordPiece:
+    """Greedy longest-match-first word pieces; a piece within a word starts with `##`."""
+
+    pieces: tuple[str, ...]
+    lower_case: bool
+    """Lower-case the text and strip accents."""
+    max_word_length: int = MAX_WORD_LENGTH
+    """Characters; a longer word is [UNK]."""
+
+    def __post_init__(self):
+        if len(self._ids) < len(self.pieces):
+            first, piece = next((i, p) for i, p in enumerate(self.pieces) if self._ids[p] != i)
+            raise DataError(
+                f"vocabulary holds {piece!r} at ids {first} and {self._ids[piece]}; "
+                "accepted: distinct pieces"
+            )
+        missing = [piece for piece in SPECIAL_PIECES if piece not in self._ids]
+        if missing:
+            raise DataError(
+                f"vocabulary of {len(self.pieces)} pieces lacks {', '.join(missing)}; "
+                f"accepted: one that holds {', '.join(SPECIAL_PIECES)}"
+            )
+
+    @classmethod
+    def from_vocabulary_file(
+        cls, path: str | Path, *, lower_case: bool, max_word_length: int = MAX_WORD_LENGTH
+    ) -> "WordPiece":
+        """Read a `vocab.txt`: one piece a line, the line number from 0 is the id."""
+        pieces = read_text(Path(path)).removesuffix("\n").split("\n")
+        try:
+            return cls(
+                pieces=tuple(piece.removesuffix("\r") for piece in pieces),
+                lower_case=lower_case,
+                max_word_length=max_word_length,
+            )
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def pad_id(self) -> int:
+        return self._ids["[PAD]"]
+
+    @property
+    def unk_id(self) -> int:
+        return self._ids["[UNK]"]
+
+    @property
+    def cls_id(self) -> int:
+        return self._ids["[CLS]"]
+
+    @property
+    def sep_id(self) -> int:
+        return self._ids["[SEP]"]
+
+    @property
+    def mask_id(self) -> int:
+        return self._ids["[MASK]"]
+
+    @property
+    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        """True for the ids that start a word, special pieces among them; read-only."""
+        return self._word_starts
+
+    def encode(self, text: str) -> list[int]:
+        return list(chain.from_iterable(map(self._encode_word, split_whitespace(text))))
+
+    def encode_continuation(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def encode_with_offsets(self, text: str) -> Encoding:
+        ids, offsets = [], []
+        for first, word in locate_whitespace_split(text):
+            word_ids, spans = self._encode_aligned_word(word)
+            ids += word_ids
+            offsets += [(first + start, first + end) for start, end in spans]
+        return Encoding(ids, offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self.pieces[i] for i in ids).replace(" ##", "")
+
+    def to_json(self) -> dict:
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": "wordpiece",
+            "lower_case": self.lower_case,
+            "max_word_length": self.max_word_length,
+            "pieces": list(self.pieces),
+        }
+
+    def fingerprint(self) -> str:
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def __getstate__(self) -> dict:
+        # Fields only: the caches cannot be pickled and are soon filled again.
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {piece: i for i, piece in enumerate(self.pieces)}
+
+    @cached_property
+    def _word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        starts = np.array([not piece.startswith("##") for piece in self.pieces])
+        starts.flags.writeable = False
+        return starts
+
+    @cached_property
+    def _longest_piece(self) -> int:
+        return max(map(len, self.pieces))
+
+    @cached_property
+    def _encode_word(self) -> Callable[[str], tuple[int, ...]]:
+        """Ids of what stands between two spaces; most words of a text were seen before."""
+
+        def encode_word(word: str) -> tuple[int, ...]:
+            tokens = split_word(word, lower_case=self.lower_case)
+            return tuple(chain.from_iterable(map(self._match_longest, tokens)))
+
+        return RecentWords(encode_word).__getitem__
+
+    @cached_property
+    def _encode_aligned_word(self) -> Callable[[str], Encoding]:
+        """As `_encode_word`, with offsets into the word."""
+
+        def encode_aligned_word(word: str) -> Encoding:
+            ids, offsets = [], []
+            for token in split_aligned_word(word, lower_case=self.lower_case):
+                first = 0
+                for i in self._match_longest("".join(c for c, _ in token)):
+                    length = len(self.pieces[i]) - (len("##") if first else 0)
+                    last = len(token) if i == self.unk_id else first + length
+                    origins = [origin for _, origin in token[first:last]]
+                    ids.append(i)
+                    offsets.append((min(origins), max(origins) + 1))
+                    first = last
+            return Encoding(ids, offsets)
+
+        return RecentWords(encode_aligned_word).__getitem__
+
+    def _match_longest(self, token: str) -> list[int]:
+        if len(token) > self.max_word_length:
+            return [self.unk_id]
+        ids, start, prefix = [], 0, ""
+        while start < len(token):
+            end = min(len(token), start + self._longest_piece)
+            while end > start and prefix + token[start:end] not in self._ids:
+                end -= 1
+            if end == start:
+                return [self.unk_id]
+            ids.append(self._ids[prefix + token[start:end]])
+            start, prefix = end, "##"
+        return ids
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 at byte {error.start}") from error

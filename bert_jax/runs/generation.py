@@ -1,0 +1,107 @@
+"""Text of a masked language model, by Gibbs sampling: mask one position, draw it anew, go on.
+
+References:
+  Wang and Cho 2019, https://arxiv.org/abs/1902.04094. Theirs draws positions at random; here a
+  sweep visits each once, in an order drawn anew, so that the first one leaves no [MASK].
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from bert_jax.data.masking import Layout
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.errors import ConfigError
+from bert_jax.models.bert import BertForPretraining, apply
+from bert_jax.runs.inference import TextModel, as_batch, fit, lay_out_batches
+
+
+def generate(
+    model: TextModel,
+    prompt: Sequence[int],
+    *,
+    length: int,
+    seed: int,
+    temperature: float,
+    top_k: int,
+    sweeps: int,
+) -> list[int]:
+    """Returns `length` ids that follow the prompt's: never special ones, and a word's start first.
+
+    A row starts as the prompt and `length` [MASK]s; a draw is from the `top_k` most probable
+    pieces, at a temperature. One program serves all positions, seeds and prompts of a row length.
+
+    Raises:
+      ConfigError: a number that is out of range.
+      DataError: prompt and length together exceed the model's positions.
+    """
+    for name, value in (("length", length), ("top_k", top_k), ("sweeps", sweeps)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; accepted: at least 1")
+    if not 0 < temperature < np.inf:
+        raise ConfigError(f"temperature is {temperature}; accepted: above 0")
+    if not 0 <= seed < 2**32:  # jax.random.key takes the lower 32 bits of a larger one
+        raise ConfigError(f"seed is {seed}; accepted: 0 to {2**32 - 1}")
+    pair = fit(model, [*prompt, *[model.tokenizer.mask_id] * length], [], truncate=False)
+    ((_, layout),) = lay_out_batches(model, [pair])
+    first = 1 + len(prompt)  # behind [CLS]
+    permitted = _text_pieces(model.tokenizer, model.model.config.padded_vocab_size)
+    starts = permitted.copy()
+    starts[: model.tokenizer.vocab_size] &= model.tokenizer.word_starts
+    if not starts.any():
+        raise ConfigError("the vocabulary has special pieces only")
+    order = np.random.default_rng(seed)
+    for sweep in range(sweeps):
+        for step, offset in enumerate(order.permutation(length)):
+            token_ids = _redraw(
+                model.model,
+                model.params,
+                layout,
+                first + offset,
+                permitted if offset else starts,
+                model.tokenizer.mask_id,
+                float(temperature),
+                (np.uint32(seed), np.uint32(sweep * length + step)),
+                min(top_k, model.tokenizer.vocab_size),
+            )
+            # An array of the device would be another kind of input, compiled for anew.
+            layout = layout._replace(token_ids=np.asarray(token_ids))
+    return layout.token_ids[0, first : first + length].tolist()
+
+
+def _text_pieces(tokenizer: Tokenizer, rows: int) -> Bool[np.ndarray, "vocab"]:
+    """True for pieces of text: neither special, nor `[unused1]` and its like, nor padding rows."""
+    special = {tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id}
+    special |= {tokenizer.sep_id, tokenizer.mask_id}
+    permitted = np.zeros(rows, bool)
+    for i, piece in enumerate(tokenizer.pieces):
+        bracketed = len(piece) > 2 and piece[0] == "[" and piece[-1] == "]"
+        permitted[i] = i not in special and not bracketed
+    return permitted
+
+
+@partial(jax.jit, static_argnums=(0, 8))
+def _redraw(
+    model: BertForPretraining,
+    params: Any,
+    layout: Layout,
+    position: Int[Any, ""],
+    permitted: Bool[Any, "vocab"],
+    mask_id: Int[Any, ""],
+    temperature: Float[Any, ""],
+    address: tuple[Any, Any],
+    top_k: int,
+) -> Int[Array, "1 length"]:
+    """Ids of the row with one position drawn anew; randomness is addressed by (seed, draw)."""
+    token_ids = jnp.asarray(layout.token_ids)
+    masked = layout._replace(token_ids=token_ids.at[0, position].set(mask_id))
+    batch = as_batch(masked, jnp.full((1, 1), position))
+    logits = jnp.where(permitted, apply(model, params, batch).token_logits[0, 0], -jnp.inf)
+    best, ids = jax.lax.top_k(logits / temperature, top_k)
+    rng = jax.random.fold_in(jax.random.key(address[0]), address[1])
+    return token_ids.at[0, position].set(ids[jax.random.categorical(rng, best)])

@@ -1,0 +1,259 @@
+"""What a trained model says of texts: pieces for masks, vectors, whether one text follows another.
+
+Texts are laid out as in training and run in batches of few shapes, so that little is compiled:
+rows of 32, 64, 128, ... positions, up to those of the model, and 1, 8 or 32 rows.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bert_jax.data.batch import Batch
+from bert_jax.data.masking import Layout, lay_out
+from bert_jax.data.pairs import Pair
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.errors import DataError
+from bert_jax.models.bert import Bert, BertForPretraining, EncoderOutput, apply
+from bert_jax.models.config import Pooling
+from bert_jax.models.pooling import pool
+
+MASK = "[MASK]"
+SHORTEST_ROW = 32
+ROWS = (1, 8, 32)
+
+
+class TextModel(NamedTuple):
+    """A model, and what makes its rows of texts."""
+
+    model: BertForPretraining
+    params: Any
+    tokenizer: Tokenizer
+    single_text_separator: bool
+    """A single text is [CLS] A [SEP], or [CLS] A; pairs are [CLS] A [SEP] B [SEP]."""
+
+
+class Filling(NamedTuple):
+    """A word piece for a masked position."""
+
+    piece: str
+    probability: float
+
+
+# ---- Text -> ids -----------------------------------------------------------------------------
+
+
+def encode_text(model: TextModel, text: str, *, truncate: bool = False) -> Pair:
+    """Returns the ids of a single text, its last ones cut off with `truncate`.
+
+    Raises:
+      DataError: the text is longer than the model's positions.
+    """
+    return fit(model, model.tokenizer.encode(text), [], truncate=truncate)
+
+
+def encode_pair(model: TextModel, a: str, b: str, *, truncate: bool = False) -> Pair:
+    """Returns the ids of two texts; with `truncate` the longer one loses its last ids.
+
+    Raises:
+      DataError: a text is empty, or both together are longer than the model's positions.
+    """
+    ids = [model.tokenizer.encode(text) for text in (a, b)]
+    for text, encoded in zip((a, b), ids, strict=True):
+        if not encoded:
+            raise DataError(f"{text!r} has no tokens; accepted: two texts")
+    return fit(model, *ids, truncate=truncate)
+
+
+def encode_masked(model: TextModel, text: str, *, truncate: bool = False) -> Pair:
+    """Returns the ids of a text in which [MASK] stands for what is to be filled in.
+
+    Raises:
+      DataError: there is no [MASK] (none left with `truncate`), or the text is too long.
+    """
+    first, *rest = text.split(MASK)
+    if not rest:
+        raise DataError(f"no {MASK} in {text!r}; accepted: a text with at least one")
+    mask_id = model.tokenizer.mask_id
+    ids = list(model.tokenizer.encode(first))
+    for part in rest:
+        ids += [mask_id, *model.tokenizer.encode_continuation(part)]
+    pair = fit(model, ids, [], truncate=truncate)
+    if mask_id not in pair.a:
+        raise DataError(f"no {MASK} in the first {len(pair.a)} tokens, to which it is truncated")
+    return pair
+
+
+def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool) -> Pair:
+    """Returns the ids as a pair that a row can hold.
+
+    Raises:
+      DataError: they are longer than the model's positions, unless `truncate`.
+    """
+    limit = model.model.config.max_positions
+    over = _row_length(model, Pair(a, b, 0)) - limit
+    if over > 0 and not truncate:
+        raise DataError(
+            f"the text has {limit + over} tokens with [CLS] and [SEP]; accepted: at most "
+            f"model.max_positions, {limit}, or truncation"
+        )
+    for _ in range(over):
+        a, b = (a[:-1], b) if len(a) >= len(b) else (a, b[:-1])
+    return Pair(a, b, 0)
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Adds to a DataError which of many texts it is about."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+# ---- Ids -> answers ----------------------------------------------------------------------------
+
+
+def fill_mask(model: TextModel, pairs: Sequence[Pair], *, top_k: int) -> list[list[list[Filling]]]:
+    """Returns the `top_k` most probable pieces for each [MASK] of each text, best first."""
+    answers: list[list[list[Filling]]] = [[] for _ in pairs]
+    vocab_size, pieces = model.tokenizer.vocab_size, model.tokenizer.pieces
+    for numbers, layout in lay_out_batches(model, pairs):
+        masks = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in layout.token_ids]
+        width = 1 << (max(map(len, masks)) - 1).bit_length()  # a power of two, for few shapes
+        positions = np.zeros((len(masks), width), np.int32)
+        for row, found in enumerate(masks):
+            positions[row, : len(found)] = found
+        probabilities = np.asarray(
+            _token_probabilities(model.model, model.params, as_batch(layout, positions), vocab_size)
+        )
+        for row, number in enumerate(numbers):
+            of_masks = probabilities[row, : len(masks[row])]
+            best = np.argsort(-of_masks, axis=-1, kind="stable")[:, :top_k]
+            answers[number] = [
+                [Filling(pieces[i], float(of_mask[i])) for i in ids]
+                for of_mask, ids in zip(of_masks, best, strict=True)
+            ]
+    return answers
+
+
+def embed(
+    model: TextModel, pairs: Sequence[Pair], *, pooling: Pooling
+) -> Float[np.ndarray, "texts embed"]:
+    """Returns a float32 vector for each text; `bert_jax.models.pooling` says which."""
+    vectors = np.zeros((len(pairs), model.model.config.hidden_size), np.float32)
+    for numbers, layout in lay_out_batches(model, pairs):
+        found = _embed(model.model, model.params, layout, pooling)
+        vectors[numbers] = np.asarray(found)[: len(numbers)]
+    return vectors
+
+
+def next_sentence(model: TextModel, pairs: Sequence[Pair]) -> Float[np.ndarray, "pairs"]:
+    """Returns the probability that B follows A in its document, class 0 of the head."""
+    follows = np.zeros(len(pairs), np.float32)
+    for numbers, layout in lay_out_batches(model, pairs):
+        batch = as_batch(layout, np.zeros((len(layout.token_ids), 1), np.int32))
+        found = _pair_probabilities(model.model, model.params, batch)
+        follows[numbers] = np.asarray(found)[: len(numbers), 0, 0]
+    return follows
+
+
+def cosine(
+    a: Float[np.ndarray, "texts embed"], b: Float[np.ndarray, "texts embed"]
+) -> Float[np.ndarray, "texts"]:
+    """Returns the cosine of each vector of `a` with that of `b`."""
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.einsum("te,te->t", a, b) / lengths
+
+
+# ---- Rows --------------------------------------------------------------------------------------
+
+
+def lay_out_batches(model: TextModel, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], Layout]]:
+    """Batches of pairs of one length, each with the numbers of those in its first rows.
+
+    Further rows are padding.
+    """
+    by_length = defaultdict(list)
+    limit, tokenizer = model.model.config.max_positions, model.tokenizer
+    for number, pair in enumerate(pairs):
+        by_length[padded_length(_row_length(model, pair), limit)].append(number)
+    for length, numbers in sorted(by_length.items()):
+        for start in range(0, len(numbers), ROWS[-1]):
+            chunk = numbers[start : start + ROWS[-1]]
+            layout = lay_out(
+                [pairs[number] for number in chunk],
+                batch_size=next(rows for rows in ROWS if rows >= len(chunk)),
+                sequence_length=length,
+                single_text_separator=model.single_text_separator,
+                cls_id=tokenizer.cls_id,
+                sep_id=tokenizer.sep_id,
+                pad_id=tokenizer.pad_id,
+                rows=range(len(chunk)),
+            )
+            yield chunk, layout
+
+
+def padded_length(tokens: int, limit: int) -> int:
+    """Rounds up to a power of two, at least 32, at most the model's positions."""
+    return min(max(SHORTEST_ROW, 1 << (tokens - 1).bit_length()), limit)
+
+
+def _row_length(model: TextModel, pair: Pair) -> int:
+    separators = 2 if len(pair.b) else int(model.single_text_separator)
+    return 1 + len(pair.a) + len(pair.b) + separators
+
+
+def as_batch(layout: Layout, mask_positions: Int[Any, "batch predictions"]) -> Batch:
+    """Returns the rows as what the model takes; labels and weights are 0."""
+    nothing = np.zeros(mask_positions.shape, np.int32)
+    return Batch(
+        token_ids=layout.token_ids,
+        segment_ids=layout.segment_ids,
+        pack_ids=layout.pack_ids,
+        mask_positions=mask_positions,
+        mask_labels=nothing,
+        mask_weights=nothing.astype(np.float32),
+        cls_positions=layout.cls_positions,
+        pair_labels=layout.pair_labels,
+        pair_weights=layout.pair_weights,
+    )
+
+
+# ---- What is compiled: once for a model and a shape ----------------------------------------------
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _token_probabilities(
+    model: BertForPretraining, params: Any, batch: Batch, vocab_size: int
+) -> Float[Array, "batch predictions vocab"]:
+    return jax.nn.softmax(apply(model, params, batch).token_logits[..., :vocab_size], axis=-1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pair_probabilities(
+    model: BertForPretraining, params: Any, batch: Batch
+) -> Float[Array, "batch pairs 2"]:
+    return jax.nn.softmax(apply(model, params, batch).pair_logits, axis=-1)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _embed(
+    model: BertForPretraining, params: Any, layout: Layout, pooling: Pooling
+) -> Float[Array, "batch embed"]:
+    output = Bert(model.config).apply(
+        {"params": params["bert"]},
+        layout.token_ids,
+        layout.segment_ids,
+        layout.pack_ids,
+        layout.cls_positions,
+        keep_hidden_states=pooling == "last4",
+    )
+    assert isinstance(output, EncoderOutput)
+    return pool(output, jnp.asarray(layout.pack_ids) > 0, pooling)

@@ -1,0 +1,353 @@
+"""The notebook's door: `load_run(path)` gives config, model, parameters and tokenizer of a run."""
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+from jaxtyping import Float
+
+from bert_jax import config as configs
+from bert_jax.data.tokenizers.files import Tokenizer, save_tokenizer, tokenizer_from_json
+from bert_jax.errors import CheckpointError, DataError
+from bert_jax.interop.huggingface import WEIGHTS, read_huggingface, write_huggingface
+from bert_jax.interop.source import Source
+from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
+from bert_jax.interop.tensors import LoadingReport, to_parameters
+from bert_jax.models.bert import BertForPretraining, num_parameters
+from bert_jax.models.config import Pooling, TaskHeadConfig
+from bert_jax.models.task import BertForTask, example_ids
+from bert_jax.runs import inference
+from bert_jax.runs.generation import generate
+from bert_jax.runs.inference import Filling
+from bert_jax.training import checkpoint
+from bert_jax.training.experiment import Experiment
+from bert_jax.training.initial import InitialWeights, flatten_params
+from bert_jax.training.state import abstract_params, unboxed_params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trained model with all that it needs to be used."""
+
+    path: Path
+    step: int
+    config: Experiment | None
+    """None where the weights come from elsewhere; `model.config` is there always."""
+    model: BertForPretraining | BertForTask
+    """Of a fine-tuned model with the task's output layer alone; `model.head` says which."""
+    params: Any
+    """Float32 arrays on a CPU; `model.apply({"params": params}, batch)` runs them, of a fine-tuned
+    model `model.apply({"params": params}, token_ids, segment_ids, pack_ids)`."""
+    tokenizer: Tokenizer
+    passport: dict[str, Any] | None = None
+    """What it was trained on, as `passport.json` said; the data of a second phase are those under
+    `second_phase`. None where the weights come from elsewhere."""
+    loading: LoadingReport | None = None
+    """What became of each tensor of weights from elsewhere."""
+
+    def fill_mask(self, text: str, top_k: int = 5) -> list[list[Filling]]:
+        """Returns the `top_k` most probable pieces for each [MASK] of a text, best first.
+
+        Raises:
+          DataError: the text holds no [MASK] or is longer than the model's positions.
+          CheckpointError: the weights came without the head.
+        """
+        self.check_trained("masked_token_head")
+        texts = self.text_model
+        return inference.fill_mask(texts, [inference.encode_masked(texts, text)], top_k=top_k)[0]
+
+    def embed(
+        self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
+    ) -> Float[np.ndarray, "texts embed"]:
+        """Returns a float32 vector for each text, the same alone as among others but for rounding.
+
+        Args:
+          texts: up to `model.max_positions` tokens each, [CLS] and [SEP] counted; positions beyond
+            the rows that a run was trained on are as they were initialized.
+          pooling: see `bert_jax.models.pooling`.
+          truncate: leaves the last tokens of a longer text out, instead of an error.
+
+        Raises:
+          DataError: a text is too long; its number from 0 is named.
+          ConfigError: no such pooling.
+          CheckpointError: `pooled` of weights without a trained pooler.
+        """
+        if isinstance(texts, str):
+            raise DataError("texts is a single text; accepted: a list of texts")
+        if pooling == "pooled":
+            self.check_trained("bert/pooler")
+        pairs = []
+        for number, text in enumerate(texts):
+            with inference.located(f"text {number}"):
+                pairs.append(inference.encode_text(self.text_model, text, truncate=truncate))
+        return inference.embed(self.text_model, pairs, pooling=pooling)
+
+    def similarity(
+        self, a: str, b: str, pooling: Pooling = "mean", *, truncate: bool = False
+    ) -> float:
+        """Returns the cosine of two texts' vectors; see `embed`."""
+        first, second = self.embed([a, b], pooling, truncate=truncate)
+        return float(inference.cosine(first[None], second[None])[0])
+
+    def next_sentence(self, a: str, b: str, *, truncate: bool = False) -> float:
+        """Returns the probability that text B follows text A: 1 where it surely does.
+
+        That is class 0 of the published head. What it was trained against is the run's: random
+        texts, or with `data.pairs` 'sentence_order' the same two exchanged.
+
+        Args:
+          truncate: leaves the last tokens of the longer text out, instead of an error.
+
+        Raises:
+          DataError: a text is empty, or both together are longer than the model's positions.
+          CheckpointError: the head was not trained.
+        """
+        self.check_trained("bert/pooler", "next_sentence_head")
+        pair = inference.encode_pair(self.text_model, a, b, truncate=truncate)
+        return float(inference.next_sentence(self.text_model, [pair])[0])
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        length: int = 16,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int = 100,
+        sweeps: int = 8,
+    ) -> str:
+        """Returns the prompt, as it was given, and `length` word pieces after it; see `generation`.
+
+        Raises:
+          DataError: prompt and pieces together are longer than the model's positions.
+          ConfigError: a number that is out of range.
+          CheckpointError: the weights came without the head.
+        """
+        self.check_trained("masked_token_head")
+        new = generate(
+            self.text_model,
+            self.tokenizer.encode(prompt),
+            length=length,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            sweeps=sweeps,
+        )
+        return f"{prompt} {self.tokenizer.decode(new)}" if prompt else self.tokenizer.decode(new)
+
+    @property
+    def text_model(self) -> inference.TextModel:
+        """What the functions of `inference` ask of a run."""
+        # Hugging Face and Google end a single text with [SEP].
+        separator = self.config.data.single_text_separator if self.config else True
+        # Of a fine-tuned model the encoder alone is asked; see `check_trained`.
+        model = self.model
+        if isinstance(model, BertForTask):
+            model = BertForPretraining(model.config)
+        return inference.TextModel(model, self.params, self.tokenizer, separator)
+
+    def check_trained(self, *parts: str) -> None:
+        """Raises CheckpointError where a part is missing or is as it was initialized."""
+        head = self.model.head if isinstance(self.model, BertForTask) else None
+        for part in parts:
+            if head and not (part == "bert/pooler" and head.representation == "pooled"):
+                raise CheckpointError(
+                    f"{self.path} was fine-tuned for {head.family} on {head.representation!r}, "
+                    f"without {part}; accepted: a run of pretrain"
+                )
+            lines = self.loading.missing if self.loading else []
+            if any(line.startswith(part) for line in lines):
+                raise CheckpointError(
+                    f"{self.path} came without {part}, which was initialized; accepted: weights "
+                    "that have it"
+                )
+            untrained = self.config and not self.config.objective.next_sentence
+            if untrained and part in ("bert/pooler", "next_sentence_head"):
+                raise CheckpointError(
+                    f"{self.path} was trained with objective.next_sentence False, which leaves "
+                    f"{part} as it was; accepted: a run with True"
+                )
+
+    def report(self) -> str:
+        """Returns what was loaded, array by array, and what was not."""
+        leaves = flatten_params(self.params)
+        count = num_parameters(self.params, self.model.config)
+        lines = [
+            f"{self.path}, step {self.step}: {len(leaves)} arrays, {count:,} parameters",
+            *(f"  {path:60} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves.items()),
+        ]
+        strict = "tensors: all of the checkpoint used; none missing, unexpected or reshaped"
+        conversion = self.path / "conversion.txt"
+        before = ["converted from", conversion.read_text()] if conversion.is_file() else []
+        return "\n".join([*lines, str(self.loading or strict), *before])
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Returns the rows of `metrics.jsonl`.
+
+        Raises:
+          CheckpointError: weights from elsewhere, which have none.
+        """
+        if not (self.path / "metrics.jsonl").exists():
+            raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").open()]
+
+
+def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str] = ()) -> Run:
+    """Opens weights on a CPU: a run at its last checkpoint or at `step`, or weights from elsewhere.
+
+    Args:
+      path: a run or a converted directory, a directory of Hugging Face's, or Google's
+        `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it.
+      step: of a run.
+      allow: of weights from elsewhere, unexpected tensors to leave out and parts that may be
+        missing and are then initialized: `bert/pooler`, `masked_token_head`, `next_sentence_head`.
+
+    Raises:
+      CheckpointError: none of these, no such checkpoint, or arrays that are not the model's.
+    """
+    path = Path(path)
+    if not path.exists() and not checkpoint_prefix(path):
+        raise CheckpointError(f"{path} does not exist")
+    if path.name in WEIGHTS and path.is_file():
+        path = path.parent
+    if (path / "checkpoints").is_dir():
+        if allow:
+            raise CheckpointError(
+                f"{path} is a run, whose arrays are all there; allow is not for it"
+            )
+        return _open_run(path, step)
+    read = _foreign_reader(path)
+    if read:
+        if step:
+            raise CheckpointError(f"{path} is no run and has no checkpoint {step}; accepted: 0")
+        return _open_foreign(path, read(), allow)
+    raise CheckpointError(
+        f"{path} is not a run: it has no checkpoints/; accepted too: a directory with "
+        f"{' or '.join(WEIGHTS)}, or a bert_model.ckpt with its .index"
+    )
+
+
+def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"]) -> None:
+    """Writes weights, model and tokenizer into an empty directory, which `load_run` opens."""
+    head = run.model.head if isinstance(run.model, BertForTask) else None
+    if to == "huggingface":
+        parameters = {path: np.asarray(leaf) for path, leaf in flatten_params(run.params).items()}
+        write_huggingface(
+            directory,
+            parameters,
+            config=run.model.config,
+            tokenizer=run.tokenizer,
+            head=head,
+        )
+        return
+    checkpoint.save_params(
+        directory,
+        run.params,
+        model=run.model.config,
+        experiment=run.config,
+        tokenizer=run.tokenizer.to_json(),
+        passport=run.passport,
+        head=configs.to_json(head) if head else None,
+    )
+    save_tokenizer(run.tokenizer, directory)
+
+
+def _open_run(path: Path, step: int | None) -> Run:
+    with checkpoint.open_checkpoints(path, read_only=True) as manager:
+        steps: Sequence[int] = manager.all_steps()
+        if not steps:
+            raise CheckpointError(f"{path} has no checkpoint yet")
+        step = max(steps) if step is None else step
+        if step not in steps:
+            raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")
+        description = checkpoint.restore_description(manager, step=step)
+        model, inputs = BertForPretraining(description.model), ()
+        if description.head:
+            head = configs.from_json(TaskHeadConfig, description.head)
+            model, inputs = BertForTask(description.model, head), example_ids()
+        abstract = abstract_params(model, _cpu(), *inputs)
+        params = checkpoint.restore_params(manager, abstract, step=step)
+    return Run(
+        path=path,
+        step=step,
+        config=description.experiment,
+        model=model,
+        params=params,
+        tokenizer=tokenizer_from_json(description.tokenizer),
+        passport=description.passport,
+    )
+
+
+def _foreign_reader(path: Path) -> Callable[[], Source] | None:
+    if any((path / name).is_file() for name in WEIGHTS):
+        return partial(read_huggingface, path)
+    prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
+    return partial(read_google, prefix) if prefix else None
+
+
+def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
+    model = BertForPretraining(source.config)
+    abstract = abstract_params(model, _cpu())
+    shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
+    try:
+        parameters, loading = to_parameters(
+            source.tensors,
+            shapes,
+            initialize=partial(_initialize, model),
+            convention=source.convention,
+            vocab_size=source.config.vocab_size,
+            allow=allow,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    params = jax.tree.unflatten(jax.tree.structure(abstract), [parameters[name] for name in shapes])
+    return Run(
+        path=path,
+        step=0,
+        config=None,
+        model=model,
+        params=jax.device_put(params, _cpu()),
+        tokenizer=source.tokenizer,
+        loading=loading,
+    )
+
+
+def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, np.ndarray]:
+    """Parameters as training with seed 0 starts from; jit leaves out what is not asked for."""
+
+    def initialize() -> dict[str, jax.Array]:
+        params = flatten_params(unboxed_params(model, 0))
+        return {path: params[path] for path in paths}
+
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.device_get(jax.jit(initialize)())
+
+
+def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeights | None:
+    """Opens `training.init_from`, unless it is empty or the run in `workdir` has a checkpoint.
+
+    Raises:
+      CheckpointError, DataError: see `load_run`.
+    """
+    source = experiment.training.init_from
+    if not source or checkpoint.has_checkpoint(workdir):
+        return None
+    run = load_run(source)
+    return InitialWeights(
+        path=run.path,
+        step=run.step,
+        config=run.model.config,
+        params=run.params,
+        tokenizer=run.tokenizer,
+        report=run.report(),
+    )
+
+
+def _cpu() -> SingleDeviceSharding:
+    return SingleDeviceSharding(jax.local_devices(backend="cpu")[0])

@@ -1,0 +1,64 @@
+"""A number for a text or a pair of texts: how similar two sentences are."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.errors import DataError
+from bert_jax.tasks.config import TaskConfig
+from bert_jax.tasks.families import metrics
+from bert_jax.tasks.families.classification import CLASSIFICATION, index_of, submission, texts_of
+from bert_jax.tasks.families.family import Example, Labels, Row
+from bert_jax.tasks.readers.records import Record
+from bert_jax.training.metrics import Mean
+
+
+def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
+    """Reads texts and a finite number."""
+    value = record[task.label]
+    try:
+        gold = None if value is None else float(value)
+    except (TypeError, ValueError):
+        gold = math.nan
+    if gold is not None and not math.isfinite(gold):
+        raise DataError(f"{record.place}: {task.label} is {value!r}; accepted: a finite number")
+    return Example(record.place, texts_of(record, task), gold, index_of(record))
+
+
+def decode(
+    answers: Sequence[np.ndarray],
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    task: TaskConfig,
+) -> list[float]:
+    """Returns the single output."""
+    return [float(output[0]) for output in answers]
+
+
+def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[float]]:
+    """The mean of the training examples; a constant has no correlation."""
+    return {"mean": [float(np.mean([example.gold for example in train]))] * len(examples)}
+
+
+def write(
+    predictions: list[float], examples: Sequence[Example], labels: Labels, threshold: float | None
+) -> tuple[str, str]:
+    """Returns GLUE's form of a submission."""
+    return submission([f"{prediction:.4f}" for prediction in predictions], examples)
+
+
+REGRESSION = replace(
+    CLASSIFICATION,
+    label_dtype=np.float32,
+    label_names=lambda records, task: (),
+    parse=parse,
+    outputs=lambda labels: 1,
+    loss=lambda logits, batch: Mean.of(jnp.square(logits[..., 0] - batch.labels), batch.weights),
+    decode=decode,
+    metrics={"pearson": metrics.pearson, "spearman": metrics.spearman},
+    baselines=baselines,
+    write=write,
+)

@@ -1,0 +1,207 @@
+"""A tag for each token of a sentence: parts of speech, named entities."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.errors import DataError
+from bert_jax.tasks.config import TaskConfig
+from bert_jax.tasks.families.classification import label_name, label_number
+from bert_jax.tasks.families.family import EncoderInput, Example, Family, Labels, Outcomes, Row
+from bert_jax.tasks.readers.records import Record
+from bert_jax.training.losses import cross_entropy
+from bert_jax.training.metrics import Mean
+
+CORRECT, TOKENS, FOUND, PREDICTED, GOLD = range(5)
+"""Columns of the outcomes; the last three count entities."""
+
+Entity = tuple[int, int, str]
+"""First token, last token, type."""
+
+
+def label_names(records: Sequence[Record], task: TaskConfig) -> Labels:
+    """Returns every tag of the training sentences, sorted."""
+    names = {label_name(tag) for record in records for tag in list_of(record, task.label)}
+    return tuple(sorted(name for name in names if name is not None))
+
+
+def list_of(record: Record, name: str) -> list[Any]:
+    """Returns a field that is a list; raises DataError if it is something else."""
+    value = record[name]
+    if not isinstance(value, list):
+        raise DataError(f"{record.place}: {name} is {value!r:.60}; accepted: a list")
+    return value
+
+
+def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
+    """Reads tokens and their tags."""
+    tokens, tags = list_of(record, task.text), list_of(record, task.label)
+    if len(tokens) != len(tags):
+        raise DataError(
+            f"{record.place} has {len(tags)} {task.label} for {len(tokens)} {task.text}; accepted: "
+            "one for each"
+        )
+    place, field = record.place, task.label
+    numbers = [label_number(tag, labels, place=place, field=field) for tag in tags]
+    return Example(record.place, tuple(map(str, tokens)), tuple(numbers))
+
+
+def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:
+    """Returns rows whose first pieces of each token bear its tag; all else weighs 0.
+
+    A sentence that is too long goes on in another row, so that no token is left without a tag.
+    """
+    room = task.max_length - 2
+    rows, ids, firsts = [], [], []
+    for token, text in enumerate(example.texts):
+        pieces = (tokenizer.encode(text) or [tokenizer.unk_id])[:room]
+        if len(ids) + len(pieces) > room:
+            rows.append(_row(number, example, ids, firsts, tokenizer))
+            ids, firsts = [], []
+        firsts.append((1 + len(ids), token))
+        ids += pieces
+    return [*rows, _row(number, example, ids, firsts, tokenizer)]
+
+
+def _row(
+    number: int,
+    example: Example,
+    ids: list[int],
+    firsts: list[tuple[int, int]],
+    tokenizer: Tokenizer,
+) -> Row:
+    ids = [tokenizer.cls_id, *ids, tokenizer.sep_id]
+    label, weight = [0] * len(ids), [0.0] * len(ids)
+    for position, token in firsts:
+        label[position], weight[position] = example.gold[token], 1.0
+    return Row((EncoderInput(ids, [0] * len(ids)),), label, weight, number, firsts)
+
+
+def decode(
+    answers: Sequence[np.ndarray],
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    task: TaskConfig,
+) -> list[list[int]]:
+    """Returns the tag of each token."""
+    predictions = [[0] * len(example.texts) for example in examples]
+    for tags, row in zip(answers, rows, strict=True):
+        for position, token in row.origin:
+            predictions[row.example][token] = int(tags[position])
+    return predictions
+
+
+def entities(tags: Sequence[str]) -> set[Entity]:
+    """Returns the entities of a sentence, as conlleval reads IOB1, IOB2 and IOBES.
+
+    A tag of another type than the one before it begins an entity, whatever its letter.
+
+    Reference: conlleval of the CoNLL-2000 and 2003 shared tasks.
+    """
+    found: set[Entity] = set()
+    first, before, before_type = -1, "O", ""
+    for i, tag in enumerate([*tags, "O"]):
+        letter, _, kind = tag.partition("-")
+        inside = letter != "O" and first >= 0
+        goes_on = inside and letter in "IE" and before not in "ES" and kind == before_type
+        if first >= 0 and not goes_on:
+            found.add((first, i - 1, before_type))
+            first = -1
+        if letter != "O" and first < 0:
+            first = i
+        before, before_type = letter, kind
+    return found
+
+
+def marks_entities(labels: Labels) -> bool:
+    """Whether the tags are those of entities: O, and letters before a type."""
+    return "O" in labels and all(
+        label == "O" or (label[:1] in "BIES" and label[1:2] == "-") for label in labels
+    )
+
+
+def judge(
+    predictions: Sequence[Sequence[int]],
+    examples: Sequence[Example],
+    labels: Labels,
+    threshold: float | None,
+) -> Outcomes:
+    """Returns tokens that are right, tokens, entities that are right, predicted and gold."""
+    outcomes = np.full((len(examples), 5), np.nan)
+    of_entities = marks_entities(labels)
+    for row, predicted, example in zip(outcomes, predictions, examples, strict=True):
+        row[CORRECT] = sum(p == g for p, g in zip(predicted, example.gold, strict=True))
+        row[TOKENS] = len(example.gold)
+        if of_entities:
+            found = entities([labels[p] for p in predicted])
+            gold = entities([labels[g] for g in example.gold])
+            row[FOUND:] = len(found & gold), len(found), len(gold)
+    return outcomes
+
+
+def token_accuracy(outcomes: Outcomes) -> float:
+    """Share of the tokens whose tag is right."""
+    return float(outcomes[:, CORRECT].sum() / max(outcomes[:, TOKENS].sum(), 1))
+
+
+def entity_f1(outcomes: Outcomes) -> float | None:
+    """Of entities whose first and last token and type are right; None of other tags."""
+    found, predicted, gold = outcomes[:, FOUND:].sum(0)
+    if np.isnan(gold):
+        return None
+    return float(2 * found / max(predicted + gold, 1))
+
+
+def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[list[int]]]:
+    """The most frequent tag; the most frequent of each word, where training has seen it."""
+    of_word: dict[str, Counter] = defaultdict(Counter)
+    for example in train:
+        for word, tag in zip(example.texts, example.gold, strict=True):
+            of_word[word][tag] += 1
+    total = sum(of_word.values(), Counter())
+    majority = total.most_common(1)[0][0]
+    best = {word: tags.most_common(1)[0][0] for word, tags in of_word.items()}
+    return {
+        "majority": [[majority] * len(example.texts) for example in examples],
+        "majority_of_word": [
+            [best.get(word, majority) for word in example.texts] for example in examples
+        ],
+    }
+
+
+def write(
+    predictions: Sequence[Sequence[int]],
+    examples: Sequence[Example],
+    labels: Labels,
+    threshold: float | None,
+) -> tuple[str, str]:
+    """Returns what conlleval reads: token, gold and predicted tag."""
+    sentences = [
+        "".join(
+            f"{word} {labels[gold]} {labels[tag]}\n"
+            for word, gold, tag in zip(example.texts, example.gold, predicted, strict=True)
+        )
+        for predicted, example in zip(predictions, examples, strict=True)
+    ]
+    return "conll", "\n".join(sentences)
+
+
+TAGGING = Family(
+    unit="token",
+    row_label="token",
+    label_names=label_names,
+    parse=parse,
+    outputs=len,
+    encode=encode,
+    loss=lambda logits, batch: Mean.of(cross_entropy(logits, batch.labels), batch.weights),
+    answer=lambda logits: jnp.argmax(logits, axis=-1),
+    decode=decode,
+    judge=judge,
+    metrics={"accuracy": token_accuracy, "entity_f1": entity_f1},
+    baselines=baselines,
+    write=write,
+)

@@ -1,0 +1,50 @@
+"""Files of SQuAD 1.1 and 2.0."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from bert_jax.errors import DataError
+from bert_jax.tasks.readers.records import Record
+
+
+def read_squad(path: Path) -> Iterator[Record]:
+    """Returns a record a question: `id`, `question`, `context` and `answers`.
+
+    `answers` is a list of (text, start), the start in characters of the context; empty where the
+    question has no answer, and no field where the file keeps it to itself.
+
+    Raises:
+      DataError: it cannot be read, or is not of that form.
+    """
+    line, position, place = 1, 0, f"{path}:1"
+    try:
+        content = path.read_text(encoding="utf-8")
+        for article in json.loads(content)["data"]:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    # Ids follow one another in the file as they do here.
+                    at = max(content.find(json.dumps(question["id"]), position), position)
+                    line, position = line + content.count("\n", position, at), at
+                    place = f"{path}:{line}, question {question['id']}"
+                    fields = {
+                        "id": str(question["id"]),
+                        "question": question["question"],
+                        "context": paragraph["context"],
+                    }
+                    if question.get("is_impossible"):
+                        fields["answers"] = []
+                    elif "answers" in question:
+                        answers = question["answers"]
+                        fields["answers"] = [(one["text"], one["answer_start"]) for one in answers]
+                    yield Record(place, fields)
+                    place = f"{path}:{line}, after question {question['id']},"
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno} is not JSON ({error.msg})") from error
+    except (UnicodeDecodeError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{place} is not of SQuAD's form ({type(error).__name__}: {error}); accepted: "
+            "data, paragraphs, context, qas, id, question, answers, text, answer_start"
+        ) from error
