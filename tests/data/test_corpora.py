@@ -55,8 +55,8 @@ def test_held_out_sentences_are_not_in_training(addresses):
 
 def test_slices_deal_the_addresses_out_and_give_the_first_those_held_out(addresses):
     slices = [
-        [document for document, _ in read_slice(portions)]
-        for portions in open_corpus("embedded:sotu").slices(5)
+        [document for document, _ in read_slice(corpus_slice)]
+        for corpus_slice in open_corpus("embedded:sotu").slices(5)
     ]
     training = [a for a in addresses if a.name not in HELD_OUT_ADDRESSES]
     for number, documents in enumerate(slices):
@@ -110,7 +110,7 @@ def test_a_slice_is_a_small_mixture(tmp_path):
     for name, count in (("a", 6000), ("b", 2000), ("c", 1)):
         (tmp_path / name).write_text("\n\n".join(f"{name} {i:04}" for i in range(count)))
     slices = open_corpus(f"text:{tmp_path}/a@3,text:{tmp_path}/b,text:{tmp_path}/c").slices(4)
-    found = [[d.text for d, _ in read_slice(portions)] for portions in slices]
+    found = [[d.text for d, _ in read_slice(corpus_slice)] for corpus_slice in slices]
     assert sum(found, []).count("c 0000") == 1
     for part in found:
         # A blank line more or less, where a cut falls.
@@ -124,7 +124,7 @@ def test_sources_of_one_document_are_dealt_out(tmp_path):
     for name in "abcdef":
         (tmp_path / name).write_text(name * 9)
     slices = open_corpus(",".join(f"text:{tmp_path}/{name}" for name in "abcdef")).slices(3)
-    found = [[d.text for d, _ in read_slice(portions)] for portions in slices]
+    found = [[d.text for d, _ in read_slice(corpus_slice)] for corpus_slice in slices]
     assert found == [[9 * "a", 9 * "d"], [9 * "b", 9 * "e"], [9 * "c", 9 * "f"]]
 
 

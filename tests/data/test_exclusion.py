@@ -96,7 +96,7 @@ def test_characters_are_words_where_no_spaces_are(text, excluding):
     assert not exclusion.drops(f"昨天ア,{text[:12]}กア!")
 
 
-def test_a_long_stretch_without_spaces_is_not_remembered(excluding):
+def test_a_long_text_without_spaces_is_not_remembered(excluding):
     rng = random.Random(0)
     text = "".join(rng.choices("あいうえおかきくけこ", k=20))
     runs = _runs_of(excluding(text).files)

@@ -59,8 +59,8 @@ def test_labels_tell_where_b_comes_from():
     pairs = build(documents, dupe_factor=50)
     assert {pair.label for pair in pairs} == {0, 1}
     for a, b, label in pairs:
-        assert a == list(range(a[0], a[0] + len(a))), "A is one stretch of text"
-        assert b == list(range(b[0], b[0] + len(b))), "B is one stretch of text"
+        assert a == list(range(a[0], a[0] + len(a))), "A is contiguous text"
+        assert b == list(range(b[0], b[0] + len(b))), "B is contiguous text"
         if label == 1:
             assert number[a[0]] != number[b[0]]
         else:

@@ -436,14 +436,14 @@ def test_each_shard_and_each_seed_has_its_own_draws(config, tmp_path):
     (tmp_path / "corpus.txt").write_text(f"{document}\n")
     (tmp_path / "prepared").mkdir()
     config = dataclasses.replace(config, train_shards=2, held_out_fraction=0.0)
-    (portions,) = open_corpus(config.corpus).slices(1)
+    (corpus_slice,) = open_corpus(config.corpus).slices(1)
     hashes = {
         ShardTask(
             split="train",
             index=index,
             config=dataclasses.replace(config, preparation_seed=seed),
             tokenizer=TOKENIZER,
-            portions=portions,
+            corpus_slice=corpus_slice,
             corpus_fingerprint="",
         ).run()["sha256"]
         for index in (0, 1)

@@ -19,7 +19,7 @@ from bert_jax.data.pairs import Pair
 from bert_jax.data.sources.corpora import read_documents, split_sentences
 from bert_jax.data.tokenizers.files import load_tokenizer, save_tokenizer, tokenizer_from_json
 from bert_jax.data.tokenizers.sentencepiece import SPACE, SentencePiece
-from bert_jax.data.tokenizers.train_sentencepiece import count_stretches, train_sentencepiece
+from bert_jax.data.tokenizers.train_sentencepiece import count_pretokens, train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
 
@@ -48,7 +48,7 @@ def sentences():
 
 @pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
 def tokenizer(request, sentences):
-    counts = count_stretches(sentences, lower_case=request.param)
+    counts = count_pretokens(sentences, lower_case=request.param)
     trained = train_sentencepiece(counts, vocab_size=1500, lower_case=request.param)
     assert trained.lower_case == request.param
     return trained

@@ -239,7 +239,7 @@ def test_span_lengths_are_geometric_from_1_to_10():
     assert span_lengths(np.array([0.0, 1 - 2.0**-53])).tolist() == [1, 10]
 
 
-def test_spans_are_stretches_of_whole_words_of_their_length():
+def test_spans_are_runs_of_whole_words_of_their_length():
     rng = np.random.default_rng(1)
     layout = layout_of(random_pairs(ROWS, rng=rng))
     config = MaskingConfig(unit="span", rate=0.3, max_predictions=38)

@@ -13,8 +13,8 @@ import pytest
 from bert_jax.data.sources.corpora import read_documents, split_sentences
 from bert_jax.data.tokenizers import train_sentencepiece as unigram
 from bert_jax.data.tokenizers.train_sentencepiece import (
-    count_stretches,
-    merge_stretches,
+    count_pretokens,
+    merge_pretokens,
     train_sentencepiece,
 )
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
@@ -26,9 +26,9 @@ MODEL_SCRIPT = """
 import hashlib
 from itertools import chain
 from bert_jax.data.sources.corpora import read_documents, split_sentences
-from bert_jax.data.tokenizers.train_sentencepiece import count_stretches, train_sentencepiece
+from bert_jax.data.tokenizers.train_sentencepiece import count_pretokens, train_sentencepiece
 texts = [d.text for d in read_documents("embedded:sotu")][::20]
-counts = count_stretches(chain.from_iterable(map(split_sentences, texts)), lower_case=True)
+counts = count_pretokens(chain.from_iterable(map(split_sentences, texts)), lower_case=True)
 trained = train_sentencepiece(counts, vocab_size=1000, lower_case=True)
 print(hashlib.sha256(trained.model).hexdigest())
 """
@@ -41,7 +41,7 @@ def sentences():
 
 
 def train(sentences, *, vocab_size, lower_case=True):
-    counts = count_stretches(sentences, lower_case=lower_case)
+    counts = count_pretokens(sentences, lower_case=lower_case)
     return train_sentencepiece(counts, vocab_size=vocab_size, lower_case=lower_case)
 
 
@@ -65,12 +65,12 @@ def test_order_of_the_sentences_does_not_matter(sentences):
 
 
 def test_counts_of_parts_add_up(sentences):
-    parts = [count_stretches(sentences[i::3], lower_case=True) for i in range(3)]
-    assert merge_stretches(parts) == count_stretches(sentences, lower_case=True)
+    parts = [count_pretokens(sentences[i::3], lower_case=True) for i in range(3)]
+    assert merge_pretokens(parts) == count_pretokens(sentences, lower_case=True)
 
 
-def test_stretches_are_normalized_and_a_long_one_is_cut():
-    found = count_stretches(["The ﬁrst…  THE\u3000第一 ½▁b", "x" * 300], lower_case=True)
+def test_pretokens_are_normalized_and_a_long_one_is_cut():
+    found = count_pretokens(["The ﬁrst…  THE\u3000第一 ½▁b", "x" * 300], lower_case=True)
     assert found == {
         "the": 2,
         "first...": 1,
@@ -80,11 +80,11 @@ def test_stretches_are_normalized_and_a_long_one_is_cut():
         "x" * 128: 2,
         "x" * 44: 1,
     }
-    assert count_stretches(["The"], lower_case=False) == {"The": 1}
+    assert count_pretokens(["The"], lower_case=False) == {"The": 1}
 
 
 def test_encoding_by_counts_is_as_short_as_by_sentences(sentences):
-    """The trainer is given each stretch once with its count, and not the running text."""
+    """The trainer is given each pretoken once with its count, and not the running text."""
     import io
 
     import sentencepiece
@@ -109,41 +109,41 @@ def test_encoding_by_counts_is_as_short_as_by_sentences(sentences):
 
 
 def test_a_sample_keeps_the_counts_of_parts(monkeypatch):
-    """Twenty thousand stretches that occur once, of which some 2,000 are kept."""
-    monkeypatch.setattr(unigram, "MAX_STRETCHES", 4000)
+    """Twenty thousand pretokens that occur once, of which some 2,000 are kept."""
+    monkeypatch.setattr(unigram, "MAX_PRETOKENS", 4000)
     rng = random.Random(0)
     texts = ["often " + "".join(rng.choices("abcdef", k=12)) for _ in range(20_000)]
-    sample = count_stretches(texts, lower_case=True)
+    sample = count_pretokens(texts, lower_case=True)
     assert len(sample) <= 4000 and sample["often"] == 20_000
-    assert sample == count_stretches(texts, lower_case=True)
-    merged = merge_stretches([count_stretches(texts[i::4], lower_case=True) for i in range(4)])
+    assert sample == count_pretokens(texts, lower_case=True)
+    merged = merge_pretokens([count_pretokens(texts[i::4], lower_case=True) for i in range(4)])
     assert len(merged) <= 4000 and merged["often"] == 20_000
     for counts in (sample, merged):
         # Each of 2,000 or more stands for some ten: 10 * sqrt(2000) / 20000 is 2 % of deviation.
         assert counts.total() - 20_000 == pytest.approx(20_000, rel=0.1)
-        with_a = sum(count for stretch, count in counts.items() if stretch.startswith("a"))
+        with_a = sum(count for pretoken, count in counts.items() if pretoken.startswith("a"))
         # A sixth: deviation of 5 %.
         assert with_a == pytest.approx(20_000 / 6, rel=0.25)
 
 
-def test_a_long_stretch_is_cut_before_it_is_counted(monkeypatch):
+def test_a_long_pretoken_is_cut_before_it_is_counted(monkeypatch):
     """So that the bound on their number is one on memory: here are 600 of 128 characters in 60."""
-    monkeypatch.setattr(unigram, "MAX_STRETCHES", 300)
+    monkeypatch.setattr(unigram, "MAX_PRETOKENS", 300)
     rng = random.Random(0)
     texts = ["".join(rng.choices("abcdef", k=1280)) for _ in range(60)]
-    found = count_stretches(texts, lower_case=True)
-    assert len(found) <= 300 and {len(stretch) for stretch in found} == {128}
+    found = count_pretokens(texts, lower_case=True)
+    assert len(found) <= 300 and {len(pretoken) for pretoken in found} == {128}
     # Of 600, a half or a quarter is kept: 600 * sqrt(3 / 600) of deviation at most.
     assert found.total() == pytest.approx(600, rel=0.25)
 
 
 def test_the_trainer_sees_a_bounded_sample(monkeypatch, sentences):
     whole = train(sentences, vocab_size=600)
-    counts = count_stretches(sentences, lower_case=True)
+    counts = count_pretokens(sentences, lower_case=True)
     assert unigram._sample(counts) == counts, "nothing is left out where all of it is little"
     monkeypatch.setattr(unigram, "MAX_TRAINING_CHARACTERS", 100_000)
     sample = unigram._sample(counts)
-    characters = sum(count * (len(stretch) + 1) for stretch, count in sample.items())
+    characters = sum(count * (len(pretoken) + 1) for pretoken, count in sample.items())
     # Some 15,000 words drawn: deviation of less than 1 %.
     assert characters == pytest.approx(100_000, rel=0.05) and len(sample) < len(counts) / 2
     first, second = (train(sentences, vocab_size=600) for _ in range(2))
@@ -187,18 +187,18 @@ def test_chinese_is_encoded_in_words_of_several_characters():
     assert ideographs and tokenizer.vocab_size == 335
     assert ids.count(tokenizer.unk_id) < 0.2 * len(ids)
     assert Counter(tokenizer.decode(ids))["，"] == 0  # the normalizer makes it a comma
-    assert max(map(len, count_stretches(sentences, lower_case=True))) > 15, "a sentence is one"
+    assert max(map(len, count_pretokens(sentences, lower_case=True))) > 15, "a sentence is one"
 
 
 @pytest.mark.parametrize("vocab_size", [5000, 100_000])
 def test_error_names_the_largest_size(vocab_size):
-    counts = count_stretches(["The lower, the newer; the lowest."] * 9, lower_case=True)
+    counts = count_pretokens(["The lower, the newer; the lowest."] * 9, lower_case=True)
     with pytest.raises(DataError, match=rf"vocab_size is {vocab_size}; accepted: at most \d+"):
         train_sentencepiece(counts, vocab_size=vocab_size, lower_case=True)
 
 
 def test_the_largest_size_that_an_error_names_is_accepted():
-    counts = count_stretches(["The lower, the newer; the lowest."] * 9, lower_case=True)
+    counts = count_pretokens(["The lower, the newer; the lowest."] * 9, lower_case=True)
     with pytest.raises(DataError) as error:
         train_sentencepiece(counts, vocab_size=5000, lower_case=True)
     largest = int(str(error.value).split("at most ")[1].split(",")[0])
@@ -208,7 +208,7 @@ def test_the_largest_size_that_an_error_names_is_accepted():
 
 
 def test_error_names_the_smallest_size_and_an_empty_corpus():
-    counts = count_stretches(["The lower, the newer; the lowest."] * 9, lower_case=True)
+    counts = count_pretokens(["The lower, the newer; the lowest."] * 9, lower_case=True)
     with pytest.raises(DataError, match=r"vocab_size is 7; accepted: at least \d+"):
         train_sentencepiece(counts, vocab_size=7, lower_case=True)
     with pytest.raises(DataError, match="vocab_size is 100; accepted: at most 0"):

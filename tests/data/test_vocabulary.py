@@ -185,7 +185,7 @@ def test_ideographs_are_counted_as_they_are_encoded():
 
 
 @pytest.mark.parametrize("limit", [50, 2**20])
-def test_long_stretches_are_counted_by_their_words(monkeypatch, limit):
+def test_long_pretokens_are_counted_by_their_words(monkeypatch, limit):
     """They are never held as a whole, nor are words that the tokenizer makes [UNK]."""
     monkeypatch.setattr(vocabulary, "MAX_DISTINCT_WORDS", limit)
     texts = ["Ab/" * 60 + f"{i:0300}" + ".b" * 40 for i in range(90)]

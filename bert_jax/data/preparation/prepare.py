@@ -26,7 +26,7 @@ from bert_jax.data.preparation.survey import (
     SURVEY_DIRECTORY,
     SurveyTask,
     check_survey,
-    held_out_portions,
+    held_out_slice,
     train_tokenizer,
 )
 from bert_jax.data.records import write_array
@@ -78,14 +78,14 @@ def prepare_data(
     surveys = [
         SurveyTask(
             index=index,
-            portions=portions,
+            corpus_slice=corpus_slice,
             directory=directory / SURVEY_DIRECTORY,
             counts_words=isinstance(tokenizer, int),
             config=config,
             exclusion=exclusion,
             settings=settings,
         )
-        for index, portions in enumerate(slices)
+        for index, corpus_slice in enumerate(slices)
     ]
     make_shards = partial(_shard_tasks, config, slices, **made_of)
     shards = [] if isinstance(tokenizer, int) else make_shards(tokenizer)
@@ -98,7 +98,7 @@ def prepare_data(
             if isinstance(tokenizer, int):
                 tokenizer = train_tokenizer(surveys, vocab_size=tokenizer)
             excluded = [frozenset(result["excluded"]) for result in found]
-            shards = make_shards(tokenizer, held_out=held_out_portions(surveys), excluded=excluded)
+            shards = make_shards(tokenizer, held_out=held_out_slice(surveys), excluded=excluded)
         assert not isinstance(tokenizer, int)
         _check_shards(directory, shards[0].settings())
 
@@ -161,10 +161,10 @@ def _shard_tasks(
     """That of the held-out examples, then those of the training examples of each slice."""
     make = partial(ShardTask, config=config, tokenizer=tokenizer, **made_of)
     training = [
-        make(split="train", index=index, portions=portions, excluded=names)
-        for index, (portions, names) in enumerate(zip(slices, excluded, strict=False))
+        make(split="train", index=index, corpus_slice=corpus_slice, excluded=names)
+        for index, (corpus_slice, names) in enumerate(zip(slices, excluded, strict=False))
     ]
-    return [make(split="eval", index=0, portions=held_out), *training]
+    return [make(split="eval", index=0, corpus_slice=held_out), *training]
 
 
 def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) -> list[dict]:

@@ -61,7 +61,7 @@ class ShardTask:
     """Of the shard within its split, from 0."""
     config: DataConfig
     tokenizer: Tokenizer
-    portions: Slice
+    corpus_slice: Slice
     """Of the corpus, for training; for evaluation, of the documents that were put aside."""
     corpus_fingerprint: str
     exclusion_fingerprint: str | None = None
@@ -71,7 +71,7 @@ class ShardTask:
     @property
     def size(self) -> int:
         """Bytes it reads."""
-        return size_of(self.portions)
+        return size_of(self.corpus_slice)
 
     @property
     def path(self) -> Path:
@@ -230,7 +230,7 @@ def _blocks(
     """Documents as sentences of token ids, and how often each is cut into pairs."""
     encode = _warm(task.tokenizer).encode
     documents, times, tokens = [], [], 0
-    for document, weight in read_slice(task.portions):
+    for document, weight in read_slice(task.corpus_slice):
         if task.split == "train":
             held_out = is_held_out(document, fraction=task.config.held_out_fraction)
             if document.name in task.excluded:

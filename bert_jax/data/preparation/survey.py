@@ -16,7 +16,7 @@ from typing import TextIO
 from bert_jax.data.config import DataConfig
 from bert_jax.data.passport import FORMAT_VERSION, read_json
 from bert_jax.data.preparation.exclusion import Exclusion
-from bert_jax.data.sources.base import Portion
+from bert_jax.data.sources.base import ByteRange
 from bert_jax.data.sources.corpora import (
     Slice,
     copies,
@@ -28,8 +28,8 @@ from bert_jax.data.sources.corpora import (
 from bert_jax.data.sources.jsonl import JsonlFile
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.data.tokenizers.train_sentencepiece import (
-    count_stretches,
-    merge_stretches,
+    count_pretokens,
+    merge_pretokens,
     train_sentencepiece,
 )
 from bert_jax.data.tokenizers.train_wordpiece import count_words, merge_counts, train_wordpiece
@@ -44,7 +44,7 @@ class SurveyTask:
     """Reads one slice; writes held-out documents, word counts and, last, its result."""
 
     index: int
-    portions: Slice
+    corpus_slice: Slice
     directory: Path
     """Beside the shards; removed when they are all there."""
     counts_words: bool
@@ -56,7 +56,7 @@ class SurveyTask:
     @property
     def size(self) -> int:
         """Bytes it reads."""
-        return size_of(self.portions)
+        return size_of(self.corpus_slice)
 
     @property
     def path(self) -> Path:
@@ -107,13 +107,13 @@ class SurveyTask:
         if self.config.tokenizer == "wordpiece":
             return count_words(texts, lower_case=self.config.lower_case)
         sentences = chain.from_iterable(map(split_sentences, texts))
-        return count_stretches(sentences, lower_case=self.config.lower_case)
+        return count_pretokens(sentences, lower_case=self.config.lower_case)
 
     def _training_texts(
         self, documents: Counter[str], excluded: list[str], held_out: TextIO
     ) -> Iterator[str]:
         """Texts as often as they are used; what is not, is counted and named or put aside."""
-        for document, weight in read_slice(self.portions):
+        for document, weight in read_slice(self.corpus_slice):
             if self.exclusion.drops(document.text):
                 excluded.append(document.name)
             elif not is_held_out(document, fraction=self.config.held_out_fraction):
@@ -160,12 +160,12 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
         )
 
 
-def held_out_portions(tasks: Sequence[SurveyTask]) -> Slice:
+def held_out_slice(tasks: Sequence[SurveyTask]) -> Slice:
     """The documents put aside, in the order of the corpus."""
     paths = [task.held_out_path for task in tasks]
     sizes = [(str(path), path.stat().st_size) for path in paths]
     files = (JsonlFile(path, size, "text") for path, size in sizes if size)
-    whole = (Portion(file=file, start=0, end=file.size, part=0, parts=1) for file in files)
+    whole = (ByteRange(file=file, start=0, end=file.size, part=0, parts=1) for file in files)
     return (tuple(whole),)
 
 
@@ -178,7 +178,7 @@ def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenize
     config = tasks[0].config
     parts = (_read_words(task.words_path) for task in tasks)
     if config.tokenizer == "sentencepiece":
-        counts = merge_stretches(parts)
+        counts = merge_pretokens(parts)
         return train_sentencepiece(counts, vocab_size=vocab_size, lower_case=config.lower_case)
     return train_wordpiece(
         merge_counts(parts),

@@ -22,8 +22,8 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Portion:
-    """What one slice of a corpus reads of one file."""
+class ByteRange:
+    """The part of one file that belongs to one slice of the corpus."""
 
     file: "CorpusFile"
     start: int
@@ -50,10 +50,10 @@ class CorpusFile(Protocol):
         """In bytes; at least 1."""
         ...
 
-    def read(self, portion: Portion) -> Iterator[Document]:
-        """Documents of the portion, in the file's order.
+    def read(self, byte_range: ByteRange) -> Iterator[Document]:
+        """Yields the documents of the byte range, in the order of the file.
 
-        Portions that cover the file without overlapping give each document once.
+        Ranges that cover the file without overlap yield each document once.
 
         Raises:
           DataError: the file, its line or record number, and what is wrong there.
@@ -62,7 +62,7 @@ class CorpusFile(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CorpusSource:
     """Files of one kind, as a spec names them."""
 
     spec: str

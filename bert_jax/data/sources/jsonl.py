@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
-from bert_jax.data.sources.base import Document, Portion, Source, text_of
+from bert_jax.data.sources.base import ByteRange, CorpusSource, Document, text_of
 from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from, list_files
 from bert_jax.errors import DataError
 
@@ -16,12 +16,12 @@ class JsonlFile:
     size: int
     field: str
 
-    def read(self, portion: Portion) -> Iterator[Document]:
+    def read(self, byte_range: ByteRange) -> Iterator[Document]:
         if is_gzip(self.path):
-            lines = islice(lines_from(self.path), portion.part, None, portion.parts)
+            lines = islice(lines_from(self.path), byte_range.part, None, byte_range.parts)
         else:
-            lines = lines_from(self.path, portion.start)
-            lines = takewhile(lambda line: line[0] < portion.end, lines)
+            lines = lines_from(self.path, byte_range.start)
+            lines = takewhile(lambda line: line[0] < byte_range.end, lines)
         for offset, raw in lines:
             if raw.strip():
                 yield Document(f"{self.path}:{self.field}@{offset}", self._text(raw, offset))
@@ -38,11 +38,11 @@ class JsonlFile:
         return text_of(record, self.field, place=lambda: line_place(self.path, offset))
 
 
-def open_jsonl(pattern: str, *, field: str, spec: str) -> Source:
+def open_jsonl(pattern: str, *, field: str, spec: str) -> CorpusSource:
     """Files in sorted order; a record's text is in `field`.
 
     Raises:
       DataError: no file matches, or one is empty.
     """
     files = tuple(JsonlFile(path, size, field) for path, size in list_files(pattern, spec=spec))
-    return Source(spec=spec, files=files)
+    return CorpusSource(spec=spec, files=files)

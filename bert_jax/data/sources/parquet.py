@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bert_jax.data.sources.base import Document, Portion, Source, text_of
+from bert_jax.data.sources.base import ByteRange, CorpusSource, Document, text_of
 from bert_jax.data.sources.files import list_files, open_file
 from bert_jax.errors import DataError
 
@@ -16,7 +16,7 @@ class ParquetFile:
     size: int
     field: str
 
-    def read(self, portion: Portion) -> Iterator[Document]:
+    def read(self, byte_range: ByteRange) -> Iterator[Document]:
         import pyarrow
         from pyarrow import parquet
 
@@ -32,8 +32,8 @@ class ParquetFile:
                     "accepted: parquet:GLOB:FIELD"
                 )
             rows = file.metadata.num_rows
-            first = portion.start * rows // self.size
-            last = portion.end * rows // self.size
+            first = byte_range.start * rows // self.size
+            last = byte_range.end * rows // self.size
             try:
                 for row, value in self._values(file, first, last):
                     yield self._document(row, value)
@@ -69,7 +69,7 @@ class ParquetFile:
             group_start = group_end
 
 
-def open_parquet(pattern: str, *, field: str, spec: str) -> Source:
+def open_parquet(pattern: str, *, field: str, spec: str) -> CorpusSource:
     """Files in sorted order; a row's text is in `field`.
 
     Raises:
@@ -80,4 +80,4 @@ def open_parquet(pattern: str, *, field: str, spec: str) -> Source:
     except ImportError as error:
         raise DataError(f"{spec} needs pyarrow: pip install 'bert_jax[corpora]'") from error
     files = tuple(ParquetFile(path, size, field) for path, size in list_files(pattern, spec=spec))
-    return Source(spec=spec, files=files)
+    return CorpusSource(spec=spec, files=files)

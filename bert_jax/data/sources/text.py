@@ -4,7 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, Document, Portion, Source, too_long
+from bert_jax.data.sources.base import (
+    MAX_DOCUMENT_BYTES,
+    ByteRange,
+    CorpusSource,
+    Document,
+    too_long,
+)
 from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from, list_files
 
 
@@ -13,20 +19,20 @@ class TextFile:
     path: str
     size: int
 
-    def read(self, portion: Portion) -> Iterator[Document]:
+    def read(self, byte_range: ByteRange) -> Iterator[Document]:
         if is_gzip(self.path):
-            return islice(_documents(self.path), portion.part, None, portion.parts)
-        return _documents(self.path, portion.start, portion.end)
+            return islice(_documents(self.path), byte_range.part, None, byte_range.parts)
+        return _documents(self.path, byte_range.start, byte_range.end)
 
 
-def open_text(pattern: str, *, spec: str) -> Source:
+def open_text(pattern: str, *, spec: str) -> CorpusSource:
     """Files in sorted order; a line is a sentence or running prose.
 
     Raises:
       DataError: no file matches, or one is empty.
     """
     files = tuple(TextFile(path, size) for path, size in list_files(pattern, spec=spec))
-    return Source(spec=spec, files=files)
+    return CorpusSource(spec=spec, files=files)
 
 
 def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:

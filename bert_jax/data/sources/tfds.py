@@ -13,7 +13,7 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from bert_jax.data.sources.base import Document, Portion, Source, text_of
+from bert_jax.data.sources.base import ByteRange, CorpusSource, Document, text_of
 from bert_jax.data.sources.files import open_file
 from bert_jax.errors import DataError
 
@@ -31,9 +31,9 @@ class TfdsFile:
     """Records of the file that belong to the split, from number `first` on."""
     field: str
 
-    def read(self, portion: Portion) -> Iterator[Document]:
-        first = self.first + portion.start * self.count // self.size
-        last = self.first + portion.end * self.count // self.size
+    def read(self, byte_range: ByteRange) -> Iterator[Document]:
+        first = self.first + byte_range.start * self.count // self.size
+        last = self.first + byte_range.end * self.count // self.size
         for number, example in self.examples(first, last):
             place = partial(self.place, number)
             name = f"{self.path}:{self.field}@{number}"
@@ -50,7 +50,7 @@ class TfdsFile:
             yield number, features.deserialize_example_np(record)
 
 
-def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
+def open_tfds(name: str, *, split: str, field: str, spec: str) -> CorpusSource:
     """The files of a split, also a part of one such as `train[:10%]`.
 
     Raises:
@@ -65,7 +65,7 @@ def open_tfds(name: str, *, split: str, field: str, spec: str) -> Source:
             f"{spec} has no field {field!r}; accepted: {known}, as in {name}:{split}:FIELD"
         )
     licence = info.as_proto.redistribution_info.license
-    return Source(spec=spec, files=files, licence=licence or None)
+    return CorpusSource(spec=spec, files=files, licence=licence or None)
 
 
 def read_examples(name: str, *, split: str, spec: str) -> Iterator[tuple[str, dict[str, Any], Any]]:

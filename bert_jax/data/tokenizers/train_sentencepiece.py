@@ -13,47 +13,48 @@ from bert_jax.data.tokenizers.sentencepiece import SPACE, SentencePiece
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
 
-MAX_STRETCHES = 2**19
-"""Most distinct stretches counted at a time, some 120 MB of Chinese."""
-MAX_STRETCH = 128
+MAX_PRETOKENS = 2**19
+"""Maximum number of distinct pretokens counted at a time (about 120 MB for Chinese)."""
+MAX_PRETOKEN_LENGTH = 128
 """Characters between two spaces that are counted as one; longer ones are cut, which pieces of at
 most 16 characters hardly notice, before they are counted, so that memory stays bounded."""
 MAX_TRAINING_CHARACTERS = 2**23
 """Running text that the trainer sees; it lays the counts out again, 20 to 40 bytes a character."""
 
-_STRETCH = re.compile(rf"\S{{1,{MAX_STRETCH}}}")
+_PRETOKEN = re.compile(rf"\S{{1,{MAX_PRETOKEN_LENGTH}}}")
 _NORMALIZERS = {True: "nmt_nfkc_cf", False: "nmt_nfkc"}
 _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
 
 
-def count_stretches(sentences: Iterable[str], *, lower_case: bool) -> Counter[str]:
-    """How often each stretch between spaces occurs, normalized; a Chinese sentence is a single one.
+def count_pretokens(sentences: Iterable[str], *, lower_case: bool) -> Counter[str]:
+    """Counts the normalized pretokens, which are the runs of characters between spaces.
 
-    Where there are more than `MAX_STRETCHES`, they are a sample: see `thin`.
+    A Chinese sentence is a single pretoken.
+    Where there are more than `MAX_PRETOKENS`, they are a sample: see `thin`.
     """
     normalizer = sentencepiece.SentencePieceNormalizer(rule_name=_NORMALIZERS[lower_case])
     rng = random.Random(0)
     raw = Counter()
     for sentence in sentences:
-        raw.update(_STRETCH.findall(sentence))
-        if len(raw) > MAX_STRETCHES:
-            thin(raw, limit=MAX_STRETCHES // 2, rng=rng)
-    stretches = Counter()
-    for stretch, count in raw.items():
-        for part in normalizer.normalize(stretch).replace(SPACE, " ").split():
-            stretches[part] += count
-    return stretches
+        raw.update(_PRETOKEN.findall(sentence))
+        if len(raw) > MAX_PRETOKENS:
+            thin(raw, limit=MAX_PRETOKENS // 2, rng=rng)
+    pretokens = Counter()
+    for pretoken, count in raw.items():
+        for part in normalizer.normalize(pretoken).replace(SPACE, " ").split():
+            pretokens[part] += count
+    return pretokens
 
 
-def merge_stretches(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    """The sum of what `count_stretches` gave for each part of a corpus, in this order."""
+def merge_pretokens(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    """The sum of what `count_pretokens` gave for each part of a corpus, in this order."""
     rng = random.Random(0)
-    stretches = Counter()
+    pretokens = Counter()
     for part in parts:
-        stretches.update(part)
-        if len(stretches) > MAX_STRETCHES:
-            thin(stretches, limit=MAX_STRETCHES // 2, rng=rng)
-    return stretches
+        pretokens.update(part)
+        if len(pretokens) > MAX_PRETOKENS:
+            thin(pretokens, limit=MAX_PRETOKENS // 2, rng=rng)
+    return pretokens
 
 
 def train_sentencepiece(
@@ -65,7 +66,7 @@ def train_sentencepiece(
     what three quarters of the vocabulary cannot hold, are in no piece.
 
     Args:
-      counts: from `count_stretches` with the same `lower_case`.
+      counts: from `count_pretokens` with the same `lower_case`.
 
     Raises:
       DataError: the corpus is too small for `vocab_size`, or `vocab_size` for any corpus.
@@ -74,7 +75,7 @@ def train_sentencepiece(
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(f"{stretch}\t{count}" for stretch, count in sample.items()),
+            sentence_iterator=(f"{pretoken}\t{count}" for pretoken, count in sample.items()),
             model_writer=model,
             input_format="tsv",
             model_type="unigram",
@@ -100,11 +101,11 @@ def train_sentencepiece(
 def _sample(counts: Mapping[str, int]) -> dict[str, int]:
     """Counts in proportion, of at most about `MAX_TRAINING_CHARACTERS`; rounded by chance."""
     rng = random.Random(0)
-    characters = sum(count * (len(stretch) + 1) for stretch, count in counts.items())
+    characters = sum(count * (len(pretoken) + 1) for pretoken, count in counts.items())
     share = min(1, MAX_TRAINING_CHARACTERS / max(1, characters))
-    scaled = {stretch: counts[stretch] * share for stretch in sorted(counts)}
-    rounded = {stretch: int(n) + (rng.random() < n % 1) for stretch, n in scaled.items()}
-    return {stretch: count for stretch, count in rounded.items() if count}
+    scaled = {pretoken: counts[pretoken] * share for pretoken in sorted(counts)}
+    rounded = {pretoken: int(n) + (rng.random() < n % 1) for pretoken, n in scaled.items()}
+    return {pretoken: count for pretoken, count in rounded.items() if count}
 
 
 def _coverage(counts: Mapping[str, int], *, most: int) -> float:
@@ -113,8 +114,8 @@ def _coverage(counts: Mapping[str, int], *, most: int) -> float:
     Chinese has more characters than a small vocabulary; the trainer leaves out 2 % at most.
     """
     characters = Counter()
-    for stretch, count in counts.items():
-        for character in SPACE + stretch:
+    for pretoken, count in counts.items():
+        for character in SPACE + pretoken:
             characters[character] += count
     kept = sum(count for _, count in characters.most_common(most))
     return min(0.99995, max(0.98, kept / max(1, characters.total())))

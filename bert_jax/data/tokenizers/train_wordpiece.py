@@ -34,13 +34,13 @@ def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
     rng = random.Random(0)
     raw_words, words = Counter(), Counter()
     for text in texts:
-        stretches = split_whitespace(space_ideographs(text))
-        if max(map(len, stretches), default=0) > MAX_WORD_LENGTH:
-            long = [one for one in stretches if len(one) > MAX_WORD_LENGTH]
-            stretches = [one for one in stretches if len(one) <= MAX_WORD_LENGTH]
+        pretokens = split_whitespace(space_ideographs(text))
+        if max(map(len, pretokens), default=0) > MAX_WORD_LENGTH:
+            long = [one for one in pretokens if len(one) > MAX_WORD_LENGTH]
+            pretokens = [one for one in pretokens if len(one) <= MAX_WORD_LENGTH]
             words.update(chain.from_iterable(_words_of(one, lower_case=lower_case) for one in long))
             _bound(words, rng)
-        raw_words.update(stretches)
+        raw_words.update(pretokens)
         _bound(raw_words, rng)
     for raw_word, count in raw_words.items():
         for word in _words_of(raw_word, lower_case=lower_case):
@@ -49,8 +49,8 @@ def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
     return words
 
 
-def _words_of(stretch: str, *, lower_case: bool) -> list[str]:
-    words = split_word(stretch, lower_case=lower_case)
+def _words_of(pretoken: str, *, lower_case: bool) -> list[str]:
+    words = split_word(pretoken, lower_case=lower_case)
     return [word for word in words if len(word) <= MAX_WORD_LENGTH]
 
 

@@ -102,8 +102,8 @@ def kind(request):
     return request.param
 
 
-def texts_of(portions):
-    return [document.text for document, _ in read_slice(portions)]
+def texts_of(corpus_slice):
+    return [document.text for document, _ in read_slice(corpus_slice)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 50])
@@ -112,7 +112,7 @@ def test_slices_give_every_document_once(kind, count, tmp_path):
     corpus = open_corpus(write_corpus(tmp_path, kind, texts))
     slices = corpus.slices(count)
     assert len(slices) == count
-    found = [texts_of(portions) for portions in pickle.loads(pickle.dumps(slices))]
+    found = [texts_of(corpus_slice) for corpus_slice in pickle.loads(pickle.dumps(slices))]
     if kind in SEQUENTIAL:
         assert sorted(sum(found, [])) == sorted(texts)
     else:

@@ -38,7 +38,9 @@ def test_a_line_where_a_slice_ends_is_read_once(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": f"{i:02}"}) + "\n" for i in range(12)))
     slices = open_corpus(f"jsonl:{path}").slices(4)
-    found = [[int(document.text) for document, _ in read_slice(portions)] for portions in slices]
+    found = [
+        [int(document.text) for document, _ in read_slice(corpus_slice)] for corpus_slice in slices
+    ]
     assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
 
 
@@ -68,7 +70,7 @@ def test_a_bad_line_is_named_by_file_and_number(bad, count, write):
     good = b'{"text": "good"}'
     path = write(good, good, b"", good, line, good)
     with pytest.raises(DataError, match=said) as error:
-        for portions in open_corpus(f"jsonl:{path}").slices(count):
-            list(read_slice(portions))
+        for corpus_slice in open_corpus(f"jsonl:{path}").slices(count):
+            list(read_slice(corpus_slice))
     assert str(error.value).startswith(f"{path}:5 ") and len(str(error.value)) < 300
     assert "\n" not in str(error.value)

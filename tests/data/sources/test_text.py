@@ -42,7 +42,9 @@ def test_any_slices_of_any_lines_give_the_documents_of_the_whole(
     (whole,) = corpus.slices(1)
     expected = [d for d, _ in read_slice(whole)]
     assert "\n".join(d.text for d in expected).split() == "\n".join(lines).split()
-    assert [d for portions in corpus.slices(count) for d, _ in read_slice(portions)] == expected
+    assert [
+        d for corpus_slice in corpus.slices(count) for d, _ in read_slice(corpus_slice)
+    ] == expected
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -51,8 +53,8 @@ def test_bytes_that_are_not_utf8_are_found_whoever_reads_them(count, tmp_path):
     path.write_bytes(b"first\n\nsecond\n\n" + b"fine " * 20 + b"\xff\n" + b"\n\nmore" * 20)
     expected = re.escape(f"{path}:5 holds byte 0xff at column 101; accepted: UTF-8")
     with pytest.raises(DataError, match=expected):
-        for portions in open_corpus(f"text:{path}").slices(count):
-            list(read_slice(portions))
+        for corpus_slice in open_corpus(f"text:{path}").slices(count):
+            list(read_slice(corpus_slice))
 
 
 @pytest.mark.parametrize("line_length", [MAX_DOCUMENT_BYTES + 1, 50 * 2**20, 1000])
