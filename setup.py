@@ -46,7 +46,7 @@ setup(
         # What fine-tuning is measured with.
         "tasks": ["scikit-learn>=1.5", "scipy>=1.14"],
         "test": [
-            *("hypothesis", "ipykernel", "nbclient", "nbformat"),
+            *("hypothesis", "import-linter", "ipykernel", "nbclient", "nbformat"),
             *("psutil", "pyright", "pytest", "pytest-xdist", "ruff"),
         ],
         "notebook": ["jupyterlab", "matplotlib"],
