@@ -170,7 +170,7 @@ NEW = {
 
 
 def test_what_a_passport_tells_has_its_place_and_what_it_does_not_has_none(copied):
-    said = ("Row lengths", "special tokens", "unknown tokens", "repeated", "left out", "Masks")
+    said = ("Row lengths", "special tokens", "unknown tokens", "repeated", "excluded", "Masks")
 
     def bare(passport):
         for split in passport["splits"].values():
@@ -204,7 +204,7 @@ def test_what_a_passport_tells_has_its_place_and_what_it_does_not_has_none(copie
         "9.87%",
         "3.45%",
         "documents in both 5",
-        "In 1,234 training rows",
+        "in 1,234 training rows",
         "by span",
         "15.11%",
         "14.97%",
@@ -222,10 +222,10 @@ def test_other_tasks_have_their_own_words(pairs, corpus, tmp_path):
     prepare(tmp_path / pairs, corpus, pairs=pairs)
     text = text_of(html_of(tmp_path / pairs))
     if pairs == "none":
-        assert "There is no pair task" in text and "Balance of the answers" not in text
-        assert "told without reading" not in text
+        assert "There is no pair task" in text and "Balance of the labels" not in text
+        assert "accuracy without word order" not in text
     else:
-        assert "whether A and B stand in order" in text
+        assert "whether A and B are in order" in text
         assert "swapped pairs" in text
         assert "random pairs" not in text and "B is random" not in text
 
@@ -244,7 +244,7 @@ def test_data_without_a_fault_say_so(copied):
     change_passport(copied, change)
     found = write_page(copied)
     assert found.findings == []
-    assert "Nothing was found that speaks against training" in text_of(found.path.read_text())
+    assert "No problem was found in these data" in text_of(found.path.read_text())
 
 
 # ---- What it is ----------------------------------------------------------------------------------
