@@ -1,12 +1,13 @@
-"""Converts weights: runs, directories of Hugging Face's BERT and Google's TensorFlow checkpoints.
+"""Converts weights between bert_jax and Hugging Face, and from Google's TensorFlow checkpoints.
 
   python -m bert_jax.convert --source=DIR --output=DIR --to=huggingface
   python -m bert_jax.convert --source=uncased_L-12_H-768_A-12/bert_model.ckpt --output=DIR
       --to=bert_jax
   python -m bert_jax.convert --source=DIR --output=DIR --to=bert_jax --allow=masked_token_head
 
-The report, also in OUTPUT/conversion.txt, lists every tensor that was used, reshaped, missing or
-left out. What nothing explains is an error, unless --allow names it.
+The command prints a report and writes it to OUTPUT/conversion.txt. The report lists every tensor
+that was used, reshaped, missing or ignored. An unknown or missing tensor is an error, unless
+--allow names it.
 """
 
 import os
@@ -36,8 +37,8 @@ def main() -> None:
     limit = run.tokenizer.to_json().get("max_word_length")
     if flags.FLAGS.to == "huggingface" and limit != MAX_WORD_LENGTH:
         report += (
-            f"\n  tokenizer: transformers makes [UNK] of words of more than "
-            f"{MAX_WORD_LENGTH} characters whatever is written; here the limit is {limit}"
+            f"\n  tokenizer: transformers replaces words of more than {MAX_WORD_LENGTH} "
+            f"characters by [UNK]; the limit of this tokenizer is {limit}"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
@@ -51,13 +52,13 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("source", None, "What to convert: a directory, or a bert_model.ckpt.")
-    flags.DEFINE_string("output", None, "Directory to write, which is not there yet.")
-    flags.DEFINE_enum("to", "bert_jax", ["bert_jax", "huggingface"], "Format to write.")
+    flags.DEFINE_string("source", None, "Weights to convert: a directory or a bert_model.ckpt.")
+    flags.DEFINE_string("output", None, "Directory to write. It must be new or empty.")
+    flags.DEFINE_enum("to", "bert_jax", ["bert_jax", "huggingface"], "Output format.")
     flags.DEFINE_multi_string(
         "allow",
         [],
-        "A tensor to leave out, or bert/pooler, masked_token_head or next_sentence_head to "
-        "initialize if the source lacks it; may be repeated.",
+        "Name of a tensor to ignore, or bert/pooler, masked_token_head or next_sentence_head to "
+        "initialize that part if the source lacks it. May be repeated.",
     )
     command.run(main)

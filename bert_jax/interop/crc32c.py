@@ -1,8 +1,8 @@
-"""CRC-32C, the checksum of TensorFlow's files, fast enough for weights.
+"""CRC-32C, the checksum of TensorFlow's files, vectorized with NumPy.
 
-The bytes are cut into many lanes of equal length, whose checksums NumPy computes side by side, and
-which are then joined two by two: the checksum of A followed by B is that of A, moved on by the
-length of B, plus that of B, where plus is exclusive or.
+The bytes are cut into lanes of equal length, and NumPy computes the checksums of all lanes
+together. Neighbouring lanes are then joined in pairs: the checksum of the bytes A + B is the
+checksum of A, shifted by the length of B, XOR the checksum of B.
 
 Reference: RFC 3720, appendix B.4.
 """
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 POLYNOMIAL = 0x82F63B78
-"""Castagnoli's, its bits reversed."""
+"""Castagnoli's polynomial with its bits reversed."""
 
 LANE = 256
-"""Bytes; short, so that a block of lanes stays in the cache."""
+"""Bytes in a lane. Short lanes keep a block in the cache."""
 
 LANES = 4096
-"""In a block; a power of two, so that they join two by two."""
+"""Lanes in a block, a power of two."""
 
 SHORT = 4096
-"""Bytes that are done one by one."""
+"""Content shorter than this, in bytes, is processed byte by byte."""
 
 MASK_DELTA = 0xA282EAD8
 
@@ -34,11 +34,11 @@ def _byte_table() -> np.ndarray:
 
 
 TABLE = _byte_table()
-"""What one byte does to the checksum."""
+"""Effect of each byte value on the checksum."""
 
 
 def masked_crc32c(content: bytes | np.ndarray) -> int:
-    """Returns the checksum as TensorFlow stores it, for content that may hold checksums itself."""
+    """Returns the checksum in the masked form that TensorFlow stores."""
     value = crc32c(content)
     return ((value >> 15 | value << 17) + MASK_DELTA) & 0xFFFFFFFF
 
@@ -51,8 +51,8 @@ def crc32c(content: bytes | np.ndarray) -> int:
         for byte in data.tolist():
             value = int(TABLE[(value ^ byte) & 255]) ^ (value >> 8)
         return value ^ 0xFFFFFFFF
-    # To start from all ones is to invert the first four bytes and start from zero; from zero,
-    # zeros in front change nothing.
+    # Starting from all ones equals inverting the first four bytes and starting from zero.
+    # Leading zeros do not change a checksum that starts from zero.
     block = LANE * LANES
     padded = np.zeros(-(-len(data) // block) * block, np.uint8)
     padded[-len(data) :] = data
@@ -67,7 +67,10 @@ def crc32c(content: bytes | np.ndarray) -> int:
 
 
 def _block(data: np.ndarray, steps: list[np.ndarray]) -> np.uint32:
-    """The checksum of a block, from zero and not inverted; each step joins lanes twice as long."""
+    """Returns the checksum of a block, started from zero and not inverted.
+
+    Each step joins pairs of lanes, so the lanes double in length.
+    """
     columns = np.ascontiguousarray(data.reshape(LANES, LANE).T)
     lanes = np.zeros(LANES, np.uint32)
     for column in columns:
@@ -78,7 +81,7 @@ def _block(data: np.ndarray, steps: list[np.ndarray]) -> np.uint32:
 
 
 def _zeros(count: int) -> np.ndarray:
-    """What that many zero bytes do to each bit of a checksum, uint32 [32]."""
+    """Returns the effect of `count` zero bytes on each bit of a checksum, uint32 [32]."""
     bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
     for _ in range(count):
         bits = TABLE[bits & 255] ^ (bits >> 8)
@@ -86,7 +89,7 @@ def _zeros(count: int) -> np.ndarray:
 
 
 def _apply(step: np.ndarray, values: Any) -> Any:
-    """A step applied to checksums; to the bits of another step it gives both, one after another."""
+    """Applies a step to checksums. Applied to another step's bits, it composes both steps."""
     result = np.zeros_like(values)
     for bit in range(32):
         result = result ^ np.where((values >> np.uint32(bit)) & 1, step[bit], np.uint32(0))

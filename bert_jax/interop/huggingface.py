@@ -1,4 +1,4 @@
-"""Directories of Hugging Face's BERT: config.json, weights, vocabulary.
+"""Reads and writes directories of Hugging Face's BERT: config.json, weights and vocabulary.
 
 Reference: transformers 5.23.0.
 """
@@ -27,14 +27,14 @@ from bert_jax.interop.torch_files import read_torch
 from bert_jax.models.config import BertConfig, TaskHeadConfig
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Files that may hold the tensors; the first that is there does."""
+"""Names of the file with the tensors. The first file that exists is read."""
 
 
 def read_huggingface(directory: Path) -> Source:
-    """Reads a directory that `save_pretrained` wrote, of today's or of older releases.
+    """Reads a directory that `save_pretrained` of a current or an older release wrote.
 
     Raises:
-      CheckpointError, DataError: no BERT, or a file that is damaged or missing.
+      CheckpointError, DataError: the model is no BERT, or a file is damaged or missing.
     """
     file = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
     if file is None:
@@ -50,7 +50,7 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a file by name.
 
     Raises:
-      CheckpointError: it is damaged or cut short.
+      CheckpointError: the file is damaged or truncated.
     """
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
@@ -69,26 +69,27 @@ def write_huggingface(
     tokenizer: Tokenizer,
     head: TaskHeadConfig | None = None,
 ) -> None:
-    """Writes what `transformers.AutoModelForPreTraining` and `AutoTokenizer` read.
+    """Writes a directory for `transformers.AutoModelForPreTraining` and `AutoTokenizer`.
 
-    With a head, what the class of its task reads, such as `BertForSequenceClassification`.
+    With a head, the directory is for the class of the task, for instance
+    `BertForSequenceClassification`.
 
     Args:
-      directory: exists.
-      parameters: by their paths.
-      config: of the model.
-      tokenizer: a WordPiece.
-      head: of a fine-tuned model.
+      directory: an existing directory.
+      parameters: float32 arrays by path.
+      config: the model's config.
+      tokenizer: a WordPiece tokenizer.
+      head: the output layer of a fine-tuned model.
 
     Raises:
-      CheckpointError: another kind of tokenizer, or a head that no class there has.
+      CheckpointError: the tokenizer is no WordPiece, or no transformers class has this head.
     """
     description = tokenizer.to_json()
     if description["kind"] != "wordpiece":
         raise CheckpointError(f"the tokenizer is {description['kind']}; accepted: wordpiece")
     names, more = _of_task(head) if head else (NAMES, _PRETRAINING)
     tensors = from_parameters(parameters, vocab_size=config.vocab_size, names=names)
-    # transformers refuses a file that does not say which library's layout it has.
+    # transformers refuses a file whose metadata do not name the library of its layout.
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
     (directory / WEIGHTS[0]).write_bytes(content)
     more = more | {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
@@ -114,7 +115,7 @@ _PRETRAINING = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": 
 
 
 def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:
-    """Names of the tensors of a fine-tuned model, and what its config.json says of the task."""
+    """Returns the tensor names of a fine-tuned model, and the task's fields of its config.json."""
     task = TASK_CLASSES[head.family]
     if head.representation != task.representation:
         raise CheckpointError(
@@ -133,7 +134,10 @@ def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:
 
 
 def _tokenizer_json(tokenizer: Tokenizer, lower_case: bool, max_word_length: int) -> dict[str, Any]:
-    """The format of the `tokenizers` library: [CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
+    """Returns a tokenizer.json for the `tokenizers` library.
+
+    Its templates are [CLS] A [SEP] and [CLS] A [SEP] B [SEP].
+    """
     ids = {piece: i for i, piece in enumerate(tokenizer.pieces)}
 
     def special(piece: str, segment: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The one table of names: a parameter here, in Hugging Face's BERT, in Google's checkpoints.
+"""The table of names: each parameter in bert_jax, in Hugging Face's BERT and in Google's BERT.
 
 References:
   https://github.com/google-research/bert (modeling.py, optimization.py)
@@ -12,28 +12,28 @@ from typing import Literal, NamedTuple
 Convention = Literal["huggingface", "google"]
 
 OPTIONAL_PARTS = ("bert/pooler", "masked_token_head", "next_sentence_head")
-"""What a source may lack as a whole; the rest of the parameters is the encoder."""
+"""Parts that a source may lack as a whole. All other parameters belong to the encoder."""
 
 
 class Name(NamedTuple):
-    """One parameter under its three names; `{layer}` counts layers from 0.
+    """A parameter under its three names; `{layer}` is the number of the layer, from 0.
 
-    A parameter of the layers is stacked here: its first dimension is that number.
+    bert_jax stacks the parameters of all layers: their first dimension is the layer.
     """
 
     path: str
     huggingface: str
     google: str
     inputs: int = 0
-    """Leading dimensions here that are the first of a foreign matrix; 0 for a vector there."""
+    """Number of leading dimensions that form the rows of the foreign matrix; 0 for a vector."""
     transposed: tuple[Convention, ...] = ()
-    """Where the matrix is stored as [outputs, inputs]."""
+    """Conventions that store the matrix as [outputs, inputs]."""
     padded: bool = False
-    """Here its first dimension is padded beyond the vocabulary."""
+    """Whether bert_jax pads the first dimension beyond the vocabulary."""
 
     @property
     def stacked(self) -> bool:
-        """One of each layer."""
+        """Whether every layer has this parameter."""
         return "{layer}" in self.huggingface
 
 
@@ -114,16 +114,17 @@ NAMES = (
 
 
 class TaskClass(NamedTuple):
-    """A class of transformers for fine-tuned models: an encoder and one dense layer."""
+    """A transformers class for fine-tuned models: an encoder and a dense layer."""
 
     architecture: str
     layer: str
+    """Name of the dense layer."""
     representation: str
-    """What the layer sees there."""
+    """Input of the dense layer, as `task.representation` names it."""
 
     @property
     def pooler(self) -> bool:
-        """Whether it has one."""
+        """Whether the class has a pooler."""
         return self.representation == "pooled"
 
 
@@ -135,11 +136,11 @@ TASK_CLASSES = {
     "question_answering": TaskClass("BertForQuestionAnswering", "qa_outputs", "last"),
     "multiple_choice": TaskClass("BertForMultipleChoice", "classifier", "pooled"),
 }
-"""By the family of tasks."""
+"""The class for each family of tasks."""
 
 
 def task_names(task: TaskClass) -> tuple[Name, ...]:
-    """Returns the names of a fine-tuned model's parameters; Google has none for these."""
+    """Returns the names of a fine-tuned model's parameters. Google's names are not defined."""
     encoder = (
         name
         for name in NAMES
@@ -152,9 +153,9 @@ TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-"""Second names under which Hugging Face may store a tensor; both must hold the same."""
+"""Second names under which Hugging Face may store a tensor. Both copies must be equal."""
 
-# What a source may hold that no parameter here is: a pattern of names, and what they are.
+# Tensors that a source may hold and bert_jax does not need: a name pattern and an explanation.
 _EXPLAINED: dict[Convention, tuple[tuple[str, str], ...]] = {
     "huggingface": (
         (r"bert\.embeddings\.(position_ids|token_type_ids)", "a constant buffer"),
@@ -169,14 +170,17 @@ _EXPLAINED: dict[Convention, tuple[tuple[str, str], ...]] = {
 
 
 def explain(name: str, convention: Convention) -> str | None:
-    """Returns why a tensor is left out on purpose; None for one that nothing explains."""
+    """Returns why a tensor is ignored on purpose, or None if there is no known reason."""
     return next(
         (why for pattern, why in _EXPLAINED[convention] if re.fullmatch(pattern, name)), None
     )
 
 
 def canonical(name: str, convention: Convention) -> str:
-    """Returns the name as in the table: with the prefix `bert.`, today's names of LayerNorm's."""
+    """Returns a tensor's name as the table has it.
+
+    Adds the prefix `bert.` and replaces the old names of LayerNorm's parameters.
+    """
     if convention == "google":
         return name
     if name.startswith(("embeddings.", "encoder.", "pooler.")):

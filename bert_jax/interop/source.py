@@ -1,4 +1,4 @@
-"""What foreign files give: a config, a tokenizer and tensors under their own names."""
+"""Weights of another implementation: config, tokenizer, and tensors under their own names."""
 
 import json
 from collections.abc import Mapping
@@ -26,19 +26,19 @@ FIELDS = {
     "layer_norm_epsilon": "layer_norm_eps",
     "initializer_stddev": "initializer_range",
 }
-"""BertConfig's fields, and what both Google and Hugging Face call them."""
+"""Fields of BertConfig and their names in the configs of Google and Hugging Face."""
 
 DEFAULTS = {"layer_norm_eps": 1e-12, "initializer_range": 0.02}
-"""What a config.json may leave out; Google's code has the first as a constant."""
+"""Fields that a config.json may omit. Google's code has the first as a constant."""
 
 ACTIVATIONS = {"gelu_erf": ("gelu",), "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh")}
-"""Hugging Face's names of each form; the first is the one that is written.
+"""Hugging Face's names of each activation. The first name is used for writing.
 
-`gelu` in a `bert_config.json` of Google's is erf too, as Hugging Face reads it and as the first
-released checkpoints were trained; google-research/bert as it stands today computes tanh.
+`gelu` in Google's `bert_config.json` also means the erf form: Hugging Face reads it so, and the
+first released checkpoints were trained with it. google-research/bert computes the tanh form today.
 """
 
-# Anything else would be another model.
+# Other values describe a different model.
 _FIXED = {
     "model_type": "bert",
     "position_embedding_type": "absolute",
@@ -49,7 +49,7 @@ _FIXED = {
 
 
 class Source(NamedTuple):
-    """Weights from elsewhere, not yet parameters."""
+    """Weights of another implementation before their conversion to parameters."""
 
     config: BertConfig
     tokenizer: Tokenizer
@@ -58,10 +58,10 @@ class Source(NamedTuple):
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Returns a JSON object of a file.
+    """Returns the JSON object in a file.
 
     Raises:
-      CheckpointError: there is none.
+      CheckpointError: the file cannot be read or holds no JSON object.
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def read_config(file: Path) -> BertConfig:
     """Returns the model that a `config.json` or `bert_config.json` describes.
 
     Raises:
-      CheckpointError: it is not of a BERT, or of one that cannot be followed.
+      CheckpointError: the file describes no BERT, or a variant that bert_jax cannot compute.
     """
     given = read_json(file)
     for name, value in _FIXED.items():
@@ -110,14 +110,14 @@ def read_config(file: Path) -> BertConfig:
 
 
 def config_json(config: BertConfig) -> dict[str, Any]:
-    """Returns what `read_config` reads as this model."""
+    """Returns the foreign config of a model, as `read_config` reads it."""
     values = {theirs: getattr(config, ours) for ours, theirs in FIELDS.items()}
     values["intermediate_size"] = config.intermediate_size_or_default
     return {"model_type": "bert", "hidden_act": ACTIVATIONS[config.activation][0]} | values
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, file: Path) -> None:
-    """Refuses a vocabulary with more pieces than the model has rows; fewer leave rows unused."""
+    """Refuses a vocabulary with more pieces than the model's token table has rows."""
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{file} has {tokenizer.vocab_size} pieces; accepted: at most the config's vocab_size, "
@@ -126,5 +126,5 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, file: Path) -> No
 
 
 def looks_lower_case(pieces: tuple[str, ...] | list[str]) -> bool:
-    """Whether no piece but the special ones holds a capital letter."""
+    """Returns whether the pieces, special pieces aside, contain no capital letter."""
     return not any(piece != piece.lower() for piece in pieces if piece not in SPECIAL_PIECES)

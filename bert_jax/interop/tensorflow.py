@@ -1,7 +1,7 @@
-"""Google's checkpoints, read without TensorFlow: `bert_model.ckpt.{index,data-*}`.
+"""Reads Google's checkpoints, `bert_model.ckpt.{index,data-*}`, without TensorFlow.
 
-The index is a sorted table of LevelDB's format: blocks of keys, which are names of variables, and
-values, which are protocol buffers that say where the variable's bytes lie in the data files.
+The index is a sorted table in LevelDB's format. Its keys are names of variables. Its values are
+protocol buffers with the place of the variable's bytes in the data files.
 
 References:
   https://github.com/google/leveldb/blob/main/doc/table_format.md
@@ -22,12 +22,12 @@ from bert_jax.interop.crc32c import masked_crc32c
 from bert_jax.interop.source import Source, check_vocabulary, looks_lower_case, read_config
 
 MAX_WORD_LENGTH = 200
-"""Of google-research/bert; Hugging Face has 100."""
+"""Limit of google-research/bert, in characters. Hugging Face's limit is 100."""
 
 TABLE_MAGIC_NUMBER = 0xDB4775248B80FB57
 FOOTER_SIZE = 48
 BLOCK_TRAILER_SIZE = 5
-"""A byte for the compression and a checksum."""
+"""Size of the compression type (1 byte) and the checksum (4 bytes)."""
 
 DTYPES = {
     1: np.float32,
@@ -39,7 +39,7 @@ DTYPES = {
     14: ml_dtypes.bfloat16,
     19: np.float16,
 }
-"""Numbers of TensorFlow's types.proto."""
+"""NumPy dtype for each number of TensorFlow's types.proto."""
 
 # Fields of BundleHeaderProto, BundleEntryProto, TensorShapeProto and its Dim.
 _NUM_SHARDS, _ENDIANNESS = 1, 2
@@ -57,7 +57,10 @@ class _Entry(NamedTuple):
 
 
 def checkpoint_prefix(path: Path) -> Path | None:
-    """Returns `.../bert_model.ckpt` for that or for a file of it; None if there is no index."""
+    """Returns the prefix `.../bert_model.ckpt` of a checkpoint or of its index file.
+
+    Returns None if there is no index file.
+    """
     prefix = path.with_suffix("") if path.suffix == ".index" else path
     return prefix if prefix.name and _index_file(prefix).is_file() else None
 
@@ -65,10 +68,10 @@ def checkpoint_prefix(path: Path) -> Path | None:
 def read_google(prefix: Path) -> Source:
     """Reads a checkpoint with the bert_config.json and vocab.txt beside it.
 
-    A vocabulary without capital letters is taken to be uncased; no file says.
+    No file says whether the model is cased. A vocabulary without capital letters counts as uncased.
 
     Raises:
-      CheckpointError: no BERT, or a file that is missing, damaged or cut short.
+      CheckpointError: the model is no BERT, or a file is missing, damaged or truncated.
     """
     config = read_config(prefix.parent / "bert_config.json")
     vocabulary = prefix.parent / "vocab.txt"
@@ -86,10 +89,10 @@ def read_google(prefix: Path) -> Source:
 
 
 def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
-    """Returns the variables of a checkpoint by name; their checksums are verified.
+    """Returns the variables of a checkpoint by name, after checking their checksums.
 
     Raises:
-      CheckpointError: a file is missing, damaged or cut short.
+      CheckpointError: a file is missing, damaged or truncated.
     """
     index = _index_file(prefix)
     try:
@@ -157,18 +160,18 @@ def _entry(value: bytes) -> _Entry:
 
 
 def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Every key and value; ValueError where the file is damaged."""
+    """Yields every key and value. Raises ValueError if the file is damaged."""
     footer = content[-FOOTER_SIZE:]
     if len(footer) < FOOTER_SIZE or int.from_bytes(footer[-8:], "little") != TABLE_MAGIC_NUMBER:
         raise ValueError("its last bytes are not those of a table")
-    _, start = _block_handle(footer, 0)  # of the metadata, which TensorFlow leaves empty
+    _, start = _block_handle(footer, 0)  # skips the metadata block, which is always empty
     index, _ = _block_handle(footer, start)
     for _, handle in _read_block(content, *index):
         yield from _read_block(content, *_block_handle(handle, 0)[0])
 
 
 def _block_handle(content: bytes, start: int) -> tuple[tuple[int, int], int]:
-    """Offset and size of a block, and where the handle ends."""
+    """Returns offset and size of a block, and the end of the handle."""
     offset, start = _varint(content, start)
     size, start = _varint(content, start)
     return (offset, size), start
@@ -198,7 +201,7 @@ def _read_block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes,
 
 
 def _fields(message: bytes) -> dict[int, list]:
-    """Values of each field number: integers, or bytes of what is nested."""
+    """Returns the values of each field number: integers, or the bytes of nested messages."""
     fields: dict[int, list] = {}
     start = 0
     while start < len(message):
@@ -223,7 +226,7 @@ def _fields(message: bytes) -> dict[int, list]:
 
 
 def _varint(content: bytes, start: int) -> tuple[int, int]:
-    """A number in groups of 7 bits, lowest first, and where it ends."""
+    """Decodes an integer stored in groups of 7 bits, lowest first; returns it and its end."""
     value = shift = 0
     while True:
         byte = content[start]

@@ -1,4 +1,7 @@
-"""Foreign tensors <-> parameters, strictly: every tensor is used, explained or an error."""
+"""Converts foreign tensors to parameters and back.
+
+Conversion is strict: every tensor is used, or ignored for a stated reason, or an error.
+"""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -13,26 +16,26 @@ from bert_jax.interop.names import NAMES, OPTIONAL_PARTS, TIED, Convention, Name
 
 Shape = tuple[int, ...]
 Parameters = dict[str, np.ndarray]
-"""Float32 arrays by their paths, such as `bert/layers/attention/query/kernel`."""
+"""Float32 arrays by path, for instance `bert/layers/attention/query/kernel`."""
 
 EXACT_DTYPES = ("float32", "float16", "bfloat16")
-"""Dtypes whose values float32 holds."""
+"""Dtypes whose values float32 represents exactly."""
 
 SHOWN = 10
-"""Problems in the one line of an error."""
+"""Maximum number of problems in an error message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadingReport:
-    """What became of every tensor of a source, a line for each."""
+    """The use of every tensor of a source, a line for each tensor."""
 
     used: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
-    """Used as well, but transposed, cut into heads, padded or cast."""
+    """Tensors that were used after a transpose, a split into heads, padding or a cast."""
     missing: list[str] = field(default_factory=list)
-    """Parameters that the source lacks; they are initialized."""
+    """Parameters that the source lacks and that were initialized."""
     unexpected: list[str] = field(default_factory=list)
-    """Left out, with the reason."""
+    """Tensors that were ignored, with the reason."""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in vars(self).items())
@@ -41,7 +44,7 @@ class LoadingReport:
 
 
 class Loaded(NamedTuple):
-    """Parameters made of a source's tensors."""
+    """Parameters made from a source's tensors, and the report about them."""
 
     parameters: Parameters
     report: LoadingReport
@@ -56,18 +59,18 @@ def to_parameters(
     vocab_size: int,
     allow: Collection[str] = (),
 ) -> Loaded:
-    """Returns the parameters that a source's tensors are.
+    """Converts a source's tensors to parameters.
 
     Args:
-      tensors: by the source's names; each is read once, or twice if it is tied.
-      shapes: of the model's parameters, by their paths.
-      initialize: makes the parameters of these paths; called only for what the source lacks.
-      convention: whose names and orientation the source has.
-      vocab_size: rows of the source's token table; the rows that pad ours are zero.
-      allow: unexpected tensors to leave out, and those of OPTIONAL_PARTS that may be missing.
+      tensors: arrays by the source's names; each is read once, or twice if it is tied.
+      shapes: shapes of the model's parameters by path.
+      initialize: makes parameters for the given paths; called for paths that the source lacks.
+      convention: the source's names and matrix orientation.
+      vocab_size: rows of the source's token table; padding rows of our table are zero.
+      allow: unexpected tensors to ignore, and parts of OPTIONAL_PARTS that may be missing.
 
     Raises:
-      CheckpointError: names every tensor that is missing, unexpected or not what it should be.
+      CheckpointError: names the tensors that are missing, unexpected or of another shape or dtype.
     """
     report, problems = LoadingReport(), []
     sources = _source_names(tensors, convention)
@@ -120,7 +123,7 @@ def to_parameters(
 def from_parameters(
     parameters: Parameters, *, vocab_size: int, names: Iterable[Name] = NAMES
 ) -> dict[str, np.ndarray]:
-    """Returns a model's tensors under Hugging Face's names; a tied decoder is left out."""
+    """Returns a model's tensors under Hugging Face's names, without the tied decoder."""
     tensors = {}
     for name in names:
         ours = parameters[name.path]
@@ -134,7 +137,7 @@ def from_parameters(
 
 
 def _source_names(tensors: Mapping[str, np.ndarray], convention: Convention) -> dict[str, str]:
-    """The source's own name of each tensor by its canonical one."""
+    """Returns the source's name of each tensor by its canonical name."""
     names: dict[str, str] = {}
     for source in sorted(tensors):
         one = canonical(source, convention)
@@ -168,7 +171,7 @@ def _foreign_shape(name: Name, ours: Shape, convention: Convention, vocab_size: 
 
 
 def _matrix(name: Name, ours: Shape) -> Shape:
-    """Heads and their dimensions are one dimension elsewhere."""
+    """Returns the foreign shape, which has one dimension for all heads."""
     if not name.inputs:
         return (math.prod(ours),)
     return math.prod(ours[: name.inputs]), math.prod(ours[name.inputs :])
@@ -193,7 +196,10 @@ def _fill(into: np.ndarray, tensor: np.ndarray, name: Name, convention: Conventi
 def _missing_problems(
     missing: dict[str, list[str]], parameters: Parameters, allow: Collection[str]
 ) -> list[str]:
-    """A part that is missing as a whole may be allowed; the rest of a part that is there not."""
+    """Returns a problem for each incomplete part.
+
+    A part of OPTIONAL_PARTS may be missing as a whole if `allow` names it.
+    """
     by_part: dict[str, list[str]] = {}
     for path, names in missing.items():
         part = next((part for part in OPTIONAL_PARTS if path.startswith(part)), "")

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory, refused where it is not exactly BERT's WordPiece.
+"""Reads the tokenizer of a Hugging Face directory, and refuses anything but BERT's WordPiece.
 
 Reference: transformers 5.23.0.
 """
@@ -13,7 +13,7 @@ from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, 
 from bert_jax.errors import DataError
 from bert_jax.interop.source import looks_lower_case
 
-# What Hugging Face's files may say, by field; None is a field that is absent or null.
+# Accepted values of Hugging Face's fields; None stands for a field that is absent or null.
 _FOLLOWED_CONFIG = {
     "tokenizer_class": (None, "BertTokenizer", "BertTokenizerFast"),
     "tokenize_chinese_chars": (None, True),
@@ -32,14 +32,14 @@ _FOLLOWED_TOKENIZER = {
 
 
 def read_tokenizer(directory: str | Path) -> WordPiece:
-    """Read the tokenizer of a Hugging Face directory: that of `BertTokenizer`.
+    """Reads a Hugging Face directory with the tokenizer of `BertTokenizer`.
 
-    The pieces are those of `tokenizer.json`, or of `vocab.txt` if there is none; the case is what
-    `tokenizer_config.json` says, else `tokenizer.json`; where both say it, they must agree. Where
-    neither does, a vocabulary without capital letters lowers the case.
+    The pieces come from `tokenizer.json`, or from `vocab.txt` if there is no `tokenizer.json`.
+    `tokenizer_config.json` and `tokenizer.json` say whether text is lower-cased, and must agree.
+    If neither says so, text is lower-cased for a vocabulary without capital letters.
 
     Raises:
-      DataError: a file is missing or malformed, or asks for what `WordPiece` does not do.
+      DataError: a file is missing or malformed, or has a setting that `WordPiece` cannot follow.
     """
     config_path = Path(directory) / "tokenizer_config.json"
     path = Path(directory) / "tokenizer.json"
@@ -96,7 +96,7 @@ def _check_fields(
 ) -> None:
     for name, values in accepted.items():
         found = _field(description, name)
-        # A special token may be an object of its own, which holds how it is matched in text.
+        # A special token may be an object that also says how the token is matched in text.
         if isinstance(found, dict):
             found = found.get("content")
         if found not in values:
@@ -105,7 +105,7 @@ def _check_fields(
 
 
 def _field(description: Any, name: str) -> Any:
-    """What the dotted name leads to; None where it leads nowhere."""
+    """Returns the value at a dotted name, or None if there is no such value."""
     for key in name.split("."):
         description = description.get(key) if isinstance(description, dict) else None
     return description
@@ -114,7 +114,7 @@ def _field(description: Any, name: str) -> Any:
 def _check_added_tokens(
     added: Iterable[tuple[Any, Any]], tokenizer: WordPiece, *, path: Path
 ) -> None:
-    """Special pieces of the vocabulary may be named; another would be cut out of the text whole."""
+    """Refuses added tokens that are no special pieces, since they would change tokenization."""
     for i, token in added:
         content = _field(token, "content")
         known = content in tokenizer.pieces and str(tokenizer.pieces.index(content)) == str(i)

@@ -1,7 +1,7 @@
-"""Tensors of a `torch.save` file, read without torch and without running anything in it.
+"""Reads the tensors of a `torch.save` file without torch, and without running code from the file.
 
-A pickle is a program that calls what it names. Here it can name only the few things that a
-dictionary of tensors is made of, and each stands for a function or a constant of this module.
+A pickle is a program that may call any function it names. The unpickler of this module knows only
+the names that a dictionary of tensors needs. It maps each name to a function or constant below.
 
 References:
   https://github.com/pytorch/pytorch/blob/main/torch/serialization.py, both file formats
@@ -49,7 +49,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage; offset, shape and strides count elements."""
+    """A view of a storage. Offset, shape and strides are in elements."""
 
     storage: _Storage
     offset: int
@@ -74,10 +74,10 @@ class _Tensor(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the globals of a state dictionary and no others."""
+    """Unpickler that resolves only the global names of a state dictionary."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # Made anew for each load: a pickle can set attributes of what it names.
+        # Made at each call, since a pickle can set attributes of the objects that it names.
         known: dict[tuple[str, str], Callable[..., Any] | _StorageType] = {
             ("collections", "OrderedDict"): lambda items=(): OrderedDict(items),
             ("torch._utils", "_rebuild_tensor_v2"): lambda *fields: _Tensor(*fields[:4]),
@@ -99,11 +99,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch(file: Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a state dictionary by name; large ones are read only when used.
+    """Returns the tensors of a state dictionary by name. Legacy files are memory-mapped.
 
     Raises:
-      CheckpointError: the file is cut short, holds other things than tensors, or names anything
-        that could be run.
+      CheckpointError: the file is truncated, holds other objects than tensors, or names a
+        function that could run.
     """
     try:
         with file.open("rb") as opened:
@@ -138,7 +138,7 @@ def _read_zip(opened: BinaryIO, file: Path) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(opened: BinaryIO, file: Path) -> dict[str, np.ndarray]:
-    """A row of pickles, then each storage: its size and its elements."""
+    """Reads a sequence of pickles, then each storage's size and elements."""
     header = [_Unpickler(opened).load() for _ in range(3)]
     if header[:2] != [MAGIC_NUMBER, PROTOCOL_VERSION]:
         raise pickle.UnpicklingError("not a file of torch.save")
