@@ -1,4 +1,4 @@
-"""Text <-> token ids: what is asked of a tokenizer, and the files that hold one."""
+"""The interface of tokenizers, and the files that store them."""
 
 import json
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from bert_jax.files import write_atomically
 
 
 class Tokenizer(Protocol):
-    """What pretraining asks of a tokenizer; values never change once it is built."""
+    """The interface of a tokenizer. Tokenizers are immutable."""
 
     @property
     def pieces(self) -> tuple[str, ...]:
-        """Piece of each id."""
+        """The piece of each id."""
         ...
 
     @property
@@ -42,46 +42,46 @@ class Tokenizer(Protocol):
 
     @property
     def word_starts(self) -> Bool[np.ndarray, "vocab"]:
-        """True for the ids that start a word, special pieces among them; read-only."""
+        """True for ids of special pieces and of pieces that start a word. Read-only."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text; a special piece spelled out in it is ordinary text."""
+        """Returns the ids of a text. The name of a special piece in the text is ordinary text."""
         ...
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Ids of a text right after another piece, [MASK] for one, without a space between.
+        """Returns the ids of a text that follows another piece, such as [MASK], without a space.
 
-        WordPiece takes it for the start of a word all the same, as BERT does.
+        WordPiece still treats the text as the start of a word, as BERT does.
         """
         ...
 
     def encode_with_offsets(self, text: str) -> Encoding:
-        """The same ids, and what part of `text`, as it was given, each of them stands for.
+        """Returns the ids of `encode`, and for each id its place in the original text.
 
-        `text[start:end]` gives the piece when it is cleaned as the text is. An accent that is a
-        character of its own, or another that vanishes, belongs to no piece unless it is within
-        one; a character that gives several pieces belongs to each; [UNK] covers its word.
+        `text[start:end]`, cleaned like the whole text, gives the piece. A removed character, such
+        as a separate accent, belongs to a piece only if it lies within the piece. If a character
+        gives several pieces, it belongs to each of them. [UNK] covers its whole word.
         """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Readable text of the ids, special pieces included."""
+        """Returns readable text, including special pieces."""
         ...
 
     def to_json(self) -> dict:
-        """What `tokenizer_from_json` rebuilds this tokenizer from."""
+        """Returns a description from which `tokenizer_from_json` rebuilds the tokenizer."""
         ...
 
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical `to_json`, in hexadecimal."""
+        """Returns the SHA-256 of the canonical `to_json` in hexadecimal."""
         ...
 
 
 def tokenizer_from_json(description: dict) -> Tokenizer:
-    """Rebuild a tokenizer from its `to_json`; raises DataError for anything else."""
+    """Rebuilds a tokenizer from its `to_json`. Raises DataError for any other description."""
     if isinstance(description.get("model"), dict):
-        raise DataError("is Hugging Face's; accepted: what bert_jax.convert writes of it")
+        raise DataError("is Hugging Face's format; accepted: the output of bert_jax.convert")
     if (version := description.get("format_version")) != FORMAT_VERSION:
         raise DataError(f"tokenizer format_version is {version!r}; accepted: {FORMAT_VERSION}")
     if (kind := description.get("kind")) not in (kinds := ("wordpiece", "sentencepiece")):
@@ -91,7 +91,11 @@ def tokenizer_from_json(description: dict) -> Tokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read what `save_tokenizer` wrote: `path` is its directory or the `tokenizer.json` in it."""
+    """Reads a tokenizer that `save_tokenizer` wrote.
+
+    Args:
+      path: the directory, or the `tokenizer.json` in it.
+    """
     path = Path(path)
     if path.is_dir():
         path = path / "tokenizer.json"
@@ -103,9 +107,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
-    """Write `tokenizer.json`, and for other tools `vocab.txt` (one piece a line) or `spiece.model`.
+    """Writes `tokenizer.json`, and a file for other tools.
 
-    The last, as it is called beside published weights, is SentencePiece's own format.
+    The other file is `vocab.txt` for WordPiece, with a piece on each line, or `spiece.model` in
+    the format of SentencePiece.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -138,7 +143,7 @@ def _wordpiece_from_json(description: dict) -> WordPiece:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Returns what a file holds; raises DataError where that is no JSON object."""
+    """Returns the JSON object in a file. Raises DataError if the file holds anything else."""
     try:
         value = json.loads(read_text(path))
     except json.JSONDecodeError as error:

@@ -1,6 +1,6 @@
-"""SentencePiece: text -> ids of pieces, the segmentation and the normalizer being the model's.
+"""SentencePiece: converts text to ids of pieces with the normalizer and segmentation of a model.
 
-Reference: Kudo and Richardson 2018; the library's model format, as ALBERT and T5 published theirs.
+Reference: Kudo and Richardson 2018. The model format is the library's; ALBERT and T5 use it.
 """
 
 import base64
@@ -23,17 +23,17 @@ from bert_jax.data.tokenizers.words import is_unspaced
 from bert_jax.errors import DataError
 
 SPACE = "▁"
-"""What stands for a space in a piece; it begins a word."""
+"""The character for a space in a piece. It begins a word."""
 
 _SURROGATES = {code: "\ufffd" for code in range(0xD800, 0xE000)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentencePiece:
-    """A serialized SentencePiece model; [PAD], [CLS], [SEP] and [MASK] are its control symbols.
+    """A SentencePiece tokenizer, whose control symbols are [PAD], [CLS], [SEP] and [MASK].
 
-    Control symbols may be called `[CLS]` or `<cls>`; whatever its unknown piece is called, it is
-    [UNK]. A lone surrogate, which is no text, is encoded as U+FFFD.
+    Control symbols may be named `[CLS]` or `<cls>`. The unknown piece may have any name and
+    counts as [UNK]. A lone surrogate is encoded as U+FFFD.
     """
 
     model: bytes = field(repr=False)
@@ -49,7 +49,7 @@ class SentencePiece:
 
     @classmethod
     def from_model_file(cls, path: str | Path) -> "SentencePiece":
-        """Read a `.model` of the library."""
+        """Reads a `.model` file of the library."""
         try:
             return cls(model=Path(path).read_bytes())
         except OSError as error:
@@ -59,7 +59,7 @@ class SentencePiece:
 
     @classmethod
     def from_json(cls, description: dict) -> "SentencePiece":
-        """Rebuild from `to_json`; raises DataError where its fields contradict the model."""
+        """Rebuilds a tokenizer from `to_json`. A field that contradicts the model is a DataError."""
         try:
             model = base64.b64decode(description["model"], validate=True)
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
@@ -105,15 +105,15 @@ class SentencePiece:
 
     @property
     def lower_case(self) -> bool:
-        """Whether the model's normalizer makes a capital letter a small one."""
+        """Whether the model's normalizer lower-cases text."""
         return self._processor.normalize("A").endswith("a")
 
     @property
     def word_starts(self) -> Bool[np.ndarray, "vocab"]:
-        """True for the ids that start a word, special pieces among them; read-only.
+        """True for ids of special pieces and of pieces that start a word. Read-only.
 
-        A word begins at a space or, as in BERT, with a punctuation mark or symbol. In scripts that
-        put no space between words each piece is a word: what the model found is all there is.
+        A word begins at a space, a punctuation mark or a symbol. In scripts that put no space
+        between words, each piece is a word.
         """
         return self._word_starts
 
@@ -127,7 +127,7 @@ class SentencePiece:
         ids = self.encode(text)
         if not ids or text[0].isspace() or not self._pieces[ids[0]].startswith(SPACE):
             return ids
-        # The model puts a space in front of every text.
+        # The model adds a space before every text.
         rest = self._pieces[ids[0]].removeprefix(SPACE)
         if not rest:
             return ids[1:]
@@ -139,7 +139,7 @@ class SentencePiece:
         offsets = []
         for piece, (start, end) in zip(found["pieces"], found["offsets"], strict=True):
             if start == end and piece != SPACE:
-                end += 1  # the next piece is of the same character
+                end += 1  # the next piece comes from the same character
             while start < end and text[start].isspace():
                 start += 1
             offsets.append((start, end))

@@ -1,4 +1,4 @@
-"""WordPiece: words -> ids of pieces, longest match first.
+"""WordPiece: converts words to ids of pieces, longest match first.
 
 Reference: Devlin et al. 2018 and `tokenization.py` of google-research/bert.
 """
@@ -27,11 +27,11 @@ from bert_jax.errors import DataError
 FORMAT_VERSION = 1
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_WORD_LENGTH = 100
-"""Hugging Face's limit; Google's TensorFlow 1 code has 200."""
+"""Hugging Face's limit, in characters. Google's TensorFlow 1 code has 200."""
 
 
 class Encoding(NamedTuple):
-    """Ids of a text, and for each the (start, end) of its characters in that text."""
+    """Ids of a text, and for each id the (start, end) of its characters in the text."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -39,13 +39,13 @@ class Encoding(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class WordPiece:
-    """Greedy longest-match-first word pieces; a piece within a word starts with `##`."""
+    """A WordPiece tokenizer: greedy, longest match first. Pieces within a word start with `##`."""
 
     pieces: tuple[str, ...]
     lower_case: bool
-    """Lower-case the text and strip accents."""
+    """Whether to lower-case the text and strip accents."""
     max_word_length: int = MAX_WORD_LENGTH
-    """Characters; a longer word is [UNK]."""
+    """Maximum length of a word, in characters. A longer word becomes [UNK]."""
 
     def __post_init__(self):
         if len(self._ids) < len(self.pieces):
@@ -65,7 +65,7 @@ class WordPiece:
     def from_vocabulary_file(
         cls, path: str | Path, *, lower_case: bool, max_word_length: int = MAX_WORD_LENGTH
     ) -> "WordPiece":
-        """Read a `vocab.txt`: one piece a line, the line number from 0 is the id."""
+        """Reads a `vocab.txt` with a piece on each line; line number (from 0) = id."""
         pieces = read_text(Path(path)).removesuffix("\n").split("\n")
         try:
             return cls(
@@ -102,7 +102,7 @@ class WordPiece:
 
     @property
     def word_starts(self) -> Bool[np.ndarray, "vocab"]:
-        """True for the ids that start a word, special pieces among them; read-only."""
+        """True for ids of special pieces and of pieces that start a word. Read-only."""
         return self._word_starts
 
     def encode(self, text: str) -> list[int]:
@@ -136,7 +136,7 @@ class WordPiece:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def __getstate__(self) -> dict:
-        # Fields only: the caches cannot be pickled and are soon filled again.
+        # The caches cannot be pickled and are soon filled again.
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @cached_property
@@ -155,7 +155,7 @@ class WordPiece:
 
     @cached_property
     def _encode_word(self) -> Callable[[str], tuple[int, ...]]:
-        """Ids of what stands between two spaces; most words of a text were seen before."""
+        """Returns the ids of a text without spaces, from a cache where possible."""
 
         def encode_word(word: str) -> tuple[int, ...]:
             tokens = split_word(word, lower_case=self.lower_case)
@@ -165,7 +165,7 @@ class WordPiece:
 
     @cached_property
     def _encode_aligned_word(self) -> Callable[[str], Encoding]:
-        """As `_encode_word`, with offsets into the word."""
+        """Returns ids as `_encode_word` does, with offsets into the word."""
 
         def encode_aligned_word(word: str) -> Encoding:
             ids, offsets = [], []

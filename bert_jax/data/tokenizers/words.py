@@ -1,19 +1,20 @@
-"""The words of a text, as BERT splits it before its vocabulary is asked.
+"""Splits text into words, the first step of BERT's tokenization.
 
-The semantics are those of Google's `tokenization.py` (google-research/bert), with the Unicode
-tables of the Python that runs (14.0 in Python 3.11): control characters vanish, each CJK ideograph
-and punctuation mark is a word, and with `lower_case` the text is lower-cased and loses its accents.
+The rules are those of Google's `tokenization.py` (google-research/bert), with the Unicode tables
+of the running Python (version 14.0 in Python 3.11). Control characters are removed. Each CJK
+ideograph and each punctuation mark is a word. With `lower_case`, text is lower-cased and its
+accents are removed.
 
-Hugging Face's `BertTokenizer` gives the same words but where its tables or its code differ:
+Hugging Face's `BertTokenizer` gives the same words, with these exceptions:
 
-- private-use characters, which it removes as if they were control characters, stay;
-- the ideographs U+2B820 to U+2B91F are words, as those around them are (its range starts late);
-- accents, punctuation and format characters added to Unicode after version 8 are treated as such,
-  and letters whose lower case came after version 14 are not lower-cased; there, the reverse;
-- a sigma that ends a word becomes a final one (`str.lower` does so), there it does not.
+- bert_jax keeps private-use characters; Hugging Face removes them like control characters;
+- the ideographs U+2B820 to U+2B91F are words here; Hugging Face's range starts after them;
+- bert_jax recognizes accents, punctuation and format characters that Unicode added after
+  version 8; Hugging Face lower-cases letters whose lower case came after version 14;
+- a sigma at the end of a word becomes a final sigma here, since `str.lower` does so.
 
-`tests/reference/test_tokenizer.py` lists every such code point and tests that there are no others.
-A lone surrogate, which it refuses, is a character of no vocabulary: its word will be [UNK].
+`tests/reference/test_tokenizer.py` lists each differing code point and tests that there are no
+others. A word with a lone surrogate becomes [UNK]; Hugging Face refuses such text.
 """
 
 import re
@@ -23,7 +24,7 @@ from functools import cache
 from itertools import chain, groupby
 from typing import TypeVar
 
-# White space to str.split, but control characters, which vanish, to BERT.
+# str.split treats these characters as white space. BERT removes them as control characters.
 _DROPPED_SPACES = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 _RAW_WORD = re.compile(r"[\S\x0b\x0c\x1c-\x1f\x85]+")
 _CJK_RANGES = (
@@ -36,7 +37,7 @@ _CJK_RANGES = (
     (0x2B820, 0x2CEAF),
     (0x2F800, 0x2FA1F),
 )
-# Thai, Lao, Tibetan, Burmese, Khmer and kana, which put no space between words either.
+# Thai, Lao, Tibetan, Burmese, Khmer and kana put no space between words either.
 _UNSPACED_RANGES = (
     *((0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF)),
     *_CJK_RANGES,
@@ -56,14 +57,14 @@ _REMEMBERED_LENGTH = 64
 _Value = TypeVar("_Value")
 
 AlignedCharacter = tuple[str, int]
-"""A character of a word and the index of the original character that it comes from."""
+"""A character of a word, and the index of the original character behind it."""
 
 
 class RecentWords(dict[str, _Value]):
-    """What a function gives for a word, remembered for the last `size` distinct ones at least.
+    """A cache of a function's results for at least the last `size` distinct words.
 
-    At most twice as many are held, and none of more than 64 characters: where no spaces are, that
-    is a sentence, which does not come back. A known word is found faster than by
+    The cache holds at most `2 * size` words, and no word of more than 64 characters: in text
+    without spaces such a word is a sentence, and rarely repeats. A hit is faster than a hit of
     `functools.lru_cache`.
     """
 
@@ -87,12 +88,12 @@ class RecentWords(dict[str, _Value]):
 
 
 def split_whitespace(text: str) -> list[str]:
-    """First step of BERT's tokenization: what white space separates."""
+    """Splits text at white space, after removing control characters."""
     return _DROPPED_SPACES.sub("", text).split()
 
 
 def split_word(word: str, *, lower_case: bool) -> list[str]:
-    """Second step: clean one result of `split_whitespace`; split punctuation and CJK off."""
+    """Cleans a result of `split_whitespace`, and splits off punctuation and ideographs."""
     if word.isascii() and word.isalnum():
         return [word.lower() if lower_case else word]
     tokens = []
@@ -105,33 +106,33 @@ def split_word(word: str, *, lower_case: bool) -> list[str]:
 
 
 def is_ideograph(character: str) -> bool:
-    """Whether it is one of the Chinese characters, each of which BERT makes a word."""
+    """Returns whether the character is a CJK ideograph; BERT makes each ideograph a word."""
     return bool(_IDEOGRAPH.match(character))
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether its script puts no space between words, as Chinese, Japanese and Thai."""
+    """Returns whether the character's script puts no space between words, as Chinese or Thai."""
     return bool(_UNSPACED.match(character))
 
 
 def space_ideographs(text: str) -> str:
-    """Puts spaces around ideographs, which changes no word: each is one of its own."""
+    """Puts spaces around ideographs. The words of the text do not change."""
     return text if text.isascii() else _IDEOGRAPH.sub(r" \g<0> ", text)
 
 
 def split_unspaced(word: str) -> list[str]:
-    """Splits characters of scripts without spaces off, each as a word."""
+    """Splits off each character of a script without spaces as a word."""
     return [word] if word.isascii() else _UNSPACED_OR_REST.findall(word)
 
 
 def locate_whitespace_split(text: str) -> Iterator[tuple[int, str]]:
-    """`split_whitespace` with where each result starts; what vanishes is still in it."""
+    """Yields start and text of each result of `split_whitespace`, with its control characters."""
     for match in _RAW_WORD.finditer(text):
         yield match.start(), match.group()
 
 
 def split_aligned_word(word: str, *, lower_case: bool) -> list[list[AlignedCharacter]]:
-    """`split_word` for a result of `locate_whitespace_split`; indices are into `word`."""
+    """Returns the words of `split_word`, each character with its index in `word`."""
     cleaned = [(c, i) for i, raw in enumerate(word) for c in _clean_character(raw)]
     tokens = []
     for token in _split_aligned(cleaned):
@@ -149,7 +150,7 @@ def _split_aligned(characters: list[AlignedCharacter]) -> list[list[AlignedChara
 
 def _lower_and_strip_accents(token: list[AlignedCharacter]) -> list[AlignedCharacter]:
     lowered = iter("".join(c for c, _ in token).lower())
-    # What a sigma becomes depends on its neighbours, but how many characters never does.
+    # The lower case of a sigma depends on its neighbours, but the number of characters does not.
     aligned = [(next(lowered), i) for c, i in token for _ in c.lower()]
     decomposed = [(part, i) for c, i in aligned for part in unicodedata.normalize("NFD", c)]
     ordered = chain.from_iterable(
@@ -160,7 +161,7 @@ def _lower_and_strip_accents(token: list[AlignedCharacter]) -> list[AlignedChara
 
 
 def _combining_class(character: AlignedCharacter) -> int:
-    """Unicode's canonical order sorts a run of marks by it; 0 is no mark."""
+    """Returns Unicode's combining class, which orders a run of marks; 0 means no mark."""
     return unicodedata.combining(character[0])
 
 
@@ -178,7 +179,10 @@ def _clean_character(character: str) -> str:
 
 @cache
 def _is_punctuation(character: str) -> bool:
-    """Every ASCII symbol counts, also `$`, `+` and others that Unicode does not call so."""
+    """Returns whether BERT treats a character as punctuation.
+
+    Every ASCII symbol counts, including `$` and `+`, which Unicode does not class as punctuation.
+    """
     if character.isascii():
         return character.isprintable() and not character.isalnum() and character != " "
     return unicodedata.category(character).startswith("P")
