@@ -1,4 +1,4 @@
-"""Plots as SVG that takes its colours from the page, so that they suit a light and a dark theme."""
+"""Plots as SVG. Colours come from the page's style sheet, for a light and a dark theme."""
 
 import io
 import re
@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from bert_jax.audit.shortcut import Shortcut
 
-# Stand-ins, each replaced in the SVG by what the style sheet of the page defines.
+# Placeholder colours. In the SVG, each is replaced by a colour of the page's style sheet.
 _INK, _FAINT, _FIRST, _SECOND, _PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
 _ON_THE_PAGE = {
     _INK: "currentColor",
@@ -25,7 +25,7 @@ _STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
     "svg.fonttype": "none",  # text stays text, in the font of the page
-    "svg.hashsalt": "bert_jax",  # else names within the file are random
+    "svg.hashsalt": "bert_jax",  # makes the names within the file reproducible
     **{name: _INK for name in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")},
     "axes.edgecolor": _FAINT,
     "axes.spines.top": False,
@@ -40,13 +40,13 @@ _STYLE = {
     "ytick.minor.size": 0,
     "legend.frameon": False,
 }
-_WIDTH = 7.2  # inches, at 72 units: what CSS then stretches to the column
+_WIDTH = 7.2  # inches, at 72 units; CSS stretches the plot to the column
 _PERCENT = PercentFormatter(1, decimals=0)
 _THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
 def plot_lengths(counts: Mapping[str, Sequence[int]], *, sequence_length: int) -> Markup:
-    """Share of rows by their number of tokens; `counts[name][n]` rows of a split have n."""
+    """Plots the distribution of row lengths. `counts[name][n]` rows of a split have n tokens."""
     width = -(-(sequence_length + 1) // 64)
     edges = np.arange(0, sequence_length + width + 1, width) - 0.5
 
@@ -69,16 +69,16 @@ def plot_lengths(counts: Mapping[str, Sequence[int]], *, sequence_length: int) -
 
 
 def plot_frequencies(token_counts: np.ndarray) -> Markup:
-    """How often each piece stands in the training records, by rank, both axes logarithmic."""
+    """Plots the count of each piece in the training records by rank, on logarithmic axes."""
     counts = np.sort(token_counts[token_counts > 0])[::-1]
-    # A line of so many points looks like that of all.
+    # 300 points look like the line through all points.
     ranks = np.unique(np.geomspace(1, max(1, len(counts)), 300).astype(int))
     shown = counts[ranks - 1] if len(counts) else np.ones(1)
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         zipf = {"color": _INK, "alpha": 0.5, "linewidth": 1, "linestyle": (0, (4, 3))}
-        axes.loglog(ranks, shown[0] / ranks, label="Zipf: the first, divided by the rank", **zipf)
+        axes.loglog(ranks, shown[0] / ranks, label="Zipf: highest count / rank", **zipf)
         axes.loglog(ranks, shown, color=_FIRST, linewidth=2, label="these data")
         axes.set_ylim(bottom=max(0.5, shown[-1] / 2))
         axes.set_xlabel("rank of the piece")
@@ -93,7 +93,7 @@ def plot_frequencies(token_counts: np.ndarray) -> Markup:
 def plot_shares(
     bars: Mapping[str, Sequence[float]], *, names: Sequence[str], aim: float | None = None
 ) -> Markup:
-    """A bar of 100 % for each entry, cut into the shares that `names` names; a line at `aim`."""
+    """Plots a stacked bar of shares for each entry, with a line at `aim`."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -120,7 +120,7 @@ def plot_shares(
 
 
 def plot_shortcut(shortcut: Shortcut) -> Markup:
-    """Held-out accuracy of each classifier with its interval, and the majority as a line."""
+    """Plots the held-out accuracy of each classifier with its interval, and the majority share."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -137,11 +137,11 @@ def plot_shortcut(shortcut: Shortcut) -> Markup:
             label="accuracy, 95% interval",
         )
         line = {"color": _SECOND, "linewidth": 1.6, "linestyle": (0, (4, 3))}
-        axes.axvline(shortcut.majority, label="always the more frequent answer", **line)
+        axes.axvline(shortcut.majority, label="majority label", **line)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(max(0, min(0.45, values.min() - 0.02)), 1)
         axes.xaxis.set_major_formatter(_PERCENT)
-        axes.set_xlabel("held-out pairs told rightly")
+        axes.set_xlabel("held-out pair accuracy")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
 
     return _svg(draw, height=2.2)
@@ -158,7 +158,7 @@ def _svg(draw: Callable[[Figure], None], *, height: float) -> Markup:
     text = text[text.index("<svg") :]
     for stand_in, colour in _ON_THE_PAGE.items():
         text = text.replace(stand_in, colour)
-    # Names that nothing refers to, and that each figure of a page would repeat.
+    # These ids are never referenced, and would repeat in each figure of a page.
     text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
     return Markup(text)
 

@@ -1,4 +1,4 @@
-"""What a reader of the passport should know before training, and what to do about it."""
+"""Findings: problems of prepared data that a user should know before training, with remedies."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from bert_jax.audit.shortcut import Shortcut
 HIGHEST_UNKNOWN_RATE = 0.01
 LOWEST_FILL = 0.9
 LARGEST_IMBALANCE = 0.1
-"""Of the share of label 1, from one half."""
+"""Largest accepted distance of the share of label 1 from 0.5."""
 LARGEST_UNUSED_SHARE = 0.1
 FEWEST_HELD_OUT_DOCUMENTS = 50
 
@@ -20,10 +20,12 @@ class Finding(NamedTuple):
 
 
 def find(passport: dict, *, unused_share: float, shortcut: Shortcut | None) -> list[Finding]:
-    """All findings, the gravest first; what a passport does not tell is not looked for.
+    """Returns all findings, the most serious first. Missing passport fields give no finding.
 
     Args:
-      unused_share: of the vocabulary that stands nowhere in the training records.
+      passport: the passport of prepared data.
+      unused_share: share of the vocabulary that never occurs in the training records.
+      shortcut: result of `measure_shortcut`, if it was measured.
     """
     return [
         *_repetitions(passport),
@@ -40,22 +42,23 @@ def _repetitions(passport: dict) -> Iterator[Finding]:
     if shared := passport.get("shared_documents"):
         yield Finding(
             f"{_count(shared, 'document')} in training and in evaluation",
-            "The same text is trained on and measured on: held-out figures are too good.",
+            "The model is evaluated on text that it was trained on, so its figures are too good.",
             "Remove the copies from the corpus and prepare again.",
         )
     for names in passport.get("identical_shards", ()):
         yield Finding(
             f"{len(names)} identical shards",
-            f"{', '.join(names)} are made of the same documents, which count {len(names)} times.",
-            "Look for files that the corpus holds twice, and prepare again.",
+            f"{', '.join(names)} hold the same documents, so each document counts {len(names)} "
+            "times.",
+            "Look for files that occur twice in the corpus, and prepare again.",
         )
     for split, summary in passport["splits"].items():
         if copies := summary.get("identical_documents"):
             yield Finding(
                 f"{_count(copies, 'repeated document')} in {SPLIT_NAMES[split]}",
-                f"They are equal to an earlier one of the {summary['documents']:,}: repeated text "
-                "is learnt by heart and counts for more than it is worth.",
-                "Remove the copies from the corpus; to weigh a source, write SPEC@WEIGHT instead.",
+                f"Each is equal to an earlier document among {summary['documents']:,}. A model "
+                "memorizes repeated text and gives it too much weight.",
+                "Remove the copies from the corpus. To weight a source, write SPEC@WEIGHT.",
             )
 
 
@@ -65,10 +68,10 @@ def _unknown(passport: dict) -> Iterator[Finding]:
         if rate > HIGHEST_UNKNOWN_RATE:
             yield Finding(
                 f"[UNK] is {rate:.1%} of {SPLIT_NAMES[split]}",
-                "That text is lost: nothing can be learnt of it. Usual is well below "
+                "The model cannot learn from this text. The usual rate is well below "
                 f"{HIGHEST_UNKNOWN_RATE:.0%}.",
-                "Use a vocabulary that was trained on this text (leave out --vocabulary), and look "
-                "whether data.lower_case and data.max_word_length suit it.",
+                "Train a vocabulary on this text (omit --vocabulary), and check that "
+                "data.lower_case and data.max_word_length suit the text.",
             )
 
 
@@ -76,27 +79,27 @@ def _shortcuts(passport: dict, shortcut: Shortcut | None) -> Iterator[Finding]:
     if shortcut is None:
         return
     best, majority = shortcut.best, shortcut.majority
-    remedy = "Read pair accuracy as understanding only above that figure."
+    remedy = "Only pair accuracy above this figure shows understanding of the text."
     if passport["preparation"]["pairs"] == "next_sentence":
         remedy += (
-            " data.pairs='sentence_order' takes both texts from one place, so that topic and words "
-            "no longer tell; data.pairs='none' does without the task."
+            " With data.pairs='sentence_order' both texts come from the same place, so topic and "
+            "words do not give the answer away. data.pairs='none' omits the task."
         )
     if best.accuracy.low > majority:
         yield Finding(
-            f"A classifier that cannot read gets {best.accuracy.value:.1%} of pairs right",
-            f"It sees no order of words ({best.name}), and the more frequent answer alone gets "
-            f"{majority:.1%}: the pair task can be solved so far without understanding the text.",
+            f"A classifier without word order gets {best.accuracy.value:.1%} of pairs right",
+            f"It sees {best.name} only. The majority label alone gets {majority:.1%}. The pair "
+            "task can be solved to this degree without understanding the text.",
             remedy,
         )
         return
     ranked = max(shortcut.classifiers, key=lambda one: one.ranking.low)
     if ranked.ranking.low > 0.5:
         yield Finding(
-            "A classifier that cannot read tells pairs apart",
-            f"By {ranked.name} alone it ranks {ranked.ranking.value:.0%} of pairs of different "
-            f"labels rightly, guessing 50%. Accuracy hides it, for one answer is right "
-            f"{majority:.1%} of the time.",
+            "A classifier without word order can distinguish the pairs",
+            f"From {ranked.name} alone, it ranks {ranked.ranking.value:.0%} of pairs with "
+            f"different labels correctly; chance is 50%. Accuracy does not show this, since the "
+            f"majority label is right {majority:.1%} of the time.",
             remedy,
         )
 
@@ -109,7 +112,7 @@ def _imbalance(passport: dict) -> Iterator[Finding]:
     if abs(rate - 0.5) <= LARGEST_IMBALANCE:
         return
     if passport["preparation"]["pairs"] == "sentence_order":
-        explanation = "The coin that swaps them is fair: so few pairs are hardly worth the task."
+        explanation = "Pairs are swapped with probability 50%, so there are too few pairs."
         remedy = "Use more text."
     else:
         explanation = (
@@ -132,7 +135,7 @@ def _fill(passport: dict) -> Iterator[Finding]:
     pairs_per_row = preparation["pairs_per_row"]
     yield Finding(
         f"Training rows are {fill:.1%} full",
-        f"The other {1 - fill:.1%} of the positions are padding, and cost what text costs.",
+        f"The other {1 - fill:.1%} of the positions are padding, which costs as much as text.",
         f"Pack with --set data.pairs_per_row={pairs_per_row + 2}, or lower "
         f"data.sequence_length, which is {preparation['sequence_length']}.",
     )
@@ -141,8 +144,8 @@ def _fill(passport: dict) -> Iterator[Finding]:
 def _unused(share: float) -> Iterator[Finding]:
     if share > LARGEST_UNUSED_SHARE:
         yield Finding(
-            f"{share:.0%} of the vocabulary never occur in training",
-            "Their embeddings stay as they were initialized, and cost memory and time.",
+            f"{share:.0%} of the vocabulary never occurs in training",
+            "The embeddings of these pieces are never trained, and cost memory and time.",
             "Train a vocabulary on this text, or lower model.vocab_size.",
         )
 
@@ -152,9 +155,9 @@ def _few_documents(passport: dict) -> Iterator[Finding]:
     if summary["documents"] < FEWEST_HELD_OUT_DOCUMENTS:
         yield Finding(
             f"Held-out rows come from {_count(summary['documents'], 'document')}",
-            "Rows of one text resemble each other, and intervals that take all "
-            f"{summary['examples']:,} for independent are too narrow.",
-            "Raise data.held_out_fraction, or read small differences on these data with caution.",
+            "Rows of the same text resemble each other. Intervals that treat all "
+            f"{summary['examples']:,} rows as independent are too narrow.",
+            "Raise data.held_out_fraction, or treat small differences on these data with caution.",
         )
 
 
@@ -162,12 +165,12 @@ SPLIT_NAMES = {"train": "training", "eval": "evaluation"}
 
 
 def label_one(passport: dict) -> str:
-    """What pairs of label 1 are called."""
+    """Returns the name for pairs of label 1."""
     return "swapped" if passport["preparation"]["pairs"] == "sentence_order" else "random"
 
 
 def row_fill(passport: dict, *, split: str) -> float:
-    """Share of the positions that are not padding, 0 for no row."""
+    """Returns the share of positions that are not padding; 0 if there are no rows."""
     summary = passport["splits"][split]
     positions = summary["examples"] * passport["preparation"]["sequence_length"]
     return summary["positions"] / positions if positions else 0.0

@@ -1,4 +1,4 @@
-"""Prepared data -> `audit.html`, their passport as one page that needs no other file."""
+"""Writes `audit.html`: the passport of prepared data as a self-contained page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ PAGE_FILE = "audit.html"
 _TEMPLATE = "page.html"
 _FREQUENT_PIECES = 24
 _RARE = 10
-"""Occurrences; a piece with fewer is hardly trained."""
+"""A piece with fewer occurrences than this is hardly trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What the page says beyond the passport."""
+    """The results on the page: the passport and what was measured."""
 
     path: Path
     passport: dict
@@ -46,10 +46,10 @@ class Audit:
 
 
 def write_page(directory: str | Path) -> Audit:
-    """Writes the page into the directory; the same data give the same bytes.
+    """Writes the page into the directory. The same data give the same bytes.
 
     Raises:
-      DataError: the directory holds no prepared data, or not all that its passport names.
+      DataError: the directory holds no prepared data, or a file of the passport is missing.
     """
     directory = Path(directory)
     passport = load_passport(directory)
@@ -117,7 +117,7 @@ def _measure(directory: Path, passport: dict) -> Shortcut | None:
 
 
 def _describe_tokens(counts: np.ndarray, tokenizer: Tokenizer) -> dict:
-    """What the training records hold of the vocabulary; [CLS] and the like are not in records."""
+    """Returns statistics of the vocabulary in the training records, special pieces aside."""
     special = [
         *(tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id),
         *(tokenizer.sep_id, tokenizer.mask_id),
@@ -148,7 +148,7 @@ def _describe_tokens(counts: np.ndarray, tokenizer: Tokenizer) -> dict:
 
 
 def _plots(passport: dict, *, shortcut: Shortcut | None) -> dict:
-    """SVG by name; what the passport does not tell is None."""
+    """Returns the plots as SVG by name, with None where the passport lacks the numbers."""
     splits = passport["splits"]
     lengths = {
         SPLIT_NAMES[split]: summary["lengths"]
@@ -205,7 +205,7 @@ def _rounded(count: int) -> str:
 
 
 def _scaled(number: float, units: Sequence[str]) -> str:
-    """Three digits, and the unit that stands for as many thousands as were divided by."""
+    """Returns the number with three digits and a unit such as kB."""
     power = 0
     while number >= 999.5 and power < len(units) - 1:
         number /= 1000

@@ -1,8 +1,8 @@
-"""How far a pair task is solved without reading: by lengths, by words, by the words shared.
+"""Measures how far lengths and words alone solve the pair task.
 
-A classifier that sees no word order cannot judge whether B follows A. What it gets right all the
-same is a shortcut, which a model may take too: next-sentence pairs give themselves away by topic
-(RoBERTa, Liu et al. 2019, section 4.2; ALBERT, Lan et al. 2019, section 3.1).
+A classifier without word order cannot judge whether B follows A. Its accuracy above the majority
+share is a shortcut that a model may use too. Next-sentence pairs differ in topic (RoBERTa, Liu et
+al. 2019, section 4.2; ALBERT, Lan et al. 2019, section 3.1).
 """
 
 import math
@@ -21,16 +21,17 @@ from bert_jax.data.pairs import Pair
 from bert_jax.data.records import decode_rows, open_split
 
 TRAIN_ROWS, HELD_OUT_ROWS = 40_000, 10_000
-"""Most rows that are read; at 128 positions that takes six seconds."""
+"""Maximum number of rows to read; at 128 positions this takes six seconds."""
 
-_Z = 1.96  # of a 95 % interval
+_Z = 1.96  # for a 95 % interval
 _INVERSE_PENALTY = 0.03
-"""Of 0.01, 0.03, 0.1 and 1 within half a point of the best held-out accuracy on the embedded
-corpus, at 32 positions and at 128. Stronger than scikit-learn's own, 1, for documents repeat."""
+"""scikit-learn's `C`. On the embedded corpus, at 32 and at 128 positions, the held-out accuracy is
+within half a point of the best of 0.01, 0.03, 0.1 and 1. The default of 1 is too weak, since
+documents repeat."""
 
 
 class Estimate(NamedTuple):
-    """A share, and its 95 % interval."""
+    """A share with its 95 % interval."""
 
     value: float
     low: float
@@ -39,21 +40,24 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """What a logistic regression reaches on held-out pairs."""
+    """The result of a logistic regression on held-out pairs."""
 
     name: str
     sees: str
+    """Description of the features."""
     accuracy: Estimate
     ranking: Estimate
-    """Area under the ROC curve: how often a pair of label 1 is ranked above one of label 0."""
+    """Area under the ROC curve: how often a pair of label 1 ranks above a pair of label 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcut:
+    """The results of all classifiers."""
+
     train_pairs: int
     held_out_pairs: int
     majority: float
-    """Accuracy of the more frequent held-out label, which no ranking of pairs stands behind."""
+    """Share of the more frequent held-out label."""
     classifiers: tuple[Classifier, ...]
 
     @property
@@ -62,7 +66,7 @@ class Shortcut:
 
 
 def load_pairs(directory: str | Path, passport: dict, *, split: str, rows: int) -> list[Pair]:
-    """The pairs that have a label, of at most `rows` records taken evenly over the split."""
+    """Returns the labelled pairs of at most `rows` records, evenly spaced over the split."""
     source = open_split(directory, passport, split=split)
     count = min(rows, len(source))
     # array_record fails on an empty request.
@@ -74,9 +78,9 @@ def load_pairs(directory: str | Path, passport: dict, *, split: str, rows: int) 
 def measure_shortcut(
     train: Sequence[Pair], held_out: Sequence[Pair], *, vocab_size: int, sequence_length: int
 ) -> Shortcut | None:
-    """Fits the classifiers to one split and measures them on the other.
+    """Fits the classifiers on the training pairs and measures them on the held-out pairs.
 
-    Returns None where a split has not both labels: then there is nothing to tell apart.
+    Returns None if the pairs of a split have a single label.
     """
     labels = np.array([pair.label for pair in train])
     wanted = np.array([pair.label for pair in held_out])
@@ -108,7 +112,7 @@ def measure_shortcut(
 
 
 def accuracy_of(correct: np.ndarray) -> Estimate:
-    """The share of True, with Wilson's interval."""
+    """Returns the share of True with Wilson's interval."""
     count, share = len(correct), float(np.mean(correct))
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = math.sqrt(share * (1 - share) / count + (_Z / (2 * count)) ** 2)
@@ -117,7 +121,7 @@ def accuracy_of(correct: np.ndarray) -> Estimate:
 
 
 def ranking_of(scores: np.ndarray, labels: np.ndarray) -> Estimate:
-    """Area under the ROC curve, with the interval of Hanley and McNeil (1982)."""
+    """Returns the area under the ROC curve with the interval of Hanley and McNeil (1982)."""
     positives = int(labels.sum())
     negatives = len(labels) - positives
     ranks = rankdata(scores)[labels == 1].sum()
@@ -132,9 +136,9 @@ def ranking_of(scores: np.ndarray, labels: np.ndarray) -> Estimate:
 def _features(
     pairs: Sequence[Pair], *, reference: Sequence[Pair], vocab_size: int, sequence_length: int
 ) -> Iterator[tuple[str, str, sparse.csr_array]]:
-    """(name, what it sees, features [pairs, ...]) of each classifier, from least to most.
+    """Yields name, description and features [pairs, ...] of each classifier.
 
-    What is rare, and what is usual, is counted in the `reference` pairs.
+    The rarity of pieces is computed from the `reference` pairs.
     """
     lengths = _lengths(pairs, sequence_length=sequence_length)
     yield "lengths", "how many pieces are in A and in B, their sum and difference", lengths
@@ -153,15 +157,15 @@ def _sides(pairs: Sequence[Pair]) -> tuple[list, list]:
 
 
 def _lengths(pairs: Sequence[Pair], *, sequence_length: int) -> sparse.csr_array:
-    """One-hot, so that a linear model may treat each length as it likes."""
-    n = sequence_length  # above each side and their sum
+    """Returns one-hot lengths, so a linear model can weight each length separately."""
+    n = sequence_length  # an upper bound of each side and of their sum
     a, b = (np.array(list(map(len, side))) for side in _sides(pairs))
     columns = np.stack([a, n + b, 2 * n + a + b, 4 * n + a - b], axis=1)
     return _ones(columns.ravel(), ends=np.arange(0, columns.size + 1, 4), width=5 * n)
 
 
 def _bags(texts: Sequence, *, vocab_size: int) -> sparse.csr_array:
-    """1 where a piece is in a text, [texts, vocab]."""
+    """Returns an array [texts, vocab] with 1 where a piece is in a text."""
     ends = np.cumsum([0, *map(len, texts)])
     bags = _ones(np.concatenate(texts).astype(np.int64), ends=ends, width=vocab_size)
     bags.sum_duplicates()
@@ -176,16 +180,17 @@ def _ones(columns: np.ndarray, *, ends: np.ndarray, width: int) -> sparse.csr_ar
 
 
 def _rarity(pairs: Sequence[Pair], *, vocab_size: int) -> np.ndarray:
-    """Inverse document frequency of each piece, each side of a pair being a document."""
+    """Returns the inverse document frequency of each piece; each side of a pair is a document."""
     a, b = (_bags(side, vocab_size=vocab_size) for side in _sides(pairs))
     frequency = a.sum(axis=0) + b.sum(axis=0)
     return np.log((2 * len(pairs) + 1) / (frequency + 1)) + 1
 
 
 def _overlap(a, b, shared, *, rarity: np.ndarray) -> np.ndarray:
-    """[pairs, 2]: cosine of the two bags, rare pieces counting more; the share of pieces shared.
+    """Returns two features, [pairs, 2]: the cosine of both sides, and the share of common pieces.
 
-    In units of a tenth, for the penalty to treat them as it treats the presence of a piece.
+    The cosine weights rare pieces more. Both are multiplied by 10, to be of the same size as the
+    features for the presence of a piece under the penalty.
     """
     weight = rarity**2
     cosine = (shared @ weight) / np.sqrt((a @ weight) * (b @ weight))

@@ -88,18 +88,18 @@ def test_each_group_of_identical_shards_is_named():
     passport = changed("identical_shards", [["a", "b", "c"], ["d", "e"]])
     one, other = find(passport, unused_share=0, shortcut=NONE)
     assert (one.title, other.title) == ("3 identical shards", "2 identical shards")
-    assert one.explanation.startswith("a, b, c are made of the same documents, which count 3")
+    assert one.explanation.startswith("a, b, c hold the same documents, so each document counts 3")
 
 
 def test_a_shortcut_counts_from_the_end_of_its_interval():
     assert titles(PASSPORT, shortcut=shortcut(0.549)) == []
     (title,) = titles(PASSPORT, shortcut=shortcut(0.56))
-    assert title == "A classifier that cannot read gets 56.0% of pairs right"
+    assert title == "A classifier without word order gets 56.0% of pairs right"
 
 
 def test_a_ranking_betrays_what_the_majority_hides():
     (finding,) = find(PASSPORT, unused_share=0, shortcut=shortcut(0.53, ranking=0.78))
-    assert finding.title == "A classifier that cannot read tells pairs apart"
+    assert finding.title == "A classifier without word order can distinguish the pairs"
     assert "78%" in finding.explanation and "53.0%" in finding.explanation
 
 
@@ -116,7 +116,7 @@ def test_what_is_advised_suits_the_task():
 
 
 def test_a_vocabulary_that_is_too_large_is_found():
-    assert titles(PASSPORT, unused_share=0.25) == ["25% of the vocabulary never occur in training"]
+    assert titles(PASSPORT, unused_share=0.25) == ["25% of the vocabulary never occurs in training"]
 
 
 def test_single_texts_have_no_balance():

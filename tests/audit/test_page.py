@@ -120,7 +120,7 @@ def test_words_of_another_vocabulary_give_random_pairs_away(prepared):
     # Held-out words were never seen in training, and so tell nothing by themselves.
     assert words.accuracy.value < overlap.accuracy.value - 0.2
     assert found.shortcut.best == overlap
-    title = f"A classifier that cannot read gets {overlap.accuracy.value:.1%} of pairs right"
+    title = f"A classifier without word order gets {overlap.accuracy.value:.1%} of pairs right"
     assert title in [finding.title for finding in found.findings]
     text = text_of(found.path.read_text())
     assert f"exceeds {overlap.accuracy.value:.1%}, the best figure here" in text

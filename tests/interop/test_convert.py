@@ -66,8 +66,8 @@ def test_google_to_hugging_face(tmp_path):
     source, run = load_run(checkpoint), load_run(directory)
     same(run.params, source.params)
     assert run.tokenizer.to_json() == source.tokenizer.to_json()
-    # Google's limit of 200 characters a word is none of transformers'.
-    assert "here the limit is 200" in (directory / "conversion.txt").read_text()
+    # transformers cannot follow Google's limit of 200 characters a word.
+    assert "the limit of this tokenizer is 200" in (directory / "conversion.txt").read_text()
 
 
 @pytest.mark.parametrize(

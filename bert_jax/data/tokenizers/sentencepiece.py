@@ -59,7 +59,7 @@ class SentencePiece:
 
     @classmethod
     def from_json(cls, description: dict) -> "SentencePiece":
-        """Rebuilds a tokenizer from `to_json`. A field that contradicts the model is a DataError."""
+        """Rebuilds a tokenizer from `to_json`. Raises DataError if the fields disagree."""
         try:
             model = base64.b64decode(description["model"], validate=True)
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
