@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import generation, inference
 from bert_jax.config import override
 from bert_jax.data.batch import Batch
 from bert_jax.data.pairs import Pair
@@ -16,6 +15,7 @@ from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.interop.tensors import LoadingReport
 from bert_jax.models.bert import Bert
 from bert_jax.models.config import Pooling
+from bert_jax.runs import generation, inference
 from bert_jax.runs.inference import padded_length
 from bert_jax.runs.run import load_run
 
