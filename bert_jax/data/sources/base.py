@@ -1,4 +1,4 @@
-"""What a source of text is: files, and the documents of any part of each."""
+"""The interface of text sources: files, and the documents in any part of a file."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,47 +7,48 @@ from typing import Protocol
 from bert_jax.errors import DataError
 
 MAX_DOCUMENT_BYTES = 2**24
-"""A longer document is refused, so that memory stays bounded; War and Peace has 3.4 million."""
+"""A longer document is refused, to bound memory. War and Peace has 3.4 million bytes."""
 
 
 @dataclass(frozen=True)
 class Document:
     name: str
-    """Unique in its corpus: where the document begins and the field that it is, or the title that
-    its corpus gives it."""
+    """A unique name within the corpus: file, field and place, or a title."""
     text: str
-    """Lines joined by newlines; a line is a sentence or running prose."""
+    """Lines joined by newlines. A line is a sentence or running prose."""
     held_out: bool | None = None
-    """Set by a corpus that names its evaluation documents; None leaves it to the hash."""
+    """Whether the corpus names this document for evaluation. None leaves the choice to a hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ByteRange:
-    """The part of one file that belongs to one slice of the corpus."""
+    """The part of a file that belongs to a slice of the corpus.
+
+    A file that can be read from the middle gives the documents that begin in the bytes from
+    `start` to `end`. Another file gives every `parts`-th document, from number `part` on.
+    """
 
     file: "CorpusFile"
     start: int
     end: int
-    """Bytes of the file: documents that begin in them, where it can be read from the middle."""
     part: int
     parts: int
-    """Else every `parts`-th document from number `part` on, `parts` being the slices that share
-    the file."""
+    """Number of slices that share the file."""
     weight: float = 1.0
-    """How often each document is used."""
+    """Number of times that each document is used."""
 
 
 class CorpusFile(Protocol):
-    """A file of documents; a value that can be sent to another process."""
+    """A file of documents. It can be pickled for another process."""
 
     @property
     def path(self) -> str:
-        """Local path or fsspec URL."""
+        """A local path or an fsspec URL."""
         ...
 
     @property
     def size(self) -> int:
-        """In bytes; at least 1."""
+        """Size as stored, in bytes; at least 1."""
         ...
 
     def read(self, byte_range: ByteRange) -> Iterator[Document]:
@@ -63,23 +64,25 @@ class CorpusFile(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSource:
-    """Files of one kind, as a spec names them."""
+    """The files that a spec names."""
 
     spec: str
     files: tuple[CorpusFile, ...]
     weight: float = 1.0
     licence: str | None = None
-    """What the source itself says; None where it says nothing."""
+    """The licence that the source states, if any."""
 
 
 def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
-    """The text of a record's field: a string, or a list of strings that are its lines.
+    """Returns the text in a record's field, which holds a string or a list of lines.
 
     Args:
-      place: says where the record is; called for an error only.
+      record: an object with fields.
+      field: the name of the field.
+      place: returns the place of the record; called only for an error.
 
     Raises:
-      DataError: the record has no such field, or something else than text in it.
+      DataError: the record lacks the field, or the field holds no text.
     """
     if not isinstance(record, dict):
         found = type(record).__name__
@@ -94,7 +97,7 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
         text = "\n".join(lines)
         size = len(text.encode("utf-8"))
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        # Bytes that are not UTF-8, or the half of a character that JSON can spell.
+        # The field holds bytes that are not UTF-8, or a lone surrogate, which JSON permits.
         raise DataError(f"{place()} has no text in field {field!r} ({error.reason})") from error
     except TypeError as error:
         shown = repr(value)[:40]
@@ -109,5 +112,5 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
 def too_long(place: str) -> DataError:
     return DataError(
         f"{place} begins a document of more than {MAX_DOCUMENT_BYTES:,} bytes; accepted: shorter "
-        "ones, which in plain text a blank line divides"
+        "documents (in plain text, a blank line separates documents)"
     )

@@ -1,16 +1,16 @@
-"""Raw text: a mixture of sources, cut into slices; documents, which are held out, their sentences.
+"""Corpora: mixtures of text sources, their slices, documents and sentences.
 
-A corpus is written SPEC[@WEIGHT][,SPEC[@WEIGHT]...], a SPEC being one of
+A corpus is written SPEC[@WEIGHT][,SPEC[@WEIGHT]...]. A SPEC is one of
 
   text:GLOB                       UTF-8 text, a blank line between documents; also .gz
   jsonl:GLOB[:FIELD]              a JSON object a line; also .gz
   parquet:GLOB[:FIELD]
-  tfds:NAME[/CONFIG][:SPLIT[:FIELD]]    of TensorFlow Datasets, by name or directory
+  tfds:NAME[/CONFIG][:SPLIT[:FIELD]]    a TensorFlow dataset, by name or directory
   embedded:sotu                   the State of the Union addresses 1790-2021
 
-FIELD is `text` and SPLIT `train` unless given. A GLOB is a local path or an fsspec URL such as
-`gs://bucket/*.txt`. The WEIGHT is how often a source's documents are used for each use that their
-share of the corpus would give them: with @2 twice as often, with @0.5 half.
+FIELD defaults to `text` and SPLIT to `train`. A GLOB is a local path or an fsspec URL such as
+`gs://bucket/*.txt`. WEIGHT multiplies how often a source's documents are used: @2 doubles it, and
+@0.5 halves it.
 """
 
 import hashlib
@@ -36,13 +36,13 @@ DEFAULT_FIELD = "text"
 DEFAULT_SPLIT = "train"
 
 _BETWEEN_SPECS = re.compile(r",\s*(?=[a-z]+:)")
-_WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[-+.\de]+|[-+]?\w*)")  # and name@home.txt is a file
+_WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[-+.\de]+|[-+]?\w*)")  # name@home.txt is a file
 _GLOB = re.compile(r"(?P<pattern>.+?)(:(?P<field>\w+))?")
 _TFDS = re.compile(r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[.*\])?)(:(?P<field>\w+))?)?")
 _ACCEPTED = "text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME or embedded:sotu"
 
 Slice = tuple[tuple[ByteRange, ...], ...]
-"""The part of a corpus that one task reads: the byte ranges of each source, in file order."""
+"""The part of a corpus that a task reads: the byte ranges of each source, in file order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +52,13 @@ class Corpus:
 
     @property
     def size(self) -> int:
-        """Bytes of its files as stored."""
+        """Size of the files as stored, in bytes."""
         return sum(file.size for source in self.sources for file in source.files)
 
     def slices(self, count: int) -> list[Slice]:
-        """Cuts the corpus into `count` slices of about equal size, which share no document.
+        """Cuts the corpus into `count` slices of about equal size that share no document.
 
-        Each has its share of every source, so that each shard is a small mixture.
+        Each slice has its share of every source, so each shard is a small mixture.
         """
         dealt = []
         for first, source in enumerate(self.sources):
@@ -69,7 +69,7 @@ class Corpus:
 
 
 def _cut_source(source: CorpusSource, count: int) -> list[tuple[ByteRange, ...]]:
-    """Cuts a source into `count` parts of equal size; a part may span several files."""
+    """Cuts a source into `count` parts of equal size. A part may span several files."""
     total = sum(file.size for file in source.files)
     parts: list[list[ByteRange]] = [[] for _ in range(count)]
     before = 0
@@ -92,19 +92,21 @@ def _cut_source(source: CorpusSource, count: int) -> list[tuple[ByteRange, ...]]
 
 
 def open_corpus(spec: str) -> Corpus:
-    """Lists the files of a corpus; none is read.
+    """Lists the files of a corpus, without reading them.
 
     Raises:
-      DataError: a spec is none, a pattern matches no file, or a file is empty.
+      DataError: a spec is malformed, a pattern matches no file, or a file is empty.
     """
     return Corpus(spec=spec, sources=tuple(map(_open_source, _BETWEEN_SPECS.split(spec))))
 
 
 def read_slice(corpus_slice: Slice) -> Iterator[tuple[Document, float]]:
-    """Documents and their weights, always in the same order, all sources in step by their size.
+    """Yields documents with their weights, always in the same order.
+
+    All sources are read in step: after a third of one source, a third of each other is read.
 
     Raises:
-      DataError: where a file is not what its spec says: the file, the line, what is wrong.
+      DataError: a file does not have the format of its spec. Names the file and the line.
     """
     for _, document, weight in heapq.merge(*map(_read_source, corpus_slice), key=itemgetter(0)):
         yield document, weight
@@ -120,21 +122,21 @@ def _read_source(byte_ranges: Sequence[ByteRange]) -> Iterator[tuple[float, Docu
 
 
 def size_of(corpus_slice: Iterable[Sequence[ByteRange]]) -> int:
-    """Bytes of the files as stored."""
+    """Returns the size of a slice in bytes, as stored."""
     return sum(part.end - part.start for byte_ranges in corpus_slice for part in byte_ranges)
 
 
 def read_documents(spec: str) -> Iterator[Document]:
-    """All documents of a corpus; see `open_corpus` and `read_slice` for the errors."""
+    """Returns all documents of a corpus. `open_corpus` and `read_slice` list the errors."""
     (whole,) = open_corpus(spec).slices(1)
     return (document for document, _ in read_slice(whole))
 
 
 def is_held_out(document: Document, *, fraction: float) -> bool:
-    """Whether the document belongs to evaluation instead of training.
+    """Returns whether the document belongs to evaluation instead of training.
 
-    Corpora that do not say so themselves hold out about `fraction` of their documents by a hash of
-    the text, so that equal texts are on one side.
+    The corpus may say so. Otherwise a hash of the text holds out about `fraction` of the
+    documents. Equal texts are always on the same side.
     """
     if document.held_out is not None:
         return document.held_out
@@ -142,21 +144,24 @@ def is_held_out(document: Document, *, fraction: float) -> bool:
 
 
 def copies(document: Document, *, times: float) -> int:
-    """`times` as a whole number, 2.3 being 3 for three documents of ten and 2 for the others."""
+    """Rounds `times` up or down by a hash of the document.
+
+    With `times` = 2.3, three of ten documents get 3 and the others get 2.
+    """
     whole = int(times)
-    # Not the hash that holds documents out, or the rarely used ones would be those next to them.
+    # `person` makes this hash independent of the hash that holds documents out.
     return whole + (document_hash(document, person=b"copies") < (times - whole) * 2**64)
 
 
 def document_hash(document: Document, *, person: bytes = b"") -> int:
-    """Below 2**64, a function of the words: texts that differ in white space alone are equal."""
+    """Returns a 64-bit hash of the words. White space between words does not matter."""
     words = " ".join(document.text.split())
     digest = hashlib.blake2b(words.encode(), digest_size=8, person=person).digest()
     return int.from_bytes(digest, "big")
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences in order, stripped, none empty. A sentence never crosses a line."""
+    """Returns the stripped sentences of a text in order. A sentence never crosses a line."""
     sentences = (sentence.strip() for line in text.split("\n") for sentence in segment("en", line))
     return [sentence for sentence in sentences if sentence]
 

@@ -1,4 +1,4 @@
-"""`embedded:sotu`: the State of the Union addresses 1790-2021, which the package carries."""
+"""`embedded:sotu`: the State of the Union addresses 1790-2021, included in the package."""
 
 import importlib.resources
 import json
@@ -26,7 +26,7 @@ HELD_OUT_ADDRESSES = (
     "1992_george_bush_r",
     "2011_barack_obama_d",
 )
-"""Documents of `embedded:sotu` kept for evaluation: one in about 19 years, 4.8% of the text."""
+"""Documents of `embedded:sotu` for evaluation: an address about every 19 years, 4.8% of the text."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EmbeddedFile:
     size: int
 
     def read(self, byte_range: ByteRange) -> Iterator[Document]:
-        """Training addresses are dealt out in turn; the first part has those held out."""
+        """Yields every `parts`-th training address; part 0 also yields the held-out addresses."""
         number = count()
         for document in read_addresses():
             owner = 0 if document.held_out else next(number) % byte_range.parts
@@ -53,7 +53,7 @@ def open_embedded() -> CorpusSource:
 
 
 def read_addresses() -> Iterator[Document]:
-    """The 233 addresses in order of time."""
+    """Yields the 233 addresses in order of time."""
     with _packed().open("rb") as stream, lzma.open(stream, "rt", encoding="utf-8") as lines:
         for line in lines:
             fields = json.loads(line)

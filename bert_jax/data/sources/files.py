@@ -1,4 +1,4 @@
-"""Files of a corpus, local or behind an fsspec URL: listed, opened, hashed, read by lines."""
+"""Lists, opens, hashes and reads the files of a corpus, local or behind an fsspec URL."""
 
 import glob
 import gzip
@@ -14,16 +14,16 @@ from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, too_long
 from bert_jax.errors import DataError
 
 MAX_LINE_BYTES = 2 * MAX_DOCUMENT_BYTES
-"""JSON takes more bytes than the text that it holds."""
+"""Maximum length of a line. JSON takes more bytes than the text in it."""
 
 _BUFFER = 2**20
 
 
 def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
-    """Paths and sizes of the files that the pattern matches, sorted; `**` matches directories.
+    """Returns paths and sizes of the matching files, sorted. `**` matches directories.
 
     Raises:
-      DataError: there is none, one is empty, or nothing here can open such a URL.
+      DataError: no file matches, a file is empty, or the URL's protocol is not supported.
     """
     if "://" in pattern:
         filesystem, path = _filesystem(pattern)
@@ -48,28 +48,28 @@ def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
 
 
 def open_file(path: str) -> io.BufferedReader:
-    """Opens for reading in binary, decompressed where the name ends in `.gz`."""
+    """Opens a file for reading in binary, and decompresses a file named `.gz`."""
     stream = _open_raw(path)
     return io.BufferedReader(gzip.GzipFile(fileobj=stream), _BUFFER) if is_gzip(path) else stream
 
 
 def sha256_of(path: str) -> str:
-    """SHA-256 of the bytes as stored, in hexadecimal."""
+    """Returns the SHA-256 of the bytes as stored, in hexadecimal."""
     with _open_raw(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_gzip(path: str) -> bool:
-    """Whether the file can only be read from its beginning."""
+    """Returns whether the file is gzipped, and so can only be read from its beginning."""
     return path.endswith(".gz")
 
 
 def lines_from(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of each line that begins at byte `start` or later.
+    """Yields offset and bytes of each line that begins at byte `start` or later.
 
     Raises:
-      DataError: a line is longer than a document may be, the file knows no other end of a line
-        than a carriage return, or is compressed and damaged.
+      DataError: a line is too long, the only line ends are carriage returns, or the file is
+        damaged gzip.
     """
     with open_file(path) as stream:
         offset = start
@@ -82,10 +82,10 @@ def lines_from(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def decode_line(line: bytes, *, path: str, offset: int) -> str:
-    """The line as text.
+    """Returns the line as text.
 
     Raises:
-      DataError: it is not UTF-8.
+      DataError: the line is not UTF-8.
     """
     try:
         return line.decode("utf-8")
@@ -97,7 +97,7 @@ def decode_line(line: bytes, *, path: str, offset: int) -> str:
 
 
 def line_place(path: str, offset: int) -> str:
-    """`path:line` of the line at this offset; counted anew, because only an error needs it."""
+    """Returns `path:line` for an offset. Counts the lines, since only an error needs them."""
     with open_file(path) as stream:
         newlines = 0
         while offset > 0 and (block := stream.read(min(_BUFFER, offset))):

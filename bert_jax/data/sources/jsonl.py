@@ -1,4 +1,4 @@
-"""`jsonl:GLOB[:FIELD]`: a JSON object a line, also gzipped."""
+"""`jsonl:GLOB[:FIELD]`: a JSON object on each line; also gzipped."""
 
 import json
 from collections.abc import Iterator
@@ -39,10 +39,10 @@ class JsonlFile:
 
 
 def open_jsonl(pattern: str, *, field: str, spec: str) -> CorpusSource:
-    """Files in sorted order; a record's text is in `field`.
+    """Returns the matching files in sorted order. A record's text is in `field`.
 
     Raises:
-      DataError: no file matches, or one is empty.
+      DataError: no file matches, or a file is empty.
     """
     files = tuple(JsonlFile(path, size, field) for path, size in list_files(pattern, spec=spec))
     return CorpusSource(spec=spec, files=files)

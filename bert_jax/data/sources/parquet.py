@@ -22,7 +22,7 @@ class ParquetFile:
 
         with open_file(self.path) as stream:
             try:
-                # Not buffered ahead: a row group may be larger than memory.
+                # Without read-ahead, since a row group may be larger than memory.
                 file = parquet.ParquetFile(stream, pre_buffer=False)
             except pyarrow.ArrowInvalid as error:
                 raise DataError(f"{self.path} is not a Parquet file ({error})") from error
@@ -51,7 +51,7 @@ class ParquetFile:
         return Document(name, text_of({self.field: value}, self.field, place=lambda: place))
 
     def _values(self, file, first: int, last: int) -> Iterator[tuple[int, object]]:
-        """Row numbers from `first` to `last` and what the column has there."""
+        """Yields number and value of the column's rows from `first` to `last`."""
         group_start = 0
         for group in range(file.metadata.num_row_groups):
             group_end = group_start + file.metadata.row_group(group).num_rows
@@ -70,10 +70,10 @@ class ParquetFile:
 
 
 def open_parquet(pattern: str, *, field: str, spec: str) -> CorpusSource:
-    """Files in sorted order; a row's text is in `field`.
+    """Returns the matching files in sorted order. A row's text is in `field`.
 
     Raises:
-      DataError: no file matches, one is empty, or pyarrow is missing.
+      DataError: no file matches, a file is empty, or pyarrow is missing.
     """
     try:
         import pyarrow.parquet  # noqa: F401

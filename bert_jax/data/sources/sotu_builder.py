@@ -1,4 +1,4 @@
-"""The embedded corpus as a dataset of TFDS: `tfds:sotu`, array_record files, no TensorFlow."""
+"""The embedded corpus as the dataset `tfds:sotu`, in array_record files, without TensorFlow."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ class Sotu(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, file_format="array_record", **arguments):
-        # The default of TFDS, tfrecord, is written with TensorFlow.
+        # TFDS needs TensorFlow to write its default format, tfrecord.
         super().__init__(file_format=file_format, **arguments)
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -26,19 +26,19 @@ class TextFile:
 
 
 def open_text(pattern: str, *, spec: str) -> CorpusSource:
-    """Files in sorted order; a line is a sentence or running prose.
+    """Returns the matching files in sorted order. A line is a sentence or running prose.
 
     Raises:
-      DataError: no file matches, or one is empty.
+      DataError: no file matches, or a file is empty.
     """
     files = tuple(TextFile(path, size) for path, size in list_files(pattern, spec=spec))
     return CorpusSource(spec=spec, files=files)
 
 
 def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:
-    """Documents whose blank line before them begins in the bytes from `start` to `end`.
+    """Yields the documents after a blank line that begins in the bytes from `start` to `end`.
 
-    By the blank line and not by the text's first byte, because a reader that sets out in the
+    The blank line decides, and not the first byte of the text, since a reader that starts in the
     middle of a file cannot look back.
     """
     lines, first, size = [], 0, 0

@@ -1,7 +1,7 @@
 """`tfds:NAME[/CONFIG][:SPLIT[:FIELD]]`: prepared TensorFlow Datasets, read without TensorFlow.
 
-NAME is a dataset that lies prepared in the TFDS data directory, or the path of such a directory:
-array_record files are read at random, tfrecord files by skipping from record to record.
+NAME is a dataset that is prepared in the TFDS data directory, or the path of a prepared dataset.
+array_record files allow random access. tfrecord files are read by skipping from record to record.
 """
 
 import os
@@ -28,7 +28,7 @@ class TfdsFile:
     file_format: str
     first: int
     count: int
-    """Records of the file that belong to the split, from number `first` on."""
+    """Number of records of the file that belong to the split, from number `first` on."""
     field: str
 
     def read(self, byte_range: ByteRange) -> Iterator[Document]:
@@ -43,7 +43,7 @@ class TfdsFile:
         return f"{self.path}@{number}"
 
     def examples(self, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Number and decoded fields of records number `first` to `last` of the file."""
+        """Yields number and decoded fields of the records `first` to `last` of the file."""
         features = _builder(self.builder_directory).info.features
         read = _array_records if self.file_format == "array_record" else _tfrecords
         for number, record in enumerate(read(self.path, first, last), start=first):
@@ -51,7 +51,7 @@ class TfdsFile:
 
 
 def open_tfds(name: str, *, split: str, field: str, spec: str) -> CorpusSource:
-    """The files of a split, also a part of one such as `train[:10%]`.
+    """Returns the files of a split, or of a part of it such as `train[:10%]`.
 
     Raises:
       DataError: the library, the dataset, the split or the field is missing.
@@ -69,7 +69,7 @@ def open_tfds(name: str, *, split: str, field: str, spec: str) -> CorpusSource:
 
 
 def read_examples(name: str, *, split: str, spec: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Place, decoded fields and TFDS features of the examples of a split, for labelled tasks.
+    """Yields place, decoded fields and TFDS features of the examples of a split.
 
     Raises:
       DataError: the library, the dataset or the split is missing.
@@ -108,7 +108,7 @@ def _files_of(directory: str, *, split: str, field: str, spec: str) -> tuple[Tfd
 
 
 def _directory_of(name: str, *, spec: str) -> str:
-    """Where the dataset lies prepared; the embedded corpus is prepared on the way."""
+    """Returns the directory of a prepared dataset. The embedded corpus is prepared if needed."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -121,15 +121,15 @@ def _directory_of(name: str, *, spec: str) -> str:
         builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
         raise DataError(
-            f"{spec}: TFDS has no dataset {name!r}, nor is it a directory; one that it knows with "
-            "TensorFlow alone, as glue, is accepted where it lies prepared in TFDS_DATA_DIR"
+            f"{spec}: TFDS has no dataset {name!r}, and there is no such directory; accepted: a "
+            "dataset prepared in TFDS_DATA_DIR (needed for glue and others that use TensorFlow)"
         ) from error
     except (ValueError, KeyError) as error:
         said, *_ = str(error).strip().splitlines()
         raise DataError(
             f"{spec}: {said.rstrip(':')}; accepted: tfds:NAME[/CONFIG][:SPLIT[:FIELD]]"
         ) from error
-    # Not `is_prepared`, which warns of what one line is to say.
+    # `is_prepared` would print a warning of its own.
     if not (builder.data_path / "dataset_info.json").exists():
         if not isinstance(builder, Sotu):
             raise DataError(
@@ -152,7 +152,7 @@ def _builder(directory: str) -> Any:
 
 
 def _array_records(path: str, first: int, last: int) -> Iterator[bytes]:
-    # Without threads of its own: several workers read at a time, and the bytes ahead are not ours.
+    # No threads and no read-ahead: several workers read at a time, each only its own slice.
     reader = ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0")
     try:
         for start in range(first, last, _RECORDS_AT_ONCE):
@@ -162,7 +162,11 @@ def _array_records(path: str, first: int, last: int) -> Iterator[bytes]:
 
 
 def _tfrecords(path: str, first: int, last: int) -> Iterator[bytes]:
-    """Length (uint64), its checksum (4 bytes), the record, its checksum; little-endian."""
+    """Yields the records `first` to `last`.
+
+    A record is stored as length (uint64), checksum of the length (4 bytes), content and checksum
+    of the content, little-endian.
+    """
     with open_file(path) as stream:
         for number in range(last):
             header = stream.read(12)

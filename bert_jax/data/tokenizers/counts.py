@@ -1,14 +1,14 @@
-"""Counts of what a corpus holds, in bounded memory."""
+"""Bounded-memory counts."""
 
 import random
 
 
 def thin(counts: dict[str, int], *, limit: int, rng: random.Random) -> None:
-    """Samples at most `limit` keys so that all counts of their parts stay right on average.
+    """Samples at most `limit` keys, in place. The expected count of every key stays the same.
 
-    With a threshold t, what occurs t times or more stays as it is, and the rest stays with
-    probability count / t and counts t times (threshold sampling, Duffield et al. 2005). Dropping
-    the rare ones would leave nothing of text without spaces.
+    Threshold sampling (Duffield et al. 2005) with a threshold t: a key with t or more occurrences
+    keeps its count. Another key stays with probability count / t, and then gets the count t.
+    Dropping all rare keys instead would leave nothing of text without spaces.
     """
     threshold = 1
     while len(counts) > limit:

@@ -1,4 +1,4 @@
-"""Train a SentencePiece vocabulary: a unigram model over counts of what stands between spaces."""
+"""Trains a SentencePiece vocabulary: a unigram model over counts of pretokens."""
 
 import io
 import random
@@ -16,10 +16,10 @@ from bert_jax.errors import DataError
 MAX_PRETOKENS = 2**19
 """Maximum number of distinct pretokens counted at a time (about 120 MB for Chinese)."""
 MAX_PRETOKEN_LENGTH = 128
-"""Characters between two spaces that are counted as one; longer ones are cut, which pieces of at
-most 16 characters hardly notice, before they are counted, so that memory stays bounded."""
+"""Maximum length of a pretoken in characters. Longer pretokens are cut, to bound memory. Pieces
+have at most 16 characters, so cuts hardly change the vocabulary."""
 MAX_TRAINING_CHARACTERS = 2**23
-"""Running text that the trainer sees; it lays the counts out again, 20 to 40 bytes a character."""
+"""Maximum number of characters for the trainer, which takes 20 to 40 bytes for each."""
 
 _PRETOKEN = re.compile(rf"\S{{1,{MAX_PRETOKEN_LENGTH}}}")
 _NORMALIZERS = {True: "nmt_nfkc_cf", False: "nmt_nfkc"}
@@ -29,8 +29,7 @@ _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
 def count_pretokens(sentences: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """Counts the normalized pretokens, which are the runs of characters between spaces.
 
-    A Chinese sentence is a single pretoken.
-    Where there are more than `MAX_PRETOKENS`, they are a sample: see `thin`.
+    A Chinese sentence is a single pretoken. More than `MAX_PRETOKENS` are sampled: see `thin`.
     """
     normalizer = sentencepiece.SentencePieceNormalizer(rule_name=_NORMALIZERS[lower_case])
     rng = random.Random(0)
@@ -47,7 +46,7 @@ def count_pretokens(sentences: Iterable[str], *, lower_case: bool) -> Counter[st
 
 
 def merge_pretokens(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    """The sum of what `count_pretokens` gave for each part of a corpus, in this order."""
+    """Adds the results of `count_pretokens` for the parts of a corpus, in this order."""
     rng = random.Random(0)
     pretokens = Counter()
     for part in parts:
@@ -60,16 +59,18 @@ def merge_pretokens(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
 def train_sentencepiece(
     counts: Mapping[str, int], *, vocab_size: int, lower_case: bool
 ) -> SentencePiece:
-    """Unigram model (Kudo 2018) of exactly `vocab_size` pieces, the special ones first.
+    """Trains a unigram model (Kudo 2018) of exactly `vocab_size` pieces, special pieces first.
 
-    A function of the counts, not of their order. The rarest characters, 0.005 % of the text or
-    what three quarters of the vocabulary cannot hold, are in no piece.
+    The order of the counts does not matter. Characters may fill three quarters of the vocabulary
+    and cover at most 99.995 % of the text. The remaining, rarest characters are in no piece.
 
     Args:
-      counts: from `count_pretokens` with the same `lower_case`.
+      counts: counts from `count_pretokens` with the same `lower_case`.
+      vocab_size: number of pieces.
+      lower_case: whether the normalizer lower-cases text.
 
     Raises:
-      DataError: the corpus is too small for `vocab_size`, or `vocab_size` for any corpus.
+      DataError: the corpus is too small for `vocab_size`, or `vocab_size` is too small.
     """
     sample = _sample(counts)
     model = io.BytesIO()
@@ -90,7 +91,7 @@ def train_sentencepiece(
             bos_id=-1,
             eos_id=-1,
             control_symbols=_CONTROL,  # ids 2, 3 and 4
-            num_threads=1,  # with more the scores depend on how many
+            num_threads=1,  # the scores depend on the number of threads
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -99,7 +100,7 @@ def train_sentencepiece(
 
 
 def _sample(counts: Mapping[str, int]) -> dict[str, int]:
-    """Counts in proportion, of at most about `MAX_TRAINING_CHARACTERS`; rounded by chance."""
+    """Scales the counts down to about `MAX_TRAINING_CHARACTERS`, with random rounding."""
     rng = random.Random(0)
     characters = sum(count * (len(pretoken) + 1) for pretoken, count in counts.items())
     share = min(1, MAX_TRAINING_CHARACTERS / max(1, characters))
@@ -109,9 +110,10 @@ def _sample(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _coverage(counts: Mapping[str, int], *, most: int) -> float:
-    """Share of the text that the characters of the vocabulary make up, 99.995 % for ALBERT's.
+    """Returns the share of the text that the characters of the vocabulary should cover.
 
-    Chinese has more characters than a small vocabulary; the trainer leaves out 2 % at most.
+    ALBERT has 99.995 %. Chinese has more characters than a small vocabulary; the trainer accepts
+    98 % or more.
     """
     characters = Counter()
     for pretoken, count in counts.items():
@@ -122,7 +124,7 @@ def _coverage(counts: Mapping[str, int], *, most: int) -> float:
 
 
 def _explained(error: RuntimeError, *, vocab_size: int, empty: bool) -> Exception:
-    """What the trainer says of a size that it cannot reach, in one line."""
+    """Converts the trainer's error about an unreachable size to a DataError."""
     said = str(error)
     if empty or (match := re.search(r"value <= (\d+)", said)):
         largest = 0 if empty else int(match[1])

@@ -1,4 +1,4 @@
-"""Train a WordPiece vocabulary: byte-pair encoding over word counts, the same on every machine."""
+"""Trains a WordPiece vocabulary by byte-pair encoding over word counts, equal on every machine."""
 
 import os
 import random
@@ -15,18 +15,18 @@ from bert_jax.data.tokenizers.words import space_ideographs, split_whitespace, s
 from bert_jax.errors import DataError
 
 MIN_CHARACTER_COUNT = 5
-"""A rarer character gets no piece of its own: it cannot be learnt and would only cost a row."""
+"""A rarer character gets no piece of its own, since its embedding could not be learnt."""
 MAX_CHARACTERS = 1000
-"""Most characters in the alphabet, so that a web corpus does not fill a vocabulary with them."""
+"""Maximum size of the alphabet. Web text has many rare characters."""
 MAX_DISTINCT_WORDS = 2**20
-"""Most words counted at a time, some 200 MB of English: web text has new ones without end."""
+"""Maximum number of distinct words counted at a time (about 200 MB for English)."""
 
-_WORD_MARK = "▁"  # SentencePiece puts it in front of each word.
-_RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece confuses words that hold them.
+_WORD_MARK = "▁"  # SentencePiece puts this character before each word.
+_RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece gives these characters a meaning.
 
 
 def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
-    """How often each word (and punctuation mark) occurs; counts of several processes add up.
+    """Counts each word and punctuation mark of the texts. `merge_counts` adds such counts.
 
     Where there are more than `MAX_DISTINCT_WORDS`, they are a sample: see `thin`. Words of more
     than `MAX_WORD_LENGTH` characters, which no tokenizer has to know, are left out.
@@ -55,7 +55,7 @@ def _words_of(pretoken: str, *, lower_case: bool) -> list[str]:
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    """The sum of what `count_words` gave for each part of a corpus, in this order."""
+    """Adds the results of `count_words` for the parts of a corpus, in this order."""
     rng = random.Random(0)
     words = Counter()
     for part in parts:
@@ -76,18 +76,20 @@ def train_wordpiece(
     lower_case: bool,
     max_word_length: int = MAX_WORD_LENGTH,
 ) -> WordPiece:
-    """Vocabulary of exactly `vocab_size` pieces; a function of the counts, not of their order.
+    """Trains a vocabulary of exactly `vocab_size` pieces. The order of the counts does not matter.
 
-    Ids are in the order [PAD] [UNK] [CLS] [SEP] [MASK], then the characters by frequency, each
-    as `x`, `##x` or both as it occurs, then pairs in the order in which byte-pair encoding merges
-    them (Sennrich et al. 2016).
+    The first ids are [PAD] [UNK] [CLS] [SEP] [MASK]. Then come the characters by frequency, as
+    `x`, `##x` or both. The last are merged pieces in the order of byte-pair encoding (Sennrich et
+    al. 2016).
 
     Args:
-      word_counts: from `count_words` with the same `lower_case`.
-      max_word_length: characters; the tokenizer makes a longer word [UNK].
+      word_counts: counts from `count_words` with the same `lower_case`.
+      vocab_size: number of pieces.
+      lower_case: whether the tokenizer lower-cases text.
+      max_word_length: maximum length in characters; a longer word becomes [UNK].
 
     Raises:
-      DataError: the corpus is too small for `vocab_size`, or its alphabet alone is larger.
+      DataError: the corpus gives fewer pieces than `vocab_size`, or its alphabet has more.
     """
     pieces = [*SPECIAL_PIECES, *_alphabet(word_counts)]
     if vocab_size < len(pieces):
@@ -119,7 +121,7 @@ def _alphabet(word_counts: Mapping[str, int]) -> list[str]:
 
 
 def _merged_pieces(word_counts: Mapping[str, int], *, vocab_size: int) -> list[str]:
-    """Pieces by rank, at least `vocab_size` that are not of the alphabet if there are so many."""
+    """Returns merged pieces by rank: at least `vocab_size`, if the corpus gives so many."""
     words = [
         word
         for word in sorted(word_counts)
@@ -137,7 +139,7 @@ def _merged_pieces(word_counts: Mapping[str, int], *, vocab_size: int) -> list[s
             input_format="tsv",
             model_prefix=prefix,
             model_type="bpe",
-            # Room for its <unk>, every character, and the merge of the mark with each.
+            # Room for <unk>, for every character, and for the word mark merged with each.
             vocab_size=vocab_size + 2 * characters + 2,
             hard_vocab_limit=False,
             character_coverage=1.0,
@@ -152,7 +154,7 @@ def _merged_pieces(word_counts: Mapping[str, int], *, vocab_size: int) -> list[s
         )
         with open(prefix + ".vocab", encoding="utf-8", newline="\n") as stream:
             marked = [line.split("\t")[0] for line in stream]
-    # The first is <unk>; single characters, which the alphabet has chosen from, come last.
+    # The first piece is <unk>. Single characters come last, and belong to the alphabet.
     return [
         piece.removeprefix(_WORD_MARK) if piece.startswith(_WORD_MARK) else f"##{piece}"
         for piece in marked[1:]
