@@ -26,7 +26,7 @@ HELD_OUT_ADDRESSES = (
     "1992_george_bush_r",
     "2011_barack_obama_d",
 )
-"""Documents of `embedded:sotu` for evaluation: an address about every 19 years, 4.8% of the text."""
+"""Evaluation documents of `embedded:sotu`: an address about every 19 years, 4.8% of the text."""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ _RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece gives these characte
 def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """Counts each word and punctuation mark of the texts. `merge_counts` adds such counts.
 
-    Where there are more than `MAX_DISTINCT_WORDS`, they are a sample: see `thin`. Words of more
-    than `MAX_WORD_LENGTH` characters, which no tokenizer has to know, are left out.
+    More than `MAX_DISTINCT_WORDS` words are sampled: see `thin`. Words of more than
+    `MAX_WORD_LENGTH` characters are left out.
     """
     rng = random.Random(0)
     raw_words, words = Counter(), Counter()
