@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bert_jax.config import check_bounds
 from bert_jax.errors import ConfigError
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -27,6 +28,7 @@ class MeshConfig:
     """Attention heads, feed-forward and vocabulary are cut."""
 
     def __post_init__(self):
+        check_bounds(self, "mesh")
         sizes = (self.data, self.fsdp, self.tensor)
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
             raise ConfigError(
@@ -59,6 +61,7 @@ class ShardingRules:
     activation_vocab: MeshAxis = "tensor"
 
     def __post_init__(self):
+        check_bounds(self, "sharding")
         for field in fields(self):
             for axis in _as_tuple(getattr(self, field.name)):
                 if axis not in MESH_AXES:

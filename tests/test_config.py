@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from msgspec import Meta
 
 from bert_jax import config
 from bert_jax.config import (
+    check_bounds,
     config_hash,
     diff,
     flatten,
@@ -25,16 +27,16 @@ from bert_jax.training.experiment import Experiment
 
 @dataclass(frozen=True, kw_only=True)
 class Wing:
-    width: int = 4
+    width: Annotated[int, Meta(ge=1)] = 4
     ratio: float = 0.5
     kind: Literal["round", "square"] = "round"
     shares: tuple[float, float] = (0.5, 0.5)
     limit: int | None = None
     axes: str | tuple[str, ...] | None = None
+    windows: Annotated[int, Meta(ge=2, le=9)] | None = None
 
     def __post_init__(self):
-        if self.width < 1:
-            raise ConfigError(f"wing.width is {self.width}; accepted: at least 1")
+        check_bounds(self, "wing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +104,11 @@ def test_a_value_of_python_is_not_converted_as_a_string_would_be():
     ("path", "value", "said"),
     [
         ("height", "tall", ("height", "'tall'", "accepted: int")),
-        ("height", "true", ("height", "'true'", "accepted: int")),
+        ("height", "true", ("height", "True", "accepted: int")),
         ("open", "no", ("open", "'no'", "accepted: bool")),
         ("wing.kind", "oval", ("wing.kind", "'oval'", "accepted: round, square")),
-        ("wing.limit", "none", ("wing.limit", "'none'", "accepted: int | None")),
-        ("wing.shares", "[1]", ("wing.shares", "'[1]'", "accepted: tuple[float, float]")),
+        ("wing.limit", "none", ("wing.limit", "'none'", "accepted: int or null")),
+        ("wing.shares", "[1]", ("wing.shares", "[1]", "accepted: [float, float]")),
         ("wing", HOUSE, ("wing", "House", "accepted: Wing")),
     ],
 )
@@ -202,6 +204,43 @@ def test_numbers_that_no_run_can_use_are_refused(path, value, experiment):
         override(experiment, {path: value})
 
 
+WRONG_VALUES = {
+    "wing.width": (0, "wing.width is 0; accepted: at least 1"),
+    "wing.windows": (1, "wing.windows is 1; accepted: 2 to 9 or null"),
+    "wing.kind": ("oval", "wing.kind is 'oval'; accepted: round, square"),
+    "wing.ratio": (float("nan"), "wing.ratio is nan; accepted: finite numbers"),
+    "wing.shares": ([0.5, float("inf")], "wing.shares is [0.5, inf]; accepted: finite numbers"),
+    "wing.limit": (1.5, "wing.limit is 1.5; accepted: int or null"),
+}
+
+
+@pytest.mark.parametrize("path", WRONG_VALUES)
+def test_flags_json_and_python_are_answered_in_the_same_words(path):
+    value, said = WRONG_VALUES[path]
+    stored = to_json(HOUSE)
+    stored["wing"][path.split(".")[1]] = value
+    text = value if isinstance(value, str) else json.dumps(value)
+    for make in (
+        lambda: override(HOUSE, {path: text}),
+        lambda: override(HOUSE, {path: value}),
+        lambda: from_json(House, stored),
+        lambda: Wing(**{path.split(".")[1]: value}),
+    ):
+        with pytest.raises(ConfigError) as error:
+            make()
+        assert str(error.value) == said
+
+
+def test_a_number_of_another_type_is_told_its_type_beside_its_bounds():
+    with pytest.raises(ConfigError, match="^wing.width is 2.5; accepted: int, at least 1$"):
+        Wing(width=2.5)
+
+
+def test_a_name_that_python_misspells_is_refused():
+    with pytest.raises(ConfigError, match="activation is 'relu'; accepted: gelu_erf, gelu_tanh"):
+        BertConfig(activation="relu")
+
+
 def test_the_warm_up_ends_before_the_run_does(experiment):
     """12 steps: a warm-up of 20 that starts 9 steps before the run ends at step 11."""
     override(experiment, {"optimizer.warmup_steps": 20, "optimizer.warmup_start": -9})
@@ -270,7 +309,7 @@ def test_the_hash_is_of_the_values_alone_and_stable(experiment):
     # Written out, so that a change of the canonical form, which renames every run, shows here.
     canonical = (
         '{"format_version":1,"height":8,"name":"mill","open":false,"wing":{"axes":null,'
-        '"kind":"round","limit":null,"ratio":0.5,"shares":[0.5,0.5],"width":4}}'
+        '"kind":"round","limit":null,"ratio":0.5,"shares":[0.5,0.5],"width":4,"windows":null}}'
     )
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert config_hash(HOUSE) == config_hash(House(name="mill")) == digest
@@ -288,6 +327,7 @@ def test_the_hash_differs_for_every_single_field(experiment):
         "wing.shares": (0.25, 0.75),
         "wing.limit": 1,
         "wing.axes": "data",
+        "wing.windows": 3,
     }
     assert changes.keys() == flatten(HOUSE).keys()
     hashes = {config_hash(override(HOUSE, {path: value})) for path, value in changes.items()}

@@ -18,9 +18,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bert_jax.config.bounds import PositiveFloat as PositiveFloat
+from bert_jax.config.bounds import PositiveInt as PositiveInt
+from bert_jax.config.bounds import Share as Share
+from bert_jax.config.bounds import check_bounds as check_bounds
+from bert_jax.config.bounds import convert_value, field_types, nearest
+from bert_jax.config.migration import FORMAT_VERSION, migrate
 from bert_jax.errors import ConfigError
-
-FORMAT_VERSION = 1
 
 Config = TypeVar("Config")
 
@@ -43,7 +47,7 @@ def load_experiment(spec: str | Path) -> Any:
     if variant and not variants:
         raise ConfigError(f"{file} has no variants, got {variant!r}; accepted: {file}")
     if variant and variant not in variants:
-        raise ConfigError(f"{file} has no variant {variant!r}; {_nearest(variant, variants)}")
+        raise ConfigError(f"{file} has no variant {variant!r}; {nearest(variant, variants)}")
     with _errors_of(file):
         config = get_config(variant) if variant else get_config()
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
@@ -68,7 +72,7 @@ def _split_spec(spec: str) -> tuple[Path, str]:
     path = Path(head if colon else spec)
     if not path.is_file():
         known = sorted(str(file) for file in path.parent.glob("*.py"))
-        raise ConfigError(f"no experiment file {str(path)!r}; {_nearest(str(path), known)}")
+        raise ConfigError(f"no experiment file {str(path)!r}; {nearest(str(path), known)}")
     return path, variant
 
 
@@ -148,7 +152,7 @@ def _insert(tree: dict[str, Any], config: Any, path: str, value: Any) -> None:
     if isinstance(tree.get(leaf), dict):
         below = next(iter(tree[leaf]))
         raise ConfigError(f"both {path} and {path}.{below} are set; accepted: one of them")
-    tree[leaf] = _coerce(value, typing.get_type_hints(type(config))[leaf], path)
+    tree[leaf] = _coerce(value, field_types(type(config))[leaf], path)
 
 
 def _check_field(config: Any, name: str, path: str, walked: str) -> None:
@@ -161,23 +165,12 @@ def _check_field(config: Any, name: str, path: str, walked: str) -> None:
         raise ConfigError(f"unknown field {path!r}; did you mean {meant}")
 
 
-def _coerce(value: Any, annotation: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if isinstance(value, annotation):
-            return value
-        raise ConfigError(f"{path} is a {type(value).__name__}; accepted: {_name(annotation)}")
-    parsed = value
-    if isinstance(value, str) and annotation is not str:
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            pass  # not JSON, so the string itself: a name of a Literal, an axis of the mesh
-    for below, name, names in _unknown_fields(annotation, parsed, f"{path}."):
-        raise ConfigError(f"unknown field {below + name!r}; {_nearest(name, names)}")
-    try:
-        return msgspec.convert(parsed, annotation, strict=not isinstance(value, str))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path} is {value!r}; accepted: {_name(annotation)}") from error
+def _coerce(value: Any, hint: Any, path: str) -> Any:
+    if not isinstance(value, str) or hint is str:
+        return convert_value(value, hint, path)
+    with contextlib.suppress(ValueError):  # not JSON: a name of a Literal, an axis of the mesh
+        value = json.loads(value)
+    return convert_value(value, hint, path, strict=False)
 
 
 def _rebuild(config: Any, tree: Mapping[str, Any]) -> Any:
@@ -225,45 +218,10 @@ def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
     A field that is missing gets its default, so a new field's default must be what was done
     before it was there.
     """
-    version = description.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ConfigError(f"config has format_version {version!r}; accepted: {FORMAT_VERSION}")
-    values = {name: value for name, value in description.items() if name != "format_version"}
-    for path, name, names in _unknown_fields(root, values):
-        raise ConfigError(f"unknown field {path + name!r}; {_nearest(name, names)}")
-    try:
-        return msgspec.convert(values, root)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{root.__name__}: {error}") from error
-
-
-def _unknown_fields(
-    annotation: Any, values: Any, path: str = ""
-) -> Iterator[tuple[str, str, list[str]]]:
-    if not dataclasses.is_dataclass(annotation) or not isinstance(values, Mapping):
-        return
-    hints = typing.get_type_hints(annotation)
-    for name, value in values.items():
-        if name in hints:
-            yield from _unknown_fields(hints[name], value, f"{path}{name}.")
-        else:
-            yield path, name, list(hints)
+    return convert_value(migrate(description), root, "")
 
 
 def config_hash(config: Any) -> str:
     """Returns 12 hexadecimal digits that name the resolved config."""
     canonical = json.dumps(to_json(normalize(config)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def _nearest(name: str, names: typing.Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if near or not names:
-        return f"did you mean {', '.join(near)}" if near else "there is none"
-    return f"accepted: {', '.join(names)}"
-
-
-def _name(annotation: Any) -> str:
-    if typing.get_origin(annotation) is typing.Literal:
-        return ", ".join(map(str, typing.get_args(annotation)))
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)

@@ -1,8 +1,11 @@
 """What the data of an experiment are: where they lie, how they were made, how they are read."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from msgspec import Meta
+
+from bert_jax.config import PositiveInt, Share, check_bounds
 from bert_jax.errors import ConfigError
 
 
@@ -14,7 +17,7 @@ class MaskingConfig:
     """What is masked together: a token; all tokens of a word, each replaced by itself (the
     whole-word models of google-research/bert); or whole words in a row, replaced alike, whose
     number is geometric, p = 0.2, and at most 10 (SpanBERT, Joshi et al. 2019)."""
-    rate: float = 0.15
+    rate: Annotated[float, Meta(gt=0, le=1)] = 0.15
     """Share of a row's tokens, [CLS] and [SEP] counted, that is predicted."""
     rate_points: tuple[tuple[float, float], ...] = ()
     """(share of the steps, rate): straight lines lead from `rate` at the start through the points,
@@ -24,7 +27,7 @@ class MaskingConfig:
     """How many of a row's n tokens that is: `rate * n` to the nearest, halves to even, and at least
     one (google-research/bert); rounded down, at least one; or each token, or word, is drawn on its
     own with probability `rate` (Hugging Face), none at times."""
-    max_predictions: int = 20
+    max_predictions: PositiveInt = 20
     """Most predictions in a row; also the static width of the `mask_*` fields of a batch."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of the chosen words that become [MASK], a random word, or stay as they are."""
@@ -33,9 +36,12 @@ class MaskingConfig:
     (google-research/bert); a text then has as many masks as `data.dupe_factor` gives it records."""
 
     def __post_init__(self):
-        for rate in (self.rate, *(rate for _, rate in self.rate_points)):
+        check_bounds(self, "masking")
+        for share, rate in self.rate_points:
             if not 0 < rate <= 1:
-                raise ConfigError(f"masking.rate is {rate}; accepted: above 0, at most 1")
+                raise ConfigError(
+                    f"masking.rate_points has rate {rate} at {share}; accepted: above 0, at most 1"
+                )
         shares = [share for share, _ in self.rate_points]
         if shares != sorted(shares) or not all(0 <= share <= 1 for share in shares):
             raise ConfigError(
@@ -44,10 +50,6 @@ class MaskingConfig:
         if self.unit == "span" and self.count == "drawn":
             raise ConfigError(
                 "masking.count is 'drawn' with masking.unit 'span'; accepted: 'rounded', 'floored'"
-            )
-        if self.max_predictions < 1:
-            raise ConfigError(
-                f"masking.max_predictions is {self.max_predictions}; accepted: at least 1"
             )
         if min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
             raise ConfigError(
@@ -78,31 +80,32 @@ class DataConfig:
     """Where `bert_jax.prepare` writes the vocabulary and the shards and training reads them."""
     corpus: str
     """Raw text: SPEC[@WEIGHT],..., such as `embedded:sotu` or `text:GLOB`; see `data.corpora`."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Rows of the global batch, all devices and hosts together."""
-    sequence_length: int = 128
+    sequence_length: Annotated[int, Meta(ge=5)] = 128
+    """Tokens of a row; the shortest pair is [CLS] a [SEP] b [SEP]."""
     tokenizer: Literal["wordpiece", "sentencepiece"] = "wordpiece"
     """BERT's, or ALBERT's and T5's: a unigram model, which needs no spaces between words."""
     lower_case: bool = True
     """Lower-case the text; WordPiece then strips accents too (the uncased models)."""
-    max_word_length: int = 200
+    max_word_length: PositiveInt = 200
     """Characters; a longer word is [UNK]. Google's code has 200, Hugging Face's 100; SentencePiece
     knows no limit."""
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
     """What texts A and B of an example are, and its label: B follows A or is random (BERT); B
     follows A or A follows B (ALBERT); or whole sentences as one text without a label (RoBERTa)."""
-    pairs_per_row: int = 1
+    pairs_per_row: PositiveInt = 1
     """More packs that many pairs at most into a row; they do not see each other. Held-out rows are
     never packed, so that evaluations compare."""
-    dupe_factor: int = 10
+    dupe_factor: PositiveInt = 10
     """How often each document is cut into pairs, with other lengths and other partners."""
-    short_sequence_probability: float = 0.1
+    short_sequence_probability: Share = 0.1
     """Probability that a document's pairs are cut to a random shorter length."""
     single_text_separator: bool = True
     """A single text is [CLS] A [SEP]; False makes it [CLS] A."""
-    held_out_fraction: float = 0.005
+    held_out_fraction: Share = 0.005
     """Share of the documents kept for evaluation; `embedded:sotu` names its own and ignores it."""
-    train_shards: int = 8
+    train_shards: PositiveInt = 8
     preparation_seed: int = 12345
     """Draws lengths and partners; masks and order are drawn from the experiment's `seed`."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -110,15 +113,7 @@ class DataConfig:
     """Held-out masks are frozen: drawn once, whatever the experiment's seed."""
 
     def __post_init__(self):
-        for name in (
-            "batch_size",
-            "max_word_length",
-            "pairs_per_row",
-            "dupe_factor",
-            "train_shards",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"data.{name} is {getattr(self, name)}; accepted: at least 1")
+        check_bounds(self, "data")
         if self.tokenizer == "sentencepiece" and self.max_word_length != DataConfig.max_word_length:
             raise ConfigError(
                 f"data.max_word_length is {self.max_word_length} with data.tokenizer "
@@ -129,11 +124,6 @@ class DataConfig:
             raise ConfigError(
                 f"data.directory is {self.directory!r}; accepted: a local path, also of a mounted "
                 "file system"
-            )
-        if self.sequence_length < 5:
-            raise ConfigError(
-                f"data.sequence_length is {self.sequence_length}; accepted: at least 5, "
-                "the shortest pair being [CLS] a [SEP] b [SEP]"
             )
         for name in ("masking", "evaluation_masking"):
             masking = getattr(self, name)
@@ -154,9 +144,6 @@ class DataConfig:
                 f"data.evaluation_masking.rate_points is {self.evaluation_masking.rate_points}; "
                 "accepted: none, held-out masks being the same at every step"
             )
-        for name in ("short_sequence_probability", "held_out_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"data.{name} is {getattr(self, name)}; accepted: 0 to 1")
 
 
 PREPARATION_FIELDS = (

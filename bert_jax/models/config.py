@@ -1,8 +1,11 @@
 """Which BERT: sizes, and what implementations of it do differently."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from msgspec import Meta
+
+from bert_jax.config import PositiveFloat, PositiveInt, check_bounds
 from bert_jax.errors import ConfigError
 
 Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
@@ -13,56 +16,37 @@ Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
 class BertConfig:
     """A BERT encoder; the defaults are BERT-base as published (Devlin et al. 2018)."""
 
-    vocab_size: int = 30522
+    vocab_size: PositiveInt = 30522
     """Word pieces of the tokenizer; the table is padded to a multiple of 128."""
-    hidden_size: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    intermediate_size: int | None = None
+    hidden_size: PositiveInt = 768
+    num_layers: PositiveInt = 12
+    num_heads: PositiveInt = 12
+    intermediate_size: PositiveInt | None = None
     """Width of the feed-forward block; null is 4 x `hidden_size`."""
-    max_positions: int = 512
-    num_segments: int = 2
-    dropout: float = 0.1
+    max_positions: PositiveInt = 512
+    num_segments: PositiveInt = 2
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """After the embeddings, the attention output and the feed-forward output."""
-    attention_dropout: float = 0.1
+    attention_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """On the attention probabilities."""
     activation: Literal["gelu_erf", "gelu_tanh"] = "gelu_erf"
     """erf in the released checkpoints and Hugging Face, tanh in google-research/bert today."""
-    layer_norm_epsilon: float = 1e-12
+    layer_norm_epsilon: PositiveFloat = 1e-12
     initializer: Literal["truncated_normal", "normal"] = "truncated_normal"
     """Cut at two deviations (Google), or not (Hugging Face, NVIDIA)."""
-    initializer_stddev: float = 0.02
+    initializer_stddev: PositiveFloat = 0.02
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations and matrix products; parameters, softmax, LayerNorm, losses are float32."""
     scan_layers: bool = False
     """Compile one layer and loop over it: the same numbers, compiled in a fraction of the time."""
 
     def __post_init__(self):
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "intermediate_size",
-            "max_positions",
-            "num_segments",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"model.{name} is {value}; accepted: at least 1")
+        check_bounds(self, "model")
         if self.hidden_size % self.num_heads:
             raise ConfigError(
                 f"model.hidden_size {self.hidden_size} is not a multiple of "
                 f"model.num_heads {self.num_heads}"
             )
-        for name in ("layer_norm_epsilon", "initializer_stddev"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; accepted: above 0")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(
-                    f"model.{name} is {getattr(self, name)}; accepted: at least 0, below 1"
-                )
 
     @property
     def intermediate_size_or_default(self) -> int:

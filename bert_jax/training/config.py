@@ -1,37 +1,36 @@
-"""How long to train, on rows of which length, and how often to look."""
+"""How long to train, in which phases, and how often to log, evaluate and save."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from msgspec import Meta
+
+from bert_jax.config import PositiveInt, check_bounds
 from bert_jax.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Length of a run, in optimizer updates, and its rhythm."""
+    """Length of a run in optimizer updates, and the intervals of logs, evaluations, checkpoints."""
 
-    steps: int
+    steps: PositiveInt
+    """Optimizer updates of all phases together."""
     init_from: str = ""
-    """Weights to start from, all that `load_run` opens; step and optimizer start anew."""
-    microbatches: int = 1
-    """Parts the global batch is processed in, one after another, where it does not fit at once."""
-    log_every: int = 10
-    """A row of metrics every so many steps, and at every evaluation and checkpoint."""
-    eval_every: int = 1000
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
+    """Path of the initial weights, anything that `load_run` opens; empty for random weights. Step
+    and optimizer start at 0."""
+    microbatches: PositiveInt = 1
+    """Parts of the global batch that are processed one after another, to save memory."""
+    log_every: PositiveInt = 10
+    """Updates between rows of metrics; evaluations and checkpoints write a row too."""
+    eval_every: PositiveInt = 1000
+    """Updates between evaluations."""
+    checkpoint_every: PositiveInt = 1000
+    """Updates between checkpoints."""
+    keep_checkpoints: PositiveInt = 2
+    """Number of the newest checkpoints that stay."""
 
     def __post_init__(self):
-        for name in (
-            "steps",
-            "microbatches",
-            "log_every",
-            "eval_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; accepted: at least 1")
+        check_bounds(self, "training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,38 +40,27 @@ class SecondPhaseConfig:
     One run, one count of steps, one line of checkpoints. What is not named here stays as it is.
     """
 
-    steps: int = 0
+    steps: Annotated[int, Meta(ge=0)] = 0
     """The last of `training.steps`; 0 for no second phase, whatever the other fields are."""
     directory: str = ""
     """Of its data; if empty, `data.directory` with a hyphen and the sequence length at its end."""
-    sequence_length: int = 512
-    batch_size: int = 256
+    sequence_length: Annotated[int, Meta(ge=5)] = 512
+    batch_size: Annotated[int, Meta(ge=1)] = 256
     pairs_per_row: int | None = None
     """Null: that of `data`."""
-    max_predictions: int = 77
+    max_predictions: Annotated[int, Meta(ge=1)] = 77
     """Of `data.masking` and of `data.evaluation_masking`."""
-    microbatches: int = 1
+    microbatches: Annotated[int, Meta(ge=1)] = 1
     learning_rate: float | None = None
     """Null: one schedule over all of `training.steps`. Else each phase has a schedule over its own
     steps, and that of the second rises to this rate."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Meta(ge=0)] = 0
     """Of a schedule of its own."""
     moments: Literal["kept", "recounted", "zeroed"] = "kept"
     """Of the optimizer: kept; kept, but counted from 0 in Adam's bias correction (NVIDIA); 0."""
 
     def __post_init__(self):
-        for name, least in (
-            ("steps", 0),
-            ("sequence_length", 5),
-            ("batch_size", 1),
-            ("max_predictions", 1),
-            ("microbatches", 1),
-            ("warmup_steps", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"second_phase.{name} is {getattr(self, name)}; accepted: at least {least}"
-                )
+        check_bounds(self, "second_phase")
         if self.warmup_steps and self.learning_rate is None:
             raise ConfigError(
                 f"second_phase.warmup_steps is {self.warmup_steps} without a "
@@ -84,14 +72,13 @@ class SecondPhaseConfig:
 class EvaluationConfig:
     """The held-out evaluation; masks and examples are the same whenever and wherever it runs."""
 
-    batch_size: int = 256
-    max_examples: int | None = None
-    """Evenly spaced held-out examples to use; null for all."""
+    batch_size: PositiveInt = 256
+    """Rows of an evaluation batch, all devices and hosts together."""
+    max_examples: PositiveInt | None = None
+    """Number of held-out examples to use, evenly spaced; null for all."""
     probe: str = ""
-    """A fine-tuning, experiments/finetune/FILE.py, that a linear probe is measured on each time."""
+    """A fine-tuning file, experiments/finetune/FILE.py; each evaluation measures a linear probe on
+    its task. Empty for none."""
 
     def __post_init__(self):
-        for name in ("batch_size", "max_examples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"evaluation.{name} is {value}; accepted: at least 1")
+        check_bounds(self, "evaluation")

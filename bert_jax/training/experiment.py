@@ -1,13 +1,14 @@
 """Experiment: everything that decides what a run computes, as one value."""
 
 import contextlib
-import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from bert_jax.config import flatten
+from msgspec import Meta
+
+from bert_jax.config import check_bounds
 from bert_jax.data.config import DataConfig
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
@@ -21,7 +22,7 @@ from bert_jax.training.optim import OptimizerConfig
 class Experiment:
     """One pretraining run; an experiment file's `get_config` returns one."""
 
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     """Draws the initial parameters, the order of the examples, the masks and dropout."""
     data: DataConfig
     model: BertConfig
@@ -34,8 +35,7 @@ class Experiment:
     sharding: ShardingRules = field(default_factory=ShardingRules)
 
     def __post_init__(self):
-        if not 0 <= self.seed < 2**32:  # jax.random.key takes the lower 32 bits of a larger one
-            raise ConfigError(f"seed is {self.seed}; accepted: 0 to {2**32 - 1}")
+        check_bounds(self)
         if self.data.sequence_length > self.model.max_positions:
             raise ConfigError(
                 f"data.sequence_length {self.data.sequence_length} is longer than "
@@ -52,10 +52,6 @@ class Experiment:
                 "objective.next_sentence is True, but with data.pairs 'none' there are no pairs to "
                 "learn from; accepted: False"
             )
-        for path, value in flatten(self).items():
-            numbers = value if isinstance(value, tuple | list) else [value]
-            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-                raise ConfigError(f"{path} is {value}; accepted: finite numbers")
         # The rest of the row is specials, so a wider batch field could never be filled.
         for name in ("masking", "evaluation_masking"):
             width = getattr(self.data, name).max_predictions

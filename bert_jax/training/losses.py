@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from bert_jax.config import check_bounds
 from bert_jax.training.metrics import Mean
 
 
@@ -19,6 +20,9 @@ class ObjectiveConfig:
     """Over all masked words of the global batch; or summed over a pair's, averaged over pairs."""
     next_sentence: bool = True
     """False leaves the loss of `data.pairs` out; its accuracy is still reported."""
+
+    def __post_init__(self):
+        check_bounds(self, "objective")
 
 
 @jax.custom_vjp

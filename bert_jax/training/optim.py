@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.typing import ArrayLike
+from msgspec import Meta
 
+from bert_jax.config import PositiveFloat, check_bounds
 from bert_jax.errors import ConfigError
 
 STACKED_LAYERS = ("bert", "layers")
@@ -21,48 +23,38 @@ class OptimizerConfig:
     """Which AdamW or LAMB, and the learning rate of each update; the defaults are BERT's AdamW."""
 
     name: Literal["adamw", "lamb"] = "adamw"
-    learning_rate: float = 1e-4
+    learning_rate: PositiveFloat = 1e-4
     """The highest: what the warm-up rises to."""
-    warmup_steps: int = 10_000
+    warmup_steps: Annotated[int, Meta(ge=0)] = 10_000
     warmup_start: int = 0
     """Step at which the rate would be 0; MLPerf's is -76, so that training starts above 0."""
     first_step: Literal[0, 1] = 0
     """Step that the schedule counts the first update as: 0, or 1 as NVIDIA does."""
     schedule: Literal["polynomial", "constant"] = "polynomial"
     """After the warm-up: to 0 at `training.steps`, or constant."""
-    power: float = 1.0
+    power: PositiveFloat = 1.0
     """Of the polynomial: 1 is linear, NVIDIA's LAMB has 0.5."""
     decay_from: Literal["start", "warmup_end"] = "start"
     """Where the polynomial is 1: at step 0 (Google), so that the rate jumps down at the end of the
     warm-up, or at the end of the warm-up (Hugging Face)."""
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
+    beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    epsilon: PositiveFloat = 1e-6
     bias_correction: bool = False
     """Of both moments; BERT was trained without."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     decay_excludes: Literal["bias_and_layer_norm", "nothing"] = "bias_and_layer_norm"
     trust_ratio: Literal["decayed", "all"] = "decayed"
     """LAMB only: which parameters have one, those that `decay_excludes` leaves or all."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: PositiveFloat = 1.0
 
     def __post_init__(self):
-        for name in ("learning_rate", "power", "epsilon", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"optimizer.{name} is {getattr(self, name)}; accepted: above 0")
-        for name in ("warmup_steps", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"optimizer.{name} is {getattr(self, name)}; accepted: 0 or more")
+        check_bounds(self, "optimizer")
         if not -self.warmup_steps <= self.warmup_start <= 0:
             raise ConfigError(
                 f"optimizer.warmup_start is {self.warmup_start}; accepted: "
                 f"{-self.warmup_steps} (optimizer.warmup_steps before step 0) to 0"
             )
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(
-                    f"optimizer.{name} is {getattr(self, name)}; accepted: at least 0, below 1"
-                )
 
     @property
     def warmup_end(self) -> int:

@@ -1,0 +1,133 @@
+"""Bounds of config fields: written beside the field, checked whenever a config is made.
+
+    batch_size: Annotated[int, Meta(ge=1)] = 256
+
+Dataclasses do not check types. msgspec does when it reads JSON, but its message leaves the value
+out. The functions here check one value at a time and name field, value and what is accepted.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from bert_jax.errors import ConfigError
+
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+def check_bounds(config: Any, section: str = "") -> None:
+    """Checks every field of a config against its type and bounds; each `__post_init__` calls it.
+
+    Args:
+      config: a dataclass.
+      section: name of the config in its parent, such as `data`; empty for a root.
+
+    Raises:
+      ConfigError: names the first field that is wrong, its value and what is accepted.
+    """
+    for name, hint in field_types(type(config)).items():
+        convert_value(getattr(config, name), hint, _join(section, name))
+
+
+def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> Any:
+    """Returns a value of plain JSON types as its field's type holds it.
+
+    Args:
+      value: what JSON holds, or a value that already has the type.
+      hint: the type of the field, with its bounds.
+      path: of the field, for messages; empty for a whole config.
+      strict: whether a string for a number is an error.
+
+    Raises:
+      ConfigError: an unknown name, another type, or a number that is out of bounds or not finite.
+    """
+    _check_below(value, hint, path)
+    try:
+        converted = msgspec.convert(value, hint, strict=strict)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigError):  # of a __post_init__
+            raise error.__cause__ from None
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):  # a field is missing
+            raise ConfigError(f"{path or accepted(hint)}: {error}") from error
+        raise ConfigError(f"{path} is {value!r}; accepted: {accepted(hint, value)}") from error
+    if not all(math.isfinite(number) for number in _floats(converted)):
+        raise ConfigError(f"{path} is {value!r}; accepted: finite numbers")
+    return converted
+
+
+def _check_below(value: Any, hint: Any, path: str) -> None:
+    """Checks the fields of a JSON object, or of a list of them, before the whole is made."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        known = field_types(hint)
+        for name, below in value.items():
+            if name not in known:
+                raise ConfigError(f"unknown field {_join(path, name)!r}; {nearest(name, known)}")
+            convert_value(below, known[name], _join(path, name))
+    elif typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        (item, *_) = typing.get_args(hint)
+        if dataclasses.is_dataclass(item):
+            for number, below in enumerate(value):
+                convert_value(below, item, _join(path, str(number)))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+@functools.cache
+def field_types(config: type) -> dict[str, Any]:
+    """Returns the type of each field of a dataclass, with its bounds."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config)}
+
+
+def accepted(hint: Any, value: Any = None) -> str:
+    """Returns the values that a type accepts, in words; `value` is what was given instead."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        kind, bounds = arguments[0], _bounds(arguments[1])
+        number = isinstance(value, int | kind) and not isinstance(value, bool)
+        return bounds if number else f"{kind.__name__}, {bounds}"
+    if origin is typing.Literal:
+        return ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        words = [accepted(one, value) for one in arguments if one is not types.NoneType]
+        return " or ".join(words + ["null"] * (types.NoneType in arguments))
+    if origin is tuple:
+        if arguments[1:] == (...,):
+            return f"a list of {accepted(arguments[0])}"
+        return f"[{', '.join(map(accepted, arguments))}]"
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns which of the names were probably meant, or else all of them, in words."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near or not names:
+        return f"did you mean {', '.join(near)}" if near else "there is none"
+    return f"accepted: {', '.join(names)}"
+
+
+def _bounds(meta: msgspec.Meta) -> str:
+    if meta.ge is not None and meta.le is not None:
+        return f"{meta.ge} to {meta.le}"
+    words = (("above", meta.gt), ("at least", meta.ge), ("below", meta.lt), ("at most", meta.le))
+    return ", ".join(f"{word} {bound}" for word, bound in words if bound is not None)
+
+
+def _floats(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _floats(item)
