@@ -16,7 +16,7 @@ import pytest
 import bert_jax
 from bert_jax.config import config_hash, diff, from_json, override, to_json
 from bert_jax.data.passport import join_passports, load_passport, passport_fingerprint
-from bert_jax.data.pipeline import TrainingSource
+from bert_jax.data.pipeline import ReadPlan, TrainingSource
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data
 from bert_jax.data.tokenizers.files import load_tokenizer
@@ -179,7 +179,7 @@ def test_phases_travel_as_json_and_count_in_the_hash(two_phases):
 def test_the_batches_of_a_phase_are_counted_from_its_first_step(two_phases):
     second = phases(two_phases)[1]
     data = second.experiment.data
-    source = TrainingSource(data.directory, config=data, seed=second.data_seed, num_steps=4)
+    source = TrainingSource(ReadPlan(config=data, seed=second.data_seed, num_steps=4))
     for first_step, left in ((0, 4), (SEAM, 4), (10, 2)):
         batches = list(training_batches(second, first_step))
         assert len(batches) == left

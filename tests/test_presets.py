@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from bert_jax.config import flatten, load_experiment, override
 from bert_jax.config.__main__ import difference_table
-from bert_jax.data.masking import masked_batch
+from bert_jax.data.masking import BatchForm, masked_batch
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.train_wordpiece import train_wordpiece
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
@@ -179,14 +179,17 @@ def examples(experiment):
     )
     text = tokenizer.encode("president congress constitution peace")
     pairs = [Pair(text, text[: row % 2 * 3], row % 2) for row in range(data.batch_size)]
-    return masked_batch(
-        pairs,
-        addresses=[(1, row) for row in range(len(pairs))],
-        seed=experiment.seed,
+    form = BatchForm(
         batch_size=data.batch_size,
         sequence_length=data.sequence_length,
-        single_text_separator=data.single_text_separator,
         tokenizer=tokenizer,
+        single_text_separator=data.single_text_separator,
+    )
+    return masked_batch(
+        [[pair] for pair in pairs],
+        form=form,
+        addresses=[(1, row) for row in range(len(pairs))],
+        seed=experiment.seed,
         config=data.masking,
     )
 

@@ -11,9 +11,9 @@ from flax import linen as nn
 
 from bert_jax.config import override
 from bert_jax.data.config import MaskingConfig
-from bert_jax.data.masking import masked_batch
+from bert_jax.data.masking import BatchForm, masked_batch
 from bert_jax.data.pairs import Pair
-from bert_jax.data.pipeline import TrainingSource, evaluation_batches
+from bert_jax.data.pipeline import ReadPlan, TrainingSource, evaluation_batches
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data
 from bert_jax.data.tokenizers.files import load_tokenizer
@@ -43,13 +43,10 @@ MODEL = BertForPretraining(
 
 def lay_out_and_mask(pairs, masking):
     return masked_batch(
-        pairs,
+        [[pair] for pair in pairs],
+        form=BatchForm(batch_size=len(pairs), sequence_length=LENGTH, tokenizer=TOKENIZER),
         addresses=[(0, index) for index in range(len(pairs))],
         seed=0,
-        batch_size=len(pairs),
-        sequence_length=LENGTH,
-        single_text_separator=True,
-        tokenizer=TOKENIZER,
         config=masking,
     )
 
@@ -167,9 +164,9 @@ def test_no_held_out_example_is_trained_on(experiment):
     passport = json.loads(open(f"{data.directory}/passport.json").read())
     counts = {split: passport["splits"][split]["examples"] for split in ("train", "eval")}
     steps = -(-counts["train"] // data.batch_size)
-    source = TrainingSource(data.directory, config=data, seed=experiment.seed, num_steps=steps)
+    source = TrainingSource(ReadPlan(config=data, seed=experiment.seed, num_steps=steps))
     trained = {text for step in range(steps) for text in texts(source[step])}
-    batches = evaluation_batches(data.directory, config=data, batch_size=16)
+    batches = evaluation_batches(data, batch_size=16)
     held_out = [text for batch in batches for text in texts(batch)]
     # An epoch and a bit; few pairs are equal, so that nearly all records are seen.
     assert len(trained) > 0.95 * counts["train"] and len(held_out) == counts["eval"] > 0
@@ -192,7 +189,7 @@ def test_the_seed_changes_order_and_masks_of_training(experiment):
     data = experiment.data
 
     def first(seed):
-        return TrainingSource(data.directory, config=data, seed=seed, num_steps=1)[0]
+        return TrainingSource(ReadPlan(config=data, seed=seed, num_steps=1))[0]
 
     assert texts(first(0)) == texts(first(0)) != texts(first(7))
     assert not np.array_equal(first(0).mask_positions, first(7).mask_positions)
@@ -203,7 +200,7 @@ def test_evaluation_masks_have_settings_of_their_own(experiment):
     masking = dataclasses.replace(data.masking, rate=0.9, max_predictions=28)
 
     def positions(config):
-        batches = evaluation_batches(config.directory, config=config, batch_size=24)
+        batches = evaluation_batches(config, batch_size=24)
         return next(iter(batches)).mask_positions
 
     assert np.array_equal(positions(data), positions(dataclasses.replace(data, masking=masking)))

@@ -208,14 +208,8 @@ def test_on_another_mesh_examples_and_masks_are_bitwise_the_same(private):
     def placed(mesh_config, first_step):
         changed = override(private, {"mesh": mesh_config})
         place = partial(place_batch, sharding=batch_sharding(changed, make_mesh(mesh_config)))
-        batches = pipeline.training_batches(
-            private.data.directory,
-            config=private.data,
-            seed=private.seed,
-            first_step=first_step,
-            num_steps=36,
-        )
-        return [place(batch) for batch in batches]
+        plan = pipeline.ReadPlan(config=private.data, seed=private.seed, num_steps=36)
+        return list(map(place, pipeline.training_batches(plan, first_step=first_step)))
 
     # 36 updates end in the second epoch, and 27 lies in the first.
     whole, resumed = placed(MeshConfig(data=1), 0), placed(MeshConfig(data=2, fsdp=4), 27)

@@ -121,7 +121,7 @@ def test_training_batches_mask_whole_words(sentencepiece_experiment):
     data = sentencepiece_experiment.data
     starts = load_tokenizer(data.directory).word_starts
     cut = 0
-    for batch in evaluation_batches(data.directory, config=data, batch_size=16):
+    for batch in evaluation_batches(data, batch_size=16):
         ids, masked = batch.token_ids.copy(), np.zeros_like(batch.token_ids, bool)
         rows, slots = np.nonzero(batch.mask_weights)
         columns = batch.mask_positions[rows, slots]

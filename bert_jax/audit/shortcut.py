@@ -71,8 +71,8 @@ def load_pairs(directory: str | Path, passport: dict, *, split: str, rows: int) 
     count = min(rows, len(source))
     # array_record fails on an empty request.
     records = source.__getitems__([i * len(source) // count for i in range(count)]) if count else []
-    pairs, _ = decode_rows(records, dtype=passport["record_dtype"])
-    return [pair for pair in pairs if len(pair.b)]
+    decoded = decode_rows(records, dtype=passport["record_dtype"])
+    return [pair for row in decoded for pair in row if len(pair.b)]
 
 
 def measure_shortcut(

@@ -7,6 +7,7 @@ References: Devlin et al. 2018, section 3.1; Salmon et al. 2011 (the Philox gene
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +19,22 @@ from bert_jax.data.config import MaskingConfig
 from bert_jax.data.pairs import Pair
 from bert_jax.data.spans import choose_spans, span_lengths
 from bert_jax.data.tokenizers.files import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchForm:
+    """How rows of pairs become arrays of token ids."""
+
+    batch_size: int
+    """Number of rows, fillers included."""
+    sequence_length: int
+    """Number of tokens in a row, padding included."""
+    tokenizer: Tokenizer
+    """The vocabulary of the ids, and its [CLS], [SEP], [MASK] and [PAD]."""
+    single_text_separator: bool = True
+    """Whether a single text ends in [SEP]."""
+    pairs_per_row: int = 1
+    """Maximum number of pairs in one row."""
 
 
 class Layout(NamedTuple):
@@ -52,38 +69,25 @@ class RowUniforms(NamedTuple):
 
 
 def masked_batch(
-    pairs: Sequence[Pair],
+    rows: Sequence[Sequence[Pair]],
     *,
+    form: BatchForm,
     addresses: Sequence[tuple[int, int]],
     seed: int,
-    batch_size: int,
-    sequence_length: int,
-    single_text_separator: bool,
-    tokenizer: Tokenizer,
     config: MaskingConfig,
-    rows: Sequence[int] | None = None,
-    pairs_per_row: int = 1,
 ) -> Batch:
-    """Lays out and masks pairs; rows after the last pair are fillers of weight 0.
+    """Lays out and masks rows of pairs; rows after the last one are fillers of weight 0.
 
-    `addresses` holds each row's (epoch, record index). See `lay_out` for `rows`.
+    Args:
+      addresses: (epoch, record index) of each row.
     """
-    layout = lay_out(
-        pairs,
-        batch_size=batch_size,
-        sequence_length=sequence_length,
-        single_text_separator=single_text_separator,
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
-        pad_id=tokenizer.pad_id,
-        rows=rows,
-        pairs_per_row=pairs_per_row,
-    )
+    layout = lay_out(rows, form=form)
+    tokenizer = form.tokenizer
     uniforms = draw_uniforms(
         [(0, index) for _, index in addresses] if config.static else addresses,
         seed=seed,
-        batch_size=batch_size,
-        sequence_length=sequence_length,
+        batch_size=form.batch_size,
+        sequence_length=form.sequence_length,
         max_predictions=config.max_predictions,
     )
     masked = mask_tokens(
@@ -104,53 +108,44 @@ def masked_batch(
     )
 
 
-def lay_out(
-    pairs: Sequence[Pair],
-    *,
-    batch_size: int,
-    sequence_length: int,
-    single_text_separator: bool,
-    cls_id: int,
-    sep_id: int,
-    pad_id: int,
-    rows: Sequence[int] | None = None,
-    pairs_per_row: int = 1,
-) -> Layout:
-    """Rows [CLS] A [SEP] B [SEP]; a single text is [CLS] A [SEP], or [CLS] A without separator.
+def lay_out(rows: Sequence[Sequence[Pair]], *, form: BatchForm) -> Layout:
+    """Lays out each pair as [CLS] A [SEP] B [SEP], one after another within its row.
 
-    `rows` says in which row each pair lies, behind those of that row before it; None gives each a
-    row of its own. A single text has no label: its pair weight is 0.
+    A single text becomes [CLS] A [SEP], or [CLS] A without the separator. It has no label, so its
+    pair weight is 0.
     """
-    token_ids = np.full((batch_size, sequence_length), pad_id, np.int32)
+    batch_size, sequence_length = form.batch_size, form.sequence_length
+    cls_id, sep_id = form.tokenizer.cls_id, form.tokenizer.sep_id
+    token_ids = np.full((batch_size, sequence_length), form.tokenizer.pad_id, np.int32)
     segment_ids = np.zeros((batch_size, sequence_length), np.int32)
     pack_ids = np.zeros((batch_size, sequence_length), np.int32)
     maskable = np.zeros((batch_size, sequence_length), bool)
-    cls_positions = np.zeros((batch_size, pairs_per_row), np.int32)
-    pair_labels = np.zeros((batch_size, pairs_per_row), np.int32)
-    pair_weights = np.zeros((batch_size, pairs_per_row), np.float32)
-    ends, counts = [0] * batch_size, [0] * batch_size
-    for row, (a, b, label) in zip(range(len(pairs)) if rows is None else rows, pairs, strict=True):
+    cls_positions = np.zeros((batch_size, form.pairs_per_row), np.int32)
+    pair_labels = np.zeros((batch_size, form.pairs_per_row), np.int32)
+    pair_weights = np.zeros((batch_size, form.pairs_per_row), np.float32)
+    for row, pairs in enumerate(rows):
         ids, text = token_ids[row], maskable[row]
-        start, slot = ends[row], counts[row]
-        end = start + 1 + len(a)
-        ids[start] = cls_id
-        ids[start + 1 : end] = a
-        text[start + 1 : end] = True
-        if len(b) or single_text_separator:
-            ids[end] = sep_id
-            end += 1
-        if len(b):
-            b_start, end = end, end + len(b)
-            ids[b_start:end] = b
-            text[b_start:end] = True
-            ids[end] = sep_id
-            end += 1
-            segment_ids[row, b_start:end] = 1
-        pack_ids[row, start:end] = slot + 1
-        cls_positions[row, slot] = start
-        pair_labels[row, slot] = label
-        pair_weights[row, slot] = len(b) > 0
-        ends[row], counts[row] = end, slot + 1
+        start = 0
+        for slot, (a, b, label) in enumerate(pairs):
+            end = start + 1 + len(a)
+            ids[start] = cls_id
+            ids[start + 1 : end] = a
+            text[start + 1 : end] = True
+            if len(b) or form.single_text_separator:
+                ids[end] = sep_id
+                end += 1
+            if len(b):
+                b_start, end = end, end + len(b)
+                ids[b_start:end] = b
+                text[b_start:end] = True
+                ids[end] = sep_id
+                end += 1
+                segment_ids[row, b_start:end] = 1
+            pack_ids[row, start:end] = slot + 1
+            cls_positions[row, slot] = start
+            pair_labels[row, slot] = label
+            pair_weights[row, slot] = len(b) > 0
+            start = end
     return Layout(
         token_ids, segment_ids, pack_ids, maskable, cls_positions, pair_labels, pair_weights
     )

@@ -43,20 +43,20 @@ def count_tokens(encoded: Iterable[bytes], *, dtype: str, vocab_size: int) -> np
     return np.bincount(np.frombuffer(ids, _little_endian(dtype)), minlength=vocab_size)
 
 
-def decode_rows(records: Iterable[bytes], *, dtype: str) -> tuple[list[Pair], list[int]]:
-    """The pairs of all records, ids as read-only arrays of `dtype`, and the record of each."""
-    pairs, rows = [], []
-    for row, record in enumerate(records):
+def decode_rows(records: Iterable[bytes], *, dtype: str) -> list[list[Pair]]:
+    """Returns the pairs of each record; their ids are read-only arrays of `dtype`."""
+    rows = []
+    for record in records:
         values = np.frombuffer(record, _little_endian(dtype))
-        end = 0
+        pairs, end = [], 0
         while end < len(values):
             a_length, b_length, label = values[end : end + HEADER_LENGTH].tolist()
             start = end + HEADER_LENGTH
             a_end = start + a_length
             end = a_end + b_length
             pairs.append(Pair(values[start:a_end], values[a_end:end], label))
-            rows.append(row)
-    return pairs, rows
+        rows.append(pairs)
+    return rows
 
 
 def open_split(directory: str | Path, passport: dict, *, split: str) -> ArrayRecordDataSource:

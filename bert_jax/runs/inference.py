@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bert_jax.data.batch import Batch
-from bert_jax.data.masking import Layout, lay_out
+from bert_jax.data.masking import BatchForm, Layout, lay_out
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import DataError
@@ -187,17 +187,13 @@ def lay_out_batches(model: TextModel, pairs: Sequence[Pair]) -> Iterator[tuple[l
     for length, numbers in sorted(by_length.items()):
         for start in range(0, len(numbers), ROWS[-1]):
             chunk = numbers[start : start + ROWS[-1]]
-            layout = lay_out(
-                [pairs[number] for number in chunk],
+            form = BatchForm(
                 batch_size=next(rows for rows in ROWS if rows >= len(chunk)),
                 sequence_length=length,
+                tokenizer=tokenizer,
                 single_text_separator=model.single_text_separator,
-                cls_id=tokenizer.cls_id,
-                sep_id=tokenizer.sep_id,
-                pad_id=tokenizer.pad_id,
-                rows=range(len(chunk)),
             )
-            yield chunk, layout
+            yield chunk, lay_out([[pairs[number]] for number in chunk], form=form)
 
 
 def padded_length(tokens: int, limit: int) -> int:

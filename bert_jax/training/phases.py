@@ -1,7 +1,6 @@
 """What the phases of a run read: one vocabulary, and batches counted from a phase's first step."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 
@@ -65,35 +64,24 @@ def next_batch(phases: Sequence[Phase], step: int) -> dict[str, int]:
 
 def first_batch(phase: Phase, first_step: int) -> Batch:
     """Returns this host's rows of the first batch that the phase reads from `first_step` on."""
-    data, start = phase.experiment.data, max(first_step - phase.first_step, 0)
-    source = pipeline.TrainingSource(
-        data.directory, config=data, num_steps=phase.steps, **_of_run(phase), **_host()
-    )
-    return source[start]
+    source = pipeline.TrainingSource(_read_plan(phase), host=_host())
+    return source[max(first_step - phase.first_step, 0)]
 
 
 def training_batches(phase: Phase, first_step: int) -> Iterator[Batch]:
     """Returns this host's rows of the phase's batches, from `first_step` of the run on."""
-    data = phase.experiment.data
-    return pipeline.training_batches(
-        data.directory,
-        config=data,
-        first_step=max(first_step - phase.first_step, 0),
-        num_steps=phase.steps,
-        **_of_run(phase),
-        **_host(),
-    )
+    start = max(first_step - phase.first_step, 0)
+    return pipeline.training_batches(_read_plan(phase), first_step=start, host=_host())
 
 
 def held_out_batches(phase: Phase) -> Iterator[Batch]:
     """Returns this host's rows of the held-out examples of the phase's own data."""
     data, evaluation = phase.experiment.data, phase.experiment.evaluation
     batches = pipeline.evaluation_batches(
-        data.directory,
-        config=data,
+        data,
         batch_size=evaluation.batch_size,
         max_examples=evaluation.max_examples,
-        **_host(),
+        host=_host(),
     )
     if phase.experiment.objective.next_sentence:
         return batches
@@ -101,13 +89,15 @@ def held_out_batches(phase: Phase) -> Iterator[Batch]:
     return (batch._replace(pair_weights=0 * batch.pair_weights) for batch in batches)
 
 
-def _of_run(phase: Phase) -> dict[str, int]:
-    return {
-        "seed": phase.data_seed,
-        "steps_before": phase.first_step,
-        "run_steps": phase.run_steps,
-    }
+def _read_plan(phase: Phase) -> pipeline.ReadPlan:
+    return pipeline.ReadPlan(
+        config=phase.experiment.data,
+        seed=phase.data_seed,
+        num_steps=phase.steps,
+        steps_before=phase.first_step,
+        run_steps=phase.run_steps,
+    )
 
 
-def _host() -> dict[str, Any]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def _host() -> pipeline.Host:
+    return pipeline.Host(jax.process_index(), jax.process_count())

@@ -199,8 +199,8 @@ def contents(directory):
 def text_of(config, passport, split):
     files = [f"{config.directory}/{one['file']}" for one in passport["splits"][split]["shards"]]
     source = ArrayRecordDataSource(files)
-    pairs, _ = decode_rows(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])
-    return load_tokenizer(config.directory).decode(np.concatenate([pair.a for pair in pairs]))
+    rows = decode_rows(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])
+    return load_tokenizer(config.directory).decode(np.concatenate([text.a for (text,) in rows]))
 
 
 def test_what_is_dropped_goes_neither_to_training_nor_held_out_nor_the_vocabulary(config, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data.config import MaskingConfig
-from bert_jax.data.masking import draw_uniforms, lay_out, mask_tokens, masked_batch
+from bert_jax.data.masking import BatchForm, draw_uniforms, lay_out, mask_tokens, masked_batch
 from bert_jax.data.pairs import Pair
 
 
@@ -29,19 +29,27 @@ class Vocabulary(NamedTuple):
 
 
 VOCABULARY = Vocabulary()
+DEFAULT = MaskingConfig()
 
 
-def make_batch(pairs, **changes):
-    settings = {
-        "addresses": [(0, index) for index in range(len(pairs))],
-        "seed": 0,
-        "batch_size": len(pairs),
-        "sequence_length": 64,
-        "single_text_separator": True,
-        "tokenizer": VOCABULARY,
-        "config": MaskingConfig(),
-    }
-    return masked_batch(pairs, **(settings | changes))
+def rows_of(pairs):
+    """A row for each pair."""
+    return [[pair] for pair in pairs]
+
+
+def form_of(batch_size, **changes):
+    settings = {"sequence_length": 64, "tokenizer": VOCABULARY} | changes
+    return BatchForm(batch_size=batch_size, **settings)
+
+
+def make_batch(pairs, *, addresses=None, seed=0, config=DEFAULT, **changes):
+    return masked_batch(
+        rows_of(pairs),
+        form=form_of(**{"batch_size": len(pairs)} | changes),
+        addresses=addresses or [(0, index) for index in range(len(pairs))],
+        seed=seed,
+        config=config,
+    )
 
 
 def random_pairs(count, *, lowest=5, longest=30):
@@ -63,13 +71,8 @@ def unmasked(batch):
 
 def test_layout_of_pairs_single_texts_and_fillers():
     layout = lay_out(
-        [Pair([10, 11], [12], 0), Pair([13, 14], [], 0)],
-        batch_size=3,
-        sequence_length=8,
-        single_text_separator=True,
-        cls_id=1,
-        sep_id=2,
-        pad_id=4,
+        rows_of([Pair([10, 11], [12], 0), Pair([13, 14], [], 0)]),
+        form=form_of(3, sequence_length=8),
     )
     assert layout.token_ids.tolist() == [
         [1, 10, 11, 2, 12, 2, 4, 4],
@@ -87,18 +90,9 @@ def test_layout_of_pairs_single_texts_and_fillers():
 
 
 def test_layout_of_packed_rows():
-    pairs = [Pair([10], [11], 1), Pair([12], [], 0), Pair([13, 14], [15], 0), Pair([16], [17], 1)]
-    layout = lay_out(
-        pairs,
-        rows=[0, 0, 2, 0],
-        pairs_per_row=3,
-        batch_size=3,
-        sequence_length=14,
-        single_text_separator=True,
-        cls_id=1,
-        sep_id=2,
-        pad_id=4,
-    )
+    first = [Pair([10], [11], 1), Pair([12], [], 0), Pair([16], [17], 1)]
+    rows = [first, [], [Pair([13, 14], [15], 0)]]
+    layout = lay_out(rows, form=form_of(3, sequence_length=14, pairs_per_row=3))
     assert layout.token_ids.tolist() == [
         [1, 10, 2, 11, 2, 1, 12, 2, 1, 16, 2, 17, 2, 4],
         [4] * 14,
@@ -122,7 +116,8 @@ def test_layout_of_packed_rows():
 
 def test_a_packed_row_has_the_predictions_of_all_its_tokens():
     pairs = [Pair([9] * 10, [9] * 7, 0), Pair([9] * 20, [], 0), Pair([9] * 12, [9] * 3, 1)]
-    batch = make_batch(pairs, rows=[0, 0, 0], pairs_per_row=3, batch_size=1, addresses=[(0, 0)])
+    form = form_of(1, pairs_per_row=3)
+    batch = masked_batch([pairs], form=form, addresses=[(0, 0)], seed=0, config=MaskingConfig())
     assert batch.padding_mask.sum() == 20 + 22 + 18
     assert batch.mask_weights.sum() == 9  # 60 * 0.15
 
@@ -151,15 +146,7 @@ def test_shapes_dtypes_and_filler_rows():
 def test_specials_and_padding_are_never_predicted(unit):
     pairs = random_pairs(500)
     batch = make_batch(pairs, config=MaskingConfig(unit=unit, rate=1.0, max_predictions=64))
-    layout = lay_out(
-        pairs,
-        batch_size=500,
-        sequence_length=64,
-        single_text_separator=True,
-        cls_id=1,
-        sep_id=2,
-        pad_id=4,
-    )
+    layout = lay_out(rows_of(pairs), form=form_of(500))
     predicted = np.zeros_like(layout.maskable)
     rows, slots = np.nonzero(batch.mask_weights)
     predicted[rows, batch.mask_positions[rows, slots]] = True
@@ -325,15 +312,7 @@ def test_drawn_numbers_are_pinned():
 
 
 def test_masking_leaves_its_input_alone():
-    layout = lay_out(
-        [Pair([9] * 20, [9] * 20, 0)],
-        batch_size=1,
-        sequence_length=64,
-        single_text_separator=True,
-        cls_id=1,
-        sep_id=2,
-        pad_id=4,
-    )
+    layout = lay_out([[Pair([9] * 20, [9] * 20, 0)]], form=form_of(1))
     before = layout.token_ids.copy()
     uniforms = draw_uniforms([(0, 0)], seed=0, batch_size=1, sequence_length=64, max_predictions=20)
     masked = mask_tokens(

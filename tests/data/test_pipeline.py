@@ -10,7 +10,14 @@ import pytest
 
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.passport import load_passport
-from bert_jax.data.pipeline import TrainingSource, evaluation_batches, training_batches
+from bert_jax.data.pipeline import (
+    ONE_HOST,
+    Host,
+    ReadPlan,
+    TrainingSource,
+    evaluation_batches,
+    training_batches,
+)
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
@@ -69,14 +76,17 @@ def packed(config):
     return changed
 
 
-def train(config, **changes):
-    settings = {"seed": 3, "first_step": 0, "num_steps": 12} | changes
-    return list(training_batches(config.directory, config=config, **settings))
+def plan_of(config, **changes):
+    return ReadPlan(config=config, **{"seed": 3, "num_steps": 12} | changes)
+
+
+def train(config, *, first_step=0, host=ONE_HOST, threads=2, **plan):
+    plan = plan_of(config, **plan)
+    return list(training_batches(plan, first_step=first_step, host=host, threads=threads))
 
 
 def evaluate(config, **changes):
-    settings = {"batch_size": 8} | changes
-    return list(evaluation_batches(config.directory, config=config, **settings))
+    return list(evaluation_batches(config, **{"batch_size": 8} | changes))
 
 
 def join_hosts(batches_of_hosts):
@@ -115,10 +125,7 @@ def num_steps_of(config, epochs):
 def test_any_number_of_hosts_gets_the_same_global_batches(config, hosts):
     steps = num_steps_of(config, 2)
     whole = train(config, num_steps=steps)
-    parts = [
-        train(config, num_steps=steps, process_index=host, process_count=hosts)
-        for host in range(hosts)
-    ]
+    parts = [train(config, num_steps=steps, host=Host(host, hosts)) for host in range(hosts)]
     assert parts[0][0].token_ids.shape == (8 // hosts, 32)
     assert_same(join_hosts(parts), whole)
 
@@ -131,13 +138,7 @@ def test_packed_rows_and_falling_rates_do_not_depend_on_hosts_or_restarts(packed
     assert max(batch.pack_ids.max() for batch in whole) == 3
     for first_step in (0, steps // 2 + 1):  # the number of hosts changes at the second
         parts = [
-            train(
-                packed,
-                first_step=first_step,
-                num_steps=steps,
-                process_index=host,
-                process_count=hosts,
-            )
+            train(packed, first_step=first_step, num_steps=steps, host=Host(host, hosts))
             for host in range(hosts)
         ]
         assert_same(join_hosts(parts), whole[first_step:])
@@ -190,7 +191,7 @@ def test_threads_change_nothing(config, threads):
 
 
 def test_random_access_is_the_same_path(config):
-    source = TrainingSource(config.directory, config=config, seed=3, num_steps=12)
+    source = TrainingSource(plan_of(config))
     assert len(source) == 12
     assert_same([source[k] for k in range(12)], train(config))
 
@@ -231,8 +232,8 @@ def test_a_seed_changes_order_and_masks_but_not_the_next_epoch(config):
     assert first != second
     # A seed's second epoch must not be the next seed's first.
     count = num_examples(config, "train")
-    source = TrainingSource(config.directory, config=config, seed=3, num_steps=1)
-    other = TrainingSource(config.directory, config=config, seed=4, num_steps=1)
+    source = TrainingSource(plan_of(config, seed=3))
+    other = TrainingSource(plan_of(config, seed=4))
     epoch_1 = [index for _, index in source.addresses(range(count, 2 * count))]
     epoch_0 = [index for _, index in other.addresses(range(count))]
     assert sorted(epoch_1) == sorted(epoch_0) == list(range(count))
@@ -264,7 +265,7 @@ def test_evaluation_masks_do_not_depend_on_batch_size_or_training_masks(config):
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_every_host_evaluates_as_many_batches(config, hosts):
     whole = evaluate(config)
-    parts = [evaluate(config, process_index=host, process_count=hosts) for host in range(hosts)]
+    parts = [evaluate(config, host=Host(host, hosts)) for host in range(hosts)]
     assert len({len(part) for part in parts}) == 1
     assert_same(join_hosts(parts), whole)
 
@@ -300,8 +301,8 @@ def test_a_damaged_record_names_its_shard(number, config, tmp_path):
         train(damaged)
     assert "\n" not in str(error.value)
     assert_same(evaluate(damaged), evaluate(config))
-    source = TrainingSource(damaged.directory, config=damaged, seed=3, num_steps=12)
-    whole = TrainingSource(config.directory, config=config, seed=3, num_steps=12)
+    source = TrainingSource(plan_of(damaged))
+    whole = TrainingSource(plan_of(config))
     read = 0
     for step in range(12):
         try:
@@ -318,19 +319,18 @@ def test_a_shard_that_cannot_be_opened_is_named(content, config, tmp_path):
     shard = tmp_path / "data" / "train-00001-of-00003.array_record"
     shard.write_bytes(content)
     with pytest.raises(DataError, match=f"{shard.name} is damaged .*prepare command, run again"):
-        TrainingSource(tmp_path / "data", config=config, seed=0, num_steps=1)
+        TrainingSource(plan_of(dataclasses.replace(config, directory=str(tmp_path / "data"))))
 
 
 def test_errors_come_at_the_call_and_name_the_value(config, tmp_path):
-    settings = {"config": config, "seed": 0, "first_step": 0, "num_steps": 1}
     with pytest.raises(DataError, match="batch_size is 8; accepted: a multiple of the 3 processes"):
-        training_batches(config.directory, process_count=3, **settings)
+        training_batches(plan_of(config), host=Host(0, 3))
     with pytest.raises(DataError, match="batch_size is 7; accepted: a multiple of the 2 processes"):
-        evaluation_batches(config.directory, config=config, batch_size=7, process_count=2)
+        evaluation_batches(config, batch_size=7, host=Host(0, 2))
     with pytest.raises(DataError, match="max_examples is 0"):
-        evaluation_batches(config.directory, config=config, batch_size=8, max_examples=0)
+        evaluation_batches(config, batch_size=8, max_examples=0)
     with pytest.raises(DataError, match="holds no prepared data"):
-        training_batches(tmp_path, **settings)
+        training_batches(plan_of(dataclasses.replace(config, directory=str(tmp_path))))
     other = dataclasses.replace(config, dupe_factor=2)
     with pytest.raises(DataError, match=r"data\.dupe_factor 1, not 2"):
-        training_batches(config.directory, **settings | {"config": other})
+        training_batches(plan_of(other))

@@ -78,7 +78,8 @@ def contents(directory):
 def read_pairs(config, passport, split):
     files = [shard["file"] for shard in passport["splits"][split]["shards"]]
     source = ArrayRecordDataSource([f"{config.directory}/{file}" for file in files])
-    return decode_rows(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])[0]
+    rows = decode_rows(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])
+    return [pair for row in rows for pair in row]
 
 
 def test_packed_shards_hold_the_pairs_of_those_that_are_not(config):
@@ -112,11 +113,9 @@ def test_blocks_are_packed_one_by_one(config, monkeypatch):
     shards = [f"{packed.directory}/{s['file']}" for s in passport["splits"]["train"]["shards"]]
     source = ArrayRecordDataSource(shards)
     records = source.__getitems__(range(len(source)))
-    pairs, rows = decode_rows(records, dtype=passport["record_dtype"])
-    documents = [set() for _ in records]
-    for pair, row in zip(pairs, rows, strict=True):
-        documents[row].add((int(max(pair.a)) - 6) // WORDS_PER_DOCUMENT)
-    assert passport["splits"]["train"]["examples"] == len(records) < len(pairs)
+    rows = decode_rows(records, dtype=passport["record_dtype"])
+    documents = [{(int(max(pair.a)) - 6) // WORDS_PER_DOCUMENT for pair in row} for row in rows]
+    assert passport["splits"]["train"]["examples"] == len(rows) < sum(map(len, rows))
     order = sorted(set().union(*documents))
     spread = [order.index(max(found)) - order.index(min(found)) for found in documents]
     assert set(spread) <= {0, 1, 2} and len(order) > 10

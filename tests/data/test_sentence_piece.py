@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.data.config import MaskingConfig
-from bert_jax.data.masking import masked_batch
+from bert_jax.data.masking import BatchForm, masked_batch
 from bert_jax.data.pairs import Pair
 from bert_jax.data.sources.corpora import read_documents, split_sentences
 from bert_jax.data.tokenizers.files import load_tokenizer, save_tokenizer, tokenizer_from_json
@@ -173,13 +173,10 @@ def test_no_word_is_partly_masked(tokenizer, sentences, unit):
     pairs = [Pair(a, b, 0) for a, b in zip(encoded[::2], encoded[1::2], strict=False)]
     config = MaskingConfig(unit=unit, max_predictions=20, split=(1.0, 0.0, 0.0))
     batch = masked_batch(
-        pairs,
+        [[pair] for pair in pairs],
+        form=BatchForm(batch_size=len(pairs), sequence_length=64, tokenizer=tokenizer),
         addresses=[(0, index) for index in range(len(pairs))],
         seed=0,
-        batch_size=len(pairs),
-        sequence_length=64,
-        single_text_separator=True,
-        tokenizer=tokenizer,
         config=config,
     )
     whole = several = 0

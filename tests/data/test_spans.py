@@ -1,12 +1,13 @@
 """Whole words stay whole, spans are geometric, and both choose as the published recipes do."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bert_jax.data.config import MaskingConfig
-from bert_jax.data.masking import RowUniforms, draw_uniforms, lay_out, mask_tokens
+from bert_jax.data.masking import BatchForm, RowUniforms, draw_uniforms, lay_out, mask_tokens
 from bert_jax.data.pairs import Pair
 from bert_jax.data.spans import span_lengths
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
@@ -14,7 +15,7 @@ from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 ROWS, LENGTH, VOCAB_SIZE = 400, 128, 100
 FIRST_CONTINUATION = 60
 """Ids from here on are `##` pieces: of uniform ids 40 % go on with a word."""
-IDS = {"cls_id": 1, "sep_id": 2, "pad_id": 0}
+SPECIALS = SimpleNamespace(cls_id=1, sep_id=2, pad_id=0)
 MASK_ID = 3
 
 
@@ -26,13 +27,8 @@ def random_pairs(count, *, rng, longest=60, vocab_size=VOCAB_SIZE):
 
 
 def layout_of(pairs):
-    return lay_out(
-        pairs,
-        batch_size=len(pairs),
-        sequence_length=LENGTH,
-        single_text_separator=True,
-        **IDS,
-    )
+    form = BatchForm(batch_size=len(pairs), sequence_length=LENGTH, tokenizer=SPECIALS)
+    return lay_out([[pair] for pair in pairs], form=form)
 
 
 def uniforms_of(layout, config, seed=0):

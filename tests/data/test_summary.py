@@ -47,10 +47,7 @@ def prepare(config, **options):
 def rows_of(config, passport, split):
     source = open_split(config.directory, passport, split=split)
     records = source.__getitems__(range(len(source)))
-    pairs, rows = decode_rows(records, dtype=passport["record_dtype"])
-    return [
-        [pair for pair, of in zip(pairs, rows, strict=True) if of == n] for n in range(len(records))
-    ]
+    return decode_rows(records, dtype=passport["record_dtype"])
 
 
 @pytest.mark.parametrize("pairs_per_row", [1, 3])

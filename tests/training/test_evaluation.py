@@ -17,7 +17,7 @@ from bert_jax.training.step import eval_step
 
 def read(experiment, batch_size):
     data = experiment.data
-    return list(evaluation_batches(data.directory, config=data, batch_size=batch_size))
+    return list(evaluation_batches(data, batch_size=batch_size))
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,7 @@ def test_the_held_out_loss_does_not_depend_on_the_objective(experiment, model, p
 
 
 def test_max_examples_takes_that_many_evenly(experiment):
-    data = experiment.data
-    settings = {"config": data, "batch_size": 16}
-    (few,) = evaluation_batches(data.directory, max_examples=8, **settings)
+    (few,) = evaluation_batches(experiment.data, batch_size=16, max_examples=8)
     (whole,) = read(experiment, 24)
     assert few.pack_ids.any(axis=1).sum() == 8
     assert np.array_equal(few.token_ids[:8], whole.token_ids[::3])
@@ -121,12 +119,12 @@ def test_baselines_are_those_of_a_transcription(experiment):
 
 def test_token_counts_are_of_training_records_alone(experiment):
     """Counted again from the records: a baseline that saw held-out text would be too strong."""
-    from bert_jax.data.pipeline import TrainingSource
+    from bert_jax.data.pipeline import ReadPlan, TrainingSource
 
     data = experiment.data
     passport = load_passport(data.directory)
     train = passport["splits"]["train"]
-    source = TrainingSource(data.directory, config=data, seed=0, num_steps=40)
+    source = TrainingSource(ReadPlan(config=data, seed=0, num_steps=40))
     seen = {}
     for step in range(-(-train["examples"] // data.batch_size)):
         batch = source[step]

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from bert_jax.data.batch import Batch
 from bert_jax.data.config import MaskingConfig
-from bert_jax.data.masking import masked_batch
+from bert_jax.data.masking import BatchForm, masked_batch
 from bert_jax.data.pairs import Pair
 from bert_jax.data.preparation.packing import pack_pairs
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
@@ -45,15 +45,12 @@ def packed_batch(batch_size: int = 8) -> Batch:
     rows = pack_pairs(pairs, sequence_length=LENGTH, pairs_per_row=3)
     assert {len(row) for row in rows} >= {2, 3} and len(rows) < batch_size
     return masked_batch(
-        [pair for row in rows for pair in row],
-        rows=[number for number, row in enumerate(rows) for _ in row],
-        pairs_per_row=3,
+        rows,
+        form=BatchForm(
+            batch_size=batch_size, sequence_length=LENGTH, tokenizer=TOKENIZER, pairs_per_row=3
+        ),
         addresses=[(0, number) for number in range(len(rows))],
         seed=0,
-        batch_size=batch_size,
-        sequence_length=LENGTH,
-        single_text_separator=True,
-        tokenizer=TOKENIZER,
         config=MaskingConfig(rate=0.3, max_predictions=10),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.data.config import DataConfig
-from bert_jax.data.masking import masked_batch
+from bert_jax.data.masking import BatchForm, masked_batch
 from bert_jax.data.records import decode_rows, open_split
 from bert_jax.data.tokenizers.files import Tokenizer
 
@@ -54,19 +54,16 @@ def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) ->
     masking = config.masking.at(0.0)
     source = open_split(config.directory, passport, split="train")
     count = min(MEASURED_ROWS, len(source))
-    pairs, rows = decode_rows(source.__getitems__(range(count)), dtype=passport["record_dtype"])
-    batch = masked_batch(
-        pairs,
-        rows=rows,
-        pairs_per_row=config.pairs_per_row,
-        addresses=[(0, index) for index in range(count)],
-        seed=0,
+    rows = decode_rows(source.__getitems__(range(count)), dtype=passport["record_dtype"])
+    form = BatchForm(
         batch_size=count,
         sequence_length=config.sequence_length,
-        single_text_separator=config.single_text_separator,
         tokenizer=tokenizer,
-        config=masking,
+        single_text_separator=config.single_text_separator,
+        pairs_per_row=config.pairs_per_row,
     )
+    addresses = [(0, index) for index in range(count)]
+    batch = masked_batch(rows, form=form, addresses=addresses, seed=0, config=masking)
     predicted = batch.mask_weights > 0
     now = np.take_along_axis(batch.token_ids, batch.mask_positions, axis=1)[predicted]
     before = batch.mask_labels[predicted]
