@@ -44,9 +44,6 @@ from bert_jax import command
 from bert_jax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bert_jax.data.config import DataConfig
-    from bert_jax.data.preparation.engines import Engine
-    from bert_jax.data.preparation.exclusion import Exclusion
     from bert_jax.data.tokenizers.files import Tokenizer
     from bert_jax.training.experiment import Experiment
 
@@ -60,7 +57,7 @@ def main() -> None:
         return
     from bert_jax.data.preparation.engines import Engine
     from bert_jax.data.preparation.exclusion import open_exclusion
-    from bert_jax.data.tokenizers.files import load_tokenizer
+    from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
     from bert_jax.training.experiment import phases
 
     for name in ("corpus", "output", "vocabulary"):
@@ -77,34 +74,23 @@ def main() -> None:
         directory=FLAGS.output or experiment.data.directory,
     )
     engine = Engine(kind=FLAGS.engine, workers=FLAGS.workers, beam_options=tuple(FLAGS.beam))
-    tokenizer = _given_tokenizer(experiment) or experiment.model.vocab_size
-    exclusion = open_exclusion(FLAGS.exclude)
+    tokenizer = _given_tokenizer(experiment)
+    settings = {"engine": engine, "exclusion": open_exclusion(FLAGS.exclude)}
     for phase in phases(replace(experiment, data=data)):
-        _prepare(phase.experiment.data, tokenizer=tokenizer, engine=engine, exclusion=exclusion)
-        tokenizer = load_tokenizer(data.directory)  # the phases of a run have one
-
-
-def _prepare(
-    data: "DataConfig",
-    *,
-    tokenizer: "Tokenizer | int",
-    engine: "Engine",
-    exclusion: "Exclusion",
-) -> None:
-    from bert_jax.data.preparation.prepare import prepare_data
-
-    console = Console(stderr=True, highlight=False)
-    with (
-        command.exclusive(Path(data.directory), flag="--output"),
-        _progress(console) as report,
-    ):
-        passport = prepare_data(
-            data, tokenizer=tokenizer, engine=engine, exclusion=exclusion, report=report
-        )
-    _print_splits(data.directory, passport)
-    _print_shared(data.directory, passport)
-    if passport["exclusion"]:
-        _print_exclusion(data.directory, passport)
+        phase_data = phase.experiment.data
+        with (
+            command.exclusive(Path(phase_data.directory), flag="--output"),
+            _progress(Console(stderr=True, highlight=False)) as report,
+        ):
+            if tokenizer is None:  # all phases share the vocabulary of the first
+                tokenizer = train_vocabulary(
+                    phase_data, vocab_size=experiment.model.vocab_size, report=report, **settings
+                )
+            passport = prepare_data(phase_data, tokenizer=tokenizer, report=report, **settings)
+        _print_splits(phase_data.directory, passport)
+        _print_warnings(phase_data.directory, passport)
+        if passport["exclusion"]:
+            _print_exclusion(phase_data.directory, passport)
 
 
 def _print_splits(directory: str, passport: dict) -> None:
@@ -121,7 +107,7 @@ def _print_splits(directory: str, passport: dict) -> None:
         )
 
 
-def _print_shared(directory: str, passport: dict) -> None:
+def _print_warnings(directory: str, passport: dict) -> None:
     if shared := passport["shared_documents"]:
         print(
             f"{directory}: look: {shared:,} documents are both trained on and held out, so that "

@@ -20,7 +20,7 @@ import pytest  # noqa: E402
 from bert_jax.config import override, to_json  # noqa: E402
 from bert_jax.data.config import DataConfig, MaskingConfig  # noqa: E402
 from bert_jax.data.preparation.engines import Engine  # noqa: E402
-from bert_jax.data.preparation.prepare import prepare_data  # noqa: E402
+from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary  # noqa: E402
 from bert_jax.data.sources.corpora import read_documents  # noqa: E402
 from bert_jax.data.tokenizers.files import load_tokenizer  # noqa: E402
 from bert_jax.models.config import BertConfig  # noqa: E402
@@ -54,7 +54,8 @@ def data_config(tmp_path_factory) -> DataConfig:
         masking=masking,
         evaluation_masking=masking,
     )
-    prepare_data(config, tokenizer=VOCAB_SIZE, engine=Engine())
+    tokenizer = train_vocabulary(config, vocab_size=VOCAB_SIZE, engine=Engine())
+    prepare_data(config, tokenizer=tokenizer, engine=Engine())
     return config
 
 

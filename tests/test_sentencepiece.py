@@ -16,7 +16,7 @@ from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.passport import load_passport, load_token_counts
 from bert_jax.data.pipeline import evaluation_batches
 from bert_jax.data.preparation.engines import Engine
-from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.runs.run import load_run, open_initial_weights, save_run
@@ -69,10 +69,15 @@ def prepare(experiment, directory, *arguments):
     )
 
 
+def prepare_with_vocabulary(config, vocab_size=VOCAB_SIZE):
+    tokenizer = train_vocabulary(config, vocab_size=vocab_size, engine=Engine())
+    return prepare_data(config, tokenizer=tokenizer, engine=Engine())
+
+
 def test_workers_do_not_change_a_byte(sentencepiece_experiment, tmp_path):
     config = sentencepiece_experiment.data
     alone = override(config, {"directory": str(tmp_path / "alone")})
-    prepare_data(alone, tokenizer=VOCAB_SIZE, engine=Engine())
+    prepare_with_vocabulary(alone)
     assert contents(alone.directory) == contents(config.directory)
     assert "spiece.model" in contents(alone.directory)
     assert load_passport(alone.directory)["preparation"]["tokenizer"] == "sentencepiece"
@@ -113,8 +118,8 @@ def test_a_trained_model_is_not_used_for_other_settings(sentencepiece_experiment
     for name, value in changes.items():
         other = override(config, {name: value})
         with pytest.raises(DataError, match=rf"tokenizer\.json was made with data\.{name} "):
-            prepare_data(other, tokenizer=VOCAB_SIZE, engine=Engine())
-    prepare_data(config, tokenizer=VOCAB_SIZE, engine=Engine())
+            prepare_with_vocabulary(other)
+    prepare_with_vocabulary(config)
 
 
 def test_training_batches_mask_whole_words(sentencepiece_experiment):
@@ -198,7 +203,7 @@ def test_chinese_poems_are_prepared(kind, vocab_size, tmp_path):
         masking=masking,
         evaluation_masking=masking,
     )
-    splits = prepare_data(config, tokenizer=vocab_size, engine=Engine())["splits"]
+    splits = prepare_with_vocabulary(config, vocab_size)["splits"]
     stops = sum(POEMS.read_text(encoding="utf-8").count(stop) for stop in "。！？")
     assert splits["train"]["sentences"] + splits["eval"]["sentences"] == stops > 40
     tokenizer = load_tokenizer(tmp_path)

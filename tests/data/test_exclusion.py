@@ -14,7 +14,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from bert_jax.data.config import DataConfig
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.exclusion import NOTHING, _runs_of, open_exclusion
-from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
 from bert_jax.data.records import decode_rows
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import DataError
@@ -189,7 +189,9 @@ def config(tmp_path):
 
 
 def prepare(config, *, exclusion, workers=1):
-    return prepare_data(config, tokenizer=200, engine=Engine(workers=workers), exclusion=exclusion)
+    settings = {"engine": Engine(workers=workers), "exclusion": exclusion}
+    tokenizer = train_vocabulary(config, vocab_size=200, **settings)
+    return prepare_data(config, tokenizer=tokenizer, **settings)
 
 
 def contents(directory):

@@ -19,8 +19,9 @@ from bert_jax.data.passport import (
     passport_fingerprint,
 )
 from bert_jax.data.preparation.engines import Engine
-from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
 from bert_jax.data.preparation.shards import ShardTask
+from bert_jax.data.preparation.survey import SurveyTask
 from bert_jax.data.records import decode_rows
 from bert_jax.data.sources.base import Document
 from bert_jax.data.sources.corpora import is_held_out, open_corpus
@@ -58,14 +59,16 @@ def config(tmp_path):
     )
 
 
-def prepare(config, *, tokenizer=TOKENIZER, workers=1):
+def prepare(config, *, tokenizer=TOKENIZER, vocab_size=None, workers=1, kind="pool"):
+    """Prepares data; `vocab_size` first trains a vocabulary of that size."""
     reports = []
-    passport = prepare_data(
-        config,
-        tokenizer=tokenizer,
-        engine=Engine(workers=workers),
-        report=lambda *report: reports.append(report),
-    )
+    settings = {
+        "engine": Engine(kind=kind, workers=workers),
+        "report": lambda *report: reports.append(report),
+    }
+    if vocab_size:
+        tokenizer = train_vocabulary(config, vocab_size=vocab_size, **settings)
+    passport = prepare_data(config, tokenizer=tokenizer, **settings)
     stage, done, total = reports[-1]
     assert stage == "shards" and done == total
     return passport
@@ -194,10 +197,9 @@ def test_workers_do_not_change_a_byte(config, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_beam_does_not_change_a_byte(config, tmp_path, workers):
     pytest.importorskip("apache_beam", reason="needs an environment with 'bert_jax[beam]'")
-    here = prepare(config, tokenizer=100)
+    here = prepare(config, vocab_size=100)
     beam_config = dataclasses.replace(config, directory=str(tmp_path / "beam"))
-    engine = Engine(kind="beam", workers=workers)
-    assert prepare_data(beam_config, tokenizer=100, engine=engine) == here
+    assert prepare(beam_config, vocab_size=100, workers=workers, kind="beam") == here
     assert contents(config.directory) == contents(beam_config.directory)
 
 
@@ -268,27 +270,54 @@ def test_a_vocabulary_without_shards_is_not_used_with_other_settings(config, mon
     with monkeypatch.context() as patch:
         patch.setattr(ShardTask, "run", dies)
         with pytest.raises(KeyboardInterrupt):
-            prepare(config, tokenizer=100)
+            prepare(config, vocab_size=100)
     files = contents(config.directory + "/survey")
     with pytest.raises(DataError, match="made with data.held_out_fraction 0.25, not 0.1"):
-        prepare(dataclasses.replace(config, held_out_fraction=0.1), tokenizer=100)
+        prepare(dataclasses.replace(config, held_out_fraction=0.1), vocab_size=100)
     assert contents(config.directory + "/survey") == files
-    prepare(config, tokenizer=100)
+    prepare(config, vocab_size=100)
 
 
 def test_a_survey_that_was_interrupted_does_not_vouch_for_another(config, tmp_path, monkeypatch):
     """Its files are of three runs: of one, of one with other settings, of the first again."""
-    alone = prepare(config, tokenizer=100)
+    alone = prepare(config, vocab_size=100)
     again = dataclasses.replace(config, directory=str(tmp_path / "again"))
     with monkeypatch.context() as patch:
         patch.setattr("bert_jax.data.preparation.prepare.train_tokenizer", dies)
         with pytest.raises(KeyboardInterrupt):
-            prepare(again, tokenizer=100)
+            prepare(again, vocab_size=100)
     with monkeypatch.context() as patch:
         patch.setattr("bert_jax.data.preparation.survey.write_json", dies)
         with pytest.raises(KeyboardInterrupt):
-            prepare(dataclasses.replace(again, held_out_fraction=0.5), tokenizer=100)
-    assert prepare(again, tokenizer=100) == alone
+            prepare(dataclasses.replace(again, held_out_fraction=0.5), vocab_size=100)
+    assert prepare(again, vocab_size=100) == alone
+
+
+def test_a_survey_that_counted_words_is_not_repeated_for_the_shards(config, monkeypatch):
+    tokenizer = train_vocabulary(config, vocab_size=100, engine=Engine())
+    monkeypatch.setattr(SurveyTask, "run", dies)
+    prepare(config, tokenizer=tokenizer)
+    assert not Path(config.directory, "survey").exists()
+
+
+def test_a_survey_that_counted_no_words_is_repeated_for_a_vocabulary(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("bert_jax.data.preparation.prepare.held_out_slice", dies)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config)
+    assert list(Path(config.directory, "survey").glob("*-of-*.json"))
+    again = train_vocabulary(config, vocab_size=100, engine=Engine())
+    elsewhere = dataclasses.replace(config, directory=str(tmp_path / "elsewhere"))
+    assert again == train_vocabulary(elsewhere, vocab_size=100, engine=Engine())
+
+
+def test_a_vocabulary_that_differs_from_the_shards_leaves_no_survey(config):
+    prepare(config)
+    Path(config.directory, "tokenizer.json").unlink()
+    files = contents(config.directory)
+    with pytest.raises(DataError, match="made with vocab_size 166, not 100"):
+        train_vocabulary(config, vocab_size=100, engine=Engine())
+    assert contents(config.directory) == files
 
 
 def test_a_split_without_rows_is_refused(config, tmp_path):
@@ -324,13 +353,13 @@ def test_the_passport_says_what_the_text_was(config, tmp_path):
 
 
 def test_a_trained_vocabulary_does_not_depend_on_the_workers(config, tmp_path):
-    one = prepare(config, tokenizer=100)
+    one = prepare(config, vocab_size=100)
     other = dataclasses.replace(config, directory=str(tmp_path / "pooled"))
-    assert prepare(other, tokenizer=100, workers=2) == one
+    assert prepare(other, vocab_size=100, workers=2) == one
     assert contents(config.directory) == contents(other.directory)
     assert load_tokenizer(config.directory).vocab_size == 100
     with pytest.raises(DataError, match="vocab_size 100, not 101"):
-        prepare(config, tokenizer=101)
+        prepare(config, vocab_size=101)
 
 
 @pytest.mark.parametrize(
@@ -338,13 +367,13 @@ def test_a_trained_vocabulary_does_not_depend_on_the_workers(config, tmp_path):
 )
 def test_a_trained_vocabulary_is_not_used_with_other_settings(field, before, value, config):
     """Killed between the vocabulary and the first shard, and run again."""
-    prepare(config, tokenizer=100)
+    prepare(config, vocab_size=100)
     assert load_tokenizer(config.directory).to_json()[field] == before
     for path in Path(config.directory).iterdir():
         if path.name != "tokenizer.json":
             path.unlink()
     with pytest.raises(DataError, match=f"tokenizer.json was made with data.{field} {before}, not"):
-        prepare(dataclasses.replace(config, **{field: value}), tokenizer=100)
+        prepare(dataclasses.replace(config, **{field: value}), vocab_size=100)
     assert list(contents(config.directory)) == ["tokenizer.json"]
 
 
@@ -480,7 +509,7 @@ def test_what_a_full_disk_left_of_a_survey_is_kept(config, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, before[1]))
     try:
         with pytest.raises(DataError, match="survey cannot be written .*; the same command"):
-            prepare(config, tokenizer=100)
+            prepare(config, vocab_size=100)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     survey = tmp_path / "prepared" / "survey"

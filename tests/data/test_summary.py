@@ -10,7 +10,7 @@ import pytest
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.passport import load_passport, passport_fingerprint
 from bert_jax.data.preparation.engines import Engine
-from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
 from bert_jax.data.preparation.summary import summarize
 from bert_jax.data.records import decode_rows, open_split
 from bert_jax.data.sources.corpora import is_held_out, open_corpus, read_documents, read_slice
@@ -172,7 +172,8 @@ def test_a_licence_that_a_source_gives_is_there(config, tmp_path):
     config = dataclasses.replace(
         config, corpus="embedded:sotu", dupe_factor=1, train_shards=1, sequence_length=128
     )
-    passport = prepare(config, tokenizer=300)
+    tokenizer = train_vocabulary(config, vocab_size=300, engine=Engine())
+    passport = prepare(config, tokenizer=tokenizer)
     (source,) = passport["corpus"]["sources"]
     assert "PDDL-1.0" in source["licence"]
     assert passport["shared_documents"] == 0

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import repeat
 from pathlib import Path
@@ -20,7 +21,11 @@ from bert_jax.data.passport import (
 from bert_jax.data.preparation.engines import Engine, Task
 from bert_jax.data.preparation.exclusion import NOTHING, Exclusion
 from bert_jax.data.preparation.inputs import INPUTS_FILE, check_inputs, describe_inputs
-from bert_jax.data.preparation.shards import ShardTask, preparation_settings
+from bert_jax.data.preparation.shards import (
+    ShardTask,
+    preparation_settings,
+    tokenizer_settings,
+)
 from bert_jax.data.preparation.summary import measure_masking, summarize
 from bert_jax.data.preparation.survey import (
     SURVEY_DIRECTORY,
@@ -39,72 +44,81 @@ Report = Callable[[str, int, int], None]
 """Called with what is being done, how many bytes of it are done, and how many there are."""
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """The corpus as it was found, and the settings that prepared files must agree in."""
+
+    slices: Sequence[Slice]
+    description: dict
+    made_of: dict[str, str | None]
+    """Fingerprints of the corpus and of the exclusion."""
+    settings: dict
+
+
+def train_vocabulary(
+    config: DataConfig,
+    *,
+    vocab_size: int,
+    engine: Engine,
+    exclusion: Exclusion = NOTHING,
+    report: Report = lambda *_: None,
+) -> Tokenizer:
+    """Trains a vocabulary on the documents for training, or loads what an earlier run trained.
+
+    Leaves a survey of the corpus in `config.directory`. `prepare_data` uses it and removes it.
+
+    Raises:
+      DataError: as `prepare_data` does, or the corpus does not give `vocab_size` pieces.
+    """
+    directory = Path(config.directory)
+    inputs = _open_inputs(config, engine=engine, exclusion=exclusion)
+    if tokenizer := _finished_tokenizer(config, vocab_size=vocab_size):
+        return tokenizer
+    surveys = _survey_tasks(config, inputs, exclusion=exclusion, counts_words=True)
+    with _removed_if_refused(directory / SURVEY_DIRECTORY):
+        check_survey(config, _run("reading", surveys, engine=engine, report=report))
+        tokenizer = train_tokenizer(surveys, vocab_size=vocab_size)
+        _check_shards(directory, inputs.settings | tokenizer_settings(tokenizer))
+    return tokenizer
+
+
 def prepare_data(
     config: DataConfig,
     *,
-    tokenizer: Tokenizer | int,
+    tokenizer: Tokenizer,
     engine: Engine,
     exclusion: Exclusion = NOTHING,
     report: Report = lambda *_: None,
 ) -> dict:
     """Writes `config.directory` and returns its passport; the bytes do not depend on the engine.
 
-    What an earlier run on the same text with the same settings finished is kept.
+    Keeps what an earlier run on the same text with the same settings finished.
 
     Args:
-      tokenizer: one, or the size of the vocabulary to train.
-      exclusion: of documents that are left out of vocabulary, training and held-out examples.
+      exclusion: evaluation texts; documents that contain one are left out.
 
     Raises:
-      DataError: the directory holds files made with other settings or of other text (they are not
-        touched then), the corpus cannot be read, or it has too few documents.
+      DataError: the directory holds files made with other settings or of other text (they stay
+        as they are), the corpus cannot be read, or it has too few documents.
     """
     directory = Path(config.directory)
-    corpus = open_corpus(config.corpus)
-    inputs = describe_inputs(corpus, threads=engine.workers)
-    made_of = {
-        "corpus_fingerprint": inputs["fingerprint"],
-        "exclusion_fingerprint": exclusion.fingerprint(),
-    }
-    settings = preparation_settings(config, **made_of)
-    check_inputs(directory / INPUTS_FILE, inputs, settings=settings)
-    _check_shards(directory, settings)
-    if isinstance(tokenizer, int):
-        tokenizer = _finished_tokenizer(config, vocab_size=tokenizer) or tokenizer
-    else:
-        _check_tokenizer(config, tokenizer)
-
-    slices = corpus.slices(config.train_shards)
-    surveys = [
-        SurveyTask(
-            index=index,
-            corpus_slice=corpus_slice,
-            directory=directory / SURVEY_DIRECTORY,
-            counts_words=isinstance(tokenizer, int),
-            config=config,
-            exclusion=exclusion,
-            settings=settings,
-        )
-        for index, corpus_slice in enumerate(slices)
-    ]
-    make_shards = partial(_shard_tasks, config, slices, **made_of)
-    shards = [] if isinstance(tokenizer, int) else make_shards(tokenizer)
-    # Training shards take from the survey only what they leave out.
-    of_survey = shards if exclusion.files else shards[:1]
-    with _removed_if_refused(directory / SURVEY_DIRECTORY):
-        if not of_survey or any(shard.finished() is None for shard in of_survey):
+    inputs = _open_inputs(config, engine=engine, exclusion=exclusion)
+    _check_tokenizer(config, tokenizer)
+    make_shards = partial(_shard_tasks, config, inputs, tokenizer)
+    shards = make_shards()
+    _check_shards(directory, shards[0].settings())
+    # Without an exclusion, only the held-out shard needs the survey.
+    if any(shard.finished() is None for shard in (shards if exclusion.files else shards[:1])):
+        surveys = _survey_tasks(config, inputs, exclusion=exclusion, counts_words=False)
+        with _removed_if_refused(directory / SURVEY_DIRECTORY):
             found = _run("reading", surveys, engine=engine, report=report)
             check_survey(config, found)
-            if isinstance(tokenizer, int):
-                tokenizer = train_tokenizer(surveys, vocab_size=tokenizer)
-            excluded = [frozenset(result["excluded"]) for result in found]
-            shards = make_shards(tokenizer, held_out=held_out_slice(surveys), excluded=excluded)
-        assert not isinstance(tokenizer, int)
-        _check_shards(directory, shards[0].settings())
+        excluded = [frozenset(result["excluded"]) for result in found]
+        shards = make_shards(held_out=held_out_slice(surveys), excluded=excluded)
 
     directory.mkdir(parents=True, exist_ok=True)
-    # Before the vocabulary, which another run will take for its own if these are the same.
-    write_json(directory / INPUTS_FILE, inputs | {"settings": settings})
+    # Written before the vocabulary: a later run reuses that only if these settings are the same.
+    write_json(directory / INPUTS_FILE, inputs.description | {"settings": inputs.settings})
     if not (directory / "tokenizer.json").exists():
         save_tokenizer(tokenizer, directory)
     statistics = _run("shards", shards, engine=engine, report=report)
@@ -114,7 +128,7 @@ def prepare_data(
     passport = {
         "format_version": FORMAT_VERSION,
         **shards[0].settings(),
-        "corpus": inputs,
+        "corpus": inputs.description,
         "exclusion": exclusion.to_json(),
         **summarize(directory, training=training, evaluation=evaluation),
     }
@@ -124,6 +138,42 @@ def prepare_data(
     write_json(directory / PASSPORT_FILE, passport)
     shutil.rmtree(directory / SURVEY_DIRECTORY, ignore_errors=True)
     return passport
+
+
+def _open_inputs(config: DataConfig, *, engine: Engine, exclusion: Exclusion) -> _Inputs:
+    """Lists and hashes the corpus.
+
+    Raises:
+      DataError: `config.directory` holds files of another corpus or of other settings.
+    """
+    directory = Path(config.directory)
+    corpus = open_corpus(config.corpus)
+    description = describe_inputs(corpus, threads=engine.workers)
+    made_of = {
+        "corpus_fingerprint": description["fingerprint"],
+        "exclusion_fingerprint": exclusion.fingerprint(),
+    }
+    settings = preparation_settings(config, **made_of)
+    check_inputs(directory / INPUTS_FILE, description, settings=settings)
+    _check_shards(directory, settings)
+    return _Inputs(corpus.slices(config.train_shards), description, made_of, settings)
+
+
+def _survey_tasks(
+    config: DataConfig, inputs: _Inputs, *, exclusion: Exclusion, counts_words: bool
+) -> list[SurveyTask]:
+    return [
+        SurveyTask(
+            index=index,
+            corpus_slice=corpus_slice,
+            directory=Path(config.directory) / SURVEY_DIRECTORY,
+            counts_words=counts_words,
+            config=config,
+            exclusion=exclusion,
+            settings=inputs.settings,
+        )
+        for index, corpus_slice in enumerate(inputs.slices)
+    ]
 
 
 @contextmanager
@@ -151,18 +201,17 @@ def _check_rows(config: DataConfig, **statistics: Sequence[dict]) -> None:
 
 def _shard_tasks(
     config: DataConfig,
-    slices: Sequence[Slice],
+    inputs: _Inputs,
     tokenizer: Tokenizer,
     *,
     held_out: Slice = (),
     excluded: Iterable[frozenset[str]] = repeat(frozenset()),
-    **made_of: str | None,
 ) -> list[ShardTask]:
-    """That of the held-out examples, then those of the training examples of each slice."""
-    make = partial(ShardTask, config=config, tokenizer=tokenizer, **made_of)
+    """Returns the task of the held-out examples, then a task of training examples a slice."""
+    make = partial(ShardTask, config=config, tokenizer=tokenizer, **inputs.made_of)
     training = [
         make(split="train", index=index, corpus_slice=corpus_slice, excluded=names)
-        for index, (corpus_slice, names) in enumerate(zip(slices, excluded, strict=False))
+        for index, (corpus_slice, names) in enumerate(zip(inputs.slices, excluded, strict=False))
     ]
     return [make(split="eval", index=0, corpus_slice=held_out), *training]
 

@@ -94,11 +94,7 @@ class ShardTask:
             corpus_fingerprint=self.corpus_fingerprint,
             exclusion_fingerprint=self.exclusion_fingerprint,
         )
-        return settings | {
-            "vocab_size": self.tokenizer.vocab_size,
-            "tokenizer_fingerprint": self.tokenizer.fingerprint(),
-            "record_dtype": record_dtype(self.tokenizer.vocab_size),
-        }
+        return settings | tokenizer_settings(self.tokenizer)
 
     def run(self) -> dict:
         """Writes the shard and then its statistics, which it returns.
@@ -152,6 +148,15 @@ def preparation_settings(
         # What words and sentences are depends on them.
         "unicode_version": unicodedata.unidata_version,
         "sentencex_version": version("sentencex"),
+    }
+
+
+def tokenizer_settings(tokenizer: Tokenizer) -> dict:
+    """The part of a shard's settings that depends on the vocabulary."""
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer_fingerprint": tokenizer.fingerprint(),
+        "record_dtype": record_dtype(tokenizer.vocab_size),
     }
 
 

@@ -97,8 +97,14 @@ class SurveyTask:
             else:
                 deque(texts, maxlen=0)
         os.replace(temporary, self.held_out_path)
-        result = {"format_version": FORMAT_VERSION, **self._key()}
-        result |= {"train": documents["train"], "eval": documents["eval"], "excluded": excluded}
+        result = {
+            "format_version": FORMAT_VERSION,
+            "settings": self.settings,
+            "counts_words": self.counts_words,
+            "train": documents["train"],
+            "eval": documents["eval"],
+            "excluded": excluded,
+        }
         write_json(self.path, result)
         return result
 
@@ -125,15 +131,12 @@ class SurveyTask:
                 held_out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def finished(self) -> dict | None:
-        """The result of an earlier run on the same text with the same settings."""
+        """Returns the result of an earlier run on the same text with the same settings."""
         if not self.path.exists():
             return None
         result = read_json(self.path)
-        key = self._key()
-        return result if {name: result.get(name) for name in key} == key else None
-
-    def _key(self) -> dict:
-        return {"settings": self.settings, "counts_words": self.counts_words}
+        enough = result["counts_words"] or not self.counts_words
+        return result if enough and result["settings"] == self.settings else None
 
 
 def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
