@@ -5,10 +5,11 @@
   python -m bert_jax.finetune --experiment=... --checkpoint=... --workdir=DIR
       --set task.representation=mean --set optimizer.learning_rate=3e-5
 
-The checkpoint is all that load_run opens: a run of pretrain, a directory of Hugging Face's BERT,
-Google's bert_model.ckpt. WORKDIR/result.json has every seed, mean, standard deviation and interval
-beside what needs no model; WORKDIR/seed-N the best checkpoint on dev, which load_run opens,
-metrics.jsonl and the predictions. The same command goes on with the seeds that are missing.
+CHECKPOINT is a run of pretrain, a directory of Hugging Face's BERT, or Google's bert_model.ckpt.
+
+WORKDIR/result.json has the metrics of every seed, their mean, standard deviation and interval, and
+baselines that need no model. WORKDIR/seed-N has the best checkpoint on dev, metrics.jsonl and the
+predictions; load_run opens it. The same command trains the seeds that are missing.
 """
 
 from pathlib import Path
@@ -40,7 +41,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
-    flags.DEFINE_string("checkpoint", None, "Weights to start from: a run, or a directory.")
-    flags.DEFINE_string("workdir", None, "Directory of the seeds and their result.")
-    flags.DEFINE_integer("seeds", 1, "How many times to fine-tune.")
+    flags.DEFINE_string("checkpoint", None, "Pretrained weights: a run or a directory.")
+    flags.DEFINE_string("workdir", None, "Directory for the seeds and their result.")
+    flags.DEFINE_integer("seeds", 1, "Number of seeds.")
     command.run(main)

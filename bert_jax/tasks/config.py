@@ -1,4 +1,4 @@
-"""Which task, how a sentence is represented, and how long to train: what fine-tuning depends on."""
+"""Config of a fine-tuning: the task, the training and the optimizer."""
 
 import math
 from dataclasses import dataclass, field
@@ -21,42 +21,43 @@ Representation = Literal[Pooling, TokenRepresentation]
 class TaskConfig:
     """The data of a task, and how they are read, represented and measured.
 
-    A set of examples is `tsv:FILE`, `csv:FILE`, `jsonl:FILE`, `conll:FILE`, `conllu:FILE`,
-    `squad:FILE` or `tfds:NAME:SPLIT`.
+    `train`, `dev` and `test` are each `tsv:FILE`, `csv:FILE`, `jsonl:FILE`, `conll:FILE`,
+    `conllu:FILE`, `squad:FILE` or `tfds:NAME:SPLIT`.
     """
 
     family: FamilyName
     train: str
     dev: str
-    """Chooses the checkpoint (and, of questions, the threshold); never trained on."""
+    """Examples that choose the checkpoint and, for questions without answer, the threshold."""
     test: str = ""
-    """Measured once, with what dev chose."""
+    """Examples that are evaluated once, with the checkpoint and threshold chosen on dev."""
     columns: tuple[str, ...] = ()
-    """Names of the columns of a TSV or CoNLL file; of a TSV without them, its first line."""
+    """Column names of a TSV or CoNLL file; if empty, the first line of a TSV file has them."""
     text: str = "text"
-    """Field of the text, of the tokens or of the question."""
+    """Field of the text, the tokens or the question."""
     text_pair: str = ""
-    """Field of the second text or of the passage; of a choice, the fields divided by commas."""
+    """Field of the second text or the passage; in multiple choice, fields joined by commas."""
     choice_start: str = ""
-    """Field of the words that each choice begins with."""
+    """Field of a text that is put before each choice."""
     label: str = "label"
-    """Field of the label, of the tags or of the answers."""
+    """Field of the label, the tags or the answers."""
     labels: tuple[str, ...] = ()
-    """All of them, in the order of their numbers; those of the training examples if empty."""
+    """All labels in the order of their numbers; if empty, the labels of the training examples."""
     metric: str = ""
-    """What chooses the checkpoint and is summarized over seeds; if empty, the family's first."""
+    """Main metric: it chooses the checkpoint and gets an interval. Default: the family's first."""
     max_length: int = 128
-    """Positions of a row, with [CLS] and [SEP]."""
+    """Maximum length of a row in tokens, including [CLS] and [SEP]."""
     representation: Representation = "cls"
-    """What the output layer sees; see `bert_jax.models.pooling`. Of a text `cls`, `pooled`,
-    `mean`, `max` or `last4`; of each token `last` or `last4`."""
+    """Input of the output layer, defined in `bert_jax.models.pooling`: `cls`, `pooled`, `mean`,
+    `max` or `last4` for a text; `last` or `last4` for each token."""
     stride: int = 128
-    """Of a passage's windows, in tokens."""
+    """Distance between the windows of a passage, in tokens."""
     max_question_length: int = 64
+    """Maximum length of a question in tokens; longer questions are cut."""
     max_answer_length: int = 30
-    """In tokens."""
+    """Maximum length of a predicted answer in tokens."""
     no_answer: bool = False
-    """Questions may have none, as in SQuAD 2."""
+    """Whether questions may have no answer, as in SQuAD 2."""
 
     def __post_init__(self):
         token_task = self.family in ("tagging", "question_answering")
@@ -81,38 +82,31 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningConfig:
-    """How long to train on a task, and what of the encoder is trained."""
+class TaskTrainingConfig:
+    """How long to train on a task, and which parameters to train."""
 
     epochs: int = 3
     batch_size: int = 32
     evaluation_batch_size: int = 64
     warmup_fraction: float = 0.1
-    """Of all steps."""
+    """Fraction of all steps in which the learning rate rises."""
     evaluations_per_epoch: int = 1
+    """Number of evaluations on dev in each epoch."""
     group_by_length: bool = False
-    """Batches are of rows of similar length, which leaves most padding out."""
-    patience: int | None = None
-    """Evaluations without a better dev metric after which a seed stops; null for all epochs."""
+    """Whether a batch holds rows of similar length, which saves most padding."""
     frozen: bool = False
-    """Only the output layer is trained: a linear probe."""
+    """Whether only the output layer is trained: a linear probe."""
     dropout: float | None = None
-    """Of hidden states, attention probabilities and before the output layer; null as pretrained."""
-    layer_decay: float = 1.0
-    """Rate of each layer by that of the one above it; the last one's is `layer_decay`^2 times that
-    of the output layer, the embeddings' the lowest: as google-research/electra."""
+    """Dropout rate of the encoder and before the output layer; null keeps the model's rates."""
     from_scratch: bool = False
-    """What pretraining is compared with: of the checkpoint only model and vocabulary are used."""
+    """Whether all parameters are drawn, and only model and vocabulary come from the checkpoint."""
     reinitialize_pooler: bool = False
-    reinitialize_layers: int = 0
-    """Last layers to begin anew, as Zhang et al. 2021 (https://arxiv.org/abs/2006.05987)."""
+    """Whether the pooler is drawn, for a checkpoint whose pooler was not trained."""
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "evaluation_batch_size", "evaluations_per_epoch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}; accepted: at least 1")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(f"training.patience is {self.patience}; accepted: at least 1, null")
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(
                 f"training.warmup_fraction is {self.warmup_fraction}; accepted: at least 0, below 1"
@@ -121,24 +115,16 @@ class TuningConfig:
             raise ConfigError(
                 f"training.dropout is {self.dropout}; accepted: at least 0, below 1, null"
             )
-        if not 0 < self.layer_decay <= 1:
+        names = ("frozen", "from_scratch", "reinitialize_pooler")
+        if len(given := [name for name in names if getattr(self, name)]) > 1:
             raise ConfigError(
-                f"training.layer_decay is {self.layer_decay}; accepted: above 0, at most 1"
-            )
-        if self.reinitialize_layers < 0:
-            raise ConfigError(
-                f"training.reinitialize_layers is {self.reinitialize_layers}; accepted: 0 or more"
-            )
-        anew = self.reinitialize_layers or self.reinitialize_pooler
-        if self.frozen + bool(anew) + self.from_scratch > 1:
-            raise ConfigError(
-                "training.frozen keeps what training.reinitialize_* begins anew in part and "
-                "training.from_scratch all of; accepted: one of them"
+                f"{' and '.join(f'training.{name}' for name in given)} are true; accepted: at most "
+                "one of them"
             )
 
 
 def _optimizer() -> OptimizerConfig:
-    """AdamW with bias correction, without which small sets fail (Mosbach et al. 2021)."""
+    """AdamW with bias correction; training on small sets fails without it (Mosbach et al. 2021)."""
     return OptimizerConfig(
         learning_rate=2e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
     )
@@ -146,23 +132,23 @@ def _optimizer() -> OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningConfig:
-    """One fine-tuning; an experiment file's `get_config` returns one."""
+    """A fine-tuning; `get_config` of an experiment file returns it."""
 
     seed: int = 0
-    """Of the first run: draws its output layer, the order of its examples and dropout."""
+    """The first seed. A seed draws the output layer, the order of the examples and dropout."""
     task: TaskConfig
-    training: TuningConfig = field(default_factory=TuningConfig)
+    training: TaskTrainingConfig = field(default_factory=TaskTrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=_optimizer)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     sharding: ShardingRules = field(default_factory=ShardingRules)
 
     def __post_init__(self):
-        if not 0 <= self.seed < 2**31:  # room for the seeds after it
+        if not 0 <= self.seed < 2**31:  # the seeds after it must fit into 32 bits
             raise ConfigError(f"seed is {self.seed}; accepted: 0 to {2**31 - 1}")
         if self.optimizer.warmup_steps:
             raise ConfigError(
-                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}; accepted: 0, for "
-                "training.warmup_fraction says how long the warm-up of a fine-tuning is"
+                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}; accepted: 0, because "
+                "training.warmup_fraction sets the warm-up of a fine-tuning"
             )
         for path, value in flatten(self).items():
             if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The examples of a task, read and found to be right before anything is compiled."""
+"""The examples of a task, read and checked before anything is compiled."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,27 +10,32 @@ from bert_jax.errors import ConfigError, DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.family import Example, Family, Labels, Outcomes, Row
 from bert_jax.tasks.families.registry import FAMILIES
-from bert_jax.tasks.readers import records as stored
 from bert_jax.tasks.readers.read import read_records
-from bert_jax.tasks.readers.records import Record
+from bert_jax.tasks.readers.records import Record, fingerprint_records
 
 SPLITS = ("train", "dev", "test")
 HIDDEN = (-1, "-1", "-1.0")
-"""What GLUE's test sets have for every label at TFDS and Hugging Face."""
+"""Values of every label in GLUE's test sets at TFDS and Hugging Face."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Examples of one part of a task."""
+    """The examples of one part of a task."""
 
     name: str
     examples: list[Example]
     sha256: str
+    """Hash of the records as they are stored."""
     rows: list[Row]
-    """Empty until `encode_split`."""
+    """The encoded examples; empty until `encode_split`."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every example has a label, so that metrics can be computed."""
+        return all(example.gold is not None for example in self.examples)
 
     def describe(self, train: "Split") -> dict[str, Any]:
-        """Returns what result.json says of it."""
+        """Returns the split's entry in result.json."""
         counts = {"examples": len(self.examples), "rows": len(self.rows), "sha256": self.sha256}
         if self.name == train.name:
             return counts
@@ -46,17 +51,17 @@ class Dataset:
     labels: Labels
     splits: dict[str, Split]
     metric: str
-    """The main one."""
+    """The main metric."""
 
 
 def load_dataset(task: TaskConfig) -> Dataset:
     """Reads and checks all examples of a task.
 
     Raises:
-      DataError: file and line of the first that is wrong, or a set without an example.
-      ConfigError: a metric that the family has not, or no data to train or to choose on.
+      DataError: the first wrong record by file and line, or a set without examples.
+      ConfigError: the family has no such metric, or `task.train` or `task.dev` is empty.
     """
-    for name in SPLITS[:2]:
+    for name in ("train", "dev"):
         if not getattr(task, name):
             raise ConfigError(f"task.{name} is empty; accepted: data such as tsv:FILE")
     family = FAMILIES[task.family]
@@ -76,14 +81,14 @@ def load_dataset(task: TaskConfig) -> Dataset:
         name: Split(
             name=name,
             examples=[family.parse(record, task, labels) for record in found],
-            sha256=stored.fingerprint(found),
+            sha256=fingerprint_records(found),
             rows=[],
         )
         for name, found in records.items()
     }
-    for name, split in splits.items():
-        hidden = next((one for one in split.examples if one.gold is None), None)
-        if hidden and name != "test":
+    for name in ("train", "dev"):
+        hidden = next((one for one in splits[name].examples if one.gold is None), None)
+        if hidden:
             raise DataError(
                 f"{hidden.place}: {task.label} is hidden; accepted in task.{name}: examples with it"
             )
@@ -91,7 +96,7 @@ def load_dataset(task: TaskConfig) -> Dataset:
 
 
 def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bool:
-    """Whether no record of a test set has a label, or every one has -1, which is none of them."""
+    """Returns whether no test record has a label, or all have -1 and -1 is not a label."""
     given = [record.fields[task.label] for record in test if task.label in record.fields]
     minus_one = len(given) == len(test) and all(label in HIDDEN for label in given)
     return not given or (minus_one and not set(HIDDEN) & set(labels))
@@ -108,26 +113,27 @@ def encode_split(split: Split, task: TaskConfig, tokenizer: Tokenizer) -> Split:
     return replace(split, rows=rows)
 
 
-def fingerprint(splits: dict[str, Split]) -> str:
+def encode_dataset(dataset: Dataset, task: TaskConfig, tokenizer: Tokenizer) -> Dataset:
+    """Returns the dataset with the rows of every split."""
+    splits = dataset.splits.values()
+    return replace(dataset, splits={s.name: encode_split(s, task, tokenizer) for s in splits})
+
+
+def fingerprint_splits(splits: dict[str, Split]) -> str:
     """Returns the SHA-256 of all splits."""
     return hashlib.sha256("".join(split.sha256 for split in splits.values()).encode()).hexdigest()
 
 
-def score(family: Family, outcomes: Outcomes) -> dict[str, float]:
-    """Returns the metrics of the family that the outcomes have."""
+def compute_metrics(family: Family, outcomes: Outcomes) -> dict[str, float]:
+    """Returns the family's metrics that can be computed from the outcomes."""
     values = {name: metric(outcomes) for name, metric in family.metrics.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def baseline_scores(dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
+def baseline_metrics(dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
     """Returns the metrics of each baseline of the family on a split."""
     family, train = dataset.family, dataset.splits["train"].examples
     return {
-        name: score(family, family.judge(predictions, split.examples, dataset.labels, None))
+        name: compute_metrics(family, family.score(predictions, split.examples, dataset.labels))
         for name, predictions in family.baselines(train, split.examples).items()
     }
-
-
-def labelled(split: Split) -> bool:
-    """Whether a metric can be computed of it."""
-    return all(example.gold is not None for example in split.examples)

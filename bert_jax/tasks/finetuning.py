@@ -1,9 +1,8 @@
-"""The page that fine-tunes: data, encoder, compiled steps, seeds, result."""
+"""Fine-tuning from start to end: data, encoder, compiled steps, seeds, result."""
 
 import json
 import math
 import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from bert_jax import config as configs
 from bert_jax import environment
+from bert_jax.config import config_hash, diff, from_json, normalize, to_json
 from bert_jax.errors import CheckpointError, ConfigError, DivergenceError
 from bert_jax.files import write_json
 from bert_jax.runs.run import Run, load_run
@@ -23,16 +22,15 @@ from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import (
     SPLITS,
     Dataset,
-    baseline_scores,
-    encode_split,
-    fingerprint,
-    labelled,
+    baseline_metrics,
+    encode_dataset,
+    fingerprint_splits,
     load_dataset,
 )
-from bert_jax.tasks.families.encoding import row_length
+from bert_jax.tasks.families.batches import padded_length
 from bert_jax.tasks.families.family import TaskBatch
 from bert_jax.tasks.families.metrics import check_installed
-from bert_jax.tasks.seed_run import Tuner, tune
+from bert_jax.tasks.seed_run import Setup, run_seed
 from bert_jax.tasks.state import (
     make_model,
     make_task_optimizer,
@@ -43,24 +41,27 @@ from bert_jax.tasks.state import (
 from bert_jax.training import initial
 
 FORMAT_VERSION = 1
-OF_A_RUN = ("config.json", "checkpoints", "metrics.jsonl")
-"""What a run of pretrain or a directory of weights holds, and must keep."""
+FILES_OF_A_RUN = ("config.json", "checkpoints", "metrics.jsonl")
+"""Files of a pretraining run or of converted weights; a fine-tuning does not overwrite them."""
 UNUSED_HEADS = ("masked_token_head", "next_sentence_head")
+
+Metrics = dict[str, float]
 
 
 def finetune(
     config: FineTuningConfig, source: Path, workdir: Path, *, seeds: int = 1
 ) -> dict[str, Any]:
-    """Fine-tunes `seeds` times, on from those that `workdir` holds; returns `result.json`.
+    """Fine-tunes with `seeds` seeds, skips those that `workdir` holds, and returns `result.json`.
 
     Args:
-      config: of the task.
-      source: whose encoder to start from: all that `load_run` opens.
+      config: the task and how to train on it.
+      source: the pretrained weights, in any form that `load_run` opens.
       workdir: gets a directory for each seed with checkpoint, metrics and predictions.
-      seeds: number of runs; the first has `config.seed`.
+      seeds: number of seeds; the first is `config.seed`.
 
     Raises:
-      ConfigError, DataError, CheckpointError: what cannot be run, before any compile.
+      ConfigError, DataError, CheckpointError: something is wrong; raised before any compile.
+      DivergenceError: every seed diverged.
     """
     if jax.process_count() > 1:
         raise ConfigError(f"fine-tuning runs in one process; there are {jax.process_count()}")
@@ -71,51 +72,29 @@ def finetune(
     # ---- Data, encoder, run directory ---------------------------------------------------------
     dataset = load_dataset(config.task)
     run = open_encoder(source, config)
-    splits = {
-        name: encode_split(split, config.task, run.tokenizer)
-        for name, split in dataset.splits.items()
-    }
-    dataset = replace(dataset, splits=splits)
-    floor = {
-        name: baseline_scores(dataset, splits[name])
-        for name in SPLITS[1:]
-        if name in splits and labelled(splits[name])
-    }
-    for name, scores in floor.items():
-        known = next(iter(scores.values()))
-        if dataset.metric not in known:
-            raise ConfigError(
-                f"task.metric is {dataset.metric!r}, which the labels of {name} have not; "
-                f"accepted: {', '.join(known)}"
-            )
-    identity = {
-        "config_hash": configs.config_hash(config),
-        "checkpoint_sha256": initial.fingerprint_params(run.params),
-        "data_sha256": fingerprint(splits),
-    }
-    tuner = make_tuner(config, dataset, run)
-    made_by = open_workdir(workdir, config, identity)
-    highest = max(one[dataset.metric] for one in floor["dev"].values())
-    say(
-        f"{len(splits['train'].rows):,} rows of {tuner.length} tokens, {tuner.steps:,} steps a "
-        f"seed; to beat without a model on dev: {dataset.metric} {highest:.4f}"
+    dataset = encode_dataset(dataset, config.task, run.tokenizer)
+    baselines = measure_baselines(dataset)
+    setup = make_setup(config, dataset, run)
+    identity = open_workdir(
+        workdir,
+        config,
+        checkpoint_sha256=initial.fingerprint_params(run.params),
+        data_sha256=fingerprint_splits(dataset.splits),
     )
-    if "test" in splits and "test" not in floor:
-        hidden = sum(one.gold is None for one in splits["test"].examples)
+    highest = max(metrics[dataset.metric] for metrics in baselines["dev"].values())
+    say(
+        f"{len(dataset.splits['train'].rows):,} rows of {setup.length} tokens, {setup.steps:,} "
+        f"steps a seed; best baseline on dev: {dataset.metric} {highest:.4f}"
+    )
+    if "test" in dataset.splits and "test" not in baselines:
+        hidden = sum(one.gold is None for one in dataset.splits["test"].examples)
         say(f"{hidden:,} examples of {config.task.test} have no label: test is not measured")
 
     # ---- Seeds --------------------------------------------------------------------------------
     ended = []
     for seed in range(config.seed, config.seed + seeds):
-        directory = workdir / f"seed-{seed}"
-        if not (directory / "result.json").exists():
-            if directory.exists():  # what an interruption left
-                shutil.rmtree(directory)
-            directory.mkdir()
-            with jax.set_mesh(tuner.mesh):
-                tune(tuner, seed, directory, console)
-        ended.append(json.loads((directory / "result.json").read_text()))
-        say(f"seed {seed}: {_told(ended[-1], dataset.metric)}")
+        ended.append(finish_seed(setup, seed, workdir / f"seed-{seed}", console))
+        say(f"seed {seed}: {describe_seed(ended[-1], dataset.metric)}")
 
     # ---- Result -------------------------------------------------------------------------------
     finished = [one for one in ended if "dev" in one]
@@ -124,43 +103,74 @@ def finetune(
             f"{workdir}: loss or parameters of every seed became infinite; in another --workdir a "
             "lower optimizer.learning_rate may help"
         )
+    metric, train = dataset.metric, dataset.splits["train"]
     result = {
         "format_version": FORMAT_VERSION,
         **identity,
-        **made_by,
         "family": config.task.family,
-        "metric": dataset.metric,
+        "metric": metric,
         "labels": list(dataset.labels),
-        "data": {name: split.describe(splits["train"]) for name, split in splits.items()},
+        "data": {name: split.describe(train) for name, split in dataset.splits.items()},
         "seeds": ended,
-        "failed_seeds": [one["seed"] for one in ended if failed(one, floor["dev"], dataset.metric)],
-        "best_seed": max(finished, key=lambda one: one["dev"][dataset.metric])["seed"],
-        "summary": {name: summary_of(name, finished, dataset, workdir) for name in floor},
-        "baselines": floor,
+        "failed_seeds": [one["seed"] for one in ended if failed(one, baselines["dev"], metric)],
+        "best_seed": max(finished, key=lambda one: one["dev"][metric])["seed"],
+        "summary": {name: summarize_split(name, finished, dataset, workdir) for name in baselines},
+        "baselines": baselines,
     }
     write_json(workdir / "result.json", result)
     Console(highlight=False).print(results.result_table(result))
     return result
 
 
-def failed(result: dict[str, Any], floor: dict[str, dict[str, float]], metric: str) -> bool:
-    """Whether a seed diverged, or beats not every baseline on dev.
+def measure_baselines(dataset: Dataset) -> dict[str, dict[str, Metrics]]:
+    """Returns the metrics of each baseline on dev, and on test if its labels are known.
 
-    A threshold that was chosen on dev makes every seed as good as no answer, or better by chance;
-    there the answers to the questions that have one are asked, none of them withheld.
+    Raises:
+      ConfigError: the main metric cannot be computed for the labels of a split.
+    """
+    splits = [split for name, split in dataset.splits.items() if name != "train" and split.labelled]
+    baselines = {split.name: baseline_metrics(dataset, split) for split in splits}
+    for name, found in baselines.items():
+        known = next(iter(found.values()))
+        if dataset.metric not in known:
+            raise ConfigError(
+                f"task.metric is {dataset.metric!r}, which cannot be computed for the labels of "
+                f"{name}; accepted: {', '.join(known)}"
+            )
+    return baselines
+
+
+def finish_seed(setup: Setup, seed: int, directory: Path, console: Console) -> dict[str, Any]:
+    """Returns the result of a seed; trains the seed unless its directory holds a result."""
+    file = directory / "result.json"
+    if not file.exists():
+        if directory.exists():  # left by an interruption
+            shutil.rmtree(directory)
+        directory.mkdir()
+        with jax.set_mesh(setup.mesh):
+            run_seed(setup, seed, directory, console)
+    return json.loads(file.read_text())
+
+
+def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -> bool:
+    """Returns whether a seed diverged, or does not beat every baseline on dev.
+
+    A perfect seed has not failed, even if a baseline is perfect too. A threshold that is chosen on
+    dev makes every seed at least as good as no answer. Such a seed is therefore judged without the
+    threshold, on the questions that have an answer.
     """
     if "dev" not in result:
         return True
     scores = result["dev"]
-    if "dev_without_threshold" in result:
+    if "answerable_f1" in result.get("dev_without_threshold", {}):
         metric, scores = "answerable_f1", result["dev_without_threshold"]
-    return scores.get(metric, 0.0) <= max(one.get(metric, 0.0) for one in floor.values())
+    return scores[metric] < 1.0 and scores[metric] <= max(one[metric] for one in baselines.values())
 
 
-def summary_of(
+def summarize_split(
     split: str, finished: list[dict[str, Any]], dataset: Dataset, workdir: Path
 ) -> dict[str, dict[str, Any]]:
-    """Returns mean, deviation and interval over the seeds that came to their end."""
+    """Returns mean, deviation and interval over the seeds that did not diverge."""
     outcomes = [
         np.load(workdir / f"seed-{one['seed']}" / f"outcomes_{split}.npy") for one in finished
     ]
@@ -168,13 +178,13 @@ def summary_of(
 
 
 def open_encoder(source: Path, config: FineTuningConfig) -> Run:
-    """Opens weights whose heads, and a pooler that no one asks, may be missing or untrained.
+    """Opens pretrained weights. Unused heads, and an unused pooler, may be missing or untrained.
 
     Raises:
-      CheckpointError: see `load_run`; a pooler that is asked was not trained.
+      CheckpointError: see `load_run`; or the task uses the pooler, which was not trained.
     """
-    anew = config.training.reinitialize_pooler or config.training.from_scratch
-    needed = config.task.representation == "pooled" and not anew
+    drawn = config.training.reinitialize_pooler or config.training.from_scratch
+    needed = config.task.representation == "pooled" and not drawn
     allow = UNUSED_HEADS if needed else (*UNUSED_HEADS, "bert/pooler")
     run = load_run(source, allow=() if (source / "checkpoints").is_dir() else allow)
     if needed:
@@ -185,86 +195,102 @@ def open_encoder(source: Path, config: FineTuningConfig) -> Run:
     return run
 
 
-def make_tuner(config: FineTuningConfig, dataset: Dataset, run: Run) -> Tuner:
-    """Builds what the seeds share; compiles nothing.
+def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
+    """Builds what all seeds share; compiles nothing.
 
     Raises:
       ConfigError: model, task and mesh do not fit.
     """
-    training, family = config.training, dataset.family
+    training, family, rows = config.training, dataset.family, dataset.splits["train"].rows
     model = make_model(config, run.model.config, family, dataset.labels)
     mesh = make_mesh(config.mesh)
     for name in ("batch_size", "evaluation_batch_size"):
-        rows = named_sharding(
+        batch_sharding = named_sharding(
             ("batch",),
             rules=config.sharding,
             mesh=mesh,
             shape=(getattr(training, name),),
             what=f"training.{name}",
         )
-    steps = training.epochs * math.ceil(len(dataset.splits["train"].rows) / training.batch_size)
-    optimizer, schedule = make_task_optimizer(
-        config, steps=steps, num_layers=run.model.config.num_layers
-    )
-    sharding, make = state_maker(model, optimizer, config, mesh)
+    steps = training.epochs * math.ceil(len(rows) / training.batch_size)
+    optimizer, schedule = make_task_optimizer(config, steps=steps)
+    sharding, first_state = state_maker(model, optimizer, config, mesh)
     update = partial(task_step, model=model, family=family, optimizer=optimizer, schedule=schedule)
 
-    def answer(params: Any, batch: TaskBatch) -> jax.Array:
-        return family.answer(task_logits(model, params, batch))
+    def predict_batch(params: Any, batch: TaskBatch) -> jax.Array:
+        return family.predict_batch(task_logits(model, params, batch))
 
-    return Tuner(
+    return Setup(
         config=config,
         dataset=dataset,
         run=run,
         model=model,
         encoder=initial.place(run.params["bert"], sharding.params["bert"]),
-        make=make,
+        first_state=first_state,
         update=jax.jit(update, out_shardings=(sharding, None), donate_argnums=0),
-        answer=jax.jit(answer),
+        predict_batch=jax.jit(predict_batch),
         mesh=mesh,
-        rows=rows,
-        length=row_length(dataset.splits["train"].rows, config.task.max_length),
+        batch_sharding=batch_sharding,
+        length=padded_length(rows, config.task.max_length),
         steps=steps,
     )
 
 
-def open_workdir(
-    workdir: Path, config: FineTuningConfig, identity: dict[str, Any]
-) -> dict[str, Any]:
-    """Writes config, environment and what is fine-tuned, or checks that they are those it holds.
+def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict[str, Any]:
+    """Creates a workdir, or checks that it holds the same fine-tuning.
 
-    Returns the commit that runs, and the hash of what is changed in it.
+    Returns the hashes of config, checkpoint and data, the commit and the hash of its uncommitted
+    changes. A workdir keeps its config hash, also when the format of the config changes.
 
     Raises:
-      CheckpointError: the workdir holds another fine-tuning, or what is none.
+      CheckpointError: the workdir holds another fine-tuning, or something else.
     """
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
+    identity = {"config_hash": config_hash(config)} | hashes
     file = workdir / "identity.json"
     if file.exists():
-        before = json.loads(file.read_text())
-        for name, value in identity.items():
-            held = str(before.get(name))
-            if held != value:
-                raise CheckpointError(
-                    f"{workdir} holds a fine-tuning with {name} {held[:12]}, this one has "
-                    f"{value[:12]}; accepted: the same, or another --workdir"
-                )
-    elif foreign := [name for name in OF_A_RUN if (workdir / name).exists()]:
+        identity |= check_same_fine_tuning(workdir, config, hashes)
+    elif foreign := [name for name in FILES_OF_A_RUN if (workdir / name).exists()]:
         raise CheckpointError(
             f"{workdir} holds {', '.join(foreign)} of something else than a fine-tuning; "
             "accepted: another --workdir"
         )
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(file, identity)
-    write_json(workdir / "config.json", configs.to_json(config))
+    if not (workdir / "config.json").exists():
+        write_json(workdir / "config.json", to_json(config))
     file = workdir / "environment.json"
     description = environment.describe_again(file)
     write_json(file, description)
-    return {name: description[name] for name in ("commit", "uncommitted_changes")}
+    return identity | {name: description[name] for name in ("commit", "uncommitted_changes")}
 
 
-def _told(result: dict[str, Any], metric: str) -> str:
+def check_same_fine_tuning(
+    workdir: Path, config: FineTuningConfig, hashes: dict[str, str]
+) -> dict[str, str]:
+    """Returns the `identity.json` of a workdir.
+
+    Raises:
+      CheckpointError: config, checkpoint or data of the workdir differ.
+    """
+    identity = json.loads((workdir / "identity.json").read_text())
+    differences = {name: (identity.get(name), hashes[name]) for name in hashes}
+    stored = workdir / "config.json"
+    if stored.exists():
+        before = from_json(FineTuningConfig, json.loads(stored.read_text()))
+        differences |= diff(before, normalize(config))
+    for name, (held, given) in differences.items():
+        if held != given:
+            raise CheckpointError(
+                f"{workdir} holds a fine-tuning with {name} {held!s:.64}, this one has "
+                f"{given!s:.64}; accepted: the same, or another --workdir"
+            )
+    return identity
+
+
+def describe_seed(result: dict[str, Any], metric: str) -> str:
+    """Returns one line about the result of a seed."""
     if "dev" not in result:
         return f"diverged at step {result['diverged_at_step']}"
     parts = [f"{name} {metric} {result[name][metric]:.4f}" for name in SPLITS if name in result]

@@ -1,6 +1,7 @@
-"""A linear probe: what a line through the frozen encoder's representations can tell apart."""
+"""A linear probe: a linear model on the representations of the frozen encoder."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,27 +13,27 @@ from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
 from bert_jax.models.task import BertForTask
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.tasks.datasets import Dataset, Split, encode_split, load_dataset
-from bert_jax.tasks.families.encoding import chunks, row_length, shuffled, stack
+from bert_jax.tasks.datasets import Split, compute_metrics, encode_split, load_dataset
+from bert_jax.tasks.families.batches import chunks, padded_length, shuffled, stack
 from bert_jax.tasks.families.family import Row
 from bert_jax.tasks.families.metrics import check_installed
 from bert_jax.tasks.state import make_model
 
 FAMILIES = ("classification", "regression")
 TRAIN_EXAMPLES, DEV_EXAMPLES = 1000, 500
-"""Of a set's own examples, drawn once and for all: a probe takes seconds, not minutes."""
+"""Maximum numbers of examples; with these a probe takes seconds."""
 
 
 def make_probe(
     config: FineTuningConfig, encoder: BertConfig, tokenizer: Tokenizer
 ) -> Callable[[Any], dict[str, float]]:
-    """Returns a function of a pretraining's parameters, for `training.train.train(probes=...)`.
+    """Returns a function of pretraining parameters, for `training.train.train(probes=...)`.
 
-    It gives `eval/probe_METRIC`: on dev, of a logistic or ridge regression on the representations
-    of training examples, both standardized.
+    The function returns `eval/probe_METRIC`: the main metric on dev of a logistic or ridge
+    regression, fitted to standardized representations of training examples.
 
     Raises:
-      ConfigError, DataError: a task that cannot be probed, before any compile.
+      ConfigError, DataError: the task cannot be probed; raised before any compile.
     """
     if config.task.family not in FAMILIES:
         raise ConfigError(
@@ -44,10 +45,10 @@ def make_probe(
     check_installed()
     dataset = load_dataset(config.task)
     model = make_model(config, encoder, dataset.family, dataset.labels)
-    train = drawn(dataset.splits["train"], TRAIN_EXAMPLES)
-    dev = drawn(dataset.splits["dev"], DEV_EXAMPLES)
+    train = sample(dataset.splits["train"], TRAIN_EXAMPLES)
+    dev = sample(dataset.splits["dev"], DEV_EXAMPLES)
     train, dev = (encode_split(split, config.task, tokenizer) for split in (train, dev))
-    length = row_length([*train.rows, *dev.rows], config.task.max_length)
+    length = padded_length([*train.rows, *dev.rows], config.task.max_length)
     features = jax.jit(partial(model.apply, method=BertForTask.features))
     lay_out = partial(
         stack,
@@ -59,10 +60,10 @@ def make_probe(
 
     def represent(params: Any, rows: Sequence[Row]) -> np.ndarray:
         found = []
-        for part in chunks(rows, config.training.evaluation_batch_size):
-            batch = lay_out(part)
+        for some in chunks(rows, config.training.evaluation_batch_size):
+            batch = lay_out(some)
             ids = (batch.token_ids[:, 0], batch.segment_ids[:, 0], batch.pack_ids[:, 0])
-            found.append(np.asarray(features({"params": params}, *ids))[: len(part), 0])
+            found.append(np.asarray(features({"params": params}, *ids))[: len(some), 0])
         return np.concatenate(found).astype(np.float64)
 
     def probe(params: Any) -> dict[str, float]:
@@ -73,38 +74,26 @@ def make_probe(
             represent(encoder_params, dev.rows),
             regression=config.task.family == "regression",
         )
-        return {f"eval/probe_{dataset.metric}": measured(dataset, dev, predictions)}
+        outcomes = dataset.family.score(predictions.tolist(), dev.examples, dataset.labels)
+        metrics = compute_metrics(dataset.family, outcomes)
+        return {f"eval/probe_{dataset.metric}": metrics[dataset.metric]}
 
     return probe
 
 
-def drawn(split: Split, count: int) -> Split:
-    """Returns the same examples of a split at every call, at most `count`."""
+def sample(split: Split, count: int) -> Split:
+    """Returns a split of at most `count` examples, the same at every call."""
     chosen = sorted(shuffled(len(split.examples), seed=0, epoch=0)[:count].tolist())
-    return Split(
-        name=split.name,
-        examples=[split.examples[i] for i in chosen],
-        sha256=split.sha256,
-        rows=[],
-    )
+    return replace(split, examples=[split.examples[i] for i in chosen])
 
 
 def fit_and_predict(
     train: np.ndarray, gold: np.ndarray, dev: np.ndarray, *, regression: bool
 ) -> np.ndarray:
-    """Returns predictions for dev of a linear model of the training rows."""
+    """Fits a linear model to the training rows and returns its predictions for dev."""
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     linear = Ridge() if regression else LogisticRegression(C=0.1, max_iter=1000)
     return make_pipeline(StandardScaler(), linear).fit(train, gold).predict(dev)
-
-
-def measured(dataset: Dataset, split: Split, predictions: np.ndarray) -> float:
-    """Returns the main metric of the predictions."""
-    family = dataset.family
-    outcomes = family.judge(predictions.tolist(), split.examples, dataset.labels, None)
-    value = family.metrics[dataset.metric](outcomes)
-    assert value is not None  # of these families every metric has a value
-    return value

@@ -1,4 +1,4 @@
-"""From the outcomes of several seeds to a mean, its interval, and a table."""
+"""Statistics over seeds: mean, deviation, bootstrap interval, and a table of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,16 +19,15 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Returns the percentile interval of a metric's mean over seeds.
+    """Returns the percentile bootstrap interval of a metric's mean over seeds.
 
-    Seeds and examples are drawn anew each time, both with replacement; all seeds of a draw see
-    the same examples, as they did.
+    Each resample draws seeds and examples with replacement; all its seeds share the examples.
 
     Args:
-      outcomes: of each seed, on the same examples in the same order.
-      metric: of the outcomes of one seed.
-      resamples: number of draws.
-      seed: of the draws.
+      outcomes: the outcomes of each seed, on the same examples in the same order.
+      metric: a function of the outcomes of one seed.
+      resamples: number of resamples.
+      seed: seed of the resamples.
 
     References:
       Efron and Tibshirani 1993, chapter 13.
@@ -45,7 +44,7 @@ def mean_of_draw(
     metric: Callable[[Outcomes], float | None],
     rng: np.random.Generator,
 ) -> float | None:
-    """Returns the mean over as many seeds, drawn; None where none of them has the metric."""
+    """Returns a metric's mean over seeds drawn with replacement; None if no seed has the metric."""
     seeds = rng.integers(len(outcomes), size=len(outcomes)).tolist()
     values = {i: metric(outcomes[i][examples]) for i in set(seeds)}
     drawn = [value for i in seeds if (value := values[i]) is not None]
@@ -53,7 +52,7 @@ def mean_of_draw(
 
 
 def percentiles(values: Sequence[float | None]) -> tuple[float, float]:
-    """Returns the ends of the interval that holds the middle `CONFIDENCE` of the values."""
+    """Returns the ends of the interval with the middle `CONFIDENCE` of the values."""
     tail = 50 * (1 - CONFIDENCE)
     found = [value for value in values if value is not None]
     low, high = np.percentile(found, [tail, 100 - tail])
@@ -63,7 +62,7 @@ def percentiles(values: Sequence[float | None]) -> tuple[float, float]:
 def summarize(
     outcomes: Sequence[Outcomes], metrics: dict[str, Callable[[Outcomes], float | None]], main: str
 ) -> dict[str, dict[str, Any]]:
-    """Returns mean and sample standard deviation of each metric, and the interval of the main."""
+    """Returns mean and sample deviation of each metric, and the interval of the main metric."""
     summary = {}
     for name, metric in metrics.items():
         values = [value for one in outcomes if (value := metric(one)) is not None]
@@ -79,17 +78,17 @@ def summarize(
 
 
 def result_table(result: dict[str, Any]) -> Table:
-    """Returns a row for each split and metric, the main metric first."""
-    baselines = list(result["baselines"]["dev"])
-    columns = ("seeds", "mean ± sd", "interval", *(name.replace("_", " ") for name in baselines))
+    """Returns a table with a row for each split and metric, the main metric first."""
+    names = list(result["baselines"]["dev"])
+    columns = ("seeds", "mean ± sd", "interval", *(name.replace("_", " ") for name in names))
     failed = " ".join(map(str, result["failed_seeds"])) or "none"
     hashes = f"config {result['config_hash']}, checkpoint {result['checkpoint_sha256'][:12]}"
     table = Table("", *columns, caption=f"{hashes}\nfailed seeds: {failed}")
     for split, summary in result["summary"].items():
         for metric in sorted(summary, key=lambda name: name != result["metric"]):
             seeds = " ".join(_cell(seed.get(split, {}).get(metric)) for seed in result["seeds"])
-            floor = [_cell(result["baselines"][split][name][metric]) for name in baselines]
-            table.add_row(f"{split} {metric}", seeds, *_spread(summary[metric]), *floor)
+            baselines = [_cell(result["baselines"][split][name][metric]) for name in names]
+            table.add_row(f"{split} {metric}", seeds, *_spread(summary[metric]), *baselines)
         table.add_section()
     return table
 

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,72 +13,93 @@ from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 from rich.progress import track
 
-from bert_jax import config as configs
+from bert_jax.config import to_json
 from bert_jax.files import write_atomically, write_json
 from bert_jax.models.task import BertForTask
 from bert_jax.runs.run import Run
-from bert_jax.tasks.config import FineTuningConfig, TuningConfig
-from bert_jax.tasks.datasets import SPLITS, Dataset, Split, labelled, score
-from bert_jax.tasks.families.encoding import batch_length, chunks, epoch_batches, num_tokens, stack
+from bert_jax.tasks.config import FineTuningConfig, TaskTrainingConfig
+from bert_jax.tasks.datasets import Dataset, Split, compute_metrics
+from bert_jax.tasks.families.batches import (
+    LENGTH_STEP,
+    chunks,
+    epoch_batches,
+    num_tokens,
+    padded_length,
+    stack,
+)
 from bert_jax.tasks.families.family import Row, TaskBatch
 from bert_jax.tasks.state import seed_streams
-from bert_jax.training import checkpoint as checkpoints
+from bert_jax.training.checkpoint import save_params
 from bert_jax.training.metrics import Mean, merge
+from bert_jax.training.state import TrainState
 
 
-class Tuner(NamedTuple):
-    """What every seed shares, compiled once."""
+class Setup(NamedTuple):
+    """What all seeds of a fine-tuning share: data, model and jitted functions."""
 
     config: FineTuningConfig
     dataset: Dataset
     run: Run
+    """The pretrained run."""
     model: BertForTask
     encoder: Any
-    """The checkpoint's encoder, placed."""
-    make: Any
-    """jit of (key, encoder) -> first state."""
-    update: Any
-    """jit of (state, batch, key) -> (state, metrics); the state is donated."""
-    answer: Any
-    """jit of (params, batch) -> what `decode` needs."""
+    """The encoder's pretrained parameters, placed on the devices."""
+    first_state: Callable[[jax.Array, Any], TrainState]
+    """(key, encoder parameters) -> the first state of a seed."""
+    update: Callable[[TrainState, TaskBatch, jax.Array], tuple[TrainState, dict[str, Mean]]]
+    """(state, batch, key) -> (state, metrics); the state is donated."""
+    predict_batch: Callable[[Any, TaskBatch], jax.Array]
+    """(parameters, batch) -> the input of the family's `decode`."""
     mesh: Mesh
-    rows: NamedSharding
+    batch_sharding: NamedSharding
     length: int
-    """Of the training rows, padded."""
+    """The padded length of the training rows, in tokens."""
     steps: int
+    """The number of updates of a seed."""
 
 
-def tune(tuner: Tuner, seed: int, directory: Path, console: Console) -> None:
-    """Trains one seed and writes its checkpoint, metrics, predictions and, last, its result.
+class Best(NamedTuple):
+    """The checkpoint with the best main metric on dev; if several are equal, the first."""
 
-    A seed whose loss or parameters are no longer finite ends at the next look, and its result is
-    the update that did it.
+    score: float
+    step: int
+    params: Any
+    """Arrays on the host."""
+
+
+def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None:
+    """Trains one seed and writes its checkpoint, metrics, predictions and, last, result.json.
+
+    If the loss or the parameters of a seed become infinite or nan, the seed ends at its next
+    evaluation, and its result holds only the step of that update.
     """
-    dataset, training = tuner.dataset, tuner.config.training
+    dataset, training = setup.dataset, setup.config.training
     started = time.monotonic()
     init_rng, dropout_rng = seed_streams(seed)
-    state = tuner.make(init_rng, tuner.encoder)
-    rows = dataset.splits["train"].rows
-    looks = evaluation_steps(tuner.steps, training)
+    state = setup.first_state(init_rng, setup.encoder)
+    evaluations = evaluation_steps(setup.steps, training)
     best = Best(-math.inf, 0, None)
-    window, log, looks_since_best = [], [], 0
+    window, log = [], []
     batches = track(
-        epochs(rows, seed=seed, training=training),
+        seed_batches(dataset.splits["train"].rows, seed=seed, training=training),
         f"seed {seed}",
-        total=tuner.steps,
+        total=setup.steps,
         console=console,
         transient=True,
     )
-    for step, batch in enumerate(batches, start=1):
-        length = batch_length(batch, tuner.length) if training.group_by_length else tuner.length
-        placed = place(tuner, batch, training.batch_size, length)
-        state, metrics = tuner.update(state, placed, dropout_rng)
+    for step, rows in enumerate(batches, start=1):
+        length = setup.length
+        if training.group_by_length:
+            length = padded_length(rows, setup.length, multiple=LENGTH_STEP)
+        batch = place_batch(setup, rows, training.batch_size, length)
+        state, metrics = setup.update(state, batch, dropout_rng)
         window.append(metrics)
-        if step not in looks:
+        if step not in evaluations:
             continue
         row = {f"train/{name}": value for name, value in merge(window).items()}
         diverged = diverged_at(window, step)
-        scores = {} if diverged else evaluate(tuner, state.params, dataset.splits["dev"])
+        window = []
+        scores = {} if diverged else evaluate(setup, state.params, dataset.splits["dev"])
         row |= {f"dev/{name}": value for name, value in scores.items()}
         row = {name: value if math.isfinite(value) else None for name, value in row.items()}
         log.append(json.dumps({"seed": seed, "step": step} | row) + "\n")
@@ -86,34 +107,24 @@ def tune(tuner: Tuner, seed: int, directory: Path, console: Console) -> None:
         if diverged:
             write_json(directory / "result.json", {"seed": seed, "diverged_at_step": diverged})
             return
+        score = scores[dataset.metric]
         console.print(
             f"seed {seed} step {step:7,}  train loss {row['train/loss']:.3f}  "
-            f"dev {dataset.metric} {scores[dataset.metric]:.4f}  {time.monotonic() - started:.0f} s"
+            f"dev {dataset.metric} {score:.4f}  {time.monotonic() - started:.0f} s"
         )
-        window, looks_since_best = [], looks_since_best + 1
-        if scores[dataset.metric] > best.score:
-            best = Best(scores[dataset.metric], step, jax.device_get(state.params))
-            looks_since_best = 0
-        if training.patience and looks_since_best >= training.patience:
-            break
-    result: dict[str, Any] = {"seed": seed, "steps": step, "best_step": best.step}
-    result |= write_predictions(tuner, best.params, directory)
-    save(tuner, best.params, directory)
+        if score > best.score:
+            best = Best(score, step, jax.device_get(state.params))
+    result: dict[str, Any] = {"seed": seed, "steps": setup.steps, "best_step": best.step}
+    result |= write_predictions(setup, best.params, directory)
+    save(setup, best.params, directory)
     result["seconds"] = round(time.monotonic() - started, 1)
     write_json(directory / "result.json", result)
 
 
-class Best(NamedTuple):
-    """The checkpoint that dev likes most; of equals the first."""
-
-    score: float
-    step: int
-    params: Any
-    """On the host."""
-
-
-def epochs(rows: Sequence[Row], *, seed: int, training: TuningConfig) -> Iterator[list[Row]]:
-    """Returns the batches of all epochs; one of each may be smaller."""
+def seed_batches(
+    rows: Sequence[Row], *, seed: int, training: TaskTrainingConfig
+) -> Iterator[list[Row]]:
+    """Returns the batches of all epochs; one batch of each epoch may be smaller."""
     for epoch in range(training.epochs):
         yield from epoch_batches(
             rows,
@@ -124,16 +135,16 @@ def epochs(rows: Sequence[Row], *, seed: int, training: TuningConfig) -> Iterato
         )
 
 
-def evaluation_steps(steps: int, training: TuningConfig) -> set[int]:
-    """Returns the steps after which dev is measured, the last of each epoch among them."""
-    looks = training.epochs * training.evaluations_per_epoch
-    return {math.ceil(i * steps / looks) for i in range(1, looks + 1)}
+def evaluation_steps(steps: int, training: TaskTrainingConfig) -> set[int]:
+    """Returns the steps after which dev is evaluated, including the last step of each epoch."""
+    count = training.epochs * training.evaluations_per_epoch
+    return {math.ceil(i * steps / count) for i in range(1, count + 1)}
 
 
 def diverged_at(window: Sequence[dict[str, Mean]], last: int) -> int | None:
-    """Returns the first of the steps up to `last` that had a loss, or left parameters, not finite.
+    """Returns the first step of a window, up to step `last`, with an infinite or nan loss or norm.
 
-    A loss tells of the parameters before its step, so that of the last ones the norm alone does.
+    A step's loss is computed before its update, so only the norm shows that the last update failed.
     """
     for step, metrics in enumerate(jax.device_get(window), start=last - len(window) + 1):
         if not all(math.isfinite(metrics[name].total) for name in ("loss", "param_norm")):
@@ -141,81 +152,78 @@ def diverged_at(window: Sequence[dict[str, Mean]], last: int) -> int | None:
     return None
 
 
-def evaluate(tuner: Tuner, params: Any, split: Split) -> dict[str, float]:
-    """Returns the metrics of a split, what dev settles settled on it."""
-    family = tuner.dataset.family
-    predictions = predict(tuner, params, split)
-    threshold = family.settle(predictions, split.examples, tuner.dataset.metric)
-    labels = tuner.dataset.labels
-    return score(family, family.judge(predictions, split.examples, labels, threshold))
+def evaluate(setup: Setup, params: Any, split: Split) -> dict[str, float]:
+    """Evaluates a split. If the family has a threshold, it is chosen on this split."""
+    family, dataset = setup.dataset.family, setup.dataset
+    predictions = predict(setup, params, split)
+    threshold = family.choose_threshold(predictions, split.examples, dataset.metric)
+    predictions = family.apply_threshold(predictions, threshold)
+    return compute_metrics(family, family.score(predictions, split.examples, dataset.labels))
 
 
-def place(tuner: Tuner, rows: Sequence[Row], batch_size: int, length: int) -> TaskBatch:
-    """Lays rows, padded to a batch of a length, over the devices."""
+def place_batch(setup: Setup, rows: Sequence[Row], batch_size: int, length: int) -> TaskBatch:
+    """Stacks rows, pads them to (batch_size, length) and puts them on the devices."""
     batch = stack(
         rows,
-        family=tuner.dataset.family,
+        family=setup.dataset.family,
         batch_size=batch_size,
         length=length,
-        pad_id=tuner.run.tokenizer.pad_id,
+        pad_id=setup.run.tokenizer.pad_id,
     )
-    return jax.device_put(batch, tuner.rows)
+    return jax.device_put(batch, setup.batch_sharding)
 
 
-def predict(tuner: Tuner, params: Any, split: Split) -> list[Any]:
-    """Returns the prediction of each example of a split."""
-    size = tuner.config.training.evaluation_batch_size
-    answers: dict[int, Any] = {}
-    # Rows of similar length together: there is little padding, which changes no answer.
+def predict(setup: Setup, params: Any, split: Split) -> list[Any]:
+    """Returns the prediction of each example of a split, before the threshold."""
+    size, task = setup.config.training.evaluation_batch_size, setup.config.task
+    outputs: dict[int, Any] = {}
+    # Rows of similar length share a batch, which saves padding and changes no prediction.
     by_length = sorted(range(len(split.rows)), key=lambda i: num_tokens(split.rows[i]))
     for numbers in chunks(by_length, size):
         rows = [split.rows[i] for i in numbers]
-        longest = tuner.config.task.max_length
-        batch = place(tuner, rows, size, batch_length(rows, longest))
-        found = jax.device_get(tuner.answer(params, batch))
-        answers |= zip(numbers, found[: len(rows)], strict=True)
-    answers_in_order = [answers[i] for i in range(len(split.rows))]
-    return tuner.dataset.family.decode(
-        answers_in_order, split.rows, split.examples, tuner.config.task
-    )
+        length = padded_length(rows, task.max_length, multiple=LENGTH_STEP)
+        found = jax.device_get(setup.predict_batch(params, place_batch(setup, rows, size, length)))
+        outputs |= zip(numbers, found[: len(rows)], strict=True)
+    in_order = [outputs[i] for i in range(len(split.rows))]
+    return setup.dataset.family.decode(in_order, split.rows, split.examples, task)
 
 
-def write_predictions(tuner: Tuner, params: Any, directory: Path) -> dict[str, Any]:
-    """Writes predictions and outcomes of dev and test; returns their metrics.
+def write_predictions(setup: Setup, params: Any, directory: Path) -> dict[str, Any]:
+    """Writes predictions and outcomes of dev and test, and returns their metrics.
 
-    What dev settles, such as a threshold, is used on both.
+    If the family has a threshold, it is chosen on dev and used on both.
     """
-    family, dataset = tuner.dataset.family, tuner.dataset
+    family, dataset = setup.dataset.family, setup.dataset
     result: dict[str, Any] = {}
     threshold = None
-    for name in SPLITS[1:]:
-        if name not in dataset.splits:
+    for name, split in dataset.splits.items():
+        if name == "train":
             continue
-        split = dataset.splits[name]
-        predictions = predict(tuner, params, split)
+        predictions = predict(setup, params, split)
         if name == "dev":
-            threshold = family.settle(predictions, split.examples, dataset.metric)
+            threshold = family.choose_threshold(predictions, split.examples, dataset.metric)
             if threshold is not None:
-                answered = family.judge(predictions, split.examples, dataset.labels, None)
+                outcomes = family.score(predictions, split.examples, dataset.labels)
                 result["threshold"] = threshold
-                result["dev_without_threshold"] = score(family, answered)
-        suffix, text = family.write(predictions, split.examples, dataset.labels, threshold)
+                result["dev_without_threshold"] = compute_metrics(family, outcomes)
+        predictions = family.apply_threshold(predictions, threshold)
+        suffix, text = family.write_predictions(predictions, split.examples, dataset.labels)
         write_atomically(directory / f"predictions_{name}.{suffix}", text)
-        if labelled(split):
-            outcomes = family.judge(predictions, split.examples, dataset.labels, threshold)
+        if split.labelled:
+            outcomes = family.score(predictions, split.examples, dataset.labels)
             np.save(directory / f"outcomes_{name}.npy", outcomes)
-            result[name] = score(family, outcomes)
+            result[name] = compute_metrics(family, outcomes)
     return result
 
 
-def save(tuner: Tuner, params: Any, directory: Path) -> None:
-    """Writes the best parameters, so that `load_run` opens the directory."""
-    checkpoints.save_params(
+def save(setup: Setup, params: Any, directory: Path) -> None:
+    """Writes the best parameters as a run that `load_run` opens."""
+    save_params(
         directory,
         params,
-        model=tuner.run.model.config,
+        model=setup.run.model.config,
         experiment=None,
-        passport=tuner.run.passport,
-        head=configs.to_json(tuner.model.head),
-        tokenizer=tuner.run.tokenizer.to_json(),
+        passport=setup.run.passport,
+        head=to_json(setup.model.head),
+        tokenizer=setup.run.tokenizer.to_json(),
     )

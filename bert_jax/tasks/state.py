@@ -1,4 +1,4 @@
-"""Model, optimizer and first state of a fine-tuning, and what may be trained of it."""
+"""Model, optimizer, first state and update of a fine-tuning."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,27 +20,22 @@ from bert_jax.training.metrics import Mean
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
 from bert_jax.training.state import TrainState, random_stream, state_sharding
 
-OUTPUT, POOLER, LAYERS, EMBEDDINGS = "output", "pooler", "layers", "embeddings"
+OUTPUT, POOLER = "output", "pooler"
 
 
 def make_model(
     config: FineTuningConfig, encoder: BertConfig, family: Family, labels: Labels
 ) -> BertForTask:
-    """Returns the encoder, its dropout that of the fine-tuning, with the task's output layer.
+    """Returns the encoder, with the fine-tuning's dropout, and the task's output layer.
 
     Raises:
-      ConfigError: the encoder has too few positions for the task, or layers to begin anew.
+      ConfigError: the encoder has too few positions for the task.
     """
     task, training = config.task, config.training
     if task.max_length > encoder.max_positions:
         raise ConfigError(
             f"task.max_length {task.max_length} is more than the model's {encoder.max_positions} "
             "positions"
-        )
-    if training.reinitialize_layers > encoder.num_layers:
-        raise ConfigError(
-            f"training.reinitialize_layers is {training.reinitialize_layers}; accepted: at most "
-            f"the model's {encoder.num_layers} layers"
         )
     head = TaskHeadConfig(
         family=task.family,
@@ -52,20 +47,15 @@ def make_model(
     )
     if training.dropout is not None:
         encoder = replace(encoder, dropout=training.dropout, attention_dropout=training.dropout)
-    return BertForTask(
-        config=encoder,
-        head=head,
-        frozen=training.frozen,
-        rules=config.sharding,
-    )
+    return BertForTask(config=encoder, head=head, frozen=training.frozen, rules=config.sharding)
 
 
 def task_logits(
     model: BertForTask, params: Any, batch: TaskBatch, *, dropout_rng: jax.Array | None = None
 ) -> jax.Array:
-    """Returns [B, n], [B, S, n], or [B, C, 1] where there are C choices; dropout off without a key.
+    """Returns logits: [B, n] for texts, [B, S, n] for tokens, [B, C, 1] for C choices.
 
-    The choices of an example are rows of the encoder.
+    The encoder sees each choice as a row. Dropout is off without a key.
     """
     rows, choices, length = batch.token_ids.shape
     logits = model.apply(
@@ -79,67 +69,39 @@ def task_logits(
 
 
 def make_task_optimizer(
-    config: FineTuningConfig, *, steps: int, num_layers: int
+    config: FineTuningConfig, *, steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Returns the optimizer of what is trained, with the rate of each layer, and the schedule."""
+    """Returns the optimizer of the trained parameters, and its schedule."""
     warmup = min(round(config.training.warmup_fraction * steps), steps - 1)
     optimizer_config = replace(config.optimizer, warmup_steps=warmup)
     schedule = learning_rate_schedule(optimizer_config, steps=steps)
-    transforms = [make_optimizer(optimizer_config, schedule)]
-    if config.training.layer_decay < 1:
-        rate = config.training.layer_decay
-        transforms.append(scale_by_depth(rate, num_layers=num_layers))
     trained = partial(trained_mask, config=config)
 
-    def still(params: Any) -> Any:
+    def untrained(params: Any) -> Any:
         return jax.tree.map(lambda is_trained: not is_trained, trained(params))
 
     optimizer = optax.chain(
-        optax.masked(optax.chain(*transforms), trained),
-        optax.masked(optax.set_to_zero(), still),
+        optax.masked(make_optimizer(optimizer_config, schedule), trained),
+        optax.masked(optax.set_to_zero(), untrained),
     )
     return optimizer, schedule
 
 
 def trained_mask(params: Any, *, config: FineTuningConfig) -> Any:
-    """Returns True for parameters that are trained: without an unused pooler, or the output alone.
+    """Returns True for each parameter that is trained.
 
-    An unused pooler would decay, its gradient being 0.
+    A frozen encoder is not trained. A pooler that the task does not use is not trained either: its
+    gradient is 0, so weight decay alone would change it.
     """
     pooled = config.task.representation == "pooled"
 
-    def of_leaf(path: tuple, _: Any) -> bool:
+    def is_trained(path: tuple, _: Any) -> bool:
         names = [key.key for key in path]
         if names[0] == OUTPUT:
             return True
         return not config.training.frozen and (pooled or POOLER not in names)
 
-    return jax.tree_util.tree_map_with_path(of_leaf, params)
-
-
-def scale_by_depth(rate: float, *, num_layers: int) -> optax.GradientTransformation:
-    """Multiplies updates by rate ** depth: output and pooler 0, last layer 2, embeddings deepest.
-
-    References:
-      Howard and Ruder 2018, https://arxiv.org/abs/1801.06146; the depths are those of
-      google-research/electra, model/optimization.py, which knows no pooler and names no depth 1.
-    """
-
-    def update(updates: optax.Updates, params: Any) -> optax.Updates:
-        del params
-
-        def of_leaf(path: tuple, leaf: jax.Array) -> jax.Array:
-            names = [key.key for key in path]
-            if EMBEDDINGS in names:
-                return leaf * rate ** (num_layers + 2)
-            if LAYERS in names:
-                depths = num_layers + 1 - jnp.arange(num_layers)
-                return leaf * (rate**depths).reshape(-1, *[1] * (leaf.ndim - 1))
-            return leaf
-
-        return jax.tree_util.tree_map_with_path(of_leaf, updates)
-
-    return optax.stateless(update)
+    return jax.tree_util.tree_map_with_path(is_trained, params)
 
 
 def state_maker(
@@ -148,10 +110,10 @@ def state_maker(
     config: FineTuningConfig,
     mesh: Mesh,
 ) -> tuple[TrainState, Callable[[jax.Array, Any], TrainState]]:
-    """Returns where the state lies, and a function that makes the first of a seed.
+    """Returns the sharding of the state, and a function that makes the first state of a seed.
 
-    The function takes the key of the seed and the encoder's parameters, placed. Step and moments
-    are 0; the output layer, and what `reinitialize_*` names or all, are drawn from the key.
+    The function takes the seed's key and the encoder's placed parameters. The key draws the output
+    layer, and the pooler or all parameters if the config asks for it. Step and moments are 0.
     """
 
     def initialize(rng: jax.Array) -> TrainState:
@@ -161,19 +123,14 @@ def state_maker(
     sharding = state_sharding(
         partial(initialize, jax.random.key(0)), mesh=mesh, rules=config.sharding
     )
-    anew = config.training.reinitialize_layers
 
     def make(rng: jax.Array, encoder: Any) -> TrainState:
         state = nn.unbox(initialize(rng))
         if config.training.from_scratch:
             return state
-        fresh, bert = state.params["bert"], dict(encoder)
+        bert = dict(encoder)
         if config.training.reinitialize_pooler:
-            bert[POOLER] = fresh[POOLER]
-        if anew:
-            bert[LAYERS] = jax.tree.map(
-                lambda old, new: old.at[-anew:].set(new[-anew:]), bert[LAYERS], fresh[LAYERS]
-            )
+            bert[POOLER] = state.params["bert"][POOLER]
         return TrainState(state.step, state.params | {"bert": bert}, state.opt_state)
 
     return sharding, jax.jit(make, out_shardings=sharding)
@@ -189,7 +146,7 @@ def task_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
 ) -> tuple[TrainState, dict[str, Mean]]:
-    """Makes one update; dropout is addressed by (seed, step)."""
+    """Makes one update. Dropout is a function of (seed, step)."""
     dropout_rng = jax.random.fold_in(seed_rng, state.step)
 
     def loss_of(params: Any) -> tuple[jax.Array, Mean]:

@@ -10,7 +10,7 @@ test 0.666, interval 0.648 to 0.682, of one seed (docs/runs/boolq); the majority
 1,342 s of two busy cores of an AMD EPYC server.
 """
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 
@@ -28,7 +28,7 @@ def get_config() -> FineTuningConfig:
             max_length=128,
             representation="mean",
         ),
-        training=TuningConfig(epochs=2, batch_size=32, evaluations_per_epoch=2),
+        training=TaskTrainingConfig(epochs=2, batch_size=32, evaluations_per_epoch=2),
         optimizer=OptimizerConfig(
             learning_rate=5e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),

@@ -10,7 +10,7 @@ A tag of the corpus without what marks headlines (-hl), titles (-tl), cited (-nc
 took 1,034 s of two busy cores of an AMD EPYC server.
 """
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 TAGS = r"""
@@ -37,7 +37,7 @@ def get_config() -> FineTuningConfig:
             max_length=64,
             representation="last",
         ),
-        training=TuningConfig(
+        training=TaskTrainingConfig(
             epochs=1, batch_size=32, evaluations_per_epoch=2, group_by_length=True
         ),
         optimizer=OptimizerConfig(

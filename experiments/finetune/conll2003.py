@@ -17,7 +17,7 @@ two layers of LSTM.
 Reference: https://arxiv.org/abs/1810.04805
 """
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 
@@ -38,7 +38,7 @@ def get_config() -> FineTuningConfig:
             max_length=128,
             representation="last",
         ),
-        training=TuningConfig(epochs=3, batch_size=32),
+        training=TaskTrainingConfig(epochs=3, batch_size=32),
         optimizer=OptimizerConfig(
             learning_rate=5e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),

@@ -13,7 +13,7 @@ question is answered. On test it is 0.372, standard deviation 0.019 over 3 seeds
 A seed took 693 to 991 s of one core of an AMD EPYC server.
 """
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 
@@ -34,7 +34,7 @@ def get_config() -> FineTuningConfig:
             representation="last",
             no_answer=True,
         ),
-        training=TuningConfig(
+        training=TaskTrainingConfig(
             epochs=4, batch_size=8, evaluation_batch_size=16, group_by_length=True
         ),
         optimizer=OptimizerConfig(

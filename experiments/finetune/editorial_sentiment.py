@@ -8,7 +8,7 @@ Ratings go from -4 to 4 and half of the means are within 0.65 of 0, where a sign
 a regression, measured by Spearman's correlation. As of the reviews, means of 0 are left out (244).
 """
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 
@@ -26,7 +26,7 @@ def get_config() -> FineTuningConfig:
             max_length=64,
             representation="mean",
         ),
-        training=TuningConfig(epochs=3, batch_size=32, evaluations_per_epoch=2),
+        training=TaskTrainingConfig(epochs=3, batch_size=32, evaluations_per_epoch=2),
         optimizer=OptimizerConfig(
             learning_rate=5e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),

@@ -24,7 +24,7 @@ References:
 
 from typing import Literal
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 Variant = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
@@ -74,7 +74,7 @@ def get_config(variant: Variant = "sst2") -> FineTuningConfig:
             max_length=128,
             representation="pooled",
         ),
-        training=TuningConfig(epochs=3, batch_size=32),
+        training=TaskTrainingConfig(epochs=3, batch_size=32),
         optimizer=OptimizerConfig(
             learning_rate=2e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),

@@ -9,7 +9,7 @@ deviation 0.0015 over 3 seeds, interval 0.808 to 0.854 (docs/runs/movie_sentimen
 0.476. A seed took 282 to 889 s of two busy cores of an AMD EPYC server.
 """
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 
@@ -27,7 +27,7 @@ def get_config() -> FineTuningConfig:
             max_length=40,
             representation="mean",
         ),
-        training=TuningConfig(epochs=1, batch_size=32, evaluations_per_epoch=2),
+        training=TaskTrainingConfig(epochs=1, batch_size=32, evaluations_per_epoch=2),
         optimizer=OptimizerConfig(
             learning_rate=5e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),

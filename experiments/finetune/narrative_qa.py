@@ -11,7 +11,7 @@ The interval draws questions, and not the 6 plots that test has. It took 1,266 s
 AMD EPYC server.
 """
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 
@@ -30,7 +30,7 @@ def get_config() -> FineTuningConfig:
             max_question_length=48,
             representation="last",
         ),
-        training=TuningConfig(
+        training=TaskTrainingConfig(
             epochs=4, batch_size=8, evaluation_batch_size=16, group_by_length=True
         ),
         optimizer=OptimizerConfig(

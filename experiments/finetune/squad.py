@@ -22,7 +22,7 @@ References:
 
 from typing import Literal
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 
@@ -42,7 +42,7 @@ def get_config(variant: Literal["v1", "v2"] = "v1") -> FineTuningConfig:
             representation="last",
             no_answer=variant == "v2",
         ),
-        training=TuningConfig(epochs=epochs, batch_size=batch_size, evaluation_batch_size=8),
+        training=TaskTrainingConfig(epochs=epochs, batch_size=batch_size, evaluation_batch_size=8),
         optimizer=OptimizerConfig(
             learning_rate=5e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),

@@ -10,7 +10,7 @@ were is not published. BERT-base had an accuracy of 81.6 on dev (table 4).
 Reference: https://arxiv.org/abs/1810.04805
 """
 
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 
@@ -27,7 +27,7 @@ def get_config() -> FineTuningConfig:
             max_length=80,
             representation="pooled",
         ),
-        training=TuningConfig(epochs=3, batch_size=16),
+        training=TaskTrainingConfig(epochs=3, batch_size=16),
         optimizer=OptimizerConfig(
             learning_rate=2e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),

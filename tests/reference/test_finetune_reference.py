@@ -19,7 +19,7 @@ from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
 from bert_jax.runs.run import load_run, save_run
 from bert_jax.sharding import MeshConfig
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.finetuning import finetune
 from bert_jax.tasks.state import seed_streams
 from bert_jax.training.checkpoint import save_params
@@ -82,7 +82,7 @@ def test_it_repeats_a_fine_tuning(reference, weights, tmp_path):
             max_length=12,
             representation="mean",
         ),
-        training=TuningConfig(epochs=2, batch_size=8, evaluations_per_epoch=2),
+        training=TaskTrainingConfig(epochs=2, batch_size=8, evaluations_per_epoch=2),
         optimizer=OptimizerConfig(
             learning_rate=1e-3,
             warmup_steps=0,

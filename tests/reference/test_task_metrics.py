@@ -88,7 +88,7 @@ def test_of_entities(letters):
         golds.append([labels[i] for i in gold])
         predictions.append(predicted)
         examples.append(Example("", (), tuple(gold)))
-    outcomes = tagging.judge(predictions, examples, labels, None)
+    outcomes = tagging.score(predictions, examples, labels)
     expected = f1_score(golds, [[labels[i] for i in one] for one in predictions])
     assert 0.1 < expected < 0.95
     assert tagging.entity_f1(outcomes) == pytest.approx(expected, rel=1e-12)

@@ -17,7 +17,7 @@ from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
 from bert_jax.runs.run import Run, load_run, save_run
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.families.family import TaskBatch
 from bert_jax.tasks.families.registry import FAMILIES
 from bert_jax.tasks.state import make_model, make_task_optimizer, task_logits, task_step
@@ -61,7 +61,7 @@ def configuration(family):
             max_question_length=4,
             representation="last" if of_tokens else "pooled",
         ),
-        training=TuningConfig(warmup_fraction=0.25),
+        training=TaskTrainingConfig(warmup_fraction=0.25),
     )
 
 
@@ -201,7 +201,7 @@ def test_a_fine_tuning_makes_the_updates_of_torch(fine_tuned):
     recipe = Recipe(rate, warmup_steps=2, steps=STEPS, weight_decay=0.1, epsilon=1e-6)
     losses = huggingface.train(theirs, batches, recipe)
 
-    optimizer, schedule = make_task_optimizer(config, steps=STEPS, num_layers=MODEL.num_layers)
+    optimizer, schedule = make_task_optimizer(config, steps=STEPS)
     update = jax.jit(
         lambda state, batch: task_step(
             state,

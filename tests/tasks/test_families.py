@@ -10,18 +10,17 @@ from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import question_answering as qa
 from bert_jax.tasks.families import tagging
 from bert_jax.tasks.families.answers import exact_match, overlap_f1
-from bert_jax.tasks.families.classification import CLASSIFICATION
-from bert_jax.tasks.families.encoding import (
-    batch_length,
+from bert_jax.tasks.families.batches import (
     epoch_batches,
-    lay_out_texts,
-    row_length,
+    padded_length,
     shuffled,
     stack,
 )
+from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import EncoderInput, Row
 from bert_jax.tasks.families.multiple_choice import MULTIPLE_CHOICE
 from bert_jax.tasks.families.regression import REGRESSION
+from bert_jax.tasks.families.texts import lay_out_texts
 from bert_jax.tasks.readers.records import Record
 
 
@@ -71,8 +70,8 @@ def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch():
 
 def test_rows_are_padded_to_a_multiple_of_8_but_not_beyond_the_models_positions():
     rows = [Row((EncoderInput([0] * length, [0] * length),), 0, 1.0, 0) for length in (3, 57)]
-    assert [row_length(rows, longest) for longest in (60, 64, 128)] == [60, 64, 64]
-    assert [batch_length(rows, longest) for longest in (60, 64, 128)] == [60, 64, 64]
+    assert [padded_length(rows, longest) for longest in (60, 64, 128)] == [60, 64, 64]
+    assert [padded_length(rows, 128, multiple=n) for n in (1, 8, 16, 32)] == [57, 64, 64, 64]
 
 
 @pytest.mark.parametrize("by_length", [False, True])
@@ -91,7 +90,7 @@ def test_an_epoch_has_every_row_once(by_length, tokenizer):
         assert sorted(row.example for batch in batches for row in batch) == list(range(150))
     assert len({str(batches) for batches in made.values()}) == 3
     # 28 tokens a row in the mean, 43 for the longest of four drawn ones.
-    widths = [batch_length(batch, 52) for batch in made[1, 0]]
+    widths = [padded_length(batch, 52, multiple=16) for batch in made[1, 0]]
     assert set(widths) <= {16, 32, 48, 52} and (np.mean(widths) < 37) == by_length
     # Neither the shortest nor the longest come first.
     assert not (np.diff(widths) >= 0).all() and not (np.diff(widths) <= 0).all()
@@ -125,15 +124,15 @@ def test_a_submission_is_in_the_order_of_glue_and_not_in_that_of_reading():
 
     labels = ("no", "yes")
     examples = parsed(CLASSIFICATION, labels, [10, 2, 0])
-    name, text = CLASSIFICATION.write([1, 0, 1], examples, labels, None)
+    name, text = CLASSIFICATION.write_predictions([1, 0, 1], examples, labels)
     assert (name, text) == ("tsv", "index\tprediction\n0\tyes\n2\tno\n10\tyes\n")
-    _, text = REGRESSION.write([0.5, 1.5, 2.5], parsed(REGRESSION, (), [1, 2, 0]), (), None)
+    numbers = parsed(REGRESSION, (), [1, 2, 0])
+    _, text = REGRESSION.write_predictions([0.5, 1.5, 2.5], numbers, ())
     assert text == "index\tprediction\n0\t2.5000\n1\t0.5000\n2\t1.5000\n"
     # Not every example has a number, or it is not one.
     for other in (None, {"question": 1}):
-        _, text = CLASSIFICATION.write(
-            [1, 0], parsed(CLASSIFICATION, labels, [7, other]), labels, None
-        )
+        examples = parsed(CLASSIFICATION, labels, [7, other])
+        _, text = CLASSIFICATION.write_predictions([1, 0], examples, labels)
         assert text == "index\tprediction\n0\tyes\n1\tno\n"
 
 
@@ -230,10 +229,10 @@ def test_entities_are_those_of_conlleval(tags, expected):
 def test_entity_f1_counts_whole_entities_and_parts_of_speech_have_none():
     labels = ("B-PER", "I-PER", "O")
     example = [type("E", (), {"gold": (0, 1, 2, 0)})]  # PER PER O PER
-    outcomes = tagging.judge([[0, 2, 2, 0]], example, labels, None)
+    outcomes = tagging.score([[0, 2, 2, 0]], example, labels)
     assert tagging.token_accuracy(outcomes) == 0.75
     assert tagging.entity_f1(outcomes) == pytest.approx(0.5)  # one of two, two predicted
-    assert tagging.entity_f1(tagging.judge([[0, 2, 2, 0]], example, ("A", "B", "C"), None)) is None
+    assert tagging.entity_f1(tagging.score([[0, 2, 2, 0]], example, ("A", "B", "C"))) is None
 
 
 # ---- Questions -----------------------------------------------------------------------------------
@@ -258,13 +257,14 @@ def test_the_answer_is_found_in_every_window_that_holds_it(tokenizer):
     holding = [row for row in rows if row.label != (0, 0)]
     assert 1 <= len(holding) < len(rows)
     for row in holding:
-        first, last = (position - row.origin.first for position in row.label)
-        assert PASSAGE[row.origin.offsets[first][0] : row.origin.offsets[last][1]] == "bad film"
+        window = row.alignment
+        first, last = (position - window.first for position in row.label)
+        assert PASSAGE[window.offsets[first][0] : window.offsets[last][1]] == "bad film"
     # Every token of the passage shows most in exactly one window.
     best = [
         offset
         for row in rows
-        for offset, is_best in zip(row.origin.offsets, row.origin.best, strict=True)
+        for offset, is_best in zip(row.alignment.offsets, row.alignment.best, strict=True)
         if is_best
     ]
     assert sorted(best) == tokenizer.encode_with_offsets(PASSAGE).offsets
@@ -339,7 +339,7 @@ def test_a_question_may_hide_its_answers_and_is_answered_all_the_same(tokenizer)
     rows = qa.encode(0, example, config, tokenizer)
     answers = [np.zeros((16, 2), np.float32) for _ in rows]
     predictions = qa.decode(answers, rows, [example], config)
-    _, text = qa.write(predictions, [example], (), None)
+    _, text = qa.write_predictions(predictions, [example], ())
     assert list(json.loads(text)) == ["q"]
 
 
@@ -376,16 +376,16 @@ def test_the_threshold_is_the_best_on_dev():
     answers = [qa.Answer("good", -3.0), qa.Answer("film", -1.0), qa.Answer("bad", 2.0)]
     golds = [(("good", 0),), (), ()]
     examples = [type("E", (), {"gold": gold}) for gold in golds]
-    threshold = qa.settle(answers, examples, "f1")
+    threshold = qa.choose_threshold(answers, examples, "f1")
     assert -3.0 <= threshold < -1.0
-    outcomes = qa.judge(answers, examples, (), threshold)
+    outcomes = qa.score(qa.apply_threshold(answers, threshold), examples, ())
     assert qa.QUESTION_ANSWERING.metrics["f1"](outcomes) == 1.0
     assert qa.QUESTION_ANSWERING.metrics["unanswerable_accuracy"](outcomes) == 1.0
-    assert qa.settle(answers[:1], examples[:1], "f1") is None
-    assert qa.settle(answers, examples, "answerable_f1") is None
+    assert qa.choose_threshold(answers[:1], examples[:1], "f1") is None
+    assert qa.choose_threshold(answers, examples, "answerable_f1") is None
     # Where no threshold would be better, nothing is answered.
     wrong = [qa.Answer("bad", -3.0), *answers[1:]]
-    assert qa.settle(wrong, examples, "f1") < -3.0
+    assert qa.choose_threshold(wrong, examples, "f1") < -3.0
 
 
 # ---- Choices -------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from bert_jax.runs.run import load_run
 from bert_jax.sharding import MeshConfig
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TuningConfig
-from bert_jax.tasks.datasets import encode_split, load_dataset
-from bert_jax.tasks.families.encoding import row_length
-from bert_jax.tasks.finetuning import failed, finetune, make_tuner, open_encoder
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
+from bert_jax.tasks.datasets import encode_dataset, load_dataset
+from bert_jax.tasks.families.batches import padded_length
+from bert_jax.tasks.finetuning import failed, finetune, make_setup, open_encoder
 from bert_jax.tasks.probe import make_probe
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.initial import flatten_params
@@ -43,7 +43,7 @@ def sentences(count, seed):
 def configuration(task, **changes):
     return FineTuningConfig(
         task=task,
-        training=TuningConfig(epochs=8, batch_size=16, evaluation_batch_size=16),
+        training=TaskTrainingConfig(epochs=8, batch_size=16, evaluation_batch_size=16),
         optimizer=OptimizerConfig(
             learning_rate=3e-3, warmup_steps=0, decay_from="warmup_end", bias_correction=True
         ),
@@ -203,7 +203,9 @@ def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, p
     assert again["summary"] == result["summary"]
     assert (workdir / "seed-0" / "result.json").stat().st_mtime_ns == written
     other = override(sentiment, {"optimizer.learning_rate": 1e-3})
-    with pytest.raises(CheckpointError, match="holds a fine-tuning with config_hash"):
+    with pytest.raises(
+        CheckpointError, match="fine-tuning with optimizer.learning_rate 0.003, this one has 0.001"
+    ):
         finetune(other, pretrained, workdir)
 
 
@@ -251,7 +253,7 @@ def test_a_metric_that_the_labels_have_not_is_refused(write_set, pretrained, tmp
         max_length=12,
         representation="last",
     )
-    with pytest.raises(ConfigError, match="which the labels of dev have not; accepted: accuracy"):
+    with pytest.raises(ConfigError, match="be computed for the labels of dev; accepted: accuracy"):
         finetune(configuration(task), pretrained, tmp_path)
 
 
@@ -272,7 +274,7 @@ def test_a_metric_that_the_labels_of_test_have_not_is_refused(write_set, pretrai
         no_answer=True,
         representation="last",
     )
-    said = "which the labels of test have not; accepted: f1, exact_match, answerable_f1"
+    said = "be computed for the labels of test; accepted: f1, exact_match, answerable_f1"
     with pytest.raises(ConfigError, match=said):
         finetune(configuration(task), pretrained, tmp_path)
 
@@ -282,14 +284,11 @@ def test_a_longer_test_text_does_not_lengthen_the_rows_of_training(
 ):
     long = write_set("long.jsonl", [{"text": "good " * 40, "label": True}])
     config = override(sentiment, {"task.max_length": 48, "task.test": f"jsonl:{long}"})
-    dataset, run = load_dataset(config.task), load_run(pretrained)
-    splits = {
-        name: encode_split(split, config.task, run.tokenizer)
-        for name, split in dataset.splits.items()
-    }
-    tuner = make_tuner(config, replace(dataset, splits=splits), run)
-    of_train, of_test = (row_length(splits[name].rows, 48) for name in ("train", "test"))
-    assert tuner.length == of_train < of_test
+    run = load_run(pretrained)
+    dataset = encode_dataset(load_dataset(config.task), config.task, run.tokenizer)
+    setup = make_setup(config, dataset, run)
+    of_train, of_test = (padded_length(dataset.splits[name].rows, 48) for name in ("train", "test"))
+    assert setup.length == of_train < of_test
 
 
 def test_a_test_set_without_labels_is_predicted(sentiment, pretrained, write_set, tmp_path, capsys):
@@ -342,11 +341,12 @@ def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-def test_patience_ends_a_seed_and_a_bad_rate_is_a_failed_seed(sentiment, pretrained, tmp_path):
-    still = override(sentiment, {"optimizer.learning_rate": 1e-9, "training.patience": 2})
+def test_a_seed_that_learns_nothing_or_diverges_has_failed(sentiment, pretrained, tmp_path):
+    still = override(sentiment, {"optimizer.learning_rate": 1e-9, "training.epochs": 2})
     result = finetune(still, pretrained, tmp_path / "still")
     rows = [json.loads(line) for line in (tmp_path / "still/seed-0/metrics.jsonl").open()]
-    assert [row["step"] for row in rows] == [6, 12, 18]  # the first look is the best
+    assert [row["step"] for row in rows] == [6, 12]
+    assert result["seeds"][0]["best_step"] == 6  # of equal evaluations the first
     majority = result["baselines"]["dev"]["majority"]["accuracy"]
     # Nothing was learned: this seed's first output layer is no better than the majority.
     assert result["seeds"][0]["dev"]["accuracy"] <= majority and result["failed_seeds"] == [0]
@@ -442,16 +442,16 @@ def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrai
 
 
 def test_a_seed_whose_threshold_alone_beats_no_answer_has_failed():
-    floor = {
+    baselines = {
         "no_answer": {"f1": 0.5, "answerable_f1": 0.0},
         "overlapping_sentence": {"f1": 0.1, "answerable_f1": 0.2},
     }
     seed = {"dev": {"f1": 0.52, "answerable_f1": 0.04}}
     for answerable, expected in ((0.2, True), (0.21, False)):
         answered = {"dev_without_threshold": {"f1": 0.1, "answerable_f1": answerable}}
-        assert failed(seed | answered, floor, "f1") == expected
-    assert not failed(seed, floor, "f1")  # where every question has an answer
-    assert failed({"diverged_at_step": 3}, floor, "f1")
+        assert failed(seed | answered, baselines, "f1") == expected
+    assert not failed(seed, baselines, "f1")  # where every question has an answer
+    assert failed({"diverged_at_step": 3}, baselines, "f1")
 
 
 def test_choices_are_learned(write_set, pretrained, tmp_path):
@@ -514,7 +514,6 @@ def test_similarity_is_learned(write_set, pretrained, tmp_path):
         ({"task.dev": "jsonl:{hidden}"}, DataError, "hidden.jsonl:1: label is hidden"),
         ({"task.metric": "pearson"}, ConfigError, "accepted for classification: accuracy, f1"),
         ({"task.max_length": 128}, ConfigError, "task.max_length 128 is more than the model's 64"),
-        ({"training.reinitialize_layers": 5}, ConfigError, "the model's 2 layers"),
         ({"training.batch_size": 15, "mesh.data": 2}, ConfigError, "training.batch_size"),
     ],
 )

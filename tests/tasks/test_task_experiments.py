@@ -104,7 +104,7 @@ def test_a_fine_tuning_builds_and_one_update_evaluates_abstractly(spec):
     assert (task.metric or next(iter(family.metrics))) in family.metrics
     labels = task.labels or family.label_names([], task)
     model = make_model(config, BertConfig(scan_layers=True), family, labels)
-    optimizer, schedule = make_task_optimizer(config, steps=100, num_layers=12)
+    optimizer, schedule = make_task_optimizer(config, steps=100)
     mesh = make_mesh(type(config.mesh)(data=1))
     _, make = state_maker(model, optimizer, config, mesh)
     rows = config.training.batch_size

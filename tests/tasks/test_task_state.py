@@ -1,4 +1,4 @@
-"""What is trained, how fast each layer is, what begins anew, and how a text is represented."""
+"""Which parameters are trained or drawn, and how a text is represented."""
 
 from dataclasses import replace
 from functools import partial
@@ -18,15 +18,14 @@ from bert_jax.sharding import MeshConfig, make_mesh
 from bert_jax.tasks.config import (
     FineTuningConfig,
     TaskConfig,
+    TaskTrainingConfig,
     TokenRepresentation,
-    TuningConfig,
 )
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import TaskBatch
 from bert_jax.tasks.state import (
     make_model,
     make_task_optimizer,
-    scale_by_depth,
     state_maker,
     task_logits,
 )
@@ -46,29 +45,12 @@ ENCODER = BertConfig(
 
 def config(**training):
     task = TaskConfig(family="classification", train="tsv:a", dev="tsv:b", max_length=16)
-    return FineTuningConfig(task=task, training=TuningConfig(**training), mesh=MeshConfig(data=1))
+    training = TaskTrainingConfig(**training)
+    return FineTuningConfig(task=task, training=training, mesh=MeshConfig(data=1))
 
 
 def model_of(configuration):
     return make_model(configuration, ENCODER, CLASSIFICATION, ("no", "yes"))
-
-
-def test_rates_fall_with_the_depth_of_a_layer():
-    """`_get_layer_lrs` of google-research/electra: decay ** (n + 2 - depth), of the embeddings 0,
-    of layer i i + 1, of task_specific n + 2.
-    """
-    params = jax.jit(lambda: unboxed_params(model_of(config()), 0, *example_ids()))()
-    ones = jax.tree.map(jnp.ones_like, params)
-    transform = scale_by_depth(0.5, num_layers=5)
-    scaled, _ = transform.update(ones, transform.init(params), params)
-    scales = flatten_params(scaled)
-    assert set(np.unique(scales["output/kernel"])) == {1.0}
-    assert set(np.unique(scales["bert/pooler/dense/kernel"])) == {1.0}
-    assert set(np.unique(scales["bert/embeddings/token"])) == {0.5**7}
-    for leaf in ("bert/layers/attention/query/kernel", "bert/layers/attention_layer_norm/scale"):
-        of_layer = np.asarray(scales[leaf]).reshape(5, -1)
-        np.testing.assert_array_equal(of_layer[:, 0], [0.5**6, 0.5**5, 0.5**4, 0.5**3, 0.5**2])
-        assert (of_layer == of_layer[:, :1]).all()
 
 
 def test_dropout_is_the_models_or_that_of_the_fine_tuning_and_off_for_predictions():
@@ -93,7 +75,7 @@ def test_dropout_is_the_models_or_that_of_the_fine_tuning_and_off_for_prediction
 
 def first_state(configuration):
     model = model_of(configuration)
-    optimizer, _ = make_task_optimizer(configuration, steps=10, num_layers=5)
+    optimizer, _ = make_task_optimizer(configuration, steps=10)
     _, make = state_maker(model, optimizer, configuration, make_mesh(MeshConfig(data=1)))
     encoder = jax.jit(lambda: unboxed_params(model, 3, *example_ids())["bert"])()
     encoder = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(7), encoder)
@@ -111,15 +93,19 @@ def test_the_first_state_is_the_encoder_with_step_and_moments_of_zero():
     assert float(np.abs(state.params["output"]["kernel"]).max()) > 0
 
 
-def test_the_last_layers_and_the_pooler_can_begin_anew():
-    state, encoder = first_state(config(reinitialize_layers=2, reinitialize_pooler=True))
+def test_the_pooler_can_be_drawn():
+    state, encoder = first_state(config(reinitialize_pooler=True))
     before, after = flatten_params(encoder), flatten_params(state.params["bert"])
     for path, leaf in after.items():
         same = np.asarray(leaf == before[path])
-        if path.startswith("layers/"):
-            assert same[:3].all() and not same[3:].any(), path
-        else:
-            assert not same.any() if path.startswith("pooler/") else same.all(), path
+        assert not same.any() if path.startswith("pooler/") else same.all(), path
+
+
+@pytest.mark.parametrize("other", ["frozen", "reinitialize_pooler"])
+def test_from_scratch_excludes_what_keeps_or_draws_a_part(other):
+    said = r"training\.from_scratch.* are true; accepted: at most one of them"
+    with pytest.raises(ConfigError, match=said):
+        config(from_scratch=True, **{other: True})
 
 
 def test_from_scratch_nothing_is_the_checkpoints():

@@ -156,7 +156,7 @@ def test_labels_may_be_the_numbers_that_tfds_has_for_them(prepared):
     dev = load_dataset(task).splits["dev"].examples
     golds = {int(one.name): task.labels[one.gold] for one in dev}
     assert golds == {i: str(i % 2) for i in range(1, 5)}
-    _, text = CLASSIFICATION.write([one.gold for one in dev], dev, task.labels, None)
+    _, text = CLASSIFICATION.write_predictions([one.gold for one in dev], dev, task.labels)
     assert text == "index\tprediction\n1\t1\n2\t0\n3\t1\n4\t0\n"
     with pytest.raises(DataError, match="label is '(different|same)'; accepted: 0, 2"):
         load_dataset(replace(task, labels=("0", "2")))

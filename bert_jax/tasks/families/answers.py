@@ -1,4 +1,4 @@
-"""Exact match and F1 of an answer, as SQuAD's evaluation scripts count them.
+"""Exact match and F1 of an answer, counted as SQuAD's evaluation scripts count them.
 
 Reference: evaluate-v1.1.py and evaluate-v2.0.py of https://rajpurkar.github.io/SQuAD-explorer/
 """
@@ -12,18 +12,18 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Returns lower-case words without ASCII punctuation and articles, divided by single spaces."""
+    """Returns lower-case words without ASCII punctuation and articles, joined by single spaces."""
     text = text.lower().translate(_WITHOUT_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", text).split())
 
 
 def exact_match(predicted: str, gold: str) -> float:
-    """1 where both are the same once they are normalized."""
+    """Returns 1 if both answers are equal after normalization, and 0 otherwise."""
     return float(normalize_answer(predicted) == normalize_answer(gold))
 
 
 def overlap_f1(predicted: str, gold: str) -> float:
-    """F1 of the words; where one of them has none, 1 if the other has none either."""
+    """Returns the F1 of the shared words. Two answers without words agree, so they get 1."""
     words, wanted = normalize_answer(predicted).split(), normalize_answer(gold).split()
     if not words or not wanted:
         return float(words == wanted)

@@ -1,11 +1,11 @@
-"""What a family of tasks is: a handful of pure functions, from an example to a metric.
+"""A family of tasks: the functions that lead from a stored record to a metric.
 
     Record --parse--> Example --encode--> Rows --BertForTask--> logits --loss--> Mean
-                                                                  |--answer--> --decode-->
-        prediction --judge--> numbers of an example --metrics--> a number of the set
+    logits --predict_batch--> outputs --decode--> predictions
+    predictions --score--> outcomes --metrics--> numbers
 
-To add one, write these functions in a module (tasks/regression.py is the shortest) and name
-it in tasks/families.py.
+To add a family, write these functions in a module of this folder and add it to `registry.py`.
+`regression.py` is the shortest example.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,66 +20,61 @@ from bert_jax.tasks.readers.records import Record
 from bert_jax.training.metrics import Mean
 
 Labels = tuple[str, ...]
-"""Names of the labels by their numbers; empty for a family without."""
+"""Names of the labels in the order of their numbers; empty for a family without labels."""
+
+Outcomes = np.ndarray
+"""[examples, k] float64: what `score` says about each example. A metric is computed from it."""
 
 
 class Example(NamedTuple):
-    """A record that was found to be right."""
+    """A record that passed the checks of its family."""
 
     place: str
     texts: tuple[Any, ...]
-    """What is encoded: a text or two; the tokens; question and passage; a context and choices."""
+    """The input: one or two texts; tokens; question and passage; or a text and its choices."""
     gold: Any
-    """Of the family's own type; None where the label is hidden."""
+    """The label, whose type depends on the family; None if it is hidden."""
     name: str = ""
-    """Its id in the predictions file."""
+    """The example's id in the predictions file."""
 
 
 class EncoderInput(NamedTuple):
-    """One input of the encoder, not yet padded."""
+    """One unpadded input of the encoder."""
 
     token_ids: list[int]
     segment_ids: list[int]
 
 
 class Row(NamedTuple):
-    """What one row of a batch holds."""
+    """One row of a batch."""
 
     inputs: tuple[EncoderInput, ...]
-    """One; as many as there are choices in multiple choice."""
+    """One input; in multiple choice, one input for each choice."""
     label: Any
-    """A number, or one for each token, or start and end."""
+    """A number, a number for each token, or first and last position."""
     weight: Any
-    """Of the loss, shaped as the label or a number."""
+    """The weight in the loss: one number, or a number for each token."""
     example: int
-    """The number of the example that it belongs to."""
-    origin: Any = None
-    """What `decode` needs to know of it: where the tokens of the row come from."""
+    """The index of the row's example."""
+    alignment: Any = None
+    """Where the row's tokens come from; `decode` uses it."""
 
 
 class TaskBatch(NamedTuple):
-    """Rows of one shape; those that only fill up the last batch weigh 0.
+    """Rows padded to one shape. Rows that only fill up a batch have weight 0.
 
-    C is the number of choices, 1 outside multiple choice.
+    C is the number of choices, and 1 outside multiple choice.
     """
 
     token_ids: Any
     """[B, C, S] int32."""
     segment_ids: Any
     pack_ids: Any
-    """1 at real positions, 0 at padding."""
+    """1 at tokens, 0 at padding."""
     labels: Any
     """[B], [B, S] or [B, 2]."""
     weights: Any
     """[B] or [B, S] float32."""
-
-
-Outcomes = np.ndarray
-"""[examples, k] float64: what `judge` says of each prediction; a set's metric is of its rows."""
-
-
-def nothing_to_settle(predictions: list[Any], examples: Sequence[Example], metric: str) -> None:
-    """For a family without a threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,34 +82,37 @@ class Family:
     """The functions of a family of tasks."""
 
     unit: Literal["text", "token"]
-    """What the output layer sees: a row's representation, or each of its positions."""
+    """The input of the output layer: one vector a row, or one vector a position."""
     dropout: bool = True
-    """Before the output layer."""
+    """Whether dropout is applied before the output layer."""
     row_label: Literal["number", "token", "span"] = "number"
     label_dtype: type = np.int32
     label_names: Callable[[Sequence[Record], TaskConfig], Labels]
-    """The labels that the training records have, in order."""
+    """The labels of the training records, in order."""
     parse: Callable[[Record, TaskConfig, Labels], Example]
-    """Raises DataError for a record that is not one of the task, with its place."""
+    """Checks a record; a wrong record raises DataError with its place."""
     outputs: Callable[[Labels], int]
-    """Width of the output layer."""
+    """The width of the output layer."""
     encode: Callable[[int, Example, TaskConfig, Tokenizer], list[Row]]
-    """Rows of example number i, none longer than `max_length`."""
+    """The rows of an example, given its index. No row is longer than `max_length`."""
     loss: Callable[[Any, TaskBatch], Mean]
-    """Of the logits of a batch; the same however far its rows are padded."""
-    answer: Callable[[Any], Any] = lambda logits: logits
-    """On the device: what of the logits `decode` needs."""
+    """The loss of a batch's logits; it does not depend on the amount of padding."""
+    predict_batch: Callable[[Any], Any] = lambda logits: logits
+    """Runs on the device and reduces logits to what `decode` needs."""
     decode: Callable[..., list[Any]]
-    """Predictions from (answers of the rows, rows, examples, task)."""
-    settle: Callable[[list[Any], Sequence[Example], str], float | None] = nothing_to_settle
-    """A number that is chosen on dev for the main metric and used on test: the threshold of no
-    answer."""
-    judge: Callable[[list[Any], Sequence[Example], Labels, float | None], Outcomes]
-    """Outcomes from predictions, examples, labels and what dev settled."""
+    """The prediction of each example, from (outputs of the rows, rows, examples, task)."""
+    choose_threshold: Callable[[list[Any], Sequence[Example], str], float | None] = lambda *_: None
+    """The threshold with the best main metric, or None. It is chosen on dev and used on test."""
+    apply_threshold: Callable[[list[Any], float | None], list[Any]] = lambda predictions, _: (
+        predictions
+    )
+    """The predictions after the threshold."""
+    score: Callable[[list[Any], Sequence[Example], Labels], Outcomes]
+    """Compares each prediction with its example."""
     metrics: dict[str, Callable[[Outcomes], float | None]]
-    """The first is what a task is measured by unless it says otherwise; None where there is
-    nothing to measure, such as entities among parts of speech."""
+    """The metrics by name; the first is the default main metric. A metric returns None where it
+    cannot be computed, such as the F1 of entities for parts of speech."""
     baselines: Callable[[Sequence[Example], Sequence[Example]], dict[str, list[Any]]]
-    """Predictions for the second from the first, without a model."""
-    write: Callable[[list[Any], Sequence[Example], Labels, float | None], tuple[str, str]]
-    """Name and content of the predictions file, in the usual format of the family."""
+    """Predictions without a model, from (training examples, examples to predict)."""
+    write_predictions: Callable[[list[Any], Sequence[Example], Labels], tuple[str, str]]
+    """The suffix and the content of the predictions file, in the family's usual format."""

@@ -1,11 +1,12 @@
-"""Metrics of a set from the outcomes of its examples; scikit-learn's and SciPy's where they are.
+"""Metrics of a split from the outcomes of its examples, computed by scikit-learn and SciPy.
 
-Where a metric is undefined, as a correlation of constants is, it is 0.
+An undefined metric, such as the correlation of a constant, is 0.
 """
 
 import importlib.util
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,30 +15,30 @@ from bert_jax.errors import ConfigError
 from bert_jax.tasks.families.family import Outcomes
 
 PREDICTED, GOLD = 0, 1
-"""Columns of the outcomes of a classification or regression."""
+"""Columns of the outcomes of classification, regression and multiple choice."""
 
 
 def check_installed() -> None:
-    """Raises ConfigError where a library that measures is not there."""
+    """Raises ConfigError if scikit-learn or SciPy is not installed."""
     for name in ("sklearn", "scipy"):
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f"tasks are measured with {name}: pip install 'bert_jax[tasks]'")
 
 
 def accuracy(outcomes: Outcomes) -> float:
-    """Share of predictions that are the gold label."""
+    """Returns the fraction of correct predictions."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(outcomes[:, GOLD], outcomes[:, PREDICTED]))
 
 
 def f1(outcomes: Outcomes) -> float:
-    """Of the label number 1, as MRPC and QQP are measured."""
+    """Returns the F1 of label number 1, the metric of MRPC and QQP."""
     return _f1(outcomes == 1, average="binary")
 
 
 def macro_f1(outcomes: Outcomes) -> float:
-    """The mean over labels of the F1 of each."""
+    """Returns the mean of the labels' F1."""
     return _f1(outcomes, average="macro")
 
 
@@ -45,41 +46,40 @@ def _f1(outcomes: np.ndarray, *, average: str) -> float:
     from sklearn.metrics import f1_score
 
     predicted, gold = outcomes[:, PREDICTED], outcomes[:, GOLD]
-    # Its annotation of zero_division leaves numbers out.
-    zero: Any = 0.0
+    zero: Any = 0.0  # scikit-learn's annotation of zero_division accepts only strings
     return float(f1_score(gold, predicted, average=average, zero_division=zero))
 
 
 def matthews(outcomes: Outcomes) -> float:
-    """Matthews correlation coefficient, as CoLA is measured."""
+    """Returns the Matthews correlation coefficient, the metric of CoLA."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(outcomes[:, GOLD], outcomes[:, PREDICTED]))
 
 
 def pearson(outcomes: Outcomes) -> float:
-    """Correlation of predicted and gold numbers."""
+    """Returns the correlation of predicted and gold numbers."""
     from scipy import stats
 
-    return _defined(stats.pearsonr, outcomes)
+    return _correlation(stats.pearsonr, outcomes)
 
 
 def spearman(outcomes: Outcomes) -> float:
-    """Correlation of their ranks."""
+    """Returns the correlation of the ranks of predicted and gold numbers."""
     from scipy import stats
 
-    return _defined(stats.spearmanr, outcomes)
+    return _correlation(stats.spearmanr, outcomes)
 
 
-def _defined(correlation, outcomes: Outcomes) -> float:
+def _correlation(function: Callable[..., Any], outcomes: Outcomes) -> float:
     if len(outcomes) < 2:
         return 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is undefined for constants: it is nan then
-        value = float(correlation(outcomes[:, PREDICTED], outcomes[:, GOLD])[0])
+        warnings.simplefilter("ignore")  # SciPy warns about constants and returns nan
+        value = float(function(outcomes[:, PREDICTED], outcomes[:, GOLD])[0])
     return value if math.isfinite(value) else 0.0
 
 
-def mean_of(column: int):
+def mean_of(column: int) -> Callable[[Outcomes], float]:
     """Returns the metric that is the mean of a column."""
     return lambda outcomes: float(np.mean(outcomes[:, column]))

@@ -1,10 +1,10 @@
-"""A part of a passage as the answer to a question, or none: SQuAD 1.1 and 2.0."""
+"""A span of a passage as the answer to a question, or no answer: SQuAD 1.1 and 2.0."""
 
 import bisect
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -30,10 +30,10 @@ from bert_jax.training.losses import cross_entropy
 from bert_jax.training.metrics import Mean
 
 EXACT, F1, ANSWERABLE = range(3)
-"""Columns of the outcomes."""
+"""Columns of the outcomes: exact match, F1, and whether the question has an answer."""
 
 QUESTION, PASSAGE = 0, 1
-"""Of an example's texts."""
+"""Indices of an example's texts."""
 
 
 class Answer(NamedTuple):
@@ -41,39 +41,38 @@ class Answer(NamedTuple):
 
     text: str
     null_margin: float
-    """Score of no answer less that of this one."""
+    """The score of no answer minus the score of this answer."""
 
 
 class Window(NamedTuple):
-    """Where the tokens of a row's passage stand."""
+    """The passage tokens of a row."""
 
     first: int
-    """Position of the first of them."""
+    """The position of the first passage token in the row."""
     offsets: list[tuple[int, int]]
-    """Of each in the passage."""
+    """The characters of each token in the passage: start and end."""
     best: list[bool]
-    """Whether no other window shows more of what surrounds the token."""
+    """Whether this window is the best one for the token: see `is_best_window`."""
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
-    """Reads question, passage and answers, each of which has to be where it is said to be."""
+    """Reads question, passage and answers, and checks the place of each answer."""
     passage, given = record.text(task.text_pair), record[task.label]
     name = str(record.fields.get("id", record.place))
     texts = (record.text(task.text), passage)
     if given is None:  # hidden
         return Example(record.place, texts, None, name)
-    answers = []
-    for text, start in answers_of(given, passage, place=record.place, field=task.label):
-        if start < 0 or passage[start : start + len(text)] != text:
+    answers = answers_of(given, passage, place=record.place, field=task.label)
+    for text, start in answers:
+        if start < 0:
+            raise DataError(f"{record.place}: answer {text!r:.60} is not in its passage")
+        if passage[start : start + len(text)] != text:
             raise DataError(
                 f"{record.place}: answer {text!r:.60} is not at character {start} of its passage; "
                 "accepted: a part of it"
-                if start >= 0
-                else f"{record.place}: answer {text!r:.60} is not in its passage"
             )
         if not text.strip():
             raise DataError(f"{record.place}: an answer is empty; accepted: a part of its passage")
-        answers.append((text, start))
     if not answers and not task.no_answer:
         raise DataError(f"{record.place} has no answer; accepted: some, or task.no_answer=true")
     return Example(record.place, texts, tuple(answers), name)
@@ -82,12 +81,12 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
 def answers_of(given: Any, passage: str, *, place: str, field: str) -> list[tuple[str, int]]:
     """Returns text and start of each answer.
 
-    Accepted is one or a list of them: a text, which is searched for, (text, start), or
-    {"text": ..., "answer_start": ...}; and all in one as Hugging Face has them,
-    {"text": [...], "answer_start": [...]}. An empty list is no answer.
+    An answer is a text, whose first occurrence counts, (text, start), or
+    {"text": ..., "answer_start": ...}. The field holds one answer, a list of answers, or Hugging
+    Face's {"text": [...], "answer_start": [...]}. An empty list means no answer.
 
     Raises:
-      DataError: it is something else.
+      DataError: the field has another form.
     """
     match given:
         case {"text": [*texts], "answer_start": [*starts]} if len(texts) == len(starts):
@@ -114,13 +113,13 @@ def answers_of(given: Any, passage: str, *, place: str, field: str) -> list[tupl
 def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:
     """Returns a row for each window of the passage: [CLS] question [SEP] window [SEP].
 
-    A window that does not hold the whole of the first answer has [CLS] for its label, as in
-    run_squad.py of google-research/bert.
+    The label of a window that does not contain the whole first answer is [CLS], as in run_squad.py
+    of google-research/bert.
     """
     question = tokenizer.encode(example.texts[QUESTION])[: task.max_question_length]
     passage = tokenizer.encode_with_offsets(example.texts[PASSAGE])
     answer = token_span(passage, *example.gold[0]) if example.gold else None
-    # An answer of characters that vanish is no token, and can't be learned from.
+    # The tokenizer may remove all characters of an answer; such a row teaches nothing.
     weight = float(answer is not None or not example.gold)
     room = task.max_length - len(question) - 3
     starts = window_starts(len(passage.ids), room=room, stride=task.stride)
@@ -134,7 +133,7 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
         one = EncoderInput([*head, *ids, tokenizer.sep_id], [0] * len(head) + [1] * (len(ids) + 1))
         offsets = passage.offsets[start : start + room]
         best = [
-            shows_most(token, start, starts, room=room, length=len(passage.ids))
+            is_best_window(token, start, starts, room=room, length=len(passage.ids))
             for token in range(start, start + len(ids))
         ]
         rows.append(Row((one,), label, weight, number, Window(len(head), offsets, best)))
@@ -142,29 +141,32 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
 
 
 def window_starts(length: int, *, room: int, stride: int) -> list[int]:
-    """Returns where windows of `room` tokens begin, the last one reaching the end."""
+    """Returns the first tokens of windows of `room` tokens; the last window reaches the end."""
     starts = [0]
     while starts[-1] + room < length:
         starts.append(starts[-1] + min(stride, room))
     return starts
 
 
-def shows_most(token: int, start: int, starts: Sequence[int], *, room: int, length: int) -> bool:
-    """Whether a window shows as much around a token as any: the lesser of both sides counts.
+def is_best_window(
+    token: int, start: int, starts: Sequence[int], *, room: int, length: int
+) -> bool:
+    """Returns whether the window at `start` shows the most context of a token.
 
-    Of equals the first is taken; longer windows win by a hundredth of their length.
+    As in run_squad.py, the context is the smaller number of tokens on either side, plus a
+    hundredth of the window's length. If windows are equal, the first one wins.
     """
 
-    def shown(first: int) -> float:
+    def context(first: int) -> float:
         last = min(first + room, length) - 1
         return min(token - first, last - token) + 0.01 * (last - first + 1)
 
-    having = [first for first in starts if first <= token < first + room]
-    return start == max(having, key=shown)
+    windows = [first for first in starts if first <= token < first + room]
+    return start == max(windows, key=context)
 
 
 def token_span(passage: Encoding, text: str, start: int) -> tuple[int, int] | None:
-    """Returns first and last token of a part of the passage; None where no token is in it."""
+    """Returns the first and the last token of a text in the passage; None if it has no token."""
     end = start + len(text)
     first = bisect.bisect_right([stop for _, stop in passage.offsets], start)
     last = bisect.bisect_left([begin for begin, _ in passage.offsets], end) - 1
@@ -172,18 +174,18 @@ def token_span(passage: Encoding, text: str, start: int) -> tuple[int, int] | No
 
 
 def decode(
-    answers: Sequence[np.ndarray],
+    outputs: Sequence[np.ndarray],
     rows: Sequence[Row],
     examples: Sequence[Example],
     task: TaskConfig,
 ) -> list[Answer]:
-    """Returns the best answer of each example over its windows, and its margin to none."""
+    """Returns the best answer of each example over its windows."""
     best: list[tuple[float, tuple[int, int]]] = [(-np.inf, (0, 0))] * len(examples)
     null = np.full(len(examples), np.inf)
-    for logits, row in zip(answers, rows, strict=True):
+    for logits, row in zip(outputs, rows, strict=True):
         start, end = logits[:, 0].astype(np.float64), logits[:, 1].astype(np.float64)
         null[row.example] = min(null[row.example], start[0] + end[0])
-        found = best_span(start, end, row.origin, max_length=task.max_answer_length)
+        found = best_span(start, end, row.alignment, max_length=task.max_answer_length)
         best[row.example] = max(best[row.example], found)
     return [
         Answer(example.texts[PASSAGE][begin:end], float(none - value))
@@ -194,8 +196,9 @@ def decode(
 def best_span(
     start: np.ndarray, end: np.ndarray, window: Window, *, max_length: int
 ) -> tuple[float, tuple[int, int]]:
-    """Returns the highest score of a span that begins where the window shows most, and its place
-    in the passage.
+    """Returns the highest score of a span and its characters in the passage.
+
+    A span starts at a token for which this is the best window, and has at most `max_length` tokens.
     """
     count = len(window.offsets)
     inside = slice(window.first, window.first + count)
@@ -210,12 +213,14 @@ def best_span(
     return float(scores[first, last]), place
 
 
-def settle(predictions: Sequence[Answer], examples: Sequence[Example], metric: str) -> float | None:
-    """Returns the margin above which no answer is given so that the F1 is the highest.
+def choose_threshold(
+    predictions: Sequence[Answer], examples: Sequence[Example], metric: str
+) -> float | None:
+    """Returns the margin with the highest F1; a prediction above the margin becomes no answer.
 
-    None, and so always an answer, where every question has one or only those that have one are
-    measured. As `find_best_thresh` of SQuAD 2's evaluation script: all questions are first left
-    without an answer, then answered from the surest on.
+    Returns None, which keeps every answer, if all questions have an answer or if the metric
+    measures only questions that have one. As in `find_best_thresh` of SQuAD 2's evaluation script,
+    all questions start without an answer and are answered in the order of their margins.
     """
     if metric.startswith("answerable") or all(example.gold for example in examples):
         return None
@@ -227,54 +232,49 @@ def settle(predictions: Sequence[Answer], examples: Sequence[Example], metric: s
         gained = max((overlap_f1(predictions[i].text, text) for text, _ in gold), default=-1.0)
         current += gained
         following = predictions[order[place + 1]].null_margin if place + 1 < len(order) else np.inf
-        # Equal margins are answered together.
+        # A threshold can't separate predictions with equal margins.
         if current > best and following > predictions[i].null_margin:
             best, threshold = current, predictions[i].null_margin
     return threshold
 
 
-def judge(
-    predictions: Sequence[Answer],
-    examples: Sequence[Example],
-    labels: Labels,
-    threshold: float | None,
-) -> Outcomes:
-    """Returns exact match, F1 and whether there is an answer; the best over gold answers."""
+def apply_threshold(predictions: list[Answer], threshold: float | None) -> list[Answer]:
+    """Returns the predictions; those whose margin is above the threshold become no answer."""
+    if threshold is None:
+        return predictions
+    return [one._replace(text="") if one.null_margin > threshold else one for one in predictions]
+
+
+def score(predictions: Sequence[Answer], examples: Sequence[Example], labels: Labels) -> Outcomes:
+    """Returns exact match and F1 with the best gold answer, and whether there is an answer."""
     outcomes = np.zeros((len(examples), 3))
     for row, predicted, example in zip(outcomes, predictions, examples, strict=True):
-        text = given_answer(predicted, threshold)
         golds = [text for text, _ in example.gold if normalize_answer(text)] or [""]
-        row[EXACT] = max(exact_match(text, gold) for gold in golds)
-        row[F1] = max(overlap_f1(text, gold) for gold in golds)
+        row[EXACT] = max(exact_match(predicted.text, gold) for gold in golds)
+        row[F1] = max(overlap_f1(predicted.text, gold) for gold in golds)
         row[ANSWERABLE] = bool(example.gold)
     return outcomes
 
 
-def given_answer(predicted: Answer, threshold: float | None) -> str:
-    """Returns the text, or none if its margin says so."""
-    none = threshold is not None and predicted.null_margin > threshold
-    return "" if none else predicted.text
-
-
-def of_part(column: int, answerable: bool):
-    """Returns the metric that is a column's mean over questions with, or without, an answer."""
+def mean_where(column: int, *, answerable: bool) -> Callable[[Outcomes], float | None]:
+    """Returns the mean of a column over questions with, or without, an answer, as a metric."""
 
     def metric(outcomes: Outcomes) -> float | None:
-        part = outcomes[outcomes[:, ANSWERABLE] == answerable, column]
-        return float(part.mean()) if len(part) else None
+        chosen = outcomes[outcomes[:, ANSWERABLE] == answerable, column]
+        return float(chosen.mean()) if len(chosen) else None
 
     return metric
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[Answer]]:
-    """No answer; the sentence of the passage that shares most words with the question."""
+    """Predicts no answer, and the sentence that shares most words with the question."""
     return {
         "no_answer": [Answer("", 0.0)] * len(examples),
-        "overlapping_sentence": [Answer(overlapping(*one.texts), 0.0) for one in examples],
+        "overlapping_sentence": [Answer(overlapping_sentence(*one.texts), 0.0) for one in examples],
     }
 
 
-def overlapping(question: str, passage: str) -> str:
+def overlapping_sentence(question: str, passage: str) -> str:
     """Returns the sentence of a passage that shares most words with a question."""
     sentences = re.split(r"(?<=[.!?])\s+", passage)
     asked = Counter(normalize_answer(question).split())
@@ -282,28 +282,22 @@ def overlapping(question: str, passage: str) -> str:
     return sentences[int(np.argmax(shared))]
 
 
-def write(
-    predictions: Sequence[Answer],
-    examples: Sequence[Example],
-    labels: Labels,
-    threshold: float | None,
+def write_predictions(
+    predictions: Sequence[Answer], examples: Sequence[Example], labels: Labels
 ) -> tuple[str, str]:
-    """Returns what SQuAD's evaluation scripts read: the answer of each question's id."""
-    texts = {
-        example.name: given_answer(predicted, threshold)
-        for predicted, example in zip(predictions, examples, strict=True)
-    }
-    return "json", json.dumps(texts, ensure_ascii=False, indent=1) + "\n"
+    """Returns the input of SQuAD's evaluation scripts: the answer to each question by its id."""
+    answers = {one.name: answer.text for answer, one in zip(predictions, examples, strict=True)}
+    return "json", json.dumps(answers, ensure_ascii=False, indent=1) + "\n"
 
 
 def span_loss(logits, batch: TaskBatch) -> Mean:
-    """Mean of the cross entropies of start and end over the tokens of a row.
+    """Returns the mean of the cross entropies of start and end over the tokens of a row.
 
-    run_squad.py of google-research/bert counts padding among them, so that its loss depends on how
-    far rows are padded; this one does not.
+    run_squad.py of google-research/bert includes padding in the softmax, so its loss depends on the
+    padded length. This loss does not.
     """
     is_token = batch.pack_ids[:, 0, :, None] > 0
-    # Finite: rows that only fill up a batch have no token, and weigh 0.
+    # A finite value, because rows that only fill up a batch have no token.
     logits = jnp.where(is_token, logits, -1e9)
     start, end = (cross_entropy(logits[..., i], batch.labels[:, i]) for i in range(2))
     return Mean.of((start + end) / 2, batch.weights)
@@ -319,15 +313,16 @@ QUESTION_ANSWERING = Family(
     encode=encode,
     loss=span_loss,
     decode=decode,
-    settle=settle,
-    judge=judge,
+    choose_threshold=choose_threshold,
+    apply_threshold=apply_threshold,
+    score=score,
     metrics={
         "f1": mean_of(F1),
         "exact_match": mean_of(EXACT),
-        "answerable_f1": of_part(F1, True),
-        "answerable_exact_match": of_part(EXACT, True),
-        "unanswerable_accuracy": of_part(EXACT, False),
+        "answerable_f1": mean_where(F1, answerable=True),
+        "answerable_exact_match": mean_where(EXACT, answerable=True),
+        "unanswerable_accuracy": mean_where(EXACT, answerable=False),
     },
     baselines=baselines,
-    write=write,
+    write_predictions=write_predictions,
 )

@@ -1,4 +1,4 @@
-"""The families of tasks by their names in `task.family`."""
+"""The families of tasks by name, as `task.family` names them."""
 
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import Family

@@ -1,4 +1,4 @@
-"""A number for a text or a pair of texts: how similar two sentences are."""
+"""A number for a text or a pair of texts, such as the similarity of two sentences."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,15 @@ import numpy as np
 from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import metrics
-from bert_jax.tasks.families.classification import CLASSIFICATION, index_of, submission, texts_of
+from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import Example, Labels, Row
+from bert_jax.tasks.families.texts import glue_index, texts_of
 from bert_jax.tasks.readers.records import Record
 from bert_jax.training.metrics import Mean
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
-    """Reads texts and a finite number."""
+    """Reads texts and a finite number; null is hidden."""
     value = record[task.label]
     try:
         gold = None if value is None else float(value)
@@ -25,29 +26,22 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
         gold = math.nan
     if gold is not None and not math.isfinite(gold):
         raise DataError(f"{record.place}: {task.label} is {value!r}; accepted: a finite number")
-    return Example(record.place, texts_of(record, task), gold, index_of(record))
+    return Example(record.place, texts_of(record, task), gold, glue_index(record))
 
 
 def decode(
-    answers: Sequence[np.ndarray],
+    outputs: Sequence[np.ndarray],
     rows: Sequence[Row],
     examples: Sequence[Example],
     task: TaskConfig,
 ) -> list[float]:
-    """Returns the single output."""
-    return [float(output[0]) for output in answers]
+    """Returns the single output of each row."""
+    return [float(output[0]) for output in outputs]
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[float]]:
-    """The mean of the training examples; a constant has no correlation."""
+    """Predicts the mean of the training examples; a constant has no correlation."""
     return {"mean": [float(np.mean([example.gold for example in train]))] * len(examples)}
-
-
-def write(
-    predictions: list[float], examples: Sequence[Example], labels: Labels, threshold: float | None
-) -> tuple[str, str]:
-    """Returns GLUE's form of a submission."""
-    return submission([f"{prediction:.4f}" for prediction in predictions], examples)
 
 
 REGRESSION = replace(
@@ -60,5 +54,4 @@ REGRESSION = replace(
     decode=decode,
     metrics={"pearson": metrics.pearson, "spearman": metrics.spearman},
     baselines=baselines,
-    write=write,
 )

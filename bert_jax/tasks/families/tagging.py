@@ -10,14 +10,13 @@ import numpy as np
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
-from bert_jax.tasks.families.classification import label_name, label_number
+from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import EncoderInput, Example, Family, Labels, Outcomes, Row
+from bert_jax.tasks.families.texts import label_number, sorted_labels
 from bert_jax.tasks.readers.records import Record
-from bert_jax.training.losses import cross_entropy
-from bert_jax.training.metrics import Mean
 
 CORRECT, TOKENS, FOUND, PREDICTED, GOLD = range(5)
-"""Columns of the outcomes; the last three count entities."""
+"""Columns of the outcomes: correct tokens, tokens; correct, predicted and gold entities."""
 
 Entity = tuple[int, int, str]
 """First token, last token, type."""
@@ -25,8 +24,7 @@ Entity = tuple[int, int, str]
 
 def label_names(records: Sequence[Record], task: TaskConfig) -> Labels:
     """Returns every tag of the training sentences, sorted."""
-    names = {label_name(tag) for record in records for tag in list_of(record, task.label)}
-    return tuple(sorted(name for name in names if name is not None))
+    return sorted_labels(tag for record in records for tag in list_of(record, task.label))
 
 
 def list_of(record: Record, name: str) -> list[Any]:
@@ -51,9 +49,10 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
 
 
 def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:
-    """Returns rows whose first pieces of each token bear its tag; all else weighs 0.
+    """Returns rows in which the first piece of each token has the token's tag.
 
-    A sentence that is too long goes on in another row, so that no token is left without a tag.
+    All other positions have weight 0. A sentence that is too long continues in another row, so
+    every token gets a tag.
     """
     room = task.max_length - 2
     rows, ids, firsts = [], [], []
@@ -74,6 +73,7 @@ def _row(
     firsts: list[tuple[int, int]],
     tokenizer: Tokenizer,
 ) -> Row:
+    """Lays out one row; `firsts` holds (position, token) of each first piece."""
     ids = [tokenizer.cls_id, *ids, tokenizer.sep_id]
     label, weight = [0] * len(ids), [0.0] * len(ids)
     for position, token in firsts:
@@ -82,15 +82,15 @@ def _row(
 
 
 def decode(
-    answers: Sequence[np.ndarray],
+    outputs: Sequence[np.ndarray],
     rows: Sequence[Row],
     examples: Sequence[Example],
     task: TaskConfig,
 ) -> list[list[int]]:
     """Returns the tag of each token."""
     predictions = [[0] * len(example.texts) for example in examples]
-    for tags, row in zip(answers, rows, strict=True):
-        for position, token in row.origin:
+    for tags, row in zip(outputs, rows, strict=True):
+        for position, token in row.alignment:
             predictions[row.example][token] = int(tags[position])
     return predictions
 
@@ -98,7 +98,7 @@ def decode(
 def entities(tags: Sequence[str]) -> set[Entity]:
     """Returns the entities of a sentence, as conlleval reads IOB1, IOB2 and IOBES.
 
-    A tag of another type than the one before it begins an entity, whatever its letter.
+    A tag whose type differs from the tag before it starts an entity, whatever its letter.
 
     Reference: conlleval of the CoNLL-2000 and 2003 shared tasks.
     """
@@ -107,8 +107,8 @@ def entities(tags: Sequence[str]) -> set[Entity]:
     for i, tag in enumerate([*tags, "O"]):
         letter, _, kind = tag.partition("-")
         inside = letter != "O" and first >= 0
-        goes_on = inside and letter in "IE" and before not in "ES" and kind == before_type
-        if first >= 0 and not goes_on:
+        continues = inside and letter in "IE" and before not in "ES" and kind == before_type
+        if first >= 0 and not continues:
             found.add((first, i - 1, before_type))
             first = -1
         if letter != "O" and first < 0:
@@ -118,25 +118,22 @@ def entities(tags: Sequence[str]) -> set[Entity]:
 
 
 def marks_entities(labels: Labels) -> bool:
-    """Whether the tags are those of entities: O, and letters before a type."""
+    """Returns whether the tags mark entities: each is O, or B, I, E or S before `-` and a type."""
     return "O" in labels and all(
         label == "O" or (label[:1] in "BIES" and label[1:2] == "-") for label in labels
     )
 
 
-def judge(
-    predictions: Sequence[Sequence[int]],
-    examples: Sequence[Example],
-    labels: Labels,
-    threshold: float | None,
+def score(
+    predictions: Sequence[Sequence[int]], examples: Sequence[Example], labels: Labels
 ) -> Outcomes:
-    """Returns tokens that are right, tokens, entities that are right, predicted and gold."""
+    """Returns the counts of each sentence: see the columns at the top of this module."""
     outcomes = np.full((len(examples), 5), np.nan)
-    of_entities = marks_entities(labels)
+    has_entities = marks_entities(labels)
     for row, predicted, example in zip(outcomes, predictions, examples, strict=True):
         row[CORRECT] = sum(p == g for p, g in zip(predicted, example.gold, strict=True))
         row[TOKENS] = len(example.gold)
-        if of_entities:
+        if has_entities:
             found = entities([labels[p] for p in predicted])
             gold = entities([labels[g] for g in example.gold])
             row[FOUND:] = len(found & gold), len(found), len(gold)
@@ -144,12 +141,15 @@ def judge(
 
 
 def token_accuracy(outcomes: Outcomes) -> float:
-    """Share of the tokens whose tag is right."""
+    """Returns the fraction of tokens with the correct tag."""
     return float(outcomes[:, CORRECT].sum() / max(outcomes[:, TOKENS].sum(), 1))
 
 
 def entity_f1(outcomes: Outcomes) -> float | None:
-    """Of entities whose first and last token and type are right; None of other tags."""
+    """Returns the F1 of entities, or None if the tags mark none.
+
+    An entity is correct if its first token, last token and type are correct.
+    """
     found, predicted, gold = outcomes[:, FOUND:].sum(0)
     if np.isnan(gold):
         return None
@@ -157,7 +157,7 @@ def entity_f1(outcomes: Outcomes) -> float | None:
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[list[int]]]:
-    """The most frequent tag; the most frequent of each word, where training has seen it."""
+    """Predicts the most frequent tag, and the most frequent tag of each word seen in training."""
     of_word: dict[str, Counter] = defaultdict(Counter)
     for example in train:
         for word, tag in zip(example.texts, example.gold, strict=True):
@@ -173,13 +173,10 @@ def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str
     }
 
 
-def write(
-    predictions: Sequence[Sequence[int]],
-    examples: Sequence[Example],
-    labels: Labels,
-    threshold: float | None,
+def write_predictions(
+    predictions: Sequence[Sequence[int]], examples: Sequence[Example], labels: Labels
 ) -> tuple[str, str]:
-    """Returns what conlleval reads: token, gold and predicted tag."""
+    """Returns the input of conlleval: token, gold tag and predicted tag."""
     sentences = [
         "".join(
             f"{word} {labels[gold]} {labels[tag]}\n"
@@ -197,11 +194,11 @@ TAGGING = Family(
     parse=parse,
     outputs=len,
     encode=encode,
-    loss=lambda logits, batch: Mean.of(cross_entropy(logits, batch.labels), batch.weights),
-    answer=lambda logits: jnp.argmax(logits, axis=-1),
+    loss=CLASSIFICATION.loss,
+    predict_batch=lambda logits: jnp.argmax(logits, axis=-1),
     decode=decode,
-    judge=judge,
+    score=score,
     metrics={"accuracy": token_accuracy, "entity_f1": entity_f1},
     baselines=baselines,
-    write=write,
+    write_predictions=write_predictions,
 )

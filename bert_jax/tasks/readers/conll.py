@@ -1,4 +1,4 @@
-"""CoNLL and CoNLL-U files: a token a line, a blank line after each sentence."""
+"""CoNLL and CoNLL-U files: one token on each line, a blank line after each sentence."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,17 +14,17 @@ CONLLU_COLUMNS = (
 
 
 def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """Returns a record a sentence, each of its fields the list of a column's cells.
+    """Returns a record for each sentence; a field is the list of a column's cells.
 
-    Columns are divided by tabs or spaces; `-DOCSTART-` lines belong to no sentence.
+    Tabs or spaces separate columns. `-DOCSTART-` lines belong to no sentence.
 
     Raises:
-      DataError: the columns are not named, or a line has another number of them.
+      DataError: the columns have no names, or a line has another number of columns.
     """
     if not columns:
         raise DataError(f"{path}: task.columns is empty; accepted: the names of its columns")
     lines = (
-        # Not `split()`: a no-break space is a part of its cell.
+        # `split()` would also split at a no-break space, which is part of a cell.
         (number, [] if line.startswith("-DOCSTART-") else re.findall(r"[^ \t]+", line))
         for number, line in numbered_lines(path)
     )
@@ -32,9 +32,9 @@ def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record]:
 
 
 def read_conllu(path: Path) -> Iterator[Record]:
-    """The same of Universal Dependencies: ten columns, divided by tabs.
+    """Returns a record for each sentence of Universal Dependencies: ten columns, tab-separated.
 
-    Multiword tokens (`1-2`) and empty nodes (`1.1`) have no tag of their own and are left out.
+    Multiword tokens (`1-2`) and empty nodes (`1.1`) have no tag and are skipped.
 
     Reference: https://universaldependencies.org/format.html
     """

@@ -1,8 +1,4 @@
-"""Sets of examples, by a name that says what kind of file they are in, as records.
-
-A set is named `tsv:FILE`, `csv:FILE`, `jsonl:FILE`, `conll:FILE`, `conllu:FILE`, `squad:FILE` or
-`tfds:NAME:SPLIT`.
-"""
+"""Reads a set of examples by its spec, such as `tsv:FILE`, into records."""
 
 import csv
 import json
@@ -15,16 +11,14 @@ from bert_jax.tasks.readers.records import Record, numbered_lines
 from bert_jax.tasks.readers.squad import read_squad
 from bert_jax.tasks.readers.tfds import read_tfds
 
-KINDS = ("tsv", "csv", "jsonl", "conll", "conllu", "squad", "tfds")
-
 Columns = tuple[str, ...]
 
 
 def read_records(spec: str, columns: Columns = ()) -> list[Record]:
-    """Returns the examples of a set.
+    """Returns the examples of a set: KIND:FILE or tfds:NAME:SPLIT.
 
     Raises:
-      DataError: no such file, a line that is not what its kind has, or no example at all.
+      DataError: the file is missing, a line is wrong, or there is no example.
     """
     kind, colon, path = spec.partition(":")
     readers: dict[str, Callable[[], Iterable[Record]]] = {
@@ -39,7 +33,7 @@ def read_records(spec: str, columns: Columns = ()) -> list[Record]:
     if not colon or not path or kind not in readers:
         raise DataError(
             f"{spec!r} names no set of examples; accepted: "
-            f"{', '.join(f'{kind}:FILE' for kind in KINDS[:-1])}, tfds:NAME:SPLIT"
+            f"{', '.join(f'{name}:FILE' for name in list(readers)[:-1])}, tfds:NAME:SPLIT"
         )
     records = list(readers[kind]())
     if not records:
@@ -48,7 +42,7 @@ def read_records(spec: str, columns: Columns = ()) -> list[Record]:
 
 
 def read_tsv(path: Path, columns: Columns = ()) -> Iterator[Record]:
-    """Cells divided by tabs, without quoting, as GLUE's files are."""
+    """Returns a record for each line of tab-separated cells without quoting, as in GLUE's files."""
     for number, line in numbered_lines(path):
         if not line.strip():
             continue
@@ -59,20 +53,20 @@ def read_tsv(path: Path, columns: Columns = ()) -> Iterator[Record]:
         if len(cells) != len(columns):
             raise DataError(
                 f"{path}:{number} has {len(cells)} cells; accepted: {len(columns)}, "
-                f"{', '.join(columns)}, divided by tabs"
+                f"{', '.join(columns)}, separated by tabs"
             )
         yield Record(f"{path}:{number}", dict(zip(columns, cells, strict=True)))
 
 
 def read_csv(path: Path) -> Iterator[Record]:
-    """Cells divided by commas, quoted where they hold one; the first line names the columns."""
+    """Returns a record for each CSV row; the first line names the columns."""
     reader = csv.DictReader((f"{line}\n" for _, line in numbered_lines(path)), strict=True)
     try:
         for cells in reader:
             if None in cells or None in cells.values():
                 raise DataError(
-                    f"{path}:{reader.line_num} has not the {len(reader.fieldnames or ())} cells of "
-                    "the first line; accepted: as many"
+                    f"{path}:{reader.line_num} has another number of cells than the first line; "
+                    f"accepted: {len(reader.fieldnames or ())}"
                 )
             yield Record(f"{path}:{reader.line_num}", cells)
     except csv.Error as error:
@@ -80,7 +74,7 @@ def read_csv(path: Path) -> Iterator[Record]:
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
-    """A JSON object a line."""
+    """Returns a record for each line, which is a JSON object."""
     for number, line in numbered_lines(path):
         if not line.strip():
             continue

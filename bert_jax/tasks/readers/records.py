@@ -1,4 +1,4 @@
-"""A record: one example as it is stored, and the place that an error names."""
+"""A record: one example as it is stored, with its place for error messages."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from bert_jax.errors import DataError
 
 
 class ClassLabel(str):
-    """The name of a label that also has a number where it is stored."""
+    """The name of a label that is stored as a number."""
 
     number: int
 
@@ -23,14 +23,14 @@ class Record(NamedTuple):
     fields: dict[str, Any]
 
     def __getitem__(self, name: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Returns a field; raises DataError if there is none of this name."""
+        """Returns a field; raises DataError if the record does not have it."""
         if name not in self.fields:
             known = ", ".join(self.fields)
             raise DataError(f"{self.place} has no field {name!r}; accepted: {known}")
         return self.fields[name]
 
     def text(self, name: str) -> str:
-        """Returns a field that is a text; raises DataError if it is something else."""
+        """Returns a text field; raises DataError if the field is not a text."""
         value = self[name]
         if isinstance(value, bytes):
             value = value.decode("utf-8")
@@ -41,7 +41,7 @@ class Record(NamedTuple):
         return value
 
 
-def fingerprint(records: Sequence[Record]) -> str:
+def fingerprint_records(records: Sequence[Record]) -> str:
     """Returns the SHA-256 of the fields of all records, in order."""
     digest = hashlib.sha256()
     for record in records:
@@ -50,10 +50,10 @@ def fingerprint(records: Sequence[Record]) -> str:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""Numbers from 1 and text of a file's lines, divided by \n or \r\n alone.
+    r"""Returns (number from 1, text) of a file's lines, which end with \n or \r\n.
 
     Raises:
-      DataError: it cannot be read or is not UTF-8.
+      DataError: the file cannot be read or is not UTF-8.
     """
     try:
         content = path.read_bytes()

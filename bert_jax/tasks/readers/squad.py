@@ -9,13 +9,13 @@ from bert_jax.tasks.readers.records import Record
 
 
 def read_squad(path: Path) -> Iterator[Record]:
-    """Returns a record a question: `id`, `question`, `context` and `answers`.
+    """Returns a record for each question: `id`, `question`, `context` and `answers`.
 
-    `answers` is a list of (text, start), the start in characters of the context; empty where the
-    question has no answer, and no field where the file keeps it to itself.
+    `answers` is a list of (text, start), where start counts characters of the context. The list is
+    empty if the question has no answer, and the field is missing if the file hides the answers.
 
     Raises:
-      DataError: it cannot be read, or is not of that form.
+      DataError: the file cannot be read, or does not have SQuAD's form.
     """
     line, position, place = 1, 0, f"{path}:1"
     try:
@@ -23,7 +23,7 @@ def read_squad(path: Path) -> Iterator[Record]:
         for article in json.loads(content)["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    # Ids follow one another in the file as they do here.
+                    # The file has the ids in this order, so each search starts at the last id.
                     at = max(content.find(json.dumps(question["id"]), position), position)
                     line, position = line + content.count("\n", position, at), at
                     place = f"{path}:{line}, question {question['id']}"
@@ -45,6 +45,6 @@ def read_squad(path: Path) -> Iterator[Record]:
         raise DataError(f"{path}:{error.lineno} is not JSON ({error.msg})") from error
     except (UnicodeDecodeError, TypeError, KeyError) as error:
         raise DataError(
-            f"{place} is not of SQuAD's form ({type(error).__name__}: {error}); accepted: "
+            f"{place} does not have SQuAD's form ({type(error).__name__}: {error}); accepted: "
             "data, paragraphs, context, qas, id, question, answers, text, answer_start"
         ) from error

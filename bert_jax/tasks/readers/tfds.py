@@ -1,4 +1,4 @@
-"""`tfds:NAME:SPLIT`: examples of a prepared TensorFlow Dataset, read without TensorFlow."""
+"""`tfds:NAME:SPLIT`: a prepared TensorFlow Dataset, read without TensorFlow."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +10,10 @@ from bert_jax.tasks.readers.records import ClassLabel, Record
 
 
 def read_tfds(name: str) -> Iterator[Record]:
-    """Returns a record an example; a class label is its name, or null where it is hidden (-1).
+    """Returns a record for each example.
 
-    Answers in SQuAD's form become a list of (text, start).
+    A class label becomes its name, or null if it is hidden (-1). Answers in SQuAD's form become a
+    list of (text, start).
 
     Raises:
       DataError: the library, the dataset or the split is missing.

@@ -1,51 +1,23 @@
-"""Texts -> rows of token ids -> batches of one shape, in an order that has an address."""
+"""Batches of rows: their padded shape and the order of an epoch."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.tasks.families.family import EncoderInput, Family, Row, TaskBatch
+from bert_jax.tasks.families.family import Family, Row, TaskBatch
 
 Item = TypeVar("Item")
 
 BATCHES_OF_A_GROUP = 16
 LENGTH_STEP = 16
-"""Of batches whose rows were grouped by length: so few lengths, for each is a program."""
+"""Padded lengths of batches of similar rows are multiples of this, because each length is compiled
+separately."""
 
 
-def lay_out_texts(
-    first: list[int], second: list[int] | None, *, max_length: int, tokenizer: Tokenizer
-) -> EncoderInput:
-    """Returns [CLS] A [SEP], or [CLS] A [SEP] B [SEP]; the longer text is cut at its end.
-
-    Cut as `_truncate_seq_pair` of google-research/bert's run_classifier.py: a token at a time, of
-    the second where both are as long.
-    """
-    a, b = len(first), len(second or ())
-    room = max_length - (2 if second is None else 3)
-    while a + b > room:
-        if a > b:
-            a -= 1
-        else:
-            b -= 1
-    ids = [tokenizer.cls_id, *first[:a], tokenizer.sep_id]
-    segments = [0] * len(ids)
-    if second is not None:
-        ids += [*second[:b], tokenizer.sep_id]
-        segments += [1] * (b + 1)
-    return EncoderInput(ids, segments)
-
-
-def row_length(rows: Sequence[Row], longest: int) -> int:
-    """Returns the longest row's length, rounded up to a multiple of 8 or to `longest`."""
-    return min(-(-max(map(num_tokens, rows)) // 8) * 8, longest)
-
-
-def batch_length(rows: Sequence[Row], longest: int) -> int:
-    """Returns the longest row's length, rounded up to one of few lengths up to `longest`."""
-    return min(-(-max(map(num_tokens, rows)) // LENGTH_STEP) * LENGTH_STEP, longest)
+def padded_length(rows: Sequence[Row], longest: int, *, multiple: int = 8) -> int:
+    """Returns the length of the longest row, rounded up to a multiple, and at most `longest`."""
+    return min(-(-max(map(num_tokens, rows)) // multiple) * multiple, longest)
 
 
 def num_tokens(row: Row) -> int:
@@ -56,7 +28,7 @@ def num_tokens(row: Row) -> int:
 def stack(
     rows: Sequence[Row], *, family: Family, batch_size: int, length: int, pad_id: int
 ) -> TaskBatch:
-    """Returns a batch of these rows and of fillers that weigh 0."""
+    """Returns a batch of rows; missing rows are padding with weight 0."""
     choices = max(len(row.inputs) for row in rows)
     token_ids = np.full((batch_size, choices, length), pad_id, np.int32)
     segment_ids = np.zeros((batch_size, choices, length), np.int32)
@@ -79,16 +51,17 @@ def stack(
 
 
 def shuffled(count: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of an epoch's rows, a function of (seed, epoch) alone."""
+    """Returns the order of an epoch's rows, which depends on (seed, epoch) alone."""
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def epoch_batches(
     rows: Sequence[Row], *, seed: int, epoch: int, size: int, by_length: bool
 ) -> Iterator[list[Row]]:
-    """Returns an epoch's batches, one of them smaller; `by_length` of rows of similar length.
+    """Returns the batches of an epoch; one may be smaller than `size`.
 
-    Then groups of 16 batches, drawn as without, are sorted by length, and the batches shuffled.
+    With `by_length` a batch holds rows of similar length: the shuffled rows are cut into groups of
+    16 batches, each group is sorted by length, and the batches are shuffled.
     """
     order = shuffled(len(rows), seed=seed, epoch=epoch).tolist()
     if by_length:
@@ -103,6 +76,6 @@ def epoch_batches(
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    """Returns `size` items at a time, at the end fewer."""
+    """Returns lists of `size` items; the last may be shorter."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])

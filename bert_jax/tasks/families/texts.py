@@ -1,0 +1,107 @@
+"""What the families share: reading texts and labels, encoding texts, and GLUE's prediction file."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.errors import DataError
+from bert_jax.tasks.config import TaskConfig
+from bert_jax.tasks.families.family import EncoderInput, Example, Labels, Row
+from bert_jax.tasks.readers.records import ClassLabel, Record
+
+
+def texts_of(record: Record, task: TaskConfig) -> tuple[str, ...]:
+    """Returns the text, or both texts of a pair."""
+    names = [task.text, task.text_pair] if task.text_pair else [task.text]
+    return tuple(record.text(name) for name in names)
+
+
+def label_name(value: Any) -> str | None:
+    """Returns a label as `task.labels` spells it; a JSON true is `true`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
+
+
+def sorted_labels(values: Iterable[Any]) -> Labels:
+    """Returns every label once, sorted by name; null is no label."""
+    names = {label_name(value) for value in values}
+    return tuple(sorted(name for name in names if name is not None))
+
+
+def label_number(value: Any, labels: Labels, *, place: str, field: str) -> int:
+    """Returns the index of a label in `labels`, which may hold its name or its stored number.
+
+    Raises:
+      DataError: the label is not in `labels`.
+    """
+    name = label_name(value)
+    if name not in labels and isinstance(value, ClassLabel):
+        name = str(value.number) if str(value.number) in labels else name
+    if name not in labels:
+        known = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
+        raise DataError(f"{place}: {field} is {name!r}; accepted: {known}")
+    return labels.index(name)
+
+
+def gold_label(record: Record, task: TaskConfig, labels: Labels) -> int | None:
+    """Returns the index of a record's label; None if the label is hidden."""
+    value = record[task.label]
+    if value is None:
+        return None
+    return label_number(value, labels, place=record.place, field=task.label)
+
+
+def glue_index(record: Record) -> str:
+    """Returns `idx`, GLUE's own number of an example at TFDS and Hugging Face, or ''."""
+    index = str(record.fields.get("idx", ""))
+    return index if index.isdecimal() else ""
+
+
+def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:
+    """Returns one row: the first text, alone or paired with each of the other texts."""
+    first, *others = (tokenizer.encode(text) for text in example.texts)
+    inputs = tuple(
+        lay_out_texts(first, other, max_length=task.max_length, tokenizer=tokenizer)
+        for other in others or [None]
+    )
+    hidden = example.gold is None
+    return [Row(inputs, 0 if hidden else example.gold, 0.0 if hidden else 1.0, number)]
+
+
+def lay_out_texts(
+    first: list[int], second: list[int] | None, *, max_length: int, tokenizer: Tokenizer
+) -> EncoderInput:
+    """Returns [CLS] A [SEP], or [CLS] A [SEP] B [SEP]. The longer text loses tokens at its end.
+
+    If both are equally long, the second text loses a token, as in `_truncate_seq_pair` of
+    google-research/bert's run_classifier.py.
+    """
+    a, b = len(first), len(second or ())
+    room = max_length - (2 if second is None else 3)
+    while a + b > room:
+        if a > b:
+            a -= 1
+        else:
+            b -= 1
+    ids = [tokenizer.cls_id, *first[:a], tokenizer.sep_id]
+    segments = [0] * len(ids)
+    if second is not None:
+        ids += [*second[:b], tokenizer.sep_id]
+        segments += [1] * (b + 1)
+    return EncoderInput(ids, segments)
+
+
+def write_predictions(
+    predictions: Sequence[float], examples: Sequence[Example], labels: Labels
+) -> tuple[str, str]:
+    """Returns a TSV file in GLUE's format: index and prediction, sorted by index.
+
+    TFDS shuffles examples, so GLUE's own index is used. If an example has no such index, all
+    examples are numbered in the order of the file.
+    """
+    numbered = all(example.name for example in examples)
+    indices = [int(example.name) if numbered else i for i, example in enumerate(examples)]
+    shown = [f"{p:.4f}" if isinstance(p, float) else labels[p] for p in predictions]
+    lines = [f"{i}\t{p}\n" for i, p in sorted(zip(indices, shown, strict=True))]
+    return "tsv", "".join(["index\tprediction\n", *lines])
