@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 
 from bert_jax import load_run
+from bert_jax.config import from_json, override
+from bert_jax.errors import CheckpointError
+from bert_jax.tasks.config import FineTuningConfig
+from bert_jax.tasks.finetuning import finetune
 
 GOLDENS = Path(__file__).parent / "goldens" / "runs"
 TEXTS = ["the senate and the house of representatives", "peace with all nations"]
@@ -82,3 +86,29 @@ def test_a_run_goes_on_from_its_checkpoint_as_it_went_on(name, earlier, tmp_path
         for field, value in old.items():
             if field.startswith(("train/", "eval/")):
                 check_equal(row[field], value)
+
+
+def test_a_fine_tuning_is_known_again_and_an_unfinished_seed_is_trained_as_before(
+    earlier, tmp_path, monkeypatch
+):
+    shutil.copytree(earlier, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")  # the config names its files from there
+    before, workdir = earlier / "finetuned", Path("finetuned")
+    config = from_json(FineTuningConfig, json.loads((before / "config.json").read_text()))
+    stored = json.loads((before / "result.json").read_text())
+    again = finetune(config, Path("one_phase"), workdir)
+    assert (again["config_hash"], again["seeds"]) == (stored["config_hash"], stored["seeds"])
+    other = override(config, {"training.epochs": 3})
+    with pytest.raises(CheckpointError, match="holds a fine-tuning with training.epochs 2, this"):
+        finetune(other, Path("one_phase"), workdir)
+
+    (workdir / "seed-0" / "result.json").unlink()
+    (seed,) = finetune(config, Path("one_phase"), workdir)["seeds"]
+    assert seed["dev"] == stored["seeds"][0]["dev"]
+    rows, expected = (
+        [json.loads(line) for line in (path / "seed-0/metrics.jsonl").read_text().splitlines()]
+        for path in (workdir, before)
+    )
+    for row, old in zip(rows, expected, strict=True):
+        assert row.keys() == old.keys()
+        check_equal(list(row.values()), list(old.values()))

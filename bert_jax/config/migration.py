@@ -8,7 +8,11 @@ from bert_jax.errors import ConfigError
 
 FORMAT_VERSION = 1
 
-REMOVED_FIELDS: dict[str, Any] = {}
+REMOVED_FIELDS: dict[str, Any] = {
+    "training.layer_decay": 1.0,
+    "training.patience": None,
+    "training.reinitialize_layers": 0,
+}
 """Path of each field that no longer exists, with the default that it had.
 
 A config that holds the default computes the same without the field. Paths are those of

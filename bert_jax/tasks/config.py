@@ -1,10 +1,11 @@
 """Config of a fine-tuning: the task, the training and the optimizer."""
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from bert_jax.config import flatten
+from msgspec import Meta
+
+from bert_jax.config import PositiveInt, check_bounds
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import Pooling
 from bert_jax.sharding import MeshConfig, ShardingRules
@@ -45,21 +46,22 @@ class TaskConfig:
     """All labels in the order of their numbers; if empty, the labels of the training examples."""
     metric: str = ""
     """Main metric: it chooses the checkpoint and gets an interval. Default: the family's first."""
-    max_length: int = 128
+    max_length: Annotated[int, Meta(ge=8)] = 128
     """Maximum length of a row in tokens, including [CLS] and [SEP]."""
     representation: Representation = "cls"
     """Input of the output layer, defined in `bert_jax.models.pooling`: `cls`, `pooled`, `mean`,
     `max` or `last4` for a text; `last` or `last4` for each token."""
-    stride: int = 128
+    stride: PositiveInt = 128
     """Distance between the windows of a passage, in tokens."""
-    max_question_length: int = 64
+    max_question_length: PositiveInt = 64
     """Maximum length of a question in tokens; longer questions are cut."""
-    max_answer_length: int = 30
+    max_answer_length: PositiveInt = 30
     """Maximum length of a predicted answer in tokens."""
     no_answer: bool = False
     """Whether questions may have no answer, as in SQuAD 2."""
 
     def __post_init__(self):
+        check_bounds(self, "task")
         token_task = self.family in ("tagging", "question_answering")
         accepted = get_args(TokenRepresentation if token_task else Pooling)
         if self.representation not in accepted:
@@ -67,11 +69,6 @@ class TaskConfig:
                 f"task.representation is {self.representation!r}; accepted for {self.family}: "
                 f"{', '.join(accepted)}"
             )
-        for name in ("stride", "max_question_length", "max_answer_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"task.{name} is {getattr(self, name)}; accepted: at least 1")
-        if self.max_length < 8:
-            raise ConfigError(f"task.max_length is {self.max_length}; accepted: at least 8")
         if self.family == "question_answering" and self.max_question_length > self.max_length - 8:
             raise ConfigError(
                 f"task.max_question_length {self.max_question_length} leaves no room for the "
@@ -85,18 +82,18 @@ class TaskConfig:
 class TaskTrainingConfig:
     """How long to train on a task, and which parameters to train."""
 
-    epochs: int = 3
-    batch_size: int = 32
-    evaluation_batch_size: int = 64
-    warmup_fraction: float = 0.1
+    epochs: PositiveInt = 3
+    batch_size: PositiveInt = 32
+    evaluation_batch_size: PositiveInt = 64
+    warmup_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Fraction of all steps in which the learning rate rises."""
-    evaluations_per_epoch: int = 1
+    evaluations_per_epoch: PositiveInt = 1
     """Number of evaluations on dev in each epoch."""
     group_by_length: bool = False
     """Whether a batch holds rows of similar length, which saves most padding."""
     frozen: bool = False
     """Whether only the output layer is trained: a linear probe."""
-    dropout: float | None = None
+    dropout: Annotated[float, Meta(ge=0, lt=1)] | None = None
     """Dropout rate of the encoder and before the output layer; null keeps the model's rates."""
     from_scratch: bool = False
     """Whether all parameters are drawn, and only model and vocabulary come from the checkpoint."""
@@ -104,17 +101,7 @@ class TaskTrainingConfig:
     """Whether the pooler is drawn, for a checkpoint whose pooler was not trained."""
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "evaluation_batch_size", "evaluations_per_epoch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; accepted: at least 1")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ConfigError(
-                f"training.warmup_fraction is {self.warmup_fraction}; accepted: at least 0, below 1"
-            )
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"training.dropout is {self.dropout}; accepted: at least 0, below 1, null"
-            )
+        check_bounds(self, "training")
         names = ("frozen", "from_scratch", "reinitialize_pooler")
         if len(given := [name for name in names if getattr(self, name)]) > 1:
             raise ConfigError(
@@ -134,7 +121,7 @@ def _optimizer() -> OptimizerConfig:
 class FineTuningConfig:
     """A fine-tuning; `get_config` of an experiment file returns it."""
 
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     """The first seed. A seed draws the output layer, the order of the examples and dropout."""
     task: TaskConfig
     training: TaskTrainingConfig = field(default_factory=TaskTrainingConfig)
@@ -143,13 +130,9 @@ class FineTuningConfig:
     sharding: ShardingRules = field(default_factory=ShardingRules)
 
     def __post_init__(self):
-        if not 0 <= self.seed < 2**31:  # the seeds after it must fit into 32 bits
-            raise ConfigError(f"seed is {self.seed}; accepted: 0 to {2**31 - 1}")
+        check_bounds(self)
         if self.optimizer.warmup_steps:
             raise ConfigError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}; accepted: 0, because "
                 "training.warmup_fraction sets the warm-up of a fine-tuning"
             )
-        for path, value in flatten(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"{path} is {value}; accepted: finite numbers")
