@@ -17,7 +17,7 @@ from bert_jax.tasks.families.batches import (
     stack,
 )
 from bert_jax.tasks.families.classification import CLASSIFICATION
-from bert_jax.tasks.families.family import EncoderInput, Row
+from bert_jax.tasks.families.family import EncoderInput, Example, Row
 from bert_jax.tasks.families.multiple_choice import MULTIPLE_CHOICE
 from bert_jax.tasks.families.regression import REGRESSION
 from bert_jax.tasks.families.texts import lay_out_texts
@@ -45,11 +45,19 @@ def test_rows_of_one_text_and_of_two(tokenizer):
     assert two == ([cls, 5, sep, 6, 7, sep], [0, 0, 0, 1, 1, 1])
 
 
-def test_the_longer_text_is_cut_and_of_equals_the_second(tokenizer):
-    ids, _ = lay_out_texts([5] * 9, [6] * 3, max_length=11, tokenizer=tokenizer)
-    assert (ids.count(5), ids.count(6), len(ids)) == (5, 3, 11)
-    ids, _ = lay_out_texts([5] * 9, [6] * 9, max_length=10, tokenizer=tokenizer)
-    assert (ids.count(5), ids.count(6)) == (4, 3)
+@pytest.mark.parametrize(
+    ("lengths", "max_length", "kept"),
+    [((9, 3), 11, (5, 3)), ((9, 9), 10, (4, 3)), ((3, 9), 11, (3, 5)), ((5, 3), 11, (5, 3))],
+)
+def test_the_longer_text_loses_its_end_and_of_two_equals_the_second(
+    lengths, max_length, kept, tokenizer
+):
+    first, second = list(range(100, 100 + lengths[0])), list(range(200, 200 + lengths[1]))
+    ids, _ = lay_out_texts(first, second, max_length=max_length, tokenizer=tokenizer)
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    assert ids == [cls, *first[: kept[0]], sep, *second[: kept[1]], sep]
+    ids, _ = lay_out_texts(first, None, max_length=5, tokenizer=tokenizer)
+    assert ids == [cls, *first[:3], sep]
 
 
 def test_rows_that_fill_up_a_batch_weigh_nothing(tokenizer):
@@ -156,14 +164,16 @@ def test_metrics_are_those_of_the_definition():
 
 def test_only_first_pieces_weigh_and_bear_the_tag_of_their_token(tokenizer):
     config = task("tagging", text="token", label="tag")
-    parsed = tagging.parse(record(token=["playing", "film"], tag=["V", "N"]), config, ("N", "V"))
+    given = record(token=["playing", "film.", "."], tag=["V", "N", "V"])
+    parsed = tagging.parse(given, config, ("N", "V"))
     (row,) = tagging.encode(0, parsed, config, tokenizer)
     assert [tokenizer.pieces[i] for i in row.inputs[0].token_ids] == [
-        *("[CLS]", "play", "##ing", "film", "[SEP]")
+        *("[CLS]", "play", "##ing", "film", ".", ".", "[SEP]")
     ]
-    assert row.weight == [0, 1, 0, 1, 0] and row.label[1] == 1 and row.label[3] == 0
+    assert row.weight == [0, 1, 0, 1, 0, 1, 0]
+    assert [row.label[position] for position in (1, 3, 5)] == [1, 0, 1]
     batch = stack([row], family=tagging.TAGGING, batch_size=2, length=8, pad_id=0)
-    assert batch.weights.sum() == 2
+    assert batch.weights.sum() == 3
 
 
 def test_a_long_sentence_goes_on_in_another_row_and_no_token_is_lost(tokenizer):
@@ -179,6 +189,22 @@ def test_a_long_sentence_goes_on_in_another_row_and_no_token_is_lost(tokenizer):
             tags[position] = row.label[position] if weight else -1
         answers.append(tags)
     assert tagging.decode(answers, rows, [parsed], config) == [[1] * 5 + [0, 0]]
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(6, 1), (7, 2), (12, 2), (13, 3)])
+def test_a_row_is_full_before_another_begins(tokens, rows, tokenizer):
+    config = task("tagging", text="token", label="tag", max_length=8)
+    parsed = tagging.parse(record(token=["film"] * tokens, tag=["N"] * tokens), config, ("N",))
+    assert len(tagging.encode(0, parsed, config, tokenizer)) == rows
+
+
+def test_the_baseline_of_a_word_is_its_most_frequent_tag_and_of_other_words_the_majority():
+    def sentence(words, tags):
+        return Example("", tuple(words.split()), tags)
+
+    train = [sentence("play the play", (0, 1, 2)), sentence("play a film", (2, 1, 1))]
+    found = tagging.baselines(train, [sentence("play the bad film", None)])
+    assert found == {"majority": [[1] * 4], "majority_of_word": [[2, 1, 1, 1]]}
 
 
 def test_a_tag_count_that_differs_from_the_token_count_is_named():
@@ -219,6 +245,12 @@ def test_a_tag_that_is_null_is_no_label():
             "S-PER S-PER B-LOC E-LOC I-LOC",
             {(0, 0, "PER"), (1, 1, "PER"), (2, 3, "LOC"), (4, 4, "LOC")},
         ),
+        ("S-PER I-PER", {(0, 0, "PER"), (1, 1, "PER")}),
+        ("S-PER E-PER", {(0, 0, "PER"), (1, 1, "PER")}),
+        ("B-PER E-PER E-PER", {(0, 1, "PER"), (2, 2, "PER")}),
+        ("B-PER S-PER I-PER", {(0, 0, "PER"), (1, 1, "PER"), (2, 2, "PER")}),
+        ("I-PER O I-PER", {(0, 0, "PER"), (2, 2, "PER")}),
+        ("B-A-B I-A-B", {(0, 1, "A-B")}),
         ("O O", set()),
     ],
 )
@@ -249,18 +281,68 @@ def question(tokenizer, answers, **fields):
     return qa.parse(given, config, ()), config
 
 
-def test_the_answer_is_found_in_every_window_that_holds_it(tokenizer):
-    start = PASSAGE.index("bad film")
-    example, config = question(tokenizer, [("bad film", start)], stride=3)
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("film", ["film"]),  # a full stop touches it
+        ("film.", ["film", "."]),
+        (".", ["."]),
+        ("(who", ["[UNK]", "who"]),
+        ("who", ["who"]),  # a bracket touches it
+        ("played", ["play", "##ed"]),
+        ("ed", ["##ed"]),
+        ("laye", ["play", "##ed"]),
+        (" played", ["play", "##ed"]),
+        (" ", None),
+    ],
+)
+def test_an_answer_is_the_tokens_that_share_a_character_with_it(text, tokens, tokenizer):
+    passage = "a good film. (who played)"
+    encoded = tokenizer.encode_with_offsets(passage)
+    found = qa.token_span(encoded, text, passage.index(text))
+    if tokens is None:
+        assert found is None
+    else:
+        ids = encoded.ids[found[0] : found[1] + 1]
+        assert [tokenizer.pieces[i] for i in ids] == tokens
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "starts"),
+    [(9, 3, [0]), (10, 3, [0, 3]), (12, 3, [0, 3]), (13, 3, [0, 3, 6]), (20, 30, [0, 9, 18])],
+)
+def test_windows_end_where_the_passage_ends(length, stride, starts):
+    assert qa.window_starts(length, room=9, stride=stride) == starts
+
+
+def test_of_two_windows_with_equal_context_the_first_is_best():
+    best = [[qa.is_best_window(3, i, [0, 2], room=5, length=7) for i in (0, 2)]]
+    assert best == [[True, False]]  # one token on the smaller side in both
+
+
+@pytest.mark.parametrize(("token", "best"), [(274, 0), (275, 0), (276, 250)])
+def test_a_longer_window_gets_a_hundredth_of_its_length(token, best):
+    """Windows of 300 and 150 tokens, so token 275 gets 24 + 3 and 25 + 1.5."""
+    windows = [0, 250]
+    found = [i for i in windows if qa.is_best_window(token, i, windows, room=300, length=400)]
+    assert found == [best]
+
+
+# Windows begin at tokens 0, 3, 6, 9 and 12 and hold 9 tokens.
+@pytest.mark.parametrize(
+    ("answer", "holding"), [("bad film", 2), ("is playing", 2), ("very bad", 1), ("bad .", 1)]
+)
+def test_the_answer_is_found_in_every_window_that_holds_it(answer, holding, tokenizer):
+    example, config = question(tokenizer, [(answer, PASSAGE.index(answer))], stride=3)
     rows = qa.encode(0, example, config, tokenizer)
-    assert len(rows) > 2 and all(len(row.inputs[0].token_ids) <= 16 for row in rows)
-    holding = [row for row in rows if row.label != (0, 0)]
-    assert 1 <= len(holding) < len(rows)
-    for row in holding:
+    assert len(rows) == 5 and all(len(row.inputs[0].token_ids) <= 16 for row in rows)
+    found = [row for row in rows if row.label != (0, 0)]
+    assert len(found) == holding
+    for row in found:
         window = row.alignment
         first, last = (position - window.first for position in row.label)
-        assert PASSAGE[window.offsets[first][0] : window.offsets[last][1]] == "bad film"
-    # Every token of the passage shows most in exactly one window.
+        assert PASSAGE[window.offsets[first][0] : window.offsets[last][1]] == answer
+    # Every token of the passage has exactly one best window.
     best = [
         offset
         for row in rows
@@ -275,11 +357,11 @@ def test_the_best_span_over_windows_is_the_answer(tokenizer):
     example, config = question(tokenizer, [("very bad", start)], stride=3)
     rows = qa.encode(0, example, config, tokenizer)
     answers = []
-    for row in rows:
+    for number, row in enumerate(rows):
         logits = np.zeros((16, 2), np.float32)
         if row.label != (0, 0):
             logits[row.label[0], 0] = logits[row.label[1], 1] = 5.0
-        logits[0] = 1.0
+        logits[0] = 1.0 + number  # the lowest score of no answer counts
         answers.append(logits)
     (found,) = qa.decode(answers, rows, [example], config)
     assert found.text == "very bad" and found.null_margin == pytest.approx(2 - 10)
@@ -291,6 +373,12 @@ def test_a_span_does_not_end_before_it_starts_nor_is_it_too_long():
     start[6], end[1] = 9.0, 9.0  # the highest of each, in the wrong order
     _, (first, last) = qa.best_span(start, end, window, max_length=2)
     assert 0 < last - first <= 2
+    end[4] = 8.0
+    start[2] = 9.0  # with end 4 three tokens
+    assert qa.best_span(start, end, window, max_length=3) == (17.0, (1, 4))
+    assert qa.best_span(start, end, window, max_length=2)[0] < 17.0
+    start[4] = 9.5
+    assert qa.best_span(start, end, window, max_length=1) == (17.5, (3, 4))
 
 
 @pytest.mark.parametrize(
@@ -383,9 +471,31 @@ def test_the_threshold_is_the_best_on_dev():
     assert qa.QUESTION_ANSWERING.metrics["unanswerable_accuracy"](outcomes) == 1.0
     assert qa.choose_threshold(answers[:1], examples[:1], "f1") is None
     assert qa.choose_threshold(answers, examples, "answerable_f1") is None
+    # Equal margins are answered together, or not at all.
+    together = [qa.Answer("good", -1.0), qa.Answer("film", -1.0)]
+    assert qa.choose_threshold(together, examples[:2], "f1") < -1.0
     # Where no threshold would be better, nothing is answered.
     wrong = [qa.Answer("bad", -3.0), *answers[1:]]
     assert qa.choose_threshold(wrong, examples, "f1") < -3.0
+
+
+def test_an_answer_is_scored_with_its_best_gold_answer():
+    golds = [(("bad", 0), ("good film", 2)), (), (("the", 0),)]
+    examples = [Example("", (), gold) for gold in golds]
+    texts = ("a film", "", "")
+    outcomes = qa.score([qa.Answer(text, 0.0) for text in texts], examples, ())
+    # A gold answer without words, such as an article, counts as no answer.
+    np.testing.assert_allclose(outcomes, [[0, 2 / 3, 1], [1, 1, 0], [1, 1, 1]])
+    metrics = {name: m(outcomes) for name, m in qa.QUESTION_ANSWERING.metrics.items()}
+    assert metrics["answerable_exact_match"] == 0.5 and metrics["unanswerable_accuracy"] == 1
+    assert qa.QUESTION_ANSWERING.metrics["unanswerable_accuracy"](outcomes[::2]) is None
+
+
+def test_the_baseline_is_the_first_sentence_that_shares_most_words():
+    played = "who played the bad film ?"
+    assert qa.overlapping_sentence("who is playing", PASSAGE) == "a good film is playing ."
+    assert qa.overlapping_sentence("who played", PASSAGE) == played
+    assert qa.overlapping_sentence("?", PASSAGE) == "a good film is playing ."
 
 
 # ---- Choices -------------------------------------------------------------------------------------

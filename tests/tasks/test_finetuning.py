@@ -22,6 +22,7 @@ from bert_jax.tasks.datasets import encode_dataset, load_dataset
 from bert_jax.tasks.families.batches import padded_length
 from bert_jax.tasks.finetuning import failed, finetune, make_setup, open_encoder
 from bert_jax.tasks.probe import make_probe
+from bert_jax.tasks.seed_run import evaluation_steps
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.initial import flatten_params
 from bert_jax.training.optim import OptimizerConfig
@@ -452,6 +453,24 @@ def test_a_seed_whose_threshold_alone_beats_no_answer_has_failed():
         assert failed(seed | answered, baselines, "f1") == expected
     assert not failed(seed, baselines, "f1")  # where every question has an answer
     assert failed({"diverged_at_step": 3}, baselines, "f1")
+
+
+@pytest.mark.parametrize(
+    ("score", "baseline", "expected"),
+    [(0.8, 0.7, False), (0.7, 0.7, True), (0.99, 1.0, True), (1.0, 1.0, False)],
+)
+def test_a_seed_has_failed_unless_it_beats_every_baseline_or_is_perfect(score, baseline, expected):
+    baselines = {"majority": {"accuracy": 0.5}, "word": {"accuracy": baseline}}
+    assert failed({"dev": {"accuracy": score}}, baselines, "accuracy") == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "per_epoch", "expected"),
+    [(12, 2, 1, {6, 12}), (7, 1, 2, {4, 7}), (14, 2, 2, {4, 7, 11, 14}), (1, 1, 3, {1})],
+)
+def test_dev_is_evaluated_at_the_end_of_every_epoch(steps, epochs, per_epoch, expected):
+    training = TaskTrainingConfig(epochs=epochs, evaluations_per_epoch=per_epoch)
+    assert evaluation_steps(steps, training) == expected
 
 
 def test_choices_are_learned(write_set, pretrained, tmp_path):
