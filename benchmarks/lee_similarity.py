@@ -1,20 +1,23 @@
-r"""How well cosines of a model's embeddings rank 1,225 pairs of news as people do.
+r"""Measures how well cosines of a model's embeddings rank 1,225 pairs of news texts.
 
   python benchmarks/lee_similarity.py --run=mini=runs/mini --run=minilm=all-MiniLM-L6-v2 \
-    --output=lee.json
+    --output=docs/runs/lee_similarity.jsonl
 
-Fifty short news texts of 2002, each pair rated by some ten students (Lee, Pincombe and Welsh 2005,
-"An empirical evaluation of models of text document similarity"). The score is Spearman's rank
-correlation of cosine and rating, for each pooling, of each --run and of an untrained model of the
-first one's shape and vocabulary.
+The texts are fifty short news articles of 2002. About ten students rated each pair (Lee, Pincombe
+and Welsh 2005, "An empirical evaluation of models of text document similarity"). The score is
+Spearman's rank correlation between cosine and rating. It is measured for each pooling, for each
+--run, and for an untrained model with the shape and vocabulary of the first --run.
 
-The interval is a 95 % percentile bootstrap over documents, not pairs: a pair shares each of its
-documents with 48 others, so that pairs are not independent and intervals from resampled pairs come
-out too narrow. A draw takes 50 documents with replacement and every pair of them, but for those of
-a document with itself, whose similarity nobody rated. All rows use the same draws.
+The interval is a 95 % percentile bootstrap over documents. Pairs are not independent, because a
+pair shares each of its documents with 48 other pairs; intervals from resampled pairs are too
+narrow. Each draw takes 50 documents with replacement and all pairs of two different documents.
+Nobody rated the similarity of a document to itself. All rows use the same draws.
 
-The texts are in the wheel of gensim (LGPL-2.1), pinned by SHA-256, read without installing it and
-kept under $XDG_CACHE_HOME/bert_jax/assets (~/.cache); they are not part of this repository.
+--output is a record (docs/runs/README.md) with the cosine of every pair.
+
+The texts come from the wheel of gensim (LGPL-2.1), whose SHA-256 is pinned. The wheel is read
+without installing it and is kept under $XDG_CACHE_HOME/bert_jax/assets (~/.cache). The texts are
+not part of this repository.
 """
 
 import dataclasses
@@ -30,18 +33,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 from jaxtyping import Float
+from record import FORMAT_VERSION, pack, write_record
 from scipy.stats import spearmanr
 
 from bert_jax import command, environment
 from bert_jax.errors import ConfigError, DataError
-from bert_jax.files import write_json
 
 FLAGS = flags.FLAGS
-FORMAT_VERSION = 1
 
 WHEEL = "gensim-4.4.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
 SHA256 = "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8"
-# The same wheel whatever the machine: only its texts are read.
+# Only the texts of the wheel are read, so every machine takes the same wheel.
 PLATFORM = ["--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp"]
 DOCUMENTS, RATINGS = "gensim/test/test_data/lee.cor", "gensim/test/test_data/similarities0-1.txt"
 
@@ -51,18 +53,18 @@ SEED = 0
 
 
 class Lee(NamedTuple):
-    """The rated texts."""
+    """Texts and the ratings of their pairs."""
 
     documents: list[str]
     ratings: Float[np.ndarray, "documents documents"]
-    """Mean rating of each pair, symmetric; 1 is the same."""
+    """Mean rating of each pair, from 0 to 1; symmetric, with 1 on the diagonal."""
 
 
 def fetch(cache: Path) -> Path:
-    """Returns the wheel, downloaded unless it is in the cache.
+    """Returns the path of the wheel. Downloads the wheel unless it is in the cache.
 
     Raises:
-      DataError: it cannot be had, or is not the file that was pinned.
+      DataError: the download fails, or the file does not have the pinned SHA-256.
     """
     wheel = cache / WHEEL
     if not wheel.exists():
@@ -72,7 +74,7 @@ def fetch(cache: Path) -> Path:
             pip += ["--only-binary=:all:", f"--dest={directory}", "gensim==4.4.0"]
             result = subprocess.run(pip, capture_output=True, text=True, check=False)
             if result.returncode or not (Path(directory) / WHEEL).exists():
-                raise DataError(f"{WHEEL} cannot be had: {result.stderr[-300:]}")
+                raise DataError(f"{WHEEL} cannot be downloaded: {result.stderr[-300:]}")
             os.replace(Path(directory) / WHEEL, wheel)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if digest != SHA256:
@@ -81,7 +83,7 @@ def fetch(cache: Path) -> Path:
 
 
 def read(wheel: Path) -> Lee:
-    """Returns texts and ratings; only the upper half of the file's matrix is filled."""
+    """Returns texts and ratings. The file fills only the upper half of its matrix."""
     with zipfile.ZipFile(wheel) as files:
         documents = files.read(DOCUMENTS).decode("latin-1").strip().split("\n")  # pound signs
         rows = [line.split() for line in files.read(RATINGS).decode("ascii").splitlines()]
@@ -94,7 +96,10 @@ def agreement(
     ratings: Float[np.ndarray, "documents documents"],
     documents: np.ndarray,
 ) -> float:
-    """Spearman's correlation over the pairs of these documents, repeated ones counted as often."""
+    """Returns Spearman's correlation over all pairs of two different documents.
+
+    A document that is repeated in `documents` counts as often as it is repeated.
+    """
     first, second = np.triu_indices(len(documents), 1)
     first, second = documents[first], documents[second]
     rated = first != second
@@ -103,9 +108,26 @@ def agreement(
 
 
 def evaluate(vectors: Float[np.ndarray, "documents embed"], ratings: np.ndarray) -> dict[str, Any]:
-    """Returns Spearman's correlation and its interval."""
+    """Returns Spearman's correlation, its interval, and the packed cosine of each pair."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit.astype(np.float64) @ unit.T.astype(np.float64)
+    above = cosines[np.triu_indices(len(cosines), 1)]
+    return score(symmetric(above), ratings) | {"cosines": pack(above)}
+
+
+def symmetric(above: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "documents documents"]:
+    """Returns the matrix with these values above the diagonal, mirrored below, and 1 on it."""
+    count = round((1 + np.sqrt(1 + 8 * len(above))) / 2)
+    matrix = np.zeros((count, count))
+    matrix[np.triu_indices(count, 1)] = above
+    return matrix + matrix.T + np.eye(count)
+
+
+def score(
+    cosines: Float[np.ndarray, "documents documents"],
+    ratings: Float[np.ndarray, "documents documents"],
+) -> dict[str, Any]:
+    """Returns Spearman's correlation and its interval."""
     count = len(ratings)
     rng = np.random.default_rng(SEED)
     draws = [agreement(cosines, ratings, rng.integers(0, count, count)) for _ in range(DRAWS)]
@@ -118,8 +140,34 @@ def main() -> None:
     """Runs the command."""
     environment.configure_jax()
     if not FLAGS.run or not FLAGS.output:
-        raise ConfigError("--run and --output are needed; see --help")
+        missing = "output" if FLAGS.run else "run"
+        raise ConfigError(f"--{missing} is missing; accepted: --run=NAME=PATH and --output=FILE")
     paths = dict(named(one) for one in FLAGS.run)
+    lee = read(fetch(cache_directory()))
+    models = measure(paths, lee)
+    described = environment.describe()
+    line = {
+        "format_version": FORMAT_VERSION,
+        "kind": "similarity",
+        "source": f"{WHEEL} {SHA256}",
+        "pairs": len(lee.documents) * (len(lee.documents) - 1) // 2,
+        "interval": f"95 %, {DRAWS} draws of documents, seed {SEED}",
+        **{name: described[name] for name in ("commit", "uncommitted_changes", "versions")},
+        "models": models,
+    }
+    write_record(Path(FLAGS.output), [line])
+    print(f"| model | {' | '.join(POOLINGS)} |\n|---|{'---|' * len(POOLINGS)}")
+    for name, result in models.items():
+        cells = [
+            f"{result[p]['spearman']:.3f} [{result[p]['interval'][0]:.3f}, "
+            f"{result[p]['interval'][1]:.3f}]"
+            for p in POOLINGS
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def measure(paths: dict[str, str], lee: Lee) -> dict[str, Any]:
+    """Returns the scores of each model and of an untrained model, with the model's description."""
     import jax
 
     from bert_jax.interop.names import OPTIONAL_PARTS
@@ -128,7 +176,6 @@ def main() -> None:
     from bert_jax.training.initial import fingerprint_params
     from bert_jax.training.state import unboxed_params
 
-    lee = read(fetch(cache_directory()))
     runs = {}
     for name, path in paths.items():
         is_run = (Path(path) / "checkpoints").is_dir()
@@ -140,7 +187,7 @@ def main() -> None:
     for name, run in runs.items():
         texts = run.text_model
         pairs = [inference.encode_text(texts, text, truncate=True) for text in lee.documents]
-        cut = sum(
+        truncated = sum(
             list(pair.a) != run.tokenizer.encode(text)
             for pair, text in zip(pairs, lee.documents, strict=True)
         )
@@ -148,31 +195,12 @@ def main() -> None:
             "step": run.step if name != "untrained" else None,
             "model": dataclasses.asdict(run.model.config),
             "parameters_sha256": fingerprint_params(run.params),
-            "truncated_documents": cut,
+            "truncated_documents": truncated,
             **{
                 p: evaluate(inference.embed(texts, pairs, pooling=p), lee.ratings) for p in POOLINGS
             },
         }
-    described = environment.describe()
-    write_json(
-        Path(FLAGS.output),
-        {
-            "format_version": FORMAT_VERSION,
-            "source": f"{WHEEL} {SHA256}",
-            "pairs": len(lee.documents) * (len(lee.documents) - 1) // 2,
-            "interval": f"95 %, {DRAWS} draws of documents, seed {SEED}",
-            **{name: described[name] for name in ("commit", "uncommitted_changes", "versions")},
-            "models": models,
-        },
-    )
-    print(f"| model | {' | '.join(POOLINGS)} |\n|---|{'---|' * len(POOLINGS)}")
-    for name, result in models.items():
-        cells = [
-            f"{result[p]['spearman']:.3f} [{result[p]['interval'][0]:.3f}, "
-            f"{result[p]['interval'][1]:.3f}]"
-            for p in POOLINGS
-        ]
-        print(f"| {name} | {' | '.join(cells)} |")
+    return models
 
 
 def named(assignment: str) -> tuple[str, str]:
@@ -180,19 +208,19 @@ def named(assignment: str) -> tuple[str, str]:
     name, equals, path = assignment.partition("=")
     if not (name and equals and path) or name == "untrained":
         raise ConfigError(
-            f"--run={assignment}; accepted: NAME=PATH, of another name than untrained"
+            f"--run={assignment}; accepted: NAME=PATH with any NAME but untrained"
         )
     return name, path
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept."""
+    """Returns the directory where downloads are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bert_jax/assets"
 
 
 if __name__ == "__main__":
     flags.DEFINE_multi_string(
-        "run", [], "NAME=PATH of a run or weights from elsewhere; may be repeated."
+        "run", [], "NAME=PATH of a run or of foreign weights. May be repeated."
     )
-    flags.DEFINE_string("output", None, "JSON file to write.")
+    flags.DEFINE_string("output", None, "Record to write (JSON Lines).")
     command.run(main)

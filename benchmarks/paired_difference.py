@@ -1,0 +1,218 @@
+r"""Prints how much better a fine-tuning is than another on the same data, with an interval.
+
+  python benchmarks/paired_difference.py --first=runs/sentiment --second=runs/sentiment_from_scratch
+  python benchmarks/paired_difference.py --first=docs/runs/NAME.jsonl:pretrained \
+    --second=docs/runs/NAME.jsonl:from_scratch --output=docs/runs/NAME.jsonl
+
+--first and --second each name a workdir of `finetune`, a directory with a workdir for each fold of
+a cross-validation, or the same in a record (benchmarks/record.py). With a record as --output, the
+difference becomes a line of the record.
+
+The interval is a 95 % percentile bootstrap. Its statistic is the mean over folds of the difference
+between the means over seeds. Each draw resamples the folds, then the seeds and the examples of each
+fold. Both fine-tunings get the same examples.
+
+Scores on dev are too high for both, because dev chose their checkpoints. The folds of a
+cross-validation share most of their training examples, and no interval from a single
+cross-validation can account for this (Bengio and Grandvalet 2004).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from record import (
+    ACCEPTED,
+    FORMAT_VERSION,
+    Line,
+    load_runs,
+    outcomes_of,
+    read_record,
+    write_record,
+)
+
+from bert_jax import command
+from bert_jax.errors import ConfigError, DataError
+from bert_jax.files import write_json
+from bert_jax.tasks.families.family import Outcomes
+from bert_jax.tasks.families.registry import FAMILIES
+from bert_jax.tasks.results import CONFIDENCE, RESAMPLES, mean_of_draw, percentiles
+
+FLAGS = flags.FLAGS
+SOURCE = ("config_hash", "checkpoint_sha256", "commit")
+
+Metric = Callable[[Outcomes], float | None]
+Pair = tuple[Sequence[Outcomes], Sequence[Outcomes]]
+"""Outcomes of each seed of the first and of the second fine-tuning, on the same examples."""
+
+
+def load_folds(source: str) -> dict[str, Line]:
+    """Returns a fine-tuning, or the folds of a cross-validation, by their places.
+
+    Raises:
+      DataError: a run is missing or is no fine-tuning, or the folds are not of one
+        cross-validation.
+    """
+    folds = load_runs(source)
+    for place, fold in folds.items():
+        if "data_sha256" not in fold["result"]:
+            raise DataError(f"{place} is not a fine-tuning; {ACCEPTED}")
+    results = [fold["result"] for fold in folds.values()]
+    for name in ("family", "metric", "checkpoint_sha256"):
+        if len({result[name] for result in results}) > 1:
+            raise DataError(f"the folds in {source} differ in {name}; {ACCEPTED}")
+    if len({result["data_sha256"] for result in results}) < len(results):
+        raise DataError(f"two folds in {source} are of the same data; {ACCEPTED}")
+    return folds
+
+
+def difference(first: str, second: str) -> Line:
+    """Returns the difference of the main metric on dev and test, its interval and its sources.
+
+    Raises:
+      DataError: a run or its outcomes are missing, or the two differ in data or metric.
+    """
+    ours, theirs = load_folds(first), load_folds(second)
+    check_paired(first, ours, second, theirs)
+    result = next(iter(ours.values()))["result"]
+    metric = FAMILIES[result["family"]].metrics[result["metric"]]
+    splits = {}
+    for split in result["summary"]:
+        outcomes = [_outcomes(folds, split) for folds in (ours, theirs)]
+        means = [_mean(folds, metric) for folds in outcomes]
+        pairs = list(zip(*outcomes, strict=True))
+        splits[split] = {
+            "examples": sum(len(seeds[0]) for seeds in outcomes[0]),
+            "first": means[0],
+            "second": means[1],
+            "difference": means[0] - means[1],
+            "interval": interval_of_difference(pairs, metric),
+        }
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": "difference",
+        "metric": result["metric"],
+        "confidence": CONFIDENCE,
+        "resamples": RESAMPLES,
+        "first": {"name": _name(first), "runs": _sources(ours)},
+        "second": {"name": _name(second), "runs": _sources(theirs)},
+        "splits": splits,
+    }
+
+
+def check_paired(
+    first: str, ours: dict[str, Line], second: str, theirs: dict[str, Line]
+) -> None:
+    """Checks that two fine-tunings have the same folds.
+
+    Raises:
+      DataError: they differ in the number of folds, in data or in metric.
+    """
+    if len(ours) != len(theirs):
+        raise DataError(
+            f"there are {len(ours)} folds in {first}, {len(theirs)} in {second}; accepted: equally "
+            "many"
+        )
+    for (here, fold), (there, other) in zip(ours.items(), theirs.items(), strict=True):
+        for name in ("family", "metric", "data_sha256"):
+            found = [str(line["result"][name])[:12] for line in (fold, other)]
+            if found[0] != found[1]:
+                raise DataError(
+                    f"{here} has {name} {found[0]}, {there} has {found[1]}; accepted: equal values"
+                )
+
+
+def interval_of_difference(
+    folds: Sequence[Pair], metric: Metric, *, seed: int = 0
+) -> tuple[float, float]:
+    """Returns the percentile interval of the mean difference over folds.
+
+    Args:
+      folds: outcomes of each fold; a single pair if there is no cross-validation.
+      metric: function of the outcomes of one seed.
+      seed: seed of the draws.
+    """
+    rng = np.random.default_rng(seed)
+
+    def drawn_difference(ours: Sequence[Outcomes], theirs: Sequence[Outcomes]) -> float | None:
+        examples = rng.integers(len(ours[0]), size=len(ours[0]))
+        first, second = (mean_of_draw(one, examples, metric, rng) for one in (ours, theirs))
+        return None if first is None or second is None else first - second
+
+    values = []
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(len(folds), size=len(folds))
+        differences = [drawn_difference(*folds[i]) for i in drawn]
+        found = [value for value in differences if value is not None]
+        values.append(float(np.mean(found)) if found else None)
+    return percentiles(values)
+
+
+def _mean(folds: Sequence[Sequence[Outcomes]], metric: Metric) -> float:
+    means = [
+        np.mean([value for outcomes in seeds if (value := metric(outcomes)) is not None])
+        for seeds in folds
+    ]
+    return float(np.mean(means))
+
+
+def _outcomes(folds: dict[str, Line], split: str) -> list[list[Outcomes]]:
+    found = {place: outcomes_of(fold, split) for place, fold in folds.items()}
+    for place, outcomes in found.items():
+        if outcomes is None:
+            raise DataError(
+                f"{place} holds no outcomes; accepted: a workdir, or a record with outcomes"
+            )
+    return [outcomes for outcomes in found.values() if outcomes is not None]
+
+
+def _sources(folds: dict[str, Line]) -> list[dict[str, Any]]:
+    return [
+        {name: result[name] for name in SOURCE} | {"seeds": sum("dev" in s for s in result["seeds"])}
+        for result in (fold["result"] for fold in folds.values())
+    ]
+
+
+def _name(source: str) -> str:
+    """Returns the name that the runs of a source have in a record."""
+    return source.partition(".jsonl:")[2] or Path(source).name
+
+
+def write(file: Path, found: Line) -> None:
+    """Writes a difference as JSON, or as a line of a record in place of an equally named one."""
+    if file.suffix != ".jsonl":
+        write_json(file, found)
+        return
+    names = [found[side]["name"] for side in ("first", "second")]
+    kept = [
+        line
+        for line in read_record(file)
+        if line["kind"] != "difference" or [line[s]["name"] for s in ("first", "second")] != names
+    ]
+    write_record(file, [*kept, found])
+
+
+def main() -> None:
+    """Runs the command."""
+    for name in ("first", "second"):
+        if not FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing; {ACCEPTED}")
+    found = difference(FLAGS.first, FLAGS.second)
+    for split, row in found["splits"].items():
+        low, high = row["interval"]
+        print(
+            f"{split} ({row['examples']:,}) {found['metric']}: "
+            f"{row['first']:.4f} - {row['second']:.4f} = {row['difference']:+.4f}, "
+            f"interval {low:+.4f} to {high:+.4f}"
+        )
+    if FLAGS.output:
+        write(Path(FLAGS.output), found)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("first", None, "Workdir, directory of folds, or FILE.jsonl:NAME.")
+    flags.DEFINE_string("second", None, "The same for the fine-tuning to compare with.")
+    flags.DEFINE_string("output", None, "JSON file to write, or record that gets another line.")
+    command.run(main)
