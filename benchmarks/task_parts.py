@@ -1,4 +1,4 @@
-"""What the labelled sets have in common: parts, folds, and how members of an archive are read."""
+"""Functions that all labelled sets share: parts, folds, and reading the members of an archive."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ from pathlib import Path
 PARTS = ("train", "dev", "test")
 FOLDS = 10
 Written = dict[str, str]
-"""Content of each file of a set by its name."""
+"""Content of each file of a set, by file name."""
 
 
 def part_of(text: str, fold: int = 0) -> str:
-    """Returns the part of a text: a tenth of all are dev, a tenth test.
+    """Returns the part of a text from a hash of it: a tenth of all texts are dev, a tenth test.
 
-    Each text is in test of one fold, and in dev of the one before.
+    Each text is in test of one fold, and in dev of the fold before.
     """
     number = int(hashlib.sha256(normalized(text).lower().encode()).hexdigest()[:8], 16) - fold
     return {0: "test", 1: "dev"}.get(number % FOLDS, "train")
@@ -28,6 +28,7 @@ def normalized(text: str) -> str:
 
 
 def archive_member(archive: Path, name: str) -> bytes:
+    """Returns the content of a file in a tar archive."""
     with tarfile.open(archive) as files:
         member = files.extractfile(name)
         assert member is not None  # a regular file, by its name
@@ -35,6 +36,7 @@ def archive_member(archive: Path, name: str) -> bytes:
 
 
 def json_lines(archive: Path, name: str) -> Iterator[dict]:
+    """Yields the objects of a JSON Lines file in a zip archive."""
     with zipfile.ZipFile(archive) as files:
         for line in files.read(name).decode("utf-8").splitlines():
             if line.strip():

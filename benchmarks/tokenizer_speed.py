@@ -1,9 +1,9 @@
-r"""WordPiece beside Hugging Face's `tokenizers` on one thread: the same ids, and how fast.
+r"""Compares WordPiece with Hugging Face's `tokenizers` on one thread: ids and speed.
 
   python benchmarks/tokenizer_speed.py --corpus='text:corpora/mix/news.txt' --vocabulary=vocab.txt
 
-Needs `tokenizers` beside bert_jax, as .venv-reference has it (bash launch/test.sh --reference).
-Both get the sentences that `prepare` would encode. Rounds alternate, after one that is not counted.
+Needs the package `tokenizers`, which .venv-reference has (bash launch/test.sh --reference). Both
+encode the sentences that `prepare` would encode, in alternating rounds. A first round is not timed.
 """
 
 import os
@@ -30,7 +30,8 @@ def main() -> None:
         from tokenizers import BertWordPieceTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
-            "tokenizers is not here; accepted: the environment of `bash launch/test.sh --reference`"
+            "the package tokenizers is missing; accepted: the environment of "
+            "`bash launch/test.sh --reference`"
         ) from error
     sentences = list(islice(_sentences(FLAGS.corpus), FLAGS.sentences))
     size = sum(len(sentence.encode()) for sentence in sentences) / 1e6
@@ -41,10 +42,10 @@ def main() -> None:
         return [ours.encode(sentence) for sentence in sentences]
 
     def encode_theirs() -> list[list[int]]:
-        return [one.ids for one in theirs.encode_batch(sentences, add_special_tokens=False)]
+        return [encoded.ids for encoded in theirs.encode_batch(sentences, add_special_tokens=False)]
 
     differ = sum(a != b for a, b in zip(encode_ours(), encode_theirs(), strict=True))
-    print(f"{len(sentences):,} sentences of {size:.1f} MB; ids differ in {differ}")
+    print(f"{len(sentences):,} sentences, {size:.1f} MB; ids differ in {differ} sentences")
     speeds = {"bert_jax": [], "tokenizers": []}
     for _ in range(FLAGS.rounds):
         for name, encode in (("bert_jax", encode_ours), ("tokenizers", encode_theirs)):
@@ -56,7 +57,10 @@ def main() -> None:
             f"{name:10}  best {max(found):5.2f} MB/s, median {statistics.median(found):5.2f} MB/s"
         )
     ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
-    print(f"ratio of a round: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}")
+    print(
+        f"speed of bert_jax / tokenizers in a round: median {statistics.median(ratios):.2f}, "
+        f"minimum {min(ratios):.2f}"
+    )
 
 
 def _sentences(corpus: str):
@@ -65,8 +69,8 @@ def _sentences(corpus: str):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("corpus", "embedded:sotu", "Raw text.")
-    flags.DEFINE_string("vocabulary", None, "A vocab.txt.", required=True)
-    flags.DEFINE_integer("sentences", 100_000, "How many are encoded.", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "How many times each encodes them.", lower_bound=1)
+    flags.DEFINE_string("corpus", "embedded:sotu", "Corpus, for example text:FILE.")
+    flags.DEFINE_string("vocabulary", None, "Path of a vocab.txt.", required=True)
+    flags.DEFINE_integer("sentences", 100_000, "Number of sentences.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "Number of timed rounds.", lower_bound=1)
     command.run(main)

@@ -1,6 +1,7 @@
-"""The scripts of benchmarks/, which are no package."""
+"""Access to the scripts of benchmarks/, which is not a package."""
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -10,9 +11,7 @@ BENCHMARKS = Path(bert_jax.__file__).parents[1] / "benchmarks"
 
 
 def load_script(name: str) -> ModuleType:
-    """Returns benchmarks/NAME.py as a module."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Returns benchmarks/NAME.py as a module. The scripts import one another by name."""
+    if str(BENCHMARKS) not in sys.path:
+        sys.path.append(str(BENCHMARKS))
+    return importlib.import_module(name)

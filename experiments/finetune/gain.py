@@ -11,7 +11,7 @@ r"""What pretraining on the mix is worth: the model of experiments/mix.py, pretr
 and so with movie_sentiment_$fold. Then the same from scratch, in other workdirs with
 --set training.from_scratch=true, and
 
-    python benchmarks/tuning_difference.py --first=runs/gain/editorials \
+    python benchmarks/paired_difference.py --first=runs/gain/editorials \
       --second=runs/gain/editorials_from_scratch
 
 A tenth of the film reviews or of the editorials is too little to show such a difference: each

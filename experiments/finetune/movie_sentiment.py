@@ -5,7 +5,7 @@ r"""Sentiment of sentences from film reviews: 10,568 with the sign of their rate
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/movie_sentiment --seeds=3
 
 The mean over positions is what these weights were trained to give. Accuracy on test 0.830, standard
-deviation 0.0015 over 3 seeds, interval 0.808 to 0.854 (docs/runs/movie_sentiment); the majority has
+deviation 0.0015 over 3 seeds, interval 0.808 to 0.854 (docs/results.md); the majority has
 0.476. A seed took 282 to 889 s of two busy cores of an AMD EPYC server.
 """
 
