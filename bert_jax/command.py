@@ -14,7 +14,7 @@ from typing import IO, Any
 from absl import app, flags, logging
 
 from bert_jax import config
-from bert_jax.errors import BertJaxError, CheckpointError, ConfigError
+from bert_jax.errors import BertJaxError, CheckpointError, ConfigError, MissingDataError
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -78,6 +78,8 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
             if len(arguments) > 1 and not operands:
                 raise ConfigError(f"unexpected argument {arguments[1]!r}; see --help")
             main(*arguments[1:])
+        except MissingDataError as error:
+            sys.exit(_fail(f"{error}; make them with `{_prepare_command()}`"))
         except BertJaxError as error:
             sys.exit(_fail(error))
         except OSError as error:  # a file that cannot be read or written, a full disk
@@ -158,6 +160,14 @@ def _remove_empty(paths: Sequence[Path]) -> None:
             path.rmdir()
         else:
             path.unlink(missing_ok=True)
+
+
+def _prepare_command() -> str:
+    """Returns the command that makes the data of the experiment that the flags describe."""
+    fields = ("data.", "model.vocab_size", "second_phase.", "phases", "training.steps")
+    overrides = [f"--set {one}" for one in _SET.value if one.startswith(fields)]
+    experiment = f"--experiment={_EXPERIMENT.value or 'FILE'}"
+    return " ".join(["python -m bert_jax.prepare", experiment, *overrides])
 
 
 def _fail(error: Exception | str) -> int:

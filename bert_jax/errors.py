@@ -13,6 +13,10 @@ class DataError(BertJaxError, ValueError):
     """A corpus, a vocabulary or prepared data that is missing, malformed or does not fit."""
 
 
+class MissingDataError(DataError):
+    """A directory without prepared data; a command adds which command makes them."""
+
+
 class UnfinishedError(DataError):
     """Work on data that stopped half way, as on a full disk; the same command goes on with it."""
 

@@ -43,7 +43,7 @@ def main() -> None:
     if not flags.FLAGS.workdir:
         raise ConfigError("--workdir is missing; accepted: a directory for the run")
     for phase in phases(experiment):
-        load_passport(phase.experiment.data.directory, experiment=_prepare_arguments())
+        load_passport(phase.experiment.data.directory)
     environment.start_processes(
         flags.FLAGS.coordinator,
         flags.FLAGS.process_count,
@@ -87,13 +87,6 @@ def _print_timeline(experiment: "Experiment") -> None:
     from bert_jax.training.timeline import timeline
 
     print(timeline(experiment))
-
-
-def _prepare_arguments() -> str:
-    """Arguments of `prepare` that make the data of this command."""
-    prepared = ("data.", "model.vocab_size", "second_phase.", "training.steps")
-    overrides = [one for one in flags.FLAGS.set if one.startswith(prepared)]
-    return " --set ".join([flags.FLAGS.experiment, *overrides])
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def _check_data(points: Sequence[Point]) -> None:
 
     for point in points:
         data = point.experiment.data
-        passport = load_passport(data.directory, experiment=flags.FLAGS.experiment)
+        passport = load_passport(data.directory)
         check_passport(passport, data, vocab_size=point.experiment.model.vocab_size)
 
 

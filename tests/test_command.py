@@ -93,10 +93,14 @@ def test_unprepared_data_end_in_one_line_that_names_the_command_to_run(file, tmp
         f"--experiment={file}",
         f"--workdir={tmp_path}/run",
         f"--set=data.directory={tmp_path}/nowhere",
+        "--set=model.num_layers=1",
         directory=tmp_path,
     )
     assert_one_line(
-        result, f"{tmp_path}/nowhere", f"python -m bert_jax.prepare --experiment={file}"
+        result,
+        f"{tmp_path}/nowhere holds no prepared data",
+        f"make them with `python -m bert_jax.prepare --experiment={file} "
+        f"--set data.directory={tmp_path}/nowhere`",
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, MissingDataError
 from bert_jax.files import sha256_of_file
 
 FORMAT_VERSION = 3
@@ -17,13 +17,18 @@ PASSPORT_FILE = "passport.json"
 TOKEN_COUNTS_FILE = "token_counts.npy"
 
 
-def load_passport(directory: str | Path, *, experiment: str = "FILE") -> dict:
-    """Reads what `prepare_data` returned; `experiment` is what the user would prepare."""
+def load_passport(directory: str | Path) -> dict:
+    """Reads the passport that `prepare_data` wrote.
+
+    Raises:
+      MissingDataError: the directory has none.
+      DataError: the passport is damaged or of another format.
+    """
     path = Path(directory) / PASSPORT_FILE
     if not path.exists():
-        raise DataError(
-            f"{directory} holds no prepared data ({PASSPORT_FILE} is missing); make them with "
-            f"`python -m bert_jax.prepare --experiment={experiment}`"
+        raise MissingDataError(
+            f"{directory} holds no prepared data ({PASSPORT_FILE} is missing); accepted: a "
+            "directory that bert_jax.prepare has written"
         )
     return read_json(path)
 
