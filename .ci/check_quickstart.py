@@ -1,4 +1,4 @@
-"""Checks what the quick start learnt; usage: check_quickstart.py RUN."""
+"""Checks the result of the quick start; usage: check_quickstart.py RUN."""
 
 import json
 import sys

@@ -1,7 +1,7 @@
-# Makes .venv in the root of the repository and activates it; sourced by the other scripts.
+# Makes .venv in the root of the repository and activates it. The other scripts source this file.
 # ENVIRONMENT names another directory than .venv, REQUIREMENTS another file than requirements.txt,
-# EXTRA_REQUIREMENTS a further file to install.
-# What is installed already is left as it is.
+# and EXTRA_REQUIREMENTS a second file to install.
+# Packages that are installed already stay as they are.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,27 +1,38 @@
 #!/usr/bin/env bash
-# Runs the test suite in .venv; arguments are passed to pytest, e.g. tests/models -k padding.
-#   bash launch/test.sh --reference    tests/reference instead, in .venv-reference: bert_jax beside
-#                                      the implementations that it is compared with
-#   bash launch/test.sh --beam         the tests of engines and preparation, in .venv-beam, which has
-#                                      Apache Beam and no jax
+# Runs the tests in .venv. Arguments are passed to pytest, e.g. tests/models -k padding.
+#   bash launch/test.sh                the default suite: at most 8 minutes on two cores
+#   bash launch/test.sh --slow         the tests that are marked slow: at most 20 minutes
+#   bash launch/test.sh --reference    tests/reference, in .venv-reference: compares bert_jax with
+#                                      other implementations
+#   bash launch/test.sh --beam         the tests of engines and preparation, in .venv-beam, which
+#                                      has Apache Beam and no jax
 set -euo pipefail
-if [ "${1:-}" = --reference ]; then
-  shift
-  ENVIRONMENT=.venv-reference
-  EXTRA_REQUIREMENTS=requirements-reference.txt
-  source "$(dirname "$0")/environment.sh"
-  python tests/reference/download.py
-  python -m pytest -o testpaths=tests/reference "$@"
-elif [ "${1:-}" = --beam ]; then
-  shift
-  ENVIRONMENT=.venv-beam
-  REQUIREMENTS=requirements-beam.txt
-  source "$(dirname "$0")/environment.sh"
-  # tests/conftest.py needs jax.
-  python -m pytest --noconftest tests/data/test_engines.py tests/data/test_preparation.py "$@"
-else
-  EXTRA_REQUIREMENTS=requirements-test.txt
-  source "$(dirname "$0")/environment.sh"
-  # A file on one process: what its tests share is made and compiled once.
-  python -m pytest -n 2 --dist loadfile "$@"
-fi
+suite=${1:-}
+case "$suite" in
+  --reference)
+    shift
+    ENVIRONMENT=.venv-reference
+    EXTRA_REQUIREMENTS=requirements-reference.txt
+    source "$(dirname "$0")/environment.sh"
+    python tests/reference/download.py
+    python -m pytest -o testpaths=tests/reference "$@"
+    ;;
+  --beam)
+    shift
+    ENVIRONMENT=.venv-beam
+    REQUIREMENTS=requirements-beam.txt
+    source "$(dirname "$0")/environment.sh"
+    # tests/conftest.py needs jax.
+    python -m pytest --noconftest tests/data/test_engines.py tests/data/test_preparation.py "$@"
+    ;;
+  *)
+    if [ "$suite" = --slow ]; then
+      shift
+      set -- -m slow "$@"
+    fi
+    EXTRA_REQUIREMENTS=requirements-test.txt
+    source "$(dirname "$0")/environment.sh"
+    # All tests of a file run in one process, so its fixtures are made and compiled once.
+    python -m pytest -n 2 --dist loadfile "$@"
+    ;;
+esac

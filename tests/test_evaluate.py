@@ -54,16 +54,28 @@ def prepared(run, directory, tokenizer=None, **changes):
     return str(directory)
 
 
+@pytest.mark.slow
 def test_the_command_gives_bitwise_the_result_of_training(two_phase_command, two_phases):
     workdir = two_phase_command[1]
     result = json.loads((workdir / "result.json").read_text())
+    directory = phases(two_phases)[1].experiment.data.directory
+    printed = evaluate(f"--run={workdir}", f"--data={directory}", "--json")
+    assert printed.returncode == 0, printed.stderr
+    found = json.loads(printed.stdout)
+    wanted = {name: result[name] for name in (*NUMBERS, *BASELINES)}
+    assert {name: found[name] for name in wanted} == wanted
+
+
+def test_the_command_prints_json_and_a_table(two_phase_run, two_phases):
+    workdir, result = two_phase_run
     directory = phases(two_phases)[1].experiment.data.directory
     arguments = (f"--run={workdir}", f"--data={directory}")
     printed = evaluate(*arguments, "--json")
     assert printed.returncode == 0, printed.stderr
     found = json.loads(printed.stdout)
-    wanted = {name: result[name] for name in (*NUMBERS, *BASELINES)}
-    assert {name: found[name] for name in wanted} == wanted
+    for name in (*NUMBERS, *BASELINES):
+        # A command has XLA flags of its own: it sums float32 in another order than this process.
+        assert found[name] == pytest.approx(result[name], rel=1e-5), name
     assert (found["step"], found["sequence_length"], found["data"]) == (12, 48, directory)
 
     table = evaluate(*arguments)

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom on a run of some steps."""
+"""The notebooks run from top to bottom on a short run, and are committed with their outputs."""
 
 import os
 from pathlib import Path
@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_a_notebook_runs(path, experiment, tmp_path, monkeypatch):
     train(experiment, tmp_path / "run")
@@ -27,7 +28,7 @@ def test_a_notebook_runs(path, experiment, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_a_committed_notebook_holds_its_outputs(path):
-    """Of a whole execution, in order and without errors."""
+    """The outputs are those of one whole execution, in order and without errors."""
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)

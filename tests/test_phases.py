@@ -319,6 +319,7 @@ def test_a_run_that_goes_on_ends_in_the_same_bits(step, stopped_at, two_phase_ru
     assert_same_bits(arrays_of(workdir, 12), arrays_of(two_phase_run[0], 12))
 
 
+@pytest.mark.slow
 def test_on_another_mesh_the_losses_are_those_of_the_first(stopped_at, two_phase_run, two_phases):
     workdir = stopped_at(5)
     train(override(two_phases, {"mesh.data": 2, "mesh.fsdp": 2}), workdir)
@@ -329,6 +330,7 @@ def test_on_another_mesh_the_losses_are_those_of_the_first(stopped_at, two_phase
                 assert other[name] == pytest.approx(row[name], rel=1e-5), (row["step"], name)
 
 
+@pytest.mark.slow
 def test_killed_at_the_seam_the_command_goes_on_to_the_same_bits(two_phase_command, tmp_path):
     (file, alone), workdir = two_phase_command, tmp_path / "run"
     arguments = (f"--experiment={file}", f"--workdir={workdir}")

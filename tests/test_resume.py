@@ -111,6 +111,7 @@ def kill_after_commit(process, step_directory):
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits_as_one_left_alone(file, data_config, tmp_path):
     killed, alone = tmp_path / "killed", tmp_path / "alone"
     kill_after_commit(start(file, killed), killed / "checkpoints" / str(CHECKPOINT_EVERY))

@@ -76,6 +76,50 @@ def test_a_point_that_does_not_fit_is_refused_before_any_runs(experiment):
         expand(experiment, [[{"seed": 1}, {"optimizer.learning_rat": 1e-3}]])
 
 
+# Takes the place of `python -m bert_jax.pretrain`: notes its start, then ends as a run can end.
+STUB = """#!/usr/bin/env bash
+workdir=${4#--workdir=}
+echo start >> "$workdir/starts"
+if grep -q '"learning_rate": 1e+30' "$workdir/config.json"; then
+  echo "error: optimizer.learning_rate 1e+30" >&2
+  exit 2
+elif grep -q '"seed": 1' "$workdir/config.json" && [ "$(wc -l < "$workdir/starts")" -eq 1 ]; then
+  kill -KILL $PPID
+  exit 1
+fi
+echo '{"mlm_loss": 5.5, "steps": 12}' > "$workdir/result.json"
+"""
+WITH_STUB = """
+import runpy, sys
+sys.executable = sys.argv.pop(1)
+runpy.run_module("bert_jax.sweep", run_name="__main__")
+"""
+
+
+def test_a_sweep_starts_a_run_again_only_if_it_is_not_done(experiment, tmp_path):
+    """The second run kills the sweep once. Two runs always fail, and they end no other."""
+    file = write_file(tmp_path / "four.py", experiment, rates=[1e-3, 1e30], seeds=[0, 1])
+    stub, workdir = tmp_path / "stub", tmp_path / "sweep"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    command = [sys.executable, "-c", WITH_STUB, stub]
+    command += [f"--experiment={file}", f"--workdir={workdir}"]
+    killed, second, third = (
+        subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(3)
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert second.returncode == third.returncode == 2, second.stderr
+    assert second.stderr.splitlines()[-1].startswith("error: 2 of 4 runs failed")
+    rows = summary(workdir)
+    starts = [(workdir / row["id"] / "starts").read_text().count("start") for row in rows]
+    assert starts == [1, 2, 2, 2]
+    assert [row["status"] for row in rows] == ["done", "done", "failed", "failed"]
+    assert [row["mlm_loss"] for row in rows] == ["5.5", "5.5", "", ""]
+    for row in rows[2:]:
+        assert "learning_rate 1e+30" in (workdir / row["id"] / "error.txt").read_text()
+
+
+@pytest.mark.slow
 def test_a_sweep_killed_in_the_middle_does_each_run_exactly_once(experiment, tmp_path):
     """Killed with its group after the first run; the second start leaves that one as it was."""
     file = write_file(tmp_path / "four.py", experiment, rates=[1e-3, 2e-3], seeds=[0, 1])
@@ -107,6 +151,7 @@ def test_a_sweep_killed_in_the_middle_does_each_run_exactly_once(experiment, tmp
     assert (workdir / "summary.md").read_text().count("\n") == 2 + 4
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_end_the_others(experiment, tmp_path):
     file = write_file(tmp_path / "two.py", experiment, rates=[1e30, 1e-3], seeds=[0])
     workdir = tmp_path / "sweep"

@@ -88,7 +88,8 @@ def padded(packed: Batch) -> Batch:
 @pytest.fixture(scope="module")
 def params():
     batch = jax.tree.map(jnp.asarray, packed_batch())
-    return nn.unbox(MODEL.init(jax.random.key(0), batch)["params"])
+    # Operation by operation, it takes five times as long.
+    return nn.unbox(jax.jit(MODEL.init)(jax.random.key(0), batch)["params"])
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,7 @@ def test_positions_restart_at_each_cls_and_rows_of_one_pair_have_none():
     assert restarting_positions(batch.pack_ids, batch.cls_positions[:, :1]) is None
 
 
+@pytest.mark.slow
 def test_a_packed_update_is_the_same_on_a_mesh(trainer_on, first_state):
     metrics = {}
     for sizes in ((1, 1, 1), (2, 2, 2)):
