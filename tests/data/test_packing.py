@@ -44,6 +44,8 @@ def test_every_pair_is_in_one_row_and_every_row_fits(pairs_per_row):
         (3, [40, 24, 6, 18, 11, 13], [[40, 11, 13], [24, 6, 18]]),
         # A length that is there once is not taken twice.
         (3, [40, 12, 5], [[40, 5, 12]]),
+        # Three equal shares of 30 come before one share and a longer pair.
+        (4, [34, 10, 20, 10, 10], [[34, 10, 10, 10], [20]]),
         (5, [24, 10, 10, 10, 10, 60], [[60], [24, 10, 10, 10, 10]]),
     ],
 )

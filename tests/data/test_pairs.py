@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections import Counter
 
 import pytest
 
@@ -88,14 +89,29 @@ def test_unused_sentences_are_put_back():
         assert used == list(range(223))
 
 
-def test_random_pairs_are_more_than_half():
+def test_a_fair_coin_draws_random_pairs_unless_a_chunk_has_one_sentence():
     documents = numbered_documents([40] * 50, sentence_length=5)
-    labels = [pair.label for pair in build(documents, dupe_factor=20)]
-    share = sum(labels) / len(labels)
-    # A fair coin decides but for chunks of one sentence, which are at the ends of the documents:
-    # five standard deviations of the coin lie below the lower bound.
-    assert len(labels) > 5_000
-    assert 0.5 + 0.035 < share < 0.65
+    ends = {document[-1][-1] for document in documents}
+    pairs = build(documents, dupe_factor=80, short_sequence_probability=0.0)
+    # A leaves the last sentence of its chunk to B, so an A that reaches the end of its document
+    # is a chunk of one sentence.
+    alone = [pair.label for pair in pairs if pair.a[-1] in ends]
+    others = [pair.label for pair in pairs if pair.a[-1] not in ends]
+    assert set(alone) == {1} and len(alone) > 1000
+    assert_share(sum(others), len(others), 0.5)
+
+
+def assert_share(found, count, share):
+    """Within five standard deviations of the binomial distribution."""
+    assert abs(found - count * share) < 5 * (count * share * (1 - share)) ** 0.5
+
+
+def assert_uniform(values, expected):
+    """Each of the expected values is drawn equally often, and no other value is drawn."""
+    counts = Counter(values)
+    assert set(counts) == set(expected)
+    for count in counts.values():
+        assert_share(count, len(values), 1 / len(expected))
 
 
 def test_one_sentence_always_gets_a_random_partner():
@@ -103,29 +119,55 @@ def test_one_sentence_always_gets_a_random_partner():
     assert all(pair.label == 1 for pair in build(documents, dupe_factor=50))
 
 
-def test_the_target_length_is_drawn_once_for_each_visit_of_a_document():
+def test_a_visit_has_one_target_length_and_short_ones_are_uniform():
     documents = numbered_documents([200], sentence_length=1)
-    lengths_of_visits = set()
-    for seed in range(40):
-        pairs = build(documents, short_sequence_probability=1.0, rng=random.Random(seed))
+    targets = []
+    for seed in range(4000):
+        pairs = build(documents, short_sequence_probability=0.5, rng=random.Random(seed))
         lengths = {len(pair.a) + len(pair.b) for pair in pairs[:-1] if 199 not in pair.a + pair.b}
         assert len(lengths) == 1
-        lengths_of_visits |= lengths
-    assert min(lengths_of_visits) >= 2 and max(lengths_of_visits) <= 29
-    assert len(lengths_of_visits) > 10
+        targets += lengths
+    # Half of the visits draw a target of 2 to 29 tokens, and the other half have 29.
+    assert_share(targets.count(29), len(targets), 0.5 + 0.5 / 28)
+    assert_uniform([target for target in targets if target < 29], range(2, 29))
+
+
+def test_a_ends_at_any_sentence_of_its_chunk():
+    documents = numbered_documents([290] * 40, sentence_length=1)
+    pairs = build(documents, dupe_factor=20, short_sequence_probability=0.0)
+    # A chunk of 29 sentences that B continues; the chunk at the end of a document is shorter.
+    lengths = [len(a) for a, b, label in pairs if label == 0 and len(a) + len(b) == 29]
+    assert len(lengths) > 5000
+    assert_uniform(lengths, range(1, 29))
+
+
+def test_a_random_b_starts_at_any_sentence_of_any_other_document():
+    documents = numbered_documents([10, 10, 10], sentence_length=1)
+    pairs = build(documents, dupe_factor=2000, sequence_length=9, short_sequence_probability=0.0)
+    of_first = [pair.b[0] for pair in pairs if pair.label == 1 and pair.a[0] < 10]
+    # Ten draws miss every other document once in 3**10 = 59,049 times.
+    others = [start for start in of_first if start >= 10]
+    assert len(of_first) > 2000 and len(of_first) - len(others) < 5
+    assert_uniform(others, range(10, 30))
+
+
+def test_after_ten_draws_a_random_b_comes_from_its_own_document():
+    documents = numbered_documents([1, 1], sentence_length=1)
+    pairs = build(documents, dupe_factor=50_000)
+    own = sum(pair.a == pair.b for pair in pairs)
+    assert_share(own, len(pairs), 2**-10)
 
 
 def test_truncation_cuts_the_longer_side_at_either_end():
     documents = numbered_documents([2, 2], sentence_length=50)
     pairs = build(documents, dupe_factor=200)
-    cut_at_front = [pair.a[0] % 50 for pair in pairs]
-    cut_at_end = [49 - pair.a[-1] % 50 for pair in pairs]
-    assert all(abs(len(pair.a) - len(pair.b)) <= 1 for pair in pairs)
-    # Each A loses 35 or 36 tokens, a fair coin deciding on which side: the mean within five
-    # standard deviations (3.0 for one pair), and 0.25 for not knowing which of the two it is.
-    mean = sum(cut_at_front) / len(pairs)
-    assert abs(mean - 35.5 / 2) < 5 * 3.0 / len(pairs) ** 0.5 + 0.25
-    assert min(cut_at_front) > 0 and min(cut_at_end) > 0
+    # Of 71 tokens too many B loses the first, because B is cut where both sides are equal.
+    assert {(len(pair.a), len(pair.b)) for pair in pairs} == {(15, 14)}
+    for side, cut in (("a", 35), ("b", 36)):
+        at_front = [getattr(pair, side)[0] % 50 for pair in pairs]
+        assert 0 < min(at_front) and max(at_front) < cut, "each side is cut at both ends"
+        # A fair coin decides for each token that is cut.
+        assert_share(sum(at_front), cut * len(pairs), 0.5)
 
 
 def test_a_single_document_never_gets_a_false_label():
