@@ -1,17 +1,19 @@
-r"""Repeats a fine-tuning of texts with Hugging Face's BERT in torch, and compares the accuracies.
+r"""Repeats a text classification with Hugging Face's BERT in torch, and compares the accuracies.
 
-In the environment of tests/reference (bash launch/test.sh --reference makes it):
+Run it in the environment of tests/reference, which `bash launch/test.sh --reference` makes:
 
     .venv-reference/bin/python benchmarks/finetune_reference.py --run=runs/movie_sentiment \
       --weights=all-MiniLM-L6-v2 --output=huggingface.json
 
-Of the run are read `config.json` (hyper-parameters, sets of examples, seeds) and `result.json` (the
-accuracies to compare with). Same are the weights, the sets, the order of the examples, the batches,
-AdamW with its schedule and what does not decay, the clipping, the rates of dropout, the mean over
-positions and the dense layer on it, the looks at dev and that the best of them is measured on test.
-Other are the draws of the output layer and of dropout. Nothing of bert_jax is imported.
+The program reads `config.json` (hyper-parameters, data sets, seeds) and `result.json` (accuracies)
+of the run, and imports nothing of bert_jax.
 
-A seed takes some minutes of a core, and is kept: the same command goes on after those in --output.
+The same in both: weights, data sets, order of the examples, batches, AdamW with its schedule and
+its parameters without decay, clipping, dropout rates, the mean over positions with one dense layer,
+the evaluations on dev, and the choice of the best for test. Different: the random numbers of the
+output layer and of dropout.
+
+A seed takes some minutes on one core. The same command continues after the seeds in --output.
 """
 
 import copy
@@ -33,8 +35,8 @@ from absl import app, flags
 from torch import nn
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "directory of a bert_jax fine-tuning: config.json, result.json")
-flags.DEFINE_string("weights", None, "directory of Hugging Face's BERT that it started from")
+flags.DEFINE_string("run", None, "workdir of a bert_jax fine-tuning")
+flags.DEFINE_string("weights", None, "directory of the Hugging Face BERT that the run started from")
 flags.DEFINE_string("output", None, "JSON file to write")
 flags.mark_flags_as_required(["run", "weights", "output"])
 
@@ -42,7 +44,7 @@ NO_DECAY = ("bias", "LayerNorm.weight")
 
 
 class Examples(NamedTuple):
-    """Word pieces of each text and the number of its label."""
+    """Word pieces and label number of each text."""
 
     token_ids: list[list[int]]
     labels: list[int]
@@ -90,10 +92,10 @@ def batch_of(examples: Examples, numbers: Any) -> tuple[torch.Tensor, ...]:
 
 
 def accuracy(model: nn.Module, examples: Examples) -> float:
-    """Returns the share of examples whose label has the highest logit, dropout off."""
+    """Returns the fraction of correct predictions, without dropout."""
     model.eval()
     correct = 0
-    # Of similar lengths, so that there is little padding.
+    # Texts of similar length share a batch, which saves padding.
     order = sorted(range(len(examples.labels)), key=lambda i: len(examples.token_ids[i]))
     with torch.no_grad():
         for start in range(0, len(order), 64):
@@ -105,7 +107,7 @@ def accuracy(model: nn.Module, examples: Examples) -> float:
 def make_optimizer(
     model: nn.Module, config: dict[str, Any], *, steps: int, warmup_fraction: float
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """Returns AdamW, which corrects the bias of its moments, and warm-up with linear decay."""
+    """Returns AdamW with bias correction, and a schedule of warm-up and linear decay."""
     decayed, others = [], []
     for name, parameter in model.named_parameters():
         (others if name.endswith(NO_DECAY) else decayed).append(parameter)
@@ -122,18 +124,18 @@ def make_optimizer(
     return optimizer, transformers.get_linear_schedule_with_warmup(optimizer, warmup, steps)
 
 
-def tune(
+def train_seed(
     model: nn.Module, seed: int, config: dict[str, Any], splits: dict[str, Examples]
 ) -> dict[str, Any]:
-    """Trains one seed; returns the accuracies of the checkpoint that dev likes most."""
+    """Trains one seed and returns the accuracies of the best checkpoint on dev."""
     training, started = config["training"], time.monotonic()
     count, size = len(splits["train"].labels), training["batch_size"]
     steps = training["epochs"] * math.ceil(count / size)
     optimizer, schedule = make_optimizer(
         model, config["optimizer"], steps=steps, warmup_fraction=training["warmup_fraction"]
     )
-    looks = training["epochs"] * training["evaluations_per_epoch"]
-    look_at = {math.ceil(i * steps / looks) for i in range(1, looks + 1)}
+    total = training["epochs"] * training["evaluations_per_epoch"]
+    evaluations = {math.ceil(i * steps / total) for i in range(1, total + 1)}
     log, losses, best, step = [], [], (-1.0, 0, {}), 0
     for epoch in range(training["epochs"]):
         order = np.random.default_rng((seed, epoch)).permutation(count)
@@ -148,7 +150,7 @@ def tune(
             schedule.step()
             losses.append((loss.item(), len(labels)))
             step += 1
-            if step in look_at:
+            if step in evaluations:
                 found = accuracy(model, splits["dev"])
                 mean = sum(a * b for a, b in losses) / sum(b for _, b in losses)
                 log.append({"step": step, "train/loss": mean, "dev/accuracy": found})
@@ -169,7 +171,7 @@ def tune(
 
 
 def check(config: dict[str, Any]) -> None:
-    """Exits where the run has what this program does not repeat."""
+    """Exits if the run uses an option that this program does not have."""
     training = config["training"]
     wanted = {
         "task.family": (config["task"]["family"], "classification"),
@@ -192,9 +194,10 @@ def check(config: dict[str, Any]) -> None:
 
 
 def compare(seeds: list[dict], ours: dict[str, Any]) -> dict[str, Any]:
-    """Returns means and deviations over seeds of both, and whether the means are that near.
+    """Returns mean and deviation over seeds of both programs, and whether the means agree.
 
-    That is: no further apart than the deviations pooled, the root of their mean square.
+    The means agree if their difference is at most the pooled deviation: the root of the mean of
+    both squared deviations.
     """
     compared = {}
     for split in ("dev", "test"):
@@ -216,7 +219,7 @@ def compare(seeds: list[dict], ours: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(unfinished, file)
@@ -246,13 +249,15 @@ def main(_: list[str]) -> None:
     done = json.loads(output.read_text()) if output.exists() else {"seeds": []} | inputs
     for name, value in inputs.items():
         if done[name] != value:
-            sys.exit(f"{output} holds seeds of another {name}; accepted: the same, or another file")
+            sys.exit(
+                f"{output} holds seeds with another {name}; accepted: the same, or another file"
+            )
     seeds = done["seeds"]
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     for seed in [one["seed"] for one in ours["seeds"]][len(seeds) :]:
         torch.manual_seed(seed)
         model = MeanClassifier(weights, len(config["task"]["labels"]))
-        seeds.append(tune(model, seed, config, splits))
+        seeds.append(train_seed(model, seed, config, splits))
         write_json(output, versions | inputs | {"seeds": seeds})
     compared = compare(seeds, ours)
     write_json(output, versions | inputs | {"seeds": seeds, "accuracy": compared})

@@ -1,14 +1,14 @@
-"""One vector for a text: how the outputs of its tokens become one.
+"""Pooling: one vector for a text from the outputs of its tokens.
 
-A row's tokens are all but its padding: [CLS] and [SEP] count.
+The tokens of a row are all positions except padding, including [CLS] and [SEP].
 
-cls: the last layer's output at the row's first position.
-pooled: the pooler's dense and tanh on that, which next-sentence prediction has trained.
-mean, max: the last layer's, averaged over the tokens, or the largest value of each dimension.
-last4: as mean, of the average of the last four layers, or of all where there are fewer.
+cls: the output of the last layer at the first position.
+pooled: the pooler's dense layer and tanh on cls; next-sentence prediction trains the pooler.
+mean, max: the mean, or the maximum of each dimension, of the last layer over the tokens.
+last4: the mean over the tokens of the average of the last four layers (or all, if fewer).
 
 References:
-  Devlin et al. 2018, section 5.3 (layers)
+  Devlin et al. 2018, section 5.3 (averages of layers)
   Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084 ([CLS], mean and max for sentences)
 """
 
@@ -27,10 +27,10 @@ LAYERS_AVERAGED = 4
 def token_vectors(
     output: EncoderOutput, layers: Literal["last", "last4"]
 ) -> Float[Array, "batch length embed"]:
-    """Returns one float32 vector a position: the last layer's, or the last four's average.
+    """Returns a float32 vector for each position: the last layer, or the average of the last four.
 
     Raises:
-      ConfigError: last4 without hidden states.
+      ConfigError: `layers` is last4 and the output has no hidden states.
     """
     if layers == "last":
         return output.sequence_output.astype(jnp.float32)
@@ -42,14 +42,14 @@ def token_vectors(
 def pool(
     output: EncoderOutput, mask: Bool[Array, "batch length"], pooling: Pooling
 ) -> Float[Array, "batch embed"]:
-    """Returns one float32 vector a row; mean, max and last4 of a row without tokens are 0.
+    """Returns a float32 vector for each row; mean, max and last4 of a row without tokens are 0.
 
     Args:
-      output: of rows that hold one pair or text each; with `hidden_states` for last4.
+      output: the encoder's output for rows of one text or pair; last4 needs `hidden_states`.
       mask: True at tokens, False at padding.
 
     Raises:
-      ConfigError: no such pooling, or last4 without hidden states.
+      ConfigError: unknown pooling, or last4 without hidden states.
     """
     last = token_vectors(output, "last")
     if pooling == "cls":

@@ -16,17 +16,17 @@ from bert_jax.sharding import ShardingRules
 
 
 def example_ids() -> tuple[Int[np.ndarray, "1 8"], ...]:
-    """Returns token, segment and pack ids to initialize with."""
+    """Returns small token, segment and pack ids, which are enough to initialize a model."""
     return (np.zeros((1, 8), np.int32),) * 3
 
 
 class BertForTask(nn.Module):
-    """BERT with one dense layer on a text's representation or on each token's."""
+    """BERT with one dense layer on the vector of a text, or on the vector of each token."""
 
     config: BertConfig
     head: TaskHeadConfig
     frozen: bool = False
-    """The encoder is neither trained nor disturbed by dropout."""
+    """Whether the encoder gets no gradient and no dropout."""
     rules: ShardingRules | None = None
 
     def setup(self):
@@ -43,7 +43,7 @@ class BertForTask(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "batch positions embed"]:
-        """Returns what the output layer sees, float32: a row's vector, or each position's."""
+        """Returns the float32 input of the output layer: a vector for each row or each position."""
         output = self.bert(
             token_ids,
             segment_ids,
@@ -64,7 +64,7 @@ class BertForTask(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "batch *length outputs"]:
-        """Returns float32 logits, of each row or of each position."""
+        """Returns float32 logits for each row or each position."""
         x = self.features(token_ids, segment_ids, pack_ids, train=train and not self.frozen)
         if self.frozen:
             x = jax.lax.stop_gradient(x)

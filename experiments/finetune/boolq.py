@@ -1,13 +1,15 @@
-r"""BoolQ: is the answer that a passage gives to a question yes? 11,265 pairs.
+r"""BoolQ: does a passage answer a question with yes? 11,265 pairs.
 
     python benchmarks/task_sets.py --output=data/tasks --only=boolq
     python -m bert_jax.finetune --experiment=experiments/finetune/boolq.py \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/boolq --seeds=1
 
-test is the published dev set, of which 62.2 % are yes; dev is a tenth of the training set. Of the
-12,697 published pairs 1,432 are left out: of the training set, on a passage of test. Accuracy on
-test 0.666, interval 0.648 to 0.682, of one seed (docs/results.md); the majority has 0.622. It took
-1,342 s of two busy cores of an AMD EPYC server.
+test is the published dev set, in which 62.2 % of the answers are yes. dev is a tenth of the
+training set. 1,432 of the 12,697 published pairs are left out, because they are training pairs on a
+passage of test.
+
+Result of one seed (docs/results.md): accuracy on test 0.666, interval 0.648 to 0.682; the majority
+has 0.622. It took 1,342 s on two busy cores of an AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

@@ -4,10 +4,11 @@ r"""Parts of speech of the Brown corpus: 57,340 sentences, 104 tags.
     python -m bert_jax.finetune --experiment=experiments/finetune/brown_tags.py \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/brown_tags --seeds=1
 
-A tag of the corpus without what marks headlines (-hl), titles (-tl), cited (-nc) and foreign words
-(fw-), and without the second half of a contraction (+). Accuracy on test 0.976, interval 0.975 to
-0.977, of one seed (docs/results.md); the most frequent tag of each word is right in 0.915. It
-took 1,034 s of two busy cores of an AMD EPYC server.
+The tags omit the corpus's marks of headlines (-hl), titles (-tl), cited (-nc) and foreign words
+(fw-), and the second half of a contraction (+).
+
+Result of one seed (docs/results.md): accuracy on test 0.976, interval 0.975 to 0.977; the most
+frequent tag of each word has 0.915. It took 1,034 s on two busy cores of an AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

@@ -1,4 +1,4 @@
-r"""DisflQA: 1,000 questions with slips of the tongue on SQuAD 2 passages; a quarter have no answer.
+r"""DisflQA: 1,000 disfluent questions on SQuAD 2 passages; a quarter of them have no answer.
 
     python benchmarks/task_sets.py --output=data/tasks --only=disfl_qa --only=narrative_qa
     python -m bert_jax.finetune --experiment=experiments/finetune/narrative_qa.py \
@@ -6,11 +6,12 @@ r"""DisflQA: 1,000 questions with slips of the tongue on SQuAD 2 passages; a qua
     python -m bert_jax.finetune --experiment=experiments/finetune/disfl_qa.py \
       --checkpoint=runs/narrative_qa/seed-0 --workdir=runs/disfl_qa --seeds=3
 
-The smallest set of questions there is: of those trained on 585 have an answer, so that the weights
-have seen other questions first. answerable_f1 counts and chooses the checkpoint, so that every
-question is answered. On test it is 0.372, standard deviation 0.019 over 3 seeds, interval 0.287 to
-0.456 (docs/results.md); that of the sentence which shares most words with the question is 0.198.
-A seed took 693 to 991 s of one core of an AMD EPYC server.
+Only 585 training questions have an answer, so the model is first trained on narrative_qa.py. The
+metric is answerable_f1, so every question gets an answer.
+
+Result of 3 seeds (docs/results.md): answerable_f1 on test 0.372, standard deviation 0.019,
+interval 0.287 to 0.456; the sentence with most shared words has 0.198. A seed took 693 to 991 s on
+one core of an AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

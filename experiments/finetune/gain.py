@@ -1,4 +1,4 @@
-r"""What pretraining on the mix is worth: the model of experiments/mix.py, pretrained and not.
+r"""The gain from pretraining: the model of experiments/mix.py, pretrained and from scratch.
 
     python benchmarks/task_sets.py --output=data/tasks
     python -m bert_jax.finetune --experiment=experiments/finetune/gain.py:brown_tags \
@@ -8,15 +8,15 @@ r"""What pretraining on the mix is worth: the model of experiments/mix.py, pretr
         --experiment=experiments/finetune/gain.py:editorial_sentiment_$fold --seeds=2
     done
 
-and so with movie_sentiment_$fold. Then the same from scratch, in other workdirs with
---set training.from_scratch=true, and
+Run the same for movie_sentiment_$fold. Then run everything in other workdirs with
+--set training.from_scratch=true, and compare:
 
     python benchmarks/paired_difference.py --first=runs/gain/editorials \
       --second=runs/gain/editorials_from_scratch
 
-A tenth of the film reviews or of the editorials is too little to show such a difference: each
-sentence is in test of one of ten folds. A small model asks for a higher rate than the published
-ones, and so does one from scratch.
+One test set of a tenth of the sentences is too small to show the difference, so there are ten
+folds, and each sentence is in test of one fold. A small model needs a higher rate than the
+published rates, and so does a model from scratch.
 """
 
 from dataclasses import replace
@@ -49,11 +49,11 @@ Fold = Literal[
     "editorial_sentiment_9",
 ]
 RATES = {"brown_tags": 5e-4, "movie_sentiment": 5e-4, "editorial_sentiment": 1e-3}
-"""That of the editorials was chosen on dev of three folds (docs/results.md)."""
+"""Learning rates. The rate of the editorials was chosen on dev of three folds (docs/results.md)."""
 
 
 def get_config(variant: Literal[Fold, "brown_tags"] = "brown_tags") -> FineTuningConfig:
-    """Returns the fine-tuning on parts of speech, or on a fold of the sentences with a rating."""
+    """Returns the fine-tuning on parts of speech, or on a fold of a sentiment set."""
     name, fold = variant, ""
     if variant != "brown_tags":
         name, _, fold = variant.rpartition("_")
@@ -61,8 +61,8 @@ def get_config(variant: Literal[Fold, "brown_tags"] = "brown_tags") -> FineTunin
     task = config.task
     if fold:
         files = {
-            part: f"tsv:data/tasks/{name}_folds/{fold}/{part}.tsv"
-            for part in ("train", "dev", "test")
+            split: f"tsv:data/tasks/{name}_folds/{fold}/{split}.tsv"
+            for split in ("train", "dev", "test")
         }
         task = replace(task, **files)
     return replace(

@@ -1,21 +1,24 @@
-r"""The tasks of GLUE as Devlin et al. 2018 fine-tuned them, by way of TFDS.
+r"""The tasks of GLUE as in Devlin et al. 2018, read from TFDS.
 
     python -m bert_jax.finetune --experiment=experiments/finetune/glue.py:sst2 \
       --checkpoint=bert-base-uncased --workdir=runs/sst2 --seeds=5
 
-3 epochs on batches of 32, at the rate of 5e-5, 4e-5, 3e-5 and 2e-5 that was the best of a task on
-dev (section 4.1; which one that was is not published). Here it is 2e-5, that of MRPC in the README
-of google-research/bert, as are rows of 128 tokens, unless --set optimizer.learning_rate says
-another. The warm-up over a tenth of the steps is run_classifier.py's, and with
-`--set optimizer.bias_correction=false --set optimizer.decay_from=start` so is the optimizer, which
-fails more often on the small sets (Mosbach et al. 2021).
+The paper trains 3 epochs on batches of 32 and chooses the rate of each task on dev: 5e-5, 4e-5,
+3e-5 or 2e-5 (section 4.1). The chosen rates are not published. This file uses 2e-5 and rows of 128
+tokens, the values for MRPC in the README of google-research/bert; set another rate with
+--set optimizer.learning_rate. The warm-up over a tenth of the steps is that of run_classifier.py.
 
-dev is GLUE's validation set; of MNLI the matched one, and test the mismatched one. BERT-base had on
-the test sets MNLI 84.6 and 83.4, QQP 71.2, QNLI 90.5, SST-2 93.5, CoLA 52.1, STS-B 85.8, MRPC 88.9,
-RTE 66.4 (table 1). WNLI it left out. With `--set task.test=tfds:glue/sst2:test`, whose labels are
-hidden, predictions_test.tsv of a seed is what GLUE's server takes as SST-2.tsv.
+`--set optimizer.bias_correction=false --set optimizer.decay_from=start` gives the optimizer of
+run_classifier.py, which fails more often on small sets (Mosbach et al. 2021).
 
-TFDS has to have prepared the set: `tfds build glue/sst2` elsewhere, then TFDS_DATA_DIR.
+dev is GLUE's validation set. For MNLI, dev is the matched set and test is the mismatched set.
+BERT-base had on the test sets MNLI 84.6 and 83.4, QQP 71.2, QNLI 90.5, SST-2 93.5, CoLA 52.1, STS-B
+85.8, MRPC 88.9, RTE 66.4; the paper leaves out WNLI (table 1).
+
+With `--set task.test=tfds:glue/sst2:test`, whose labels are hidden, a seed's predictions_test.tsv
+is the SST-2.tsv that GLUE's server accepts.
+
+TFDS must have prepared the set: run `tfds build glue/sst2` elsewhere and set TFDS_DATA_DIR.
 
 References:
   https://arxiv.org/abs/1810.04805
@@ -29,8 +32,8 @@ from bert_jax.training.optim import OptimizerConfig
 
 Variant = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
 
-# Fields of the texts; the metric of table 1 (GLUE's own score of MRPC and QQP is the mean of F1 and
-# accuracy, of STS-B that of both correlations); the split to choose on.
+# Fields of the texts, metric of table 1, and split for dev. GLUE's own score is the mean of F1 and
+# accuracy for MRPC and QQP, and the mean of both correlations for STS-B.
 TASKS = {
     "cola": ("sentence", "", "matthews", "validation"),
     "sst2": ("sentence", "", "accuracy", "validation"),
@@ -43,8 +46,8 @@ TASKS = {
     "wnli": ("sentence1", "sentence2", "accuracy", "validation"),
 }
 
-# As GLUE's own files and submissions have them, in the order of their numbers in TFDS: the F1 of
-# MRPC and QQP is that of number 1.
+# Labels as in GLUE's files and submissions, in the order of their numbers in TFDS. The F1 of MRPC
+# and QQP is the F1 of number 1.
 LABELS = {
     "cola": ("0", "1"),
     "sst2": ("0", "1"),

@@ -1,14 +1,15 @@
-r"""NarrativeQA: 1,823 questions on plots of books and films whose answer is in the plot.
+r"""NarrativeQA: 1,823 questions on plots of books and films; each answer is in its plot.
 
     python benchmarks/task_sets.py --output=data/tasks --only=narrative_qa
     python -m bert_jax.finetune --experiment=experiments/finetune/narrative_qa.py \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/narrative_qa
 
-A passage is the part of a plot that has the answer, whose first mention there is not always the one
-asked for. What disfl_qa.py begins with. F1 on test 0.503, interval 0.423 to 0.584, of one seed
-(docs/results.md); that of the sentence which shares most words with the question is 0.129.
-The interval draws questions, and not the 6 plots that test has. It took 1,266 s of one core of an
-AMD EPYC server.
+A passage is the part of a plot that contains the answer. Its first mention counts as the answer,
+which is not always correct. disfl_qa.py starts from the result.
+
+Result of one seed (docs/results.md): F1 on test 0.503, interval 0.423 to 0.584; the sentence
+with most shared words has 0.129. The interval resamples questions, not the 6 plots of test. It took
+1,266 s on one core of an AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

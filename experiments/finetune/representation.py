@@ -1,9 +1,9 @@
-r"""How a sentence is represented: an ablation of the sentiment of film reviews.
+r"""Ablation of the representation of a sentence, on the sentiment of film reviews.
 
     python -m bert_jax.finetune --experiment=experiments/finetune/representation.py:max \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/representation/max --seeds=3
 
-Of MiniLM `pooled` begins with a pooler that was never trained for use.
+MiniLM was trained without its pooler, so `pooled` starts from a pooler that was never used.
 """
 
 from dataclasses import replace

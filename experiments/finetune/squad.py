@@ -1,17 +1,21 @@
-r"""SQuAD 1.1 and 2.0 as Devlin et al. 2018 fine-tuned them.
+r"""SQuAD 1.1 and 2.0 as in Devlin et al. 2018.
 
     python -m bert_jax.finetune --experiment=experiments/finetune/squad.py:v1 \
       --checkpoint=bert-base-uncased --workdir=runs/squad \
       --set task.train=squad:train-v1.1.json --set task.dev=squad:dev-v1.1.json
 
-1.1: 3 epochs at a rate of 5e-5 on batches of 32 (section 4.2). 2.0: 2 epochs at 5e-5 on batches of
-48 (section 4.3). Windows of 384 tokens with a stride of 128 are those of the README of
-google-research/bert; the warm-up over a tenth of the steps, questions of 64 and answers of 30
-tokens are run_squad.py's.
+| value | source |
+|---|---|
+| 1.1: 3 epochs, rate 5e-5, batches of 32 | section 4.2 |
+| 2.0: 2 epochs, rate 5e-5, batches of 48 | section 4.3 |
+| windows of 384 tokens, stride 128 | README of google-research/bert |
+| warm-up over a tenth of the steps, questions of 64 tokens, answers of 30 | run_squad.py |
 
-BERT-base had on dev 1.1 an F1 of 88.5 and an exact match of 80.8 (table 2); on dev 2.0 only
-BERT-large is published, 81.9 and 78.7 (table 3). The README has for BERT-base on 1.1 batches of 12,
-for BERT-large on both of 24, each at 3e-5 for 2 epochs; the former gave 88.41 and 81.25:
+Published on dev 1.1: BERT-base with an F1 of 88.5 and an exact match of 80.8 (table 2). Published
+on dev 2.0: only BERT-large, with 81.9 and 78.7 (table 3).
+
+The README trains BERT-base on 1.1 with batches of 12 and BERT-large on both with batches of 24,
+each at 3e-5 for 2 epochs. Its BERT-base has 88.41 and 81.25:
 
     --set training.batch_size=12 --set optimizer.learning_rate=3e-5 --set training.epochs=2
 
@@ -27,7 +31,7 @@ from bert_jax.training.optim import OptimizerConfig
 
 
 def get_config(variant: Literal["v1", "v2"] = "v1") -> FineTuningConfig:
-    """Returns the fine-tuning on questions that all have an answer, or not (`v2`)."""
+    """Returns the fine-tuning. In `v2` some questions have no answer."""
     version, epochs, batch_size = {"v1": ("v1.1", 3, 32), "v2": ("v2.0", 2, 48)}[variant]
     return FineTuningConfig(
         task=TaskConfig(

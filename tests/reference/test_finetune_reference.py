@@ -103,7 +103,7 @@ def test_it_repeats_a_fine_tuning(reference, weights, tmp_path):
     }
     model = reference.MeanClassifier(weights, 2)
     give_first_output_layer(model, tmp_path / "run/seed-0")
-    theirs = reference.tune(model, 0, described, splits)
+    theirs = reference.train_seed(model, 0, described, splits)
     assert [row["step"] for row in theirs["log"]] == [row["step"] for row in rows]
     for name in ("train/loss", "dev/accuracy"):
         found, expected = ([row[name] for row in log] for log in (rows, theirs["log"]))
