@@ -185,7 +185,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 def main(*directories: str) -> None:
     """Runs the command."""
     if not directories:
-        raise ConfigError(f"no run directory is given; {ACCEPTED}")
+        raise ConfigError("no run directory is given; accepted: workdirs of finished runs")
     if not FLAGS.output:
         raise ConfigError("--output is missing; accepted: a file such as docs/runs/NAME.jsonl")
     paths = [Path(os.path.abspath(one)) for one in directories]

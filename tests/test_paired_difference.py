@@ -8,7 +8,6 @@ import pytest
 from scripts import load_script
 
 from bert_jax.errors import DataError
-from bert_jax.tasks.families.metrics import accuracy
 
 pytestmark = pytest.mark.slow
 
@@ -19,15 +18,21 @@ def outcomes(right, count=400):
     return np.stack([predicted, np.ones(count)], axis=1).astype(np.int64)
 
 
+def accuracy(outcomes):
+    """Returns the family's accuracy; scikit-learn needs a millisecond, and draws are thousands."""
+    return float((outcomes[:, 0] == outcomes[:, 1]).mean())
+
+
 @pytest.fixture(scope="module")
 def script():
     return load_script("paired_difference")
 
 
-def test_the_interval_of_a_difference_is_of_the_same_examples(script):
+def test_both_sides_of_a_difference_get_the_same_examples(script):
     better, worse = [outcomes(320), outcomes(320)], [outcomes(280), outcomes(280)]
     low, high = script.interval_of_difference([(better, worse)], accuracy)
-    # 40 of 400 differ: 0.1, of deviation sqrt(0.1 * 0.9 / 400) = 0.015; of sets drawn apart twice.
+    # 40 of 400 examples differ: mean 0.1, deviation sqrt(0.1 * 0.9 / 400) = 0.015. Draws of
+    # different examples for the two sides would give about twice this deviation.
     assert 0.065 < low < 0.08 and 0.12 < high < 0.135
     assert script.interval_of_difference([(better, better)], accuracy) == (0, 0)
     backwards = script.interval_of_difference([(worse, better)], accuracy)
@@ -37,24 +42,25 @@ def test_the_interval_of_a_difference_is_of_the_same_examples(script):
 def test_seeds_that_differ_widen_the_interval(script):
     same, spread = [outcomes(300)] * 3, [outcomes(270), outcomes(300), outcomes(330)]
     low, high = script.interval_of_difference([(spread, same)], accuracy)
-    assert low < -0.03 and 0.03 < high  # the seeds' own means have a deviation of 0.035
+    assert low < -0.03 and 0.03 < high  # the deviation of the mean over seeds is 0.035
 
 
 def test_folds_that_differ_widen_the_interval(script):
-    """Ten folds narrow what examples do to it, and not what their trainings do."""
+    """Ten folds reduce the variance from examples, not the variance between folds."""
     same = [([outcomes(292)], [outcomes(280)])] * 10
     low, high = script.interval_of_difference(same, accuracy)
-    # A deviation of sqrt(0.03 * 0.97 / 4000) = 0.0027.
+    # The deviation is sqrt(0.03 * 0.97 / 4000) = 0.0027.
     assert 0.022 < low < 0.03 < high < 0.038
     spread = [([outcomes(right)], [outcomes(280)]) for right in (272, 312) for _ in range(5)]
     low, high = script.interval_of_difference(spread, accuracy)
-    # Of single folds 0.05, of ten 0.016.
+    # The deviation of a single fold is 0.05, of the mean of ten folds 0.016.
     assert low < 0.01 and 0.05 < high
 
 
 @pytest.fixture
-def workdir(tmp_path):
+def workdir(script, tmp_path, monkeypatch):
     """`workdir(name, rights)` writes a fine-tuning with `rights` correct examples in each seed."""
+    monkeypatch.setattr(script, "RESAMPLES", 100)
 
     def write(name, rights, **changes):
         result = {

@@ -41,8 +41,7 @@ def tarred(target, files):
 
 def test_every_set_has_a_hash_and_a_licence(sets):
     assert len(sets.SETS) == 9
-    for one in sets.SETS.values():
-        source = one.source
+    for source in (task_set.source for task_set in sets.SETS.values()):
         assert len(source.sha256) == 64 and source.version[0].isdigit() and source.licence
 
 
@@ -139,18 +138,18 @@ def test_answers_of_disfl_qa_stand_in_their_passage(sets, tmp_path):
     questions = {}
     for content in files.values():
         for paragraph in json.loads(content)["data"][0]["paragraphs"]:
-            for one in paragraph["qas"]:
-                questions[one["question"]] = one["answers"]
-                for answer in one["answers"]:
+            for question in paragraph["qas"]:
+                questions[question["question"]] = question["answers"]
+                for answer in question["answers"]:
                     start = answer["answer_start"]
                     found = paragraph["context"][start : start + len(answer["text"])]
                     assert found == answer["text"]
     assert [a["text"] for a in questions["When?"] + questions["What?"]] == ["1 , 000 years", "Film"]
     assert questions["Who?"] == []
     made = [json.loads(files[f"{part}.json"])["data"][0]["paragraphs"] for part in sets.PARTS]
-    asked = [one for paragraphs in made for p in paragraphs for one in p["qas"]]
-    assert [one["is_impossible"] for one in asked] == [not one["answers"] for one in asked]
-    assert len({one["id"] for one in asked}) == 3
+    asked = [question for paragraphs in made for p in paragraphs for question in p["qas"]]
+    assert [q["is_impossible"] for q in asked] == [not q["answers"] for q in asked]
+    assert len({q["id"] for q in asked}) == 3
     assert held_out == {p["context"] for paragraphs in made[1:] for p in paragraphs}
     rows[0]["answer"] = "nowhere"
     with pytest.raises(DataError, match="'nowhere' is not in its passage"):
@@ -177,11 +176,11 @@ def test_a_passage_of_a_plot_has_the_answer_and_shares_most_words_with_the_quest
     files, held_out = sets.make_narrative_qa(zipped(tmp_path / "a", {name: lines}))
     made = {part: json.loads(files[f"{part}.json"])["data"][0]["paragraphs"] for part in sets.PARTS}
     assert [p["context"] for p in made["dev"]] == [other] and held_out == {other}
-    asked = {one["question"]: (p["context"], one) for p in made["train"] for one in p["qas"]}
+    asked = {q["question"]: (p["context"], q) for p in made["train"] for q in p["qas"]}
     assert list(asked) == ["Who says it sinks?", "Who goes on?"]
-    for passage, one in asked.values():
+    for passage, question in asked.values():
         assert passage in plot and 100 < len(passage.split()) <= 120
-        (answer,) = one["answers"]
+        (answer,) = question["answers"]
         assert passage[answer["answer_start"] :].startswith(answer["text"])
     assert asked["Who says it sinks?"][1]["answers"][0]["text"] == "the Boatman"
     assert asked["Who goes on?"][1]["answers"][0]["text"] == "Ann"
@@ -208,8 +207,8 @@ def test_no_passage_of_the_published_dev_of_boolq_is_trained_on(sets, tmp_path):
     }
     assert [row["question"] for row in parts["test"]] == [row["question"] for row in published]
     assert sum(map(len, parts.values())) == 90
-    for one, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
-        shared = {row["passage"] for row in parts[one]} & {row["passage"] for row in parts[other]}
+    for first, second in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        shared = {r["passage"] for r in parts[first]} & {r["passage"] for r in parts[second]}
         assert not shared
     assert held_out == {row["passage"] for part in ("dev", "test") for row in parts[part]}
 
