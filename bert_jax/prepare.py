@@ -58,6 +58,7 @@ def main() -> None:
     from bert_jax.data.preparation.engines import Engine
     from bert_jax.data.preparation.exclusion import open_exclusion
     from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
+    from bert_jax.data.preparation.summary import find_warnings
     from bert_jax.training.experiment import phases
 
     for name in ("corpus", "output", "vocabulary"):
@@ -88,7 +89,8 @@ def main() -> None:
                 )
             passport = prepare_data(phase_data, tokenizer=tokenizer, report=report, **settings)
         _print_splits(phase_data.directory, passport)
-        _print_warnings(phase_data.directory, passport)
+        for warning in find_warnings(passport):
+            print(f"{phase_data.directory}: look: {warning}")
         if passport["exclusion"]:
             _print_exclusion(phase_data.directory, passport)
 
@@ -104,14 +106,6 @@ def _print_splits(directory: str, passport: dict) -> None:
             f"{directory}: {split:5} {summary['examples']:>9,} rows"
             f" of {summary['documents']:,} documents, {summary['tokens']:,} tokens,"
             f" {summary['positions'] / rows / preparation['sequence_length']:.1%} full{random}"
-        )
-
-
-def _print_warnings(directory: str, passport: dict) -> None:
-    if shared := passport["shared_documents"]:
-        print(
-            f"{directory}: look: {shared:,} documents are both trained on and held out, so that "
-            "held-out figures are too good; remove the copies from the corpus"
         )
 
 

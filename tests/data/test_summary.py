@@ -11,7 +11,7 @@ from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.passport import load_passport, passport_fingerprint
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
-from bert_jax.data.preparation.summary import summarize
+from bert_jax.data.preparation.summary import find_warnings, summarize
 from bert_jax.data.records import decode_rows, open_split
 from bert_jax.data.sources.corpora import is_held_out, open_corpus, read_documents, read_slice
 from bert_jax.data.tokenizers.files import load_tokenizer
@@ -48,6 +48,26 @@ def rows_of(config, passport, split):
     source = open_split(config.directory, passport, split=split)
     records = source.__getitems__(range(len(source)))
     return decode_rows(records, dtype=passport["record_dtype"])
+
+
+def test_one_sentence_documents_are_warned_about_unless_data_have_no_pairs(config, tmp_path):
+    assert find_warnings(prepare(config)) == [], "documents of ten sentences"
+    lines = [line for line in (tmp_path / "corpus.txt").read_text().split("\n") if line]
+    # Blank lines between the sentences: every line is a document.
+    (tmp_path / "lines.txt").write_text("\n\n".join(lines))
+    changes = {"corpus": f"text:{tmp_path}/lines.txt", "directory": str(tmp_path / "lines")}
+    (warning,) = find_warnings(prepare(dataclasses.replace(config, **changes)))
+    assert warning.startswith("100.0% of the training pairs are random, because")
+    assert "(a document has 1.0 sentences on average); put blank lines between doc" in warning
+    changes |= {"directory": str(tmp_path / "none"), "pairs": "none"}
+    assert find_warnings(prepare(dataclasses.replace(config, **changes))) == []
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(0.9, False), (0.901, True)])
+def test_more_than_nine_random_pairs_in_ten_are_warned_about(config, rate, warned):
+    passport = prepare(config)
+    passport["splits"]["train"]["random_pair_rate"] = rate
+    assert len(find_warnings(passport)) == warned
 
 
 @pytest.mark.parametrize("pairs_per_row", [1, 3])

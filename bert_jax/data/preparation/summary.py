@@ -16,6 +16,8 @@ RANGE_DOCUMENTS = 2**22
 """Hashes of about so many documents are compared at a time, 32 MB."""
 MEASURED_ROWS = 2000
 """Training rows whose masks are drawn to measure them; 38,000 predictions at 128 tokens."""
+HIGHEST_RANDOM_RATE = 0.9
+"""Share of random pairs above which `find_warnings` warns; the recipe aims at 0.5."""
 
 _SUMS = (
     *("examples", "documents", "sentences", "tokens"),
@@ -43,6 +45,27 @@ def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence
         "shared_documents": shared,
         "identical_shards": _identical([*evaluation, *training]),
     }
+
+
+def find_warnings(passport: dict) -> list[str]:
+    """Returns a line for each property of the data that misleads or wastes training."""
+    warnings = []
+    if shared := passport["shared_documents"]:
+        warnings.append(
+            f"{shared:,} documents are both trained on and held out, so held-out figures are too "
+            "good; remove the copies from the corpus"
+        )
+    train = passport["splits"]["train"]
+    next_sentence = passport["preparation"]["pairs"] == "next_sentence"
+    if next_sentence and train["random_pair_rate"] > HIGHEST_RANDOM_RATE:
+        sentences = train["sentences"] / train["documents"]
+        warnings.append(
+            f"{train['random_pair_rate']:.1%} of the training pairs are random, because a chunk of "
+            f"one sentence has no next sentence (a document has {sentences:.1f} sentences on "
+            "average); put blank lines between documents and not between sentences, raise "
+            "data.sequence_length, or use --set data.pairs=none"
+        )
+    return warnings
 
 
 def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) -> dict:
