@@ -4,7 +4,8 @@ r"""Writes run directories into one record: a JSON Lines file with the source of
     --output=docs/runs/gain_sentiment.jsonl
 
 A run directory is the workdir of a finished `finetune` or `pretrain`. A directory of run
-directories stands for all of them. docs/runs/README.md describes the format.
+directories stands for all of them. A file NAME.json from benchmarks/finetune_reference.py becomes a
+line too. docs/runs/README.md describes the format.
 """
 
 import base64
@@ -182,18 +183,25 @@ def _walk(directory: Path) -> Iterator[Path]:
             yield from _walk(child)
 
 
-def main(*directories: str) -> None:
+def describe_reference(file: Path) -> Line:
+    """Returns the line of a result that benchmarks/finetune_reference.py wrote."""
+    content = _load_json(file)
+    return {"format_version": FORMAT_VERSION, "kind": "reference", "name": file.stem, **content}
+
+
+def main(*sources: str) -> None:
     """Runs the command."""
-    if not directories:
+    paths = [Path(os.path.abspath(source)) for source in sources if not source.endswith(".json")]
+    if not paths:
         raise ConfigError("no run directory is given; accepted: workdirs of finished runs")
     if not FLAGS.output:
         raise ConfigError("--output is missing; accepted: a file such as docs/runs/NAME.jsonl")
-    paths = [Path(os.path.abspath(one)) for one in directories]
     top = os.path.commonpath([path.parent for path in paths])
     found = [workdir for path in paths for workdir in workdirs(path)]
     lines = [describe_run(workdir.relative_to(top).as_posix(), workdir) for workdir in found]
+    lines += [describe_reference(Path(source)) for source in sources if source.endswith(".json")]
     write_record(Path(FLAGS.output), lines)
-    print(f"{FLAGS.output}: {len(lines)} runs")
+    print(f"{FLAGS.output}: {len(lines)} lines")
 
 
 if __name__ == "__main__":

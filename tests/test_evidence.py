@@ -112,9 +112,13 @@ def run_script(script, monkeypatch, *arguments, **flags):
 
 def test_runs_of_both_commands_become_a_record(record, runs, tmp_path, monkeypatch):
     output = tmp_path / "record.jsonl"
-    directories = (runs / "finetuned", runs / "one_phase")
-    run_script(record, monkeypatch, *directories, output=str(output))
-    lines = record.read_record(output)
+    reference = tmp_path / "torch.json"
+    reference.write_text('{"torch": "2.13.0"}')
+    sources = (runs / "finetuned", reference, runs / "one_phase")
+    run_script(record, monkeypatch, *sources, output=str(output))
+    *lines, line = record.read_record(output)
+    expected = {"format_version": 1, "kind": "reference", "name": "torch", "torch": "2.13.0"}
+    assert line == expected
     assert [line["name"] for line in lines] == ["finetuned", "one_phase"]
     assert "outcomes" not in lines[1] and lines[1]["result"]["mlm_loss"] > 0
     assert lines[1]["metrics"][-1]["step"] == lines[1]["result"]["steps"]
