@@ -164,7 +164,7 @@ def _remove_empty(paths: Sequence[Path]) -> None:
 
 def _prepare_command() -> str:
     """Returns the command that makes the data of the experiment that the flags describe."""
-    fields = ("data.", "model.vocab_size", "second_phase.", "phases", "training.steps")
+    fields = ("data.", "model.vocab_size", "phases", "training.steps")
     overrides = [f"--set {one}" for one in _SET.value if one.startswith(fields)]
     experiment = f"--experiment={_EXPERIMENT.value or 'FILE'}"
     return " ".join(["python -m bert_jax.prepare", experiment, *overrides])

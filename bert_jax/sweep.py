@@ -3,11 +3,11 @@
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --workdir=DIR
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --dry_run
 
-Beside get_config, the file has sweep() or several sweep_*(), generators of overrides such as
-{"optimizer.learning_rate": 1e-3, "seed": 0}; several combine as a product. Each run lies in
-DIR/ID, where ID is the hash of its resolved config, so that the same command again does only what
-is missing and goes on with a run that was interrupted. A run that fails does not end the others.
-The results are in DIR/summary.csv and DIR/summary.md.
+Beside get_config, the file has a function sweep(), or several functions sweep_*(). Each yields
+overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}; several combine as a product. A run
+lies in DIR/ID, where ID is the hash of its config; a run that an earlier config format named keeps
+its directory. The same command again does only the missing runs and continues an interrupted run.
+A run that fails does not end the others. The results are in DIR/summary.csv and DIR/summary.md.
 """
 
 import csv
@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,16 @@ class SweepError(BertJaxError):
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep."""
+    """A run of a sweep."""
 
     id: str
+    """Name of its directory."""
     overrides: dict[str, Any]
     experiment: Any
 
 
 def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]:
-    """Returns the product of the sweeps as runs; equal configs are one run.
+    """Returns the product of the sweeps as runs; points with equal configs are a single run.
 
     Raises:
       ConfigError: an override that does not fit, before anything runs.
@@ -61,6 +62,24 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
     return list(points.values())
 
 
+def keep_ids(points: Sequence[Point], workdir: Path) -> list[Point]:
+    """Returns the points with the names of the directories that hold their configs already.
+
+    A directory that an earlier config format named has another name than the hash of its config.
+
+    Raises:
+      ConfigError: the config of a run in `workdir` cannot be read.
+    """
+    names: dict[str, str] = {}
+    for file in sorted(workdir.glob("*/config.json")):
+        config = command.load(str(file))
+        names[configs.config_hash(config)] = file.parent.name
+    return [
+        point if (workdir / point.id).exists() else replace(point, id=names.get(point.id, point.id))
+        for point in points
+    ]
+
+
 def status(directory: Path) -> str:
     """Returns `done`, `failed`, `begun` or `to do` for the directory of a run."""
     for file, word in (("result.json", "done"), ("error.txt", "failed"), ("config.json", "begun")):
@@ -70,9 +89,9 @@ def status(directory: Path) -> str:
 
 
 def run_point(point: Point, directory: Path, *, lock: int) -> None:
-    """Runs one point in a process of its own, which holds the lock until it ends.
+    """Runs a point in a process of its own, which holds the lock until it ends.
 
-    What it says goes to the terminal, and the end of it to `error.txt` if it fails.
+    The process writes to the terminal. If it fails, its last lines are kept in `error.txt`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)
@@ -96,7 +115,7 @@ def run_point(point: Point, directory: Path, *, lock: int) -> None:
 
 
 def summarize(points: Sequence[Point], workdir: Path) -> list[dict[str, Any]]:
-    """Returns a row a run and writes them as `summary.csv` and `summary.md`."""
+    """Returns a row for each run and writes the rows to `summary.csv` and `summary.md`."""
     fields = sorted({path for point in points for path in point.overrides})
     rows = []
     for point in points:
@@ -132,6 +151,8 @@ def main() -> None:
     if not flags.FLAGS.workdir and not flags.FLAGS.dry_run:
         raise ConfigError("--workdir is missing; accepted: a directory for the runs, or --dry_run")
     workdir = Path(flags.FLAGS.workdir or ".")
+    if flags.FLAGS.workdir:
+        points = keep_ids(points, workdir)
 
     console = Console(highlight=False)
     table = Table("id", "status", "overrides")

@@ -7,9 +7,9 @@ corpora/wikibooks/, then
     python -m bert_jax.prepare --experiment=experiments/bert.py:base
     python -m bert_jax.pretrain --experiment=experiments/bert.py:base --workdir=runs/base
 
-As published, the last tenth of the updates is made on rows of 512 tokens, under one schedule;
-`--dry_run` shows what that costs. `prepare` writes them to data/wikibooks-512. With
-`--set second_phase.steps=0` all updates are at 128 and positions beyond stay untrained.
+As published, the last tenth of the updates uses rows of 512 tokens, and one schedule spans all
+updates; `--dry_run` shows the cost. `prepare` writes the long rows to data/wikibooks-512. With
+`--set 'phases=[]'` all updates use rows of 128, and the positions beyond stay untrained.
 
 References:
   https://arxiv.org/abs/1810.04805, https://arxiv.org/abs/1908.08962
@@ -20,7 +20,7 @@ from typing import Literal
 from bert_jax import Experiment
 from bert_jax.data.config import DataConfig
 from bert_jax.models.config import BertConfig
-from bert_jax.training.config import SecondPhaseConfig, TrainingConfig
+from bert_jax.training.config import PhaseConfig, TrainingConfig
 from bert_jax.training.optim import OptimizerConfig
 
 SIZES = {  # layers, hidden size, attention heads
@@ -56,5 +56,14 @@ def get_config(
         training=TrainingConfig(
             steps=1_000_000, log_every=100, eval_every=10_000, checkpoint_every=5_000
         ),
-        second_phase=SecondPhaseConfig(steps=100_000, sequence_length=512, max_predictions=77),
+        phases=(
+            PhaseConfig(
+                steps=100_000,
+                changes={
+                    "data.sequence_length": 512,
+                    "data.masking.max_predictions": 77,
+                    "data.evaluation_masking.max_predictions": 77,
+                },
+            ),
+        ),
     )

@@ -15,13 +15,14 @@ its preset's docstring says. Evaluation masks are alike in all, 80/10/10 and rou
 compare. All but hf_bert have static masks: `dupe_factor` of them for each text.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from bert_jax import Experiment
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.models.config import BertConfig
-from bert_jax.training.config import EvaluationConfig, SecondPhaseConfig, TrainingConfig
+from bert_jax.training.config import EvaluationConfig, PhaseConfig, TrainingConfig
 from bert_jax.training.losses import ObjectiveConfig
 from bert_jax.training.optim import OptimizerConfig
 
@@ -41,7 +42,7 @@ def devlin2018() -> Experiment:
         model=BertConfig(),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
         training=_training(1_000_000),
-        second_phase=SecondPhaseConfig(steps=100_000, directory=_directory(512)),
+        phases=(_long_rows(100_000),),
     )
 
 
@@ -86,9 +87,7 @@ def hf_bert() -> Experiment:
         optimizer=replace(
             paper.optimizer, bias_correction=True, epsilon=1e-8, decay_from="warmup_end"
         ),
-        second_phase=replace(
-            paper.second_phase, directory=_directory(512, max_word_length=100), max_predictions=120
-        ),
+        phases=(_long_rows(100_000, max_predictions=120, max_word_length=100),),
     )
 
 
@@ -116,15 +115,19 @@ def nvidia_lamb() -> Experiment:
             bias_correction=True,
         ),
         training=_training(7_038 + 1_563, microbatches=32),
-        second_phase=SecondPhaseConfig(
-            steps=1_563,
-            directory=_directory(512),
-            batch_size=32_768,
-            max_predictions=80,
-            microbatches=64,
-            learning_rate=4e-3,
-            warmup_steps=200,  # 12.8 %
-            moments="recounted",
+        phases=(
+            _long_rows(
+                1_563,
+                max_predictions=80,
+                own_schedule=True,
+                moments="recounted",
+                changes={
+                    "data.batch_size": 32_768,
+                    "training.microbatches": 64,
+                    "optimizer.learning_rate": 4e-3,
+                    "optimizer.warmup_steps": 200,  # 12.8 %
+                },
+            ),
         ),
     )
 
@@ -195,6 +198,24 @@ def _data(*, sequence_length: int, batch_size: int, max_word_length: int = 200) 
         masking=replace(masking, static=True),
         evaluation_masking=masking,
     )
+
+
+def _long_rows(
+    steps: int,
+    *,
+    max_predictions: int = 77,
+    max_word_length: int = 200,
+    changes: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> PhaseConfig:
+    """Returns a last phase on rows of 512 tokens."""
+    rows = {
+        "data.directory": _directory(512, max_word_length=max_word_length),
+        "data.sequence_length": 512,
+        "data.masking.max_predictions": max_predictions,
+        "data.evaluation_masking.max_predictions": max_predictions,
+    }
+    return PhaseConfig(steps=steps, changes=rows | dict(changes or {}), **options)
 
 
 def _directory(sequence_length: int, *, max_word_length: int = 200) -> str:

@@ -83,13 +83,21 @@ def two_phases(experiment) -> Experiment:
     changed = override(
         experiment,
         {
-            "second_phase.steps": 4,
-            "second_phase.sequence_length": 48,
-            "second_phase.batch_size": 8,
-            "second_phase.max_predictions": 8,
-            "second_phase.learning_rate": 5e-4,
-            "second_phase.warmup_steps": 1,
-            "second_phase.moments": "zeroed",
+            "phases": [
+                {
+                    "steps": 4,
+                    "own_schedule": True,
+                    "moments": "zeroed",
+                    "changes": {
+                        "data.sequence_length": 48,
+                        "data.batch_size": 8,
+                        "data.masking.max_predictions": 8,
+                        "data.evaluation_masking.max_predictions": 8,
+                        "optimizer.learning_rate": 5e-4,
+                        "optimizer.warmup_steps": 1,
+                    },
+                }
+            ],
             "training.log_every": 3,
             "training.eval_every": 5,
             "training.checkpoint_every": 5,

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -20,9 +21,12 @@ from bert_jax.config import (
     override,
     to_json,
 )
+from bert_jax.config.migration import REMOVED_FIELDS
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,13 +311,95 @@ def test_a_stored_config_that_is_not_exactly_one_is_refused_by_name(change, name
 
 def test_the_hash_is_of_the_values_alone_and_stable(experiment):
     # Written out, so that a change of the canonical form, which renames every run, shows here.
-    canonical = (
-        '{"format_version":1,"height":8,"name":"mill","open":false,"wing":{"axes":null,'
-        '"kind":"round","limit":null,"ratio":0.5,"shares":[0.5,0.5],"width":4,"windows":null}}'
-    )
+    canonical = '{"format_version":2,"name":"mill"}'
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert config_hash(HOUSE) == config_hash(House(name="mill")) == digest
+    changed = override(HOUSE, {"wing.shares": (0.25, 0.75), "height": 9})
+    canonical = '{"format_version":2,"height":9,"name":"mill","wing":{"shares":[0.25,0.75]}}'
+    assert config_hash(changed) == hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert config_hash(from_json(Experiment, to_json(experiment))) == config_hash(experiment)
+
+
+def test_the_hashes_of_two_runs_are_never_changed_by_accident():
+    """A changed hash renames every run of a sweep; it needs a new format version."""
+    for spec, digest in (("bert.py:base", "26f1da9f159b"), ("presets.py:mlperf", "d0162c0dd157")):
+        assert config_hash(load_experiment(ROOT / "experiments" / spec)) == digest, spec
+
+
+def test_a_new_field_with_a_default_changes_no_hash():
+    extended = dataclasses.make_dataclass(
+        "Extended",
+        [("lift", bool, field(default=False)), ("doors", int, field(default=2))],
+        bases=(House,),
+        frozen=True,
+        kw_only=True,
+    )
+    wide = {"wing.width": 6, "height": 9}
+    for changes in ({}, wide):
+        value = override(extended(name="mill"), changes)
+        assert config_hash(value) == config_hash(override(HOUSE, changes))
+    assert config_hash(extended(name="mill", lift=True)) != config_hash(HOUSE)
+
+
+def test_a_field_is_at_its_default_where_its_section_is_as_the_section_s_owner_makes_it():
+    @dataclass(frozen=True, kw_only=True)
+    class Street:
+        house: House = field(default_factory=lambda: House(name="mill", height=12))
+
+    names = {config_hash(Street(house=House(name="mill", height=h))) for h in (8, 12)}
+    assert len(names) == 2
+    canonical = '{"format_version":2}'
+    assert config_hash(Street()) == hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def test_phases_of_a_run_that_has_none_cannot_change_its_hash(experiment):
+    """In format 1 a field of a second phase of 0 steps did."""
+    stored = {**to_json(experiment), "format_version": 1}
+    del stored["phases"]
+    for second in ({}, {"steps": 0}, {"steps": 0, "batch_size": 128}):
+        again = from_json(Experiment, {**stored, "second_phase": second})
+        assert again == experiment and config_hash(again) == config_hash(experiment)
+
+
+def test_a_stored_field_that_was_removed_is_dropped_at_its_old_default_alone(
+    experiment, monkeypatch
+):
+    monkeypatch.setitem(REMOVED_FIELDS, "training.patience", None)
+    monkeypatch.setitem(REMOVED_FIELDS, "depth", 3)
+    stored = to_json(experiment)
+    stored["training"]["patience"] = None
+    before = json.dumps(stored)
+    assert from_json(Experiment, stored) == experiment and json.dumps(stored) == before
+    stored["training"]["patience"] = 5
+    with pytest.raises(ConfigError, match="training.patience is 5.*removed; accepted: None"):
+        from_json(Experiment, stored)
+    with pytest.raises(ConfigError, match="depth is 4"):
+        from_json(House, to_json(HOUSE) | {"depth": 4})
+
+
+def test_a_second_phase_of_format_1_becomes_a_phase(experiment):
+    def read(**second):
+        stored = {**to_json(experiment), "format_version": 1}
+        del stored["phases"]
+        return from_json(Experiment, {**stored, "second_phase": {"steps": 4, **second}})
+
+    rows = {"sequence_length": 48, "max_predictions": 8}
+    (phase,) = read(**rows).phases
+    assert (phase.steps, phase.moments, phase.own_schedule) == (4, "kept", False)
+    assert phase.changes == {
+        "data.sequence_length": 48,
+        "data.batch_size": 256,  # a default of the second phase, whatever `data` had
+        "data.masking.max_predictions": 8,
+        "data.evaluation_masking.max_predictions": 8,
+    }
+    (phase,) = read(sequence_length=32, max_predictions=6, batch_size=16).phases
+    assert phase.changes == {"data.directory": f"{experiment.data.directory}-32"}
+    (phase,) = read(**rows, learning_rate=1e-4, moments="zeroed").phases
+    assert (phase.moments, phase.own_schedule) == ("zeroed", True)
+    assert phase.changes["optimizer.learning_rate"] == 1e-4
+    assert phase.changes["optimizer.warmup_steps"] == 0  # so much was its default
+    with pytest.raises(ConfigError, match="second_phase.btch_size.*batch_size"):
+        read(btch_size=4)
 
 
 def test_the_hash_differs_for_every_single_field(experiment):
@@ -397,6 +483,12 @@ def test_an_unknown_variant_is_answered_with_the_nearest_or_with_all(tmp_path):
 def test_a_variant_of_a_file_without_variants_is_refused(tmp_path):
     file = write(tmp_path / "mine.py", "def get_config():\n    return 1\n")
     with pytest.raises(ConfigError, match="no variants.*'wide'"):
+        load_experiment(f"{file}:wide")
+
+
+def test_a_variant_without_names_is_not_called_missing(tmp_path):
+    file = write(tmp_path / "mine.py", VARIANTS.replace('Literal["narrow", "wide"]', "str"))
+    with pytest.raises(ConfigError, match="does not name its variants.*'wide'; accepted: a Liter"):
         load_experiment(f"{file}:wide")
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.runs.run import load_run
+from bert_jax.training.config import PhaseConfig
 from bert_jax.training.experiment import Experiment, phases
 from bert_jax.training.optim import learning_rate_schedule
 from bert_jax.training.phases import first_batch, held_out_batches, next_batch, training_batches
@@ -81,9 +83,6 @@ def test_a_run_of_one_phase_is_its_own_phase(experiment):
     (phase,) = phases(experiment)
     assert phase.experiment is experiment
     assert (phase.first_step, phase.last_step, phase.data_seed) == (0, 12, experiment.seed)
-    # Whatever else is said of a phase that has no steps.
-    (phase,) = phases(override(experiment, {"second_phase.sequence_length": 1000}))
-    assert phase.last_step == 12
 
 
 def test_only_what_the_second_phase_names_changes(two_phases, experiment):
@@ -116,7 +115,9 @@ def rates(experiment):
 
 
 def test_the_schedule_goes_on_over_the_seam_or_each_phase_has_its_own(two_phases, experiment):
-    on = override(two_phases, {"second_phase.learning_rate": None, "second_phase.warmup_steps": 0})
+    changes = two_phases.phases[0].changes
+    rows = {path: value for path, value in changes.items() if path.startswith("data.")}
+    on = override(two_phases, {"phases": [{"steps": 4, "moments": "zeroed", "changes": rows}]})
     assert rates(on) == rates(experiment)
     # Warm-up of 2 to 1e-3, then 1 - s / 8; warm-up of 1 to 5e-4, then 1 - s / 4.
     own = [0, 5e-4, *(1e-3 * (1 - s / 8) for s in range(2, 8))]
@@ -128,36 +129,116 @@ def test_the_position_counts_batches_within_a_phase(two_phases):
     plan = phases(two_phases)
     at = {step: tuple(next_batch(plan, step).values()) for step in (0, 7, SEAM, 9, 12)}
     assert at == {0: (1, 0), 7: (1, 7), SEAM: (2, 0), 9: (2, 1), 12: (2, 4)}
-    assert next_batch(phases(override(two_phases, {"second_phase.steps": 0})), 12) == {
+    assert next_batch(phases(override(two_phases, {"phases": []})), 12) == {
         "phase": 1,
         "next_batch": 12,
     }
 
 
+ROOM = {"data.masking.max_predictions": 9, "data.evaluation_masking.max_predictions": 9}
+
+
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("phase", "changes", "said"),
     [
-        ({"steps": 12}, ["second_phase.steps 12", "training.steps 12", "at most 11"]),
-        ({"steps": -1}, ["second_phase.steps", "-1"]),
+        ({"steps": 12}, {}, ["phases have 12 steps", "training.steps 12", "at most 11"]),
+        ({"steps": 0}, {}, ["phases.0.steps is 0", "at least 1"]),
+        ({"moments": "gone"}, {}, ["phases.0.moments", "'gone'", "kept, recounted, zeroed"]),
         (
-            {"sequence_length": 65, "max_predictions": 9},
+            {},
+            {"data.sequence_length": 65} | ROOM,
             ["phase 2 of 2", "data.sequence_length 65", "64"],
         ),
-        ({"max_predictions": 6}, ["phase 2 of 2", "max_predictions is 6", "at least 7"]),
-        ({"warmup_steps": 4}, ["phase 2 of 2", "warmup_steps 4"]),
-        ({"steps": 10, "warmup_steps": 0}, ["phase 1 of 2", "warmup_steps 2", "training.steps 2"]),
-        ({"learning_rate": None}, ["second_phase.warmup_steps is 1", "learning_rate"]),
-        ({"moments": "gone"}, ["second_phase.moments", "'gone'", "kept, recounted, zeroed"]),
+        (
+            {},
+            {"data.masking.max_predictions": 6},
+            ["phase 2 of 2", "max_predictions is 6", "at least 7"],
+        ),
+        ({}, {"optimizer.warmup_steps": 4}, ["phase 2 of 2", "warmup_steps 4"]),
+        (
+            {"steps": 10},
+            {"optimizer.warmup_steps": 0},
+            ["phase 1 of 2", "warmup_steps 2", "training.steps 2"],
+        ),
+        (
+            {"own_schedule": False},
+            {},
+            ["phase 2 of 2", "optimizer.learning_rate", "own_schedule"],
+        ),
+        ({}, {"data.batch_sze": 8}, ["unknown field", "batch_sze", "mean data.batch_size"]),
+        ({}, {"model.hidden_size": 8}, ["model.hidden_size cannot change", "data.batch_size"]),
+        ({}, {"data.tokenizer": "sentencepiece"}, ["data.tokenizer cannot change"]),
+        ({}, {"seed": 1}, ["seed cannot change"]),
+        ({}, {"mesh.data": 1}, ["mesh.data cannot change"]),
+        ({}, {"phases.0.steps": 1}, ["phases.0.steps cannot change"]),
+        ({}, {"data.batch_size": "x"}, ["data.batch_size is 'x'", "int, at least 1"]),
     ],
 )
-def test_a_phase_that_cannot_be_is_told_with_its_field(overrides, said, two_phases):
+def test_a_phase_that_cannot_be_is_told_with_its_field(phase, changes, said, two_phases):
+    overrides = {f"phases.0.{name}": value for name, value in phase.items()}
+    overrides |= {f"phases.0.changes.{path}": value for path, value in changes.items()}
     with pytest.raises(ConfigError) as error:
-        override(two_phases, {f"second_phase.{name}": value for name, value in overrides.items()})
+        override(two_phases, overrides)
     assert all(part in str(error.value) for part in said), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_changes_in_a_file_are_checked_as_those_of_a_flag(two_phases):
+    for wrong, said in (
+        ({"data.batch_sze": 8}, "phase 2 of 2: unknown field 'data.batch_sze'; did you mean data."),
+        ({"data.batch_size": 0}, "phase 2 of 2: data.batch_size is 0; accepted: at least 1"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            replace(two_phases, phases=(PhaseConfig(steps=4, changes=wrong),))
+
+
+def test_phases_can_be_set_one_by_one_as_json_and_to_none(two_phases, experiment):
+    changed = override(two_phases, {"phases.0.changes.data.batch_size": "4", "phases.0.steps": "3"})
+    assert {path: now for path, (_, now) in diff(two_phases, changed).items()} == {
+        "phases.0.changes.data.batch_size": 4,
+        "phases.0.steps": 3,
+    }
+    whole = json.dumps(to_json(two_phases)["phases"])
+    bare = override(two_phases, {"phases": "[]"})
+    assert phases(bare)[0].experiment is bare and override(bare, {"phases": whole}) == two_phases
+    with pytest.raises(ConfigError, match="phases.0.steps.*phases is empty; accepted: a JSON list"):
+        override(bare, {"phases.0.steps": "3"})
+    with pytest.raises(ConfigError, match="did you mean phases.0"):
+        override(two_phases, {"phases.1.steps": "3"})
+
+
+def test_equal_phases_are_equal_however_their_changes_are_written(two_phases):
+    (phase,) = two_phases.phases
+    nested = {"data": {"masking": {"max_predictions": 8}, "batch_size": 8.0}}
+    others = {path: v for path, v in reversed(phase.changes.items()) if "batch_size" not in path}
+    others.pop("data.masking.max_predictions")
+    other = replace(phase, changes=others | {"data": {"masking": {"max_predictions": 8}}})
+    other = replace(other, changes=other.changes | {"data.batch_size": "8"})
+    again = replace(two_phases, phases=(other,))
+    assert again == two_phases and config_hash(again) == config_hash(two_phases)
+    with pytest.raises(ConfigError, match="batch_size is 8.0; accepted: int, at least 1"):
+        replace(two_phases, phases=(replace(phase, changes=nested),))
+
+
+def test_three_phases_change_the_first_and_share_the_schedule_before(two_phases, experiment):
+    (second,) = two_phases.phases
+    third = PhaseConfig(steps=1, changes={"data.batch_size": 4})
+    one, two, three = phases(replace(two_phases, phases=(second, third)))
+    assert [(p.first_step, p.last_step) for p in (one, two, three)] == [(0, 7), (7, 11), (11, 12)]
+    assert three.experiment.data == replace(experiment.data, batch_size=4)
+    # The third continues the schedule of the second, which spans both.
+    assert (three.schedule_start, three.experiment.training.steps) == (7, 5)
+    assert two.experiment.optimizer == three.experiment.optimizer
+    assert two.experiment.training == three.experiment.training
+    assert one.experiment.training.steps == 7
+    assert len({phase.data_seed for phase in (one, two, three)}) == 3
+    expected = [0, *(5e-4 * (1 - s / 5) for s in range(1, 5))]
+    three_phases = replace(two_phases, phases=(second, third))
+    assert rates(three_phases)[7:] == pytest.approx(expected, rel=1e-6)  # float32
 
 
 def test_rows_that_the_mesh_does_not_divide_are_told_with_their_phase(two_phases, tmp_path):
-    wrong = override(two_phases, {"mesh.data": 2, "second_phase.batch_size": 7})
+    wrong = override(two_phases, {"mesh.data": 2, "phases.0.changes.data.batch_size": 7})
     with pytest.raises(ConfigError, match="phase 2 of 2: .*7"):
         train(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -166,10 +247,10 @@ def test_rows_that_the_mesh_does_not_divide_are_told_with_their_phase(two_phases
 def test_phases_travel_as_json_and_count_in_the_hash(two_phases):
     again = from_json(Experiment, json.loads(json.dumps(to_json(two_phases))))
     assert again == two_phases and phases(again) == phases(two_phases)
-    changed = override(two_phases, {"second_phase.moments": "kept"})
+    changed = override(two_phases, {"phases.0.moments": "kept"})
     assert config_hash(changed) != config_hash(two_phases)
     # What was stored before there were phases is a run of one.
-    old = {name: value for name, value in to_json(two_phases).items() if name != "second_phase"}
+    old = {name: value for name, value in to_json(two_phases).items() if name != "phases"}
     assert len(phases(from_json(Experiment, old))) == 1
 
 
@@ -193,11 +274,7 @@ def test_phases_on_the_same_data_draw_other_orders_and_masks(experiment):
     same = override(
         experiment,
         {
-            "second_phase.steps": 4,
-            "second_phase.directory": experiment.data.directory,
-            "second_phase.sequence_length": 32,
-            "second_phase.batch_size": 16,
-            "second_phase.max_predictions": 6,
+            "phases": [{"steps": 4}],
         },
     )
     first, second = (first_batch(phase, 0) for phase in phases(same))
@@ -215,7 +292,7 @@ def test_pairs_are_not_scored_by_a_head_that_is_not_trained(experiment):
 
 
 def test_phases_of_two_vocabularies_are_refused_in_one_line(two_phases, tmp_path):
-    second = override(two_phases, {"second_phase.directory": str(tmp_path / "other")})
+    second = override(two_phases, {"phases.0.changes.data.directory": str(tmp_path / "other")})
     data = phases(second)[1].experiment.data
     tokenizer = load_tokenizer(two_phases.data.directory)
     swapped = WordPiece(
@@ -350,15 +427,15 @@ def test_killed_at_the_seam_the_command_goes_on_to_the_same_bits(two_phase_comma
 
 
 def test_what_the_seam_does_cannot_change_on_the_way(stopped_at, two_phases):
-    with pytest.raises(CheckpointError, match="second_phase.moments='zeroed', not 'kept'"):
-        train(override(two_phases, {"second_phase.moments": "kept"}), stopped_at(5))
+    with pytest.raises(CheckpointError, match="phases.0.moments='zeroed', not 'kept'"):
+        train(override(two_phases, {"phases.0.moments": "kept"}), stopped_at(5))
 
 
 def test_second_data_that_were_made_anew_are_refused(stopped_at, two_phases, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(f"{two_phases.data.directory}-48", other)
     workdir = stopped_at(5)
-    moved = override(two_phases, {"second_phase.directory": str(other)})
+    moved = override(two_phases, {"phases.0.changes.data.directory": str(other)})
     (workdir / "config.json").write_text(json.dumps(to_json(moved)))
     passport = json.loads((other / "passport.json").read_text())
     passport["splits"]["train"]["bytes_read"] += 1
@@ -372,7 +449,7 @@ def test_training_begins_on_no_shard_that_was_exchanged(two_phases, tmp_path):
     shutil.copytree(f"{two_phases.data.directory}-48", other)
     first, second, *_ = sorted(other.glob("train-*.array_record"))
     second.write_bytes(first.read_bytes())
-    moved = override(two_phases, {"second_phase.directory": str(other)})
+    moved = override(two_phases, {"phases.0.changes.data.directory": str(other)})
     with pytest.raises(DataError, match=f"{second.name} is not what passport.json says"):
         train(moved, tmp_path / "run")
     assert not (tmp_path / "run").exists()

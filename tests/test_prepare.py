@@ -105,8 +105,9 @@ def test_corpus_output_and_vocabulary_hold_for_every_phase(prepared, corpus, tmp
     result = prepare(*arguments, f"--vocabulary={tmp_path}/vocab.txt")
     assert result.returncode == 0, result.stderr
     result = prepare(
-        *(*arguments, "--set=second_phase.steps=1", "--set=second_phase.sequence_length=64"),
-        "--set=second_phase.max_predictions=20",
+        *arguments,
+        '--set=phases=[{"steps": 1, "changes": '
+        '{"data.sequence_length": 64, "data.masking.max_predictions": 20}}]',
     )
     assert result.returncode == 0, result.stderr
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == [

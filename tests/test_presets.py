@@ -39,8 +39,10 @@ SIZES = (
     *("model.dtype", "model.scan_layers", "evaluation.batch_size", "evaluation.max_examples"),
     *("training.steps", "training.microbatches", "training.log_every"),
     *("training.eval_every", "training.checkpoint_every"),
-    *("second_phase.steps", "second_phase.directory", "second_phase.batch_size"),
-    *("second_phase.max_predictions", "second_phase.microbatches"),
+    *("phases", "phases.0.steps", "phases.0.changes.training.microbatches"),
+    *("phases.0.changes.data.directory", "phases.0.changes.data.sequence_length"),
+    *("phases.0.changes.data.batch_size", "phases.0.changes.data.masking.max_predictions"),
+    "phases.0.changes.data.evaluation_masking.max_predictions",
 )
 """How large a preset's run is and how it is computed, not which BERT it is."""
 
@@ -74,9 +76,10 @@ FLIPS = {
     "optimizer.max_grad_norm": (0.1, "update"),
     "optimizer.decay_excludes": ("nothing", "update"),
     "optimizer.trust_ratio": ("all", "update"),
-    "second_phase.learning_rate": (2e-3, "update"),
-    "second_phase.warmup_steps": (1, "update"),
-    "second_phase.moments": ("zeroed", "update"),
+    "phases.0.own_schedule": (True, "update"),
+    "phases.0.changes.optimizer.learning_rate": (2e-3, "update"),
+    "phases.0.changes.optimizer.warmup_steps": (1, "update"),
+    "phases.0.moments": ("zeroed", "update"),
 }
 """Field -> another value, and the first of example, logit, loss and update that it changes."""
 
@@ -108,9 +111,10 @@ COMMON = {
 PROOFS = {
     **{f"optimizer.{name}": RATE for name in RATE_FIELDS},
     **{f"optimizer.{name}": UPDATE for name in UPDATE_FIELDS},
-    "second_phase.learning_rate": SEAM,
-    "second_phase.warmup_steps": SEAM,
-    "second_phase.moments": "training/test_optim.py::test_moments_at_the_start_of_a_phase",
+    "phases.0.own_schedule": SEAM,
+    "phases.0.changes.optimizer.learning_rate": SEAM,
+    "phases.0.changes.optimizer.warmup_steps": SEAM,
+    "phases.0.moments": "training/test_optim.py::test_moments_at_the_start_of_a_phase",
     "data.max_word_length": "data/test_wordpiece.py::test_words_longer_than_the_limit_are_unknown",
     "data.single_text_separator": (
         "data/test_masking.py::test_a_single_text_without_separator_ends_with_its_text"
@@ -146,8 +150,8 @@ def fixed_fields():
     columns = [flatten(preset) for preset in presets()]
     return [
         field
-        for field in columns[0]
-        if field not in SIZES and len({str(column[field]) for column in columns}) > 1
+        for field in dict.fromkeys(field for column in columns for field in column)
+        if field not in SIZES and len({str(column.get(field)) for column in columns}) > 1
     ]
 
 
@@ -163,7 +167,7 @@ def small():
         "data.sequence_length": 32,
         "data.masking.max_predictions": 8,
         "training.steps": 6,
-        "second_phase.steps": 3,
+        "phases.0.steps": 3,
         "optimizer.warmup_steps": 2,
         "optimizer.learning_rate": 1e-3,
     }
@@ -245,8 +249,8 @@ def test_a_flipped_field_changes_what_it_is_about_and_nothing_before(field):
     base = small()
     if field == "optimizer.trust_ratio":
         base = override(base, {"optimizer.name": "lamb"})
-    if field == "second_phase.warmup_steps":
-        base = override(base, {"second_phase.learning_rate": 1e-3})
+    if field.startswith("phases.0.changes.optimizer"):
+        base = override(base, {"phases.0.own_schedule": True})
     flipped = override(base, {field: value})
     assert flipped != base
     for stage, run in STAGES.items():

@@ -3,17 +3,21 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from bert_jax import command
 from bert_jax import config as configs
 from bert_jax.errors import ConfigError
-from bert_jax.sweep import expand, status
+from bert_jax.sweep import expand, keep_ids, status
 
 FILE = """
 from bert_jax.config import from_json
@@ -162,6 +166,29 @@ def test_a_run_that_fails_does_not_end_the_others(experiment, tmp_path):
     failed, done = summary(workdir)
     assert (failed["status"], done["status"]) == ("failed", "done")
     assert "learning_rate" in (workdir / failed["id"] / "error.txt").read_text()
+
+
+def test_a_sweep_of_an_earlier_format_keeps_its_directories_and_is_not_run_again(tmp_path):
+    """The archived run of config format 1, under the id that format 1 gave it."""
+    with tarfile.open(Path(__file__).parent / "goldens" / "runs" / "runs.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    workdir = tmp_path / "sweep"
+    shutil.move(tmp_path / "one_phase", workdir / "bc56393585ed")
+    experiment = command.load(str(workdir / "bc56393585ed" / "config.json"))
+    assert configs.config_hash(experiment) != "bc56393585ed"
+    file = write_file(tmp_path / "one.py", experiment, rates=[2e-3], seeds=[3])
+    (again,) = keep_ids(expand(experiment, [[{"seed": 3}]]), workdir)
+    assert (again.id, again.experiment) == ("bc56393585ed", experiment)
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    sweep = start(file, workdir, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    errors = sweep.communicate(timeout=200)[1]
+    assert sweep.returncode == 0, errors
+    (row,) = summary(workdir)
+    assert (row["id"], row["status"], row["steps"]) == ("bc56393585ed", "done", "8")
+    files = {path for path in workdir.rglob("*") if path.parent != workdir}
+    assert {path: path.stat().st_mtime_ns for path in files} == {
+        path: changed for path, changed in before.items() if path.parent != workdir
+    }
 
 
 def test_the_status_of_a_directory(tmp_path):

@@ -35,8 +35,9 @@ def difference_table(specs: Sequence[str], experiments: Sequence[Any]) -> str:
     columns = [config.flatten(experiment) for experiment in experiments]
     variants = [spec.rpartition(":")[2] for spec in specs]
     rows = [["field", *(variants if len(set(variants)) == len(variants) else specs)]]
-    for field in columns[0]:
-        cells = [json.dumps(column[field]).strip('"') for column in columns]
+    for field in dict.fromkeys(field for column in columns for field in column):
+        values = [json.dumps(column[field]) if field in column else "" for column in columns]
+        cells = [value.strip('"') for value in values]
         if len(set(cells)) > 1:
             rows.append([f"`{field}`", *cells])
     if len(rows) == 1:

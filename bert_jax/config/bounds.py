@@ -106,6 +106,8 @@ def accepted(hint: Any, value: Any = None) -> str:
         if arguments[1:] == (...,):
             return f"a list of {accepted(arguments[0])}"
         return f"[{', '.join(map(accepted, arguments))}]"
+    if origin is dict:
+        return "a JSON object"
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 

@@ -4,9 +4,11 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from bert_jax.config.bounds import nearest
 from bert_jax.errors import ConfigError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 had at most two phases, the second as `second_phase`."""
 
 REMOVED_FIELDS: dict[str, Any] = {
     "training.layer_decay": 1.0,
@@ -32,10 +34,8 @@ def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
     if version not in (1, FORMAT_VERSION):
         raise ConfigError(f"config has format_version {version!r}; accepted: 1 to {FORMAT_VERSION}")
     for path, default in REMOVED_FIELDS.items():
-        *parents, name = path.split(".")
-        section: Any = fields
-        for parent in parents:
-            section = section.get(parent) if isinstance(section, dict) else None
+        parent, _, name = path.rpartition(".")
+        section = _stored(fields, parent) if parent else fields
         if not isinstance(section, dict) or name not in section:
             continue
         value = section.pop(name)
@@ -44,4 +44,68 @@ def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
                 f"{path} is {value!r}, a field that was removed; accepted: {default!r}, which is "
                 "what every config does now"
             )
+    if version == 1:
+        _migrate_second_phase(fields)
+    return fields
+
+
+SECOND_PHASE = {
+    "steps": 0,
+    "directory": "",
+    "sequence_length": 512,
+    "batch_size": 256,
+    "pairs_per_row": None,
+    "max_predictions": 77,
+    "microbatches": 1,
+    "learning_rate": None,
+    "warmup_steps": 0,
+    "moments": "kept",
+}
+"""Defaults of `second_phase` of format 1. A phase of 0 steps was no phase."""
+
+
+def _migrate_second_phase(fields: dict[str, Any]) -> None:
+    """Replaces `second_phase`, which named its fields itself, by an entry of `phases`."""
+    given = fields.pop("second_phase", {})
+    for name in given:
+        if name not in SECOND_PHASE:
+            raise ConfigError(f"unknown field 'second_phase.{name}'; {nearest(name, SECOND_PHASE)}")
+    second = SECOND_PHASE | given
+    if not second["steps"]:
+        return
+    directory, length = second["directory"], second["sequence_length"]
+    if not directory and _stored(fields, "data.sequence_length") == length:
+        directory = f"{fields['data']['directory']}-{length}"
+    changes = {
+        "data.directory": directory or None,
+        "data.sequence_length": length,
+        "data.batch_size": second["batch_size"],
+        "data.pairs_per_row": second["pairs_per_row"],
+        "data.masking.max_predictions": second["max_predictions"],
+        "data.evaluation_masking.max_predictions": second["max_predictions"],
+        "training.microbatches": second["microbatches"],
+        "optimizer.learning_rate": second["learning_rate"],
+    }
+    own_schedule = second["learning_rate"] is not None
+    if own_schedule:
+        changes["optimizer.warmup_steps"] = second["warmup_steps"]
+        changes["optimizer.warmup_start"] = 0
+    fields["phases"] = [
+        {
+            "steps": second["steps"],
+            "moments": second["moments"],
+            "own_schedule": own_schedule,
+            "changes": {
+                path: value
+                for path, value in changes.items()
+                if value is not None and value != _stored(fields, path)
+            },
+        }
+    ]
+
+
+def _stored(fields: Any, path: str) -> Any:
+    """Returns a stored value by its path, None if a part of the path is not stored."""
+    for name in path.split("."):
+        fields = fields.get(name) if isinstance(fields, dict) else None
     return fields

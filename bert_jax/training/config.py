@@ -1,12 +1,11 @@
 """How long to train, in which phases, and how often to log, evaluate and save."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from msgspec import Meta
+import msgspec
 
-from bert_jax.config import PositiveInt, check_bounds
-from bert_jax.errors import ConfigError
+from bert_jax.config import PositiveInt, check_bounds, leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,38 +33,31 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecondPhaseConfig:
-    """The end of a run on other rows, as BERT's last tenth on 512 tokens; first all is `data`'s.
+class PhaseConfig:
+    """A later phase of a run: its length and the fields that it changes.
 
-    One run, one count of steps, one line of checkpoints. What is not named here stays as it is.
+    A run has one count of steps and one series of checkpoints. The first phase is the experiment
+    itself, for the steps that the later phases leave.
     """
 
-    steps: Annotated[int, Meta(ge=0)] = 0
-    """The last of `training.steps`; 0 for no second phase, whatever the other fields are."""
-    directory: str = ""
-    """Of its data; if empty, `data.directory` with a hyphen and the sequence length at its end."""
-    sequence_length: Annotated[int, Meta(ge=5)] = 512
-    batch_size: Annotated[int, Meta(ge=1)] = 256
-    pairs_per_row: int | None = None
-    """Null: that of `data`."""
-    max_predictions: Annotated[int, Meta(ge=1)] = 77
-    """Of `data.masking` and of `data.evaluation_masking`."""
-    microbatches: Annotated[int, Meta(ge=1)] = 1
-    learning_rate: float | None = None
-    """Null: one schedule over all of `training.steps`. Else each phase has a schedule over its own
-    steps, and that of the second rises to this rate."""
-    warmup_steps: Annotated[int, Meta(ge=0)] = 0
-    """Of a schedule of its own."""
+    steps: PositiveInt
+    """Optimizer updates of the phase, a part of `training.steps`."""
     moments: Literal["kept", "recounted", "zeroed"] = "kept"
-    """Of the optimizer: kept; kept, but counted from 0 in Adam's bias correction (NVIDIA); 0."""
+    """Adam's moments at the start of the phase: kept; kept, with the step count of the bias
+    correction at 0 (NVIDIA); or 0."""
+    own_schedule: bool = False
+    """Whether a learning-rate schedule starts with the phase; False continues the schedule before.
+    A schedule spans all steps until the next phase with a schedule of its own."""
+    changes: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Field paths of the experiment and their values in this phase, such as
+    `{"data.batch_size": 64}`. Every other field has the value of the first phase.
+    `bert_jax.training.experiment.PHASE_FIELDS` may change, and with `own_schedule` also
+    `SCHEDULE_FIELDS`. A phase that changes `data.sequence_length` alone reads
+    `<data.directory>-<length>`."""
 
     def __post_init__(self):
-        check_bounds(self, "second_phase")
-        if self.warmup_steps and self.learning_rate is None:
-            raise ConfigError(
-                f"second_phase.warmup_steps is {self.warmup_steps} without a "
-                "second_phase.learning_rate to rise to; accepted: both, or neither"
-            )
+        check_bounds(self, "phases")
+        object.__setattr__(self, "changes", leaves(msgspec.to_builtins(self.changes)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,20 @@
 """Experiment: everything that decides what a run computes, as one value."""
 
 import contextlib
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from bert_jax.config import check_bounds
+from bert_jax.config import check_bounds, flatten, override
 from bert_jax.data.config import DataConfig
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
 from bert_jax.sharding import MeshConfig, ShardingRules
-from bert_jax.training.config import EvaluationConfig, SecondPhaseConfig, TrainingConfig
+from bert_jax.training.config import EvaluationConfig, PhaseConfig, TrainingConfig
 from bert_jax.training.losses import ObjectiveConfig
 from bert_jax.training.optim import OptimizerConfig
 
@@ -29,7 +30,8 @@ class Experiment:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig
-    second_phase: SecondPhaseConfig = field(default_factory=SecondPhaseConfig)
+    phases: tuple[PhaseConfig, ...] = ()
+    """The phases after the first, in order."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     sharding: ShardingRules = field(default_factory=ShardingRules)
@@ -60,27 +62,47 @@ class Experiment:
                     f"data.{name}.max_predictions {width} is more than "
                     f"data.sequence_length {self.data.sequence_length}"
                 )
-        phases(self)  # whose checks are those of an experiment
+        # Each change as its field holds it, so that equal runs have equal configs.
+        later = []
+        for phase, planned in zip(self.phases, phases(self)[1:], strict=True):
+            fields = flatten(planned.experiment)
+            changes = {path: fields[path] for path in sorted(phase.changes)}
+            later.append(replace(phase, changes=changes))
+        object.__setattr__(self, "phases", tuple(later))
+
+
+PHASE_FIELDS = (
+    *("data.directory", "data.corpus", "data.sequence_length", "data.batch_size"),
+    *("data.pairs_per_row", "data.masking", "data.evaluation_masking", "training.microbatches"),
+)
+"""Fields, or sections of fields, that a phase may change."""
+
+SCHEDULE_FIELDS = (
+    *("optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.warmup_start"),
+)
+"""Fields that a phase with `own_schedule` may change too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Steps of a run whose batches have one shape, as an experiment of their own."""
+    """A part of a run whose batches have one shape, as an experiment of its own."""
 
     number: int
-    """From 1."""
+    """Number of the phase, from 1."""
     first_step: int
-    """Updates that were made before."""
+    """Number of updates before the phase."""
     last_step: int
+    """Number of updates at the end of the phase."""
     run_steps: int
-    """Of all phases."""
+    """Number of updates of all phases."""
     experiment: Experiment
-    """Of one phase; its `training.steps` are those that the schedule spans."""
+    """The experiment of this phase alone; its `training.steps` are those of its schedule."""
     schedule_start: int
-    """The step of the run that the schedule counts as 0."""
+    """Step of the run that the learning-rate schedule counts as 0."""
     data_seed: int
-    """Draws order and masks; another in each phase, so that two on one corpus do not draw alike."""
+    """Seed of order and masks; each phase has another, so two on one corpus draw differently."""
     moments: Literal["kept", "recounted", "zeroed"]
+    """See `PhaseConfig`."""
 
     @property
     def steps(self) -> int:
@@ -88,66 +110,52 @@ class Phase:
 
 
 def phases(experiment: Experiment) -> tuple[Phase, ...]:
-    """Returns the phases of a run in order; that of a run of one phase is the experiment itself.
+    """Returns the phases of a run in order; a run of one phase is the experiment itself.
 
     Raises:
-      ConfigError: the second phase is no experiment, or leaves nothing of the first.
+      ConfigError: a phase changes a field that it cannot change, its experiment is refused, or
+        the later phases leave nothing of the first.
     """
-    second, training = experiment.second_phase, experiment.training
-    whole = Phase(
-        number=1,
-        first_step=0,
-        last_step=training.steps,
-        run_steps=training.steps,
-        experiment=experiment,
-        schedule_start=0,
-        data_seed=experiment.seed,
-        moments="kept",
-    )
-    if not second.steps:
-        return (whole,)
-    seam = training.steps - second.steps
-    if seam < 1:
+    total, later = experiment.training.steps, experiment.phases
+    first_steps = total - sum(phase.steps for phase in later)
+    if first_steps < 1:
         raise ConfigError(
-            f"second_phase.steps {second.steps} leaves nothing of training.steps "
-            f"{training.steps} to the first; accepted: at most {training.steps - 1}"
+            f"phases have {' + '.join(str(phase.steps) for phase in later)} steps, which leaves "
+            f"nothing of training.steps {total} to the first; accepted: at most {total - 1}"
         )
-    own_schedules = second.learning_rate is not None
-    with errors_of_phase(1, of=2):
-        first = replace(
-            experiment,
-            training=replace(training, steps=seam if own_schedules else training.steps),
-            second_phase=SecondPhaseConfig(),
+    configs = (PhaseConfig(steps=first_steps), *later)
+    ends = list(itertools.accumulate(phase.steps for phase in configs))
+    starts = [0, *ends[:-1]]
+    own = [start for start, phase in zip(starts, configs, strict=True) if phase.own_schedule]
+    base = replace(experiment, phases=()) if later else experiment
+    plan, schedule_start, schedule = [], 0, {}
+    for number, (config, start, end) in enumerate(zip(configs, starts, ends, strict=True), 1):
+        with errors_of_phase(number, of=len(configs)):
+            changes = _changes(config, experiment)
+            if config.own_schedule:
+                schedule_start = start
+                schedule = {name: changes[name] for name in SCHEDULE_FIELDS if name in changes}
+            schedule_end = next((other for other in own if other > start), total)
+            steps = {"training.steps": schedule_end - schedule_start}
+            phase = override(base, steps | schedule | changes) if later else base
+        plan.append(
+            Phase(
+                number=number,
+                first_step=start,
+                last_step=end,
+                run_steps=total,
+                experiment=phase,
+                schedule_start=schedule_start,
+                data_seed=_data_seed(experiment.seed, number),
+                moments=config.moments,
+            )
         )
-    with errors_of_phase(2, of=2):
-        last = replace(
-            first,
-            data=_second_data(experiment),
-            optimizer=_second_optimizer(experiment),
-            training=replace(
-                training,
-                steps=second.steps if own_schedules else training.steps,
-                microbatches=second.microbatches,
-            ),
-        )
-    return (
-        replace(whole, last_step=seam, experiment=first),
-        Phase(
-            number=2,
-            first_step=seam,
-            last_step=training.steps,
-            run_steps=training.steps,
-            experiment=last,
-            schedule_start=seam if own_schedules else 0,
-            data_seed=random.Random(f"{experiment.seed}/phase 2").getrandbits(32),
-            moments=second.moments,
-        ),
-    )
+    return tuple(plan)
 
 
 @contextlib.contextmanager
 def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
-    """Says of which phase the fields are that a ConfigError names, if there are several."""
+    """Names the phase of the fields in a ConfigError, if there are several phases."""
     try:
         yield
     except ConfigError as error:
@@ -156,26 +164,25 @@ def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
         raise ConfigError(f"phase {number} of {of}: {error}") from error
 
 
-def _second_data(experiment: Experiment) -> DataConfig:
-    data, second = experiment.data, experiment.second_phase
-    return replace(
-        data,
-        directory=second.directory or f"{data.directory}-{second.sequence_length}",
-        sequence_length=second.sequence_length,
-        batch_size=second.batch_size,
-        pairs_per_row=second.pairs_per_row or data.pairs_per_row,
-        masking=replace(data.masking, max_predictions=second.max_predictions),
-        evaluation_masking=replace(data.evaluation_masking, max_predictions=second.max_predictions),
-    )
+def _changes(config: PhaseConfig, experiment: Experiment) -> dict[str, Any]:
+    """Returns the fields that a phase changes by their paths, with the directory of its data.
+
+    Raises:
+      ConfigError: a field that a phase cannot change.
+    """
+    changes = dict(config.changes)
+    fields, sections = flatten(experiment), tuple(f"{name}." for name in PHASE_FIELDS)
+    for path in changes:
+        if path in SCHEDULE_FIELDS and not config.own_schedule:
+            raise ConfigError(f"{path} changes without own_schedule; accepted: own_schedule true")
+        accepted = (*PHASE_FIELDS, *SCHEDULE_FIELDS)
+        if path in fields and path not in accepted and not path.startswith(sections):
+            raise ConfigError(f"{path} cannot change; accepted: {', '.join(accepted)}")
+    length = changes.get("data.sequence_length", experiment.data.sequence_length)
+    if length != experiment.data.sequence_length and "data.directory" not in changes:
+        changes["data.directory"] = f"{experiment.data.directory}-{length}"
+    return changes
 
 
-def _second_optimizer(experiment: Experiment) -> OptimizerConfig:
-    optimizer, second = experiment.optimizer, experiment.second_phase
-    if second.learning_rate is None:
-        return optimizer
-    return replace(
-        optimizer,
-        learning_rate=second.learning_rate,
-        warmup_steps=second.warmup_steps,
-        warmup_start=0,
-    )
+def _data_seed(seed: int, number: int) -> int:
+    return seed if number == 1 else random.Random(f"{seed}/phase {number}").getrandbits(32)

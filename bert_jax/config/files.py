@@ -1,0 +1,99 @@
+"""Experiment files: Python files that return a config."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import inspect
+import sys
+import traceback
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config.bounds import nearest
+from bert_jax.config.stored import normalize
+from bert_jax.errors import ConfigError
+
+
+def load_experiment(spec: str | Path) -> Any:
+    """Returns what `get_config` of an experiment file returns.
+
+    Args:
+      spec: `FILE` or `FILE:VARIANT`; the file may lie anywhere.
+
+    Raises:
+      ConfigError: no such file or variant, or the file itself fails.
+    """
+    file, variant = _split_spec(str(spec))
+    get_config = getattr(_import_file(file), "get_config", None)
+    if not callable(get_config):
+        raise ConfigError(f"{file} defines no get_config(); see experiments/quickstart.py")
+    with _errors_of(file):
+        variants = typing.get_args(typing.get_type_hints(get_config).get("variant"))
+    if variant and not variants:
+        if "variant" in inspect.signature(get_config).parameters:
+            raise ConfigError(
+                f"{file} does not name its variants, got {variant!r}; accepted: a Literal as the "
+                'type of the argument, such as variant: Literal["base", "large"]'
+            )
+        raise ConfigError(f"{file} has no variants, got {variant!r}; accepted: {file}")
+    if variant and variant not in variants:
+        raise ConfigError(f"{file} has no variant {variant!r}; {nearest(variant, variants)}")
+    with _errors_of(file):
+        config = get_config(variant) if variant else get_config()
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ConfigError(f"{file}: get_config() returns {config!r}; accepted: an Experiment")
+    return normalize(config)
+
+
+def load_module(spec: str | Path) -> Any:
+    """Returns the module of an experiment file, `FILE` or `FILE:VARIANT`.
+
+    Raises:
+      ConfigError: no such file, or the file itself fails.
+    """
+    return _import_file(_split_spec(str(spec))[0])
+
+
+def _split_spec(spec: str) -> tuple[Path, str]:
+    path = Path(spec)
+    if path.is_file():
+        return path, ""
+    head, colon, variant = spec.rpartition(":")
+    path = Path(head if colon else spec)
+    if not path.is_file():
+        known = sorted(str(file) for file in path.parent.glob("*.py"))
+        raise ConfigError(f"no experiment file {str(path)!r}; {nearest(str(path), known)}")
+    return path, variant
+
+
+def _import_file(file: Path) -> Any:
+    module_spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"{file} is not a Python file; accepted: FILE.py or FILE.py:VARIANT")
+    module = importlib.util.module_from_spec(module_spec)
+    # Files beside this one can be imported by name, as with `python FILE`.
+    sys.path.insert(0, str(file.parent.resolve()))
+    try:
+        with _errors_of(file):
+            module_spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+@contextlib.contextmanager
+def _errors_of(file: Path) -> Iterator[None]:
+    """Turns what goes wrong in an experiment file into one line with its place."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"{file}:{error.lineno}: SyntaxError: {error.msg}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == file.resolve()]
+        place = f"{file}:{lines[-1]}" if lines else str(file)
+        raise ConfigError(f"{place}: {type(error).__name__}: {error}") from error

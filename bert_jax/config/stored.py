@@ -1,0 +1,108 @@
+"""Configs as values: their leaves, their JSON, and the hash that names them."""
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from bert_jax.config.bounds import convert_value, field_types
+from bert_jax.config.migration import FORMAT_VERSION, migrate
+
+Config = TypeVar("Config")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns every leaf of a config by its path, such as `phases.0.changes.data.batch_size`."""
+    leaves: dict[str, Any] = {}
+    for name, hint in field_types(type(config)).items():
+        value, path = getattr(config, name), prefix + name
+        if dataclasses.is_dataclass(value):
+            leaves |= flatten(value, f"{path}.")
+        elif typing.get_origin(hint) is tuple and dataclasses.is_dataclass(hint.__args__[0]):
+            for number, entry in enumerate(value):
+                leaves |= flatten(entry, f"{path}.{number}.")
+        elif isinstance(value, Mapping):
+            leaves |= {f"{path}.{key}": entry for key, entry in value.items()}
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def diff(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns the fields in which two configs of one type differ, with both values.
+
+    A field that only one has, as of a further phase, is None in the other.
+    """
+    left, right = flatten(first), flatten(second)
+    pairs = {path: (left.get(path), right.get(path)) for path in left | right}
+    return {path: (before, now) for path, (before, now) in pairs.items() if before != now}
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Returns a config as plain JSON values, with `format_version`."""
+    return {"format_version": FORMAT_VERSION} | msgspec.to_builtins(config)
+
+
+def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
+    """Rebuilds a config from `to_json` of this or an earlier format.
+
+    A field that is missing gets its default. The default of a new field must therefore be what
+    was done before the field was there.
+
+    Raises:
+      ConfigError: an unknown field, a value of another type or out of its bounds.
+    """
+    return convert_value(migrate(description), root, "")
+
+
+def normalize(config: Config) -> Config:
+    """Returns the config as it comes back from JSON: tuples for lists, floats where declared.
+
+    Equal configs are then equal in their JSON and their hash.
+
+    Raises:
+      ConfigError: a value of another type than its field's.
+    """
+    return from_json(type(config), to_json(config))
+
+
+def config_hash(config: Any) -> str:
+    """Returns 12 hexadecimal digits that name a config.
+
+    They are of the format version and of the fields that differ from their defaults. A new field
+    with a default therefore changes no hash. A default that changes would make different configs
+    equal: it needs a new format version.
+    """
+    content = {"format_version": FORMAT_VERSION} | _without_defaults(normalize(config))
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _without_defaults(config: Any, defaults: Any = None) -> dict[str, Any]:
+    """Plain values of the fields that differ from `defaults`, or else from their class's.
+
+    The defaults of a sub-config are those of the field that holds it.
+    """
+    content: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), dataclasses.MISSING
+        if defaults is not None:
+            default = getattr(defaults, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        else:
+            default = field.default
+        if value == default:
+            continue
+        if dataclasses.is_dataclass(value):
+            same_type = type(value) is type(default)
+            content[field.name] = _without_defaults(value, default if same_type else None)
+        elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+            content[field.name] = [_without_defaults(entry) for entry in value]
+        else:
+            content[field.name] = msgspec.to_builtins(value)
+    return content
