@@ -18,7 +18,7 @@ class MissingDataError(DataError):
 
 
 class UnfinishedError(DataError):
-    """Work on data that stopped half way, as on a full disk; the same command goes on with it."""
+    """Preparation that stopped halfway, as on a full disk; the same command continues it."""
 
 
 class CheckpointError(BertJaxError, ValueError):

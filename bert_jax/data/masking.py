@@ -1,7 +1,7 @@
-"""Pairs -> masked batches, in NumPy, a whole batch at a time.
+"""Lays out and masks pairs in NumPy, a whole batch at a time.
 
-Random numbers are addressed, not carried: a row's are a pure function of (seed, epoch, record
-index), so its mask is the same in any batch, in any order and on any number of hosts.
+The random numbers of a row are a pure function of (seed, epoch, record index). A row therefore has
+the same mask in any batch, in any order and on any number of hosts.
 
 References: Devlin et al. 2018, section 3.1; Salmon et al. 2011 (the Philox generator).
 """
@@ -44,14 +44,14 @@ class Layout(NamedTuple):
     segment_ids: Int[np.ndarray, "batch length"]
     pack_ids: Int[np.ndarray, "batch length"]
     maskable: Bool[np.ndarray, "batch length"]
-    """True at text: everything but the layout's [CLS] and [SEP] and padding."""
+    """True at text: not at [CLS], [SEP] and padding."""
     cls_positions: Int[np.ndarray, "batch pairs"]
     pair_labels: Int[np.ndarray, "batch pairs"]
     pair_weights: Float[np.ndarray, "batch pairs"]
 
 
 class MaskedTokens(NamedTuple):
-    """Fields of a `Batch` that depend on the mask."""
+    """The fields of a `Batch` that depend on the mask."""
 
     token_ids: Int[np.ndarray, "batch length"]
     mask_positions: Int[np.ndarray, "batch predictions"]
@@ -60,7 +60,7 @@ class MaskedTokens(NamedTuple):
 
 
 class RowUniforms(NamedTuple):
-    """Uniform numbers in [0, 1): one a position and three a prediction."""
+    """Uniform numbers in [0, 1): one for each position and three for each prediction."""
 
     selection: Float[np.ndarray, "batch length"]
     replacement: Float[np.ndarray, "batch predictions"]
@@ -159,10 +159,10 @@ def draw_uniforms(
     sequence_length: int,
     max_predictions: int,
 ) -> RowUniforms:
-    """The uniform numbers of the rows at `addresses`, (epoch, record index); 0 in filler rows."""
+    """Draws the uniform numbers of rows from their (epoch, record index); 0 in filler rows."""
     bits = np.zeros((batch_size, sequence_length + 3 * max_predictions), np.uint64)
-    # Raw bits and not a Generator: NumPy keeps only the former the same in every version. One
-    # object, whose start is set for each row: to make one takes four times as long as its numbers.
+    # NumPy keeps raw bits the same in every version, but not the numbers of a Generator. A single
+    # object is set to the state of each row: a new object takes four times as long as its numbers.
     philox = np.random.Philox(key=0)
     start = philox.state
     for row, (epoch, index) in enumerate(addresses):
@@ -176,7 +176,7 @@ def draw_uniforms(
 
 @lru_cache(maxsize=64)
 def _epoch_key(seed: int, epoch: int) -> int:
-    """64 bits mixed from seed and epoch, so that (1, 2) and (2, 1) share nothing."""
+    """Mixes seed and epoch into 64 bits, so that (1, 2) and (2, 1) share no numbers."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
 
 
@@ -189,12 +189,12 @@ def mask_tokens(
     config: MaskingConfig,
     word_starts: Bool[np.ndarray, "vocab"] | None = None,
 ) -> MaskedTokens:
-    """Chooses words to predict and replaces them with [MASK], a random word or themselves.
+    """Chooses tokens to predict and replaces each by [MASK], by a random piece or by itself.
 
-    `config.count` says how many of a row's tokens, [CLS] and [SEP] counted, are predicted; at most
-    `max_predictions`. Whole words and spans, which need `word_starts`, leave out what would go
-    beyond that number, but for a first word. A random word is any of the vocabulary, specials
-    included.
+    `config.count` says how the number of predictions follows from the number of tokens of the row,
+    [CLS] and [SEP] included; it is at most `max_predictions`. Whole words and spans need
+    `word_starts`; a word that would exceed the number is left out, unless it is the first word.
+    A random piece may be any piece of the vocabulary, special pieces included.
     """
     token_ids = layout.token_ids
     if word_starts is None:
@@ -223,7 +223,7 @@ def mask_tokens(
 
 
 def _budgets(layout: Layout, config: MaskingConfig) -> Int[np.ndarray, "batch"]:
-    """Tokens to predict in each row where their number is not drawn."""
+    """Returns the number of tokens to predict in each row, if `config.count` is not drawn."""
     shares = layout.pack_ids.astype(bool).sum(axis=1) * config.rate
     counts = np.maximum(np.rint(shares) if config.count == "rounded" else shares // 1, 1)
     return np.minimum(counts, config.max_predictions).astype(int)
@@ -232,7 +232,7 @@ def _budgets(layout: Layout, config: MaskingConfig) -> Int[np.ndarray, "batch"]:
 def _choose_tokens(
     layout: Layout, uniforms: RowUniforms, config: MaskingConfig
 ) -> Int[np.ndarray, "batch predictions"]:
-    """Ascending positions, then the row's length where there is no prediction."""
+    """Returns ascending positions; slots without a prediction hold the length of the row."""
     maskable = layout.maskable
     batch_size, sequence_length = maskable.shape
     if config.count == "drawn":
@@ -240,8 +240,8 @@ def _choose_tokens(
         counts = np.minimum(counts, config.max_predictions)
     else:
         counts = np.minimum(_budgets(layout, config), maskable.sum(axis=1))
-    # The words with the smallest numbers; one past the end marks slots without a prediction and
-    # sorts behind all others.
+    # The tokens with the smallest numbers are chosen. A slot without a prediction holds the
+    # length of the row, which sorts after all positions.
     order = np.argsort(np.where(maskable, uniforms.selection, 2.0), axis=1)
     order = order[:, : config.max_predictions]
     chosen = np.arange(order.shape[1]) < counts[:, None]
@@ -257,10 +257,10 @@ def _choose_words(
     config: MaskingConfig,
     word_starts: Bool[np.ndarray, "vocab"],
 ) -> tuple[Int[np.ndarray, "batch predictions"], Float[np.ndarray, "batch predictions"]]:
-    """Positions as of `_choose_tokens`, and the numbers that say what replaces them."""
+    """Returns positions as `_choose_tokens` does, and the numbers that choose replacements."""
     maskable = layout.maskable
     is_start = word_starts[layout.token_ids]
-    is_start[:, 1:] |= ~maskable[:, :-1]  # what is left of a word whose front was cut off
+    is_start[:, 1:] |= ~maskable[:, :-1]  # a word whose front was cut off
     is_start &= maskable
     drawn = config.count == "drawn"
     spans = choose_spans(

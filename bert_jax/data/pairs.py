@@ -1,4 +1,4 @@
-"""Documents -> sentence pairs for next-sentence prediction, by the published recipe.
+"""Cuts documents into sentence pairs for next-sentence prediction, by the published recipe.
 
 References: Devlin et al. 2018, section 3.1 and appendix A.2; `create_pretraining_data.py` of
 github.com/google-research/bert.
@@ -20,14 +20,14 @@ class Pair(NamedTuple):
     a: Sequence[int] | np.ndarray
     b: Sequence[int] | np.ndarray
     label: int
-    """0 where B follows A in its document, 1 where B is random or A follows B."""
+    """0 if B follows A in its document; 1 if B is random or A follows B."""
 
 
 @dataclass(frozen=True)
 class _Document:
     tokens: list[int]
     starts: list[int]
-    """Of each sentence, and behind the last one the end of the text."""
+    """Position of the first token of each sentence, then the number of tokens."""
 
 
 def build_pairs(
@@ -40,12 +40,13 @@ def build_pairs(
 ) -> list[Pair]:
     """Cuts documents (sentences of token ids) into pairs, each document `dupe_factor` times.
 
-    Both sides of a pair hold a token at least and together at most `sequence_length - 3`. A random
-    B comes from another of these documents; where ten draws find none (with a single document
-    always) it comes from the same one, and is labelled 0 if it happens to be what follows A.
+    Each side of a pair holds at least one token. Both together hold at most `sequence_length - 3`
+    tokens. A random B comes from another document. If ten draws find no other document, it comes
+    from the same document; its label is then 0 if it happens to follow A.
 
     Args:
-      dupe_factor: one for all documents, or one for each.
+      documents: documents of sentences of token ids.
+      dupe_factor: a number for all documents, or a number for each document.
     """
     if isinstance(dupe_factor, int):
         dupe_factor = [dupe_factor] * len(documents)
@@ -96,7 +97,7 @@ def _pairs_of_document(
             a_length = starts[a_end] - starts[start]
             b_end = _end_of_chunk(other.starts, b_start, target_length - a_length)
             label = 0 if other is document and b_start == a_end else 1
-            next_start = a_end  # the rest of the chunk was not used: put it back
+            next_start = a_end  # the next chunk takes the sentences that were not used
         else:
             other, b_start, b_end, label = document, a_end, end, 0
             next_start = end
@@ -111,13 +112,16 @@ def _pairs_of_document(
 
 
 def _end_of_chunk(starts: list[int], start: int, target_length: int) -> int:
-    """End of the shortest run of sentences from `start` that reaches the target, or the text's."""
+    """Returns the end of the shortest run of sentences that reaches the target length.
+
+    If the document is too short for the target, this is the end of the document.
+    """
     end = bisect_left(starts, starts[start] + target_length, start + 1)
     return min(end, len(starts) - 1)
 
 
 def _draw_other(index: int, *, count: int, rng: random.Random) -> int:
-    """A random index that differs from `index`, if ten draws find one."""
+    """Draws up to ten times for an index that differs from `index`; returns the last draw."""
     drawn = index
     for _ in range(10):
         drawn = _below(count, rng)
@@ -127,7 +131,7 @@ def _draw_other(index: int, *, count: int, rng: random.Random) -> int:
 
 
 def _below(bound: int, rng: random.Random) -> int:
-    """`rng.randrange(bound)` in a third of the time; there are several draws for each pair."""
+    """Draws as `rng.randrange(bound)` does, in a third of the time. Each pair needs several."""
     bits = bound.bit_length()
     drawn = rng.getrandbits(bits)
     while drawn >= bound:
@@ -138,7 +142,10 @@ def _below(bound: int, rng: random.Random) -> int:
 def _truncate(
     a_start: int, a_end: int, b_start: int, b_end: int, *, max_tokens: int, rng: random.Random
 ) -> tuple[int, int, int, int]:
-    """Shortens the longer text, at its front or its end by chance, until both fit together."""
+    """Removes tokens from the longer text, at a random end, until both texts fit.
+
+    B loses a token where both texts are equally long.
+    """
     draw = rng.random
     for _ in range(a_end - a_start + b_end - b_start - max_tokens):
         from_front = draw() < 0.5

@@ -1,4 +1,4 @@
-"""The passport of prepared data: what they were made of and with, and what is in them."""
+"""The passport of prepared data: their sources, their settings and their statistics."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def load_passport(directory: str | Path) -> dict:
 
 
 def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> None:
-    """Raises DataError where the prepared data are not what `config` and the model expect."""
+    """Raises DataError if the prepared data do not match `config` and the model."""
     wanted = {
         "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
         "vocab_size": vocab_size,
@@ -43,17 +43,17 @@ def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> No
 
 
 def passport_fingerprint(passport: dict) -> str:
-    """SHA-256 of what the passport says of the data, hashes of all files among it.
+    """Returns the SHA-256 of the passport's content, which includes the hashes of all files.
 
-    Where the text lay when it was read does not count, nor `masking`: masks are drawn later, and
-    experiments that mask otherwise share the data.
+    Paths of the text do not count. `masking` does not count either, because masks are drawn later
+    and experiments with other masks share the data.
     """
     content = json.dumps(_identity(passport), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _identity(passport: dict) -> dict:
-    # `corpus` and `exclusion` hold paths; their fingerprints are fields of their own.
+    # `corpus` and `exclusion` hold paths. Separate fields hold their fingerprints.
     others = ("corpus", "exclusion", "masking")
     content = {name: value for name, value in passport.items() if name not in others}
     if second := passport.get("second_phase"):
@@ -62,10 +62,10 @@ def _identity(passport: dict) -> dict:
 
 
 def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str]) -> None:
-    """Reads the token counts and the shards of some splits, to compare their hashes.
+    """Compares the hashes of the token counts and of the shards of some splits.
 
     Raises:
-      DataError: a file is missing, or not that of the passport.
+      DataError: a file is missing, or differs from the file that the passport describes.
     """
     wanted = {TOKEN_COUNTS_FILE: passport["token_counts_sha256"]}
     for split in splits:
@@ -78,41 +78,41 @@ def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str])
         for path, found in zip(paths, pool.map(sha256_of_file, paths), strict=True):
             if found != wanted[path.name]:
                 raise DataError(
-                    f"{path} is not what {PASSPORT_FILE} says (SHA-256 {found[:12]}, there "
-                    f"{wanted[path.name][:12]}); the prepare command, run again, replaces it"
+                    f"{path} has SHA-256 {found[:12]}; {PASSPORT_FILE} names "
+                    f"{wanted[path.name][:12]}; run the prepare command again to replace the file"
                 )
 
 
 def join_passports(passports: Sequence[dict]) -> dict:
-    """The passport of a run: that of its data, those of a second phase under `second_phase`."""
+    """Returns the passport of a run: the first phase's, with the rest under `second_phase`."""
     first, *others = passports
     return {**first, "second_phase": join_passports(others)} if others else first
 
 
 def check_tokenizer(passport: dict, fingerprint: str, *, directory: str | Path) -> None:
-    """Raises DataError if `tokenizer.json` is no longer what the shards were encoded with."""
+    """Raises DataError if `tokenizer.json` is not the vocabulary of the shards."""
     made_with = passport["tokenizer_fingerprint"]
     if fingerprint != made_with:
         raise DataError(
             f"{directory}/tokenizer.json is another vocabulary ({fingerprint[:12]}) than the "
-            f"shards there were made with ({made_with[:12]}); accepted: that one, or data "
-            "prepared again in another directory"
+            f"vocabulary of the shards there ({made_with[:12]}); accepted: the vocabulary of the "
+            "shards, or data prepared in another directory"
         )
 
 
 def load_token_counts(directory: str | Path) -> np.ndarray:
-    """How often each id stands in the training records, int64 [vocab_size]."""
+    """Returns how often each id occurs in the training records, int64 [vocab_size]."""
     return np.load(Path(directory) / TOKEN_COUNTS_FILE)
 
 
 def majority_pair_label(passport: dict) -> int:
-    """The label of more than half of the training pairs, 0 where there are none."""
+    """Returns the label of more than half of the training pairs, 0 if there are no pairs."""
     train = passport["splits"]["train"]
     return int(2 * train["random_pairs"] > train["pairs"])
 
 
 def check_same(found: dict, wanted: dict, *, where: str) -> None:
-    """Raises DataError for the first of the `wanted` settings that `found` has not."""
+    """Raises DataError for the first setting in `wanted` that differs in `found`."""
     for name, value in wanted.items():
         if name == "preparation":
             check_same(found.get(name, {}), value, where=where)
@@ -125,6 +125,7 @@ def check_same(found: dict, wanted: dict, *, where: str) -> None:
 
 
 def read_json(path: Path) -> dict:
+    """Reads a JSON file of prepared data; raises DataError if its format is not the current one."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
@@ -132,7 +133,7 @@ def read_json(path: Path) -> dict:
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{path} has format_version {version}; accepted: {FORMAT_VERSION}, "
-            "data prepared again in another directory"
+            f"{path} has format_version {version}; accepted: {FORMAT_VERSION}, in data that are "
+            "prepared again in another directory"
         )
     return content

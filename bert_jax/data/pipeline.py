@@ -1,8 +1,8 @@
-"""Prepared data -> batches: element k is this host's rows of global batch k.
+"""Reads batches from prepared data: element k is this host's rows of global batch k.
 
-The state of the training data is therefore one number, the step. Example j of a run is record
-`shuffle(j mod n)` of epoch `j div n`, n being the number of records, and global batch k holds
-examples k * batch_size onwards, so neither hosts nor threads nor restarts change what is read.
+The step is the whole state of the training data. With n records, example j of a run is record
+`shuffle(j mod n)` of epoch `j div n`. Global batch k holds the examples from k * batch_size on.
+Hosts, threads and restarts therefore do not change which examples are read.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import DataError
 
 EVALUATION_SEED = 20181011
-"""Of the frozen masks; changing it makes every published evaluation incomparable."""
+"""Seed of the frozen held-out masks. A change makes all published evaluations incomparable."""
 
 _SHUFFLE_STREAM = 1
 _PREFETCHED_BATCHES = 8
@@ -174,5 +174,5 @@ class _Records:
 
 @lru_cache(maxsize=64)
 def _shuffle_seed(seed: int, epoch: int) -> int:
-    """Hashed, and not seed + epoch, so that no epoch of one seed is an epoch of another."""
+    """Returns a hash of both. A sum would make an epoch of one seed equal to one of another."""
     return int(np.random.SeedSequence([seed, epoch, _SHUFFLE_STREAM]).generate_state(1)[0])

@@ -1,8 +1,7 @@
-"""Rows of pairs as records of array_record files.
+"""Stores rows of pairs as records of array_record files.
 
-A record is little-endian uint16, or uint32 for a vocabulary of more than 65,536: the length of A,
-the length of B, the label, then the ids of A and of B; the same again for each further pair of a
-packed row.
+A record is little-endian uint16, or uint32 if the vocabulary has more than 65,536 pieces. For each
+pair of the row it holds the length of A, the length of B, the label, the ids of A and the ids of B.
 """
 
 import os
@@ -23,13 +22,14 @@ HEADER_LENGTH = 3
 
 
 def record_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
+    """Returns the type of the numbers in a record."""
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
 def encode_pairs(pairs: Sequence[Pair], *, dtype: str) -> list[bytes]:
-    """What each pair is in a record; a record is those of its row, one after another."""
+    """Encodes each pair; a record is the concatenation of the encoded pairs of its row."""
     values = ((len(pair.a), len(pair.b), pair.label, *pair.a, *pair.b) for pair in pairs)
-    # All at once: an array for each would take twice the time.
+    # One array for all pairs: an array for each pair would take twice the time.
     encoded = np.fromiter(chain.from_iterable(values), _little_endian(dtype)).tobytes()
     width = np.dtype(dtype).itemsize
     lengths = (width * (HEADER_LENGTH + len(pair.a) + len(pair.b)) for pair in pairs)
@@ -37,7 +37,7 @@ def encode_pairs(pairs: Sequence[Pair], *, dtype: str) -> list[bytes]:
 
 
 def count_tokens(encoded: Iterable[bytes], *, dtype: str, vocab_size: int) -> np.ndarray:
-    """How often each id stands in what `encode_pairs` returned, int64 [vocab_size]."""
+    """Counts each id in the encoded pairs, int64 [vocab_size]."""
     header_bytes = HEADER_LENGTH * np.dtype(dtype).itemsize
     ids = b"".join(pair[header_bytes:] for pair in encoded)
     return np.bincount(np.frombuffer(ids, _little_endian(dtype)), minlength=vocab_size)
@@ -60,11 +60,11 @@ def decode_rows(records: Iterable[bytes], *, dtype: str) -> list[list[Pair]]:
 
 
 def open_split(directory: str | Path, passport: dict, *, split: str) -> ArrayRecordDataSource:
-    """Random access to the records of a split, counted through its shards.
+    """Opens the records of a split for random access, numbered through its shards.
 
     Raises:
-      DataError: a shard is missing or damaged, also of what is read later, or there are not as many
-        records as the passport counts.
+      DataError: a shard is missing or damaged, or the number of records differs from the passport.
+        Damage within a record is found, and raised, when that record is read.
     """
     shards = passport["splits"][split]["shards"]
     paths = [Path(directory) / shard["file"] for shard in shards]
@@ -82,7 +82,7 @@ def open_split(directory: str | Path, passport: dict, *, split: str) -> ArrayRec
 
 
 class _Shards(ArrayRecordDataSource):
-    """Where array_record says at which byte a file is damaged, says which file."""
+    """Adds the name of the file to the errors of array_record, which name only the byte."""
 
     def __init__(self, paths: Sequence[str]):
         try:
@@ -105,12 +105,12 @@ class _Shards(ArrayRecordDataSource):
         try:
             return super().__getitems__(record_keys)
         except RuntimeError:
-            return [self[key] for key in record_keys]  # one of which says where
+            return [self[key] for key in record_keys]  # raises for the damaged record
 
 
 def _damaged(path: str, error: RuntimeError) -> DataError:
     return DataError(
-        f"{path} is damaged ({str(error).split(';')[0]}); the prepare command, run again, replaces "
+        f"{path} is damaged ({str(error).split(';')[0]}); run the prepare command again to replace "
         "it"
     )
 
@@ -126,18 +126,18 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
       UnfinishedError: the disk is full, or the directory cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
-    # Groups of one, so that single records can be read. Compressed one by one they would hardly
-    # be smaller and take several times as long.
+    # A group holds one record, so that single records can be read. Compressed one by one, records
+    # would hardly be smaller and reading them would take several times as long.
     writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
     try:
         for record in records:
             writer.write(record)
         writer.close()
-    except RuntimeError as error:  # what array_record makes of every error of the system
+    except RuntimeError as error:  # array_record raises it for every error of the system
         temporary.unlink(missing_ok=True)
         raise UnfinishedError(
-            f"{path} cannot be written: {str(error).split(';')[0]}; finished shards are kept, the "
-            "same command goes on from them"
+            f"{path} cannot be written: {str(error).split(';')[0]}; finished shards are kept, and "
+            "the same command continues from them"
         ) from error
     digest = sha256_of_file(temporary)
     os.replace(temporary, path)

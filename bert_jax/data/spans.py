@@ -1,4 +1,4 @@
-"""Which whole words of a row are masked: one at a time, or in spans of several.
+"""Chooses whole words of a row for masking: single words, or spans of several words.
 
 References: the whole-word option of github.com/google-research/bert; SpanBERT, Joshi et al. 2019,
 section 3.1.
@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Int
 
 _LONGEST = 10
 _STOP = 0.2
-# Truncated, not clipped: as in the paper a span has 3.8 words in the mean.
+# Truncated, not clipped: a span has 3.8 words on average, as in the paper.
 _LENGTHS = (1 - (1 - _STOP) ** np.arange(1, _LONGEST + 1)) / (1 - (1 - _STOP) ** _LONGEST)
 
 
 def span_lengths(numbers: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
-    """Uniform numbers in [0, 1) -> words of a span, geometric among 1 to 10."""
+    """Maps uniform numbers in [0, 1) to numbers of words, geometric on 1 to 10."""
     return np.minimum(np.searchsorted(_LENGTHS, numbers, side="right"), _LONGEST - 1) + 1
 
 
@@ -28,22 +28,23 @@ def choose_spans(
     budgets: Int[np.ndarray, "batch"] | None,
     max_predictions: int,
 ) -> Int[np.ndarray, "batch length"]:
-    """Chooses whole words until a row's budget is spent; their span's number from 1, elsewhere 0.
+    """Chooses whole words until the budget of each row is spent.
 
-    Spans start at the candidates in the order of their selection numbers. A span ends with its
-    text, and before a word that does not fit in what is left; it runs over words that an earlier
-    one has, but does not start there. A row has no prediction where each word is longer than
-    `max_predictions`. What is chosen in a row does not depend on the others.
+    Returns the number of its span, from 1, at each chosen token and 0 at the others. Spans start
+    at the candidates, in the order of their selection numbers. A span ends at the end of its text,
+    or before a word that exceeds the rest of the budget. It may pass over words of an earlier
+    span, but it does not start at such a word. A row gets no prediction if each of its words is
+    longer than `max_predictions`. The choice in a row does not depend on the other rows.
 
     Args:
-      is_start: where a word starts, at text only.
+      is_start: True at the first token of a word, and only at text.
       maskable: True at text.
-      is_candidate: the starts of words where a span may start.
+      is_candidate: True at the first tokens where a span may start.
       selection: uniform numbers.
-      lengths: words of each of a row's spans; None chooses words one by one.
-      budgets: most tokens to choose in each row, if that is enough for its shortest word; None is
-        `max_predictions`.
-      max_predictions: most tokens to choose in any row.
+      lengths: number of words of each span of a row; None chooses single words.
+      budgets: maximum number of tokens in each row, raised to the length of its shortest word;
+        None means `max_predictions`.
+      max_predictions: maximum number of tokens in every row.
     """
     count = int(is_start.sum(axis=1).max(initial=0))
     if not count:

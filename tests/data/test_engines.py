@@ -94,7 +94,7 @@ def test_an_error_in_a_task_arrives_as_one_line(engine, tmp_path):
 
 def test_a_worker_that_dies_is_an_error(tmp_path):
     tasks = [Square(tmp_path / str(number), number) for number in (5, 99)]
-    with pytest.raises(DataError, match="a worker of 2 died without an error"):
+    with pytest.raises(DataError, match="one of 2 workers died without an error"):
         list(Engine(workers=2).run(tasks))
 
 

@@ -136,7 +136,7 @@ def test_the_search_agrees_with_a_search_for_words(excluding):
     ("content", "said"),
     [
         (b"good text\nbad \xff\n", r"texts:2 holds byte 0xff at column 5; accepted: UTF-8"),
-        (b"", "holds 0 texts, none of 8 words or more; accepted: a file with a text a line"),
+        (b"", "holds 0 texts, none of 8 words or more; accepted: a file with one text a line"),
         (b"yes\nno\n", "holds 2 texts, none of 8 words or more"),
     ],
     ids=["encoding", "empty", "short"],
@@ -296,6 +296,6 @@ def test_an_exclusion_that_leaves_no_document_says_so(config, tmp_path):
     lines = [" ".join(t.split()) for t in (tmp_path / "corpus.txt").read_text().split("\n\n")]
     (tmp_path / "texts.txt").write_text("\n".join(lines))
     everything = open_exclusion([str(tmp_path / "texts.txt")])
-    with pytest.raises(DataError, match="0 documents are left of .*, of which --exclude drops"):
+    with pytest.raises(DataError, match="0 documents are left of .* .--exclude drops 60"):
         prepare(config, exclusion=everything)
     assert list((tmp_path / "prepared").iterdir()) == []

@@ -318,7 +318,7 @@ def test_a_shard_that_cannot_be_opened_is_named(content, config, tmp_path):
     shutil.copytree(config.directory, tmp_path / "data")
     shard = tmp_path / "data" / "train-00001-of-00003.array_record"
     shard.write_bytes(content)
-    with pytest.raises(DataError, match=f"{shard.name} is damaged .*prepare command, run again"):
+    with pytest.raises(DataError, match=f"{shard.name} is damaged .*run the prepare command again"):
         TrainingSource(plan_of(dataclasses.replace(config, directory=str(tmp_path / "data"))))
 
 

@@ -524,13 +524,13 @@ def test_files_that_are_not_those_of_the_passport_are_named(config):
     )
     second.write_bytes(first.read_bytes())
     check_files(passport, config.directory, splits=("eval",))
-    with pytest.raises(DataError, match=f"{second.name} is not what passport.json says"):
+    with pytest.raises(DataError, match=f"{second.name} has SHA-256 .*passport.json names"):
         check_files(passport, config.directory, splits=("train", "eval"))
     first.unlink()
     with pytest.raises(DataError, match=f"{first.name} is missing"):
         check_files(passport, config.directory, splits=("train",))
     np.save(Path(config.directory) / "token_counts.npy", np.zeros(3))
-    with pytest.raises(DataError, match="token_counts.npy is not what"):
+    with pytest.raises(DataError, match="token_counts.npy has SHA-256"):
         check_files(passport, config.directory, splits=("eval",))
 
 

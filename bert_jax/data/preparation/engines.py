@@ -1,7 +1,7 @@
 """Ways to run tasks: in this process, in a pool of processes, or on Apache Beam.
 
-A task leaves its result in a file that `finished` reads, so that no engine has to carry it back,
-and what is in the file does not depend on the engine.
+A task writes its result to a file that `finished` reads, so no engine has to return it. The file
+does not depend on the engine.
 """
 
 import os
@@ -19,40 +19,42 @@ from bert_jax.errors import DataError, UnfinishedError
 
 
 class Task(Protocol):
-    """A value: what it writes is a function of its fields and of the text they name."""
+    """A value; the files it writes are a function of its fields and of the text they name."""
 
     def run(self) -> dict:
-        """Writes its files, each whole or not at all, and returns what `finished` will."""
+        """Writes its files, each whole or not at all, and returns the result."""
         ...
 
     def finished(self) -> dict | None:
-        """The result, if the files are there."""
+        """Returns the result if the files exist, otherwise None."""
         ...
 
     @property
     def path(self) -> Path:
-        """Of the file that is written last or names it."""
+        """The file that is written last, or that names the task."""
         ...
 
     @property
     def size(self) -> int:
-        """Bytes of text that it reads."""
+        """Number of bytes of text to read."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
+    """How tasks are run."""
+
     kind: Literal["pool", "beam"] = "pool"
     workers: int = 1
-    """Processes; for Beam those of its DirectRunner, other runners have their own options."""
+    """Number of processes. With Beam it applies to the DirectRunner; other runners have options."""
     beam_options: tuple[str, ...] = ()
-    """As Beam's command line takes them: `--runner=DataflowRunner`, `--project=...`."""
+    """Options of Beam's command line: `--runner=DataflowRunner`, `--project=...`."""
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, dict]]:
-        """Runs the tasks, and gives the number of each with its result when it is finished.
+        """Runs the tasks; yields (number of the task, result) as each finishes.
 
         Raises:
-          DataError: of a task, or a worker died.
+          DataError: a task failed, or a worker died.
         """
         if self.kind == "beam":
             return _run_on_beam(tasks, workers=self.workers, options=self.beam_options)
@@ -62,7 +64,7 @@ class Engine:
 
 
 def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, dict]]:
-    # Spawned and not forked: the parent may hold threads of JAX.
+    # Workers are spawned, not forked, because the parent may have threads of JAX.
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = {pool.submit(task.run): number for number, task in enumerate(tasks)}
@@ -71,15 +73,15 @@ def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, 
                 yield futures.pop(future), future.result()
         except BrokenProcessPool as error:
             raise UnfinishedError(
-                f"a worker of {workers} died without an error, as for want of memory; run the "
-                "command again with fewer workers: finished shards are kept"
+                f"one of {workers} workers died without an error, perhaps for lack of memory; run "
+                "the command again with fewer workers: finished shards are kept"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Ends this worker with its parent, also where that is killed, and silently on Ctrl-C."""
+    """Ends this worker when its parent ends or is killed, and silently on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = parent_process()
 
@@ -111,7 +113,7 @@ def _run_on_beam(
         if workers > 1:
             direct.append("--direct_running_mode=multi_processing")
         options = [*direct, *options]
-    # A Protocol is no type that Beam could check.
+    # Beam cannot check the type of a Protocol.
     options = ["--no_pipeline_type_check", *options]
     with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
         _ = pipeline | beam.Create(list(tasks)) | beam.Reshuffle() | beam.Map(_run_or_report)
@@ -125,14 +127,14 @@ def _run_on_beam(
     for number, task in enumerate(tasks):
         if (result := task.finished()) is None:
             raise DataError(
-                f"{task.path} is not there after Beam's run; accepted: a directory that every "
+                f"{task.path} does not exist after Beam's run; accepted: a directory that every "
                 "worker and this process see under the same name"
             )
         yield number, result
 
 
 def _run_or_report(task: Task) -> None:
-    """An error of the data goes into a file: Beam would try again, and wrap it in its own."""
+    """Runs a task; writes a DataError to a file, because Beam would retry and wrap it."""
     _error_path(task).unlink(missing_ok=True)
     try:
         task.run()

@@ -1,4 +1,4 @@
-"""Documents -> examples of the kind that `data.pairs` names.
+"""Cuts documents into examples of the kind that `data.pairs` names.
 
 References: RoBERTa, Liu et al. 2019, section 4.2 (DOC-SENTENCES); ALBERT, Lan et al. 2019,
 section 3.1 (sentence order). For next-sentence pairs see `pairs`.
@@ -25,14 +25,15 @@ def build_examples(
 ) -> list[Pair]:
     """Cuts documents (sentences of token ids) into examples, each document `dupe_factor` times.
 
-    Single texts are whole sentences. The sides of a pair are two runs of sentences of which one
-    follows the other, cut at their ends where they are too long; a single sentence gives a text
-    without a label. No example crosses a document, and a sentence longer than a row is cut into
-    several. From the second time on a document's first example has a random length, so that the
-    others are cut elsewhere.
+    A single text consists of whole sentences. A pair consists of two adjacent runs of sentences,
+    cut at their ends if they are too long together. A run of one sentence gives a single text
+    without a label. No example crosses documents. A sentence longer than a row is cut into several.
+    From the second time on, the first example of a document has a random length, so the following
+    examples are cut at other places.
 
     Args:
-      dupe_factor: one for all documents, or one for each.
+      documents: documents of sentences of token ids.
+      dupe_factor: a number for all documents, or a number for each document.
     """
     if kind == "next_sentence":
         return build_pairs(
@@ -75,7 +76,7 @@ def _pieces(sentences: Sentences, *, longest: int) -> list[Sequence[int]]:
 
 
 def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Runs as long as fit into the next length; a longer sentence is one by itself."""
+    """Yields the longest runs that fit the next length; a longer sentence is a run of its own."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences):
         if end > start and tokens + len(sentence) > length:
@@ -87,7 +88,7 @@ def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sente
 
 
 def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Runs just long enough to reach the next length, and the rest."""
+    """Yields the shortest runs that reach the next length, then the rest."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences, start=1):
         tokens += len(sentence)
@@ -97,13 +98,16 @@ def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[S
 
 
 def _ordered_pair(run: Sentences, *, max_tokens: int, rng: random.Random) -> Pair:
-    """Cuts between two sentences and swaps the sides by a fair coin; one sentence has no label."""
+    """Cuts between two sentences and swaps the sides with probability 1/2.
+
+    A run of one sentence becomes a single text without a label.
+    """
     if len(run) == 1:
         return Pair(_join(run), [], 0)
     middle = rng.randint(1, len(run) - 1)
     sides = _join(run[:middle]), _join(run[middle:])
     label = int(rng.random() < 0.5)
-    # Shortened after the swap, so that what is missing does not tell the label.
+    # Shortened after the swap, so that the cut does not reveal the label.
     a, b = reversed(sides) if label else sides
     b_length = min(len(b), max(max_tokens // 2, max_tokens - len(a)))
     a_length = min(len(a), max_tokens - b_length)
@@ -111,7 +115,7 @@ def _ordered_pair(run: Sentences, *, max_tokens: int, rng: random.Random) -> Pai
 
 
 def _shorten(text: list[int], length: int, *, rng: random.Random) -> list[int]:
-    """Takes tokens off, each at the front or at the end by a fair coin."""
+    """Removes tokens, each from the front or from the end with probability 1/2."""
     excess = len(text) - length
     start = rng.getrandbits(excess).bit_count()
     return text[start : start + length]

@@ -1,13 +1,13 @@
-"""Evaluation texts that a model must not have read: documents that contain one are dropped.
+"""Drops documents that contain evaluation texts, which a model must not have read.
 
-A document is dropped if it has 13 words in a row in common with a text. Words are those of BERT's
-first steps, lower-cased, without accents and punctuation, so that neither case nor white space nor
-how a text was tokenized tells two apart. In scripts without spaces between words (Chinese,
-Japanese, Thai, ...) each character counts as a word: there, 13 words are 13 characters. A text of 8
-to 12 words is looked for as a whole, and a shorter one not at all: `yes` stands everywhere.
+A document is dropped if it shares 13 consecutive words with a text. Words are lower-cased and have
+no accents or punctuation, so case, white space and tokenization make no difference. In scripts
+without spaces between words (Chinese, Japanese, Thai, ...) each character counts as a word. A text
+of 8 to 12 words is searched for as a whole. A shorter text is not searched for: `yes` is
+everywhere.
 
-Reference: 13 words, and 8 at least, are those of Brown et al. 2020 (GPT-3), appendix C, which cuts
-the surroundings of a match out of the document and spares runs of words that are common.
+Reference: the lengths of 13 and 8 words are from Brown et al. 2020 (GPT-3), appendix C. That work
+removes only the surroundings of a match and ignores frequent runs of words.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from bert_jax.errors import DataError
 RUN_WORDS = 13
 MIN_WORDS = 8
 
-_RULE = 2  # what a word is; another number where that has changed
+_RULE = 2  # version of the definition of a word
 _SIEVE_BITS = 22
 _SIEVE_SHIFT = np.uint64(64 - _SIEVE_BITS)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits everywhere: 2**64 / golden ratio
@@ -36,20 +36,24 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits everywhere: 2**64 
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
-    """Names the texts; a value that can be sent to another process, which reads them again."""
+    """Names the evaluation texts; another process can receive it and reads the texts again."""
 
     files: tuple[tuple[str, str], ...] = ()
-    """Path and SHA-256 of each; none excludes nothing."""
+    """Path and SHA-256 of each file; () excludes nothing."""
     texts: int = 0
+    """Number of texts."""
     short_texts: int = 0
-    """Those of them that are too short to be looked for."""
+    """Number of texts that are too short to be searched for."""
 
     def drops(self, text: str) -> bool:
-        """Whether a document contains one of the texts."""
+        """Returns whether a document contains one of the texts."""
         return bool(self.files) and _runs_of(self.files).occur_in(text)
 
     def fingerprint(self) -> str | None:
-        """SHA-256 of the rule and the texts, wherever they lie; None if nothing is excluded."""
+        """Returns the SHA-256 of the rule and the texts; None if nothing is excluded.
+
+        It does not depend on the paths of the files.
+        """
         if not self.files:
             return None
         content = [_RULE, RUN_WORDS, MIN_WORDS, *sorted(digest for _, digest in self.files)]
@@ -68,11 +72,13 @@ class Exclusion:
 
 
 def open_exclusion(paths: Sequence[str]) -> Exclusion:
-    """Reads files of evaluation texts: UTF-8, a text a line; local or fsspec URLs, also `.gz`.
+    """Reads files of evaluation texts, one text a line in UTF-8.
+
+    Args:
+      paths: local paths or fsspec URLs, also of `.gz` files.
 
     Raises:
-      DataError: a file cannot be read, is not UTF-8, or holds no text that is long enough to be
-        looked for.
+      DataError: a file cannot be read, is not UTF-8, or holds no text that is long enough.
     """
     files = tuple((path, _sha256_of(path)) for path in paths)
     for path, digest in files:
@@ -80,7 +86,7 @@ def open_exclusion(paths: Sequence[str]) -> Exclusion:
         if runs.texts == runs.short_texts:
             raise DataError(
                 f"{path} holds {runs.texts} texts, none of {MIN_WORDS} words or more; accepted: "
-                "a file with a text a line"
+                "a file with one text a line"
             )
     if not files:
         return Exclusion()
@@ -92,14 +98,14 @@ def _sha256_of(path: str) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        reason = error.strerror or type(error).__name__  # fsspec gives only the class
+        reason = error.strerror or type(error).__name__  # fsspec sets no strerror
         raise DataError(
-            f"--exclude={path} cannot be read ({reason}); accepted: a file with a text a line"
+            f"--exclude={path} cannot be read ({reason}); accepted: a file with one text a line"
         ) from error
 
 
 class _Runs:
-    """The runs of words that are looked for, as sorted hashes: 8 bytes a word of the texts."""
+    """The runs of words to search for, as sorted hashes: 8 bytes for each word of the texts."""
 
     def __init__(self, paths: Sequence[str]):
         self.texts = self.short_texts = 0
@@ -118,14 +124,17 @@ class _Runs:
             heads.append(_hash_runs(ids, starts, MIN_WORDS))
             hashes[length].append(_hash_runs(ids, starts, length))
         self._heads = np.unique(np.concatenate(heads))
-        # Tells five of six runs that are no heads apart at a tenth of the cost of the search.
+        # The sieve rejects five of six runs that are no heads at a tenth of the cost of a search.
         self._sieve = np.zeros(2**_SIEVE_BITS, bool)
         self._sieve[self._heads >> _SIEVE_SHIFT] = True
         self._hashes = {length: np.unique(np.concatenate(hashes[length])) for length in hashes}
         self._encode = _encoder(lambda word: self._ids.get(word, 0))  # 0 is in no text
 
     def occur_in(self, text: str) -> bool:
-        """Few runs of a document begin like one of the texts, and only they are looked at on."""
+        """Returns whether a run occurs in the text.
+
+        Only runs that begin like an evaluation text are compared in full; they are few.
+        """
         ids = self._encode(text)
         starts = np.arange(len(ids) - MIN_WORDS + 1)
         hashes = _hash_runs(ids, starts, MIN_WORDS)
@@ -143,7 +152,7 @@ NOTHING = Exclusion()
 
 @lru_cache(maxsize=1)
 def _runs_of(files: tuple[tuple[str, str], ...]) -> _Runs:
-    """Made once a process."""
+    """Reads the texts once for each process."""
     return _Runs([path for path, _ in files])
 
 
@@ -156,7 +165,7 @@ def _read_texts(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _encoder(id_of: Callable[[str], int]) -> Callable[[str], UInt64[np.ndarray, "words"]]:
-    """Returns what makes ids of the words of a text."""
+    """Returns a function that maps a text to the ids of its words."""
 
     def ids_of(raw_word: str) -> list[int]:
         words = chain.from_iterable(map(split_unspaced, split_word(raw_word, lower_case=True)))
@@ -173,7 +182,7 @@ def _encoder(id_of: Callable[[str], int]) -> Callable[[str], UInt64[np.ndarray, 
 def _hash_runs(
     ids: UInt64[np.ndarray, "words"], starts: Int[np.ndarray, "runs"], length: int
 ) -> UInt64[np.ndarray, "runs"]:
-    """A polynomial of the ids of each run of words, modulo 2**64."""
+    """Hashes each run of words by a polynomial of its ids, modulo 2**64."""
     hashes = np.zeros(len(starts), np.uint64)
     for offset in range(length):
         hashes *= _MULTIPLIER
@@ -184,7 +193,7 @@ def _hash_runs(
 def _contains(
     table: UInt64[np.ndarray, "size"], hashes: UInt64[np.ndarray, "runs"]
 ) -> Bool[np.ndarray, "runs"]:
-    """Which hashes are in the sorted table."""
+    """Returns True for the hashes that are in the sorted table."""
     places = np.searchsorted(table, hashes)
     places[places == len(table)] = 0
     return table[places] == hashes

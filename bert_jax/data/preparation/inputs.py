@@ -1,4 +1,4 @@
-"""What a corpus was when it was read: files, sizes, SHA-256, weights, licences."""
+"""Describes a corpus when it is read: files, sizes, SHA-256, weights, licences."""
 
 import dataclasses
 import hashlib
@@ -15,11 +15,11 @@ from bert_jax.errors import DataError
 INPUTS_FILE = "corpus.json"
 
 _WHERE = ("path", "size", "builder_directory")
-"""Fields of a file that say where it lies and not how it is read."""
+"""Fields of a file that describe its location, not how it is read."""
 
 
 def describe_inputs(corpus: Corpus, *, threads: int) -> dict:
-    """The corpus as JSON; its `fingerprint` does not depend on where the files lie.
+    """Returns the corpus as JSON; its `fingerprint` does not depend on the location of the files.
 
     Raises:
       OSError: a file cannot be read.
@@ -58,7 +58,7 @@ def describe_inputs(corpus: Corpus, *, threads: int) -> dict:
 
 
 def check_inputs(path: Path, inputs: dict, *, settings: dict) -> None:
-    """Raises DataError if the file `path` is of other texts than `inputs`, or other settings."""
+    """Raises DataError if the file `path` describes other texts or other settings."""
     if not path.exists():
         return
     before = read_json(path)

@@ -1,6 +1,6 @@
-"""Several pairs in a row.
+"""Packs several pairs into a row.
 
-Rows are packed when data are prepared, so that a row has an index and its masks an address.
+Rows are packed when data are prepared. A row therefore has an index, which its masks depend on.
 
 Reference: packing by a histogram of lengths, Krell et al. 2021, https://arxiv.org/abs/2107.02027
 """
@@ -11,7 +11,7 @@ from bert_jax.data.pairs import Pair
 
 
 def row_length(pair: Pair) -> int:
-    """Tokens of a pair with its [CLS] and [SEP]."""
+    """Returns the number of tokens of a pair, [CLS] and [SEP] included."""
     return len(pair.a) + len(pair.b) + (3 if len(pair.b) else 2)
 
 
@@ -20,8 +20,9 @@ def pack_pairs(
 ) -> list[list[Pair]]:
     """Packs pairs into few rows, at most `pairs_per_row` in each.
 
-    A row is the longest pair that is left and what fills it best: of equal fillings one that takes
-    more pairs, of about equal lengths, for what is hard to place is a rest of short ones.
+    Each row starts with the longest pair that is left. Then the pairs that fill it best are added.
+    Among equally good fillings, more pairs of about equal length are preferred, because a rest of
+    many short pairs is hard to place.
     """
     stock = _Stock(pairs, sequence_length)
     rows = []
@@ -37,9 +38,9 @@ def pack_pairs(
 
 
 class _Stock:
-    """Pairs by their length, and which lengths there are as bits of a number.
+    """The pairs that are left, by length.
 
-    Bit n of `present` is set where there is a pair of length n, and bit `limit - n` of `mirrored`.
+    If there is a pair of length n, bit n of `present` and bit `limit - n` of `mirrored` are set.
     """
 
     def __init__(self, pairs: Sequence[Pair], limit: int):
@@ -59,13 +60,16 @@ class _Stock:
         return pair
 
     def longest(self, room: int) -> int:
-        """The greatest length of at most `room`, or -1."""
+        """Returns the greatest length of at most `room`, or -1."""
         return (self.present & ((2 << room) - 1)).bit_length() - 1
 
     def longest_two(self, room: int) -> list[int]:
-        """Two lengths with the greatest sum of at most `room`, as equal as they can be, or none."""
+        """Returns the two lengths whose sum is the greatest within `room`, or nothing.
+
+        Among equal sums it returns the most equal lengths.
+        """
         for total in range(room, 1, -1):
-            # Both x and total - x are there, and x is not the longer.
+            # Bit x is set if lengths x and total - x exist and x is at most total / 2.
             shorter = (
                 self.present & (self.mirrored >> (self.limit - total)) & ((2 << total // 2) - 1)
             )
@@ -82,7 +86,7 @@ class _Stock:
 
 
 def _filling(stock: _Stock, *, room: int, slots: int) -> list[int]:
-    """Lengths to put into the room next: none, one or two."""
+    """Returns the lengths to add to the row next: none, one or two."""
     one = stock.longest(room)
     if one < 0 or not slots:
         return []

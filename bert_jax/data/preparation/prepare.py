@@ -1,4 +1,4 @@
-"""Corpus -> a directory of prepared data, and the passport that says what is in it."""
+"""Prepares a corpus: writes a directory of data and the passport that describes it."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,12 +41,12 @@ from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import sha256_of_file, write_json
 
 Report = Callable[[str, int, int], None]
-"""Called with what is being done, how many bytes of it are done, and how many there are."""
+"""Called with the name of the stage, the bytes that are done and the bytes of the whole stage."""
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The corpus as it was found, and the settings that prepared files must agree in."""
+    """The corpus as it was found, and the settings that all prepared files share."""
 
     slices: Sequence[Slice]
     description: dict
@@ -178,7 +178,10 @@ def _survey_tasks(
 
 @contextmanager
 def _removed_if_refused(survey: Path) -> Iterator[None]:
-    """But not what an earlier run left there, or what the same command goes on with."""
+    """Deletes the survey directory if the data are refused.
+
+    Keeps it if it existed before, or if the same command can continue from it.
+    """
     was_there = survey.exists()
     try:
         yield
@@ -195,7 +198,7 @@ def _check_rows(config: DataConfig, **statistics: Sequence[dict]) -> None:
             raise DataError(
                 f"no row for {split} could be made of the {documents} documents for it in "
                 f"{config.corpus}; accepted: documents with text, and shares and weights that "
-                "leave some, in another data.directory"
+                "leave some of them, in another data.directory"
             )
 
 
@@ -217,7 +220,7 @@ def _shard_tasks(
 
 
 def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) -> list[dict]:
-    """Results of the tasks, in their order; those that are finished are not run again."""
+    """Runs the tasks that are not finished; returns the results of all tasks in their order."""
     results = {number: task.finished() for number, task in enumerate(tasks)}
     missing = [number for number, result in results.items() if result is None]
     total = sum(task.size for task in tasks)
@@ -232,7 +235,11 @@ def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) ->
 
 
 def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | None:
-    """What an earlier run trained."""
+    """Loads the vocabulary that an earlier run trained; None if there is none.
+
+    Raises:
+      DataError: it was trained with other settings.
+    """
     path = Path(config.directory) / "tokenizer.json"
     if not path.exists():
         return None
@@ -248,14 +255,14 @@ def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | N
 
 
 def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
-    """A given one has to be what the settings say, and that of an earlier run."""
+    """Raises DataError if the tokenizer contradicts the settings or an earlier run."""
     description = tokenizer.to_json()
     found = {"tokenizer": description["kind"], "lower_case": description["lower_case"]}
     for name, value in found.items():
         if getattr(config, name) != value:
             raise DataError(
                 f"the given vocabulary is for data.{name} {value!r}, and data.{name} is "
-                f"{getattr(config, name)!r}; accepted: the same"
+                f"{getattr(config, name)!r}; accepted: the same value"
             )
     path = Path(config.directory) / "tokenizer.json"
     if path.exists():

@@ -1,11 +1,14 @@
-"""Shard tasks: a slice of a corpus -> one file of encoded rows, with its statistics beside it.
+"""Shard tasks: each encodes a slice of a corpus into one file of rows.
 
-A directory of prepared data holds `corpus.json`, what the text was; `tokenizer.json`;
-`train-00000-of-00008.array_record` and `eval-00000-of-00001.array_record`, each with its
-statistics under the same name and `.json`, and with the hashes of its documents, uint64, sorted,
-under `.documents.npy`; `token_counts.npy`, int64 [vocab_size], how often each
-token id stands in the training records; and, written last, `passport.json`. `data.records` says
-what a record is.
+A directory of prepared data holds:
+- `corpus.json`: a description of the text.
+- `tokenizer.json`: the vocabulary.
+- `train-00000-of-00008.array_record`, `eval-00000-of-00001.array_record`: rows; `data.records`
+  describes a record.
+- the same names with `.json`: the statistics of a shard.
+- the same names with `.documents.npy`: sorted uint64 hashes of its documents.
+- `token_counts.npy`: how often each id occurs in the training records, int64 [vocab_size].
+- `passport.json`, which is written last.
 """
 
 import gc
@@ -48,29 +51,29 @@ from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.files import sha256_of_file, write_json
 
 BLOCK_TOKENS = 2**20
-"""Documents of about so many tokens are in memory at a time, some 5 MB of English. Partners of
-random pairs are drawn, and rows packed and shuffled, within such a block."""
+"""Approximate number of tokens in a block (about 5 MB of English). One block is in memory at a
+time: partners of random pairs are drawn, and rows are packed and shuffled, within a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """Everything that the bytes of one shard depend on, but for the text that it names."""
+    """Everything that the bytes of one shard depend on, except the text that it names."""
 
     split: Literal["train", "eval"]
     index: int
-    """Of the shard within its split, from 0."""
+    """Number of the shard in its split, from 0."""
     config: DataConfig
     tokenizer: Tokenizer
     corpus_slice: Slice
-    """Of the corpus, for training; for evaluation, of the documents that were put aside."""
+    """A slice of the corpus for training, or of the held-out documents for evaluation."""
     corpus_fingerprint: str
     exclusion_fingerprint: str | None = None
     excluded: frozenset[str] = frozenset()
-    """Names of the documents to leave out, as the survey found them."""
+    """Names of the documents that the exclusion drops, as the survey found them."""
 
     @property
     def size(self) -> int:
-        """Bytes it reads."""
+        """Number of bytes to read."""
         return size_of(self.corpus_slice)
 
     @property
@@ -88,7 +91,7 @@ class ShardTask:
         return self.path.with_suffix(".documents.npy")
 
     def settings(self) -> dict:
-        """What must agree for prepared files to be used together, as JSON."""
+        """Returns the settings, as JSON, that all files of a directory share."""
         settings = preparation_settings(
             self.config,
             corpus_fingerprint=self.corpus_fingerprint,
@@ -100,7 +103,7 @@ class ShardTask:
         """Writes the shard and then its statistics, which it returns.
 
         Raises:
-          DataError: the corpus cannot be read, or the shard not written.
+          DataError: the corpus cannot be read, or the shard cannot be written.
         """
         statistics = _Statistics(self)
         with _collector_off():
@@ -120,7 +123,7 @@ class ShardTask:
         return _without_token_counts(result)
 
     def finished(self) -> dict | None:
-        """Statistics of a shard whose files are as they say."""
+        """Returns the statistics if they match the files of the shard."""
         paths = {"sha256": self.path, "documents_sha256": self.documents_path}
         if not all(path.exists() for path in (self.statistics_path, *paths.values())):
             return None
@@ -129,7 +132,7 @@ class ShardTask:
         return _without_token_counts(statistics) if whole else None
 
     def token_counts(self) -> Int[np.ndarray, "vocab"]:
-        """Of a finished shard, from its file: those of all shards need not be held."""
+        """Reads the token counts of a finished shard from its file."""
         return np.array(read_json(self.statistics_path)["token_counts"], np.int64)
 
 
@@ -140,19 +143,19 @@ def _without_token_counts(statistics: dict) -> dict:
 def preparation_settings(
     config: DataConfig, *, corpus_fingerprint: str, exclusion_fingerprint: str | None
 ) -> dict:
-    """The part of a shard's settings that is known before there is a vocabulary."""
+    """Returns the part of a shard's settings that does not depend on the vocabulary."""
     return {
         "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
         "corpus_fingerprint": corpus_fingerprint,
         "exclusion_fingerprint": exclusion_fingerprint,
-        # What words and sentences are depends on them.
+        # Both decide where words and sentences end.
         "unicode_version": unicodedata.unidata_version,
         "sentencex_version": version("sentencex"),
     }
 
 
 def tokenizer_settings(tokenizer: Tokenizer) -> dict:
-    """The part of a shard's settings that depends on the vocabulary."""
+    """Returns the part of a shard's settings that depends on the vocabulary."""
     return {
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_fingerprint": tokenizer.fingerprint(),
@@ -161,7 +164,7 @@ def tokenizer_settings(tokenizer: Tokenizer) -> dict:
 
 
 class _Statistics:
-    """Counts what goes into a shard."""
+    """Counts the content of a shard."""
 
     def __init__(self, task: ShardTask):
         self.examples = self.documents = self.sentences = self.bytes_read = 0
@@ -190,7 +193,7 @@ class _Statistics:
 
 
 def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
-    """Encoded rows of one block of documents after the other."""
+    """Yields the encoded rows, block by block."""
     config = task.config
     packs = task.split == "train" and config.pairs_per_row > 1
     vocab_size = task.tokenizer.vocab_size
@@ -205,7 +208,7 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
             short_sequence_probability=config.short_sequence_probability,
             rng=rng,
         )
-        del documents  # each as soon as it can be, else two blocks would be in memory
+        del documents  # early, so that two blocks are never in memory together
         statistics.pairs += sum(len(pair.b) > 0 for pair in pairs)
         statistics.random_pairs += sum(pair.label for pair in pairs)
         rows = [[pair] for pair in pairs]
@@ -232,7 +235,7 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
 def _blocks(
     task: ShardTask, statistics: _Statistics
 ) -> Iterator[tuple[list[list[list[int]]], list[int]]]:
-    """Documents as sentences of token ids, and how often each is cut into pairs."""
+    """Yields blocks: documents as sentences of token ids, and how often each is cut into pairs."""
     encode = _warm(task.tokenizer).encode
     documents, times, tokens = [], [], 0
     for document, weight in read_slice(task.corpus_slice):
@@ -249,7 +252,7 @@ def _blocks(
         else:
             used = 1
         if tokens >= BLOCK_TOKENS and len(documents) > 2:
-            # The last one stays: else the next block may hold one, which has no partner.
+            # The last document moves on, because a block of one document has no random partner.
             yield documents[:-1], times[:-1]
             documents, times = documents[-1:], times[-1:]
             tokens = sum(map(len, documents[0]))
@@ -267,7 +270,7 @@ def _blocks(
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    # A block is a hundred thousand lists and no cycle: looking for one takes a sixth of the time.
+    # A block has a hundred thousand lists and no cycle. The collector would take 1/6 of the time.
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -279,5 +282,5 @@ def _collector_off() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _warm(tokenizer: Tokenizer) -> Tokenizer:
-    """The equal tokenizer of the worker's task before, which knows words already."""
+    """Returns the equal tokenizer of the worker's previous task, which has cached words."""
     return tokenizer

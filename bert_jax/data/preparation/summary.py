@@ -1,4 +1,4 @@
-"""What is in prepared data: the figures of a passport, of all their shards together."""
+"""Summarizes prepared data: the figures of a passport over all shards."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from bert_jax.data.records import decode_rows, open_split
 from bert_jax.data.tokenizers.files import Tokenizer
 
 RANGE_DOCUMENTS = 2**22
-"""Hashes of about so many documents are compared at a time, 32 MB."""
+"""Approximate number of documents whose hashes are compared at a time (32 MB)."""
 MEASURED_ROWS = 2000
-"""Training rows whose masks are drawn to measure them; 38,000 predictions at 128 tokens."""
+"""Number of training rows on which masks are measured (38,000 predictions at 128 tokens)."""
 HIGHEST_RANDOM_RATE = 0.9
 """Share of random pairs above which `find_warnings` warns; the recipe aims at 0.5."""
 
@@ -26,10 +26,10 @@ _SUMS = (
 
 
 def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict]) -> dict:
-    """The part of a passport that the statistics of its shards add up to.
+    """Adds up the statistics of the shards and returns part of a passport.
 
-    `splits`; `shared_documents`, texts of both splits; `identical_shards`, groups of the files that
-    have the same bytes or are made of the same documents.
+    `splits` holds the sums of each split, `shared_documents` the number of texts in both splits,
+    and `identical_shards` groups of files with the same bytes or the same documents.
     """
     shards = {"train": training, "eval": evaluation}
     repeated, shared = _count_repeated(directory, shards)
@@ -37,7 +37,7 @@ def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence
     for split, of_split in shards.items():
         summaries[split] = _summary(of_split)
         summaries[split]["identical_documents"] = repeated[split]
-        # Training shards read them all, and leave them out.
+        # Training shards read the dropped documents of both splits.
         dropped = sum(shard["excluded_documents"][split] for shard in training)
         summaries[split]["excluded_documents"] = dropped
     return {
@@ -69,10 +69,10 @@ def find_warnings(passport: dict) -> list[str]:
 
 
 def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) -> dict:
-    """What masks come to on the first training rows, as drawn with seed 0 at the first step.
+    """Measures masks on the first training rows, drawn with seed 0 for the first step.
 
-    `rate` is of all tokens, [CLS] and [SEP] counted, and the shares are of the predictions: what
-    is [MASK] afterwards, is another word, or is what it was.
+    `rate` is the share of all tokens, [CLS] and [SEP] included, that are predicted. The other
+    shares are of the predictions: replaced by [MASK], replaced by another piece, or kept.
     """
     masking = config.masking.at(0.0)
     source = open_split(config.directory, passport, split="train")
@@ -118,9 +118,9 @@ def _summary(shards: Sequence[dict]) -> dict:
 def _count_repeated(
     directory: Path, shards: dict[str, Sequence[dict]]
 ) -> tuple[dict[str, int], int]:
-    """How many documents of each split equal one before, and how many texts are in all splits.
+    """Counts repeated documents in each split, and texts that occur in all splits.
 
-    The files of hashes are sorted, so that one range of hashes after the other is in memory.
+    The files of hashes are sorted, so only one range of hashes is in memory at a time.
     """
     files = {
         split: [np.load(directory / shard["documents_file"], mmap_mode="r") for shard in of_split]
@@ -154,5 +154,5 @@ def _identical(shards: Sequence[dict]) -> list[list[str]]:
 
 
 def _rate(part: int | np.integer, whole: int | np.integer) -> float:
-    """0 of nothing."""
+    """Returns the share, or 0 if the whole is 0."""
     return round(float(part) / max(1, int(whole)), 6)

@@ -1,7 +1,7 @@
-"""The first look at a corpus: every slice is read once, before anything is tokenized.
+"""Surveys a corpus: reads every slice once, before any shard is written.
 
-It finds what is wrong with the text while nothing has been written, counts documents, puts the
-held-out ones aside and, where a vocabulary is to be trained, counts words.
+The survey finds errors in the text, counts documents and puts held-out documents aside. If a
+vocabulary is to be trained, it also counts words.
 """
 
 import json
@@ -41,21 +41,21 @@ SURVEY_DIRECTORY = "survey"
 
 @dataclass(frozen=True, kw_only=True)
 class SurveyTask:
-    """Reads one slice; writes held-out documents, word counts and, last, its result."""
+    """Reads one slice; writes the held-out documents, the word counts and then the result."""
 
     index: int
     corpus_slice: Slice
     directory: Path
-    """Beside the shards; removed when they are all there."""
+    """Directory of the survey, beside the shards; removed after the last shard."""
     counts_words: bool
     config: DataConfig
     exclusion: Exclusion
     settings: dict
-    """What must be the same for a result that is found there to be used."""
+    """Settings of the preparation; a result with other settings is not reused."""
 
     @property
     def size(self) -> int:
-        """Bytes it reads."""
+        """Number of bytes to read."""
         return size_of(self.corpus_slice)
 
     @property
@@ -71,17 +71,17 @@ class SurveyTask:
         return self.path.with_suffix(".words.tsv")
 
     def run(self) -> dict:
-        """Raises DataError where the text cannot be read."""
+        """Runs the task and returns its result; raises DataError if the text cannot be read."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)  # it vouches for the files that are now written
+        self.path.unlink(missing_ok=True)  # it must not describe files that are only half written
         try:
             return self._run()
         except OSError as error:
-            if error.filename or not error.errno:  # of a file that is read
+            if error.filename or not error.errno:  # an error of the corpus
                 raise
             raise UnfinishedError(
-                f"{self.directory} cannot be written ({error.strerror}); the same command goes on "
-                "from what is finished"
+                f"{self.directory} cannot be written ({error.strerror}); the same command "
+                "continues from the finished slices"
             ) from error
 
     def _run(self) -> dict:
@@ -109,7 +109,7 @@ class SurveyTask:
         return result
 
     def _count(self, texts: Iterator[str]) -> Counter[str]:
-        """What the vocabulary is trained on; sentences, because they are what will be encoded."""
+        """Counts the words of sentences, because sentences are encoded later."""
         if self.config.tokenizer == "wordpiece":
             return count_words(texts, lower_case=self.config.lower_case)
         sentences = chain.from_iterable(map(split_sentences, texts))
@@ -118,7 +118,10 @@ class SurveyTask:
     def _training_texts(
         self, documents: Counter[str], excluded: list[str], held_out: TextIO
     ) -> Iterator[str]:
-        """Texts as often as they are used; what is not, is counted and named or put aside."""
+        """Yields each training text as often as it is used.
+
+        Names excluded documents in `excluded` and writes held-out documents to `held_out`.
+        """
         for document, weight in read_slice(self.corpus_slice):
             if self.exclusion.drops(document.text):
                 excluded.append(document.name)
@@ -140,20 +143,20 @@ class SurveyTask:
 
 
 def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
-    """Raises DataError if a shard, or the held-out split, would have no document."""
+    """Raises DataError if a shard or the held-out split would have no document."""
     train = [result["train"] for result in results]
     held_out = sum(result["eval"] for result in results)
     dropped = sum(len(result["excluded"]) for result in results)
-    left = f"{config.corpus}, of which --exclude drops {dropped}" if dropped else config.corpus
+    left = f"{config.corpus} (--exclude drops {dropped})" if dropped else config.corpus
     if sum(train) + held_out < 2:
         raise DataError(
-            f"{sum(train) + held_out} documents are left of {left}; accepted: two at least, one to "
-            "train on and one to hold out (a blank line separates those of plain text)"
+            f"{sum(train) + held_out} documents are left of {left}; accepted: at least two, of "
+            "which one is held out (a blank line separates documents of plain text)"
         )
     if not held_out:
         raise DataError(
             f"data.held_out_fraction is {config.held_out_fraction}, which holds out none of the "
-            f"{sum(train)} documents of {left}; accepted: a share that holds out one"
+            f"{sum(train)} documents of {left}; accepted: a fraction that holds out at least one"
         )
     if 0 in train:
         raise DataError(
@@ -164,7 +167,7 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
 
 
 def held_out_slice(tasks: Sequence[SurveyTask]) -> Slice:
-    """The documents put aside, in the order of the corpus."""
+    """Returns a slice of the held-out documents, in the order of the corpus."""
     paths = [task.held_out_path for task in tasks]
     sizes = [(str(path), path.stat().st_size) for path in paths]
     files = (JsonlFile(path, size, "text") for path, size in sizes if size)
@@ -173,10 +176,10 @@ def held_out_slice(tasks: Sequence[SurveyTask]) -> Slice:
 
 
 def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenizer:
-    """Trains on the words of all slices; the same however many workers there were.
+    """Trains a vocabulary on the words of all slices; it does not depend on the workers.
 
     Raises:
-      DataError: the corpus is too small for `vocab_size`, or its characters alone are more.
+      DataError: the corpus is too small for `vocab_size`, or has more characters than that.
     """
     config = tasks[0].config
     parts = (_read_words(task.words_path) for task in tasks)
