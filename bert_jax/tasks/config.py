@@ -86,7 +86,7 @@ class TaskTrainingConfig:
     batch_size: PositiveInt = 32
     evaluation_batch_size: PositiveInt = 64
     warmup_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    """Fraction of all steps in which the learning rate rises."""
+    """Fraction of all steps that are warm-up."""
     evaluations_per_epoch: PositiveInt = 1
     """Number of evaluations on dev in each epoch."""
     group_by_length: bool = False
@@ -96,9 +96,9 @@ class TaskTrainingConfig:
     dropout: Annotated[float, Meta(ge=0, lt=1)] | None = None
     """Dropout rate of the encoder and before the output layer; null keeps the model's rates."""
     from_scratch: bool = False
-    """Whether all parameters are drawn, and only model and vocabulary come from the checkpoint."""
+    """Whether all parameters start at random; the checkpoint gives only model and vocabulary."""
     reinitialize_pooler: bool = False
-    """Whether the pooler is drawn, for a checkpoint whose pooler was not trained."""
+    """Whether the pooler starts at random, for a checkpoint whose pooler was not trained."""
 
     def __post_init__(self):
         check_bounds(self, "training")
@@ -122,7 +122,7 @@ class FineTuningConfig:
     """A fine-tuning; `get_config` of an experiment file returns it."""
 
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
-    """The first seed. A seed draws the output layer, the order of the examples and dropout."""
+    """First seed. A seed sets the initial output layer, the order of the examples and dropout."""
     task: TaskConfig
     training: TaskTrainingConfig = field(default_factory=TaskTrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=_optimizer)

@@ -97,25 +97,11 @@ def finetune(
         say(f"seed {seed}: {describe_seed(ended[-1], dataset.metric)}")
 
     # ---- Result -------------------------------------------------------------------------------
-    finished = [one for one in ended if "dev" in one]
-    if not finished:
-        raise DivergenceError(
-            f"{workdir}: loss or parameters of every seed became infinite; in another --workdir a "
-            "lower optimizer.learning_rate may help"
-        )
-    metric, train = dataset.metric, dataset.splits["train"]
     result = {
         "format_version": FORMAT_VERSION,
         **identity,
         "family": config.task.family,
-        "metric": metric,
-        "labels": list(dataset.labels),
-        "data": {name: split.describe(train) for name, split in dataset.splits.items()},
-        "seeds": ended,
-        "failed_seeds": [one["seed"] for one in ended if failed(one, baselines["dev"], metric)],
-        "best_seed": max(finished, key=lambda one: one["dev"][metric])["seed"],
-        "summary": {name: summarize_split(name, finished, dataset, workdir) for name in baselines},
-        "baselines": baselines,
+        **compare_seeds(ended, dataset, baselines, workdir),
     }
     write_json(workdir / "result.json", result)
     Console(highlight=False).print(results.result_table(result))
@@ -152,6 +138,42 @@ def finish_seed(setup: Setup, seed: int, directory: Path, console: Console) -> d
     return json.loads(file.read_text())
 
 
+def compare_seeds(
+    ended: list[dict[str, Any]],
+    dataset: Dataset,
+    baselines: dict[str, dict[str, Metrics]],
+    workdir: Path,
+) -> dict[str, Any]:
+    """Returns the part of result.json about the data, the seeds and their statistics.
+
+    Raises:
+      DivergenceError: every seed diverged.
+    """
+    finished = [one for one in ended if "dev" in one]
+    if not finished:
+        raise DivergenceError(
+            f"{workdir}: loss or parameters of every seed became infinite; in another --workdir a "
+            "lower optimizer.learning_rate may help"
+        )
+    metric, train = dataset.metric, dataset.splits["train"]
+    summary = {}
+    for name in baselines:
+        files = [workdir / f"seed-{one['seed']}" / f"outcomes_{name}.npy" for one in finished]
+        summary[name] = results.summarize(
+            [np.load(file) for file in files], dataset.family.metrics, metric
+        )
+    return {
+        "metric": metric,
+        "labels": list(dataset.labels),
+        "data": {name: split.describe(train) for name, split in dataset.splits.items()},
+        "seeds": ended,
+        "failed_seeds": [one["seed"] for one in ended if failed(one, baselines["dev"], metric)],
+        "best_seed": max(finished, key=lambda one: one["dev"][metric])["seed"],
+        "summary": summary,
+        "baselines": baselines,
+    }
+
+
 def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -> bool:
     """Returns whether a seed diverged, or does not beat every baseline on dev.
 
@@ -167,24 +189,14 @@ def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -
     return scores[metric] < 1.0 and scores[metric] <= max(one[metric] for one in baselines.values())
 
 
-def summarize_split(
-    split: str, finished: list[dict[str, Any]], dataset: Dataset, workdir: Path
-) -> dict[str, dict[str, Any]]:
-    """Returns mean, deviation and interval over the seeds that did not diverge."""
-    outcomes = [
-        np.load(workdir / f"seed-{one['seed']}" / f"outcomes_{split}.npy") for one in finished
-    ]
-    return results.summarize(outcomes, dataset.family.metrics, dataset.metric)
-
-
 def open_encoder(source: Path, config: FineTuningConfig) -> Run:
     """Opens pretrained weights. Unused heads, and an unused pooler, may be missing or untrained.
 
     Raises:
       CheckpointError: see `load_run`; or the task uses the pooler, which was not trained.
     """
-    drawn = config.training.reinitialize_pooler or config.training.from_scratch
-    needed = config.task.representation == "pooled" and not drawn
+    random = config.training.reinitialize_pooler or config.training.from_scratch
+    needed = config.task.representation == "pooled" and not random
     allow = UNUSED_HEADS if needed else (*UNUSED_HEADS, "bert/pooler")
     run = load_run(source, allow=() if (source / "checkpoints").is_dir() else allow)
     if needed:

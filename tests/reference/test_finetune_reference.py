@@ -1,6 +1,6 @@
-"""benchmarks/finetune_reference.py: with the same first output layer and no dropout, the same run.
+"""benchmarks/finetune_reference.py repeats a fine-tuning: same losses, same accuracies.
 
-So what it compares over seeds differs by those draws alone.
+The output layer starts equal and there is no dropout, so no random number differs.
 """
 
 import json
@@ -36,7 +36,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A directory of Hugging Face's, with dropout 0."""
+    """A Hugging Face directory with dropout 0."""
     directory = tmp_path_factory.mktemp("weights")
     model = BertConfig(
         vocab_size=len(SPECIAL_PIECES) + len(WORDS),
@@ -57,7 +57,7 @@ def weights(tmp_path_factory):
 
 
 def write_tsv(file, count, seed):
-    """Sentences of up to 14 words, of which some are cut; those with a kind word are positive."""
+    """Writes sentences of up to 14 words, some of which are cut; kind words have the label yes."""
     rng = np.random.default_rng(seed)
     lines = ["text\tlabel"]
     for _ in range(count):
@@ -88,7 +88,7 @@ def test_it_repeats_a_fine_tuning(reference, weights, tmp_path):
             warmup_steps=0,
             decay_from="warmup_end",
             bias_correction=True,
-            weight_decay=0.5,  # so much that it shows what decays
+            weight_decay=0.5,  # large, so that an error in the decayed parameters shows
         ),
         mesh=MeshConfig(data=1),
     )
@@ -108,13 +108,13 @@ def test_it_repeats_a_fine_tuning(reference, weights, tmp_path):
     for name in ("train/loss", "dev/accuracy"):
         found, expected = ([row[name] for row in log] for log in (rows, theirs["log"]))
         assert len(set(expected)) > 1
-        # 20 updates of float32 sums in other orders: 1e-6 was measured.
+        # 20 updates with float32 sums in another order: 1e-6 was measured.
         np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
     assert theirs["best_step"] == ours["seeds"][0]["best_step"]
     assert theirs["test"] == ours["seeds"][0]["test"]["accuracy"]
 
 
-def test_means_are_near_within_the_deviation_of_both(reference):
+def test_means_agree_within_the_pooled_deviation(reference):
     theirs = [{"dev": value, "test": value} for value in (0.7, 0.8, 0.9)]  # deviation 0.1
     near = {"mean": 0.85, "standard_deviation": 0.02}  # pooled 0.072
     far = {"mean": 0.72, "standard_deviation": 0.02}
@@ -126,7 +126,7 @@ def test_means_are_near_within_the_deviation_of_both(reference):
 
 
 def give_first_output_layer(model, directory):
-    """Sets what seed 0 of ours began with."""
+    """Copies the first output layer of our seed 0 into a torch model."""
     run = load_run(directory)
     init_rng, _ = seed_streams(0)
     ids = np.zeros((1, 8), np.int32)

@@ -1,6 +1,6 @@
-"""The metrics of tasks against implementations that share nothing with ours: torchmetrics, seqeval.
+"""The metrics of tasks agree with torchmetrics and seqeval.
 
-Ours of numbers are scikit-learn's and SciPy's; of words and entities they are written here.
+Our metrics of labels and numbers use scikit-learn and SciPy; those of words and entities are ours.
 """
 
 import numpy as np
@@ -16,12 +16,12 @@ from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import Example
 from bert_jax.tasks.families.regression import REGRESSION
 
-# torchmetrics has float32; sums of some hundred numbers of order 1.
+# torchmetrics adds some hundred float32 numbers of order 1.
 RELATIVE = 1e-5
 
 
 @pytest.mark.parametrize("labels", [2, 5])
-def test_of_labels(labels):
+def test_label_metrics(labels):
     rng = np.random.default_rng(labels)
     gold = rng.integers(0, labels, 300)
     predicted = np.where(rng.random(300) < 0.6, gold, rng.integers(0, labels, 300))
@@ -38,7 +38,7 @@ def test_of_labels(labels):
     assert ours == pytest.approx({k: float(v) for k, v in expected.items()}, rel=RELATIVE)
 
 
-def test_of_numbers():
+def test_number_metrics():
     rng = np.random.default_rng(0)
     gold = rng.integers(0, 6, 200).astype(np.float32)  # with ties
     predicted = (gold + rng.normal(size=200)).astype(np.float32)
@@ -51,8 +51,8 @@ def test_of_numbers():
         assert REGRESSION.metrics[name](outcomes) == pytest.approx(float(theirs(*pair)), rel=1e-4)
 
 
-def test_of_answers():
-    """300 pairs of answers that share words, with articles, punctuation, accents and nothing."""
+def test_answer_metrics():
+    """300 pairs of answers with shared words, articles, punctuation, accents, or without words."""
     rng = np.random.default_rng(0)
     words = ["The", "a", "an", "film,", "Film", "U.S.", "café", "theatre", "--", "'", "1,000"]
 
@@ -76,8 +76,8 @@ def test_of_answers():
 
 
 @pytest.mark.parametrize("letters", ["BI", "I", "BIES"])
-def test_of_entities(letters):
-    """Random tags, of which many are against the rules of any scheme, as a model's may be."""
+def test_entity_f1(letters):
+    """Random tags, many of which break the rules of the scheme, like a model's predictions."""
     rng = np.random.default_rng(0)
     labels = ("O", *(f"{letter}-{kind}" for letter in letters for kind in ("PER", "LOC")))
     golds, predictions, examples = [], [], []

@@ -1,4 +1,4 @@
-"""Fine-tuned models opened by transformers' classes of the tasks, and trained on by torch."""
+"""transformers' task classes open fine-tuned models, and torch makes the same updates."""
 
 import copy
 from dataclasses import replace
@@ -33,7 +33,7 @@ MODEL = BertConfig(
     max_positions=32,
     dropout=0.0,
     attention_dropout=0.0,
-    # Outputs that differ much between rows and positions.
+    # Large, so that outputs differ between rows and positions.
     initializer_stddev=0.2,
     scan_layers=True,
 )
@@ -67,7 +67,7 @@ def configuration(family):
 
 @pytest.fixture(scope="module")
 def fine_tuned(tmp_path_factory):
-    """`fine_tuned(family)`: a model as fine-tuning leaves it, its directory for transformers."""
+    """`fine_tuned(family)` returns a fine-tuned run and its export for transformers."""
     made = {}
     encoder = jax.jit(lambda: unboxed_params(BertForPretraining(MODEL), 0))()["bert"]
 
@@ -100,7 +100,7 @@ def fine_tuned(tmp_path_factory):
 
 
 def rows(seed, shape):
-    """Ids, segments and mask of [..., 16]: two segments, and padding but in the first row."""
+    """Returns ids, segments and mask [..., 16]; all rows but the first have padding."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(5, MODEL.vocab_size, (*shape, 16))
     lengths = rng.integers(6, 16, shape)
@@ -115,7 +115,7 @@ def rows(seed, shape):
 
 
 def as_task_batch(batch, labels, weights):
-    """The rows as ours: [B, C, S], C being 1 but for choices."""
+    """Returns the rows as [B, C, S], where C is 1 outside multiple choice."""
     arrays = [np.asarray(batch[name], np.int32) for name in batch if name != "labels"]
     arrays = [array[:, None] if array.ndim == 2 else array for array in arrays]
     return TaskBatch(*arrays, labels, weights)
@@ -147,14 +147,14 @@ def test_transformers_opens_it_and_gives_the_same_logits(family, fine_tuned):
     )
     found = np.asarray(found).reshape(expected.shape)
     assert np.ptp(expected) > 1
-    # Sums of float32 in other orders, layer upon layer: 8e-6 was measured, of values up to 10.
+    # float32 sums in another order in every layer: 8e-6 was measured for values up to 10.
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
     if family in LABELS:
         assert tuple(theirs.config.id2label.values()) == LABELS[family]
 
 
-def test_the_loss_of_a_question_is_theirs_on_rows_without_padding(fine_tuned):
-    """Padding is among the positions of theirs, not of ours."""
+def test_the_loss_of_a_question_agrees_on_rows_without_padding(fine_tuned):
+    """transformers includes padding in the softmax, and we do not."""
     run, directory = fine_tuned("question_answering")
     batch = {name: ids[:1] for name, ids in rows(0, (4,)).items()}
     assert batch["attention_mask"].all()
@@ -166,7 +166,7 @@ def test_the_loss_of_a_question_is_theirs_on_rows_without_padding(fine_tuned):
     logits = jax.jit(task_logits, static_argnums=0)(run.model, run.params, ours)
     found = float(FAMILIES["question_answering"].loss(logits, ours).compute())
     assert expected > 1
-    # As the logits above.
+    # The tolerance of the logits above.
     assert found == pytest.approx(expected, abs=2e-5)
 
 
@@ -174,8 +174,9 @@ STEPS = 8
 
 
 def test_a_fine_tuning_makes_the_updates_of_torch(fine_tuned):
-    """Loss before every update, and every parameter after the last: schedule, AdamW with bias
-    correction, what does not decay, clipping.
+    """Compares the loss of every update, and all parameters after the last.
+
+    They depend on schedule, AdamW with bias correction, parameters without decay, and clipping.
     """
     run, directory = fine_tuned("classification")
     assert isinstance(run, Run)
@@ -228,10 +229,10 @@ def test_a_fine_tuning_makes_the_updates_of_torch(fine_tuned):
     ours = dict(open_in_torch(after, "classification").named_parameters())
     for name, parameter in theirs.named_parameters():
         if name.endswith("self.key.bias"):
-            continue  # its true gradient is 0, and Adam makes updates of what rounding left
+            continue  # its exact gradient is 0, and Adam scales up rounding errors
         expected = parameter.detach().numpy()
-        way = np.linalg.norm(expected - start[name])
-        assert way > 0, name
-        # Of the way that it went; measured at most 4e-5.
-        error = np.linalg.norm(ours[name].detach().numpy() - expected) / way
+        change = np.linalg.norm(expected - start[name])
+        assert change > 0, name
+        # Relative to the parameter's change; measured at most 4e-5.
+        error = np.linalg.norm(ours[name].detach().numpy() - expected) / change
         assert error < 1e-3, f"{name}: {error}"

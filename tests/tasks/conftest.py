@@ -16,24 +16,24 @@ MODEL = BertConfig(
     vocab_size=len(SPECIAL_PIECES) + len(WORDS),
     hidden_size=32,
     num_layers=2,
-    scan_layers=True,  # and one of them compiled
+    scan_layers=True,  # compiles one layer
     num_heads=4,
     max_positions=64,
-    # Attention that differs from position to position, as in a trained model.
+    # Large enough for attention that differs between positions, as in a trained model.
     initializer_stddev=0.2,
 )
 
 
 @pytest.fixture(scope="module", autouse=True)
 def hardly_optimized():
-    """Programs run a moment here and take seconds to compile.
+    """Turns off most optimizations, because programs compile for seconds and run for a moment.
 
-    A fixture of a package would last to the end of the session, as tests are in no package.
+    The scope is a module: a package fixture would last until the end of the session.
     """
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # what was compiled so rounds otherwise than in a process of its own
+    jax.clear_caches()  # unoptimized programs round differently
 
 
 @pytest.fixture(scope="session")

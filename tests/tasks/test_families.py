@@ -1,4 +1,4 @@
-"""What each family makes of an example, and how it counts: no model."""
+"""The families without a model: parsing, encoding, decoding, scoring."""
 
 import json
 
@@ -60,7 +60,7 @@ def test_the_longer_text_loses_its_end_and_of_two_equals_the_second(
     assert ids == [cls, *first[:3], sep]
 
 
-def test_rows_that_fill_up_a_batch_weigh_nothing(tokenizer):
+def test_rows_that_fill_up_a_batch_have_weight_0(tokenizer):
     config = task("classification")
     example = CLASSIFICATION.parse(record(text="good film", label="1"), config, ("0", "1"))
     rows = CLASSIFICATION.encode(0, example, config, tokenizer)
@@ -84,7 +84,7 @@ def test_rows_are_padded_to_a_multiple_of_8_but_not_beyond_the_models_positions(
 
 @pytest.mark.parametrize("by_length", [False, True])
 def test_an_epoch_has_every_row_once(by_length, tokenizer):
-    """Of rows of 3 to 52 tokens; grouped, a batch of 4 needs little padding."""
+    """Rows have 3 to 52 tokens. Grouped by length, a batch of 4 has little padding."""
     lengths = np.random.default_rng(0).permutation(150) % 50 + 3
     rows = [Row((EncoderInput([5] * n, [0] * n),), i, 1.0, i) for i, n in enumerate(lengths)]
     made = {
@@ -97,14 +97,14 @@ def test_an_epoch_has_every_row_once(by_length, tokenizer):
         assert sorted(map(len, batches)) == [2] + [4] * 37
         assert sorted(row.example for batch in batches for row in batch) == list(range(150))
     assert len({str(batches) for batches in made.values()}) == 3
-    # 28 tokens a row in the mean, 43 for the longest of four drawn ones.
+    # A row has 28 tokens on average; the longest of four random rows has 43.
     widths = [padded_length(batch, 52, multiple=16) for batch in made[1, 0]]
     assert set(widths) <= {16, 32, 48, 52} and (np.mean(widths) < 37) == by_length
-    # Neither the shortest nor the longest come first.
+    # The batches are not sorted by length.
     assert not (np.diff(widths) >= 0).all() and not (np.diff(widths) <= 0).all()
 
 
-def test_labels_that_are_none_of_the_task_are_named():
+def test_an_unknown_label_is_named():
     for label in ("2", None, True):
         parse = CLASSIFICATION.parse
         if label is None:  # hidden
@@ -121,7 +121,7 @@ def test_labels_that_are_none_of_the_task_are_named():
             REGRESSION.parse(record(text="a", label=number), task("regression"), ())
 
 
-def test_a_submission_is_in_the_order_of_glue_and_not_in_that_of_reading():
+def test_predictions_are_written_in_the_order_of_glues_index():
     def parsed(family, labels, indices):
         config = task("classification" if labels else "regression")
         given = [
@@ -137,14 +137,14 @@ def test_a_submission_is_in_the_order_of_glue_and_not_in_that_of_reading():
     numbers = parsed(REGRESSION, (), [1, 2, 0])
     _, text = REGRESSION.write_predictions([0.5, 1.5, 2.5], numbers, ())
     assert text == "index\tprediction\n0\t2.5000\n1\t0.5000\n2\t1.5000\n"
-    # Not every example has a number, or it is not one.
+    # One example has no index, or an index that is not a number.
     for other in (None, {"question": 1}):
         examples = parsed(CLASSIFICATION, labels, [7, other])
         _, text = CLASSIFICATION.write_predictions([1, 0], examples, labels)
         assert text == "index\tprediction\n0\tyes\n1\tno\n"
 
 
-def test_metrics_are_those_of_the_definition():
+def test_metrics_agree_with_their_definitions():
     predicted = np.array([1, 1, 0, 1, 0, 0])
     gold = np.array([1, 0, 0, 1, 1, 0])
     outcomes = np.stack([predicted, gold], axis=1).astype(float)
@@ -162,7 +162,7 @@ def test_metrics_are_those_of_the_definition():
 # ---- Tags ----------------------------------------------------------------------------------------
 
 
-def test_only_first_pieces_weigh_and_bear_the_tag_of_their_token(tokenizer):
+def test_the_first_piece_of_each_token_has_its_tag_and_weight_1(tokenizer):
     config = task("tagging", text="token", label="tag")
     given = record(token=["playing", "film.", "."], tag=["V", "N", "V"])
     parsed = tagging.parse(given, config, ("N", "V"))
@@ -176,7 +176,7 @@ def test_only_first_pieces_weigh_and_bear_the_tag_of_their_token(tokenizer):
     assert batch.weights.sum() == 3
 
 
-def test_a_long_sentence_goes_on_in_another_row_and_no_token_is_lost(tokenizer):
+def test_a_long_sentence_continues_in_another_row_and_no_token_is_lost(tokenizer):
     config = task("tagging", text="token", label="tag", max_length=8)
     tokens = ["playing"] * 5 + ["film", "\x00"]  # the last has no piece
     parsed = tagging.parse(record(token=tokens, tag=["V"] * 5 + ["N", "N"]), config, ("N", "V"))
@@ -192,7 +192,7 @@ def test_a_long_sentence_goes_on_in_another_row_and_no_token_is_lost(tokenizer):
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(6, 1), (7, 2), (12, 2), (13, 3)])
-def test_a_row_is_full_before_another_begins(tokens, rows, tokenizer):
+def test_a_row_is_filled_before_another_starts(tokens, rows, tokenizer):
     config = task("tagging", text="token", label="tag", max_length=8)
     parsed = tagging.parse(record(token=["film"] * tokens, tag=["N"] * tokens), config, ("N",))
     assert len(tagging.encode(0, parsed, config, tokenizer)) == rows
@@ -216,7 +216,7 @@ def test_a_tag_count_that_differs_from_the_token_count_is_named():
 
 
 @pytest.mark.parametrize("tags", [None, 3])
-def test_tags_that_are_no_list_are_named_whether_or_not_the_task_names_its_labels(tags):
+def test_tags_that_are_not_a_list_are_named_with_and_without_task_labels(tags):
     config, given = task("tagging", text="token", label="tag"), record(token=["a"], tag=tags)
     for read in (
         lambda: tagging.label_names([given], config),
@@ -226,7 +226,7 @@ def test_tags_that_are_no_list_are_named_whether_or_not_the_task_names_its_label
             read()
 
 
-def test_a_tag_that_is_null_is_no_label():
+def test_a_null_tag_is_not_a_label():
     config, given = task("tagging", text="token", label="tag"), record(token=["a"] * 2)
     given.fields["tag"] = ["N", None]
     assert tagging.label_names([given], config) == ("N",)
@@ -254,11 +254,11 @@ def test_a_tag_that_is_null_is_no_label():
         ("O O", set()),
     ],
 )
-def test_entities_are_those_of_conlleval(tags, expected):
+def test_entities_agree_with_conlleval(tags, expected):
     assert tagging.entities(tags.split()) == expected
 
 
-def test_entity_f1_counts_whole_entities_and_parts_of_speech_have_none():
+def test_entity_f1_counts_whole_entities_and_is_none_for_parts_of_speech():
     labels = ("B-PER", "I-PER", "O")
     example = [type("E", (), {"gold": (0, 1, 2, 0)})]  # PER PER O PER
     outcomes = tagging.score([[0, 2, 2, 0]], example, labels)
@@ -367,7 +367,7 @@ def test_the_best_span_over_windows_is_the_answer(tokenizer):
     assert found.text == "very bad" and found.null_margin == pytest.approx(2 - 10)
 
 
-def test_a_span_does_not_end_before_it_starts_nor_is_it_too_long():
+def test_a_span_ends_after_its_start_and_has_at_most_max_length_tokens():
     window = qa.Window(1, [(i, i + 1) for i in range(6)], [True] * 6)
     start, end = np.zeros(8), np.zeros(8)
     start[6], end[1] = 9.0, 9.0  # the highest of each, in the wrong order
@@ -420,7 +420,7 @@ def test_answers_may_be_in_any_usual_form(answers, tokenizer):
     assert question(tokenizer, answers)[0].gold == (("good", 2),)
 
 
-def test_a_question_may_hide_its_answers_and_is_answered_all_the_same(tokenizer):
+def test_a_question_with_hidden_answers_is_answered(tokenizer):
     assert question(tokenizer, {"text": [], "answer_start": []})[0].gold == ()
     example, config = question(tokenizer, None)
     assert example.gold is None
@@ -437,7 +437,7 @@ def test_a_question_without_answer_is_an_error_unless_it_may_have_none(tokenizer
         question(tokenizer, [], no_answer=False)
 
 
-def test_the_loss_of_a_span_does_not_depend_on_padding_nor_on_rows_that_fill_up(tokenizer):
+def test_the_loss_of_a_span_does_not_depend_on_padding_or_on_empty_rows(tokenizer):
     rng = np.random.default_rng(0)
     rows = qa.encode(0, *question(tokenizer, ["good"]), tokenizer)[:1]
     tokens, (start, end) = len(rows[0].inputs[0].token_ids), rows[0].label
@@ -449,11 +449,11 @@ def test_the_loss_of_a_span_does_not_depend_on_padding_nor_on_rows_that_fill_up(
         logits[0, :tokens] = drawn
         losses.append(float(qa.span_loss(logits, batch).compute()))
     by_hand = np.log(np.exp(drawn).sum(0)) - [drawn[start, 0], drawn[end, 1]]
-    # Rounding of float32 sums of a dozen terms.
+    # float32 sums of a dozen terms.
     np.testing.assert_allclose(losses, by_hand.mean(), rtol=1e-6)
 
 
-def test_exact_match_and_f1_as_the_squad_script_counts():
+def test_exact_match_and_f1_count_like_the_squad_script():
     assert exact_match("The  Film!", "film") == 1 and exact_match("films", "film") == 0
     # 'good film' and 'very good film': 2 shared of 2 and 3 words.
     assert overlap_f1("a good film", "very good film") == pytest.approx(4 / 5)
@@ -480,14 +480,14 @@ def test_the_threshold_is_the_best_on_dev():
 
 
 def test_an_answer_is_scored_with_its_best_gold_answer():
-    golds = [(("bad", 0), ("good film", 2)), (), (("the", 0),)]
+    golds = [(("bad", 0), ("good film", 2)), (), (("the", 0), ("film", 4))]
     examples = [Example("", (), gold) for gold in golds]
     texts = ("a film", "", "")
     outcomes = qa.score([qa.Answer(text, 0.0) for text in texts], examples, ())
-    # A gold answer without words, such as an article, counts as no answer.
-    np.testing.assert_allclose(outcomes, [[0, 2 / 3, 1], [1, 1, 0], [1, 1, 1]])
+    # A gold answer without words, such as an article, is left out.
+    np.testing.assert_allclose(outcomes, [[0, 2 / 3, 1], [1, 1, 0], [0, 0, 1]])
     metrics = {name: m(outcomes) for name, m in qa.QUESTION_ANSWERING.metrics.items()}
-    assert metrics["answerable_exact_match"] == 0.5 and metrics["unanswerable_accuracy"] == 1
+    assert metrics["answerable_exact_match"] == 0 and metrics["unanswerable_accuracy"] == 1
     assert qa.QUESTION_ANSWERING.metrics["unanswerable_accuracy"](outcomes[::2]) is None
 
 
@@ -515,7 +515,7 @@ def test_each_choice_is_an_input_with_the_text_before_it(tokenizer):
     assert batch.token_ids.shape == (2, 2, 8)
 
 
-def test_there_are_as_many_labels_as_choices_and_the_right_one_is_among_them():
+def test_the_labels_of_multiple_choice_are_the_numbers_of_its_choices():
     config = task("multiple_choice", text="sent", text_pair="one, two")
     given = record(sent="a", one="b", two="c", label=2)
     with pytest.raises(DataError, match="file:7: label is '2'; accepted: 0, 1$"):

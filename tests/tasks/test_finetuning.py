@@ -1,4 +1,4 @@
-"""Fine-tuning learns, adds one output layer and nothing else, and says what it measured."""
+"""Fine-tuning: it learns, adds one output layer, and writes a result that can be checked."""
 
 import json
 import os
@@ -32,7 +32,7 @@ FILLERS = ("a", "the", "film", "is", "play", "playing", "very", ".")
 
 
 def sentences(count, seed):
-    """Sentences of which one word, good or bad, decides the label."""
+    """Yields (words, label); the word good or bad decides the label."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         words = list(rng.choice(FILLERS, size=rng.integers(1, 9)))
@@ -54,12 +54,30 @@ def configuration(task, **changes):
 
 
 @pytest.fixture(scope="module")
-def sentiment(write_set):
-    """90 sentences to train on, and 25 of dev, which is not a multiple of the batch."""
-    files = {}
-    for name, count, seed in (("train", 90, 1), ("dev", 25, 2)):
-        lines = [{"text": " ".join(words), "label": good} for words, good in sentences(count, seed)]
-        files[name] = f"jsonl:{write_set(f'{name}.jsonl', lines)}"
+def write_splits(write_set):
+    """`write_splits(kind, lines, train=(count, seed), ...)` writes `lines(count, seed)` of splits.
+
+    It returns the spec of each split, such as `tsv:FILE`.
+    """
+
+    def write(kind, lines, **splits):
+        name = lines.__name__
+        return {
+            split: f"{kind}:{write_set(f'{name}_{split}.{kind}', lines(*drawn))}"
+            for split, drawn in splits.items()
+        }
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def sentiment(write_splits):
+    """90 sentences in train, and 25 in dev, which is not a multiple of the batch."""
+
+    def labelled(count, seed):
+        return [{"text": " ".join(words), "label": good} for words, good in sentences(count, seed)]
+
+    files = write_splits("jsonl", labelled, train=(90, 1), dev=(25, 2))
     return configuration(
         TaskConfig(
             family="classification",
@@ -73,7 +91,7 @@ def sentiment(write_set):
 
 @pytest.fixture(scope="module")
 def tuned(sentiment, pretrained, tmp_path_factory):
-    """Workdir and result of two seeds."""
+    """The workdir and the result of two seeds."""
     workdir = tmp_path_factory.mktemp("tuned") / "run"
     return workdir, finetune(sentiment, pretrained, workdir, seeds=2)
 
@@ -132,7 +150,7 @@ def test_the_exported_checkpoint_is_the_best_and_gives_the_predictions(tuned, to
 
 
 def rows_of(texts, tokenizer):
-    """Ids of [CLS] TEXT [SEP] in rows of 16, and where they are no padding."""
+    """Returns ids of [CLS] TEXT [SEP] in rows of 16, and 1 at tokens."""
     ids = np.full((len(texts), 16), tokenizer.pad_id, np.int32)
     for row, text in zip(ids, texts, strict=True):
         pieces = [tokenizer.cls_id, *tokenizer.encode(text), tokenizer.sep_id]
@@ -140,8 +158,8 @@ def rows_of(texts, tokenizer):
     return ids, (ids != tokenizer.pad_id).astype(np.int32)
 
 
-def test_of_a_fine_tuned_model_the_encoder_is_asked_and_no_head(tuned, tokenizer):
-    """Its vectors are what its output layer sees; to 1e-5, being rows of another length."""
+def test_a_fine_tuned_model_embeds_texts_and_has_no_pretraining_heads(tuned, tokenizer):
+    """The vectors are the input of the output layer. Rows of another length differ by 1e-5."""
     run = load_run(tuned[0] / "seed-0")
     texts = [" ".join(words) for words, _ in sentences(3, 2)]
     ids, real = rows_of(texts, tokenizer)
@@ -162,28 +180,28 @@ def test_a_task_adds_one_output_layer_and_nothing_else(tuned, pretrained):
     assert after.keys() == encoder | {"output/kernel", "output/bias"}
     assert after["output/kernel"].shape == (32, 2) and after["output/bias"].shape == (2,)
     assert all(after[path].shape == before[path].shape for path in encoder)
-    # All of the encoder is trained, but for a pooler that nothing asks: it would only decay.
+    # The pooler is not used, so it is not trained: weight decay alone would change it.
     unused = {path for path in encoder if "pooler" in path}
     assert changed(before, after) == encoder - unused
 
 
-def test_a_frozen_encoder_stays_as_it_is(sentiment, pretrained, tmp_path):
+def test_a_frozen_encoder_does_not_change(sentiment, pretrained, tmp_path):
     changes = {"training.frozen": True, "training.epochs": 1, "training.dropout": 0.3}
     probe = override(sentiment, changes)
     finetune(probe, pretrained, tmp_path / "run")
     before, after = params_of(pretrained), params_of(tmp_path / "run" / "seed-0")
     assert changed(before, after) == set()
-    assert np.abs(after["output/bias"]).max() > 0  # it begins as 0
-    # Nor does its config: the dropout was that of a fine-tuning.
+    assert np.abs(after["output/bias"]).max() > 0  # 0 at the start
+    # The config keeps the dropout of pretraining.
     configs = [load_run(path).model.config for path in (pretrained, tmp_path / "run" / "seed-0")]
     assert configs[0] == configs[1]
 
 
-def test_a_seed_does_not_depend_on_the_others_nor_on_an_interruption(
+def test_a_seed_does_not_depend_on_other_seeds_or_on_an_interruption(
     tuned, sentiment, pretrained, tmp_path
 ):
     workdir, result = tuned
-    unfinished = tmp_path / "alone" / "seed-1"  # what a kill before result.json leaves
+    unfinished = tmp_path / "alone" / "seed-1"  # left by a kill before result.json
     shutil.copytree(workdir / "seed-0", unfinished)
     (unfinished / "result.json").unlink()
     alone = finetune(override(sentiment, {"seed": 1}), pretrained, tmp_path / "alone")
@@ -210,8 +228,8 @@ def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, p
         finetune(other, pretrained, workdir)
 
 
-def test_what_is_no_fine_tuning_is_not_written_over(sentiment, pretrained, tmp_path):
-    """Else a run of pretrain could not go on, its config.json being another's."""
+def test_files_of_a_pretraining_run_are_not_overwritten(sentiment, pretrained, tmp_path):
+    """A pretraining run with another config.json could not continue."""
     for name in ("config.json", "metrics.jsonl", "checkpoints/1/state"):
         file = tmp_path / Path(name).stem / name
         file.parent.mkdir(parents=True)
@@ -224,13 +242,13 @@ def test_what_is_no_fine_tuning_is_not_written_over(sentiment, pretrained, tmp_p
         assert file.read_text() == "{}"
 
 
-def test_an_identity_without_a_field_is_another(sentiment, pretrained, tmp_path):
+def test_an_identity_that_lacks_a_hash_is_refused(sentiment, pretrained, tmp_path):
     (tmp_path / "identity.json").write_text(json.dumps({"config_hash": config_hash(sentiment)}))
     with pytest.raises(CheckpointError, match="holds a fine-tuning with checkpoint_sha256 None,"):
         finetune(sentiment, pretrained, tmp_path)
 
 
-def test_seeds_on_other_data_are_not_taken_for_these(tuned, sentiment, pretrained):
+def test_a_workdir_with_other_data_is_refused(tuned, sentiment, pretrained):
     file = Path(sentiment.task.train.removeprefix("jsonl:"))
     content = file.read_text()
     file.write_text(content + content.splitlines()[0])
@@ -241,7 +259,7 @@ def test_seeds_on_other_data_are_not_taken_for_these(tuned, sentiment, pretraine
         file.write_text(content)
 
 
-def test_a_metric_that_the_labels_have_not_is_refused(write_set, pretrained, tmp_path):
+def test_a_metric_that_dev_cannot_have_is_refused(write_set, pretrained, tmp_path):
     file = f"conll:{write_set('pos.conll', ['film NN', 'is VB'])}"
     task = TaskConfig(
         family="tagging",
@@ -258,7 +276,7 @@ def test_a_metric_that_the_labels_have_not_is_refused(write_set, pretrained, tmp
         finetune(configuration(task), pretrained, tmp_path)
 
 
-def test_a_metric_that_the_labels_of_test_have_not_is_refused(write_set, pretrained, tmp_path):
+def test_a_metric_that_test_cannot_have_is_refused(write_set, pretrained, tmp_path):
     files = {}
     for name, answers in (("train", ["good"]), ("dev", []), ("test", ["good"])):
         line = {"q": "is it ?", "p": "a good film", "a": answers}
@@ -300,12 +318,10 @@ def test_a_test_set_without_labels_is_predicted(sentiment, pretrained, write_set
     assert said in "".join(capsys.readouterr())
     assert list(result["summary"]) == ["dev"]
     predictions = tmp_path / "run" / "seed-0" / "predictions_test.tsv"
-    assert len(predictions.read_text().splitlines()) == 3  # and the names of the columns
+    assert len(predictions.read_text().splitlines()) == 3  # with the header
 
 
-def test_a_pooler_that_was_not_trained_is_refused(
-    tuned, sentiment, pretrained, experiment, tmp_path
-):
+def test_an_untrained_pooler_is_refused(tuned, sentiment, pretrained, experiment, tmp_path):
     run = load_run(pretrained)
     objective = replace(experiment.objective, next_sentence=False)
     without = replace(experiment, model=run.model.config, objective=objective)
@@ -329,7 +345,7 @@ def test_a_pooler_that_was_not_trained_is_refused(
 
 
 def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
-    """Losses agree to 1e-4: float32 sums in another order, through 6 updates at a high rate."""
+    """Losses agree to 1e-4: float32 sums have another order in 6 updates at a high rate."""
     losses = []
     for mesh in ({"mesh.data": 1}, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}):
         config = override(
@@ -349,13 +365,13 @@ def test_a_seed_that_learns_nothing_or_diverges_has_failed(sentiment, pretrained
     assert [row["step"] for row in rows] == [6, 12]
     assert result["seeds"][0]["best_step"] == 6  # of equal evaluations the first
     majority = result["baselines"]["dev"]["majority"]["accuracy"]
-    # Nothing was learned: this seed's first output layer is no better than the majority.
+    # The first output layer of this seed is not better than the majority.
     assert result["seeds"][0]["dev"]["accuracy"] <= majority and result["failed_seeds"] == [0]
     infinite = override(sentiment, {"optimizer.learning_rate": 1e30, "training.epochs": 2})
     with pytest.raises(DivergenceError, match="parameters of every seed became infinite"):
         finetune(infinite, pretrained, tmp_path / "infinite")
     seed = json.loads((tmp_path / "infinite" / "seed-0" / "result.json").read_text())
-    # The rate of the first update is 0, the second's 1e30; dev is looked at after the sixth.
+    # Update 1 has rate 0, update 2 has rate 1e30, and dev is evaluated after update 6.
     assert seed == {"seed": 0, "diverged_at_step": 2}
     (line,) = (tmp_path / "infinite" / "seed-0" / "metrics.jsonl").read_text().splitlines()
     row = json.loads(line)
@@ -363,10 +379,8 @@ def test_a_seed_that_learns_nothing_or_diverges_has_failed(sentiment, pretrained
     assert not [name for name in row if name.startswith("dev/")]
 
 
-def test_parameters_that_the_last_update_made_infinite_are_no_checkpoint(
-    sentiment, pretrained, tmp_path
-):
-    """The loss of that update, its only one, is finite."""
+def test_infinite_parameters_are_not_a_checkpoint(sentiment, pretrained, tmp_path):
+    """There is one update. Its loss is finite; its parameters are not."""
     changes = {"optimizer.learning_rate": 1e30, "training.epochs": 1, "training.batch_size": 90}
     with pytest.raises(DivergenceError, match="parameters of every seed became infinite"):
         finetune(override(sentiment, changes), pretrained, tmp_path)
@@ -376,27 +390,26 @@ def test_parameters_that_the_last_update_made_infinite_are_no_checkpoint(
     assert not (tmp_path / "seed-0" / "checkpoints").exists()
 
 
-def test_tags_are_learned_and_written_for_conlleval(write_set, pretrained, tmp_path):
+def test_tags_are_learned_and_written_for_conlleval(write_splits, pretrained, tmp_path):
     tags = {"good": "B-Q", "bad": "B-Q", "very": "B-Q", "film": "I-Q"}
-    files = {}
-    for name, count, seed in (("train", 60, 3), ("dev", 20, 4)):
-        lines = []
+
+    def tagged(count, seed):
         for words, _ in sentences(count, seed):
-            lines += [f"{word} {tags.get(word, 'O')}" for word in words] + [""]
-        files[name] = f"conll:{write_set(f'{name}.conll', lines)}"
+            yield from [*(f"{word} {tags.get(word, 'O')}" for word in words), ""]
+
     config = configuration(
         TaskConfig(
             family="tagging",
-            **files,
+            **write_splits("conll", tagged, train=(60, 3), dev=(20, 4)),
             columns=("token", "tag"),
             text="token",
             label="tag",
             metric="entity_f1",
-            max_length=12,
+            max_length=20,
             representation="last4",
         )
     )
-    config = override(config, {"training.group_by_length": True, "task.max_length": 20})
+    config = override(config, {"training.group_by_length": True})
     result = finetune(config, pretrained, tmp_path)
     assert result["labels"] == ["B-Q", "I-Q", "O"]
     assert result["summary"]["dev"]["entity_f1"]["mean"] > 0.9
@@ -405,17 +418,14 @@ def test_tags_are_learned_and_written_for_conlleval(write_set, pretrained, tmp_p
     assert [[line.split()[0] for line in block.splitlines()] for block in blocks] == expected
 
 
-def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrained, tmp_path):
-    files = {}
-    for name, count, seed in (("train", 90, 5), ("dev", 20, 6), ("test", 8, 7)):
-        lines = []
+def test_answers_are_learned_and_written_for_the_squad_script(write_splits, pretrained, tmp_path):
+    def asked(count, seed, more=0):
         for i, (words, good) in enumerate(sentences(count, seed)):
-            answers = ["good"] if good else []
-            words += ["very"] * 20 * (name == "test")  # longer than a row of train
-            lines.append(
-                {"id": f"q{i}", "q": "is a film good ?", "p": " ".join(words), "a": answers}
-            )
-        files[name] = f"jsonl:{write_set(f'qa_{name}.jsonl', lines)}"
+            passage, answers = " ".join(words + ["very"] * more), ["good"] if good else []
+            yield {"id": f"q{i}", "q": "is a film good ?", "p": passage, "a": answers}
+
+    # The passages of test are longer than a row of train.
+    files = write_splits("jsonl", asked, train=(90, 5), dev=(20, 6), test=(8, 7, 20))
     config = configuration(
         TaskConfig(
             family="question_answering",
@@ -439,7 +449,7 @@ def test_answers_are_learned_and_written_for_the_squad_script(write_set, pretrai
     predictions = json.loads((tmp_path / "seed-0" / "predictions_dev.json").read_text())
     assert list(predictions) == [f"q{i}" for i in range(20)]
     assert set(predictions.values()) >= {"", "good"}
-    assert result["summary"]["test"]["f1"]["mean"] > 0.6  # positions that training has not seen
+    assert result["summary"]["test"]["f1"]["mean"] > 0.6  # train has no such positions
 
 
 def test_a_seed_whose_threshold_alone_beats_no_answer_has_failed():
@@ -473,15 +483,14 @@ def test_dev_is_evaluated_at_the_end_of_every_epoch(steps, epochs, per_epoch, ex
     assert evaluation_steps(steps, training) == expected
 
 
-def test_choices_are_learned(write_set, pretrained, tmp_path):
-    files = {}
-    for name, count, seed in (("train", 80, 7), ("dev", 20, 8)):
-        lines = ["sent,one,two,label"]
+def test_choices_are_learned(write_splits, pretrained, tmp_path):
+    def choices(count, seed):
+        yield "sent,one,two,label"
         for words, good in sentences(count, seed):
             rest = " ".join(word for word in words if word not in ("good", "bad"))
-            pair = ("good", "bad") if good else ("bad", "good")
-            lines.append(f"{rest},{pair[0]},{pair[1]},{int(not good)}")
-        files[name] = f"csv:{write_set(f'{name}.csv', lines)}"
+            yield f"{rest},{'good,bad' if good else 'bad,good'},{int(not good)}"
+
+    files = write_splits("csv", choices, train=(80, 7), dev=(20, 8))
     config = configuration(
         TaskConfig(
             family="multiple_choice", **files, text="sent", text_pair="one,two", max_length=16
@@ -492,18 +501,17 @@ def test_choices_are_learned(write_set, pretrained, tmp_path):
     assert result["summary"]["dev"]["accuracy"]["mean"] > 0.9
 
 
-def test_similarity_is_learned(write_set, pretrained, tmp_path):
-    files = {}
-    for name, count, seed in (("train", 90, 9), ("dev", 20, 10)):
-        lines = ["a\tb\tscore"]
+def test_similarity_is_learned(write_splits, pretrained, tmp_path):
+    def rated(count, seed):
+        yield "a\tb\tscore"
         both = zip(sentences(count, seed), sentences(count, seed + 100), strict=True)
         for (first, good), (second, also) in both:
-            lines.append(f"{' '.join(first)}\t{' '.join(second)}\t{float(good) + float(also)}")
-        files[name] = f"tsv:{write_set(f'sts_{name}.tsv', lines)}"
+            yield f"{' '.join(first)}\t{' '.join(second)}\t{float(good) + float(also)}"
+
     config = configuration(
         TaskConfig(
             family="regression",
-            **files,
+            **write_splits("tsv", rated, train=(90, 9), dev=(20, 10)),
             text="a",
             text_pair="b",
             label="score",
@@ -536,7 +544,7 @@ def test_similarity_is_learned(write_set, pretrained, tmp_path):
         ({"training.batch_size": 15, "mesh.data": 2}, ConfigError, "training.batch_size"),
     ],
 )
-def test_what_is_wrong_is_said_before_any_compile(
+def test_an_error_comes_before_any_compile(
     changes, error, said, sentiment, pretrained, write_set, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(jax, "jit", lambda *_, **__: lambda *_: pytest.fail("ran a program"))
@@ -550,10 +558,10 @@ def test_what_is_wrong_is_said_before_any_compile(
 
 
 @pytest.mark.parametrize("library", ["sklearn", "scipy"])
-def test_a_library_that_is_missing_is_named_before_anything_is_read(
+def test_a_missing_library_is_named_before_anything_is_read(
     library, sentiment, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(sys.modules, library, None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
     with pytest.raises(ConfigError, match=rf"with {library}: pip install 'bert_jax\[tasks\]'"):
         finetune(sentiment, tmp_path / "none", tmp_path / "run")
     with pytest.raises(ConfigError, match=rf"with {library}: pip install 'bert_jax\[tasks\]'"):

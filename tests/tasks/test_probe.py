@@ -1,4 +1,4 @@
-"""The linear probe: what it measures, that it disturbs nothing, and its place in pretraining."""
+"""The linear probe: its metric, and that pretraining with a probe computes the same."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ ROOT = Path(bert_jax.__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def task(write_set):
-    """Whether `good` or `bad` stands in a sentence: one word piece decides."""
+    """The label is the word `good` or `bad` of a sentence."""
     rng = np.random.default_rng(0)
     files = {}
     for name, count in (("train", 80), ("dev", 40)):
@@ -38,13 +38,13 @@ def task(write_set):
     )
 
 
-def test_it_finds_what_a_line_can_tell_apart_and_only_that(task, pretrained):
+def test_it_separates_labels_that_the_encoder_separates(task, pretrained):
     run = load_run(pretrained)
     probe = make_probe(task, run.model.config, run.tokenizer)
     found = probe(run.params)
     assert found.keys() == {"eval/probe_accuracy"} and found["eval/probe_accuracy"] >= 0.95
     assert probe(run.params) == found
-    # An encoder that says the same of every text: no better than the majority.
+    # An encoder with the same vector for every text is not better than the majority.
     blind = jax.tree.map(jax.numpy.zeros_like, run.params)
     assert probe(blind)["eval/probe_accuracy"] < 0.7
 
@@ -55,7 +55,7 @@ def test_a_number_is_probed_by_a_ridge_regression():
     np.testing.assert_allclose(predicted, x[:5] @ [1.0, -2.0, 0.0], atol=0.05)  # ridge shrinks
 
 
-def test_a_family_that_has_no_probe_is_refused(pretrained):
+def test_a_family_without_a_probe_is_refused(pretrained):
     run = load_run(pretrained)
     tags = FineTuningConfig(
         task=TaskConfig(family="tagging", train="conll:a", dev="conll:b", representation="last")
@@ -64,7 +64,7 @@ def test_a_family_that_has_no_probe_is_refused(pretrained):
         make_probe(tags, run.model.config, run.tokenizer)
 
 
-def test_pretraining_logs_it_beside_the_loss_and_is_not_disturbed(task, experiment, tmp_path):
+def test_pretraining_logs_the_probe_and_computes_the_same_loss(task, experiment, tmp_path):
     short = override(experiment, {"training.steps": 4, "training.eval_every": 2})
     tokenizer = load_tokenizer(experiment.data.directory)
     probe = make_probe(task, experiment.model, tokenizer)
@@ -77,7 +77,7 @@ def test_pretraining_logs_it_beside_the_loss_and_is_not_disturbed(task, experime
     assert all(0 <= row["eval/probe_accuracy"] <= 1 for row in of_evaluations)
 
 
-def test_the_command_reads_it_from_a_file_of_fine_tuning(task, experiment, tmp_path):
+def test_the_command_reads_a_probe_from_a_fine_tuning_file(task, experiment, tmp_path):
     file = tmp_path / "probe.json"
     file.write_text(json.dumps(to_json(task)))
     probed = override(experiment, {"evaluation.probe": str(file)})

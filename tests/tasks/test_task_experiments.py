@@ -1,4 +1,4 @@
-"""Every fine-tuning builds, comes back from JSON, and its update can be evaluated abstractly."""
+"""Every fine-tuning experiment builds, survives JSON, and its update has consistent shapes."""
 
 import json
 import typing
@@ -40,19 +40,19 @@ def test_every_task_of_glue_and_both_squads_are_found():
     assert {"squad.py:v1", "squad.py:v2", "conll2003.py", "movie_sentiment.py"} <= set(found)
 
 
-# Epochs, batch, rate and length of the rows: section of Devlin et al. 2018 (arXiv 1810.04805), or
-# README of google-research/bert.
+# Epochs, batch size, rate and row length. The sections are those of Devlin et al. 2018 (arXiv
+# 1810.04805); the README is that of google-research/bert.
 PUBLISHED = {
-    # Section 4.1; of its four rates the one of MRPC in the README, as is the length.
+    # Section 4.1 has four rates; this rate and the length are those of MRPC in the README.
     **{f"glue.py:{task}": (3, 32, 2e-5, 128) for task in glue_tasks()},
     "squad.py:v1": (3, 32, 5e-5, 384),  # section 4.2; README
     "squad.py:v2": (2, 48, 5e-5, 384),  # section 4.3; README
-    "swag.py": (3, 16, 2e-5, 80),  # section 4.4; the length is ours
+    "swag.py": (3, 16, 2e-5, 80),  # section 4.4; the length is not published
 }
 
 
 @pytest.mark.parametrize("spec", PUBLISHED)
-def test_what_is_called_published_was_published(spec):
+def test_values_called_published_agree_with_the_paper(spec):
     config = load_experiment(DIRECTORY / spec)
     training, rate = config.training, config.optimizer.learning_rate
     assert (training.epochs, training.batch_size, rate, config.task.max_length) == PUBLISHED[spec]
@@ -90,7 +90,7 @@ def test_glue_is_measured_as_in_table_1_and_labelled_as_its_submissions():
     }
     assert tasks["mnli"].dev == "tfds:glue/mnli:validation_matched"
     assert tasks["mnli"].test == "tfds:glue/mnli:validation_mismatched"
-    # The others' dev is all that has labels.
+    # The other tasks have labels only in dev.
     assert {task.test for name, task in tasks.items() if name != "mnli"} == {""}
 
 

@@ -1,4 +1,4 @@
-"""A fine-tuned model under the names that transformers' classes of the tasks have."""
+"""A fine-tuned model is exported under the names of transformers' task classes."""
 
 import json
 
@@ -14,7 +14,7 @@ from bert_jax.models.task import BertForTask
 from bert_jax.runs.run import load_run, save_run
 from bert_jax.training.checkpoint import save_params
 
-# Of transformers 5.23.0, models/bert/modeling_bert.py: the class, its layer, and its pooler.
+# Class, output layer, representation and pooler: models/bert/modeling_bert.py, transformers 5.23.0.
 CLASSES = {
     "classification": ("BertForSequenceClassification", "classifier", "pooled", True),
     "regression": ("BertForSequenceClassification", "classifier", "pooled", True),
@@ -50,7 +50,7 @@ def fine_tuned(family, pretrained, directory, representation):
 
 
 @pytest.mark.parametrize("family", CLASSES)
-def test_tensors_bear_the_names_of_the_class_of_the_task(family, pretrained, tmp_path):
+def test_tensors_have_the_names_of_the_task_class(family, pretrained, tmp_path):
     architecture, layer, representation, pooler = CLASSES[family]
     run = fine_tuned(family, pretrained, tmp_path / "run", representation)
     (tmp_path / "hf").mkdir()
@@ -64,7 +64,7 @@ def test_tensors_bear_the_names_of_the_class_of_the_task(family, pretrained, tmp
     assert not [name for name in tensors if name.startswith("cls.")]
     if family in ("classification", "tagging"):
         assert config["id2label"] == {"0": "no", "1": "yes"}
-    # And back, as far as the encoder goes.
+    # The encoder can be read back.
     allow = ("masked_token_head", "next_sentence_head", "bert/pooler")
     again = load_run(tmp_path / "hf", allow=allow)
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Files of examples are read as they are meant, and what is wrong is named with its line."""
+"""Readers of examples, and errors that name file and line."""
 
 import json
 
@@ -80,7 +80,7 @@ def test_questions_of_squad(tmp_path):
         assert identifier in lines[int(place.rpartition(":")[2]) - 1] and name == identifier
 
 
-def test_what_is_wrong_in_squad_is_named_by_its_question_for_the_file_is_one_line(tmp_path):
+def test_an_error_in_squad_names_the_question_because_the_file_is_one_line(tmp_path):
     file = tmp_path / "squad.json"
 
     def load(change, **test):
@@ -112,7 +112,7 @@ def test_what_is_wrong_in_squad_is_named_by_its_question_for_the_file_is_one_lin
         load(lambda questions: questions[0].pop("answers"))
 
 
-def test_a_test_file_of_squad_may_keep_its_answers_to_itself(tmp_path, write_set):
+def test_a_squad_test_file_may_hide_its_answers(tmp_path, write_set):
     squad = json.loads(json.dumps(SQUAD))
     for question in squad["data"][0]["paragraphs"][0]["qas"]:
         del question["answers"]
@@ -133,7 +133,7 @@ def test_a_test_file_of_squad_may_keep_its_answers_to_itself(tmp_path, write_set
     assert [(one.name, one.gold) for one in found] == [("q1", None), ("q2", None)]
 
 
-def test_a_no_break_space_is_a_part_of_its_cell(write_set):
+def test_a_no_break_space_is_part_of_a_cell(write_set):
     conll = write_set("a.conll", ["10\u00a0000 \tCD", "\u00a0 SP", " \t", "a DT"])
     assert fields(f"conll:{conll}", ("token", "tag")) == [
         {"token": ["10\u00a0000", "\u00a0"], "tag": ["CD", "SP"]},
@@ -175,7 +175,7 @@ def test_a_wrong_line_is_named(name, lines, said, write_set):
     assert str(file) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path):
+def test_invalid_bytes_and_missing_files_are_named(tmp_path):
     (tmp_path / "a.tsv").write_bytes(b"text\nfine\nb\xe4d\n")
     with pytest.raises(DataError, match="a.tsv:3 holds byte 0xe4 at column 2"):
         read_records(f"tsv:{tmp_path}/a.tsv")
@@ -196,7 +196,7 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path):
         ("classification", [], [None, None]),  # GLUE's test.tsv
     ],
 )
-def test_labels_of_a_test_set_are_hidden_where_all_are_minus_one_or_none(
+def test_labels_of_test_are_hidden_if_all_are_minus_one_or_missing(
     family, labels, golds, write_set
 ):
     known = ("no", "yes") if family == "classification" else (1, 2.5)
@@ -210,7 +210,7 @@ def test_labels_of_a_test_set_are_hidden_where_all_are_minus_one_or_none(
     assert [one.gold for one in dataset.splits["test"].examples] == golds
 
 
-def test_labels_are_hidden_in_test_alone_and_minus_one_may_be_one(write_set):
+def test_only_test_hides_labels_and_minus_one_may_be_a_label(write_set):
     known = [{"text": "a", "label": label} for label in (-1, 1)]
     train = f"jsonl:{write_set('train.jsonl', known)}"
     test = f"jsonl:{write_set('test.jsonl', known[:1])}"
@@ -226,7 +226,7 @@ def test_labels_are_hidden_in_test_alone_and_minus_one_may_be_one(write_set):
         )
 
 
-def test_the_fingerprint_depends_on_content_and_order_but_not_on_the_place(write_set):
+def test_the_fingerprint_depends_on_content_and_order_but_not_on_the_file(write_set):
     lines = [{"text": "good"}, {"text": "bad"}]
     one = read_records(f"jsonl:{write_set('one.jsonl', lines)}")
     two = read_records(f"jsonl:{write_set('two.jsonl', lines)}")

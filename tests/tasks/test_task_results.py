@@ -10,20 +10,20 @@ from bert_jax.tasks.results import bootstrap_interval, result_table
 
 
 def outcomes(right, count=400):
-    """Of which so many are right, of label 1, those first that are right."""
+    """Returns outcomes of examples with label 1; the first `right` predictions are correct."""
     predicted = np.arange(count) < right
     return np.stack([predicted, np.ones(count)], axis=1).astype(np.int64)
 
 
-def test_an_interval_is_as_wide_as_examples_and_seeds_make_it():
+def test_the_interval_covers_the_variation_of_examples_and_seeds():
     low, high = bootstrap_interval([outcomes(320)] * 3, accuracy)
-    # A deviation of sqrt(0.8 * 0.2 / 400) = 0.02, of which 1.96 to each side.
+    # The deviation is sqrt(0.8 * 0.2 / 400) = 0.02, and the interval is 1.96 of it on each side.
     assert 0.75 < low < 0.77 and 0.83 < high < 0.85
     low, high = bootstrap_interval([outcomes(240), outcomes(400)], accuracy)
     assert low < 0.65 and high == 1
 
 
-def test_the_table_says_what_it_is_of_and_which_seeds_failed():
+def test_the_table_names_hashes_and_failed_seeds():
     scores = {"accuracy": 0.75}
     result = {
         "config_hash": "0123456789ab",

@@ -1,4 +1,4 @@
-"""Which parameters are trained or drawn, and how a text is represented."""
+"""Which parameters are trained or start at random, and how a text is represented."""
 
 from dataclasses import replace
 from functools import partial
@@ -53,8 +53,8 @@ def model_of(configuration):
     return make_model(configuration, ENCODER, CLASSIFICATION, ("no", "yes"))
 
 
-def test_dropout_is_the_models_or_that_of_the_fine_tuning_and_off_for_predictions():
-    """Of an encoder without dropout, all three that there are; and of one with it, none."""
+def test_the_fine_tuning_may_set_dropout_and_predictions_have_none():
+    """`training.dropout` sets all three rates, also of an encoder without dropout."""
     bare = replace(ENCODER, dropout=0.0, attention_dropout=0.0)
     params = jax.jit(lambda: unboxed_params(model_of(config()), 0, *example_ids()))()
     ids = np.random.default_rng(0).integers(5, 20, (2, 1, 8)).astype(np.int32)
@@ -93,7 +93,7 @@ def test_the_first_state_is_the_encoder_with_step_and_moments_of_zero():
     assert float(np.abs(state.params["output"]["kernel"]).max()) > 0
 
 
-def test_the_pooler_can_be_drawn():
+def test_the_pooler_can_start_at_random():
     state, encoder = first_state(config(reinitialize_pooler=True))
     before, after = flatten_params(encoder), flatten_params(state.params["bert"])
     for path, leaf in after.items():
@@ -102,13 +102,13 @@ def test_the_pooler_can_be_drawn():
 
 
 @pytest.mark.parametrize("other", ["frozen", "reinitialize_pooler"])
-def test_from_scratch_excludes_what_keeps_or_draws_a_part(other):
+def test_from_scratch_excludes_frozen_and_reinitialize_pooler(other):
     said = r"training\.from_scratch.* are true; accepted: at most one of them"
     with pytest.raises(ConfigError, match=said):
         config(from_scratch=True, **{other: True})
 
 
-def test_from_scratch_nothing_is_the_checkpoints():
+def test_from_scratch_keeps_no_parameter_of_the_checkpoint():
     state, encoder = first_state(config(from_scratch=True))
     before, after = flatten_params(encoder), flatten_params(state.params["bert"])
     assert not any((leaf == before[path]).any() for path, leaf in after.items())
@@ -126,7 +126,7 @@ def test_a_frozen_encoder_has_no_moments():
 
 @pytest.fixture(scope="module")
 def rows():
-    """Ids of a full row and of one with padding, and the encoder's own output for them."""
+    """Parameters, inputs (a full row and a row with padding), and the encoder's output."""
     params = jax.jit(lambda: unboxed_params(model_of(config()), 0, *example_ids()))()
     real = (np.arange(12) < np.array([[12], [7]])).astype(np.int32)
     ids = np.random.default_rng(0).integers(5, 20, real.shape).astype(np.int32) * real
@@ -141,7 +141,7 @@ def rows():
     [("text", pooling) for pooling in get_args(Pooling)]
     + [("token", layers) for layers in get_args(TokenRepresentation)],
 )
-def test_the_output_layer_sees_what_pooling_says(unit, representation, rows):
+def test_the_input_of_the_output_layer_is_the_pooled_vector(unit, representation, rows):
     params, inputs, output = rows
     head = TaskHeadConfig(
         family="regression", labels=(), outputs=2, unit=unit, representation=representation
@@ -153,5 +153,5 @@ def test_the_output_layer_sees_what_pooling_says(unit, representation, rows):
         expected = pool(output, jnp.asarray(inputs[2]) > 0, representation)[:, None]
     else:
         expected = token_vectors(output, representation)
-    # Another program of the same sums; values are of order 1.
+    # Two programs add in different orders; values are of order 1.
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Labelled sets by their TFDS names, prepared here by builders with TFDS's own features."""
+"""`tfds:` sets, prepared here by builders with TFDS's own features."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def _described(builder, features):
 
 
 class Pairs(_Builder, skip_registration=True):
-    """As `glue/mrpc`: two texts, a class label, a number."""
+    """Like `glue/mrpc`: two texts, a class label, a number."""
 
     def _info(self):
         features = {
@@ -49,13 +49,13 @@ class Pairs(_Builder, skip_registration=True):
 
 
 class Glue(Pairs, skip_registration=True):
-    """Of this name TFDS has a builder that needs TensorFlow: what is prepared is read without."""
+    """TFDS has a builder of this name that needs TensorFlow; a prepared set is read without it."""
 
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="mrpc", version=tfds.core.Version("2.0.0"))]
 
 
 class Hidden(Pairs, skip_registration=True):
-    """As GLUE's test splits, whose labels are -1."""
+    """Like GLUE's test splits, whose labels are -1."""
 
     def _generate_examples(self, first):
         for key, example in super()._generate_examples(first):
@@ -63,7 +63,7 @@ class Hidden(Pairs, skip_registration=True):
 
 
 class Questions(_Builder, skip_registration=True):
-    """As `squad`."""
+    """Like `squad`."""
 
     def _info(self):
         features = {
@@ -83,7 +83,7 @@ class Questions(_Builder, skip_registration=True):
 
 
 class Tags(_Builder, skip_registration=True):
-    """As `conll2003`: tokens and tags, which are class labels."""
+    """Like `conll2003`: tokens, and tags that are class labels."""
 
     def _info(self):
         tag = tfds.features.ClassLabel(names=["O", "B-PER"])
@@ -111,7 +111,7 @@ def prepared(tmp_path_factory):
     return prepare
 
 
-def test_a_class_label_is_its_name_and_a_hidden_one_is_null(prepared):
+def test_a_class_label_becomes_its_name_and_a_hidden_label_null(prepared):
     path = prepared(Pairs)
     records = read_records(f"tfds:{path}:train")
     by_number = {record.fields["idx"]: record.fields for record in records}
@@ -143,8 +143,8 @@ def test_a_pair_task_is_read_from_tfds(prepared):
     assert all(example.gold is None for example in dataset.splits["test"].examples)
 
 
-def test_labels_may_be_the_numbers_that_tfds_has_for_them(prepared):
-    """As those of GLUE's submissions are for MRPC; names that it has not are refused."""
+def test_task_labels_may_be_tfds_numbers(prepared):
+    """GLUE's submissions for MRPC have numbers. Unknown names are refused."""
     path = prepared(Pairs)
     task = TaskConfig(
         family="classification",
@@ -173,8 +173,11 @@ def test_questions_and_tags_are_read_from_tfds(prepared):
 
 @pytest.mark.parametrize("name", ["imdb_reviews", "ag_news_subset", "piqa"])
 def test_tfds_own_mock_data_are_read_as_they_are(name, prepared):
-    """Written with the set's own features. TFDS knows those of GLUE with TensorFlow alone, and
-    mocks answers for SQuAD that are more places than texts, which it cannot write."""
+    """The mock data are written with the set's own features.
+
+    GLUE is left out because its features need TensorFlow, and SQuAD because TFDS mocks more answer
+    starts than texts and cannot write them.
+    """
     with tfds.testing.mock_data(num_examples=6):
         mocked = list(tfds.data_source(name, split="train"))
         features = tfds.builder(name).info.features
@@ -195,7 +198,7 @@ def test_tfds_own_mock_data_are_read_as_they_are(name, prepared):
     assert by_text(r.fields for r in records) == by_text(expected) and len(records) == 6
 
 
-def test_glue_is_found_by_its_name_where_it_lies_prepared(prepared, monkeypatch):
+def test_a_prepared_glue_set_is_found_by_its_name(prepared, monkeypatch):
     directory = prepared(Glue)
     assert directory.endswith("glue/mrpc/2.0.0")
     root = directory.removesuffix("/glue/mrpc/2.0.0")
@@ -203,7 +206,7 @@ def test_glue_is_found_by_its_name_where_it_lies_prepared(prepared, monkeypatch)
     assert len(read_records("tfds:glue/mrpc:validation")) == 4
 
 
-def test_what_is_not_there_is_named(prepared):
+def test_missing_splits_and_sets_are_named(prepared):
     with pytest.raises(DataError, match="no split 'test'; accepted: train, validation"):
         read_records(f"tfds:{prepared(Pairs)}:test")
     with pytest.raises(DataError, match="no dataset .glue/mrpc.* prepared in TFDS_DATA_DIR"):
