@@ -7,7 +7,7 @@ import numpy as np
 
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import metrics, texts
-from bert_jax.tasks.families.family import Example, Family, Labels, Outcomes, Row
+from bert_jax.tasks.families.family import Example, Family, Labels, Outcomes
 from bert_jax.tasks.readers.records import Record
 from bert_jax.training.losses import cross_entropy
 from bert_jax.training.metrics import Mean
@@ -17,16 +17,6 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     """Reads texts and label; a null label is hidden."""
     gold = texts.gold_label(record, task, labels)
     return Example(record.place, texts.texts_of(record, task), gold, texts.glue_index(record))
-
-
-def decode(
-    outputs: Sequence[np.ndarray],
-    rows: Sequence[Row],
-    examples: Sequence[Example],
-    task: TaskConfig,
-) -> list[int]:
-    """Returns the label, or the choice, with the highest logit."""
-    return [int(np.argmax(logits)) for logits in outputs]
 
 
 def score(predictions: Sequence[float], examples: Sequence[Example], labels: Labels) -> Outcomes:
@@ -48,7 +38,7 @@ CLASSIFICATION = Family(
     outputs=len,
     encode=texts.encode,
     loss=lambda logits, batch: Mean.of(cross_entropy(logits, batch.labels), batch.weights),
-    decode=decode,
+    decode=lambda outputs, *_: [int(np.argmax(logits)) for logits in outputs],
     score=score,
     metrics={
         "accuracy": metrics.accuracy,

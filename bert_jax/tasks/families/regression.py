@@ -11,7 +11,7 @@ from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import metrics
 from bert_jax.tasks.families.classification import CLASSIFICATION
-from bert_jax.tasks.families.family import Example, Labels, Row
+from bert_jax.tasks.families.family import Example, Labels
 from bert_jax.tasks.families.texts import glue_index, texts_of
 from bert_jax.tasks.readers.records import Record
 from bert_jax.training.metrics import Mean
@@ -29,16 +29,6 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     return Example(record.place, texts_of(record, task), gold, glue_index(record))
 
 
-def decode(
-    outputs: Sequence[np.ndarray],
-    rows: Sequence[Row],
-    examples: Sequence[Example],
-    task: TaskConfig,
-) -> list[float]:
-    """Returns the single output of each row."""
-    return [float(output[0]) for output in outputs]
-
-
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[float]]:
     """Predicts the mean of the training examples; a constant has no correlation."""
     return {"mean": [float(np.mean([example.gold for example in train]))] * len(examples)}
@@ -51,7 +41,7 @@ REGRESSION = replace(
     parse=parse,
     outputs=lambda labels: 1,
     loss=lambda logits, batch: Mean.of(jnp.square(logits[..., 0] - batch.labels), batch.weights),
-    decode=decode,
+    decode=lambda outputs, *_: [float(output[0]) for output in outputs],
     metrics={"pearson": metrics.pearson, "spearman": metrics.spearman},
     baselines=baselines,
 )
