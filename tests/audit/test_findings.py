@@ -1,4 +1,4 @@
-"""What is wrong with data is said, once, and nothing of data that are well."""
+"""`find` reports each problem of prepared data once, and nothing about data without problems."""
 
 import copy
 
@@ -53,12 +53,12 @@ def changed(path, value):
     return passport
 
 
-def test_nothing_is_found_in_data_that_are_well():
+def test_data_without_problems_have_no_findings():
     assert titles(PASSPORT) == []
     assert titles(PASSPORT, shortcut=None) == []
 
 
-def test_a_passport_of_an_older_version_is_read_for_what_it_tells():
+def test_a_passport_of_an_older_version_may_lack_fields():
     passport = copy.deepcopy(PASSPORT)
     del passport["shared_documents"], passport["identical_shards"]
     for summary in passport["splits"].values():
@@ -80,7 +80,7 @@ def test_a_passport_of_an_older_version_is_read_for_what_it_tells():
         ("splits/eval/documents", 12, "Held-out rows come from 12 documents"),
     ],
 )
-def test_each_fault_is_found_by_itself(path, value, title):
+def test_each_problem_gives_one_finding(path, value, title):
     assert titles(changed(path, value)) == [title]
 
 
@@ -91,19 +91,19 @@ def test_each_group_of_identical_shards_is_named():
     assert one.explanation.startswith("a, b, c hold the same documents, so each document counts 3")
 
 
-def test_a_shortcut_counts_from_the_end_of_its_interval():
+def test_a_shortcut_is_reported_by_the_lower_end_of_its_interval():
     assert titles(PASSPORT, shortcut=shortcut(0.549)) == []
     (title,) = titles(PASSPORT, shortcut=shortcut(0.56))
     assert title == "A classifier without word order gets 56.0% of pairs right"
 
 
-def test_a_ranking_betrays_what_the_majority_hides():
+def test_a_ranking_reveals_a_shortcut_that_accuracy_hides():
     (finding,) = find(PASSPORT, unused_share=0, shortcut=shortcut(0.53, ranking=0.78))
     assert finding.title == "A classifier without word order can distinguish the pairs"
     assert "78%" in finding.explanation and "53.0%" in finding.explanation
 
 
-def test_what_is_advised_suits_the_task():
+def test_the_remedy_fits_the_pair_task():
     passport = changed("preparation/pairs", "sentence_order")
     passport["splits"]["train"]["random_pairs"] = 800
     one, other = find(passport, unused_share=0, shortcut=shortcut(0.7))
@@ -119,13 +119,13 @@ def test_a_vocabulary_that_is_too_large_is_found():
     assert titles(PASSPORT, unused_share=0.25) == ["25% of the vocabulary never occurs in training"]
 
 
-def test_single_texts_have_no_balance():
+def test_single_texts_have_no_finding_about_label_balance():
     passport = changed("preparation/pairs", "none")
     for summary in passport["splits"].values():
         summary |= {"pairs": 0, "random_pairs": 0}
     assert titles(passport, shortcut=None) == []
 
 
-def test_fill_is_the_share_of_positions():
+def test_row_fill_is_the_share_of_filled_positions():
     assert row_fill(PASSPORT, split="train") == 31 / 32
     assert row_fill(changed("splits/train/examples", 0), split="train") == 0

@@ -1,4 +1,4 @@
-"""The page of `prepare --audit`: true to the passport, the same each time, and by itself."""
+"""The page of `prepare --audit` agrees with the passport, is reproducible and self-contained."""
 
 import json
 import os
@@ -36,7 +36,7 @@ TOKENIZER = WordPiece(
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Sixty documents, each of words that no other has: a random B shares none with A."""
+    """Sixty documents that share no words, so a random B has no word in common with A."""
     rng = random.Random(0)
     documents = []
     for number in range(DOCUMENTS):
@@ -70,7 +70,7 @@ def prepared(corpus, tmp_path_factory):
 
 @pytest.fixture
 def copied(prepared, tmp_path):
-    """A directory that a test may change."""
+    """A copy of the prepared directory; a test may change it."""
     ignore = shutil.ignore_patterns("audit.html")
     return Path(shutil.copytree(prepared, tmp_path / "copy", ignore=ignore))
 
@@ -80,7 +80,7 @@ def html_of(directory):
 
 
 def text_of(html):
-    """What a reader sees, white space made single."""
+    """The text of the page that a reader sees, with single spaces."""
     html = re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 
@@ -94,7 +94,7 @@ def change_passport(directory, change):
 
 
 def audit(*arguments, without=None):
-    """The command, where a library may not be installed."""
+    """Runs the command, as if the library `without` were not installed."""
     command = ["-m", "bert_jax.prepare"]
     if without:
         start = "import runpy; runpy.run_module('bert_jax.prepare', run_name='__main__')"
@@ -108,16 +108,16 @@ def audit(*arguments, without=None):
     )
 
 
-# ---- What it says --------------------------------------------------------------------------------
+# ---- Content -------------------------------------------------------------------------------------
 
 
-def test_words_of_another_vocabulary_give_random_pairs_away(prepared):
+def test_documents_without_common_words_reveal_random_pairs(prepared):
     found = write_page(prepared)
     assert found.shortcut is not None
     lengths, words, overlap = found.shortcut.classifiers
-    # Every random B is of another document and shares only the full stop with A.
+    # Every random B comes from another document and shares only the full stop with A.
     assert overlap.accuracy.low > 0.95
-    # Held-out words were never seen in training, and so tell nothing by themselves.
+    # Held-out words never occur in training, so the words alone carry no information.
     assert words.accuracy.value < overlap.accuracy.value - 0.2
     assert found.shortcut.best == overlap
     title = f"A classifier without word order gets {overlap.accuracy.value:.1%} of pairs right"
@@ -156,7 +156,7 @@ def test_the_most_frequent_and_the_unused_pieces_are_named(prepared):
     special = len(SPECIAL_PIECES)
     unused = int((counts[special:] == 0).sum())
     share = unused / (len(counts) - special)
-    assert unused > 1  # words of held-out documents
+    assert unused > 1  # words that only held-out documents contain
     assert f"{unused} ({share:.1%}, special pieces aside) never occur" in text
 
 
@@ -169,7 +169,7 @@ NEW = {
 }
 
 
-def test_what_a_passport_tells_has_its_place_and_what_it_does_not_has_none(copied):
+def test_optional_passport_fields_appear_only_if_present(copied):
     said = ("Row lengths", "special tokens", "unknown tokens", "repeated", "excluded", "Masks")
 
     def bare(passport):
@@ -218,7 +218,7 @@ def test_what_a_passport_tells_has_its_place_and_what_it_does_not_has_none(copie
 
 
 @pytest.mark.parametrize("pairs", ["none", "sentence_order"])
-def test_other_tasks_have_their_own_words(pairs, corpus, tmp_path):
+def test_the_wording_follows_the_pair_task(pairs, corpus, tmp_path):
     prepare(tmp_path / pairs, corpus, pairs=pairs)
     text = text_of(html_of(tmp_path / pairs))
     if pairs == "none":
@@ -230,8 +230,8 @@ def test_other_tasks_have_their_own_words(pairs, corpus, tmp_path):
         assert "random pairs" not in text and "B is random" not in text
 
 
-def test_data_without_a_fault_say_so(copied):
-    """Single texts in full rows, enough of them held out, and every piece in use."""
+def test_the_page_says_that_data_have_no_problem(copied):
+    """Single texts in full rows, with enough held-out documents and no unused piece."""
     counts = np.load(copied / "token_counts.npy")
     np.save(copied / "token_counts.npy", np.maximum(counts, 1))
 
@@ -247,13 +247,13 @@ def test_data_without_a_fault_say_so(copied):
     assert "No problem was found in these data" in text_of(found.path.read_text())
 
 
-# ---- What it is ----------------------------------------------------------------------------------
+# ---- Form ----------------------------------------------------------------------------------------
 
 
 def test_the_same_data_give_the_same_page(prepared, tmp_path):
     first = html_of(prepared)
     assert html_of(prepared) == first
-    # In a process of its own, hashes of strings and ids of objects are others.
+    # Another process has other string hashes and object ids.
     moved = shutil.copytree(prepared, tmp_path / "elsewhere" / prepared.name)
     (moved / "audit.html").unlink()
     result = audit(f"--audit={moved}")
@@ -292,7 +292,7 @@ def test_the_page_needs_no_other_file_and_is_well_formed(prepared):
     assert parser.open == []
 
 
-def test_what_comes_from_data_is_escaped(copied):
+def test_text_from_the_data_is_escaped(copied):
     def change(passport):
         passport["corpus"]["sources"][0]["licence"] = "<script>alert(1)</script> & more"
 
@@ -303,7 +303,7 @@ def test_what_comes_from_data_is_escaped(copied):
     assert "<b>never</b>" in unescape(html)
 
 
-def test_many_shards_are_folded_away(copied):
+def test_a_long_list_of_shards_is_collapsed(copied):
     assert "<details><summary>" not in html_of(copied)
 
     def change(passport):
@@ -317,7 +317,7 @@ def test_many_shards_are_folded_away(copied):
 # ---- The command ---------------------------------------------------------------------------------
 
 
-def test_the_command_prints_a_summary_and_where_the_page_is(prepared):
+def test_the_command_prints_a_summary_and_the_path_of_the_page(prepared):
     result = audit("--audit", prepared)
     assert result.returncode == 0 and result.stderr == "", result.stderr
     lines = result.stdout.splitlines()
@@ -326,25 +326,25 @@ def test_the_command_prints_a_summary_and_where_the_page_is(prepared):
     assert lines[-1] == str(prepared / "audit.html")
 
 
-def test_a_directory_without_a_passport_is_one_line_and_is_left_alone(tmp_path):
+def test_a_missing_passport_is_a_one_line_error_and_writes_nothing(tmp_path):
     for directory in (tmp_path, tmp_path / "none"):
         assert_one_line(audit(f"--audit={directory}"), str(directory), "passport.json is missing")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_does_not_go_with_audit_is_one_line(prepared):
+def test_a_flag_that_audit_does_not_accept_is_a_one_line_error(prepared):
     for flag in ("--experiment=experiments/quickstart.py", "--set=seed=1", "--output=there"):
         result = audit(f"--audit={prepared}", flag)
         assert_one_line(result, f"with {flag.split('=')[0]}; accepted: --audit by itself")
 
 
 @pytest.mark.parametrize("library", ["jinja2", "matplotlib", "sklearn"])
-def test_a_missing_library_is_one_line_with_the_command(library, prepared):
+def test_a_missing_library_is_a_one_line_error_with_the_install_command(library, prepared):
     result = audit(f"--audit={prepared}", without=library)
     assert_one_line(result, f"--audit needs {library}", "pip install 'bert_jax[audit]'")
 
 
-def test_help_teaches_it():
+def test_help_describes_audit():
     result = audit("--help")
     assert result.returncode == 0
     assert "python -m bert_jax.prepare --audit=" in result.stdout and "--audit:" in result.stdout
@@ -360,7 +360,7 @@ def test_help_teaches_it():
         ("passport.json", b"{", "passport.json is not JSON"),
     ],
 )
-def test_prepared_data_that_are_damaged_are_named(name, content, said, copied):
+def test_the_error_names_a_missing_or_damaged_file(name, content, said, copied):
     (copied / name).unlink()
     if content is not None:
         (copied / name).write_bytes(content)
@@ -369,7 +369,7 @@ def test_prepared_data_that_are_damaged_are_named(name, content, said, copied):
     assert not (copied / "audit.html").exists()
 
 
-def test_counts_of_another_vocabulary_are_refused(copied):
+def test_token_counts_of_another_vocabulary_are_refused(copied):
     np.save(copied / "token_counts.npy", np.ones(7, np.int64))
     with pytest.raises(DataError, match=r"has shape \(7,\); accepted: \(367,\)"):
         write_page(copied)

@@ -1,4 +1,4 @@
-"""Each classifier finds the shortcut it can see, and none where there is none."""
+"""Each classifier finds the shortcuts that its features show, and no others."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def without_shortcut(rng):
 
 
 def in_lengths(rng):
-    """Where B follows, 16 or 20 pieces are in a pair, else 18, however many of them in A."""
+    """Total length reveals the label: 16 or 20 pieces if B follows A, 18 if B is random."""
     label, a_length = int(rng.random() < 0.5), rng.integers(3, 14)
     length = 18 if label else 16 + 4 * rng.integers(2)
     a = draw(rng, VOCAB_SIZE, length=a_length)
@@ -31,13 +31,13 @@ def in_lengths(rng):
 
 
 def in_words(rng):
-    """A random B is of pieces from 200."""
+    """Words reveal the label: a random B has pieces 100 to 299, all other texts 0 to 199."""
     label = int(rng.random() < 0.5)
     return Pair(draw(rng, 200), draw(rng, 200) + 100 * label, label)
 
 
 def in_overlap(rng):
-    """A text is of one of ten topics, and a B that follows of that of A."""
+    """Overlap reveals the label: texts have ten topics, and B shares A's topic if B follows A."""
     label, topics = int(rng.random() < 0.5), rng.permutation(10)
     a, b = (30 * topics[i] + draw(rng, 30) for i in (0, label))
     return Pair(a, b, label)
@@ -53,28 +53,28 @@ def measure(kind, *, seed=0):
     return shortcut
 
 
-def test_labels_by_chance_are_not_found():
-    """Of several seeds: an interval of 95 % misses once in twenty."""
+def test_random_labels_show_no_shortcut():
+    """Counts intervals over ten seeds, because a 95 % interval misses once in twenty."""
     held = np.zeros(3)
     for seed in range(10):
         shortcut = measure(without_shortcut, seed=seed)
         assert 0.5 <= shortcut.majority < 0.56
         for i, one in enumerate(shortcut.classifiers):
-            # The intervals are of the accuracy, which is one half whatever the majority is.
+            # True accuracy and ranking are one half, whatever the majority is.
             held[i] += one.accuracy.low <= 0.5 <= one.accuracy.high
             held[i] += one.ranking.low <= 0.5 <= one.ranking.high
-    assert (held >= 16).all(), held  # of 20; fewer have a probability below 0.003
+    assert (held >= 16).all(), held  # 20 intervals each; P(fewer than 16) is below 0.003
 
 
 @pytest.mark.parametrize(
     ("kind", "seeing"),
     [(in_lengths, {LENGTHS}), (in_words, {WORDS, OVERLAP}), (in_overlap, {OVERLAP})],
 )
-def test_a_planted_shortcut_is_found_by_those_who_can_see_it(kind, seeing):
+def test_a_planted_shortcut_is_found_by_the_classifiers_that_see_it(kind, seeing):
     shortcut = measure(kind)
     assert (shortcut.train_pairs, shortcut.held_out_pairs) == (2500, 1000)
     for i, one in enumerate(shortcut.classifiers):
-        # Planted ones are plain; a blind classifier lies within some 4 standard errors of a half.
+        # A classifier that cannot see the shortcut is within about 4 standard errors of 0.5.
         if i in seeing:
             assert one.accuracy.low > 0.9 and one.ranking.low > 0.9, one
         else:
@@ -87,7 +87,7 @@ def test_the_same_pairs_give_the_same_figures():
 
 
 @pytest.mark.parametrize("split", ["train", "held out"])
-def test_pairs_of_one_label_are_nothing_to_tell_apart(split):
+def test_a_split_with_one_label_gives_no_measurement(split):
     rng = np.random.default_rng(0)
     both = [without_shortcut(rng) for _ in range(50)]
     one = [pair._replace(label=1) for pair in both]
@@ -97,7 +97,7 @@ def test_pairs_of_one_label_are_nothing_to_tell_apart(split):
     assert measure_shortcut(*arguments, vocab_size=VOCAB_SIZE, sequence_length=32) is None
 
 
-def test_wilson_interval_is_the_published_one():
+def test_wilson_interval_equals_published_values():
     """Newcombe 1998, table I: 81 of 263, and 0 of 20."""
     estimate = accuracy_of(np.arange(263) < 81)
     assert np.round(estimate, 4).tolist() == [0.308, 0.2553, 0.3662]
@@ -105,7 +105,7 @@ def test_wilson_interval_is_the_published_one():
     assert np.round(np.abs(estimate), 4).tolist() == [0, 0, 0.1611]
 
 
-def test_ranking_is_the_area_under_the_curve_and_its_interval_that_of_resamples():
+def test_ranking_is_the_roc_area_with_a_bootstrap_interval():
     rng = np.random.default_rng(0)
     labels = (rng.random(800) < 0.7).astype(int)
     scores = np.round(labels + rng.normal(size=800), 1)  # with ties
@@ -113,12 +113,12 @@ def test_ranking_is_the_area_under_the_curve_and_its_interval_that_of_resamples(
     assert estimate.value == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     resamples = (rng.integers(0, 800, size=800) for _ in range(600))
     areas = [roc_auc_score(labels[i], scores[i]) for i in resamples]
-    # Ends of an interval from 600 resamples are known to about a tenth of its half width, 0.033.
+    # 600 resamples give the ends of an interval to about a tenth of its half width, 0.033.
     assert estimate[1:] == pytest.approx(np.quantile(areas, [0.025, 0.975]), abs=0.006)
     assert ranking_of(labels, labels) == (1, 1, 1)
 
 
-def test_pairs_are_taken_evenly_and_single_texts_left_out(tmp_path):
+def test_pairs_come_evenly_from_all_shards_without_single_texts(tmp_path):
     shards = []
     for number, labels in enumerate([range(4), range(4, 10)]):
         name = f"train-0000{number}-of-00002.array_record"

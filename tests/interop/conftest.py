@@ -1,4 +1,4 @@
-"""What the tests of this folder share; the functions are in layouts.py."""
+"""Fixtures of the interop tests; shared functions are in layouts.py."""
 
 import pytest
 from layouts import LAYOUTS, random_tensors
@@ -6,5 +6,5 @@ from layouts import LAYOUTS, random_tensors
 
 @pytest.fixture
 def pretraining():
-    """Tensors as BertForPreTraining saves them."""
+    """Random tensors with the names and shapes that BertForPreTraining saves."""
     return random_tensors(LAYOUTS["BertForPreTraining"])

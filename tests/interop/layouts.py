@@ -1,4 +1,4 @@
-"""Directories as transformers writes them: its names and shapes, random values."""
+"""Writes model directories with the names and shapes of transformers and random values."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefg", "##h"]
 
 
 def random_tensors(layout, kind="saved"):
-    """Tied tensors are equal, as in the model."""
+    """Returns random tensors for a layout; tied tensors are equal, as in the model."""
     rng = np.random.default_rng(0)
     tensors = {
         name: rng.normal(size=shape).astype(np.float32) for name, shape in layout[kind].items()

@@ -1,4 +1,4 @@
-"""The command: all formats into both, whole or not at all, with its report."""
+"""`convert` reads every format, writes both formats completely or not at all, and reports."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def test_hugging_face_to_ours_to_hugging_face_is_bitwise(pretraining, tmp_path):
     assert converted.config is None and converted.model.config == run.model.config
     assert converted.tokenizer.to_json() == run.tokenizer.to_json()
     assert converted.fill_mask("a [MASK]") == run.fill_mask("a [MASK]")
-    # The report is printed, kept, and told again by what was converted.
+    # The report is printed, saved, and shown again by the converted run.
     for line in str(run.loading).splitlines():
         assert line in first.stdout and line in converted.report()
         assert line in (ours / "conversion.txt").read_text()
@@ -82,7 +82,7 @@ def test_google_to_hugging_face(tmp_path):
         ),
     ],
 )
-def test_an_error_is_one_line_and_writes_nothing(arguments, says, tmp_path):
+def test_an_error_is_one_line_and_leaves_no_output(arguments, says, tmp_path):
     source = write_directory(tmp_path / "hf", random_tensors(LAYOUTS["BertModel"]))
     result = convert(source, tmp_path / "out", *arguments)
     assert result.returncode == 2 and not result.stdout
@@ -90,7 +90,7 @@ def test_an_error_is_one_line_and_writes_nothing(arguments, says, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
-def test_what_is_there_is_not_overwritten(pretraining, tmp_path):
+def test_a_directory_with_files_is_not_overwritten(pretraining, tmp_path):
     source = write_directory(tmp_path / "hf", pretraining)
     before = {path: path.read_bytes() for path in source.iterdir()}
     result = convert(source, source, "--to=huggingface")
@@ -98,7 +98,7 @@ def test_what_is_there_is_not_overwritten(pretraining, tmp_path):
     assert {path: path.read_bytes() for path in source.iterdir()} == before
 
 
-def test_what_allow_names_is_initialized(tmp_path):
+def test_missing_parts_that_allow_names_are_initialized(tmp_path):
     source = write_directory(tmp_path / "hf", random_tensors(LAYOUTS["BertModel"]))
     heads = ["--allow=masked_token_head", "--allow=next_sentence_head"]
     result = convert(source, tmp_path / "out", *heads)
@@ -106,7 +106,7 @@ def test_what_allow_names_is_initialized(tmp_path):
     same(load_run(tmp_path / "out").params, load_run(source, allow=[h[8:] for h in heads]).params)
 
 
-def test_steps_are_of_runs(pretraining, tmp_path):
+def test_a_huggingface_directory_has_no_checkpoint_steps(pretraining, tmp_path):
     source = write_directory(tmp_path / "hf", pretraining)
     with pytest.raises(CheckpointError, match="no checkpoint 3"):
         load_run(source, 3)

@@ -1,7 +1,8 @@
-"""Against what Hugging Face's BertForPreTraining gave: tests/goldens/tiny_bert.
+"""Our outputs, gradients and updates equal those of Hugging Face's BertForPreTraining.
 
-Made by tests/reference/make_goldens.py with the versions that expected.json names; no number there
-comes from bert_jax. `bash launch/test.sh --reference` makes them again and compares real weights.
+The expected numbers are in tests/goldens/tiny_bert. tests/reference/make_goldens.py computes them
+without bert_jax, with the versions that expected.json names. `bash launch/test.sh --reference`
+computes them again and also compares real weights.
 """
 
 import json
@@ -34,7 +35,7 @@ HUGGINGFACE_BATCH = (
 
 
 class Golden(NamedTuple):
-    """The model as we read it, and what it is to give."""
+    """The model as bert_jax reads it, with the batches and the expected numbers."""
 
     config: BertConfig
     params: Any
@@ -54,12 +55,12 @@ def golden() -> Golden:
         for parts in zip(*stacked, strict=True)
     ]
     scalars = json.loads((DIRECTORY / "expected.json").read_text())
-    config = replace(run.model.config, scan_layers=True)  # compiles in a fraction of the time
+    config = replace(run.model.config, scan_layers=True)  # compiles much faster
     return Golden(config, run.params, batches, arrays, scalars)
 
 
-def test_the_batches_hold_what_can_go_wrong(golden):
-    """Padding, two segments, rows that differ in their masks, a label that is id 0."""
+def test_the_batches_contain_the_difficult_cases(golden):
+    """Padding, two segments, rows with different numbers of masks, and a label of id 0 occur."""
     batch = golden.batches[0]
     assert not batch.padding_mask.all() and batch.padding_mask[0].all()
     assert batch.segment_ids.any(1).all()
@@ -67,17 +68,17 @@ def test_the_batches_hold_what_can_go_wrong(golden):
     assert ((batch.mask_labels == 0) & (batch.mask_weights == 1)).any()
 
 
-# Sums of float32 in other orders: 1.5e-6 was measured, of values up to 4.
+# Float32 sums in another order: the measured difference is 1.5e-6, for values up to 4.
 ABSOLUTE = 2e-5
 
 
-def test_the_encoder_gives_the_same_at_every_position(golden):
+def test_the_encoder_outputs_are_equal_at_every_position(golden):
     ours = encode(golden.config, golden.params, golden.batches[0])
     for name, found in ours.items():
         np.testing.assert_allclose(found, golden.arrays[name], rtol=0, atol=ABSOLUTE, err_msg=name)
 
 
-def test_the_heads_give_the_same_logits(golden):
+def test_the_logits_of_both_heads_are_equal(golden):
     batch = golden.batches[0]
     ours = predict(golden.config, golden.params, batch)
     theirs = {
@@ -88,7 +89,7 @@ def test_the_heads_give_the_same_logits(golden):
         np.testing.assert_allclose(found, theirs[name], rtol=0, atol=ABSOLUTE, err_msg=name)
 
 
-def test_the_loss_and_the_gradient_of_every_parameter_are_the_same(golden):
+def test_the_loss_and_the_gradient_of_every_parameter_are_equal(golden):
     ours = gradient(golden.config, golden.params, golden.batches[0])
     assert ours.loss == pytest.approx(golden.scalars["loss"], rel=1e-5)
     expected = golden.scalars["gradient_norms"]
@@ -96,13 +97,13 @@ def test_the_loss_and_the_gradient_of_every_parameter_are_the_same(golden):
     for name, found in ours.by_name.items():
         norm = np.linalg.norm(found)
         if name.endswith("self.key.bias"):
-            # A bias of all keys adds the same to all scores of a query: the true gradient is 0.
+            # The key bias adds the same number to all scores of a query, so its gradient is 0.
             assert norm < 1e-6, name
         else:
             assert norm == pytest.approx(expected[name], rel=1e-4), name
 
 
-def test_twenty_updates_are_those_of_torch(golden):
+def test_twenty_updates_equal_those_of_torch(golden):
     recipe = golden.scalars["recipe"]
     trained = train(
         golden.config,
@@ -114,11 +115,12 @@ def test_twenty_updates_are_those_of_torch(golden):
         steps=recipe["steps"],
     )
     assert len(trained.losses) == 20
-    # Measured 6e-7 and 9e-6. Decay on biases and LayerNorm as well, or none, or an epsilon of 1e-6
-    # changes losses by 2e-5 and more, distances by 1e-3; other departures change both by far more.
+    # Measured differences are 6e-7 (losses) and 9e-6 (distances). Decay on biases and LayerNorm, no
+    # decay at all or an epsilon of 1e-6 changes losses by 2e-5 or more and distances by 1e-3. Other
+    # deviations from the recipe change both by far more.
     assert trained.losses == pytest.approx(golden.scalars["training_losses"], rel=1e-5)
     start = by_huggingface_name(golden.config, golden.params)
     for name, expected in golden.scalars["distance_trained"].items():
-        if not name.endswith("self.key.bias"):  # Adam makes updates of what rounding left there
+        if not name.endswith("self.key.bias"):  # gradient 0: Adam scales up its rounding errors
             distance = np.linalg.norm(trained.by_name[name] - start[name])
             assert distance == pytest.approx(expected, rel=1e-4), name

@@ -1,4 +1,4 @@
-"""Every layout that transformers saves opens; what it lacks or has besides is said, or refused."""
+"""Every layout that transformers saves opens. Missing or extra tensors are reported or refused."""
 
 import re
 
@@ -28,7 +28,7 @@ def with_prefix(tensors):
 
 
 def check_encoder(params, tensors):
-    """Against a transcription of each kind of orientation, by hand."""
+    """Compares the encoder's parameters with the tensors; each transposition is written out."""
     bert = params["bert"]
     table = np.asarray(bert["embeddings"]["token"])
     assert table.shape == (128, SIZE) and not table[13:].any()
@@ -66,7 +66,7 @@ def check_encoder(params, tensors):
 
 @pytest.mark.parametrize("kind", ["saved", "state_dict"])
 @pytest.mark.parametrize("name", LACKING)
-def test_a_layout_opens_where_what_it_lacks_is_allowed(name, kind, tmp_path):
+def test_a_layout_opens_if_its_missing_parts_are_allowed(name, kind, tmp_path):
     tensors = random_tensors(LAYOUTS[name], kind)
     directory = write_directory(tmp_path / "hf", tensors)
     lacking = LACKING[name]
@@ -79,7 +79,7 @@ def test_a_layout_opens_where_what_it_lacks_is_allowed(name, kind, tmp_path):
     check_encoder(run.params, with_prefix(tensors))
     missing = {line.split()[0] for line in run.loading.missing}
     assert missing == {n.path for n in NAMES if lacking and n.path.startswith(lacking)}
-    # Each tensor stands in the report once; a tied one and a task's head as left out.
+    # The report names each tensor once; tied tensors and heads of tasks are listed as unexpected.
     lines = run.loading.used + run.loading.reshaped + run.loading.unexpected
     assert sorted(line.split()[0].rstrip(":") for line in lines) == sorted(tensors)
     extra = [n for n in tensors if re.search("decoder|classifier|qa_outputs", n)]
@@ -94,7 +94,7 @@ def test_allowing_one_part_does_not_allow_another(tmp_path):
         load_run(directory, allow=["masked_token_head"])
 
 
-def test_heads_that_are_missing_are_initialized_as_training_would(tmp_path):
+def test_missing_heads_are_initialized_as_in_training(tmp_path):
     tensors = random_tensors(LAYOUTS["BertModel"])
     directory = write_directory(tmp_path / "hf", tensors)
     heads = ("masked_token_head", "next_sentence_head")
@@ -105,7 +105,7 @@ def test_heads_that_are_missing_are_initialized_as_training_would(tmp_path):
     assert not np.asarray(first["masked_token_head"]["bias"]).any()
 
 
-def test_older_names_of_layer_norm_buffers_and_bare_encoders(pretraining, tmp_path):
+def test_older_tensor_names_and_bare_encoders_are_read(pretraining, tmp_path):
     older = {
         re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub("Norm.bias$", "Norm.beta", name)): t
         for name, t in pretraining.items()
@@ -119,14 +119,14 @@ def test_older_names_of_layer_norm_buffers_and_bare_encoders(pretraining, tmp_pa
         assert len(run.loading.unexpected) == 1 and "buffer" in run.loading.unexpected[0]
 
 
-def test_a_decoder_bias_alone_is_the_output_bias(pretraining, tmp_path):
+def test_a_lone_decoder_bias_is_read_as_the_output_bias(pretraining, tmp_path):
     bias = pretraining.pop("cls.predictions.bias")
     pretraining["cls.predictions.decoder.bias"] = bias
     run = load_run(write_directory(tmp_path / "hf", pretraining))
     np.testing.assert_array_equal(run.params["masked_token_head"]["bias"][:13], bias)
 
 
-def test_there_and_back_is_bitwise(pretraining, tmp_path):
+def test_reading_and_writing_huggingface_is_bitwise(pretraining, tmp_path):
     special = pretraining["bert.embeddings.word_embeddings.weight"]
     special.view(np.uint32)[0, :4] = [0x7FC00001, 0x80000000, 1, 0x7F800000]  # a NaN, -0, tiny, inf
     run = load_run(write_directory(tmp_path / "hf", pretraining))
@@ -178,8 +178,8 @@ def test_there_and_back_is_bitwise(pretraining, tmp_path):
         ("embeddings.word_embeddings.weight", lambda _: np.zeros((13, 6)), "two names of one"),
     ],
 )
-def test_what_nothing_explains_is_refused_by_name(name, change, says, pretraining, tmp_path):
-    """Also where every part may be missing: half a head is no head."""
+def test_an_inconsistent_tensor_is_refused_by_name(name, change, says, pretraining, tmp_path):
+    """Refused even if `allow` names every part, because a head may not be missing by half."""
     before = pretraining.pop(name, None)
     if change:
         pretraining[name] = np.ascontiguousarray(change(before))
@@ -189,7 +189,7 @@ def test_what_nothing_explains_is_refused_by_name(name, change, says, pretrainin
     assert "\n" not in str(error.value) and str(directory) in str(error.value)
 
 
-def test_an_unexpected_tensor_is_left_out_where_it_is_allowed_by_name(pretraining, tmp_path):
+def test_an_unexpected_tensor_is_left_out_if_allow_names_it(pretraining, tmp_path):
     pretraining["bert.extra.weight"] = np.zeros(3)
     run = load_run(write_directory(tmp_path / "hf", pretraining), allow=["bert.extra.weight"])
     assert run.loading.unexpected == ["bert.extra.weight float64[3]: allowed"]

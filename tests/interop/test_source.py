@@ -1,4 +1,4 @@
-"""A config and a vocabulary from elsewhere: read as they are meant, or refused in one line."""
+"""A foreign config or vocabulary is read with its own meaning, or refused in one line."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_each_form_of_gelu(act, activation, tmp_path):
     assert read_config(write_config(tmp_path, hidden_act=act)).activation == activation
 
 
-def test_a_config_of_before_model_types_is_a_bert(tmp_path):
+def test_an_old_config_without_model_type_is_read_as_bert(tmp_path):
     older = write_config(tmp_path, model_type=..., architectures=..., layer_norm_eps=...)
     assert read_config(older).layer_norm_epsilon == 1e-12
 
@@ -67,7 +67,7 @@ def test_a_config_of_before_model_types_is_a_bert(tmp_path):
         ({"hidden_dropout_prob": 1.5}, "dropout is 1.5"),
     ],
 )
-def test_what_is_no_bert_is_refused(change, says, tmp_path):
+def test_a_config_that_is_not_bert_is_refused(change, says, tmp_path):
     file = write_config(tmp_path, **change)
     with pytest.raises(CheckpointError, match=says) as error:
         read_config(file)
@@ -75,7 +75,7 @@ def test_what_is_no_bert_is_refused(change, says, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
-def test_a_config_that_is_damaged_is_refused(content, tmp_path):
+def test_a_damaged_config_is_refused(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match="config.json"):
         read_config(tmp_path / "config.json")
@@ -89,7 +89,7 @@ def test_weights_without_a_config_or_a_vocabulary_are_refused(pretraining, tmp_p
             load_run(directory)
 
 
-def test_more_pieces_than_rows_are_refused_and_fewer_are_not(pretraining, tmp_path):
+def test_a_vocabulary_may_have_fewer_pieces_than_rows_but_not_more(pretraining, tmp_path):
     directory = write_directory(tmp_path / "more", pretraining, pieces=[*PIECES, "z"])
     with pytest.raises(CheckpointError, match="14 pieces; accepted: at most .* 13"):
         load_run(directory)

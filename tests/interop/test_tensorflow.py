@@ -1,4 +1,4 @@
-"""The checkpoint that TensorFlow wrote opens without TensorFlow and gives TensorFlow's outputs."""
+"""A checkpoint of TensorFlow opens without TensorFlow and gives TensorFlow's outputs."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def expected():
     return dict(np.load(GOLDEN / "expected.npz"))
 
 
-def test_outputs_are_those_of_tensorflow(run, expected):
+def test_outputs_equal_those_of_tensorflow(run, expected):
     ids = expected["token_ids"]
     batch_size, length = ids.shape
     first = np.zeros((batch_size, 1), np.int32)
@@ -58,11 +58,11 @@ def test_outputs_are_those_of_tensorflow(run, expected):
     }
     assert found.keys() | {"token_ids", "segment_ids", "input_mask"} == expected.keys()
     for name, value in found.items():
-        # Float32 sums in another order; 2e-6 was measured, on values of up to 5.
+        # Float32 sums in another order: the measured difference is 2e-6, for values up to 5.
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=2e-5, err_msg=name)
 
 
-def test_the_optimizer_is_left_out_and_all_else_used(run):
+def test_all_variables_but_those_of_the_optimizer_are_used(run):
     left = {line.split()[0]: line.split(": ")[1] for line in run.loading.unexpected}
     assert left == {
         "bert/embeddings/word_embeddings/adam_m": "a moment of the optimizer",
@@ -76,12 +76,12 @@ def test_the_optimizer_is_left_out_and_all_else_used(run):
     assert len(run.loading.used) + len(run.loading.reshaped) + len(left) == variables
 
 
-def test_the_tokenizer_is_googles(run):
+def test_the_tokenizer_has_googles_settings(run):
     assert run.tokenizer.lower_case and run.tokenizer.max_word_length == 200
     assert run.tokenizer.pieces[5] == "the"
 
 
-def test_the_index_file_names_the_checkpoint_too(run):
+def test_the_path_of_the_index_file_opens_the_checkpoint(run):
     other = load_run(GOLDEN / "bert_model.ckpt.index")
     for one, two in zip(jax.tree.leaves(run.params), jax.tree.leaves(other.params), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -91,7 +91,7 @@ FILES = ("bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_cut_short_is_refused_at_any_length(name, copy):
+def test_a_truncated_file_is_refused_at_any_length(name, copy):
     content = (copy / name).read_bytes()
     for length in (*range(0, len(content), len(content) // 60), len(content) - 1):
         (copy / name).write_bytes(content[:length])
@@ -101,7 +101,7 @@ def test_a_file_that_is_cut_short_is_refused_at_any_length(name, copy):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_changed_byte_is_refused_unless_it_is_of_nothing_that_is_read(name, copy):
+def test_a_changed_byte_is_refused_unless_the_byte_is_unused(name, copy):
     content = (copy / name).read_bytes()
     true = read_bundle(GOLDEN / "bert_model.ckpt")
     places = range(0, len(content), len(content) // 60)
@@ -113,7 +113,7 @@ def test_a_changed_byte_is_refused_unless_it_is_of_nothing_that_is_read(name, co
         except CheckpointError as error:
             assert name.split("-")[0] in str(error) and "\n" not in str(error)
             refused += 1
-        else:  # the footer's padding, and the index's empty table of metadata
+        else:  # the byte is unused: padding of the footer, or the index's empty metadata table
             assert {key: t.tobytes() for key, t in found.items()} == {
                 key: t.tobytes() for key, t in true.items()
             }
@@ -123,13 +123,13 @@ def test_a_changed_byte_is_refused_unless_it_is_of_nothing_that_is_read(name, co
 @pytest.mark.parametrize(
     "name", ["bert_model.ckpt.data-00000-of-00001", "bert_config.json", "vocab.txt"]
 )
-def test_a_missing_file_is_named(name, copy):
+def test_the_error_names_a_missing_file(name, copy):
     (copy / name).unlink()
     with pytest.raises(CheckpointError, match=name):
         load_run(copy / "bert_model.ckpt")
 
 
-def test_a_checkpoint_of_another_size_than_its_config_is_refused(copy):
+def test_a_checkpoint_whose_sizes_differ_from_its_config_is_refused(copy):
     config = json.loads((copy / "bert_config.json").read_text())
     (copy / "bert_config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     with pytest.raises(CheckpointError, match="unexpected bert/encoder/layer_1/"):
@@ -139,8 +139,8 @@ def test_a_checkpoint_of_another_size_than_its_config_is_refused(copy):
         load_run(copy / "bert_model.ckpt")
 
 
-def test_crc32c_of_known_contents():
-    """RFC 3720, B.4; and lengths about the bounds of the lanes, against the loop over bytes."""
+def test_crc32c_equals_known_values():
+    """Values of RFC 3720, B.4; at the lengths where the code branches, a plain loop over bytes."""
     assert crc32c(b"123456789") == 0xE3069283
     assert crc32c(bytes(32)) == 0x8A9136AA
     assert crc32c(bytes([255] * 32)) == 0x62A8AB43

@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer files are read, or refused where they ask for another tokenizer."""
+"""Hugging Face's tokenizer files are read, or refused if they ask for another tokenizer."""
 
 import json
 
@@ -26,7 +26,7 @@ HUGGINGFACE_CONFIG = {
 
 
 def huggingface_description(*pieces: str) -> dict:
-    """`tokenizer.json` as transformers 5.23 writes it, less what the text is wrapped in."""
+    """`tokenizer.json` as transformers 5.23 writes it, without the post-processor and decoder."""
     return {
         "added_tokens": [{"id": 4, "content": "[MASK]", "special": True}],
         "normalizer": {
@@ -56,14 +56,14 @@ def write_huggingface(directory, *, config=HUGGINGFACE_CONFIG, description=None,
         (directory / "vocab.txt").write_text("\n".join([*SPECIAL_PIECES, *pieces]))
 
 
-def test_directory_of_huggingface_with_a_vocabulary_file(tmp_path):
+def test_huggingface_directory_with_vocab_txt(tmp_path):
     write_huggingface(tmp_path, pieces=("x", "y"))
     expected = make_tokenizer("x", "y", lower_case=False, max_word_length=100)
     assert read_tokenizer(tmp_path) == expected
 
 
-def test_directory_of_huggingface_with_everything_in_one_file(tmp_path):
-    """Which counts, as in transformers, also where there is a `vocab.txt`."""
+def test_huggingface_directory_with_tokenizer_json(tmp_path):
+    """`tokenizer.json` takes precedence over `vocab.txt`, as in transformers."""
     description = huggingface_description("x", "y")
     description["model"]["vocab"] = dict(reversed(description["model"]["vocab"].items()))
     write_huggingface(tmp_path, config=None, description=description, pieces=("old",))
@@ -94,7 +94,7 @@ def test_directory_of_huggingface_with_everything_in_one_file(tmp_path):
         ),
     ],
 )
-def test_settings_of_huggingface_that_are_not_followed_are_refused(tmp_path, change, message):
+def test_unsupported_settings_in_tokenizer_config_are_refused(tmp_path, change, message):
     write_huggingface(tmp_path, config=HUGGINGFACE_CONFIG | change, pieces=("x", "y"))
     with pytest.raises(DataError, match=rf"tokenizer_config\.json: {message}") as error:
         read_tokenizer(tmp_path)
@@ -122,7 +122,7 @@ def test_settings_of_huggingface_that_are_not_followed_are_refused(tmp_path, cha
         ("added_tokens", [{"id": 6, "content": "x"}], "added token 'x' has id 6"),
     ],
 )
-def test_files_of_huggingface_that_are_not_followed_are_refused(tmp_path, field, value, message):
+def test_unsupported_settings_in_tokenizer_json_are_refused(tmp_path, field, value, message):
     description = huggingface_description("x")
     *parents, name = field.split(".")
     parent = description
@@ -135,7 +135,7 @@ def test_files_of_huggingface_that_are_not_followed_are_refused(tmp_path, field,
     assert "\n" not in str(error.value)
 
 
-def test_directory_of_huggingface_without_a_tokenizer_is_refused(tmp_path):
+def test_huggingface_directory_without_a_tokenizer_is_refused(tmp_path):
     write_huggingface(tmp_path)
     with pytest.raises(DataError, match=r"vocab\.txt cannot be read"):
         read_tokenizer(tmp_path)
@@ -145,9 +145,7 @@ def test_directory_of_huggingface_without_a_tokenizer_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("piece", "lower_case"), [("a", True), ("A", False)])
-def test_a_vocabulary_without_capital_letters_lowers_the_case_where_no_file_says(
-    tmp_path, piece, lower_case
-):
+def test_without_a_setting_lower_case_is_inferred_from_the_vocabulary(tmp_path, piece, lower_case):
     write_huggingface(tmp_path, config=None, pieces=(piece,))
     assert read_tokenizer(tmp_path).lower_case == lower_case
     write_huggingface(tmp_path, config={"do_lower_case": not lower_case}, pieces=(piece,))

@@ -1,4 +1,4 @@
-"""torch.save's files are read bit by bit, and nothing that they name is run."""
+"""Files of torch.save are read bitwise, and no code that they contain is run."""
 
 import io
 import os
@@ -22,7 +22,7 @@ FORMATS = ("zip", "legacy")
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_torch_wrote_is_read_bitwise(name):
+def test_files_of_torch_are_read_bitwise(name):
     tensors = read_torch(GOLDENS / "huggingface" / f"{name}.bin")
     expected = np.load(GOLDENS / "huggingface" / "tensors.npz")
     assert sorted(tensors) == sorted(expected)
@@ -33,7 +33,7 @@ def test_what_torch_wrote_is_read_bitwise(name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_that_is_cut_short_is_refused_at_any_length(name, tmp_path):
+def test_a_truncated_file_is_refused_at_any_length(name, tmp_path):
     content = (GOLDENS / "huggingface" / f"{name}.bin").read_bytes()
     file = tmp_path / "pytorch_model.bin"
     for length in range(0, len(content), 5):
@@ -52,12 +52,12 @@ def test_a_changed_byte_of_a_zip_is_noticed(tmp_path):
         read_torch(tmp_path / "model.bin")
 
 
-# ---- Files of one's own --------------------------------------------------------------------------
+# ---- Files written by these tests ----------------------------------------------------------------
 
 
 @pytest.fixture
 def torch_names(monkeypatch):
-    """Lets pickle write torch's globals; the reader never imports them."""
+    """A stand-in for torch, so that pickle can write its globals. The reader never imports it."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
     rebuild = types.FunctionType((lambda *_: None).__code__, {}, "_rebuild_tensor_v2")
@@ -90,7 +90,7 @@ def pickled(value):
 
 
 def write(file, value, *, name, data=b""):
-    """A file of either format around one pickle and one storage, `0`, of float32."""
+    """Writes a file in the format `name` with the pickled value and one float32 storage, `0`."""
     if name == "zip":
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("model/data.pkl", pickled(value))
@@ -132,7 +132,7 @@ def test_a_tensor_cannot_reach_beyond_its_storage(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_storage_of_another_size_than_its_data_is_refused(name, torch_names, tmp_path):
+def test_a_storage_whose_size_differs_from_its_data_is_refused(name, torch_names, tmp_path):
     value = {"w": tensor(torch_names, 0, (5,), (1,), size=5)}
     file = write(tmp_path / "m.bin", value, name=name, data=bytes(16))
     with pytest.raises(CheckpointError, match="m.bin cannot be read"):
@@ -140,7 +140,7 @@ def test_a_storage_of_another_size_than_its_data_is_refused(name, torch_names, t
 
 
 @pytest.mark.parametrize("value", [[1], {"step": 3}, {1: 2}, {"nested": {"w": 1}}])
-def test_what_is_no_dictionary_of_tensors_is_refused(value, tmp_path):
+def test_a_value_that_is_not_a_dictionary_of_tensors_is_refused(value, tmp_path):
     for name in FORMATS:
         with pytest.raises(CheckpointError, match="accepted: names and tensors"):
             read_torch(write(tmp_path / "m.bin", value, name=name))
@@ -150,7 +150,7 @@ def test_what_is_no_dictionary_of_tensors_is_refused(value, tmp_path):
 
 
 def attacks(target):
-    """What would make the file `target`, each by another way; and the name that must be refused."""
+    """Pickles that create the file `target` in different ways, each with the name to be refused."""
     return {
         "os.system": (call(os.system, f"touch {target}"), f"{os.name}.system"),
         "eval": (call(eval, f"open({str(target)!r}, 'w').close()"), "builtin.*eval"),
@@ -175,9 +175,9 @@ def test_a_malicious_pickle_is_refused_and_not_run(attack, name, tmp_path):
         assert "nothing was run" in str(error.value) and "\n" not in str(error.value)
         assert not target.exists()
     try:
-        pickle.loads(pickled(value))  # the same bytes would have run
+        pickle.loads(pickled(value))  # Python's own reader runs the same bytes
     except TypeError:
-        pass  # after the call: what it returned is no iterable
+        pass  # raised after the call, because its result is not iterable
     assert target.exists()
 
 
@@ -193,8 +193,8 @@ def test_an_attack_in_the_header_or_in_the_keys_is_refused(tmp_path):
     assert not target.exists()
 
 
-def test_a_pickle_cannot_change_what_later_loads_call(torch_names, tmp_path):
-    """BUILD sets attributes of whatever lies on the stack, also of the reader's own functions."""
+def test_a_pickle_cannot_modify_the_reader(torch_names, tmp_path):
+    """The opcode BUILD sets attributes of the object on the stack, maybe of a reader's function."""
     code = (
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__(K\x01tss\x86b."
     )
@@ -205,7 +205,7 @@ def test_a_pickle_cannot_change_what_later_loads_call(torch_names, tmp_path):
         assert read_torch(GOLDENS / "huggingface" / f"{name}.bin")
 
 
-def test_load_run_reads_a_malicious_directory_as_an_error(tmp_path):
+def test_load_run_refuses_a_malicious_directory(tmp_path):
     directory = write_directory(tmp_path / "hf", random_tensors(LAYOUTS["BertModel"]))
     (directory / "model.safetensors").unlink()
     value, _ = attacks(tmp_path / "ran")["os.system"]

@@ -1,4 +1,4 @@
-"""What holds of every kind of source: slices give each document once, in order, anywhere cut."""
+"""Every kind of source can be cut into slices that give each document once and in order."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ from bert_jax.errors import DataError
 
 KINDS = ("text", "text.gz", "jsonl", "jsonl.gz", "parquet", "array_record", "tfrecord")
 SEQUENTIAL = ("text.gz", "jsonl.gz")
-"""Dealt out in turn, because they can only be read from their beginning."""
+"""Kinds whose slices take documents in turn, because a file is read from its beginning."""
 
 
 def make_texts(count=97):
@@ -62,7 +62,7 @@ def write_parquet(path, texts):
 
 
 def write_tfds(directory, kind, parts):
-    """A dataset as TFDS lays it out; TFRecords are written by hand, TFDS needs TensorFlow to."""
+    """Writes a dataset in TFDS's layout, TFRecords by hand (TFDS needs TensorFlow for them)."""
     tfds = pytest.importorskip(
         "tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'"
     )
@@ -119,7 +119,7 @@ def test_slices_give_every_document_once(kind, count, tmp_path):
         assert sum(found, []) == texts
     if count == 3:
         sizes = [sum(map(len, part)) for part in found]
-        # Where the unit of work is a record or a file, slices are as unequal as those.
+        # Records and files are not split, so their slices are less equal.
         assert max(sizes) < (2 if kind in ("text", "jsonl") else 3) * min(sizes)
 
 
@@ -135,7 +135,7 @@ def test_names_are_unique_and_the_order_is_kept(kind, tmp_path):
 
 
 def test_text_is_streamed(kind, tmp_path):
-    """The first document is there before the last file is opened."""
+    """The first document arrives before the last file is opened."""
     spec = write_corpus(tmp_path, kind, make_texts())
     documents = read_documents(spec)
     sorted(path for path in tmp_path.iterdir() if kind in path.name)[-1].unlink()
@@ -157,7 +157,7 @@ def test_urls_are_read_like_paths(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
-def test_an_empty_file_and_a_pattern_without_files_are_named(kind, tmp_path):
+def test_the_error_names_an_empty_file_or_a_pattern_without_files(kind, tmp_path):
     pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")
     with pytest.raises(DataError, match=rf"'{kind}:.*\*' matches no file"):
         open_corpus(f"{kind}:{tmp_path}/*")
@@ -171,7 +171,7 @@ def test_an_empty_file_and_a_pattern_without_files_are_named(kind, tmp_path):
         open_corpus(f"{kind}:{tmp_path}/*")
 
 
-def test_a_url_that_nothing_here_opens_is_one_line(tmp_path):
+def test_a_url_of_an_unknown_scheme_is_a_one_line_error(tmp_path):
     with pytest.raises(DataError, match=r"nonesuch://x/\*\.txt cannot be opened") as error:
         open_corpus("text:nonesuch://x/*.txt")
     assert "\n" not in str(error.value)

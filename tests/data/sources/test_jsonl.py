@@ -1,4 +1,4 @@
-"""JSON lines: the field, and what is said of lines that are none."""
+"""JSON lines: the choice of the field, and the errors for bad lines."""
 
 import gzip
 import json
@@ -22,19 +22,19 @@ def write(request, tmp_path):
     return write
 
 
-def test_another_field_and_lists_of_lines(write):
+def test_the_field_can_be_chosen_and_may_hold_a_list_of_lines(write):
     path = write(b'{"body": "one"}', b"", b'{"body": ["two", "three"], "text": 1}')
     texts = [document.text for document in read_documents(f"jsonl:{path}:body")]
     assert texts == ["one", "two\nthree"]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(write):
+def test_a_byte_order_mark_is_not_part_of_the_first_line(write):
     path = write(b'\xef\xbb\xbf{"text": "one"}', b'{"text": "two"}')
     assert [document.text for document in read_documents(f"jsonl:{path}")] == ["one", "two"]
 
 
-def test_a_line_where_a_slice_ends_is_read_once(tmp_path):
-    """Twelve lines of one length in four slices: every cut falls on a line's first byte."""
+def test_a_line_at_the_boundary_of_two_slices_is_read_once(tmp_path):
+    """Twelve lines of equal length in four slices: every slice begins at a line's first byte."""
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": f"{i:02}"}) + "\n" for i in range(12)))
     slices = open_corpus(f"jsonl:{path}").slices(4)
@@ -65,7 +65,7 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_bad_line_is_named_by_file_and_number(bad, count, write):
+def test_the_error_names_file_and_number_of_a_bad_line(bad, count, write):
     line, said = BAD[bad]
     good = b'{"text": "good"}'
     path = write(good, good, b"", good, line, good)

@@ -1,4 +1,4 @@
-"""Parquet: which column, and what is said of files and values that are none."""
+"""Parquet: the choice of the column, and the errors for bad files and values."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ def write(path, **columns):
     return path
 
 
-def test_another_column_and_lists_of_lines(tmp_path):
+def test_the_column_can_be_chosen_and_may_hold_lists_of_lines(tmp_path):
     path = write(tmp_path / "a.parquet", body=[["one", "two"], ["three"], ["four"]], text=[1, 2, 3])
     texts = [document.text for document in read_documents(f"parquet:{path}:body")]
     assert texts == ["one\ntwo", "three", "four"]
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
+def test_the_error_names_a_missing_column_and_the_existing_columns(tmp_path):
     path = write(tmp_path / "a.parquet", id=[1], body=["a"])
     with pytest.raises(DataError, match="has no column 'text', but id, body"):
         list(read_documents(f"parquet:{path}"))
@@ -30,21 +30,21 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
 @pytest.mark.parametrize(
     ("values", "shown"), [(["a", "b", "c", None], "None"), ([0, 1, 2, 3], "0")]
 )
-def test_a_value_that_is_no_text_is_named_by_its_row(values, shown, tmp_path):
+def test_the_error_names_the_row_of_a_value_that_is_not_text(values, shown, tmp_path):
     path = write(tmp_path / "a.parquet", text=values)
     row = 3 if None in values else 0
     with pytest.raises(DataError, match=rf"a\.parquet@{row} has {shown} in field 'text'"):
         list(read_documents(f"parquet:{path}"))
 
 
-def test_another_file_is_named(tmp_path):
+def test_the_error_names_a_file_that_is_not_parquet(tmp_path):
     (tmp_path / "a.parquet").write_text("text")
     with pytest.raises(DataError, match=r"a\.parquet is not a Parquet file") as error:
         list(read_documents(f"parquet:{tmp_path}/a.parquet"))
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_page_is_named(tmp_path):
+def test_the_error_names_the_file_with_a_damaged_page(tmp_path):
     numbers = np.random.default_rng(0).random((9, 200))
     path = write(tmp_path / "a.parquet", text=[" ".join(map(str, row)) for row in numbers])
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Plain text: where documents end, and what is said of text that is none."""
+"""Plain text: where documents end, and the errors for files that are not text."""
 
 import gzip
 import random
@@ -31,9 +31,7 @@ def test_files_are_read_in_order_and_split_at_blank_lines(tmp_path):
     end=st.sampled_from(["", "\n", "\r\n"]),
     count=st.integers(1, 30),
 )
-def test_any_slices_of_any_lines_give_the_documents_of_the_whole(
-    tmp_path_factory, lines, end, count
-):
+def test_slices_together_give_the_documents_of_the_whole_file(tmp_path_factory, lines, end, count):
     path = tmp_path_factory.mktemp("text") / "a.txt"
     path.write_bytes(("\n".join(lines) + end).encode())
     if not path.stat().st_size:
@@ -48,7 +46,7 @@ def test_any_slices_of_any_lines_give_the_documents_of_the_whole(
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_bytes_that_are_not_utf8_are_found_whoever_reads_them(count, tmp_path):
+def test_bytes_that_are_not_utf8_are_found_for_any_number_of_slices(count, tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"first\n\nsecond\n\n" + b"fine " * 20 + b"\xff\n" + b"\n\nmore" * 20)
     expected = re.escape(f"{path}:5 holds byte 0xff at column 101; accepted: UTF-8")
@@ -58,8 +56,8 @@ def test_bytes_that_are_not_utf8_are_found_whoever_reads_them(count, tmp_path):
 
 
 @pytest.mark.parametrize("line_length", [MAX_DOCUMENT_BYTES + 1, 50 * 2**20, 1000])
-def test_a_document_of_tens_of_megabytes_is_refused(line_length, tmp_path):
-    """In one line or in many; reading stops at the limit."""
+def test_a_document_above_the_size_limit_is_refused(line_length, tmp_path):
+    """The limit holds for one long line and for many lines; reading stops at the limit."""
     path = tmp_path / "a.txt"
     lines = -(-(MAX_DOCUMENT_BYTES + 1) // line_length)
     path.write_bytes(b"short\n\n" + (b"x" * line_length + b"\n") * lines)
@@ -77,7 +75,7 @@ def test_a_document_at_the_limit_is_read(tmp_path):
 @pytest.mark.parametrize("spec", ["text:{}", "jsonl:{}"])
 @pytest.mark.parametrize("lines", [3, 2**18])
 def test_lines_that_end_in_carriage_returns_alone_are_refused(spec, lines, tmp_path):
-    """However large the file, which is one line; a single carriage return is white space."""
+    """Such a file of any size is one line; a single carriage return counts as white space."""
     path = tmp_path / "a"
     path.write_bytes(b"a sentence" * 20 + b"\r\r" + b"another" * 20 * lines)
     first, _ = open_corpus(spec.format(path)).slices(2)
@@ -100,7 +98,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_gzip_file_is_named(damage, tmp_path):
+def test_the_error_names_a_damaged_gzip_file(damage, tmp_path):
     change, said = DAMAGES[damage]
     rng = random.Random(0)
     text = "\n\n".join(str(rng.random()) for _ in range(500))

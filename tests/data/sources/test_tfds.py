@@ -1,4 +1,4 @@
-"""TensorFlow Datasets without TensorFlow: the embedded corpus by way of TFDS, splits, fields."""
+"""TensorFlow Datasets (TFDS) are read without TensorFlow: the embedded corpus, splits, fields."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[c
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """The data directory of TFDS, with `sotu` prepared in it."""
+    """The data directory of TFDS, in which the dataset `sotu` is prepared."""
     directory = tmp_path_factory.mktemp("tfds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(directory))
@@ -31,14 +31,14 @@ def test_the_embedded_corpus_is_the_same_through_tfds(prepared):
     assert all("array_record" in file.path for file in source.files)
 
 
-def test_parts_of_a_split_and_other_fields(prepared):
+def test_a_slice_of_a_split_and_other_fields_can_be_read(prepared):
     texts = [document.text for document in read_documents("tfds:sotu")]
     part = [document.text for document in read_documents("tfds:sotu:train[10%:50%]")]
     assert part == texts[23:116]
     names = [document.text for document in read_documents("tfds:sotu:train[:2]:name")]
     assert names == ["1790_george_washington_n", "1791_george_washington_n"]
     both = read_documents("tfds:sotu:train[:2],tfds:sotu:train[-1:]")
-    assert [document.text for document in both] == [texts[0], texts[-1], texts[1]]  # in step
+    assert [document.text for document in both] == [texts[0], texts[-1], texts[1]]  # alternating
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_parts_of_a_split_and_other_fields(prepared):
         ("tfds:sotu:train:body", "has no field 'body'; accepted: name, text"),
     ],
 )
-def test_what_is_not_there_is_named(spec, said, prepared):
+def test_the_error_names_a_missing_dataset_split_or_field(spec, said, prepared):
     with pytest.raises(DataError, match=said) as error:
         open_corpus(spec)
     assert "\n" not in str(error.value)
 
 
-def test_a_directory_without_a_dataset_is_named(tmp_path):
+def test_a_directory_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no dataset of TFDS"):
         open_corpus(f"tfds:{tmp_path}")
 
