@@ -1,4 +1,4 @@
-"""Properties of the model: sizes, first parameters, who sees whom, padding, tying, dtypes."""
+"""Properties of the model: sizes, initial parameters, attention, padding, dropout, dtypes."""
 
 import math
 from functools import partial
@@ -29,19 +29,19 @@ TINY = {
 }
 CONFIG = BertConfig(**TINY)
 MASK_ID = 4
-# Compiles in half the time.
+# This level halves the compile time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def make_batch(lengths=((6, 5), (4, 8)), length=16, seed=0) -> Batch:
-    """Rows [CLS] A [SEP] B [SEP] of random ids; [MASK] at positions 2 and 3, padding of id 0."""
+    """Returns two-segment rows of random ids, with [MASK] at positions 2 and 3 and padding id 0."""
     rng = np.random.default_rng(seed)
     rows = len(lengths)
     columns = np.arange(length)
     ends = np.array([[a, a + b] for a, b in lengths])
     pack_ids = (columns < ends[:, 1:]).astype(np.int32)
     token_ids = np.zeros((rows, length), np.int32)
-    for row, end in enumerate(ends[:, 1]):  # row by row: more padding draws no other tokens
+    for row, end in enumerate(ends[:, 1]):  # row by row, so padding does not change the draws
         token_ids[row, :end] = rng.integers(5, 300, size=end)
     positions = np.tile(np.array([2, 3, 0], np.int32), (rows, 1))
     labels = np.take_along_axis(token_ids, positions, 1)
@@ -107,8 +107,8 @@ LARGE = BertConfig(hidden_size=1024, num_layers=24, num_heads=16)
     [(BASE, 109_482_240, 110_106_428), (LARGE, 335_141_888, 336_226_108)],
     ids=["base", "large"],
 )
-def test_parameter_counts_are_those_of_the_published_checkpoints(config, encoder, pretraining):
-    """Encoder with pooler, and with both heads; rows that pad the vocabulary are not counted."""
+def test_parameter_counts_equal_those_of_the_published_checkpoints(config, encoder, pretraining):
+    """Counts the encoder with pooler, then with both heads; vocabulary padding is not counted."""
 
     def count(model, *arguments):
         abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), *arguments))
@@ -119,18 +119,18 @@ def test_parameter_counts_are_those_of_the_published_checkpoints(config, encoder
     assert count(BertForPretraining(config), batch) == pretraining
 
 
-def test_input_longer_than_the_position_table_is_refused_and_both_numbers_are_named():
+def test_input_longer_than_the_position_table_is_refused():
     batch = make_batch(length=33)
     with pytest.raises(ConfigError, match="33 positions but model.max_positions is 32"):
         jax.eval_shape(BertForPretraining(CONFIG).init, jax.random.key(0), batch)
     jax.eval_shape(BertForPretraining(CONFIG).init, jax.random.key(0), make_batch(length=32))
 
 
-# ---- First parameters -----------------------------------------------------------------------
+# ---- Initial parameters ---------------------------------------------------------------------
 
 
-def test_first_parameters_have_the_moments_of_the_recipe(params):
-    """Kernels and tables: normal cut at two deviations, not rescaled; biases 0; LayerNorm 1, 0."""
+def test_initial_parameters_have_the_mean_and_deviation_of_the_recipe(params):
+    """Kernels and tables are normal, truncated at two deviations; biases are 0, scales are 1."""
     kernels = 0
     for path, values in leaves_by_path(params).items():
         assert values.dtype == np.float32, path
@@ -142,17 +142,17 @@ def test_first_parameters_have_the_moments_of_the_recipe(params):
             assert np.all(values == 1), path
         else:
             kernels += 1
-            # Cutting a normal at two deviations leaves 0.8796 of its deviation. The relative
-            # deviation of the estimate from n values is below 0.6 / sqrt(n), and of the mean
-            # 1 / sqrt(n); 5 of each. For 1,024 values that is 9%; an uncut normal is 14% off.
+            # Truncation at two deviations leaves 0.8796 of a normal's deviation. From n values, the
+            # standard error is below 0.6 / sqrt(n) of the deviation, and 1 / sqrt(n) for the mean.
+            # Five standard errors are 9% for 1,024 values. An untruncated normal is 14% off.
             root = values.size**0.5
             assert values.std() == pytest.approx(0.8796 * 0.02, rel=3 / root), path
             assert abs(values.mean()) < 5 * 0.0176 / root, path
-            assert abs(values).max() <= 0.04 * (1 + 1e-6), path  # float32
-    assert kernels == 3 + 6 + 3  # tables, of the stacked layers, of pooler and heads
+            assert abs(values).max() <= 0.04 * (1 + 1e-6), path  # float32 rounding
+    assert kernels == 3 + 6 + 3  # tables; kernels of a layer; kernels of pooler and heads
 
 
-def test_layers_and_tables_start_with_different_numbers(params):
+def test_layers_and_kernels_start_with_different_values(params):
     for path, values in leaves_by_path(params["bert"]["layers"]).items():
         if path.endswith("kernel"):
             assert np.mean(values[0] == values[1]) < 0.01, path
@@ -167,7 +167,7 @@ def test_layers_and_tables_start_with_different_numbers(params):
 
 
 def embedding_sums(params, token_ids, segment_ids):
-    """What the embeddings' LayerNorm is given."""
+    """Returns the sums of the three embeddings: the input of the embeddings' LayerNorm."""
     seen = []
 
     def record(call, arguments, keywords, context):
@@ -186,12 +186,12 @@ def embedding_sums(params, token_ids, segment_ids):
     return sums
 
 
-# Sums of three float32 numbers below 0.04, and differences of such sums.
+# Rounding of sums of three float32 numbers below 0.04, and of differences of such sums.
 CLOSE = {"atol": 2e-8, "rtol": 0}
 
 
-def test_a_word_in_both_texts_of_a_pair_differs_by_segment_and_position_alone(params):
-    """[CLS] I like cats [SEP] I like dogs [SEP]: the two "I like"."""
+def test_a_word_in_both_texts_differs_only_by_segment_and_position(params):
+    """Compares both "I like" in [CLS] I like cats [SEP] I like dogs [SEP]."""
     i, like, cats, dogs, cls, sep = 10, 11, 12, 13, 1, 2
     token_ids = [[cls, i, like, cats, sep, i, like, dogs, sep]]
     segment_ids = [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
@@ -205,8 +205,8 @@ def test_a_word_in_both_texts_of_a_pair_differs_by_segment_and_position_alone(pa
         assert np.linalg.norm(position[second] - position[first]) > 0.01
 
 
-def test_equal_positions_of_two_texts_get_the_equal_position_embedding(params):
-    """[CLS] Hello world [SEP] and [CLS] Hi there [SEP]."""
+def test_the_same_position_of_two_rows_gets_the_same_embedding(params):
+    """Compares [CLS] Hello world [SEP] with [CLS] Hi there [SEP]."""
     token_ids = np.array([[1, 20, 21, 2], [1, 22, 23, 2]])
     sums = embedding_sums(params, token_ids, np.zeros_like(token_ids))
     tables = jax.tree.map(np.asarray, params["bert"]["embeddings"])
@@ -222,23 +222,23 @@ def layer_params(params, layer):
     return {"params": jax.tree.map(lambda stacked: stacked[layer], params["bert"]["layers"])}
 
 
-def test_layers_are_post_ln_and_are_applied_in_the_order_of_their_stack(params, encode):
-    """Each layer's output has mean 0 and variance 1 at first, and the last one is the encoder's."""
+def test_layers_are_post_ln_and_are_applied_in_order(params, encode):
+    """Each initial layer gives mean 0 and variance 1; the last layer's output is the encoder's."""
     batch = make_batch()
     embed = jit(partial(Embeddings(CONFIG).apply, train=False))
     x = embed({"params": params["bert"]["embeddings"]}, batch.token_ids, batch.segment_ids)
     layer = jit(lambda params, x, mask: EncoderLayer(CONFIG).apply(params, x, mask, False)[0])
     for number in range(CONFIG.num_layers):
         x = layer(layer_params(params, number), x, attention_mask(batch.pack_ids))
-        # Float32 roundings of 32 numbers up to 4.
+        # Float32 rounding of 32 numbers up to 4.
         np.testing.assert_allclose(x.mean(-1), 0, atol=1e-6)
         np.testing.assert_allclose(x.var(-1), 1, atol=1e-5)
-    # The same operations, fused otherwise.
+    # The same operations, but XLA fuses them differently.
     np.testing.assert_allclose(x, encode(params, batch).sequence_output, atol=1e-5)
 
 
 def test_every_layer_norm_uses_the_epsilon_of_the_config(params):
-    """With an epsilon of 1 each LayerNorm of the model halves or so what it would give."""
+    """An epsilon of 1 reduces the output of each LayerNorm visibly, by about a half."""
     config = BertConfig(**TINY, layer_norm_epsilon=1.0)
     batch = make_batch()
 
@@ -264,18 +264,18 @@ def test_every_layer_norm_uses_the_epsilon_of_the_config(params):
 
     seen = jit(run)(params)
     scales = [path for path in leaves_by_path(params) if path.endswith("scale")]
-    assert len(seen) == len(scales) == 4  # embeddings, two of a layer, masked-token head
+    assert len(seen) == len(scales) == 4  # embeddings: 1, layer: 2, masked-token head: 1
     for given, output in seen:
         given = np.asarray(given, np.float64)
         centred = given - given.mean(-1, keepdims=True)
         expected = centred / np.sqrt(given.var(-1, keepdims=True) + 1.0)
-        # Float32 roundings of numbers below 3; with epsilon 1e-12 they would have variance 1.
+        # Float32 rounding of numbers below 3. With epsilon 1e-12 the variance would be 1.
         np.testing.assert_allclose(output, expected, atol=2e-6)
         assert np.asarray(output).var() < 0.7
 
 
 def reference_logits(params, batch, config):
-    """BERT in NumPy and float64, one sequence and one head at a time."""
+    """BERT in NumPy and float64. Computes each sequence and each head separately."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     erf = np.vectorize(math.erf)
 
@@ -291,7 +291,7 @@ def reference_logits(params, batch, config):
 
     token_logits, pair_logits = [], []
     for row in range(len(batch.token_ids)):
-        count = int((batch.pack_ids[row] > 0).sum())  # padding is left out, not masked
+        count = int((batch.pack_ids[row] > 0).sum())  # padding is removed instead of masked
         ids, segments = batch.token_ids[row, :count], batch.segment_ids[row, :count]
         tables = p["bert"]["embeddings"]
         x = tables["token"][ids] + tables["segment"][segments] + tables["position"][:count]
@@ -323,27 +323,27 @@ def reference_logits(params, batch, config):
 
 
 def random_like(params, seed=0):
-    """Parameters of order 1, so that nothing hides behind small first numbers or zero biases."""
+    """Returns parameters of order 1: small initial values and zero biases could hide an error."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), params)
 
 
-def test_logits_are_those_of_a_plain_numpy_bert(params, apply):
+def test_logits_equal_those_of_a_plain_numpy_bert(params, apply):
     batch, wild = make_batch(), random_like(params)
     token_logits, pair_logits = reference_logits(wild, batch, CONFIG)
     output = apply(wild, batch)
-    # Float32 through two layers, on logits of order 1 to 5.
+    # Float32 rounding through two layers, for logits of order 1 to 5.
     np.testing.assert_allclose(output.token_logits[..., :300], token_logits, atol=2e-5)
     np.testing.assert_allclose(output.pair_logits, pair_logits, atol=2e-5)
 
 
-# ---- Who sees whom --------------------------------------------------------------------------
+# ---- Attention and padding ------------------------------------------------------------------
 
 
 def dependence(params, token_ids, pack_ids, cls_positions):
-    """Norms of the gradients of each output position, and each [CLS], to each input position.
+    """Returns gradient norms of each output position, and of each [CLS], for each input position.
 
-    All ids of the row are different, so a row of the token table is an input position.
+    All ids of the row differ, so each row of the token table stands for one input position.
     """
     assert len(set(token_ids)) == len(token_ids)
     rng = np.random.default_rng(1)
@@ -367,20 +367,20 @@ def dependence(params, token_ids, pack_ids, cls_positions):
     return norms[: token_ids.size], norms[token_ids.size :]
 
 
-def test_each_position_depends_on_every_real_token_on_both_sides_and_on_no_padding(params):
+def test_each_position_depends_on_every_token_and_on_no_padding(params):
     real = 9
     pack_ids = [1] * real + [0] * 3
-    # Padding positions hold real words here: what is masked is the position, not the id.
+    # Padding positions hold ids of real words: the mask depends on the position, not on the id.
     sequence, pooled = dependence(params, list(range(10, 22)), pack_ids, [0])
-    # Through first attention weights of deviation 0.0176 the smallest is above 1e-4, while a
-    # masked probability is exactly 0, and so is its gradient.
+    # With initial weights of deviation 0.0176 the smallest gradient norm is above 1e-4. A masked
+    # probability is exactly 0, and so is its gradient.
     assert np.all(sequence[:real, :real] > 1e-6)
     assert np.all(pooled[:, :real] > 1e-6)
     assert np.all(sequence[:real, real:] == 0)
     assert np.all(pooled[:, real:] == 0)
 
 
-def test_packed_pairs_never_see_each_other(params):
+def test_packed_pairs_do_not_attend_to_each_other(params):
     pack_ids = [1] * 5 + [2] * 4 + [0] * 3
     sequence, pooled = dependence(params, list(range(10, 22)), pack_ids, [0, 5])
     first, second, padding = slice(0, 5), slice(5, 9), slice(9, 12)
@@ -393,7 +393,7 @@ def test_packed_pairs_never_see_each_other(params):
         assert np.all(of_pair[padding] == 0)
 
 
-def test_attention_mask_is_one_block_a_pair_and_padding_is_no_key():
+def test_attention_mask_has_one_block_per_pair_and_no_padding_key():
     mask = np.asarray(attention_mask(np.array([[1, 1, 2, 0]])))[0, 0]
     np.testing.assert_array_equal(
         mask,
@@ -401,12 +401,12 @@ def test_attention_mask_is_one_block_a_pair_and_padding_is_no_key():
             [True, True, False, False],
             [True, True, False, False],
             [False, False, True, False],
-            [True, True, True, False],  # a padding query sees the row, as published
+            [True, True, True, False],  # a padding query attends to the row, as in published BERT
         ],
     )
 
 
-def test_attention_probabilities_are_float32_of_bfloat16_inputs_and_0_at_masked_keys():
+def test_attention_probabilities_are_float32_and_0_at_masked_keys():
     rng = np.random.default_rng(0)
     query, key = (jnp.asarray(8 * rng.normal(size=(1, 2, 6, 8)), jnp.bfloat16) for _ in range(2))
     mask = attention_mask(np.array([[1, 1, 1, 1, 0, 0]]))
@@ -417,7 +417,7 @@ def test_attention_probabilities_are_float32_of_bfloat16_inputs_and_0_at_masked_
     scores = np.where(mask, wide / np.sqrt(8), -np.inf)
     expected = np.exp(scores - scores.max(-1, keepdims=True))
     expected /= expected.sum(-1, keepdims=True)
-    # Scores up to 500 are rounded to 3e-5 in float32; to bfloat16 it would be 1.
+    # Float32 rounds scores up to 500 to 3e-5. Bfloat16 would round them to 1.
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -426,7 +426,7 @@ def test_longer_padding_changes_no_output(params, encode, apply):
     short, long = make_batch(length=16), make_batch(length=32)
     first, second = encode(wild, short), encode(wild, long)
     for row, end in enumerate((11, 12)):
-        # Sums over 32 keys with exact zeros, in another order than over 16.
+        # Sums over 32 keys instead of 16, in another order; the additional terms are exactly 0.
         np.testing.assert_allclose(
             first.sequence_output[row, :end], second.sequence_output[row, :end], atol=2e-6
         )
@@ -450,7 +450,7 @@ def test_ids_and_segments_at_padding_change_no_output_bitwise(params, encode):
 
 
 def test_a_row_without_tokens_gives_finite_numbers(params, apply):
-    """Filler rows have weight 0, and 0 x nan would be nan."""
+    """Empty rows that fill a batch have weight 0, but 0 x nan would be nan."""
     batch = make_batch()
     empty = batch._replace(pack_ids=np.zeros_like(batch.pack_ids))
     output = apply(params, empty)
@@ -458,7 +458,7 @@ def test_a_row_without_tokens_gives_finite_numbers(params, apply):
     assert np.all(np.isfinite(output.pair_logits))
 
 
-def test_the_true_id_under_a_mask_moves_no_logit(params, apply):
+def test_labels_and_weights_do_not_change_the_logits(params, apply):
     batch = make_batch()
     other = batch._replace(
         mask_labels=(batch.mask_labels + 17) % 300,
@@ -473,7 +473,7 @@ def test_the_true_id_under_a_mask_moves_no_logit(params, apply):
 # ---- Masked-token head ----------------------------------------------------------------------
 
 
-def test_rows_that_pad_the_vocabulary_are_never_predicted_and_never_trained(params, apply):
+def test_padding_rows_of_the_vocabulary_are_never_predicted_or_trained(params, apply):
     assert CONFIG.padded_vocab_size == 384
     first = np.asarray(params["bert"]["embeddings"]["token"])
     assert first.shape[0] == 384
@@ -504,8 +504,8 @@ def test_the_token_table_has_a_multiple_of_128_rows(size, rows):
     assert BertConfig(vocab_size=size).padded_vocab_size == rows
 
 
-def test_logits_are_products_with_the_token_table_itself(params, apply):
-    """Changing the row of a word that is not in the input moves that word's logits and no other."""
+def test_logits_are_products_with_the_token_table(params, apply):
+    """A change of an absent word's row in the table changes this word's logits and no others."""
     batch = make_batch()
     word = 299
     assert word not in batch.token_ids
@@ -525,21 +525,21 @@ def test_logits_are_products_with_the_token_table_itself(params, apply):
 @pytest.mark.parametrize(
     ("rates", "sites"),
     [
-        # After the embeddings, and in the layer after attention and after the feed-forward block.
+        # After the embeddings, and in each layer after attention and the feed-forward block.
         ({"dropout": 0.1, "attention_dropout": 0.0}, 3),
         ({"dropout": 0.0, "attention_dropout": 0.1}, 1),
         ({"dropout": 0.1, "attention_dropout": 0.1}, 4),
         ({"dropout": 0.0, "attention_dropout": 0.0}, 0),
     ],
 )
-def test_dropout_acts_where_the_recipe_says_and_in_training_only(rates, sites, params):
+def test_dropout_acts_at_the_places_of_the_recipe_and_only_in_training(rates, sites, params):
     model = BertForPretraining(BertConfig(**TINY, **rates))
 
     def draws(train):
         def run(params, key):
             return model.apply({"params": params}, make_batch(), train=train, rngs={"dropout": key})
 
-        # The layers are one scanned body, which is traced once.
+        # The layers are one body in a scan, so it is traced once.
         return str(jax.make_jaxpr(run)(params, jax.random.key(0))).count("random_bits[")
 
     assert draws(train=False) == 0
@@ -559,13 +559,13 @@ def test_each_dropout_alone_changes_the_output_and_depends_on_the_key(rate, para
     evaluated = np.asarray(apply(wild, batch).token_logits)[..., :300]
     first, again, other = (np.asarray(run(jax.random.key(seed)))[..., :300] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
-    # Half of the activations or probabilities fall: far beyond rounding.
+    # Half of the activations or probabilities are dropped, so differences exceed rounding.
     assert np.abs(first - evaluated).max() > 0.1
     assert np.abs(first - other).max() > 0.1
 
 
-def test_each_layer_and_each_place_in_it_draws_its_own_dropout(params):
-    """An output bias has gradient 0 exactly where dropout fell, so gradients show masks."""
+def test_each_layer_and_each_place_draws_its_own_dropout_mask(params):
+    """The gradient of an output bias is exactly 0 at dropped places, so it shows the mask."""
     model = Bert(BertConfig(**TINY, dropout=0.5, attention_dropout=0.0))
     one_token = [np.ones((1, 1), np.int32)] * 3 + [np.zeros((1, 1), np.int32)]
     direction = np.random.default_rng(0).normal(size=32)
@@ -580,11 +580,11 @@ def test_each_layer_and_each_place_in_it_draws_its_own_dropout(params):
     masks = [tuple(np.asarray(bias[layer]) != 0) for bias in biases for layer in range(2)]
     # Two independent masks of 32 places at rate 1/2 are equal with probability 2^-32.
     assert len(set(masks)) == 4
-    # Of 128 places 64 are kept, 5 deviations of 5.7.
+    # 64 of 128 places are kept on average. The bound is 5 deviations of 5.7.
     assert abs(np.sum(masks) - 64) < 29
 
 
-def test_bfloat16_logits_are_those_of_float32_but_for_rounding(params, apply):
+def test_bfloat16_logits_equal_float32_logits_up_to_rounding(params, apply):
     batch, wild = make_batch(), random_like(params)
     config = BertConfig(**TINY, dtype="bfloat16")
     run = jit(lambda params: BertForPretraining(config).apply({"params": params}, batch))
@@ -595,19 +595,19 @@ def test_bfloat16_logits_are_those_of_float32_but_for_rounding(params, apply):
         real = np.isfinite(reference)
         np.testing.assert_array_equal(np.isfinite(found), real)
         difference = np.linalg.norm((found - reference)[real]) / np.linalg.norm(reference[real])
-        # Some 30 roundings in a row, each of 2^-9 or so and of random sign: sqrt(30) x 2^-9 = 1%;
-        # 3% leaves room. That there are some says that the products are bfloat16.
+        # About 30 successive roundings of about 2^-9 with random signs: sqrt(30) x 2^-9 = 1%, so
+        # 3% leaves room. The lower bound shows that the products are bfloat16.
         assert 1e-4 < difference < 0.03
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
-def test_scanned_layers_give_the_numbers_of_unrolled_ones(params, rate):
-    """The same parameters, the same dropout keys, only compiled otherwise."""
+def test_scanned_layers_equal_unrolled_layers(params, rate):
+    """Parameters and dropout keys are the same; only the compiled program differs."""
     outputs = []
     for scan_layers in (True, False):
         config = BertConfig(**TINY, dropout=rate, attention_dropout=rate, scan_layers=scan_layers)
         run = jit(partial(bert.apply, BertForPretraining(config)))
         outputs.append(run(params, make_batch(), dropout_rng=jax.random.key(1)))
     for scanned, unrolled in zip(*outputs, strict=True):
-        # The same float32 operations, fused otherwise; logits are below 1.
+        # The same float32 operations, but XLA fuses them differently. Logits are below 1.
         np.testing.assert_allclose(scanned, unrolled, rtol=0, atol=1e-6)

@@ -32,13 +32,13 @@ def normal(*shape, seed=0):
     [
         # Float32 sums of at most 48 terms in another order, relative to the whole array.
         ("float32", 1e-6),
-        # The gradient comes in rounded to bfloat16 and goes out rounded: 2^-8 at most for each
-        # number, and about 2^-9.5 for the norm of many, twice.
+        # The incoming and the outgoing gradient are rounded to bfloat16. Each rounding changes a
+        # number by at most 2^-8, and the norm of many numbers by about 2^-9.5.
         ("bfloat16", 2**-8),
     ],
 )
 @pytest.mark.parametrize(("inputs", "outputs"), [(48, 16), (16, 48), (16, 16)])
-def test_gradients_of_product_are_those_of_a_plain_einsum(inputs, outputs, dtype, tolerance):
+def test_gradients_of_product_equal_those_of_einsum(inputs, outputs, dtype, tolerance):
     x = jnp.asarray(normal(3, 5, inputs), dtype)
     kernel = jnp.asarray(normal(inputs, outputs, seed=1), dtype)
     weights = jnp.asarray(normal(3, 5, outputs, seed=2), jnp.float32)
@@ -50,7 +50,7 @@ def test_gradients_of_product_are_those_of_a_plain_einsum(inputs, outputs, dtype
     expected, backward = jax.vjp(plain, *wide)
     found, product_backward = jax.vjp(product, x, kernel)
     assert found.dtype == jnp.float32
-    # The products of two bfloat16 are exact in float32, so only the order of the sums differs.
+    # A product of two bfloat16 numbers is exact in float32, so only the order of sums differs.
     assert distance(found, expected) < 1e-6
     for gradient, reference, of in zip(
         jax.jit(product_backward)(weights), backward(weights), (x, kernel), strict=True
@@ -65,8 +65,8 @@ def distance(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-def test_dense_maps_named_dimensions_to_named_dimensions():
-    """embed -> (heads, head_dim) and back, with the bias added, against NumPy."""
+def test_dense_maps_input_dimensions_to_output_dimensions():
+    """Compares kernels of shape embed -> (heads, head_dim) and mlp -> b, with bias, with NumPy."""
     x = normal(2, 5, 32)
     for inputs, outputs in (({"embed": 32}, {"heads": 4, "head_dim": 8}), ({"mlp": 32}, {"b": 3})):
         layer = Dense(CONFIG, inputs, outputs)
@@ -91,12 +91,12 @@ LAYER_NORM_PARAMS = {
 }
 
 
-def test_layer_norm_is_exact_where_the_mean_dwarfs_the_deviation():
-    """The variance is that of centred numbers: E[x^2] - E[x]^2 would lose every digit here."""
+def test_layer_norm_is_accurate_if_the_mean_is_large():
+    """The variance uses centred numbers; E[x^2] - E[x]^2 would lose every digit here."""
     x = (3000 + normal(4, 32)).astype(np.float32)
     found = LayerNorm(CONFIG).apply({"params": LAYER_NORM_PARAMS}, x)
-    # The mean is of the size of 3000, so its float32 rounding is at most 2^-13 = 1.2e-4, which
-    # shifts a row as a whole; twice that for the sum's own roundings.
+    # The mean is about 3000, so its float32 rounding is at most 2^-13 = 1.2e-4 and shifts the
+    # whole row. The bound allows about as much again for the roundings of the sum.
     np.testing.assert_allclose(
         found, reference_layer_norm(x, LAYER_NORM_PARAMS, 1e-12), atol=3e-4, rtol=0
     )
@@ -104,7 +104,7 @@ def test_layer_norm_is_exact_where_the_mean_dwarfs_the_deviation():
 
 def test_layer_norm_adds_the_epsilon_of_the_config_to_the_variance():
     x = (1e-3 * normal(4, 32)).astype(np.float32)
-    for epsilon in (1e-12, 1e-6):  # the variance is 1e-6, so the second halves the square
+    for epsilon in (1e-12, 1e-6):  # the variance is 1e-6, so epsilon 1e-6 halves the square
         config = BertConfig(hidden_size=32, num_heads=4, layer_norm_epsilon=epsilon)
         found = LayerNorm(config).apply({"params": LAYER_NORM_PARAMS}, x)
         # A few float32 roundings of numbers up to 4.
@@ -114,11 +114,11 @@ def test_layer_norm_adds_the_epsilon_of_the_config_to_the_variance():
 
 
 def test_layer_norm_of_bfloat16_computes_in_float32():
-    """It is the float64 result rounded once; a bfloat16 mean of 20 is off by up to 0.06."""
+    """The output is the float64 result, rounded once. A bfloat16 mean of 20 errs by up to 0.06."""
     x = jnp.asarray(20 + normal(4, 32), jnp.bfloat16)
     found = LayerNorm(BF16).apply({"params": LAYER_NORM_PARAMS}, x)
     assert found.dtype == jnp.bfloat16
-    # One rounding to 8 bits: at most 2^-8 of the number, and float32 roundings near 0.
+    # One rounding to 8 bits (at most 2^-8 of the number); atol covers float32 rounding near 0.
     np.testing.assert_allclose(
         np.asarray(found, np.float64),
         reference_layer_norm(x, LAYER_NORM_PARAMS, 1e-12),
@@ -128,23 +128,23 @@ def test_layer_norm_of_bfloat16_computes_in_float32():
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_realises_its_rate_and_keeps_the_expectation(rate):
-    shape = (40, 50, 101)  # odd, so that half of the last generated word is thrown away
+def test_dropout_drops_at_its_rate_and_keeps_the_expectation(rate):
+    shape = (40, 50, 101)  # odd size: half of the last generated word is unused
     x = normal(*shape).astype(np.float32)
     found = np.asarray(dropout(jnp.asarray(x), rate=rate, rng=jax.random.key(3)))
     kept = found != 0
     count = x.size
-    # 5 deviations of a binomial; the rate itself is met to 2^-17.
+    # 5 deviations of a binomial; the rate itself is rounded by up to 2^-17.
     bound = 5 * math.sqrt(rate * (1 - rate) / count)
     assert abs((1 - kept.mean()) - rate) < bound + 2**-17
-    # Kept elements are scaled by 1 / (1 - rate), to the 2^-17 that the rate is met and float32.
+    # Kept elements are scaled by 1 / (1 - rate), up to the rounding of the rate and of float32.
     np.testing.assert_allclose(found[kept], x[kept] / (1 - rate), rtol=1e-4)
-    # The mean over rows and channels is met everywhere along the last dimension, 5 deviations.
+    # At each index of the last dimension the mean over the others is within 5 deviations.
     assert np.all(abs((~kept).mean((0, 1)) - rate) < 5 * math.sqrt(rate * (1 - rate) / 2000))
 
 
 def test_dropout_draws_of_one_generated_word_are_independent():
-    """Two draws share 32 random bits: both fall at rate^2, and so do neighbours of two words."""
+    """Two draws share 32 random bits; the draws of a word and of adjacent words are independent."""
     rate = 0.3
     x = jnp.ones((1000, 100))
     dropped = np.asarray(dropout(x, rate=rate, rng=jax.random.key(4))) == 0
@@ -153,7 +153,7 @@ def test_dropout_draws_of_one_generated_word_are_independent():
         (dropped[:, 1:-1:2], dropped[:, 2::2]),
     ):
         p = rate**2
-        # 5 deviations of a binomial over 49,000 pairs or more.
+        # 5 deviations of a binomial over at least 49,000 pairs.
         assert abs((first & second).mean() - p) < 5 * math.sqrt(p * (1 - p) / first.size)
 
 
@@ -162,20 +162,20 @@ def test_dropout_is_a_function_of_its_key():
     first = dropout(x, rate=0.5, rng=jax.random.key(0))
     np.testing.assert_array_equal(first, dropout(x, rate=0.5, rng=jax.random.key(0)))
     other = dropout(x, rate=0.5, rng=jax.random.key(1))
-    # Independent masks of rate 1/2 differ in half of 1024 places: 5 deviations.
+    # Independent masks of rate 1/2 differ at half of 1024 places, within 5 deviations.
     assert abs(np.mean(first != other) - 0.5) < 5 * 0.5 / 32
 
 
 def test_dropout_of_bfloat16_keeps_the_expectation():
-    """The scale is not rounded to bfloat16 before it is used: 1.1094 for 1 / 0.9 loses 0.16%."""
+    """The scale is not rounded to bfloat16: 1.1094 instead of 1 / 0.9 would lose 0.16%."""
     x = jnp.asarray(1 + np.random.default_rng(0).random((200, 500)), jnp.bfloat16)
     found = dropout(x, rate=0.1, rng=jax.random.key(5))
     assert found.dtype == jnp.bfloat16
     found, x = np.asarray(found, np.float64), np.asarray(x, np.float64)
     kept = found != 0
     ratio = found[kept].sum() / x[kept].sum()
-    # Rounding 1.11 x to bfloat16 errs by up to 2^-8 either way; over its 128 fractions that
-    # averages to 3e-5 for this rate. A scale that is rounded itself errs by 1.6e-3.
+    # Rounding 1.11 x to bfloat16 errs by up to 2^-8 in either direction. The average error over
+    # the 128 fractions is 3e-5 at this rate. A rounded scale errs by 1.6e-3.
     assert ratio == pytest.approx(1 / 0.9, rel=5e-4)
 
 
@@ -190,18 +190,18 @@ def test_dropout_does_nothing_outside_training_and_needs_no_key():
 def test_gelu_erf_is_the_exact_form():
     x = np.linspace(-6, 6, 1001, dtype=np.float32)
     exact = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.astype(np.float64)]
-    # Float32: 1 + erf is off by some 6e-8 roundings, times x / 2 <= 3. The tanh form is off by up
-    # to 5e-4.
+    # Float32 rounds 1 + erf by about 6e-8 a few times, and x / 2 <= 3 multiplies this error. The
+    # tanh form differs by up to 5e-4.
     found = activation(jnp.asarray(x), "gelu_erf")
     np.testing.assert_allclose(found, exact, atol=2e-6, rtol=1e-6)
 
 
-def test_gelu_tanh_is_the_formula_of_the_published_code():
+def test_gelu_tanh_equals_the_formula_of_the_published_code():
     x = np.linspace(-6, 6, 1001, dtype=np.float32)
     wide = x.astype(np.float64)
     cubic = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
     expected = 0.5 * wide * (1 + np.tanh(cubic))
-    # As above; the erf form is off by up to 5e-4.
+    # Float32 rounding as in the test above. The erf form differs by up to 5e-4.
     found = activation(jnp.asarray(x), "gelu_tanh")
     np.testing.assert_allclose(found, expected, atol=2e-6, rtol=1e-6)
 
@@ -211,18 +211,18 @@ def initial_values(**changes):
     return np.asarray(initializer(jax.random.key(0), (300, 300)), np.float64)
 
 
-def test_initializer_cuts_at_two_deviations_and_does_not_rescale():
+def test_initializer_truncates_at_two_deviations_without_rescaling():
     values = initial_values()
-    assert abs(values).max() <= 0.04 * (1 + 1e-6)  # float32
+    assert abs(values).max() <= 0.04 * (1 + 1e-6)  # float32 rounding
     assert abs(values).max() > 0.0399
-    # The deviation of a normal cut at two deviations is 0.8796 of it; the estimate's own relative
-    # deviation is below 0.6 / 300, times 5.
+    # Truncation at two deviations leaves 0.8796 of a normal's deviation. The standard error of
+    # this estimate is below 0.6 / 300 of it; five standard errors are allowed.
     assert values.std() == pytest.approx(0.8796 * 0.02, rel=0.01)
     assert abs(values.mean()) < 5 * 0.0176 / 300
 
 
-def test_normal_initializer_is_not_cut():
+def test_normal_initializer_is_not_truncated():
     values = initial_values(initializer="normal")
-    assert abs(values).max() > 0.07  # beyond 3.5 deviations, of 90,000 draws some 40 lie there
-    # The estimate's own relative deviation is 1 / sqrt(2 * 90,000), times 5.
+    assert abs(values).max() > 0.07  # about 40 of 90,000 draws are beyond 3.5 deviations
+    # Five standard errors of the estimate; each is 1 / sqrt(2 * 90,000) of it.
     assert values.std() == pytest.approx(0.02, rel=0.012)
