@@ -1,8 +1,9 @@
 """Every experiment and variant builds and can be evaluated abstractly at full size."""
 
+import ast
 import json
 import typing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -20,21 +21,43 @@ from bert_jax.training.step import train_step
 ROOT = Path(__file__).parents[1]
 
 
-def specs():
-    """FILE of every pretraining, and FILE:VARIANT of those that have variants.
+def read(path):
+    """Returns the variants and the names of the sweeps of an experiment file, which is not run.
 
-    Those of fine-tuning have tests in tests/tasks/test_task_experiments.py.
+    To load every experiment takes seconds, in every process that collects these tests.
     """
-    for path in sorted((ROOT / "experiments").rglob("*.py")):
-        if path.parent.name == "finetune":
-            continue
-        name = str(path.relative_to(ROOT))
-        annotation = typing.get_type_hints(load_module(path).get_config).get("variant")
-        yield name
-        yield from (f"{name}:{variant}" for variant in typing.get_args(annotation))
+    functions = {
+        node.name: node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    variants = [
+        ast.literal_eval(name)
+        for argument in functions["get_config"].args.args
+        if argument.arg == "variant" and isinstance(argument.annotation, ast.Subscript)
+        for name in getattr(argument.annotation.slice, "elts", [])
+    ]
+    sweeps = [name for name in functions if name == "sweep" or name.startswith("sweep_")]
+    return variants, sorted(sweeps)
 
 
-SPECS = list(specs())
+FILES = {  # those of fine-tuning are in tests/tasks/test_task_experiments.py
+    str(path.relative_to(ROOT)): read(path)
+    for path in sorted((ROOT / "experiments").rglob("*.py"))
+    if path.parent.name != "finetune"
+}
+SPECS = [
+    spec
+    for file, (variants, _) in FILES.items()
+    for spec in (file, *(f"{file}:{variant}" for variant in variants))
+]
+SWEEPS = [(file, name) for file, (_, sweeps) in FILES.items() for name in sweeps]
+
+
+@cache
+def load(spec):
+    return load_experiment(str(ROOT / spec))
+
 
 # Encoder and pooler, without the two heads: google-research/bert and Turc et al. 2019, counted in
 # the released checkpoints (bert-base-uncased and google/bert_uncased_L-*).
@@ -54,51 +77,54 @@ def test_files_and_variants_are_found():
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_an_experiment_builds_and_comes_back_from_json(spec):
-    experiment = load_experiment(str(ROOT / spec))
+    experiment = load(spec)
     assert isinstance(experiment, Experiment)
     stored = json.loads(json.dumps(to_json(experiment)))
     again = from_json(Experiment, stored)
     assert again == experiment and config_hash(again) == config_hash(experiment)
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_the_variants_and_sweeps_of_a_file_are_those_that_its_text_names(file):
+    """What `read` finds is all that there is."""
+    module, (variants, sweeps) = load_module(ROOT / file), FILES[file]
+    annotation = typing.get_type_hints(module.get_config).get("variant")
+    assert variants == list(typing.get_args(annotation))
+    assert sweeps == sorted(n for n in vars(module) if n == "sweep" or n.startswith("sweep_"))
+
+
 def test_no_two_variants_of_a_file_are_the_same_run():
-    for path in {spec.split(":")[0] for spec in SPECS}:
-        variants = [spec for spec in SPECS if spec.startswith(f"{path}:")]
-        hashes = {config_hash(load_experiment(str(ROOT / spec))) for spec in variants}
+    for file, (variants, _) in FILES.items():
+        hashes = {config_hash(load(f"{file}:{variant}")) for variant in variants}
         assert len(hashes) == len(variants)
 
 
-def sweep_values(path):
-    """Overrides of each sweep of a file by itself; their product multiplies the same values."""
-    module = load_module(path)
-    for name in sorted(vars(module)):
-        if name == "sweep" or name.startswith("sweep_"):
-            yield from getattr(module, name)()
-
-
-def points():
-    """Every experiment, variant and sweep value; seeds change nothing here."""
-    for spec in SPECS:
-        if not any(other.startswith(f"{spec}:") for other in SPECS):  # else its variants say it
-            yield spec, {}
-        for overrides in sweep_values(ROOT / spec) if ":" not in spec else ():
-            if overrides.keys() != {"seed"}:
-                yield spec, overrides
-
-
-@pytest.mark.parametrize(("spec", "overrides"), list(points()))
-def test_one_update_of_each_phase_evaluates_abstractly_at_full_size(spec, overrides):
+# A file with variants is its default variant.
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not FILES.get(spec, ([],))[0]])
+def test_one_update_of_each_phase_evaluates_abstractly_at_full_size(spec):
     """Also every dimension divides on a mesh of (data, fsdp, tensor) = (2, 2, 2)."""
-    states = [
-        abstract_update(phase.experiment)
-        for phase in phases(override(load_experiment(str(ROOT / spec)), overrides))
-    ]
-    # The state of one phase is that of the other.
+    check_updates(load(spec))
+
+
+@pytest.mark.parametrize(("file", "name"), SWEEPS)
+def test_one_update_of_each_sweep_value_evaluates_abstractly_at_full_size(file, name):
+    """Each sweep by itself: a product of sweeps multiplies the same values."""
+    points = list(getattr(load_module(ROOT / file), name)())
+    assert points
+    for overrides in points:
+        experiment = override(load(file), overrides)
+        if overrides.keys() != {"seed"}:  # seeds change no shape
+            check_updates(experiment)
+
+
+def check_updates(experiment):
+    """Every phase has the same state."""
+    states = [abstract_update(phase.experiment) for phase in phases(experiment)]
     assert len({str(state) for state in states}) == 1
 
 
 def test_the_published_run_and_those_that_follow_it_have_two_phases():
-    found = [spec for spec in SPECS if len(phases(load_experiment(str(ROOT / spec)))) == 2]
+    found = [spec for spec in SPECS if len(phases(load(spec))) == 2]
     assert {"experiments/bert.py:base", "experiments/presets.py:nvidia_lamb"} <= set(found)
     assert "experiments/quickstart.py" not in found
 
@@ -140,7 +166,7 @@ def abstract_update(experiment):
 
 @pytest.mark.parametrize("variant", PUBLISHED_PARAMETERS)
 def test_the_published_sizes_have_the_published_number_of_parameters(variant):
-    experiment = load_experiment(f"{ROOT / 'experiments/bert.py'}:{variant}")
+    experiment = load(f"experiments/bert.py:{variant}")
     model = BertForPretraining(experiment.model)
     batch = example_batch(batch_size=1, length=8, predictions=1)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), batch))["params"]["bert"]

@@ -141,6 +141,147 @@ PROOFS = {
 """Field in which presets differ -> the test that compares its effect with the source."""
 
 
+# ---- The values of the sources ------------------------------------------------------------------
+# Written by hand from the sources, each value with its place there, and not from the presets.
+
+DEVLIN = {
+    # google-research/bert, create_pretraining_data.py: dupe_factor, short_seq_prob,
+    # masked_lm_prob; README "Pre-training with BERT": max_predictions_per_seq=20 at 128.
+    "data.dupe_factor": 10,
+    "data.short_sequence_probability": 0.1,
+    "data.masking.rate": 0.15,
+    "data.masking.max_predictions": 20,
+    "data.masking.split": (0.8, 0.1, 0.1),  # the paper, 3.1, task 1
+    # modeling.py, BertConfig and layer_norm; bert_base/bert_config.json.
+    "model.vocab_size": 30522,
+    "model.hidden_size": 768,
+    "model.num_layers": 12,
+    "model.num_heads": 12,
+    "model.feed_forward_size": 3072,
+    "model.max_positions": 512,
+    "model.dropout": 0.1,  # hidden_dropout_prob
+    "model.attention_dropout": 0.1,  # attention_probs_dropout_prob
+    "model.activation": "gelu_erf",  # before commit bee6030
+    "model.initializer": "truncated_normal",  # create_initializer
+    "model.initializer_stddev": 0.02,  # initializer_range
+    "model.layer_norm_epsilon": 1e-12,  # tf.contrib.layers.layer_norm
+    # The paper, A.2: 256 rows, 1,000,000 steps, Adam at 1e-4, warm-up of 10,000, dropout 0.1.
+    "data.batch_size": 256,
+    "data.sequence_length": 128,
+    "training.steps": 1_000_000,
+    "optimizer.learning_rate": 1e-4,
+    "optimizer.warmup_steps": 10_000,
+    # optimization.py: create_optimizer and AdamWeightDecayOptimizer.
+    "optimizer.beta1": 0.9,
+    "optimizer.beta2": 0.999,
+    "optimizer.epsilon": 1e-6,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.bias_correction": False,
+    "optimizer.max_grad_norm": 1.0,  # clip_by_global_norm
+    "optimizer.power": 1.0,  # tf.train.polynomial_decay
+    "optimizer.decay_from": "start",
+    # The paper, A.2: 90 % of the steps at 128 tokens, the rest at 512.
+    "phases.0.steps": 100_000,
+    "phases.0.own_schedule": False,
+    "phases.0.changes.data.sequence_length": 512,
+    "phases.0.changes.data.masking.max_predictions": 77,  # 0.15 * 512, rounded
+}
+
+LARGE = {  # bert_large/bert_config.json
+    "model.hidden_size": 1024,
+    "model.num_layers": 24,
+    "model.num_heads": 16,
+    "model.feed_forward_size": 4096,
+}
+
+SOURCES = {
+    "devlin2018": DEVLIN,
+    "google_bert_tf1": DEVLIN
+    | {
+        # run_pretraining.py: train_batch_size, num_train_steps, learning_rate, num_warmup_steps.
+        "data.batch_size": 32,
+        "training.steps": 100_000,
+        "optimizer.learning_rate": 5e-5,
+        "optimizer.warmup_steps": 10_000,
+        "model.activation": "gelu_tanh",  # modeling.py, gelu
+        "phases": None,
+    },
+    "hf_bert": DEVLIN
+    | {
+        # transformers: modeling_bert.py, _init_weights; DataCollatorForLanguageModeling draws each
+        # token; TrainingArguments.adam_epsilon; torch.optim.AdamW corrects the bias;
+        # get_linear_schedule_with_warmup.
+        "model.initializer": "normal",
+        "data.masking.count": "drawn",
+        "data.masking.max_predictions": 40,  # no limit there
+        "data.max_word_length": 100,  # WordpieceTokenizer.max_input_chars_per_word
+        "optimizer.epsilon": 1e-8,
+        "optimizer.bias_correction": True,
+        "optimizer.decay_from": "warmup_end",
+        "phases.0.changes.data.masking.max_predictions": 120,
+    },
+    "nvidia_lamb": DEVLIN
+    | LARGE
+    | {
+        # DeepLearningExamples, PyTorch/LanguageModeling/BERT, scripts/run_pretraining.sh and
+        # README "Pre-training parameters"; schedulers.py: PolyWarmUpScheduler(degree=0.5).
+        "data.batch_size": 65_536,
+        "training.steps": 7_038 + 1_563,
+        "optimizer.name": "lamb",
+        "optimizer.learning_rate": 6e-3,
+        "optimizer.warmup_steps": round(0.2843 * 7_038),
+        "optimizer.power": 0.5,
+        "optimizer.first_step": 1,
+        "optimizer.bias_correction": True,  # apex FusedLAMB
+        "model.initializer": "normal",  # modeling.py, init_bert_weights
+        "phases.0.steps": 1_563,
+        "phases.0.own_schedule": True,
+        "phases.0.moments": "recounted",
+        "phases.0.changes.data.batch_size": 32_768,
+        "phases.0.changes.data.masking.max_predictions": 80,
+        "phases.0.changes.optimizer.learning_rate": 4e-3,
+        "phases.0.changes.optimizer.warmup_steps": round(0.128 * 1_563),
+    },
+    "mlperf": DEVLIN
+    | LARGE
+    | {
+        # mlcommons/training, language_model/tensorflow/bert, README "Running the Model on TPU".
+        "data.batch_size": 8_192,
+        "data.sequence_length": 512,
+        "data.masking.max_predictions": 76,
+        "training.steps": 600,
+        "optimizer.name": "lamb",
+        "optimizer.learning_rate": 0.00288293,
+        "optimizer.warmup_steps": 287,
+        "optimizer.warmup_start": -76,  # start_warmup_step
+        "optimizer.beta1": 0.88,
+        "optimizer.beta2": 0.88,
+        "optimizer.weight_decay": 0.0166629,
+        "optimizer.bias_correction": True,
+        "model.activation": "gelu_tanh",
+        "evaluation.max_examples": 10_000,
+        "phases": None,
+    },
+    "textbook": DEVLIN
+    | {
+        "data.masking.split": (1.0, 0.0, 0.0),
+        "data.single_text_separator": False,
+        "objective.mlm_reduction": "sum",
+    },
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_has_the_values_of_its_source(name):
+    preset = load_experiment(f"{ROOT / 'experiments' / 'presets.py'}:{name}")
+    found = flatten(preset) | {"model.feed_forward_size": preset.model.feed_forward_size}
+    wanted = dict(SOURCES[name])
+    if "phases" in wanted:  # a source of a single phase
+        assert preset.phases == ()
+        wanted = {field: value for field, value in wanted.items() if "phases" not in field}
+    assert {field: found[field] for field in wanted} == wanted
+
+
 def presets():
     return [load_experiment(str(ROOT / spec)) for spec in SPECS]
 

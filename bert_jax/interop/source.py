@@ -112,7 +112,7 @@ def read_config(file: Path) -> BertConfig:
 def config_json(config: BertConfig) -> dict[str, Any]:
     """Returns the foreign config of a model, as `read_config` reads it."""
     values = {theirs: getattr(config, ours) for ours, theirs in FIELDS.items()}
-    values["intermediate_size"] = config.intermediate_size_or_default
+    values["intermediate_size"] = config.feed_forward_size
     return {"model_type": "bert", "hidden_act": ACTIVATIONS[config.activation][0]} | values
 
 

@@ -49,7 +49,7 @@ class BertConfig:
             )
 
     @property
-    def intermediate_size_or_default(self) -> int:
+    def feed_forward_size(self) -> int:
         """Width of the feed-forward block."""
         return self.intermediate_size or 4 * self.hidden_size
 

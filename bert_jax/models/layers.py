@@ -162,6 +162,6 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
         c = self.config
-        embed, mlp = {"embed": c.hidden_size}, {"mlp": c.intermediate_size_or_default}
+        embed, mlp = {"embed": c.hidden_size}, {"mlp": c.feed_forward_size}
         x = activation(Dense(c, embed, mlp, name="intermediate")(x), c.activation)
         return Dense(c, mlp, embed, name="output")(x)

@@ -33,7 +33,7 @@ def update_flops(config: BertConfig, *, pair_lengths: Sequence[int], predictions
       pair_lengths: real tokens of each pair, [CLS] and [SEP] counted.
       predictions: masked words over all pairs.
     """
-    hidden, mlp = config.hidden_size, config.intermediate_size_or_default
+    hidden, mlp = config.hidden_size, config.feed_forward_size
     tokens = sum(pair_lengths)
     projections = tokens * 2 * (4 * hidden**2 + 2 * hidden * mlp)
     attention = 4 * hidden * sum(length**2 for length in pair_lengths)

@@ -20,7 +20,7 @@ SAME = (
     "hidden_size",
     "num_layers",
     "num_heads",
-    "intermediate_size_or_default",
+    "feed_forward_size",
     "max_positions",
     "num_segments",
     "activation",
