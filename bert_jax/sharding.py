@@ -1,4 +1,4 @@
-"""Where arrays live: a mesh of devices, and the rules that lay named dimensions over it."""
+"""The layout of arrays: a mesh of devices, and rules that map named dimensions to its axes."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ MeshAxis = str | tuple[str, ...] | None
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Number of devices along each mesh axis; one of them may be -1: all that remain."""
+    """Number of devices along each mesh axis; one size may be -1 for the remaining devices."""
 
     data: int = -1
-    """Copies of the parameters, each on its own rows of the batch."""
+    """Number of copies of the parameters, each for its own rows of the batch."""
     fsdp: int = 1
-    """Parameters and optimizer state are cut, as are the rows of the batch."""
+    """Parts that parameters, optimizer state and the rows of the batch are cut into."""
     tensor: int = 1
-    """Attention heads, feed-forward and vocabulary are cut."""
+    """Parts that attention heads, feed-forward blocks and the vocabulary are cut into."""
 
     def __post_init__(self):
         check_bounds(self, "mesh")
@@ -39,9 +39,9 @@ class MeshConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardingRules:
-    """The mesh axis, or axes, that each named dimension is cut along; None keeps it whole.
+    """The mesh axes along which each named dimension is cut; None keeps a dimension whole.
 
-    Activations have names of their own because `batch` and `embed` both use `fsdp`.
+    Activations have their own names because `batch` and `embed` both use `fsdp`.
     """
 
     vocab: MeshAxis = "tensor"
@@ -73,7 +73,7 @@ class ShardingRules:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh of axes (data, fsdp, tensor); an unused axis has size 1.
 
-    A single process may leave devices unused; with several, each must have its part.
+    A single process may leave devices unused. With several processes all devices are used.
 
     Raises:
       ConfigError: the sizes do not multiply to the number of devices.
@@ -87,8 +87,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     if -1 in sizes or needed > len(devices) or (needed < len(devices) and jax.process_count() > 1):
         raise ConfigError(
             f"mesh is {config.data} x {config.fsdp} x {config.tensor} (data, fsdp, tensor) "
-            f"but there are {len(devices)} devices; accepted: sizes whose product is that, or "
-            "less where there is one process"
+            f"but there are {len(devices)} devices; accepted: sizes with that product, or "
+            "with a smaller product in a single process"
         )
     return jax.make_mesh(
         sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed]
@@ -96,10 +96,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def resolve(names: Sequence[str | None], rules: ShardingRules) -> PartitionSpec:
-    """Returns the partition spec of an array whose dimensions bear `names`.
+    """Returns the partition spec of an array with named dimensions.
 
     Raises:
-      ConfigError: a name that no rule has, or two dimensions that land on one mesh axis.
+      ConfigError: a name without a rule, or two dimensions on the same mesh axis.
     """
     known = [field.name for field in fields(rules)]
     spec, taken = [], {}
@@ -126,10 +126,10 @@ def named_sharding(
     shape: Sequence[int],
     what: str,
 ) -> NamedSharding:
-    """Returns the sharding of one array, having checked that every cut dimension divides.
+    """Returns the sharding of an array, after a check that every cut dimension divides evenly.
 
     Raises:
-      ConfigError: as `resolve`, or a dimension that its mesh axes do not divide, named by `what`.
+      ConfigError: see `resolve`; or mesh axes that do not divide a dimension of `what`.
     """
     spec = resolve(names, rules)
     for size, name, axes in zip(shape, names, spec, strict=True):
@@ -143,7 +143,7 @@ def named_sharding(
 
 
 def constrain(x: jax.Array, names: Sequence[str | None], rules: ShardingRules | None) -> jax.Array:
-    """Pins an activation to the layout of its names; without rules or mesh it does nothing."""
+    """Lays an activation out by the names of its dimensions, if there are rules and a mesh."""
     if rules is None or jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, resolve(names, rules))

@@ -1,4 +1,4 @@
-"""What the data of an experiment are: where they lie, how they were made, how they are read."""
+"""Data configs: where the data of an experiment lie, how they are prepared and how masked."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -14,26 +14,28 @@ class MaskingConfig:
     """How words are chosen and replaced for the masked language model (Devlin et al. 2018, 3.1)."""
 
     unit: Literal["token", "word", "span"] = "token"
-    """What is masked together: a token; all tokens of a word, each replaced by itself (the
-    whole-word models of google-research/bert); or whole words in a row, replaced alike, whose
-    number is geometric, p = 0.2, and at most 10 (SpanBERT, Joshi et al. 2019)."""
+    """Unit of masking. `token`: single tokens. `word`: all tokens of a word, each replaced on its
+    own (the whole-word models of google-research/bert). `span`: several whole words in a row, all
+    replaced in the same way; their number is geometric with p = 0.2 and at most 10 (SpanBERT,
+    Joshi et al. 2019)."""
     rate: Annotated[float, Meta(gt=0, le=1)] = 0.15
-    """Share of a row's tokens, [CLS] and [SEP] counted, that is predicted."""
+    """Share of a row's tokens that is predicted; [CLS] and [SEP] count as tokens."""
     rate_points: tuple[tuple[float, float], ...] = ()
-    """(share of the steps, rate): straight lines lead from `rate` at the start through the points,
-    and the last rate stays; two points at one share are a jump. `((1.0, 0.15),)` anneals linearly
-    (Ankner et al. 2023)."""
+    """Points (share of the run's steps, rate) of a rate that changes during training. Straight
+    lines lead from `rate` at the start through the points; the last rate stays. Two points at the
+    same share are a jump. `((1.0, 0.15),)` anneals linearly (Ankner et al. 2023)."""
     count: Literal["rounded", "floored", "drawn"] = "rounded"
-    """How many of a row's n tokens that is: `rate * n` to the nearest, halves to even, and at least
-    one (google-research/bert); rounded down, at least one; or each token, or word, is drawn on its
-    own with probability `rate` (Hugging Face), none at times."""
+    """Number of predictions in a row of n tokens. `rounded`: `rate * n` to the nearest integer,
+    halves to even, at least 1 (google-research/bert). `floored`: rounded down, at least 1.
+    `drawn`: each token, or word, is drawn with probability `rate` (Hugging Face); the number can
+    be 0."""
     max_predictions: PositiveInt = 20
-    """Most predictions in a row; also the static width of the `mask_*` fields of a batch."""
+    """Maximum number of predictions in a row, the static width of a batch's `mask_*` fields."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of the chosen words that become [MASK], a random word, or stay as they are."""
+    """Shares of the chosen words that become [MASK], become a random word, or stay unchanged."""
     static: bool = False
-    """Every epoch has the masks of the first, as files whose masks are written down
-    (google-research/bert); a text then has as many masks as `data.dupe_factor` gives it records."""
+    """Whether every epoch has the masks of the first, like files with fixed masks
+    (google-research/bert). A text then has `data.dupe_factor` different masks."""
 
     def __post_init__(self):
         check_bounds(self, "masking")
@@ -58,11 +60,11 @@ class MaskingConfig:
 
     @property
     def highest_rate(self) -> float:
-        """Of all steps."""
+        """Highest rate of all steps."""
         return max(self.rate, *(rate for _, rate in self.rate_points), 0)
 
     def at(self, progress: float) -> "MaskingConfig":
-        """The masking after this share of the steps, its rate a constant."""
+        """Returns the masking after a share of the run's steps, with a constant rate."""
         if not self.rate_points:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
@@ -74,43 +76,47 @@ class MaskingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """One corpus as pretraining data."""
+    """The pretraining data of an experiment."""
 
     directory: str
-    """Where `bert_jax.prepare` writes the vocabulary and the shards and training reads them."""
+    """Directory of vocabulary and shards: `bert_jax.prepare` writes it, training reads it."""
     corpus: str
-    """Raw text: SPEC[@WEIGHT],..., such as `embedded:sotu` or `text:GLOB`; see `data.corpora`."""
+    """Raw text, SPEC[@WEIGHT],..., such as `embedded:sotu` or `text:GLOB`; see docs/data.md."""
     batch_size: PositiveInt = 256
     """Rows of the global batch, all devices and hosts together."""
     sequence_length: Annotated[int, Meta(ge=5)] = 128
     """Tokens of a row; the shortest pair is [CLS] a [SEP] b [SEP]."""
     tokenizer: Literal["wordpiece", "sentencepiece"] = "wordpiece"
-    """BERT's, or ALBERT's and T5's: a unigram model, which needs no spaces between words."""
+    """Kind of tokenizer: BERT's WordPiece, or the unigram model of ALBERT and T5, which needs no
+    spaces between words."""
     lower_case: bool = True
-    """Lower-case the text; WordPiece then strips accents too (the uncased models)."""
+    """Whether text is lower-cased. WordPiece then also strips accents (the uncased models)."""
     max_word_length: PositiveInt = 200
-    """Characters; a longer word is [UNK]. Google's code has 200, Hugging Face's 100; SentencePiece
-    knows no limit."""
+    """Maximum length of a word in characters; a longer word is [UNK]. Google's code has 200,
+    Hugging Face's 100. SentencePiece has no limit."""
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
-    """What texts A and B of an example are, and its label: B follows A or is random (BERT); B
-    follows A or A follows B (ALBERT); or whole sentences as one text without a label (RoBERTa)."""
+    """Texts A and B of an example and its label. `next_sentence`: B follows A or is random (BERT).
+    `sentence_order`: B follows A or A follows B (ALBERT). `none`: whole sentences as a single text
+    without a label (RoBERTa)."""
     pairs_per_row: PositiveInt = 1
-    """More packs that many pairs at most into a row; they do not see each other. Held-out rows are
-    never packed, so that evaluations compare."""
+    """Maximum number of pairs packed into one row (1 = no packing). Attention does not cross pairs.
+    Held-out rows are never packed, so evaluations are comparable."""
     dupe_factor: PositiveInt = 10
-    """How often each document is cut into pairs, with other lengths and other partners."""
+    """Number of times that each document is cut into pairs, with new lengths and partners."""
     short_sequence_probability: Share = 0.1
     """Probability that a document's pairs are cut to a random shorter length."""
     single_text_separator: bool = True
-    """A single text is [CLS] A [SEP]; False makes it [CLS] A."""
+    """Whether a single text ends with [SEP]: [CLS] A [SEP], or [CLS] A."""
     held_out_fraction: Share = 0.005
-    """Share of the documents kept for evaluation; `embedded:sotu` names its own and ignores it."""
+    """Share of the documents that is held out for evaluation. `embedded:sotu` has its own held-out
+    documents and ignores it."""
     train_shards: PositiveInt = 8
+    """Number of files of training rows."""
     preparation_seed: int = 12345
-    """Draws lengths and partners; masks and order are drawn from the experiment's `seed`."""
+    """Seed of lengths and partners; the experiment's `seed` draws masks and order."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     evaluation_masking: MaskingConfig = field(default_factory=MaskingConfig)
-    """Held-out masks are frozen: drawn once, whatever the experiment's seed."""
+    """Masking of held-out rows. Their masks are the same for every seed and at every step."""
 
     def __post_init__(self):
         check_bounds(self, "data")
@@ -159,4 +165,4 @@ PREPARATION_FIELDS = (
     "train_shards",
     "preparation_seed",
 )
-"""Fields of DataConfig that the files in `directory` depend on; the text counts by its hash."""
+"""Fields of DataConfig that the files in `directory` depend on, besides the text."""

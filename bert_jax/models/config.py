@@ -1,4 +1,4 @@
-"""Which BERT: sizes, and what implementations of it do differently."""
+"""Model configs: the sizes of BERT and the points in which implementations differ."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from bert_jax.config import PositiveFloat, PositiveInt, check_bounds
 from bert_jax.errors import ConfigError
 
 Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
-"""How a text is represented by one vector; `bert_jax.models.pooling` says what each is."""
+"""Names of the vectors that represent a text; `bert_jax.models.pooling` describes each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class BertConfig:
     """A BERT encoder; the defaults are BERT-base as published (Devlin et al. 2018)."""
 
     vocab_size: PositiveInt = 30522
-    """Word pieces of the tokenizer; the table is padded to a multiple of 128."""
+    """Number of word pieces of the tokenizer; the token table is padded to a multiple of 128."""
     hidden_size: PositiveInt = 768
     num_layers: PositiveInt = 12
     num_heads: PositiveInt = 12
@@ -26,19 +26,21 @@ class BertConfig:
     max_positions: PositiveInt = 512
     num_segments: PositiveInt = 2
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    """After the embeddings, the attention output and the feed-forward output."""
+    """Dropout rate after the embeddings, the attention output and the feed-forward output."""
     attention_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    """On the attention probabilities."""
+    """Dropout rate of the attention probabilities."""
     activation: Literal["gelu_erf", "gelu_tanh"] = "gelu_erf"
-    """erf in the released checkpoints and Hugging Face, tanh in google-research/bert today."""
+    """Form of GELU: erf in the released checkpoints and Hugging Face, tanh in google-research/bert
+    today."""
     layer_norm_epsilon: PositiveFloat = 1e-12
     initializer: Literal["truncated_normal", "normal"] = "truncated_normal"
-    """Cut at two deviations (Google), or not (Hugging Face, NVIDIA)."""
+    """Normal distribution, cut at two deviations (Google) or not cut (Hugging Face, NVIDIA)."""
     initializer_stddev: PositiveFloat = 0.02
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations and matrix products; parameters, softmax, LayerNorm, losses are float32."""
+    """Type of activations and matrix products. Parameters, softmax, LayerNorm and losses are
+    float32."""
     scan_layers: bool = False
-    """Compile one layer and loop over it: the same numbers, compiled in a fraction of the time."""
+    """Whether one layer is compiled and run in a loop: the same numbers, much less compile time."""
 
     def __post_init__(self):
         check_bounds(self, "model")
@@ -50,7 +52,7 @@ class BertConfig:
 
     @property
     def feed_forward_size(self) -> int:
-        """Width of the feed-forward block."""
+        """Width of the feed-forward block: `intermediate_size`, or by default 4 x `hidden_size`."""
         return self.intermediate_size or 4 * self.hidden_size
 
     @property
@@ -66,16 +68,18 @@ class BertConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskHeadConfig:
-    """The one output layer that a task adds."""
+    """The output layer of a fine-tuning task."""
 
     family: str
-    """Of bert_jax.tasks.families.registry."""
+    """Name of the task family; see bert_jax.tasks.families.registry."""
     labels: tuple[str, ...]
-    """Their names by number; empty for a family without."""
+    """Names of the labels by number; empty for a family without labels."""
     outputs: int
+    """Number of logits."""
     unit: Literal["text", "token"]
-    """Whether a row has logits, or each of its positions."""
+    """Unit with logits: a row or each of its positions."""
     representation: str
-    """What the layer sees: see `bert_jax.tasks.config.TaskConfig`."""
+    """Input of the layer; see `bert_jax.tasks.config.TaskConfig`."""
     dropout: bool = True
-    """Before the layer, at the encoder's rate; not in question answering."""
+    """Whether dropout is applied before the layer, at the encoder's rate; question answering has
+    none."""

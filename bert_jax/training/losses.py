@@ -14,12 +14,13 @@ from bert_jax.training.metrics import Mean
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What is minimized: masked language model loss + next-sentence loss."""
+    """The training loss: masked language model loss + next-sentence loss."""
 
     mlm_reduction: Literal["mean", "sum"] = "mean"
-    """Over all masked words of the global batch; or summed over a pair's, averaged over pairs."""
+    """Mean over all masked words of the global batch; or sum over the masked words of a pair, then
+    mean over pairs."""
     next_sentence: bool = True
-    """False leaves the loss of `data.pairs` out; its accuracy is still reported."""
+    """Whether the loss of `data.pairs` counts. If False, no pair loss or accuracy is reported."""
 
     def __post_init__(self):
         check_bounds(self, "objective")

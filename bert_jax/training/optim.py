@@ -20,33 +20,40 @@ STACKED_LAYERS = ("bert", "layers")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Which AdamW or LAMB, and the learning rate of each update; the defaults are BERT's AdamW."""
+    """AdamW or LAMB and the learning rate of each update; the defaults are BERT's AdamW."""
 
     name: Literal["adamw", "lamb"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
-    """The highest: what the warm-up rises to."""
+    """Highest learning rate, at the end of the warm-up."""
     warmup_steps: Annotated[int, Meta(ge=0)] = 10_000
+    """Updates in which the rate rises linearly."""
     warmup_start: int = 0
-    """Step at which the rate would be 0; MLPerf's is -76, so that training starts above 0."""
+    """Step at which the rate is 0; a negative step (MLPerf: -76) starts training above 0."""
     first_step: Literal[0, 1] = 0
-    """Step that the schedule counts the first update as: 0, or 1 as NVIDIA does."""
+    """Number of the first update in the schedule: 0, or 1 (NVIDIA)."""
     schedule: Literal["polynomial", "constant"] = "polynomial"
-    """After the warm-up: to 0 at `training.steps`, or constant."""
+    """Shape after the warm-up: down to 0 at `training.steps`, or constant."""
     power: PositiveFloat = 1.0
-    """Of the polynomial: 1 is linear, NVIDIA's LAMB has 0.5."""
+    """Exponent of the polynomial: 1 is linear; NVIDIA's LAMB uses 0.5."""
     decay_from: Literal["start", "warmup_end"] = "start"
-    """Where the polynomial is 1: at step 0 (Google), so that the rate jumps down at the end of the
-    warm-up, or at the end of the warm-up (Hugging Face)."""
+    """Step at which the polynomial is 1: step 0 (Google), from which the rate jumps down at the end
+    of the warm-up; or the end of the warm-up (Hugging Face)."""
     beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    """Decay rate of the first moment."""
     beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    """Decay rate of the second moment."""
     epsilon: PositiveFloat = 1e-6
+    """Term added to the square root of the second moment."""
     bias_correction: bool = False
-    """Of both moments; BERT was trained without."""
+    """Whether Adam's moments are bias-corrected. BERT was trained without."""
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    """Decoupled weight decay, multiplied by the learning rate."""
     decay_excludes: Literal["bias_and_layer_norm", "nothing"] = "bias_and_layer_norm"
+    """Parameters without weight decay."""
     trust_ratio: Literal["decayed", "all"] = "decayed"
-    """LAMB only: which parameters have one, those that `decay_excludes` leaves or all."""
+    """Parameters with a trust ratio (LAMB only): those with weight decay, or all."""
     max_grad_norm: PositiveFloat = 1.0
+    """Norm to which the gradient of the global batch is clipped."""
 
     def __post_init__(self):
         check_bounds(self, "optimizer")
@@ -65,17 +72,19 @@ class OptimizerConfig:
 def learning_rate_schedule(
     config: OptimizerConfig, *, steps: int, start: int = 0
 ) -> optax.Schedule:
-    """Returns the rate of update number `start`, `start` + 1, ... of a run, the first of `steps`.
+    """Returns the learning rate as a function of the number of updates before.
 
-    Of `learning_rate`, step s counted from `start` has the part (s - W) / warmup_steps while the
-    warm-up lasts, W being `warmup_start`, then (1 - (s - o) / (steps - o)) ** power, where o is 0
-    or the end of the warm-up (`decay_from`). With o = 0 the rate rises towards all of it and then
-    jumps to what the polynomial has there.
+    Let s be the number of updates since `start`. During the warm-up the rate is `learning_rate` x
+    (s - warmup_start) / warmup_steps. Afterwards it is `learning_rate` x
+    (1 - (s - o) / (steps - o)) ** power, where o is 0 or the end of the warm-up (`decay_from`).
+    With o = 0 the rate jumps down to the polynomial at the end of the warm-up.
 
-    Sources: polynomial_decay and warm-up of google-research/bert and, with a start, of
-    mlcommons/training (optimization.py); get_linear_schedule_with_warmup of transformers;
-    PolyWarmUpScheduler of NVIDIA/DeepLearningExamples, which is stepped before each update and
-    so counts from 1; its warm-up is a fraction of `steps`, here it is whole steps.
+    References:
+      google-research/bert, optimization.py: polynomial_decay and warm-up.
+      mlcommons/training, optimization.py: the same with a start of the warm-up.
+      transformers: get_linear_schedule_with_warmup.
+      NVIDIA/DeepLearningExamples: PolyWarmUpScheduler. It is stepped before each update, so it
+      counts from 1. Its warm-up is a fraction of `steps`; here the warm-up is whole steps.
     """
     origin = config.warmup_end if config.decay_from == "warmup_end" else 0
 
@@ -92,7 +101,7 @@ def learning_rate_schedule(
 
 
 class AdamMoments(NamedTuple):
-    """First and second moments of the gradient, float32, shaped as the parameters."""
+    """First and second moments of the gradient: float32, with the shapes of the parameters."""
 
     mean: optax.Params
     square: optax.Params
@@ -101,7 +110,7 @@ class AdamMoments(NamedTuple):
 def scale_by_uncorrected_adam(
     *, beta1: float, beta2: float, epsilon: float
 ) -> optax.GradientTransformation:
-    """Adam's direction without bias correction, which `optax.scale_by_adam` cannot leave out."""
+    """Returns Adam's direction without bias correction; `optax.scale_by_adam` always corrects."""
 
     def init(params: optax.Params) -> AdamMoments:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -110,7 +119,7 @@ def scale_by_uncorrected_adam(
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, AdamMoments]:
-        del params  # of no use here, but part of the interface
+        del params  # part of optax's interface
         mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mean, updates)
         square = jax.tree.map(
             lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.square, updates
@@ -126,27 +135,27 @@ def decay_mask(
     *,
     excludes: Literal["bias_and_layer_norm", "nothing"] = "bias_and_layer_norm",
 ) -> optax.Params:
-    """Returns True for the parameters that decay, e.g. all but biases and LayerNorm's scale."""
+    """Returns True for each parameter with weight decay, by default all but biases and scales."""
     names = ("bias", "scale") if excludes == "bias_and_layer_norm" else ()
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in names, params)
 
 
 def scale_by_trust_ratio() -> optax.GradientTransformation:
-    """LAMB's ratio ||parameter|| / ||update|| of each tensor; 1 where either norm is 0.
+    """Returns LAMB's scaling by ||parameter|| / ||update|| of each tensor, 1 if a norm is 0.
 
-    `optax.scale_by_trust_ratio` would take the stacked layers for one tensor. Here each layer's
-    tensor has a ratio of its own, as it has where layers are separate variables.
+    Each layer of a stacked tensor has a ratio of its own, as a layer in separate variables has.
+    `optax.scale_by_trust_ratio` would compute one ratio for the whole stack.
     """
 
     def rescale(update: Array, param: Array) -> Array:
-        # Of the array as it is shaped: to ravel one that is cut over devices would gather it.
+        # Without a reshape: to ravel an array that is sharded over devices would gather it.
         of_update, of_param = optax.tree.norm(update), optax.tree.norm(param)
         defined = (of_update > 0) & (of_param > 0)
         return update * jnp.where(defined, of_param / of_update, 1)
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         def of_leaf(path: tuple, update: Array, param: Array) -> Array:
-            # By name: another tensor may happen to have as many rows as there are layers.
+            # By name, because another tensor can have as many rows as there are layers.
             stacked = tuple(key.key for key in path[:2]) == STACKED_LAYERS
             return (jax.vmap(rescale) if stacked else rescale)(update, param)
 
@@ -160,13 +169,14 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns clip -> Adam direction -> + decay * parameter [-> x trust ratio] -> x learning rate.
 
-    Clipping is by the norm of the gradient of the global batch; the published TPU code clips on
-    each replica before the sum. torch divides by the norm + 1e-6, which is a relative 1e-6 less.
+    The gradient of the global batch is clipped by its norm. The published TPU code clips on each
+    replica before the sum. torch divides by the norm + 1e-6, which gives a relative 1e-6 less.
 
-    LAMB is ALBERT's (google-research/albert, lamb_optimizer.py) without bias correction and with
-    ratios of what decays; with the correction MLPerf's reference, and NVIDIA's FusedLAMB
-    (apex, multi_tensor_lamb.cu), whose `use_nvlamb=True` is a ratio of all. Where nothing decays
-    because `weight_decay` is 0, FusedLAMB has no ratios; here, as in ALBERT's, they stay.
+    LAMB without bias correction, with trust ratios of the parameters with weight decay, is
+    ALBERT's (google-research/albert, lamb_optimizer.py). With bias correction it is MLPerf's
+    reference and NVIDIA's FusedLAMB (apex, multi_tensor_lamb.cu), whose `use_nvlamb=True` is a
+    trust ratio of all parameters. If `weight_decay` is 0, FusedLAMB has no trust ratios; here and
+    in ALBERT's code they stay.
     """
     if config.bias_correction:
         direction = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
@@ -193,16 +203,16 @@ def restart_moments(
     *,
     moments: Literal["kept", "recounted", "zeroed"],
 ) -> optax.OptState:
-    """Returns the state that a phase begins with; the schedule's count of steps goes on.
+    """Returns the optimizer state at the start of a phase; the schedule's step count continues.
 
-    `recounted` is what NVIDIA/DeepLearningExamples does between its phases (run_pretraining.py
-    with --phase2): the moments of the first, a step count of 0. Adam without bias correction has
-    no count, so that there it is `kept`.
+    `recounted` keeps the moments and sets Adam's step count to 0, as run_pretraining.py of
+    NVIDIA/DeepLearningExamples does with --phase2. Adam without bias correction has no step count,
+    so `recounted` is `kept` there.
 
     Args:
-      opt_state: at the end of the phase before.
-      fresh: as the optimizer's `init` makes it.
-      moments: see `SecondPhaseConfig`.
+      opt_state: the state at the end of the phase before.
+      fresh: a new state, from the optimizer's `init`.
+      moments: see `PhaseConfig`.
     """
 
     def at_start(old: Any, new: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a run will do, phase by phase, worked out from its experiment alone."""
+"""The plan of a run, phase by phase, computed from its experiment alone."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from bert_jax.training.optim import learning_rate_schedule
 def timeline(experiment: Experiment) -> str:
     """Returns a table with a column for each phase: rows, tokens, learning rate, FLOPs.
 
-    Tokens and FLOPs are those of full rows, at most what is computed (see `flops`).
+    Tokens and FLOPs are upper bounds, for rows without padding (see `flops`).
     """
     plan = phases(experiment)
     costs = [phase_flops(phase) for phase in plan]
@@ -48,7 +48,7 @@ def timeline(experiment: Experiment) -> str:
 
 
 def phase_flops(phase: Phase) -> float:
-    """Returns the FLOPs of all updates of a phase, were every row full."""
+    """Returns the FLOPs of all updates of a phase for rows without padding."""
     data = phase.experiment.data
     masked = min(
         data.masking.max_predictions, round(data.sequence_length * data.masking.highest_rate)

@@ -16,7 +16,7 @@ def get_config() -> Experiment:
 
 
 def sweep_objective() -> Iterator[dict]:
-    """The pair loss counted or not; its accuracy is reported either way."""
+    """Training with and without the pair loss; without it no pair accuracy is reported."""
     for next_sentence in (True, False):
         yield {"objective.next_sentence": next_sentence}
 
