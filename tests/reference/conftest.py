@@ -1,4 +1,4 @@
-"""Real weights as Hugging Face's BERT and as ours, opened once."""
+"""Fixtures that open real weights once, with Hugging Face's BERT and with bert_jax."""
 
 from dataclasses import replace
 from functools import cache
@@ -17,7 +17,7 @@ from bert_jax.models import config as ours
 
 
 class Pair(NamedTuple):
-    """The same weights twice, dropout off, and batches of two-segment rows with padding."""
+    """The same weights in torch and bert_jax without dropout, and batches of two-segment rows."""
 
     directory: Path
     torch_model: torch.nn.Module
@@ -36,13 +36,13 @@ def directory_of(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def weights():
-    """`weights(name)` gives the directory of downloaded weights."""
+    """`weights(name)` returns the directory of the downloaded weights `name`."""
     return directory_of
 
 
 def open_both(name: str, model_class: type, *, allow: tuple[str, ...], ids: SpecialIds) -> Pair:
     directory = directory_of(name)
-    # rxnfp's config.json names no model, so that an AutoModel cannot read it.
+    # The config.json of rxnfp names no model type, so AutoModel cannot read it.
     config = BertConfig.from_pretrained(directory, **NO_DROPOUT)
     model, loading = model_class.from_pretrained(
         directory, config=config, output_loading_info=True, **EAGER
@@ -53,14 +53,14 @@ def open_both(name: str, model_class: type, *, allow: tuple[str, ...], ids: Spec
         draw_batch(seed, vocab_size=config.vocab_size, special_ids=ids, rows=4, length=48)
         for seed in range(20)
     ]
-    # One layer compiled is an eighth of the time, and the same numbers.
+    # `scan_layers` compiles one layer for all: an eighth of the time, and the same numbers.
     without_dropout = {"dropout": 0.0, "attention_dropout": 0.0, "scan_layers": True}
     return Pair(directory, model, replace(run.model.config, **without_dropout), run.params, batches)
 
 
 @pytest.fixture(scope="session")
 def rxnfp() -> Pair:
-    """A `BertForPreTraining`, 12 x 256; its words are not WordPiece, so ids are random."""
+    """A `BertForPreTraining`, 12 x 256. Its vocabulary is not WordPiece, so ids are random."""
     ids = SpecialIds(cls=12, sep=13, mask=14)
     return open_both("rxnfp", BertForPreTraining, allow=(), ids=ids)
 

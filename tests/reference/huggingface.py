@@ -1,8 +1,8 @@
-"""Hugging Face's BERT in torch: what bert_jax is compared with. Imports nothing of bert_jax.
+"""Runs and trains Hugging Face's BERT in torch, the reference for bert_jax.
 
-A batch is a dict of int64 arrays in the layout of `BertForPreTraining`: `input_ids`,
-`token_type_ids`, `attention_mask`, `labels` (-100 where nothing is predicted) and
-`next_sentence_label`.
+The module does not import bert_jax. A batch is a dict of int64 arrays in the layout of
+`BertForPreTraining`: `input_ids`, `token_type_ids`, `attention_mask`, `labels` (-100 at positions
+without prediction) and `next_sentence_label`.
 """
 
 from typing import NamedTuple
@@ -12,17 +12,17 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from transformers import get_linear_schedule_with_warmup
 
-# Two threads that wait for each other took 240 s, on a machine that others use, where one takes 30.
+# On a busy machine two threads wait for each other and took 240 s; one thread takes 30 s.
 torch.set_num_threads(1)
 
 IGNORED = -100
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-# Products, mask and softmax as published; a fused kernel would be another order of the same sums.
+# Separate product, mask and softmax as published; a fused kernel would sum in another order.
 EAGER = {"attn_implementation": "eager"}
 
 
 class Recipe(NamedTuple):
-    """AdamW as Hugging Face's examples train BERT: no decay on biases and LayerNorm."""
+    """The AdamW settings of Hugging Face's BERT examples: no decay on biases and LayerNorm."""
 
     learning_rate: float
     warmup_steps: int
@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
 
 
 class SpecialIds(NamedTuple):
-    """Ids that text is laid out with; [PAD] is 0."""
+    """The ids of [CLS], [SEP] and [MASK]; [PAD] is 0."""
 
     cls: int
     sep: int
@@ -43,10 +43,10 @@ class SpecialIds(NamedTuple):
 def draw_batch(
     seed: int, *, vocab_size: int, special_ids: SpecialIds, rows: int, length: int
 ) -> dict[str, np.ndarray]:
-    """Draws two-segment rows of random ids: the first row is full, the others have padding.
+    """Draws two-segment rows of random ids. The first row is full, the others have padding.
 
-    Rows differ in how many of their words are masked, and the first predicted id is 0, which is
-    a label like every other.
+    Rows have different numbers of masked words. The first label is 0, because id 0 must be
+    predicted like every other id.
     """
     rng = np.random.default_rng(seed)
     batch = {
@@ -80,7 +80,7 @@ def to_torch(batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def encode(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Runs a `BertModel`: `sequence_output` at every position, also of padding; `pooled_output`."""
+    """Runs a `BertModel`. Returns `sequence_output` (padding included) and `pooled_output`."""
     inputs = to_torch(batch)
     with torch.no_grad():
         output = model(
@@ -95,7 +95,7 @@ def encode(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> dict[str, np
 
 
 def predict(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Runs a `BertForPreTraining`: `token_logits` at every position, `pair_logits`."""
+    """Runs a `BertForPreTraining`. Returns `token_logits` at every position, and `pair_logits`."""
     with torch.no_grad():
         output = model(**to_torch(batch))
     return {
@@ -105,14 +105,14 @@ def predict(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> dict[str, n
 
 
 class Gradient(NamedTuple):
-    """The loss of a batch and its gradient by the names of `named_parameters`."""
+    """The loss of a batch, and its gradients under the names of `named_parameters`."""
 
     loss: float
     by_name: dict[str, np.ndarray]
 
 
 def gradient(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> Gradient:
-    """Masked-LM loss + next-sentence loss; a tied table has one gradient, under its first name."""
+    """Returns the sum of both losses and its gradients. A tied table is under its first name."""
     model.zero_grad()
     loss = model(**to_torch(batch)).loss
     loss.backward()
@@ -121,7 +121,7 @@ def gradient(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> Gradient:
 
 
 def train(model: torch.nn.Module, batches: list[dict[str, np.ndarray]], recipe: Recipe):
-    """Makes one update a batch, in place; returns the loss before each."""
+    """Updates the model in place once for each batch. Returns the loss before each update."""
     decayed, undecayed = [], []
     for name, parameter in model.named_parameters():
         plain = name.endswith("bias") or "LayerNorm" in name

@@ -1,11 +1,10 @@
-"""Makes tests/goldens/tiny_bert: a tiny BertForPreTraining of Hugging Face, what it gives and how
-it trains.
+"""Writes tests/goldens/tiny_bert: a tiny BertForPreTraining, its outputs and its training losses.
 
     .venv-reference/bin/python tests/reference/make_goldens.py [DIRECTORY]
 
-The directory is a Hugging Face model directory and two files beside it: `expected.npz` holds the
-batches and the outputs for the first of them, `expected.json` scalars, versions and the recipe.
-Weights and batches are drawn by NumPy, so that they are the same on any machine.
+The directory is a Hugging Face model directory with two more files. `expected.npz` holds the
+batches and the outputs for the first batch; `expected.json` holds scalars, versions and the recipe.
+NumPy draws weights and batches, so they are the same on every machine.
 """
 
 import json
@@ -21,15 +20,15 @@ from transformers import BertConfig, BertForPreTraining
 DIRECTORY = Path(__file__).parents[1] / "goldens" / "tiny_bert"
 SEED = 20181011
 VOCAB_SIZE = 60
-# Warmed up in 4 updates, so that decay, moments and clip all show in the 16 that follow.
+# After 4 warm-up updates, the other 16 show errors in decay, moments and clipping.
 RECIPE = Recipe(learning_rate=2e-3, warmup_steps=4, steps=20)
 
 
 def tiny_bert() -> BertForPreTraining:
-    """Two layers of width 32 without dropout, every tensor random.
+    """Returns a model with two layers of width 32, no dropout and random tensors.
 
-    Drawn ten times as wide as BERT's initialization: at this width 0.02 would leave attention
-    uniform and the heads flat, and a wrong mask or scale would hardly show.
+    The standard deviation is 0.2, ten times BERT's. With 0.02, attention would be almost uniform
+    and logits almost constant at this width, so a wrong mask or scale would hardly show.
     """
     config = BertConfig(
         vocab_size=VOCAB_SIZE,

@@ -1,10 +1,10 @@
-"""Makes tests/goldens/huggingface with torch 2.13.0 and transformers 5.23.0.
+"""Writes tests/goldens/huggingface with torch 2.13.0 and transformers 5.23.0.
 
     python tests/reference/make_layouts.py
 
-`layouts.json` holds the names and shapes that each class saves, and those of its state dictionary
-in memory, where a tied decoder and buffers are explicit. `zip.bin` and `legacy.bin` are one state
-dictionary in both formats of torch.save, `tensors.npz` what they hold.
+`layouts.json` holds the tensor names and shapes of each class, as saved and as in the state
+dictionary in memory, which also names a tied decoder and buffers. `zip.bin` and `legacy.bin` hold
+the same state dictionary in both formats of torch.save; `tensors.npz` holds its values.
 """
 
 import json
@@ -17,7 +17,7 @@ import transformers
 from safetensors import safe_open
 
 DIRECTORY = Path(__file__).parents[1] / "goldens" / "huggingface"
-# Every dimension has a size of its own, but for heads of 3 and layers of 2.
+# Sizes differ, except that head size and segment types are both 3, layers and heads both 2.
 CONFIG = transformers.BertConfig(
     vocab_size=13,
     hidden_size=6,

@@ -1,10 +1,10 @@
-"""Makes tests/goldens/tf1 with TensorFlow 2.21.0 in its TF1 mode: a checkpoint and its outputs.
+"""Writes tests/goldens/tf1 with TensorFlow 2.21.0 in TF1 mode: a checkpoint and its outputs.
 
     python tests/reference/make_tf1_checkpoint.py
 
-The variables have the names, shapes and orientation that google-research/bert gives them
-(modeling.py, run_pretraining.py, optimization.py), with some moments of its optimizer and its step.
-The outputs are computed here with TensorFlow's operations alone; bert_jax takes no part.
+Variables have the names, shapes and orientation of google-research/bert (modeling.py,
+run_pretraining.py, optimization.py), and include some moments of its optimizer and its step.
+This script computes the outputs with TensorFlow only, without bert_jax.
 """
 
 import json
@@ -78,7 +78,7 @@ def attention(x, scope, mask):
 
 
 def bert():
-    """The outputs by name; the variables are made on the way."""
+    """Creates the variables and returns the outputs by name."""
     size, middle = CONFIG["hidden_size"], CONFIG["intermediate_size"]
     words = variable("bert/embeddings/word_embeddings", CONFIG["vocab_size"], size)
     types = variable("bert/embeddings/token_type_embeddings", CONFIG["type_vocab_size"], size)

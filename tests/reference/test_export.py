@@ -1,4 +1,4 @@
-"""Real weights, converted to Hugging Face's format: transformers opens them, nothing is changed."""
+"""Real weights are converted to Hugging Face's format; transformers opens them unchanged."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ HEADS = ("masked_token_head", "next_sentence_head")
 
 
 def convert(source, output, *, to, allow=()):
-    """Runs the command, in a process of its own."""
+    """Runs the command `convert` in another process."""
     command = [sys.executable, "-m", "bert_jax.convert", f"--source={source}"]
     command += [f"--output={output}", f"--to={to}", *(f"--allow={name}" for name in allow)]
     result = subprocess.run(
@@ -45,7 +45,7 @@ def open_exported(directory):
         directory, output_loading_info=True, **EAGER
     )
     assert isinstance(model, BertForPreTraining)
-    assert not any(loading.values()), loading  # missing, unexpected, mismatched
+    assert not any(loading.values()), loading  # missing, unexpected or mismatched tensors
     return model
 
 
@@ -64,7 +64,7 @@ def assert_same_outputs(found, expected):
 
 @pytest.fixture(scope="module")
 def exported_rxnfp(rxnfp, tmp_path_factory):
-    """Hugging Face's format -> ours -> Hugging Face's, each by the command."""
+    """Weights that `convert` has changed to our format and back to Hugging Face's."""
     directory = tmp_path_factory.mktemp("rxnfp")
     ours = convert(rxnfp.directory, directory / "ours", to="bert_jax")
     return convert(ours, directory / "theirs", to="huggingface")
@@ -76,7 +76,7 @@ def exported_minilm(minilm, tmp_path_factory):
     return convert(minilm.directory, output, to="huggingface", allow=HEADS)
 
 
-def test_a_model_comes_back_bitwise_through_our_format(rxnfp, exported_rxnfp):
+def test_converting_to_our_format_and_back_is_bitwise(rxnfp, exported_rxnfp):
     model = open_exported(exported_rxnfp)
     assert_same_bits(model.state_dict(), rxnfp.torch_model.state_dict())
     batch = rxnfp.batches[0]
@@ -91,7 +91,7 @@ def test_a_model_comes_back_bitwise_through_our_format(rxnfp, exported_rxnfp):
     assert first == second
 
 
-def test_a_bare_encoder_is_exported_with_heads_and_unchanged(minilm, exported_minilm):
+def test_a_bare_encoder_is_exported_unchanged_with_new_heads(minilm, exported_minilm):
     model = open_exported(exported_minilm)
     assert_same_bits(model.bert.state_dict(), minilm.torch_model.state_dict())
     batch = minilm.batches[0]
@@ -114,7 +114,7 @@ def test_the_exported_tokenizer_gives_the_same_ids(minilm, exported_minilm):
 
 @pytest.mark.parametrize("name", ["rxnfp_encoder", "rxnfp_classifier"])
 def test_other_layouts_are_read_bitwise(weights, name):
-    """A bare encoder without the prefix `bert.`; a classifier, saved from a GPU."""
+    """Reads a bare encoder without the prefix `bert.`, and a classifier saved from a GPU."""
     directory = weights(name)
     run = load_run(directory, allow=HEADS)
     ours = conformance.by_huggingface_name(run.model.config, run.params)

@@ -1,4 +1,4 @@
-"""The committed goldens are what their script makes."""
+"""The committed goldens equal the output of the script that writes them."""
 
 import json
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-# Another processor's sums, 20 updates long. The weights and batches are NumPy's, bitwise.
+# Another processor sums in another order during 20 updates. Weights and batches are bitwise equal.
 RELATIVE = 1e-4
 
 
@@ -18,14 +18,14 @@ def made(tmp_path_factory):
     return directory
 
 
-def test_the_files_are_the_same_and_no_others(made):
+def test_the_same_files_exist_and_no_others(made):
     names = {path.name for path in make_goldens.DIRECTORY.iterdir()}
     assert names == {path.name for path in made.iterdir()}
     for name in ("config.json", "vocab.txt"):
         assert (made / name).read_text() == (make_goldens.DIRECTORY / name).read_text(), name
 
 
-def test_the_weights_are_the_same(made):
+def test_the_weights_are_equal(made):
     committed, again = (
         load_file(directory / "model.safetensors") for directory in (make_goldens.DIRECTORY, made)
     )
@@ -34,14 +34,14 @@ def test_the_weights_are_the_same(made):
         np.testing.assert_array_equal(again[name], tensor, err_msg=name)
 
 
-def test_batches_outputs_and_scalars_are_the_same(made):
+def test_batches_outputs_and_scalars_are_equal(made):
     with (
         np.load(made / "expected.npz") as again,
         np.load(make_goldens.DIRECTORY / "expected.npz") as committed,
     ):
         assert again.files == committed.files
         for name in again.files:
-            # Outputs are of the size of 1; integers have no rounding.
+            # Outputs are of order 1; integers have no rounding.
             atol = 0 if again[name].dtype == np.int32 else 2e-5
             np.testing.assert_allclose(again[name], committed[name], rtol=0, atol=atol)
     again, committed = (

@@ -1,7 +1,7 @@
-"""Ids and offsets equal those of Hugging Face's BertTokenizer; where they differ is known exactly.
+"""Ids and offsets equal those of Hugging Face's BertTokenizer, except for known differences.
 
-The known differences are of two kinds: code points (`DIFFERENCES`), and a final sigma. bert_jax
-does what Google's `tokenization.py` does, on Unicode 14 of Python 3.11.
+The known differences are some code points (`DIFFERENCES`) and the final sigma. For these, bert_jax
+agrees with Google's `tokenization.py` and uses Unicode 14 of Python 3.11.
 """
 
 import unicodedata
@@ -27,7 +27,7 @@ from bert_jax.interop.tokenizer_files import read_tokenizer
 
 
 class Difference(NamedTuple):
-    """Code points that the two treat in different ways, between letters of a word."""
+    """Code points that both tokenizers treat differently between letters of a word."""
 
     ours: str
     theirs: str
@@ -41,10 +41,10 @@ PUNCTUATION = """61D 9FD A76 C77 C84 1B7D-1B7E 2E43-2E4F 2E52-2E5D 10EAD 10F55-1
     11A9A-11A9C 11A9E-11AA2 11C41-11C45 11C70-11C71 11EF7-11EF8 11FFF 12FF1-12FF2 16E97-16E9A
     16FE2 1E95E-1E95F"""
 PRIVATE_USE = "E000-F8FF F0000-FFFFD 100000-10FFFD"
-# Its range of ideographs starts at U+2B920, where Google's starts at U+2B820.
+# Hugging Face's range of ideographs starts at U+2B920, Google's at U+2B820.
 IDEOGRAPHS = "2B820-2B91F"
 FORMAT_CHARACTERS = "890-891 8E2 110CD 13430-13438"
-# All others come from versions of Unicode; 166D, 111C9 and 1734 changed their category.
+# All other differences come from Unicode versions; 166D, 111C9 and 1734 changed their category.
 DIFFERENCES = (
     *(
         difference
@@ -73,13 +73,13 @@ DIFFERENCES = (
         1E944-1E94A""",
     ),
     Difference("kept", "removed", True, "1734"),
-    # A vowel sign that decomposes, and letters that have a lower case, in a newer Unicode.
+    # A newer Unicode version decomposes a vowel sign, and has lower case forms of these letters.
     Difference("changed", "kept", True, "11938"),
     Difference(
         "kept", "changed", True, "1C89 A7CB-A7CC A7CE A7D2 A7D4 A7DA A7DC 10D50-10D65 16EA0-16EB8"
     ),
 )
-# Marks that stay and are sorted among each other: the offsets follow each mark, theirs do not.
+# Combining marks that are kept, but put in canonical order: only our offsets follow each mark.
 SORTED_MARKS = {
     chr(code)
     for code in range(0x110000)
@@ -97,7 +97,7 @@ DIFFERENT = {code for difference in DIFFERENCES for code in expand(difference.co
 
 
 def treatment(words, character):
-    """What became of a character that stood between xy and zw."""
+    """Says how a tokenizer treated a character between xy and zw."""
     for name, expected in (
         ("removed", ["xyzw"]),
         ("kept", [f"xy{character}zw"]),
@@ -110,7 +110,7 @@ def treatment(words, character):
 
 
 @pytest.mark.parametrize("lower_case", [True, False], ids=["uncased", "cased"])
-def test_the_code_points_that_differ_are_those_of_the_table_and_no_other(lower_case):
+def test_only_the_code_points_of_the_table_differ(lower_case):
     rust = open_bert_tokenizer(SPECIAL_PIECES, lower_case=lower_case).backend_tokenizer
     found = defaultdict(set)
     for code in range(0x110000):
@@ -138,7 +138,7 @@ def ours_and_theirs(texts, *, pieces, lower_case):
 
 
 def all_characters(texts):
-    """A vocabulary by which every difference in cleaning and splitting is one of ids."""
+    """Returns a vocabulary with which any difference in cleaning or splitting changes the ids."""
     characters = characters_of(texts)
     return [*SPECIAL_PIECES, *characters, *(f"##{c}" for c in characters)]
 
@@ -150,7 +150,7 @@ def sentences():
 
 @pytest.fixture(scope="session")
 def published(weights):
-    """BERT's uncased English vocabulary of 30,522, opened by both."""
+    """BERT's uncased English vocabulary (30,522 pieces), opened by bert_jax and transformers."""
     theirs = BertTokenizer.from_pretrained(weights("minilm"), split_special_tokens=True)
     return read_tokenizer(weights("minilm")), theirs
 
@@ -178,14 +178,14 @@ def test_published_vocabulary_on_hard_texts(published):
 
 
 @pytest.mark.parametrize("lower_case", [True, False], ids=["uncased", "cased"])
-def test_hard_texts_with_all_their_characters(lower_case):
+def test_hard_texts_with_a_vocabulary_of_their_characters(lower_case):
     pieces = all_characters(HARD_TEXTS)
     ours, theirs = ours_and_theirs(HARD_TEXTS, pieces=pieces, lower_case=lower_case)
     for text, our, their in zip(HARD_TEXTS, ours, theirs, strict=True):
         assert our == their, ascii(text)
 
 
-# Unicode at random, and often what the algorithm treats specially.
+# Random Unicode characters, often those that the algorithm treats specially.
 texts = st.text(
     st.sampled_from(sorted(set("".join(HARD_TEXTS)))) | st.characters(exclude_categories=["Cs"])
 ).map(lambda text: "".join(c for c in text if ord(c) not in DIFFERENT and c != "\u03a3"))
@@ -194,7 +194,7 @@ texts = st.text(
 @given(text=texts, lower_case=st.booleans())
 @example(text="x\U0001d16d\U0001d165y", lower_case=True)
 @settings(max_examples=2000, derandomize=True, deadline=None)
-def test_random_texts_with_all_their_characters(text, lower_case):
+def test_random_texts_with_a_vocabulary_of_their_characters(text, lower_case):
     pieces = all_characters([text])
     [ours], [theirs] = ours_and_theirs([text], pieces=pieces, lower_case=lower_case)
     assert ours.ids == theirs[0]
@@ -212,7 +212,7 @@ def test_published_vocabulary_on_random_texts(published, text):
         assert ours.encode_with_offsets(text) == (ids, offsets)
 
 
-def test_a_sigma_at_the_end_of_a_word_is_a_final_one_as_in_the_reference():
+def test_a_sigma_at_the_end_of_a_word_becomes_a_final_sigma():
     pieces = all_characters(["\u03a3\u03c3\u03c2\u03bf"])
     tokens = []
     for encoding in ours_and_theirs(["\u039f\u03a3 \u03a3\u039f"], pieces=pieces, lower_case=True):
@@ -221,7 +221,7 @@ def test_a_sigma_at_the_end_of_a_word_is_a_final_one_as_in_the_reference():
 
 
 @pytest.mark.parametrize("limit", [100, 200])
-def test_the_length_limit_is_theirs_with_100_and_that_of_the_first_code_with_200(limit):
+def test_the_length_limit_can_be_100_or_200(limit):
     words = [
         " ".join(["a" * n, "\u00e9" * n, "e\u0301" * n]) for n in (99, 100, 101, 199, 200, 201)
     ]
@@ -233,7 +233,7 @@ def test_the_length_limit_is_theirs_with_100_and_that_of_the_first_code_with_200
     assert [ours.encode_with_offsets(word) for word in words] == encode_all(theirs, words)
 
 
-def test_lone_surrogates_are_refused_there_and_unknown_here():
+def test_lone_surrogates_are_unknown_though_transformers_refuses_them():
     pieces = (*SPECIAL_PIECES, "a", "##a")
     with pytest.raises(TypeError):
         encode_all(open_bert_tokenizer(pieces, lower_case=True), ["aa\ud800 a"])
@@ -242,7 +242,7 @@ def test_lone_surrogates_are_refused_there_and_unknown_here():
 
 
 @pytest.mark.parametrize("lower_case", [True, False], ids=["uncased", "cased"])
-def test_what_transformers_saves_is_read_back(lower_case, tmp_path):
+def test_a_tokenizer_saved_by_transformers_is_read_back(lower_case, tmp_path):
     pieces = trained_pieces(vocab_size=400, lower_case=lower_case)
     open_bert_tokenizer(pieces, lower_case=lower_case).save_pretrained(tmp_path)
     expected = WordPiece(pieces=tuple(pieces), lower_case=lower_case)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes runs.tar.xz: a run, a run of two phases and a fine-tuning, with their outputs, as config
-# format 1 wrote them. Run it in the root of a checkout of commit 80e621b:
+# Writes runs.tar.xz: a one-phase run, a two-phase run and a fine-tuned run in config format 1, with
+# their outputs. Run it in the root of a checkout of commit 80e621b:
 #   bash make.sh OUTPUT_DIRECTORY
-# Tests check that today's code opens these runs and goes on with them.
+# tests/test_earlier_runs.py checks that today's code opens and resumes these runs.
 set -euo pipefail
 output=$1
 export JAX_PLATFORMS=cpu
