@@ -1,4 +1,4 @@
-"""What the commands share: the flags that choose an experiment, and how errors end."""
+"""Code that all commands share: flags that choose an experiment, errors and locks."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _EXPERIMENT = flags.DEFINE_string(
 _SET = flags.DEFINE_multi_string(
     "set",
     [],
-    "Replaces one field, e.g. --set optimizer.learning_rate=2e-4 --set model.num_layers=6; may be "
-    "repeated.",
+    "Replace one field of the experiment. May be repeated, e.g. "
+    "--set optimizer.learning_rate=2e-4 --set model.num_layers=6.",
 )
 
 
 def experiment_from_flags(root: Any = None) -> Any:
-    """Returns the experiment that the flags describe, an `Experiment` or another `root` class.
+    """Returns the experiment that the flags describe: an `Experiment`, or a `root` if given.
 
     Raises:
-      ConfigError: what is wrong with them, in one line.
+      ConfigError: the flags or the experiment are not valid.
     """
     if not _EXPERIMENT.value:
         raise ConfigError("--experiment is missing; accepted: FILE.py or FILE.py:VARIANT")
@@ -48,10 +48,10 @@ def experiment_from_flags(root: Any = None) -> Any:
 
 
 def load(spec: str, root: Any = None) -> Any:
-    """Returns the experiment of a file or of a run's config.json, as --experiment names it.
+    """Returns the experiment of an experiment file or of a run's config.json.
 
     Raises:
-      ConfigError: what is wrong with it, or another kind than `root`, in one line.
+      ConfigError: the experiment is not valid, or its class is not `root`.
     """
     from bert_jax.training.experiment import Experiment
 
@@ -68,9 +68,9 @@ def load(spec: str, root: Any = None) -> Any:
 
 
 def run(main: Callable[..., None], *, operands: bool = False) -> None:
-    """Runs a command; an error of its user ends in one line on stderr and exit status 2.
+    """Runs a command. An error of the user prints one line on stderr and exits with status 2.
 
-    With `operands` what is not a flag is passed to `main`.
+    With `operands`, arguments that are not flags are passed to `main`.
     """
 
     def guarded(arguments: list[str]) -> None:
@@ -88,7 +88,7 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
             where = f"{error.filename} cannot be read or written"
             sys.exit(_fail(f"{where} ({error.strerror}); accepted: a path that can"))
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from what was saved", file=sys.stderr)
+            print("interrupted; the same command resumes from what was saved", file=sys.stderr)
             sys.exit(130)
 
     def parse(arguments: list[str]) -> list[str]:
@@ -96,10 +96,10 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:
             sys.exit(_fail(error))
-        except SystemExit:  # how absl ends --help, with status 1
+        except SystemExit:  # absl ends --help with status 1
             sys.exit(0)
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows what libraries tell
+            logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows messages of libraries
         return rest
 
     app.run(guarded, flags_parser=parse)
@@ -107,13 +107,13 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
 
 @contextlib.contextmanager
 def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -> Iterator[int]:
-    """Locks a directory against a second process; gives the descriptor, which a child may inherit.
+    """Locks a directory against a second process, and yields the descriptor of the lock.
 
-    A child that outlives its parent keeps the lock. An error of the user within leaves neither the
-    lock nor an empty directory behind where there was none.
+    A child process that inherits the descriptor keeps the lock after its parent ends. An error
+    of the user removes the lock file and the empty directories that this function made.
 
     Raises:
-      CheckpointError: another process has it, unless `wait`.
+      CheckpointError: another process holds the lock. With `wait` the function waits for it.
       ConfigError: the directory cannot be made or written.
     """
     file = directory / ".lock"
@@ -147,12 +147,12 @@ def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:
         fcntl.flock(lock, fcntl.LOCK_EX)
     if file.exists() and os.path.samestat(os.fstat(lock.fileno()), file.stat()):
         return lock
-    lock.close()  # who had it has removed the file
+    lock.close()  # the process that held the lock has removed the file
     return _open_locked(file, wait=wait, flag=flag)
 
 
 def _remove_empty(paths: Sequence[Path]) -> None:
-    """Removes empty files and directories, up to the first that holds something."""
+    """Removes empty files and directories, up to the first directory that is not empty."""
     for path in paths:
         if path.is_dir():
             if any(path.iterdir()):

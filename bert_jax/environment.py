@@ -1,6 +1,5 @@
-"""Where a run runs: XLA flags and caches set before jax starts, and a record for provenance."""
+"""The environment of a run: settings before jax starts, its processes, and a record of both."""
 
-import ctypes
 import hashlib
 import importlib.metadata
 import json
@@ -12,73 +11,43 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bert_jax import cpu
 from bert_jax.errors import ConfigError
 
 FORMAT_VERSION = 1
-
-XLA_FLAGS = {
-    # 512-bit vectors are 1.3 to 1.9 times as fast as the default 256 on GELU and dropout where a
-    # CPU has AVX-512; other backends ignore the flag.
-    "--xla_cpu_prefer_vector_width": "512",
-}
-"""Flags for every backend: each ignores those of the others."""
-
-ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
-"""Device files of GPUs and TPUs: where one is there, XLA:CPU is not what trains."""
-
-# Of glibc's malloc.h; see man mallopt.
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "bert-jax")
 
 
 def configure_jax() -> None:
-    """Merges XLA_FLAGS with the user's, whose values win, and turns on the compilation cache.
+    """Adds this package's XLA flags and turns on the compilation cache.
 
-    Call it before jax is imported.
+    Flags and cache directories of the user take precedence. Call it before jax is imported.
     """
     given = os.environ.get("XLA_FLAGS", "")
-    ours = [f"{name}={value}" for name, value in XLA_FLAGS.items() if name not in given]
+    ours = [f"{name}={value}" for name, value in cpu.XLA_FLAGS.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([*ours, given]).strip()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bert_jax" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 
 
-def keep_freed_memory() -> None:
-    """Makes glibc reuse large blocks instead of returning them to the system, on a CPU.
-
-    XLA:CPU allocates an update's temporaries anew each time, and the system clears 236,000 pages
-    an update of BERT-mini at 32 x 128: 1.26 s without, 0.94 s with it (two cores of an AMD EPYC,
-    `bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32`). Call it
-    before threads exist, for a thread's own arena cannot hold large blocks. What a process has
-    freed stays its own, so this is for training, and a user's MALLOC_ or GLIBC_TUNABLES variables
-    win.
-    """
-    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    accelerated = any(map(os.path.exists, ACCELERATORS))
-    if chosen or accelerated or platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
-        libc.mallopt(option, value)
-
-
 def start_processes(
     coordinator: str | None, process_count: int | None, process_index: int | None, *, cluster: bool
 ) -> None:
-    """Joins the processes of a run: those told, those of a Slurm job, or of a cluster.
+    """Connects this process with the other processes of its run.
 
-    With `cluster` jax finds the others by itself, as on a Cloud TPU slice. A process on its own
-    joins nothing. Call it before anything asks jax for devices.
+    The first three arguments name them. Without these a Slurm job gives them, or with `cluster`
+    jax finds them, as on a Cloud TPU slice. A single process connects to nothing. Call it before
+    jax is asked for devices.
 
     Raises:
-      ConfigError: only some of the three are given, or the index is not below the count.
+      ConfigError: only some of the three are given, or the index is out of range.
     """
     import jax
 
-    told = (coordinator, process_count, process_index)
-    if any(value is not None for value in told):
+    given = (coordinator, process_count, process_index)
+    if any(value is not None for value in given):
         if coordinator is None or process_count is None or process_index is None:
             raise ConfigError(
                 "--coordinator, --process_count and --process_index belong together; "
@@ -97,9 +66,9 @@ def start_processes(
 
 
 def slurm_devices() -> list[int] | None:
-    """All GPUs of the node where Slurm runs one task on it, None elsewhere.
+    """Returns all GPUs of the node if Slurm runs one task per node, otherwise None.
 
-    Told nothing, jax takes one GPU a task: that of the task's number on its node.
+    With None, jax gives each task one GPU: the one with the task's number on its node.
     """
     tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     gpus = os.environ.get("SLURM_GPUS_ON_NODE")
@@ -108,10 +77,10 @@ def slurm_devices() -> list[int] | None:
 
 
 def check_processes_agree(**facts: Any) -> None:
-    """Compares what every process is about to do; all of them end where one differs.
+    """Checks that all processes are about to do the same. Otherwise all of them end.
 
     Raises:
-      ConfigError: the facts of this process, where they are not those of all, or a fact is False.
+      ConfigError: the facts of a process differ from those of this process, or a fact is False.
     """
     import jax
     import numpy as np
@@ -123,17 +92,17 @@ def check_processes_agree(**facts: Any) -> None:
     everyone = multihost_utils.process_allgather(digest)
     if (everyone != digest).any() or any(fact is False for fact in facts.values()):
         raise ConfigError(
-            f"process {jax.process_index()} has {facts}, which is not so on all; accepted: the "
-            "same command on every host, data and workdir on storage that all see"
+            f"process {jax.process_index()} has {facts}, which differs between processes; "
+            "accepted: the same command on every host, data and workdir on storage that all see"
         )
 
 
 def describe() -> dict[str, Any]:
-    """Returns commit, hash of uncommitted changes, versions, devices, XLA flags and command."""
+    """Returns the commit, a hash of uncommitted changes, versions, devices, flags and command."""
     import jax
 
     source = Path(__file__).resolve().parent
-    # Names of new files count too; their contents do not.
+    # The hash covers the names of new files, not their contents.
     changes = f"{_git(source, 'diff', 'HEAD') or ''}{_git(source, 'status', '--porcelain') or ''}"
     return {
         "format_version": FORMAT_VERSION,
@@ -152,7 +121,7 @@ def describe() -> dict[str, Any]:
 
 
 def describe_again(file: Path) -> dict[str, Any]:
-    """Returns the description; what `file` held before, a run's earlier start, is `earlier`."""
+    """Returns the description. Its field `earlier` lists the earlier starts that `file` holds."""
     description = describe()
     if file.exists():
         before = json.loads(file.read_text())
@@ -161,7 +130,7 @@ def describe_again(file: Path) -> dict[str, Any]:
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
-    """Output of git, or None where the package does not lie in a repository."""
+    """Returns the output of git, or None outside a repository."""
     try:
         result = subprocess.run(
             ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True

@@ -1,29 +1,29 @@
-"""Errors that a user can cause and mend: a command prints one in a single line and exits with 2."""
+"""Errors of the user. A command prints them in one line and exits with status 2."""
 
 
 class BertJaxError(Exception):
-    """Base of everything that bert_jax raises about its inputs."""
+    """Base class of all errors about the inputs of bert_jax."""
 
 
 class ConfigError(BertJaxError, ValueError):
-    """An experiment, an override or a combination of fields that cannot be run."""
+    """An experiment, an override or a combination of fields is not valid."""
 
 
 class DataError(BertJaxError, ValueError):
-    """A corpus, a vocabulary or prepared data that is missing, malformed or does not fit."""
+    """A corpus, a vocabulary or prepared data is missing, malformed or does not match."""
 
 
 class MissingDataError(DataError):
-    """A directory without prepared data; a command adds which command makes them."""
+    """A directory has no prepared data. Commands add how to prepare them."""
 
 
 class UnfinishedError(DataError):
-    """Preparation that stopped halfway, as on a full disk; the same command continues it."""
+    """Preparation stopped half way, as on a full disk. The same command resumes it."""
 
 
 class CheckpointError(BertJaxError, ValueError):
-    """A run directory or checkpoint that is missing, incomplete or does not fit."""
+    """A run directory or a checkpoint is missing, incomplete or does not match."""
 
 
 class DivergenceError(BertJaxError, ArithmeticError):
-    """Training whose loss is no longer a number."""
+    """The training loss is NaN or infinite."""

@@ -1,4 +1,4 @@
-"""Files that a reader sees as they were or as they will be, never in between."""
+"""Atomic writes of files, and their hashes. A reader never sees a half-written file."""
 
 import hashlib
 import json
@@ -7,18 +7,18 @@ from typing import Any
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Writes under a temporary name beside the file, then renames; text as UTF-8."""
+    """Writes a temporary file beside the target and renames it. Text is written as UTF-8."""
     temporary = file.with_name(file.name + ".tmp")
     temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     temporary.replace(file)
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON file atomically; a number that is not finite is a ValueError."""
+    """Writes a JSON file atomically. A NaN or an infinity raises ValueError."""
     write_atomically(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def sha256_of_file(path: Path) -> str:
-    """In hexadecimal."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

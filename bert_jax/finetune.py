@@ -16,14 +16,14 @@ from pathlib import Path
 
 from absl import flags
 
-from bert_jax import command, environment
+from bert_jax import command, cpu, environment
 from bert_jax.errors import ConfigError
 
 
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
-    environment.keep_freed_memory()
+    cpu.keep_freed_memory()
     from bert_jax.tasks.config import FineTuningConfig
 
     config = command.experiment_from_flags(FineTuningConfig)

@@ -1,4 +1,4 @@
-r"""Answers each line of standard input with a line of JSON, by a run or weights from elsewhere.
+r"""Answers each line of standard input with a line of JSON, using a trained model.
 
   python -m bert_jax.predict --run=runs/base --task=fill_mask < texts.txt > fillings.jsonl
   python -m bert_jax.predict --run=bert-base-uncased --task=embed --pooling=cls < texts.txt
@@ -6,20 +6,20 @@ r"""Answers each line of standard input with a line of JSON, by a run or weights
     python -m bert_jax.predict --run=runs/base --task=next_sentence
   echo 'The president of' | python -m bert_jax.predict --run=runs/base --task=generate --seed=1
 
-What a line holds, and what its answer is:
+Each task expects these lines and gives these answers:
 
   fill_mask      a text with [MASK]  {"fillings": [[{"piece": "rain", "probability": 0.3}, ...]]}:
-                                     for each [MASK] the --top_k (5) most probable pieces
-  embed          a text              {"embedding": [...]}: float32 by --pooling (mean)
-  next_sentence  A, a tab, B         {"probability": 0.9}: that B follows A
+                                     the --top_k (5) most probable pieces for each [MASK]
+  embed          a text              {"embedding": [...]}: a vector by --pooling (mean)
+  next_sentence  A, a tab, B         {"probability": 0.9}: the probability that B follows A
   similarity     A, a tab, B         {"similarity": 0.8}: cosine of the two embeddings
   generate       a prompt            {"text": "..."}: the prompt and --length (16) more pieces,
                                      drawn with --seed, --temperature, --top_k (100), --sweeps
 
-Input is UTF-8 of any length: lines are read, answered and written --batch_size at a time, one at a
-time from a keyboard or to generate. The first line that is blank, has not as many fields or is
-longer than the model's positions (unless --truncate cuts it) ends the command with status 2; what
-came before it is answered.
+Input is UTF-8 of any length. The command reads, answers and writes --batch_size lines at a time; it
+takes single lines from a keyboard and for `generate`. A line is wrong if it is blank, has another
+number of fields, or is longer than the model's positions without --truncate. The command answers
+all lines before the first wrong line, and exits with status 2.
 """
 
 import json
@@ -37,14 +37,14 @@ from bert_jax import command, environment
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.models.config import Pooling
 
-if TYPE_CHECKING:  # these import jax, which a main does not on the way in
+if TYPE_CHECKING:  # it imports jax, and a command imports jax only in main()
     from bert_jax.runs.run import Run
 
 FLAGS = flags.FLAGS
 
 
 PAIRS = ("next_sentence", "similarity")
-"""Tasks whose lines hold two texts."""
+"""Tasks with two texts per line."""
 
 FLAGS_OF = {
     "fill_mask": ("top_k", "truncate"),
@@ -53,14 +53,14 @@ FLAGS_OF = {
     "similarity": ("pooling", "truncate"),
     "generate": ("length", "seed", "temperature", "top_k", "sweeps"),
 }
-"""The tasks, and the flags that not all have."""
+"""Each task, and the flags that only some tasks have."""
 
 
 class Task(NamedTuple):
-    """How one kind of question is asked of a run."""
+    """How the lines of a task are answered."""
 
     encode: Callable[..., Any]
-    """What `answer` takes of a line's texts; raises DataError."""
+    """Makes an input of `answer` from the texts of a line; raises DataError."""
     answer: Callable[[list[Any]], Iterable[dict[str, Any]]]
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     from bert_jax.runs.run import load_run
 
     is_run = (Path(FLAGS.run) / "checkpoints").is_dir()
-    # What the task needs of these is asked for by make_task.
+    # make_task checks for the parts that the task needs.
     run = load_run(FLAGS.run, FLAGS.step, allow=() if is_run else OPTIONAL_PARTS)
     given = {name: getattr(FLAGS, name) for name in FLAGS_OF[FLAGS.task]}
     given = {name: value for name, value in given.items() if value is not None}
@@ -98,10 +98,10 @@ def main() -> None:
 
 
 def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
-    """Returns what answers lines with a task, whose options are named as its flags.
+    """Returns the named task of a run. The options have the names of the flags.
 
     Raises:
-      CheckpointError: the run lacks what the task needs.
+      CheckpointError: the run lacks a part that the task needs.
     """
     from bert_jax.runs import inference
 
@@ -129,7 +129,7 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
 
     def embeddings(pairs: list[Any]) -> Iterable[dict[str, Any]]:
         for vector in inference.embed(model, pairs, pooling=pooling):
-            # The shortest decimals that are these float32.
+            # The shortest decimals that give the same float32 numbers.
             yield {"embedding": [float(str(value)) for value in vector]}
 
     def probabilities(pairs: list[Any]) -> Iterable[dict[str, Any]]:
@@ -154,10 +154,10 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
 
 
 def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: int) -> Iterator[Any]:
-    """What `encode` makes of each line's texts.
+    """Yields the encoded texts of each line.
 
     Raises:
-      DataError: what is wrong with a line, and its number from 1.
+      DataError: a line is wrong; the message names its number, counted from 1.
     """
     from bert_jax.runs.inference import located
 
@@ -178,7 +178,7 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
 
 
 def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size`, the last shorter; the items before an error come before the error."""
+    """Yields lists of `size` items. On an error it first yields the items before."""
     batch, error = [], None
     while True:
         try:
@@ -198,23 +198,27 @@ def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 if __name__ == "__main__":
-    # A reader that has seen enough, such as `head`, ends this process without a word.
+    # A reader that closes its end, such as `head`, ends this process without an error message.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     flags.DEFINE_string(
-        "run", None, "A run, a converted directory, Hugging Face's, or Google's bert_model.ckpt."
+        "run", None, "Run, converted or Hugging Face directory, or Google's bert_model.ckpt."
     )
-    flags.DEFINE_integer("step", None, "Step of a run's checkpoint; the last if not given.")
-    flags.DEFINE_enum("task", None, list(FLAGS_OF), "What is asked; see above.")
+    flags.DEFINE_integer("step", None, "Step of the checkpoint (default: the last).")
+    flags.DEFINE_enum("task", None, list(FLAGS_OF), "Task; see above.")
     flags.DEFINE_enum(
-        "pooling", "mean", list(get_args(Pooling)), "How a text becomes a vector: the last layer "
-        "at [CLS], the pooler's output, average or maximum of the last layer over the tokens, or "
-        "the average of the last four layers over the tokens."
+        "pooling", "mean", list(get_args(Pooling)), "Vector of a text. cls: the last layer at "
+        "[CLS]. pooled: the pooler's output. mean, max: average or maximum of the last layer over "
+        "the tokens. last4: average of the last four layers over the tokens."
     )  # fmt: skip
-    flags.DEFINE_bool("truncate", False, "Leaves out the last tokens of what is too long.")
-    flags.DEFINE_integer("top_k", None, "Pieces shown, or drawn from.", lower_bound=1)
-    flags.DEFINE_integer("length", 16, "Pieces to generate.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of what is generated: the same gives the same text.")
-    flags.DEFINE_float("temperature", 1.0, "Below 1 the probable is drawn more often.")
-    flags.DEFINE_integer("sweeps", 8, "How often each generated piece is drawn.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 32, "Lines answered together.", lower_bound=1)
+    flags.DEFINE_bool("truncate", False, "Cut off the last tokens of a text that is too long.")
+    flags.DEFINE_integer("top_k", None, "Number of pieces to show or draw from.", lower_bound=1)
+    flags.DEFINE_integer("length", 16, "Number of pieces to generate.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of `generate`: the same seed gives the same text.")
+    flags.DEFINE_float(
+        "temperature",
+        1.0,
+        "Below 1, probable pieces are drawn more often.",
+    )
+    flags.DEFINE_integer("sweeps", 8, "Number of draws of each piece.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "Number of lines answered together.", lower_bound=1)
     command.run(main)

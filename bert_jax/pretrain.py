@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from bert_jax import command, environment
+from bert_jax import command, cpu, environment
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # imports jax, which a main does not on the way in
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
-    environment.keep_freed_memory()
+    cpu.keep_freed_memory()
     experiment = command.experiment_from_flags()
     from bert_jax.training.experiment import phases
 

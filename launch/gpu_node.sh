@@ -3,18 +3,18 @@
 #   bash launch/gpu_node.sh                                     one machine
 #   COORDINATOR=10.0.0.1:9876 COUNT=2 INDEX=0 bash launch/gpu_node.sh    on the first of two
 #   COORDINATOR=10.0.0.1:9876 COUNT=2 INDEX=1 bash launch/gpu_node.sh    on the second
-# Edit three places. Run again, it goes on from the last checkpoint.
+# Edit three places. The same command resumes from the last checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # ---- 1. Where bert_jax is installed with pip install -e '.[cuda]' -----------------------------------
 source .venv/bin/activate
 
-# ---- 2. What to train, and where to; several machines need storage that all see ---------------------
+# ---- 2. What to train, and its workdir; several machines need storage that all share ----------------
 experiment=experiments/bert.py:base
 workdir=runs/base
 
-# ---- 3. How to lay it over the devices ----------------------------------------------------------------
+# ---- 3. How to use the devices ------------------------------------------------------------------------
 mesh=(--set mesh.data=-1 --set mesh.fsdp=1 --set mesh.tensor=1)
 
 several=()

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Pretrains on a Cloud TPU slice: runs the same command on every host of it.
+# Pretrains on a Cloud TPU slice. It runs the same command on every host of the slice.
 #   bash launch/tpu_vm.sh
-# Edit three places. Run again, it goes on from the last checkpoint.
+# Edit three places. The same command resumes from the last checkpoint.
 set -euo pipefail
 
 # ---- 1. Which slice (gcloud compute tpus tpu-vm create ...) -----------------------------------------
 name=bert-jax
 zone=us-central2-b
 
-# ---- 2. Where the repository lies on every host, installed with pip install -e '.[tpu]' -------------
+# ---- 2. Where the repository is on every host, installed with pip install -e '.[tpu]' -------------
 directory=bert_jax
 
-# ---- 3. What to train, and where to: data and runs on storage that all hosts see --------------------
+# ---- 3. What to train, its workdir and data, on storage that all hosts share ------------------------
 experiment=experiments/bert.py:base
 workdir=/mnt/shared/runs/base
 data=/mnt/shared/data/wikibooks
 
-# With --cluster jax finds the other hosts through the metadata of the slice.
+# With --cluster, jax finds the other hosts from the metadata of the slice.
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
   cd $directory && source .venv/bin/activate &&
   python -m bert_jax.pretrain --experiment=$experiment --workdir=$workdir --cluster \

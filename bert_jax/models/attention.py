@@ -10,10 +10,10 @@ from bert_jax.models.layers import Dense, Dropout
 
 
 def attention_mask(pack_ids: Int[Array, "batch length"]) -> Bool[Array, "batch 1 queries keys"]:
-    """Returns True where a query may see a key: any real token of its own pair.
+    """Returns True where a query may see a key: at the real tokens of its own pair.
 
-    A query at padding sees every real token of its row, as in the published model, where only
-    keys are masked.
+    A query at padding sees every real token of its row. The published model does the same,
+    because it masks keys only.
     """
     queries, keys = pack_ids[:, None, :, None], pack_ids[:, None, None, :]
     return (keys > 0) & ((keys == queries) | (queries == 0))
@@ -24,10 +24,10 @@ def attention_probabilities(
     key: Float[Array, "batch heads keys head_dim"],
     mask: Bool[Array, "batch 1 queries keys"],
 ) -> Float[Array, "batch heads queries keys"]:
-    """Scaled dot products, masked, softmax in float32; float32 whatever the inputs.
+    """Returns the softmax of the masked and scaled dot products, in float32 for every input dtype.
 
-    A masked key gets probability exactly 0. The published additive -10000 does the same in
-    float32, where exp(-10000) is 0.
+    The probability of a masked key is exactly 0. The published model adds -10000 to its score,
+    which gives the same: exp(-10000) is 0 in float32.
     """
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
@@ -35,7 +35,7 @@ def attention_probabilities(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with its output projection.
+    """Multi-head self-attention and its output projection.
 
     References:
       Vaswani et al. 2017, https://arxiv.org/abs/1706.03762

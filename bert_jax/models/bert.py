@@ -1,4 +1,4 @@
-"""BERT: the encoder, and the encoder with its two pretraining heads.
+"""The BERT encoder, alone and with its two pretraining heads.
 
 References:
   Devlin et al. 2018, https://arxiv.org/abs/1810.04805
@@ -22,38 +22,38 @@ from bert_jax.sharding import ShardingRules, constrain
 
 
 class EncoderOutput(NamedTuple):
-    """What the encoder gives for a batch."""
+    """Outputs of the encoder for a batch."""
 
     sequence_output: Float[Array, "batch length embed"]
     pooled_output: Float[Array, "batch pairs embed"]
-    """tanh of a Dense on each pair's [CLS]."""
+    """A dense layer and tanh on the [CLS] of each pair."""
     hidden_states: Float[Array, "layers batch length embed"] | None = None
-    """Output of every layer, where asked for; the last is `sequence_output`."""
+    """Output of every layer with `keep_hidden_states`. The last is `sequence_output`."""
 
 
 class PretrainingOutput(NamedTuple):
-    """Logits of both objectives, float32."""
+    """Float32 logits of both objectives."""
 
     token_logits: Float[Array, "batch predictions vocab"]
-    """At the mask positions only, over the padded vocabulary."""
+    """Logits at the mask positions, over the padded vocabulary."""
     pair_logits: Float[Array, "batch pairs 2"]
 
 
 def restarting_positions(
     pack_ids: Int[Array, "batch length"], cls_positions: Int[Array, "batch pairs"]
 ) -> Int[Array, "batch length"] | None:
-    """Returns positions counted from the [CLS] of each one's pair; None where a row has one pair.
+    """Returns each token's position after the [CLS] of its pair; None if rows hold one pair.
 
-    Padding is counted as the first pair is.
+    Padding counts from the first [CLS] of its row.
     """
-    if cls_positions.shape[1] == 1:  # and no lookup, whose gradient is a scatter, is needed
+    if cls_positions.shape[1] == 1:  # None avoids a lookup, whose gradient is a scatter
         return None
     starts = jnp.take_along_axis(cls_positions, jnp.maximum(pack_ids - 1, 0), axis=1)
     return jnp.arange(pack_ids.shape[1]) - starts
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward; LayerNorm after each residual sum (post-LN)."""
+    """Self-attention and feed-forward block, each followed by a residual sum and LayerNorm."""
 
     config: BertConfig
     rules: ShardingRules | None = None
@@ -78,9 +78,9 @@ class EncoderLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Embeddings, encoder layers, pooler.
+    """The encoder: embeddings, layers and pooler.
 
-    Parameters of the layers are stacked along a first dimension `layers`.
+    The parameters of all layers are stacked along a first dimension `layers`.
     """
 
     config: BertConfig
@@ -119,7 +119,7 @@ class Bert(nn.Module):
 
 
 class BertForPretraining(nn.Module):
-    """BERT with the masked-token head, tied to the token table, and the next-sentence head."""
+    """BERT with its two heads. The masked-token head shares the token table."""
 
     config: BertConfig
     rules: ShardingRules | None = None
@@ -147,14 +147,14 @@ class BertForPretraining(nn.Module):
 def apply(
     model: BertForPretraining, params: Any, batch: Batch, *, dropout_rng: Array | None = None
 ) -> PretrainingOutput:
-    """Runs the model; without `dropout_rng` dropout is off."""
+    """Runs the model. Dropout is off without `dropout_rng`."""
     rngs = None if dropout_rng is None else {"dropout": dropout_rng}
     output = model.apply({"params": params}, batch, train=dropout_rng is not None, rngs=rngs)
     return cast(PretrainingOutput, output)
 
 
 def num_parameters(params: dict, config: BertConfig) -> int:
-    """Counts parameters without the rows that pad the vocabulary."""
+    """Returns the number of parameters without the padding rows of the vocabulary."""
     padding = config.padded_vocab_size - config.vocab_size
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     count -= padding * config.hidden_size

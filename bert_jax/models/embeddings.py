@@ -1,4 +1,4 @@
-"""Token + segment + position embeddings."""
+"""The sum of token, segment and position embeddings."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from bert_jax.sharding import ShardingRules, constrain
 
 
 class Embeddings(nn.Module):
-    """The sum of three learned embeddings, LayerNorm, dropout."""
+    """Adds three learned embeddings, then applies LayerNorm and dropout."""
 
     config: BertConfig
     rules: ShardingRules | None = None
@@ -21,7 +21,7 @@ class Embeddings(nn.Module):
         c = self.config
 
         def initialize(rng: Array, shape: tuple[int, int]) -> Array:
-            # Rows that pad the vocabulary are 0, so that LAMB's norm of the table is that of words.
+            # Padding rows are 0, so they add nothing to the norm of the table that LAMB uses.
             is_word = jnp.arange(shape[0])[:, None] < c.vocab_size
             return jnp.where(is_word, kernel_initializer(c)(rng, shape), 0)
 
@@ -43,16 +43,19 @@ class Embeddings(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "batch length embed"]:
-        """Positions count from the start of the row where `position_ids` does not say otherwise."""
+        """Returns the embeddings of a batch.
+
+        Without `position_ids` a token's position is its place in the row.
+        """
         length = token_ids.shape[1]
         if length > self.config.max_positions:
             raise ConfigError(
                 f"the input has {length} positions but model.max_positions is "
                 f"{self.config.max_positions}; accepted: inputs at most that long"
             )
-        # A lookup in a table that is cut along `embed` makes XLA rematerialize it whole.
+        # XLA would gather the whole table for a lookup if it were sharded along `embed`.
         tokens = jnp.take(constrain(self.token_table, ("vocab", None), self.rules), token_ids, 0)
-        # Two rows: a product with one-hot rows, whose gradient is a product and not a scatter.
+        # A product with one-hot vectors: its gradient is a product, not a scatter.
         one_hot = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=tokens.dtype)
         positions = self.position_table[:length]
         if position_ids is not None:

@@ -12,12 +12,12 @@ from bert_jax.sharding import ShardingRules, constrain
 def gather_positions(
     sequence: Float[Array, "batch length embed"], positions: Int[Array, "batch picked"]
 ) -> Float[Array, "batch picked embed"]:
-    """Picks positions of each row."""
+    """Returns the vectors at the given positions of each row."""
     return jnp.take_along_axis(sequence, positions[..., None], axis=1)
 
 
 class Pooler(nn.Module):
-    """Dense and tanh on [CLS]."""
+    """A dense layer and tanh on the vector of [CLS]."""
 
     config: BertConfig
 
@@ -28,9 +28,9 @@ class Pooler(nn.Module):
 
 
 class MaskedTokenHead(nn.Module):
-    """Dense, activation, LayerNorm, then the transposed token table and an output bias.
+    """Dense layer, activation, LayerNorm, then a product with the token table, plus a bias.
 
-    Logits of the rows that only pad the table are -inf.
+    The logits of the table's padding rows are -inf.
     """
 
     config: BertConfig
@@ -54,7 +54,7 @@ class MaskedTokenHead(nn.Module):
 
 
 class NextSentenceHead(nn.Module):
-    """Two logits on the pooled output: 0 is next, 1 is random."""
+    """Two logits from the pooled output: class 0 is the next text, class 1 a random text."""
 
     config: BertConfig
 

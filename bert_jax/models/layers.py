@@ -1,6 +1,6 @@
-"""Dense, LayerNorm, dropout and the feed-forward block: names of dimensions and dtypes live here.
+"""The layers that BERT is made of: Dense, LayerNorm, dropout and the feed-forward block.
 
-Parameters are float32. A layer computes in the dtype of the config; statistics are float32.
+Parameters are float32. A layer computes in `model.dtype`, and its statistics in float32.
 """
 
 import math
@@ -12,20 +12,21 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from bert_jax.cpu import kernel_gradient
 from bert_jax.models.config import BertConfig
 
 
 def partitioned(initializer: Callable[..., Array], names: Sequence[str]) -> Callable[..., Any]:
-    """Returns the initializer of a parameter whose dimensions bear `names`."""
+    """Returns an initializer that names the dimensions of its parameter."""
     return nn.with_logical_partitioning(initializer, tuple(names))
 
 
 def kernel_initializer(config: BertConfig) -> Callable[..., Array]:
     """Returns the initializer of matrices and tables.
 
-    The truncated normal is cut at two nominal deviations and not rescaled: the realised deviation
-    is 0.88 of the nominal one, as with TensorFlow's `truncated_normal_initializer` that
-    google-research/bert uses.
+    The truncated normal is cut at two standard deviations and not rescaled. Its standard
+    deviation is 0.88 of `model.initializer_stddev`. google-research/bert initializes in the same
+    way, with TensorFlow's `truncated_normal_initializer`.
     """
     initializers = jax.nn.initializers
     if config.initializer == "normal":
@@ -37,7 +38,7 @@ def kernel_initializer(config: BertConfig) -> Callable[..., Array]:
 def product(
     x: Float[Array, "batch length inputs"], kernel: Float[Array, "inputs outputs"]
 ) -> Float[Array, "batch length outputs"]:
-    """A matrix product whose three products, forward and backward, accumulate in float32."""
+    """A matrix product that accumulates in float32, forward and in both gradients."""
     return jnp.einsum("bsi,io->bso", x, kernel, preferred_element_type=jnp.float32)
 
 
@@ -48,16 +49,8 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 def _product_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     gradient = gradient.astype(x.dtype)
-    wide = {"preferred_element_type": jnp.float32}
-    to_x = jnp.einsum("bso,io->bsi", gradient, kernel, **wide)
-    # XLA:CPU transposes the first operand in a copy, into which it pulls what made the operand:
-    # 17 ms for a GELU of 2048 x 1024, 2 ms for the other side of 2048 x 256. So the narrower one
-    # comes first, and the barrier keeps XLA from swapping them back.
-    if x.shape[-1] <= gradient.shape[-1]:
-        to_kernel = jnp.einsum("bsi,bso->io", x, gradient, **wide)
-    else:
-        to_kernel = jnp.einsum("bso,bsi->oi", gradient, x, **wide)
-        to_kernel = jax.lax.optimization_barrier(to_kernel).T
+    to_x = jnp.einsum("bso,io->bsi", gradient, kernel, preferred_element_type=jnp.float32)
+    to_kernel = kernel_gradient(x, gradient)
     return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
 
 
@@ -65,7 +58,7 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
-    """An affine map of the last dimensions, `inputs`, to `outputs`; both name their sizes."""
+    """An affine map from the dimensions `inputs` to `outputs`: name -> size."""
 
     config: BertConfig
     inputs: dict[str, int]
@@ -92,7 +85,7 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalization over the last dimension, computed in float32.
+    """Layer normalization over the last dimension. It computes in float32.
 
     References:
       Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450
@@ -114,22 +107,22 @@ class LayerNorm(nn.Module):
 
 
 def dropout(x: Array, *, rate: float, rng: Array) -> Array:
-    """Zeroes elements with probability `rate` and rescales the rest to keep the expectation.
+    """Zeroes elements with probability `rate`, and rescales the rest to keep the expectation.
 
-    A draw is 16 bits, two to a generated word: half the random words for a rate that is met to
-    1/131072. The rescaling uses the rate that is realised.
+    A draw has 16 bits, so each generated word of 32 bits gives two draws. The realised rate
+    differs from `rate` by at most 1/131072, and the rescaling uses the realised rate.
     """
     dropped = min(round(rate * 65536), 65535)
     words = jax.random.bits(rng, (*x.shape[:-1], -(-x.shape[-1] // 2)), "uint32")
     draws = jax.lax.bitcast_convert_type(words, jnp.uint16)
     draws = draws.reshape(*words.shape[:-1], -1)[..., : x.shape[-1]]
-    # In float32: bfloat16 would round the factor itself, by 0.2 % at a rate of 0.1.
+    # The factor stays in float32: bfloat16 would round it by 0.2 % at a rate of 0.1.
     kept = (x.astype(jnp.float32) * (65536 / (65536 - dropped))).astype(x.dtype)
     return jnp.where(draws >= dropped, kept, jnp.zeros((), x.dtype))
 
 
 class Dropout(nn.Module):
-    """Dropout in training, identity otherwise; keys come from the `dropout` stream."""
+    """Dropout in training, and the identity otherwise. Keys come from the `dropout` stream."""
 
     rate: float
 
@@ -141,10 +134,10 @@ class Dropout(nn.Module):
 
 
 def activation(x: Array, name: str) -> Array:
-    """Applies the named activation.
+    """Applies an activation.
 
-    `gelu_erf` is the exact form, written with erf rather than the slower erfc of `jax.nn.gelu`;
-    `gelu_tanh` is its approximation.
+    `gelu_erf` is the exact form. It uses erf, because the erfc of `jax.nn.gelu` is slower.
+    `gelu_tanh` is the approximation.
 
     References:
       Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415
@@ -155,7 +148,7 @@ def activation(x: Array, name: str) -> Array:
 
 
 class FeedForward(nn.Module):
-    """Dense to the intermediate size, activation, Dense back."""
+    """A dense layer to the intermediate size, an activation, and a dense layer back."""
 
     config: BertConfig
 

@@ -1,8 +1,10 @@
-"""Text of a masked language model, by Gibbs sampling: mask one position, draw it anew, go on.
+"""Generates text with a masked language model, by Gibbs sampling.
+
+Each step masks one position and draws its piece again. A sweep visits every position once in a
+random order, so no [MASK] remains after the first sweep. Wang and Cho draw positions at random.
 
 References:
-  Wang and Cho 2019, https://arxiv.org/abs/1902.04094. Theirs draws positions at random; here a
-  sweep visits each once, in an order drawn anew, so that the first one leaves no [MASK].
+  Wang and Cho 2019, https://arxiv.org/abs/1902.04094
 """
 
 from collections.abc import Sequence
@@ -31,13 +33,14 @@ def generate(
     top_k: int,
     sweeps: int,
 ) -> list[int]:
-    """Returns `length` ids that follow the prompt's: never special ones, and a word's start first.
+    """Returns `length` ids that follow the prompt. None is special, and the first starts a word.
 
-    A row starts as the prompt and `length` [MASK]s; a draw is from the `top_k` most probable
-    pieces, at a temperature. One program serves all positions, seeds and prompts of a row length.
+    The row starts as the prompt and `length` [MASK]s. Each draw is from the `top_k` most probable
+    pieces at the temperature. One compiled program serves all positions, seeds and prompts of a
+    row length.
 
     Raises:
-      ConfigError: a number that is out of range.
+      ConfigError: a number is out of range.
       DataError: prompt and length together exceed the model's positions.
     """
     for name, value in (("length", length), ("top_k", top_k), ("sweeps", sweeps)):
@@ -45,7 +48,7 @@ def generate(
             raise ConfigError(f"{name} is {value}; accepted: at least 1")
     if not 0 < temperature < np.inf:
         raise ConfigError(f"temperature is {temperature}; accepted: above 0")
-    if not 0 <= seed < 2**32:  # jax.random.key takes the lower 32 bits of a larger one
+    if not 0 <= seed < 2**32:  # jax.random.key takes only the lower 32 bits
         raise ConfigError(f"seed is {seed}; accepted: 0 to {2**32 - 1}")
     pair = fit(model, [*prompt, *[model.tokenizer.mask_id] * length], [], truncate=False)
     ((_, layout),) = lay_out_batches(model, [pair])
@@ -69,13 +72,13 @@ def generate(
                 (np.uint32(seed), np.uint32(sweep * length + step)),
                 min(top_k, model.tokenizer.vocab_size),
             )
-            # An array of the device would be another kind of input, compiled for anew.
+            # A device array would be another kind of input and compile another program.
             layout = layout._replace(token_ids=np.asarray(token_ids))
     return layout.token_ids[0, first : first + length].tolist()
 
 
 def _text_pieces(tokenizer: Tokenizer, rows: int) -> Bool[np.ndarray, "vocab"]:
-    """True for pieces of text: neither special, nor `[unused1]` and its like, nor padding rows."""
+    """Returns False for special pieces, for `[unused1]` and the like, and for padding rows."""
     special = {tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id}
     special |= {tokenizer.sep_id, tokenizer.mask_id}
     permitted = np.zeros(rows, bool)
@@ -97,7 +100,7 @@ def _redraw(
     address: tuple[Any, Any],
     top_k: int,
 ) -> Int[Array, "1 length"]:
-    """Ids of the row with one position drawn anew; randomness is addressed by (seed, draw)."""
+    """Returns the ids with a new draw at one position. The draw is addressed by (seed, number)."""
     token_ids = jnp.asarray(layout.token_ids)
     masked = layout._replace(token_ids=token_ids.at[0, position].set(mask_id))
     batch = as_batch(masked, jnp.full((1, 1), position))

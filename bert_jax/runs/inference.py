@@ -1,7 +1,7 @@
-"""What a trained model says of texts: pieces for masks, vectors, whether one text follows another.
+"""Inference on texts: pieces for masks, vectors, and whether one text follows another.
 
-Texts are laid out as in training and run in batches of few shapes, so that little is compiled:
-rows of 32, 64, 128, ... positions, up to those of the model, and 1, 8 or 32 rows.
+Texts are laid out as in training. Batches have few shapes, so few programs are compiled: 1, 8 or
+32 rows of 32, 64, 128, ... positions, up to `model.max_positions`.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ ROWS = (1, 8, 32)
 
 
 class TextModel(NamedTuple):
-    """A model, and what makes its rows of texts."""
+    """A model, and the tokenizer and layout of its texts."""
 
     model: BertForPretraining
     params: Any
     tokenizer: Tokenizer
     single_text_separator: bool
-    """A single text is [CLS] A [SEP], or [CLS] A; pairs are [CLS] A [SEP] B [SEP]."""
+    """Whether a single text ends with [SEP]. Pairs are always [CLS] A [SEP] B [SEP]."""
 
 
 class Filling(NamedTuple):
@@ -50,7 +50,7 @@ class Filling(NamedTuple):
 
 
 def encode_text(model: TextModel, text: str, *, truncate: bool = False) -> Pair:
-    """Returns the ids of a single text, its last ones cut off with `truncate`.
+    """Returns the ids of a single text. With `truncate` a long text loses its last ids.
 
     Raises:
       DataError: the text is longer than the model's positions.
@@ -59,7 +59,7 @@ def encode_text(model: TextModel, text: str, *, truncate: bool = False) -> Pair:
 
 
 def encode_pair(model: TextModel, a: str, b: str, *, truncate: bool = False) -> Pair:
-    """Returns the ids of two texts; with `truncate` the longer one loses its last ids.
+    """Returns the ids of two texts. With `truncate` the longer text loses its last ids.
 
     Raises:
       DataError: a text is empty, or both together are longer than the model's positions.
@@ -72,10 +72,10 @@ def encode_pair(model: TextModel, a: str, b: str, *, truncate: bool = False) -> 
 
 
 def encode_masked(model: TextModel, text: str, *, truncate: bool = False) -> Pair:
-    """Returns the ids of a text in which [MASK] stands for what is to be filled in.
+    """Returns the ids of a text that contains [MASK].
 
     Raises:
-      DataError: there is no [MASK] (none left with `truncate`), or the text is too long.
+      DataError: the text has no [MASK], or none after `truncate`, or the text is too long.
     """
     first, *rest = text.split(MASK)
     if not rest:
@@ -91,7 +91,7 @@ def encode_masked(model: TextModel, text: str, *, truncate: bool = False) -> Pai
 
 
 def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool) -> Pair:
-    """Returns the ids as a pair that a row can hold.
+    """Returns the ids as a pair that fits into a row.
 
     Raises:
       DataError: they are longer than the model's positions, unless `truncate`.
@@ -110,7 +110,7 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
 
 @contextlib.contextmanager
 def located(where: str) -> Iterator[None]:
-    """Adds to a DataError which of many texts it is about."""
+    """Adds the place of a text, such as its line, to a DataError."""
     try:
         yield
     except DataError as error:
@@ -146,7 +146,7 @@ def fill_mask(model: TextModel, pairs: Sequence[Pair], *, top_k: int) -> list[li
 def embed(
     model: TextModel, pairs: Sequence[Pair], *, pooling: Pooling
 ) -> Float[np.ndarray, "texts embed"]:
-    """Returns a float32 vector for each text; `bert_jax.models.pooling` says which."""
+    """Returns a float32 vector for each text; `bert_jax.models.pooling` lists the kinds."""
     vectors = np.zeros((len(pairs), model.model.config.hidden_size), np.float32)
     for numbers, layout in lay_out_batches(model, pairs):
         found = _embed(model.model, model.params, layout, pooling)
@@ -155,7 +155,7 @@ def embed(
 
 
 def next_sentence(model: TextModel, pairs: Sequence[Pair]) -> Float[np.ndarray, "pairs"]:
-    """Returns the probability that B follows A in its document, class 0 of the head."""
+    """Returns the probability that B follows A in its document: class 0 of the head."""
     follows = np.zeros(len(pairs), np.float32)
     for numbers, layout in lay_out_batches(model, pairs):
         batch = as_batch(layout, np.zeros((len(layout.token_ids), 1), np.int32))
@@ -176,9 +176,9 @@ def cosine(
 
 
 def lay_out_batches(model: TextModel, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], Layout]]:
-    """Batches of pairs of one length, each with the numbers of those in its first rows.
+    """Yields batches of pairs of one length, each with the numbers of its pairs in row order.
 
-    Further rows are padding.
+    Rows after the last pair are padding.
     """
     by_length = defaultdict(list)
     limit, tokenizer = model.model.config.max_positions, model.tokenizer
@@ -197,7 +197,7 @@ def lay_out_batches(model: TextModel, pairs: Sequence[Pair]) -> Iterator[tuple[l
 
 
 def padded_length(tokens: int, limit: int) -> int:
-    """Rounds up to a power of two, at least 32, at most the model's positions."""
+    """Rounds up to a power of two. The result is at least 32 and at most `limit`."""
     return min(max(SHORTEST_ROW, 1 << (tokens - 1).bit_length()), limit)
 
 
@@ -207,7 +207,7 @@ def _row_length(model: TextModel, pair: Pair) -> int:
 
 
 def as_batch(layout: Layout, mask_positions: Int[Any, "batch predictions"]) -> Batch:
-    """Returns the rows as what the model takes; labels and weights are 0."""
+    """Returns the rows as a batch for the model. Labels and weights are 0."""
     nothing = np.zeros(mask_positions.shape, np.int32)
     return Batch(
         token_ids=layout.token_ids,
@@ -222,7 +222,7 @@ def as_batch(layout: Layout, mask_positions: Int[Any, "batch predictions"]) -> B
     )
 
 
-# ---- What is compiled: once for a model and a shape ----------------------------------------------
+# ---- Compiled functions: one program for a model and a shape -------------------------------------
 
 
 @partial(jax.jit, static_argnums=(0, 3))

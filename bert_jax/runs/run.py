@@ -1,4 +1,4 @@
-"""The notebook's door: `load_run(path)` gives config, model, parameters and tokenizer of a run."""
+"""Opens trained models: `load_run(path)` returns config, model, parameters and tokenizer."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -33,30 +33,29 @@ from bert_jax.training.state import abstract_params, unboxed_params
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trained model with all that it needs to be used."""
+    """A trained model with its tokenizer and its history."""
 
     path: Path
     step: int
     config: Experiment | None
-    """None where the weights come from elsewhere; `model.config` is there always."""
+    """Experiment of the run; None for weights from elsewhere. `model.config` always exists."""
     model: BertForPretraining | BertForTask
-    """Of a fine-tuned model with the task's output layer alone; `model.head` says which."""
+    """A fine-tuned model has the output layer of its task only; `model.head` describes it."""
     params: Any
-    """Float32 arrays on a CPU; `model.apply({"params": params}, batch)` runs them, of a fine-tuned
-    model `model.apply({"params": params}, token_ids, segment_ids, pack_ids)`."""
+    """Float32 arrays: `model.apply({"params": params}, batch)` runs the model. A fine-tuned
+    model takes `token_ids, segment_ids, pack_ids` in place of the batch."""
     tokenizer: Tokenizer
     passport: dict[str, Any] | None = None
-    """What it was trained on, as `passport.json` said; the data of a second phase are those under
-    `second_phase`. None where the weights come from elsewhere."""
+    """Description of the training data (`passport.json`); None for weights from elsewhere."""
     loading: LoadingReport | None = None
-    """What became of each tensor of weights from elsewhere."""
+    """How each tensor was used, for weights from elsewhere."""
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[Filling]]:
         """Returns the `top_k` most probable pieces for each [MASK] of a text, best first.
 
         Raises:
-          DataError: the text holds no [MASK] or is longer than the model's positions.
-          CheckpointError: the weights came without the head.
+          DataError: the text has no [MASK] or is longer than the model's positions.
+          CheckpointError: the weights lack the head.
         """
         self.check_trained("masked_token_head")
         texts = self.text_model
@@ -65,18 +64,18 @@ class Run:
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text, the same alone as among others but for rounding.
+        """Returns a float32 vector for each text. Other texts change it only by rounding.
 
         Args:
-          texts: up to `model.max_positions` tokens each, [CLS] and [SEP] counted; positions beyond
-            the rows that a run was trained on are as they were initialized.
+          texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond
+            the rows of training keep their initial embeddings.
           pooling: see `bert_jax.models.pooling`.
-          truncate: leaves the last tokens of a longer text out, instead of an error.
+          truncate: cuts off the last tokens of a long text, instead of an error.
 
         Raises:
-          DataError: a text is too long; its number from 0 is named.
-          ConfigError: no such pooling.
-          CheckpointError: `pooled` of weights without a trained pooler.
+          DataError: a text is too long. The message names its number, counted from 0.
+          ConfigError: the pooling does not exist.
+          CheckpointError: the pooling is `pooled` and the pooler was not trained.
         """
         if isinstance(texts, str):
             raise DataError("texts is a single text; accepted: a list of texts")
@@ -96,13 +95,14 @@ class Run:
         return float(inference.cosine(first[None], second[None])[0])
 
     def next_sentence(self, a: str, b: str, *, truncate: bool = False) -> float:
-        """Returns the probability that text B follows text A: 1 where it surely does.
+        """Returns the probability that text B follows text A: class 0 of the published head.
 
-        That is class 0 of the published head. What it was trained against is the run's: random
-        texts, or with `data.pairs` 'sentence_order' the same two exchanged.
+        The other class depends on the run: B is a random text, or with `data.pairs`
+        'sentence_order' the two texts are exchanged.
 
         Args:
-          truncate: leaves the last tokens of the longer text out, instead of an error.
+          a, b: the two texts.
+          truncate: cuts off the last tokens of the longer text, instead of an error.
 
         Raises:
           DataError: a text is empty, or both together are longer than the model's positions.
@@ -122,12 +122,12 @@ class Run:
         top_k: int = 100,
         sweeps: int = 8,
     ) -> str:
-        """Returns the prompt, as it was given, and `length` word pieces after it; see `generation`.
+        """Returns the unchanged prompt and `length` word pieces after it; see `generation`.
 
         Raises:
           DataError: prompt and pieces together are longer than the model's positions.
-          ConfigError: a number that is out of range.
-          CheckpointError: the weights came without the head.
+          ConfigError: a number is out of range.
+          CheckpointError: the weights lack the head.
         """
         self.check_trained("masked_token_head")
         new = generate(
@@ -143,17 +143,17 @@ class Run:
 
     @property
     def text_model(self) -> inference.TextModel:
-        """What the functions of `inference` ask of a run."""
+        """The encoder and tokenizer, as the functions of `inference` take them."""
         # Hugging Face and Google end a single text with [SEP].
         separator = self.config.data.single_text_separator if self.config else True
-        # Of a fine-tuned model the encoder alone is asked; see `check_trained`.
+        # Only the encoder of a fine-tuned model is used; `check_trained` refuses the heads.
         model = self.model
         if isinstance(model, BertForTask):
             model = BertForPretraining(model.config)
         return inference.TextModel(model, self.params, self.tokenizer, separator)
 
     def check_trained(self, *parts: str) -> None:
-        """Raises CheckpointError where a part is missing or is as it was initialized."""
+        """Raises CheckpointError if a part is missing or was not trained."""
         head = self.model.head if isinstance(self.model, BertForTask) else None
         for part in parts:
             if head and not (part == "bert/pooler" and head.representation == "pooled"):
@@ -175,7 +175,7 @@ class Run:
                 )
 
     def report(self) -> str:
-        """Returns what was loaded, array by array, and what was not."""
+        """Returns a text that lists the loaded arrays and the tensors that were not used."""
         leaves = flatten_params(self.params)
         count = num_parameters(self.params, self.model.config)
         lines = [
@@ -191,7 +191,7 @@ class Run:
         """Returns the rows of `metrics.jsonl`.
 
         Raises:
-          CheckpointError: weights from elsewhere, which have none.
+          CheckpointError: the weights come from elsewhere and have no metrics.
         """
         if not (self.path / "metrics.jsonl").exists():
             raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
@@ -199,17 +199,19 @@ class Run:
 
 
 def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str] = ()) -> Run:
-    """Opens weights on a CPU: a run at its last checkpoint or at `step`, or weights from elsewhere.
+    """Loads a trained model onto the CPU.
 
     Args:
-      path: a run or a converted directory, a directory of Hugging Face's, or Google's
-        `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it.
-      step: of a run.
-      allow: of weights from elsewhere, unexpected tensors to leave out and parts that may be
-        missing and are then initialized: `bert/pooler`, `masked_token_head`, `next_sentence_head`.
+      path: a run, a converted directory, a Hugging Face directory, or Google's `bert_model.ckpt`
+        with `bert_config.json` and `vocab.txt` beside it.
+      step: the checkpoint of a run (default: the last).
+      allow: names that may differ in weights from elsewhere. An unexpected tensor with such a
+        name is left out. A missing part is initialized: `bert/pooler`, `masked_token_head` or
+        `next_sentence_head`.
 
     Raises:
-      CheckpointError: none of these, no such checkpoint, or arrays that are not the model's.
+      CheckpointError: the path is none of these, the checkpoint does not exist, or an array does
+        not match the model.
     """
     path = Path(path)
     if not path.exists() and not checkpoint_prefix(path):
@@ -218,9 +220,7 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
         path = path.parent
     if (path / "checkpoints").is_dir():
         if allow:
-            raise CheckpointError(
-                f"{path} is a run, whose arrays are all there; allow is not for it"
-            )
+            raise CheckpointError(f"{path} is a run with all arrays; accepted: no allow")
         return _open_run(path, step)
     read = _foreign_reader(path)
     if read:
@@ -234,17 +234,12 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
 
 
 def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"]) -> None:
-    """Writes weights, model and tokenizer into an empty directory, which `load_run` opens."""
+    """Writes a model to an empty directory. `load_run` can open it."""
     head = run.model.head if isinstance(run.model, BertForTask) else None
     if to == "huggingface":
         parameters = {path: np.asarray(leaf) for path, leaf in flatten_params(run.params).items()}
-        write_huggingface(
-            directory,
-            parameters,
-            config=run.model.config,
-            tokenizer=run.tokenizer,
-            head=head,
-        )
+        config, tokenizer = run.model.config, run.tokenizer
+        write_huggingface(directory, parameters, config=config, tokenizer=tokenizer, head=head)
         return
     checkpoint.save_params(
         directory,
@@ -319,7 +314,7 @@ def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
 
 
 def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, np.ndarray]:
-    """Parameters as training with seed 0 starts from; jit leaves out what is not asked for."""
+    """Returns the named parameters of seed 0. jit removes the computation of all others."""
 
     def initialize() -> dict[str, jax.Array]:
         params = flatten_params(unboxed_params(model, 0))
@@ -330,7 +325,7 @@ def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, 
 
 
 def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeights | None:
-    """Opens `training.init_from`, unless it is empty or the run in `workdir` has a checkpoint.
+    """Opens `training.init_from`. Returns None if it is empty or `workdir` has a checkpoint.
 
     Raises:
       CheckpointError, DataError: see `load_run`.
