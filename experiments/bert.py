@@ -1,7 +1,7 @@
 """BERT as published (Devlin et al. 2018), and the smaller sizes of Turc et al. 2019.
 
-The corpus is English Wikipedia and books as plain UTF-8 text, which this repository does not
-hold: put files with one sentence or paragraph a line and a blank line between documents under
+The corpus is English Wikipedia and books as plain UTF-8 text. This repository does not hold it. Put
+files with a sentence or paragraph on each line and a blank line between documents under
 corpora/wikibooks/, then
 
     python -m bert_jax.prepare --experiment=experiments/bert.py:base
@@ -36,7 +36,7 @@ SIZES = {  # layers, hidden size, attention heads
 def get_config(
     variant: Literal["tiny", "mini", "small", "medium", "base", "large"] = "base",
 ) -> Experiment:
-    """Returns one size: 256 rows of 128, then 512 tokens, a million updates, AdamW at 1e-4."""
+    """Returns a size: 256 rows of 128, later 512 tokens, a million updates, AdamW at 1e-4."""
     num_layers, hidden_size, num_heads = SIZES[variant]
     return Experiment(
         data=DataConfig(

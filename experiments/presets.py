@@ -1,18 +1,24 @@
-"""BERT as each of six code bases trains it; docs/recipe.md shows how they differ.
+"""BERT as six code bases train it; docs/recipe.md shows how they differ.
 
     python -m bert_jax.config --diff experiments/presets.py:devlin2018 experiments/presets.py:mlperf
     python -m bert_jax.pretrain --experiment=experiments/presets.py:hf_bert --workdir=runs/hf_bert
 
-A preset fixes what the code does and the published settings of its main run; the corpus, prepared
-once for each sequence length and limit of words, is English Wikipedia and books as in bert.py.
+A preset has the behaviour of the source's code and the published settings of its main run. The
+corpus is English Wikipedia and books, as in bert.py. It is prepared once for each sequence length
+and each limit of the length of words.
 
-No preset follows: means of the means of replicas or micro-batches, where every loss here is
-divided by the masked words of the global batch; clipping on each replica before the gradients are
-summed (google_bert_tf1 on TPUs, MLPerf's reference), because then the update depends on the number
-of replicas; the 1e-5 that Google's code adds to the number of masked words, at most 1e-5 of the
-loss; fp16 with loss scaling (nvidia_lamb), for which bfloat16 stands. What only one source does,
-its preset's docstring says. Evaluation masks are alike in all, 80/10/10 and rounded, so that runs
-compare. All but hf_bert have static masks: `dupe_factor` of them for each text.
+No preset follows these points:
+
+- A mean of the means of replicas or micro-batches. Every loss here is divided by the masked words
+  of the global batch.
+- Clipping on each replica before the gradients are summed (google_bert_tf1 on TPUs, MLPerf's
+  reference). The update would depend on the number of replicas.
+- The 1e-5 that Google's code adds to the number of masked words, at most 1e-5 of the loss.
+- fp16 with loss scaling (nvidia_lamb). The preset uses bfloat16.
+
+The docstring of a preset names what only its source does. All presets have the same evaluation
+masks, 80/10/10 and rounded, so their runs are comparable. All but hf_bert have static masks:
+`dupe_factor` masks for each text.
 """
 
 from collections.abc import Mapping
@@ -30,8 +36,8 @@ from bert_jax.training.optim import OptimizerConfig
 def devlin2018() -> Experiment:
     """The paper and the checkpoints released with it: BERT-base, 256 rows, a million updates.
 
-    GELU is the exact erf form, with which the released checkpoints were trained. The last tenth of
-    the updates is at 512 tokens, under the same schedule.
+    GELU is the exact erf form; the released checkpoints were trained with it. The last tenth of the
+    updates uses rows of 512 tokens, under the same schedule.
 
     References:
       https://arxiv.org/abs/1810.04805
@@ -47,11 +53,11 @@ def devlin2018() -> Experiment:
 
 
 def google_bert_tf1() -> Experiment:
-    """google-research/bert as it stands, with the defaults of its run_pretraining.py.
+    """google-research/bert today, with the defaults of its run_pretraining.py.
 
-    GELU has become the tanh form. The defaults, 32 rows and 100,000 updates, are for trying.
-    Not followed: clipping on each replica, on TPUs; all held-out rows are evaluated, not 100
-    batches.
+    GELU is now the tanh form. The defaults, 32 rows and 100,000 updates, are for first trials.
+    Two points are not followed: clipping on each replica, on TPUs; evaluation of 100 batches only,
+    where all held-out rows are evaluated here.
 
     References:
       https://github.com/google-research/bert
@@ -68,10 +74,10 @@ def google_bert_tf1() -> Experiment:
 def hf_bert() -> Experiment:
     """Hugging Face's BertForPreTraining under its Trainer: torch's AdamW, masks drawn word by word.
 
-    Rates, warm-up and batch are the paper's; the Trainer's own are for fine-tuning. It has no
-    limit on the predictions of a row; here a row has room for 40, and for 120 at 512 tokens, which
-    fewer than one in a million exceed.
-    Not followed: the row of [PAD] starts at 0 there, a row that no loss depends on.
+    Learning rate, warm-up and batch are the paper's; the Trainer's defaults are for fine-tuning.
+    The Trainer has no limit of the predictions of a row. Here a row has room for 40 predictions, at
+    512 tokens for 120; fewer than one row in a million needs more.
+    Not followed: the embedding of [PAD] starts at 0 there. No loss depends on it.
 
     References:
       https://github.com/huggingface/transformers, modeling_bert.py, trainer.py, data_collator.py
@@ -94,10 +100,11 @@ def hf_bert() -> Experiment:
 def nvidia_lamb() -> Experiment:
     """NVIDIA's BERT-large with LAMB: 7,038 updates on 65,536 rows, 1,563 on 32,768 of 512 tokens.
 
-    Each phase has a schedule of its own; the second takes over the moments and counts from 0.
-    FusedLAMB without NVLAMB: no trust ratio where nothing decays. The rate falls with the square
-    root of what remains. GELU is the erf form that its PyTorch code trains with. Not followed:
-    fp16; a vocabulary padded to 30,528 whose padding takes part in the softmax.
+    Each phase has its own schedule. The second phase keeps the moments and counts from 0. The
+    optimizer is FusedLAMB without NVLAMB: parameters without weight decay have no trust ratio. The
+    rate falls with the square root of the share of steps that remain. GELU is the erf form, as in
+    its PyTorch code. Two points are not followed: fp16; a vocabulary padded to 30,528 entries, all
+    of which take part in the softmax.
 
     References:
       https://github.com/NVIDIA/DeepLearningExamples, PyTorch/LanguageModeling/BERT
@@ -162,8 +169,8 @@ def mlperf() -> Experiment:
 def textbook() -> Experiment:
     """BERT as it is taught.
 
-    Masked words always become [MASK]; the loss is the sum over a pair's masked words plus its
-    pair loss; a single text has no final [SEP].
+    Masked words always become [MASK]. The loss is the sum over a pair's masked words plus its pair
+    loss. A single text has no final [SEP].
     """
     paper = devlin2018()
     masking = replace(paper.data.masking, split=(1.0, 0.0, 0.0))
@@ -182,7 +189,7 @@ def get_config(
         "devlin2018", "google_bert_tf1", "hf_bert", "nvidia_lamb", "mlperf", "textbook"
     ] = "devlin2018",
 ) -> Experiment:
-    """Returns one preset; its docstring names the source and what it does not follow."""
+    """Returns a preset; its docstring names the source and the points that it does not follow."""
     return {preset.__name__: preset for preset in PRESETS}[variant]()
 
 
