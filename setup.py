@@ -19,6 +19,7 @@ setup(
         "array_record>=0.8",
         "flax>=0.12,<0.13",
         "fsspec>=2025.1",
+        "google-crc32c>=1.5",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.11",
         "jaxtyping>=0.3",

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import google_crc32c
 import ml_dtypes
 import numpy as np
 
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, DataError
-from bert_jax.interop.crc32c import masked_crc32c
 from bert_jax.interop.source import Source, check_vocabulary, looks_lower_case, read_config
 
 MAX_WORD_LENGTH = 200
@@ -133,9 +133,15 @@ def _read_variable(name: str, entry: _Entry, data: list[np.ndarray], prefix: Pat
     content = data[entry.shard][entry.offset : entry.offset + entry.size]
     if entry.size != math.prod(entry.shape) * entry.dtype.itemsize:
         raise CheckpointError(f"{prefix}.index: {name} has {entry.size} bytes, not of its shape")
-    if masked_crc32c(content) != entry.checksum:
+    if _masked_checksum(content.tobytes()) != entry.checksum:
         raise CheckpointError(f"{file} is damaged: the checksum of {name} differs")
     return content.view(entry.dtype).reshape(entry.shape)
+
+
+def _masked_checksum(content: bytes) -> int:
+    """Returns the CRC-32C of bytes in the masked form that TensorFlow stores."""
+    value = google_crc32c.value(content)
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _entry(value: bytes) -> _Entry:
@@ -181,7 +187,7 @@ def _read_block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes,
     block = content[offset : offset + size + BLOCK_TRAILER_SIZE]
     if len(block) < size + BLOCK_TRAILER_SIZE or size < 4:
         raise ValueError("a block is cut short")
-    if masked_crc32c(block[: size + 1]) != int.from_bytes(block[size + 1 :], "little"):
+    if _masked_checksum(block[: size + 1]) != int.from_bytes(block[size + 1 :], "little"):
         raise ValueError("the checksum of a block differs")
     if block[size]:
         raise ValueError("a block is compressed")

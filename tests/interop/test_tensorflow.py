@@ -10,7 +10,6 @@ from layouts import GOLDENS
 
 from bert_jax.data.batch import Batch
 from bert_jax.errors import CheckpointError
-from bert_jax.interop.crc32c import LANE, LANES, SHORT, crc32c
 from bert_jax.interop.tensorflow import read_bundle
 from bert_jax.runs.run import load_run
 
@@ -137,23 +136,3 @@ def test_a_checkpoint_whose_sizes_differ_from_its_config_is_refused(copy):
     (copy / "bert_config.json").write_text(json.dumps(config | {"max_position_embeddings": 13}))
     with pytest.raises(CheckpointError, match=r"position_embeddings is \[12, 16\], not \[13, 16\]"):
         load_run(copy / "bert_model.ckpt")
-
-
-def test_crc32c_equals_known_values():
-    """Values of RFC 3720, B.4; at the lengths where the code branches, a plain loop over bytes."""
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(bytes([255] * 32)) == 0x62A8AB43
-    table = [0] * 256
-    for i in range(256):
-        value = i
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table[i] = value
-    block = LANE * LANES
-    for length in (0, 3, SHORT - 1, SHORT, SHORT + 1, block - 1, block, block + 1):
-        data = np.random.default_rng(length).integers(0, 256, length, np.uint8)
-        value = 0xFFFFFFFF
-        for byte in data.tolist():
-            value = table[(value ^ byte) & 255] ^ value >> 8
-        assert crc32c(data) == crc32c(data.tobytes()) == value ^ 0xFFFFFFFF
