@@ -70,6 +70,8 @@ def keep_freed_memory() -> None:
       kept, with the cache, bounded  2.26 s               118,000       2.4 GB
       kept, without the cache        1.78 s                33,000       2.2 GB
 
+    The last line was measured without the bound. Its two blocks stay below the bound.
+
     Call it first in a command. It does nothing if the machine has an accelerator, if the user has
     set a MALLOC_ or GLIBC_TUNABLES variable, or without glibc 2.33.
     """
