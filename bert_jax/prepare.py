@@ -1,24 +1,26 @@
-r"""Makes pretraining data of raw text: a vocabulary, then shards of examples.
+r"""Prepares pretraining data from raw text: a vocabulary, then shards of examples.
 
   python -m bert_jax.prepare --experiment=experiments/quickstart.py
   python -m bert_jax.prepare --experiment=experiments/bert.py:base --workers=16 \
     --corpus='text:corpora/books/*.txt,jsonl:corpora/wiki-*.jsonl.gz@2' --output=data/books-and-wiki
 
-What to make is the experiment's `data` and `model.vocab_size`, and so are the corpus and the
-directory unless they are given; docs/data.md says how a corpus is written. Rows are packed with
---set data.pairs_per_row=3. A second
-phase has rows of its own, of the same text and vocabulary, in a directory of its own. The output
-depends neither on the engine nor on the number of workers. A run that was interrupted goes on with
-the shards that are missing; finished data are left as they are.
+The experiment's `data` and `model.vocab_size` say what is prepared. --corpus and --output replace
+`data.corpus` and `data.directory`; docs/data.md describes the format of a corpus.
+--set data.pairs_per_row=3 packs up to three pairs into a row. Each phase with other rows has its
+own directory, with the same text and vocabulary.
 
-With --exclude=FILE, a text a line, documents that have 13 words in a row in common with one of the
-texts are left out, so that a model is not tested on what it read; see
+The output does not depend on the engine or on the number of workers. After an interruption the
+same command makes the missing shards; finished data stay as they are.
+
+--exclude=FILE names evaluation texts, one text a line. Documents that share 13 consecutive words
+with a text are left out, so a model is not tested on text that it has read. See
 bert_jax/data/preparation/exclusion.py.
 
   python -m bert_jax.prepare --audit=data/quickstart
 
-writes data/quickstart/audit.html: the passport of finished data as a page with plots, what to look
-at before training on them, and how far the pair task is solved without reading. No --experiment.
+writes data/quickstart/audit.html, a page about finished data: the passport with plots, findings to
+look at before training, and how well the pair task is solved without reading. It needs no
+--experiment.
 """
 
 import os
@@ -114,16 +116,16 @@ def _print_exclusion(directory: str, passport: dict) -> None:
     dropped = {name: split["excluded_documents"] for name, split in passport["splits"].items()}
     print(
         f"{directory}: {dropped['train']:,} documents for training and {dropped['eval']:,} held"
-        f" out were dropped for what they share with {excluded['texts']:,} evaluation texts;"
-        f" {excluded['short_texts']:,} of those, of less than {excluded['min_words']} words,"
-        " were not looked for"
+        f" out were dropped because they contain one of {excluded['texts']:,} evaluation texts;"
+        f" {excluded['short_texts']:,} texts have fewer than {excluded['min_words']} words and"
+        " were not searched for"
     )
 
 
 def _audit(directory: str) -> None:
     for name in ("experiment", "set", "corpus", "output", "vocabulary", "exclude"):
         if FLAGS[name].present:
-            raise ConfigError(f"--audit={directory} with --{name}; accepted: --audit by itself")
+            raise ConfigError(f"--audit={directory} with --{name}; accepted: --audit alone")
     try:
         from bert_jax.audit.page import write_page
     except ModuleNotFoundError as error:
@@ -137,7 +139,7 @@ def _audit(directory: str) -> None:
             for one in audit.shortcut.classifiers
         )
         print(
-            f"{directory}: pairs told without reading: the more frequent answer"
+            f"{directory}: pair accuracy without reading: majority label"
             f" {audit.shortcut.majority:.1%}, {figures}"
         )
     for finding in audit.findings:
@@ -154,12 +156,12 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
     data = experiment.data
     if Path(FLAGS.vocabulary).suffix == ".json":
         raise ConfigError(
-            f"--vocabulary={FLAGS.vocabulary} is called as a tokenizer.json; accepted: a vocab.txt "
-            "or a SentencePiece *.model"
+            f"--vocabulary={FLAGS.vocabulary} is a .json file; accepted: a vocab.txt, or a "
+            "SentencePiece model that ends in .model"
         )
     if Path(FLAGS.vocabulary).suffix == ".model" and data.tokenizer != "sentencepiece":
         raise ConfigError(
-            f"--vocabulary={FLAGS.vocabulary} is called as a SentencePiece model and "
+            f"--vocabulary={FLAGS.vocabulary} is a SentencePiece model and "
             f"data.tokenizer is {data.tokenizer!r}; accepted: --set data.tokenizer=sentencepiece, "
             "or a vocab.txt"
         )
@@ -180,7 +182,7 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage, on a terminal; gives what `prepare_data` reports to."""
+    """Shows a bar for each stage on a terminal; yields the `report` for `prepare_data`."""
     columns = (
         TextColumn("{task.description:10}"),
         BarColumn(),
@@ -202,29 +204,32 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_string(
-        "corpus", None, "Raw text, SPEC[@WEIGHT][,SPEC...]; the experiment's data.corpus if absent."
+        "corpus", None, "Raw text, SPEC[@WEIGHT][,SPEC...]. Default: the experiment's data.corpus."
     )
     flags.DEFINE_string(
-        "output", None, "Directory to write; the experiment's data.directory if absent."
+        "output", None, "Directory to write. Default: the experiment's data.directory."
     )
     flags.DEFINE_string(
         "vocabulary",
         None,
-        "A vocab.txt, or for SentencePiece a .model, to use; one is trained if absent.",
+        "A vocab.txt, or a SentencePiece .model, to use. Default: a vocabulary is trained.",
     )
     flags.DEFINE_multi_string(
         "exclude",
         [],
-        "A file of evaluation texts, one a line; documents with one are dropped; may be repeated.",
+        "File of evaluation texts, one a line. Documents that contain a text are dropped.",
     )
-    flags.DEFINE_enum("engine", "pool", ["pool", "beam"], "What runs the tasks.")
-    flags.DEFINE_integer(
-        "workers", os.cpu_count() or 1, "Processes that make shards.", lower_bound=1
+    flags.DEFINE_enum(
+        "engine",
+        "pool",
+        ["pool", "beam"],
+        "Runs the tasks in a pool of processes or on Apache Beam.",
     )
+    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of processes.", lower_bound=1)
     flags.DEFINE_string(
-        "audit", None, "Directory of prepared data to describe in its audit.html; prepares nothing."
+        "audit", None, "Directory of prepared data. Writes its audit.html and prepares nothing."
     )
     flags.DEFINE_multi_string(
-        "beam", [], "An option of Beam, e.g. --beam=--runner=DataflowRunner; may be repeated."
+        "beam", [], "An option of Beam, such as --beam=--runner=DataflowRunner."
     )
     command.run(main)

@@ -261,7 +261,10 @@ def test_a_bad_exclusion_is_one_line_and_nothing_is_written(content, said, corpu
         ("--output=/proc/new", "--output=/proc/new cannot be written ("),
         ("--output={}", "{}/survey cannot be read or written (File exists); accepted: "),
         ("--beam=--runner=DirectRunner", "with --engine=pool; accepted: --engine=beam"),
-        ("--vocabulary={}/given.json", "accepted: a vocab.txt or a SentencePiece *.model"),
+        (
+            "--vocabulary={}/given.json",
+            "given.json is a .json file; accepted: a vocab.txt, or a Sent",
+        ),
     ],
     ids=["file", "below-file", "system", "below-directory", "beam", "tokenizer"],
 )

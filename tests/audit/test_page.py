@@ -322,7 +322,7 @@ def test_the_command_prints_a_summary_and_the_path_of_the_page(prepared):
     assert result.returncode == 0 and result.stderr == "", result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{prepared}: train ") and lines[1].startswith(f"{prepared}: eval ")
-    assert "pairs told without reading: the more frequent answer" in lines[2]
+    assert "pair accuracy without reading: majority label" in lines[2]
     assert lines[-1] == str(prepared / "audit.html")
 
 
@@ -335,7 +335,7 @@ def test_a_missing_passport_is_a_one_line_error_and_writes_nothing(tmp_path):
 def test_a_flag_that_audit_does_not_accept_is_a_one_line_error(prepared):
     for flag in ("--experiment=experiments/quickstart.py", "--set=seed=1", "--output=there"):
         result = audit(f"--audit={prepared}", flag)
-        assert_one_line(result, f"with {flag.split('=')[0]}; accepted: --audit by itself")
+        assert_one_line(result, f"with {flag.split('=')[0]}; accepted: --audit alone")
 
 
 @pytest.mark.parametrize("library", ["jinja2", "matplotlib", "sklearn"])
