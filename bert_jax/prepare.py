@@ -116,7 +116,7 @@ def _print_exclusion(directory: str, passport: dict) -> None:
     dropped = {name: split["excluded_documents"] for name, split in passport["splits"].items()}
     print(
         f"{directory}: {dropped['train']:,} documents for training and {dropped['eval']:,} held"
-        f" out were dropped because they contain one of {excluded['texts']:,} evaluation texts;"
+        f" out were dropped because they share text with {excluded['texts']:,} evaluation texts;"
         f" {excluded['short_texts']:,} texts have fewer than {excluded['min_words']} words and"
         " were not searched for"
     )
