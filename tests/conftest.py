@@ -8,7 +8,7 @@ from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
 
-# Before jax is imported, and inherited by the commands that tests start.
+# These must be set before jax is imported. The commands that tests start inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
@@ -31,7 +31,7 @@ from bert_jax.training.optim import OptimizerConfig  # noqa: E402
 
 VOCAB_SIZE = 500
 
-# Needs torch: `bash launch/test.sh --reference` runs it in an environment of its own.
+# tests/reference needs torch. `bash launch/test.sh --reference` runs it in its own environment.
 collect_ignore = ["reference"]
 
 
@@ -76,7 +76,7 @@ def experiment(data_config) -> Experiment:
 
 @pytest.fixture(scope="session")
 def two_phases(experiment) -> Experiment:
-    """The last 4 of 12 updates on 48 tokens, with a schedule of their own and moments of 0.
+    """A run of 12 updates whose last 4 have rows of 48 tokens, their own schedule, zeroed moments.
 
     Checkpoints within each phase (5, 10) and where they meet (8).
     """
@@ -112,7 +112,7 @@ def two_phases(experiment) -> Experiment:
 
 @pytest.fixture(scope="session")
 def two_phase_run(two_phases, tmp_path_factory) -> tuple[Path, dict]:
-    """Workdir and result of that run, left alone."""
+    """The workdir and the result of a run of both phases that was never interrupted."""
     from bert_jax.training.train import train
 
     workdir = tmp_path_factory.mktemp("two_phases") / "run"
@@ -121,7 +121,7 @@ def two_phase_run(two_phases, tmp_path_factory) -> tuple[Path, dict]:
 
 @pytest.fixture(scope="session")
 def two_phase_command(two_phases, tmp_path_factory) -> tuple[Path, Path]:
-    """The run's config file, and the workdir of the command, whose XLA flags are its own."""
+    """The config file and the workdir of the same run, made by the command with its XLA flags."""
     directory = tmp_path_factory.mktemp("two_phase_command")
     file, workdir = directory / "config.json", directory / "run"
     file.write_text(json.dumps(to_json(two_phases)))

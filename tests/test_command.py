@@ -1,4 +1,4 @@
-"""What a user can get wrong ends in one line on stderr and exit status 2, without a traceback."""
+"""A mistake of a user ends in one line on stderr and exit status 2, without a traceback."""
 
 import ast
 import dataclasses
@@ -106,7 +106,7 @@ def test_unprepared_data_end_in_one_line_that_names_the_command_to_run(file, tmp
 
 
 def test_a_vocabulary_that_the_data_were_not_made_with_ends_in_one_line(file, experiment, tmp_path):
-    """Of the same size, its last two pieces exchanged: every id is valid and some are wrong."""
+    """The vocabulary has the same size and its last two pieces exchanged: some ids are wrong."""
     shutil.copytree(experiment.data.directory, tmp_path / "data")
     tokenizer = json.loads((tmp_path / "data" / "tokenizer.json").read_text())
     tokenizer["pieces"][-2:] = tokenizer["pieces"][:-3:-1]
@@ -143,7 +143,7 @@ def test_help_shows_what_the_command_is_for_and_every_flag_it_needs(tmp_path):
 
 
 def mistake(*arguments, workdir):
-    """Returns the error that the command would print, having parsed its flags."""
+    """Parses the flags and returns the error that the command would print."""
     with flagsaver.flagsaver():
         flags.FLAGS(["pretrain", *map(str, arguments)])
         with pytest.raises(BertJaxError) as error:
@@ -173,7 +173,7 @@ def test_a_wrong_field_is_told_with_its_value_before_anything_is_written(
     assignment, said, file, tmp_path
 ):
     arguments = [f"--experiment={file}", "--set", assignment]
-    # Rows can only fail to divide on a mesh that cuts them.
+    # Rows are divided only on a mesh of several devices.
     arguments += ["--set=mesh.data=8"] if "batch_size" in assignment else []
     error = mistake(*arguments, workdir=tmp_path / "run")
     assert all(part in error for part in said), error
@@ -211,12 +211,12 @@ def test_a_second_process_on_a_directory_is_refused(tmp_path):
         with pytest.raises(CheckpointError, match="another process is at work"):
             with command.exclusive(tmp_path):
                 pass
-    with command.exclusive(tmp_path):  # and not after the first has ended
+    with command.exclusive(tmp_path):  # a second process may enter after the first has left
         pass
 
 
 def test_who_waited_for_one_that_was_refused_keeps_others_out(tmp_path, capsys):
-    """The refused one removes the lock's file, of which the waiting one has it open."""
+    """The refused process removes the lock file while the waiting process has it open."""
     directory, entered, done = tmp_path / "run", threading.Event(), threading.Event()
 
     def wait():
@@ -242,7 +242,7 @@ def test_who_waited_for_one_that_was_refused_keeps_others_out(tmp_path, capsys):
     [("1", [0, 1, 2, 3]), ("1(x2)", [0, 1, 2, 3]), ("4(x2)", None), ("1,2", None), (None, None)],
 )
 def test_a_slurm_task_alone_on_its_node_takes_all_of_its_gpus(tasks, devices, monkeypatch):
-    """Left to itself jax gives a task one GPU."""
+    """Without our setting, jax gives a task one GPU."""
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
     if tasks is None:
         monkeypatch.delenv("SLURM_STEP_TASKS_PER_NODE", raising=False)

@@ -1,4 +1,4 @@
-"""The frozen evaluation of a run: training's numbers on training's data, and any other data."""
+"""The frozen evaluation of a run: it gives training's numbers, and reads other data too."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def evaluate(*arguments):
 
 
 def prepared(run, directory, tokenizer=None, **changes):
-    """Data like those of the run's first phase, but for `changes`."""
+    """Prepares data like those of the run's first phase, with `changes`."""
     masking = dataclasses.replace(run.config.data.masking, max_predictions=13)
     data = dataclasses.replace(
         run.config.data,
@@ -94,13 +94,13 @@ def test_a_step_of_the_first_phase_gives_bitwise_its_row(two_phase_run, two_phas
 
 
 def test_cut_over_other_devices_the_numbers_are_the_same(run, two_phases):
-    """A run of 16 devices on the 8 that there are."""
+    """A run of 16 devices is evaluated on 8 devices."""
     many = dataclasses.replace(run, config=override(run.config, {"mesh.data": 16}))
     found = evaluate_run(many, two_phases.data.directory)
     alone = evaluate_run(run, two_phases.data.directory)
     assert (found["mesh"]["data"], alone["mesh"]["data"]) == (8, 1) == (jax.device_count(), 1)
     for name in NUMBERS:
-        # Float32 sums in another order; 2e-6 was measured between meshes (stack of this project).
+        # Float32 sums in another order; 2e-6 was measured between meshes.
         assert found[name] == pytest.approx(alone[name], rel=1e-5), name
 
 
@@ -124,7 +124,7 @@ def test_room_for_predictions_grows_with_the_rows(length, room, run):
     )
     tight = override(run.config, {"data.evaluation_masking.max_predictions": 4}).data
     assert frozen_masking(tight, 32).max_predictions == 4
-    # int(0.15 * 60), where 4 / 32 of 60 would cut the rate short.
+    # int(0.15 * 60). Scaling 4 of 32 to 60 tokens would give less than the rate of 0.15.
     assert frozen_masking(tight, 60).max_predictions == 9
 
 

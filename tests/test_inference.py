@@ -19,7 +19,7 @@ from bert_jax.runs import generation, inference
 from bert_jax.runs.inference import padded_length
 from bert_jax.runs.run import load_run
 
-# Compiles in half the time.
+# This halves the time of compiling.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 A, B = "The president spoke to the Congress.", "The people of the union heard the message."
@@ -85,7 +85,7 @@ def test_a_text_has_the_same_embedding_alone_and_among_shorter_and_longer_ones(s
         np.testing.assert_allclose(spread.embed([text])[0], vector, atol=2e-5)
     np.testing.assert_array_equal(together[0], together[4])
     distances = np.abs(together[:, None] - together).max(-1)
-    assert (distances > 0.1).sum() == 36 - 6 - 2  # but for each with itself, and A with A
+    assert (distances > 0.1).sum() == 36 - 6 - 2  # not each text with itself, nor the two A
     assert spread.embed([]).shape == (0, 32)
 
 
@@ -98,7 +98,7 @@ def test_every_pooling_gives_another_vector(spread):
 def test_similarity_is_the_cosine_of_the_embeddings(spread):
     a, b = spread.embed([A, B]).astype(np.float64)
     cosine = a @ b / np.sqrt((a @ a) * (b @ b))
-    # Eps of float32 is 6e-8, sums are of 32 terms.
+    # Epsilon of float32 is 6e-8, and sums have 32 terms.
     assert spread.similarity(A, B) == pytest.approx(cosine, abs=2e-6)
     assert spread.similarity(A, A) == pytest.approx(1, abs=2e-6)
     assert spread.similarity(A, B) < 0.99
@@ -125,7 +125,7 @@ def test_next_sentence_is_the_softmax_of_class_0_of_the_head(spread):
     output = jit(spread.model.apply)({"params": spread.params}, row(spread, a, b))
     logits = output.pair_logits[0, 0]
     expected = np.asarray(jax.nn.softmax(logits))
-    # As with embeddings; a sum of 32 such numbers, three times as large.
+    # The bound is that of embeddings; the logit is a sum of 32 such numbers.
     assert spread.next_sentence(A, B) == pytest.approx(expected[0], abs=2e-5)
     assert abs(expected[0] - expected[1]) > 0.01
     assert spread.next_sentence(B, A) != pytest.approx(expected[0], abs=1e-4)
@@ -192,7 +192,7 @@ def test_masks_of_many_texts_are_filled_as_of_one(run):
     for text, rows in zip(texts, together, strict=True):
         for alone, among in zip(run.fill_mask(text, top_k=3), rows, strict=True):
             for one, other in zip(alone, among, strict=True):
-                # Batches of other shapes round float32 sums otherwise.
+                # Batches of other shapes round float32 sums differently.
                 assert one.probability == pytest.approx(other.probability, rel=2e-5)
 
 
@@ -215,7 +215,7 @@ def test_the_same_seed_gives_the_same_text_behind_the_prompt_as_it_was_given(run
 
 
 def test_the_model_sees_the_prompt_and_draws_what_it_finds_probable(run, monkeypatch):
-    """The rows that are drawn from: the prompt is whole, one position is drawn at a time."""
+    """Each row holds the whole prompt, and one position is drawn at a time."""
     prompt, rows = run.tokenizer.encode("the president"), []
     draw = generation._redraw
 
@@ -236,7 +236,7 @@ def test_the_model_sees_the_prompt_and_draws_what_it_finds_probable(run, monkeyp
 
 
 def test_no_special_piece_is_generated_even_where_the_model_prefers_them(run):
-    """With the bias of the specials at +50 they are all that an unguarded draw would give."""
+    """With a bias of +50 on special pieces, an unguarded draw would give nothing else."""
     t = run.tokenizer
     special = [t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id]
     head = dict(run.params["masked_token_head"])
@@ -265,7 +265,7 @@ def test_only_the_top_k_are_drawn_and_one_of_one_is_the_most_probable(run):
     text = [piece for piece in text if piece[0] != "[" or piece == "["]
     assert run.tokenizer.pieces[found] == text[0]
     drawn = {new_ids(run, length=1, sweeps=1, top_k=3, seed=seed)[0] for seed in range(25)}
-    # All of three nearly equal ones but with probability 3 * (2/3)^25 = 1e-4.
+    # One of three nearly equal pieces is missing with probability 3 * (2/3)^25 = 1e-4.
     assert {run.tokenizer.pieces[i] for i in drawn} == set(text[:3])
 
 

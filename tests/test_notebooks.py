@@ -5,7 +5,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from bert_jax.training.train import train
 
@@ -16,6 +15,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_a_notebook_runs(path, experiment, tmp_path, monkeypatch):
+    from nbclient import NotebookClient  # at the top it would slow every collection down
+
     train(experiment, tmp_path / "run")
     monkeypatch.setitem(os.environ, "RUN", str(tmp_path / "run"))
     notebook = nbformat.read(path, as_version=4)

@@ -20,14 +20,14 @@ CONFIG = BertConfig(
     num_layers=5,
     num_heads=2,
     max_positions=8,
-    initializer_stddev=0.3,  # so that every layer changes much
+    initializer_stddev=0.3,  # every layer changes its input much
 )
 LENGTHS = (6, 3, 0)
 
 
 @pytest.fixture(scope="module")
 def output():
-    """Of 5 layers, on two rows and one of padding only; every number another."""
+    """Outputs of 5 layers on two rows and a third row of padding. All numbers differ."""
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(5, 3, 6, 4)).astype(np.float32)
     pooled = rng.normal(size=(3, 1, 4)).astype(np.float32)
@@ -82,7 +82,7 @@ def test_what_cannot_be_pooled_is_refused(output, mask):
 
 
 def encode(config, params, inputs, **options):
-    """Compiled, which is faster than operation by operation, and hardly optimized."""
+    """Runs the encoder compiled with little optimization, which is faster than eager mode."""
 
     def apply(params, inputs):
         return Bert(config).apply({"params": params}, *inputs, **options)
@@ -106,6 +106,6 @@ def test_hidden_states_are_the_outputs_of_encoders_of_fewer_layers(scan_layers):
     np.testing.assert_array_equal(whole.hidden_states[-1], whole.sequence_output)
     fewer = params | {"layers": jax.tree.map(lambda leaf: leaf[:2], params["layers"])}
     expected = encode(dataclasses.replace(config, num_layers=2), fewer, inputs).sequence_output
-    # Another program: XLA may fuse and round sums of 8 to 32 terms of order 1 otherwise.
+    # Another program: XLA may fuse and round sums of 8 to 32 terms of order 1 differently.
     np.testing.assert_allclose(whole.hidden_states[1], expected, atol=1e-5)
     assert np.abs(whole.hidden_states[0] - whole.hidden_states[1]).max() > 0.1

@@ -1,4 +1,4 @@
-"""The command that answers lines: as they come, in order, and what is wrong in one line."""
+"""The command that answers lines: it answers at once and in order; errors are one line."""
 
 import ast
 import dataclasses
@@ -29,10 +29,10 @@ def path(two_phase_run):
 
 
 def start(*arguments):
-    """Starts the command; one that still waits for the end of its input is ended in two minutes."""
+    """Starts the command. It is killed after two minutes if it still waits for input."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bert_jax.predict", *map(str, arguments)],
-        # The variable would flush every line, whatever the command does.
+        # PYTHONUNBUFFERED would flush every line and hide a command that does not.
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
@@ -46,14 +46,14 @@ def start(*arguments):
 
 
 def test_embeddings_come_while_input_is_still_open_and_are_those_of_the_run(path):
-    """Answers of the first two lines are read before the third is written; then one is wrong."""
+    """The first two answers are read before the third line is written. The fourth line is wrong."""
     process = start(f"--run={path}", "--task=embed", "--batch_size=2", "--pooling=max")
     process.stdin.write("".join(f"{text}\r\n" for text in TEXTS[:2]).encode())
     process.stdin.flush()
     first = [json.loads(process.stdout.readline()) for _ in range(2)]
     assert process.poll() is None
     output, errors = process.communicate(f"{TEXTS[2]}\n \n{TEXTS[0]}\n".encode())
-    # What precedes a wrong line is answered although its batch is not full.
+    # The lines before the wrong line are answered, although their batch is not full.
     found = [*first, *map(json.loads, output.decode().splitlines())]
     assert process.returncode == 2
     assert errors == b"error: line 4: is blank; accepted: a text in every line\n"
@@ -63,7 +63,7 @@ def test_embeddings_come_while_input_is_still_open_and_are_those_of_the_run(path
 
 
 def test_a_reader_that_goes_away_ends_the_command_without_a_word(path):
-    """And generated lines come one at a time."""
+    """Generated lines come one at a time."""
     process = start(f"--run={path}", "--task=generate", "--seed=5", "--length=3", "--sweeps=1")
     process.stdin.write(b"The\n")
     process.stdin.flush()
@@ -120,7 +120,7 @@ def test_pairs_and_masks_and_prompts_are_answered_as_by_the_run(path):
     pair, same = f"{TEXTS[0]}\t{TEXTS[1]}", f"{TEXTS[0]}\t{TEXTS[0]}"
     found = answers(run, "next_sentence", [pair, same])
     expected = [run.next_sentence(*TEXTS[:2]), run.next_sentence(TEXTS[0], TEXTS[0])]
-    # Here and below: batches of other shapes round float32 sums otherwise.
+    # Here and below: batches of other shapes round float32 sums differently.
     assert [answer["probability"] for answer in found] == pytest.approx(expected, rel=2e-5)
     found = answers(run, "similarity", [pair, same], pooling="cls")
     expected = [run.similarity(*TEXTS[:2], "cls"), 1]

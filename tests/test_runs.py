@@ -51,7 +51,7 @@ def test_config_tokenizer_and_step_are_those_of_training(run, experiment, data_c
 
 
 def test_the_passport_is_that_of_the_data_then(experiment, tmp_path):
-    """Read from the checkpoint, and kept where only the weights are."""
+    """The passport is read from the checkpoint, and kept in a directory of weights alone."""
     shutil.copytree(experiment.data.directory, tmp_path / "data")
     moved = override(experiment, {"data.directory": str(tmp_path / "data")})
     train(moved, tmp_path / "run")
@@ -168,8 +168,8 @@ def test_a_single_text_is_laid_out_as_the_config_says(separator, run):
     run = dataclasses.replace(run, config=changed)
     (fillings,) = run.fill_mask("The president of the [MASK] in Congress.", top_k=20)
     for piece, probability in fillings:
-        # The row is padded to 32 there, so that sums round otherwise; a [SEP] more or less moves
-        # some of these by 1e-4: the last assertion holds to twice the tolerance.
+        # fill_mask pads the row to 32, which rounds sums differently. One [SEP] more or less moves
+        # some probabilities by 1e-4, and the last assertion tells that from rounding.
         true = expected[tokenizer.pieces.index(piece)]
         assert probability == pytest.approx(true, rel=2e-5)
     other = override(run.config, {"data.single_text_separator": not separator})
@@ -224,7 +224,7 @@ def test_a_run_that_saved_nothing_yet_is_refused(tmp_path):
 
 
 def test_a_checkpoint_of_another_shape_is_refused_naming_its_arrays(trained, tmp_path):
-    """The stored config says 3 layers where the arrays have 2: nothing may be cut or filled."""
+    """The stored config says 3 layers and the arrays have 2: nothing may be cut or filled."""
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     file = workdir / "checkpoints" / "12" / "config" / "metadata"

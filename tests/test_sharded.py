@@ -111,7 +111,7 @@ def pretrain_both(config, workdir, *, arguments=((), ())):
 def test_processes_that_would_train_on_different_things_end(
     arguments, says, twenty_steps, tmp_path
 ):
-    """All of them, in one line, before anything is compiled."""
+    """Every process ends in one line, before anything is compiled."""
     config = tmp_path / "config.json"
     config.write_text(
         json.dumps(configs.to_json(dataclasses.replace(twenty_steps, mesh=MeshConfig())))
@@ -124,7 +124,7 @@ def test_processes_that_would_train_on_different_things_end(
 
 @pytest.mark.slow
 def test_two_processes_of_four_devices_are_one_of_eight(twenty_steps, tmp_path):
-    """And XLA warns of no parameter that it has to gather whole to lay it out otherwise."""
+    """XLA warns of no parameter that it must gather whole to lay it out differently."""
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(configs.to_json(dataclasses.replace(twenty_steps, mesh=mesh))))
