@@ -97,7 +97,7 @@ def read_config(file: Path) -> BertConfig:
         known = ", ".join(name for theirs in ACTIVATIONS.values() for name in theirs)
         raise CheckpointError(f"{file}: hidden_act is {act!r}; accepted: {known}")
     for ours, theirs in FIELDS.items():
-        kind = float if BertConfig.__annotations__[ours] is float else int
+        kind = float if isinstance(getattr(BertConfig, ours), float) else int
         if type(values[theirs]) not in (kind, int):
             found = values[theirs]
             raise CheckpointError(f"{file}: {theirs} is {found!r}; accepted: {kind.__name__}")
