@@ -62,15 +62,14 @@ def keep_freed_memory() -> None:
     rest: it returns all freed memory when it exceeds the largest memory that was in use at once
     (or 256 MiB).
 
-    Measured on BERT-mini at 32 x 128 (845 MB of temporaries) in 12 to 16 updates on two busy cores
-    of a CPU, with `bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32`:
+    Measured on BERT-mini at 32 x 128 (845 MB of temporaries) on two busy cores of a CPU. The means
+    are over the 12 to 16 updates of a process, including the first. The updates are those of
+    `bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32`:
 
                                      CPU time per update  page faults   largest resident memory
       as glibc does by default       2.34 s               226,000       1.5 GB
       kept, with the cache, bounded  2.26 s               118,000       2.4 GB
-      kept, without the cache        1.78 s                33,000       2.2 GB
-
-    The last line was measured without the bound. Its two blocks stay below the bound.
+      as this function does          1.68 s                 20,500      1.5 GB
 
     Call it first in a command. It does nothing if the machine has an accelerator, if the user has
     set a MALLOC_ or GLIBC_TUNABLES variable, or without glibc 2.33.
