@@ -1,4 +1,4 @@
-"""BERT's tokenization as it was published, character by character; and texts to try it on."""
+"""A direct transcription of BERT's published tokenization, and texts for comparisons with it."""
 
 import unicodedata
 
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 
-# Letters of many kinds, and every sort of character that the algorithm treats specially.
+# Letters of many scripts, and each kind of character that the algorithm treats specially.
 ODD_CHARACTERS = (
     "aAbB7éÉßẞİıΣσς.,$+^`#[]_ \t\n\r\x00\x0b\x0c\x1c\x1f\x7f\x85\xa0\xad\ufffd\ufeff"
     + (
@@ -18,7 +18,7 @@ texts = st.text(st.sampled_from(ODD_CHARACTERS) | st.characters(exclude_categori
 
 
 def published_words(text: str, *, lower_case: bool) -> list[str]:
-    """BERT's basic tokenization, character by character in the published order of steps."""
+    """Returns the words of BERT's basic tokenization, with the published steps in their order."""
     clean = ""
     for c in text:
         code, category = ord(c), unicodedata.category(c)

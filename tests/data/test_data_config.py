@@ -1,4 +1,4 @@
-"""The rate as a function of the step, and what a data config refuses."""
+"""The masking rate as a function of the step, and invalid values of a data config."""
 
 import pytest
 
@@ -10,18 +10,18 @@ def rates(config, *progress):
     return [round(config.at(share).rate, 9) for share in progress]
 
 
-def test_a_rate_without_points_stays():
+def test_a_rate_without_points_is_constant():
     config = MaskingConfig(rate=0.3, max_predictions=40)
     assert config.at(0.0) == config.at(0.7) == config
 
 
-def test_lines_join_the_points_and_the_last_rate_stays():
+def test_the_rate_is_linear_between_points_and_constant_after_the_last():
     config = MaskingConfig(rate=0.3, rate_points=((0.5, 0.1), (0.75, 0.2)), max_predictions=40)
     assert rates(config, 0.0, 0.25, 0.5, 0.625, 0.75, 0.9) == [0.3, 0.2, 0.1, 0.15, 0.2, 0.2]
     assert config.at(0.25) == MaskingConfig(rate=config.at(0.25).rate, max_predictions=40)
 
 
-def test_two_points_at_one_share_are_a_jump():
+def test_two_points_at_one_step_make_a_jump():
     steps = ((0.5, 0.3), (0.5, 0.15), (0.8, 0.15), (0.8, 0.05))
     config = MaskingConfig(rate=0.3, rate_points=steps, max_predictions=40)
     assert rates(config, 0.0, 0.499999, 0.5, 0.79, 0.8, 0.999) == [0.3, 0.3, 0.15, 0.15, 0.05, 0.05]
@@ -40,7 +40,7 @@ def test_two_points_at_one_share_are_a_jump():
         ({"unit": "span", "count": "drawn"}, "accepted: 'rounded', 'floored'"),
     ],
 )
-def test_masking_that_cannot_be_is_refused(fields, said):
+def test_invalid_masking_is_refused(fields, said):
     with pytest.raises(ConfigError, match=said):
         MaskingConfig(**fields)
 
@@ -59,6 +59,6 @@ def test_masking_that_cannot_be_is_refused(fields, said):
         ({"pairs_per_row": 0}, "data.pairs_per_row is 0; accepted: at least 1"),
     ],
 )
-def test_data_that_cannot_be_are_refused(fields, said):
+def test_invalid_data_settings_are_refused(fields, said):
     with pytest.raises(ConfigError, match=said):
         DataConfig(directory="data", corpus="embedded:sotu", **fields)

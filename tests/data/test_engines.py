@@ -1,6 +1,6 @@
-"""Engines: the same files from each, an error as one line, nothing left running after a kill.
+"""Engines write the same files, report errors in one line, and leave no process after a kill.
 
-Apache Beam has an environment of its own, without jax: `bash launch/test.sh --beam`.
+Apache Beam needs a separate environment without jax: `bash launch/test.sh --beam`.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ ROOT = Path(bert_jax.__file__).parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Square:
-    """A task as small as they come: its file is its result."""
+    """A minimal task: it writes the square of a number to a file."""
 
     path: Path
     number: int
@@ -56,7 +56,7 @@ def beam(**settings):
     ids=["here", "pool", "beam", "beam-2"],
 )
 def engine(request, monkeypatch):
-    # For processes that Beam starts: they have to find this module, and the package.
+    # The processes of Beam must find this module and the package.
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{Path(__file__).parent}")
     return request.param()
 
@@ -71,13 +71,13 @@ def test_every_task_is_run_and_numbered(engine, tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class Unfinished(Square):
-    """A task that a full disk stops."""
+    """A task that fails like a task on a full disk."""
 
     def run(self):
         raise UnfinishedError("no space left")
 
 
-def test_what_can_go_on_arrives_as_what_can_go_on(engine, tmp_path):
+def test_an_unfinished_error_keeps_its_type(engine, tmp_path):
     with pytest.raises(UnfinishedError, match="^no space left$"):
         list(engine.run([Unfinished(tmp_path / "5", 5)]))
 
@@ -87,7 +87,7 @@ def test_an_error_in_a_task_arrives_as_one_line(engine, tmp_path):
     with pytest.raises(DataError, match="^-1 has no root; accepted: 0 or more$"):
         list(engine.run(tasks))
     assert not list(tmp_path.glob("*.error"))
-    # Mended, it runs.
+    # After the correction it runs.
     tasks[1] = dataclasses.replace(tasks[1], number=1)
     assert dict(engine.run(tasks))[1] == {"square": 1}
 
@@ -116,7 +116,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         workers = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
         time.sleep(0.1)
     assert len(workers) == 2
-    time.sleep(3)  # until they have their tasks
+    time.sleep(3)  # the workers receive their tasks
     parent.kill()
     parent.wait()
     gone, alive = psutil.wait_procs(workers, timeout=20)
@@ -125,7 +125,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     assert len(gone) == 2
 
 
-def test_beam_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_beam_is_a_one_line_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(DataError, match=r"pip install 'bert_jax\[beam\]'"):
         list(Engine(kind="beam").run([Square(tmp_path / "a", 1)]))

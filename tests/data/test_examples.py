@@ -1,4 +1,4 @@
-"""Sentence order and full sentences: whose they are, how they are cut, what tells the label."""
+"""Examples for sentence order and for full sentences: documents, truncation and labels."""
 
 import math
 import random
@@ -11,7 +11,7 @@ from bert_jax.data.preparation.examples import build_examples
 
 
 def numbered_documents(sentence_counts, *, sentence_length):
-    """Documents in which every token of the corpus has an id of its own, in reading order."""
+    """Returns documents in which every token has its own id, in reading order."""
     ids = iter(range(10**9))
     return [
         [[next(ids) for _ in range(sentence_length)] for _ in range(count)]
@@ -29,7 +29,7 @@ def build(documents, kind, **changes):
     return build_examples(documents, kind=kind, **(settings | changes))
 
 
-def test_next_sentence_pairs_are_those_of_the_published_recipe():
+def test_next_sentence_pairs_equal_those_of_the_published_recipe():
     documents = numbered_documents([12, 5, 30, 1], sentence_length=4)
     settings = {"sequence_length": 32, "dupe_factor": 3, "short_sequence_probability": 0.1}
     expected = build_pairs(documents, rng=random.Random(7), **settings)
@@ -37,7 +37,7 @@ def test_next_sentence_pairs_are_those_of_the_published_recipe():
 
 
 @pytest.mark.parametrize("kind", ["next_sentence", "sentence_order", "none"])
-def test_each_document_is_cut_as_often_as_is_said(kind):
+def test_each_document_is_visited_dupe_factor_times(kind):
     documents = numbered_documents([40, 40, 40], sentence_length=4)
     examples = build(documents, kind, dupe_factor=[0, 1, 3], short_sequence_probability=0.0)
     whose = [min(example.a) // 160 for example in examples]
@@ -62,26 +62,26 @@ def test_every_visit_covers_the_text_once_and_in_order(sentence_length):
             assert len(text) % sentence_length == 0, "a sentence is cut"
 
 
-def test_full_sentences_are_one_text_filled_to_the_length():
+def test_full_sentences_fill_one_text_to_the_length():
     documents = numbered_documents([1000], sentence_length=3)
     examples = build(documents, "none", short_sequence_probability=0.0)
     assert all(not example.b and example.label == 0 for example in examples)
     assert all(len(example.a) == 30 for example in examples)
 
 
-def test_short_sequences_are_drawn_for_a_visit_of_a_document():
+def test_short_sequences_are_drawn_once_for_each_visit():
     documents = numbered_documents([200] * 40, sentence_length=1)
     examples = build(documents, "none", short_sequence_probability=0.5)
     lengths = {}
     for example in examples:
         lengths.setdefault(example.a[0] // 200, set()).add(len(example.a))
     whole = sum(max(found) == 30 for found in lengths.values())
-    assert 8 <= whole <= 33  # 20 of 40 throws of a coin, four deviations of 3.2
-    assert all(len(found) <= 2 for found in lengths.values())  # the last one is what is left
+    assert 8 <= whole <= 33  # 40 coin flips: 20 expected, four deviations of 3.2
+    assert all(len(found) <= 2 for found in lengths.values())  # the last text may be shorter
 
 
 @pytest.mark.parametrize("sentence_length", [1, 5, 20, 29])
-def test_sides_are_runs_of_one_document_swapped_by_a_fair_coin(sentence_length):
+def test_a_and_b_are_contiguous_and_swapped_by_a_fair_coin(sentence_length):
     documents = numbered_documents([40] * 50, sentence_length=sentence_length)
     pairs = build(documents, "sentence_order", dupe_factor=10, short_sequence_probability=0.0)
     for a, b, label in pairs:
@@ -99,20 +99,20 @@ def test_sides_are_runs_of_one_document_swapped_by_a_fair_coin(sentence_length):
         return
     swapped = sum(pair.label for pair in labelled)
     assert abs(swapped - len(labelled) / 2) < 5 * math.sqrt(len(labelled) / 4)
-    # Without a label are rests of documents and first texts that were drawn short.
+    # Ends of documents and sequences drawn short have no label.
     assert len(labelled) > 0.8 * len(pairs)
 
 
-def test_sides_follow_one_another_where_nothing_is_cut():
-    # Sentences of one token reach the length exactly.
+def test_a_and_b_are_adjacent_without_truncation():
+    # With sentences of one token, pairs reach the length exactly.
     documents = numbered_documents([1, 2, 17, 60, 3], sentence_length=1)
     pairs = build(documents, "sentence_order", dupe_factor=5)
-    # And so every visit covers the text once and in order.
+    # So every visit covers the text once and in order.
     texts = [[*b, *a] if label else [*a, *b] for a, b, label in pairs]
     assert [token for text in texts for token in text] == list(range(83)) * 5
 
 
-def test_the_longer_side_is_cut_at_either_end_by_coins():
+def test_the_longer_text_is_cut_at_either_end_by_fair_coins():
     documents = numbered_documents([2], sentence_length=50)
     settings = {"dupe_factor": 1, "short_sequence_probability": 0.0, "sequence_length": 63}
     fronts = []
@@ -120,12 +120,12 @@ def test_the_longer_side_is_cut_at_either_end_by_coins():
         (pair,) = build(documents, "sentence_order", rng=random.Random(seed), **settings)
         assert (len(pair.a), len(pair.b)) == (30, 30)
         fronts += [pair.a[0] % 50, pair.b[0] % 50]
-    # 20 throws of a coin for each: mean 10, deviation 2.24; five deviations of the mean.
+    # 20 coin flips for each side: mean 10, deviation 2.24; five deviations of the mean.
     assert abs(np.mean(fronts) - 10) < 5 * 2.24 / math.sqrt(len(fronts))
     assert 1.9 < np.std(fronts) < 2.5
 
 
-def test_neither_length_nor_side_tells_the_order():
+def test_neither_lengths_nor_cuts_reveal_the_order():
     documents = numbered_documents([40] * 100, sentence_length=5)
     pairs = [pair for pair in build(documents, "sentence_order", dupe_factor=10) if pair.b]
     clues = {
@@ -141,13 +141,13 @@ def test_neither_length_nor_side_tells_the_order():
             for label in (0, 1)
         }
         shares = [sum(of_label) / len(of_label) for of_label in found.values()]
-        # Five deviations of a difference of two shares, each of a half of the pairs.
+        # Five deviations of the difference of two shares, each from about half of the pairs.
         assert abs(shares[0] - shares[1]) < 5 * math.sqrt(0.25 * 2 / (len(pairs) / 2.2)), name
         assert 0 < shares[0] < 1, name
 
 
 @pytest.mark.parametrize("kind", ["sentence_order", "none"])
-def test_every_visit_cuts_elsewhere_and_a_seed_repeats(kind):
+def test_visits_are_cut_differently_and_a_seed_is_reproducible(kind):
     documents = numbered_documents([300], sentence_length=3)
     settings = {"short_sequence_probability": 0.0}
     examples = build(documents, kind, dupe_factor=5, **settings)
@@ -157,7 +157,8 @@ def test_every_visit_cuts_elsewhere_and_a_seed_repeats(kind):
     starts = {}
     for visit, example in enumerate(examples):
         starts.setdefault(min([*example.a, *example.b]), []).append(visit)
-    # Ten places to cut a text of ten sentences: were all visits cut alike, each start came 5 times.
+    # A text of ten sentences can start at ten places. If all 5 visits were cut at the same
+    # places, each start would occur 5 times.
     assert len(starts) > 2 * len(once)
 
 

@@ -1,4 +1,4 @@
-"""Which documents contain an evaluation text, and that none of those is used for anything."""
+"""Documents that contain an evaluation text are found and used for nothing."""
 
 import dataclasses
 import gzip
@@ -29,7 +29,7 @@ SHORT_QUESTION = "Who wrote the first letter to the parish council?"  # 9 words
 
 @pytest.fixture
 def excluding(tmp_path):
-    """Opens an exclusion of these lines."""
+    """`excluding(*lines)` opens an exclusion file with these lines."""
 
     def open_lines(*lines):
         (tmp_path / "texts").write_text("\n".join(lines), encoding="utf-8")
@@ -45,14 +45,14 @@ def excluding(tmp_path):
         f"Some words before.\n{PASSAGE}\nAnd after.",
         PASSAGE.upper(),
         PASSAGE.replace(" ", "\n  "),
-        # Tokenized with spaces, as Brown is, and with other marks.
+        # Spaces around punctuation, as in the Brown corpus, and other quotation marks.
         "The cafe ' s owner , Mr. O ' Neill , couldn ' t say -- not even in 1987 -- whether the "
         "`` old '' mill had stood there before his grandfather bought the land from the parish .",
         "whether the old mill had stood there before his grandfather bought the land ...",  # 13
         "The cafe\u0301\u2019s owner, Mr. O\u2019Neill, couldn\u2019t say not even in",  # 13 words
     ],
 )
-def test_thirteen_words_in_common_are_enough_however_they_are_written(document, excluding):
+def test_a_document_with_thirteen_common_words_is_dropped(document, excluding):
     assert excluding("another text of no less than eight words there", PASSAGE).drops(document)
 
 
@@ -62,17 +62,17 @@ def test_thirteen_words_in_common_are_enough_however_they_are_written(document, 
         "",
         "!",
         "unlike anything",
-        "the old mill had stood there before his grandfather bought the land",  # 12 of its words
-        # 13 with one in between, and 13 of which one is another.
+        "the old mill had stood there before his grandfather bought the land",  # 12 words
+        # 13 words with an inserted word, and 13 words with a changed word.
         "the old mill had once stood there before his grandfather bought the land from",
         "the old mill had stood there before her grandfather bought the land from the",
     ],
 )
-def test_fewer_words_in_common_are_not(document, excluding):
+def test_a_document_with_fewer_common_words_is_kept(document, excluding):
     assert not excluding(PASSAGE).drops(document)
 
 
-def test_a_text_of_eight_to_twelve_words_is_found_whole_and_a_shorter_one_never(excluding):
+def test_texts_of_8_to_12_words_match_as_a_whole_and_shorter_texts_never(excluding):
     exclusion = excluding("Yes", SHORT_QUESTION, "", "  ", "seven words are too few for it")
     assert (exclusion.texts, exclusion.short_texts) == (3, 2)
     assert exclusion.drops(f"He asked: {SHORT_QUESTION.lower()} Nobody knew.")
@@ -89,7 +89,7 @@ def test_a_text_of_eight_to_twelve_words_is_found_whole_and_a_shorter_one_never(
     ],
     ids=["Chinese", "kana", "Thai"],
 )
-def test_characters_are_words_where_no_spaces_are(text, excluding):
+def test_characters_count_as_words_in_scripts_without_spaces(text, excluding):
     exclusion = excluding(text)
     assert exclusion.short_texts == 0
     assert exclusion.drops(f"昨天ア,{text[:13]}กア!")
@@ -105,12 +105,12 @@ def test_a_long_text_without_spaces_is_not_remembered(excluding):
     assert not any(map(runs.occur_in, sentences))
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held < 50_000  # their ids alone would be 300 * 100 * 8 bytes
+    assert held < 50_000  # the ids of all characters would take 300 * 100 * 8 bytes
     assert runs.occur_in(sentences[0] + text)
 
 
-def test_the_search_agrees_with_a_search_for_words(excluding):
-    """Random documents and texts of few words, so that many runs are nearly found."""
+def test_the_search_agrees_with_a_plain_search(excluding):
+    """Compares with a plain search; a vocabulary of two words gives many near matches."""
     rng = random.Random(0)
     texts = [" ".join(rng.choices("ab", k=rng.randint(8, 15))) for _ in range(60)]
     exclusion = excluding(*texts)
@@ -147,7 +147,7 @@ def test_a_file_that_excludes_nothing_is_refused(content, said, tmp_path):
         open_exclusion([str(tmp_path / "texts")])
 
 
-def test_the_fingerprint_is_of_the_texts_and_not_of_where_they_lie(tmp_path):
+def test_the_fingerprint_depends_on_the_texts_and_not_on_paths(tmp_path):
     paths = [tmp_path / name for name in ("a", "b", "c")]
     for path, text in zip(paths, (PASSAGE, SHORT_QUESTION, PASSAGE), strict=True):
         path.write_text(text, encoding="utf-8")
@@ -160,12 +160,12 @@ def test_the_fingerprint_is_of_the_texts_and_not_of_where_they_lie(tmp_path):
     assert both.drops(SHORT_QUESTION) and not one.drops(SHORT_QUESTION)
 
 
-# ---- Of prepared data ----------------------------------------------------------------------------
+# ---- Prepared data -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def config(tmp_path):
-    """Sixty documents; a third contain a text. A word says which document it is of."""
+    """Sixty documents. Every third contains an excluded text, and each contains its own number."""
     rng = random.Random(0)
     texts = [" ".join(rng.choices(WORDS, k=30)) for _ in range(20)]
     documents = []
@@ -205,7 +205,7 @@ def text_of(config, passport, split):
     return load_tokenizer(config.directory).decode(np.concatenate([text.a for (text,) in rows]))
 
 
-def test_what_is_dropped_goes_neither_to_training_nor_held_out_nor_the_vocabulary(config, tmp_path):
+def test_dropped_documents_are_in_no_split_and_not_in_the_vocabulary(config, tmp_path):
     whole = prepare(config, exclusion=NOTHING)
     assert whole["exclusion"] is None and whole["exclusion_fingerprint"] is None
     exclusion = open_exclusion([str(tmp_path / "texts.txt")])
@@ -221,7 +221,7 @@ def test_what_is_dropped_goes_neither_to_training_nor_held_out_nor_the_vocabular
         assert len(numbers) == summary["documents"]
         assert not numbers & {f"{number}{number}" for number in range(0, 60, 3)}
     assert dropped == 20
-    # The vocabulary is that of a corpus without them.
+    # The vocabulary equals that of a corpus without the dropped documents.
     kept = (tmp_path / "corpus.txt").read_text().split("\n\n")
     (tmp_path / "kept.txt").write_text("\n\n".join(t for i, t in enumerate(kept) if i % 3))
     without = dataclasses.replace(
@@ -239,7 +239,7 @@ def test_what_is_dropped_goes_neither_to_training_nor_held_out_nor_the_vocabular
     }
 
 
-def test_workers_compression_and_a_kill_do_not_change_what_is_dropped(config, tmp_path):
+def test_workers_compression_and_a_kill_do_not_change_the_result(config, tmp_path):
     exclusion = open_exclusion([str(tmp_path / "texts.txt")])
     prepare(config, exclusion=exclusion)
     directory = tmp_path / "prepared"
@@ -247,7 +247,7 @@ def test_workers_compression_and_a_kill_do_not_change_what_is_dropped(config, tm
     pooled = dataclasses.replace(config, directory=str(tmp_path / "pooled"))
     prepare(pooled, exclusion=exclusion, workers=2)
     assert contents(tmp_path / "pooled") == whole
-    # Killed within the last shard: only the survey knows what to leave out of it.
+    # A kill during the last shard: only the survey knows the documents to drop.
     (directory / "passport.json").unlink()
     (directory / "train-00001-of-00002.json").unlink()
     prepare(config, exclusion=exclusion)
@@ -263,8 +263,8 @@ def test_workers_compression_and_a_kill_do_not_change_what_is_dropped(config, tm
     ]
 
 
-def test_of_two_fields_of_a_file_only_the_one_with_a_text_is_dropped(config, tmp_path):
-    """Questions and answers of the same records; every third answer contains a text."""
+def test_only_the_field_that_contains_a_text_is_dropped(config, tmp_path):
+    """Records have a question and an answer; every third answer contains an excluded text."""
     answers = (tmp_path / "corpus.txt").read_text().strip().split("\n\n")
     rng = random.Random(1)
     questions = [" ".join(rng.choices(WORDS, k=40)) for _ in answers]
@@ -278,7 +278,7 @@ def test_of_two_fields_of_a_file_only_the_one_with_a_text_is_dropped(config, tmp
     assert sum(split["documents"] for split in splits) == 60 + 40
 
 
-def test_other_texts_are_refused_in_the_same_directory(config, tmp_path):
+def test_a_prepared_directory_refuses_another_exclusion(config, tmp_path):
     exclusion = open_exclusion([str(tmp_path / "texts.txt")])
     prepare(config, exclusion=exclusion)
     before = contents(tmp_path / "prepared")
@@ -292,7 +292,7 @@ def test_other_texts_are_refused_in_the_same_directory(config, tmp_path):
     prepare(config, exclusion=open_exclusion([str(tmp_path / "moved.txt")]))
 
 
-def test_an_exclusion_that_leaves_no_document_says_so(config, tmp_path):
+def test_an_exclusion_that_leaves_no_document_is_refused(config, tmp_path):
     lines = [" ".join(t.split()) for t in (tmp_path / "corpus.txt").read_text().split("\n\n")]
     (tmp_path / "texts.txt").write_text("\n".join(lines))
     everything = open_exclusion([str(tmp_path / "texts.txt")])

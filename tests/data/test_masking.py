@@ -1,4 +1,4 @@
-"""Properties of masking: the recipe's counts and shares, and masks that depend on the row alone."""
+"""Properties of masking: counts and shares of the recipe, and masks that depend only on the row."""
 
 import math
 import subprocess
@@ -14,7 +14,7 @@ from bert_jax.data.pairs import Pair
 
 
 class Vocabulary(NamedTuple):
-    """The ids of a tokenizer; [PAD] is not 0 so that id 0 can be text."""
+    """Ids of a tokenizer. [PAD] is not 0, so id 0 can be text."""
 
     cls_id: int = 1
     sep_id: int = 2
@@ -24,7 +24,7 @@ class Vocabulary(NamedTuple):
 
     @property
     def word_starts(self):
-        """Ids from 40 on go on with a word."""
+        """Whether each id begins a word; ids from 40 on continue a word."""
         return np.arange(50) < 40
 
 
@@ -33,7 +33,7 @@ DEFAULT = MaskingConfig()
 
 
 def rows_of(pairs):
-    """A row for each pair."""
+    """Returns rows with one pair each."""
     return [[pair] for pair in pairs]
 
 
@@ -62,14 +62,14 @@ def random_pairs(count, *, lowest=5, longest=30):
 
 
 def unmasked(batch):
-    """Token ids with the true ids put back."""
+    """Returns the token ids with the original ids at masked positions."""
     token_ids = batch.token_ids.copy()
     rows, slots = np.nonzero(batch.mask_weights)
     token_ids[rows, batch.mask_positions[rows, slots]] = batch.mask_labels[rows, slots]
     return token_ids
 
 
-def test_layout_of_pairs_single_texts_and_fillers():
+def test_layout_of_pairs_single_texts_and_filler_rows():
     layout = lay_out(
         rows_of([Pair([10, 11], [12], 0), Pair([13, 14], [], 0)]),
         form=form_of(3, sequence_length=8),
@@ -114,7 +114,7 @@ def test_layout_of_packed_rows():
     assert layout.pair_weights.tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 0]]
 
 
-def test_a_packed_row_has_the_predictions_of_all_its_tokens():
+def test_a_packed_row_has_predictions_for_all_its_tokens():
     pairs = [Pair([9] * 10, [9] * 7, 0), Pair([9] * 20, [], 0), Pair([9] * 12, [9] * 3, 1)]
     form = form_of(1, pairs_per_row=3)
     batch = masked_batch([pairs], form=form, addresses=[(0, 0)], seed=0, config=MaskingConfig())
@@ -150,7 +150,7 @@ def test_specials_and_padding_are_never_predicted(unit):
     predicted = np.zeros_like(layout.maskable)
     rows, slots = np.nonzero(batch.mask_weights)
     predicted[rows, batch.mask_positions[rows, slots]] = True
-    # At rate 1 all text is predicted, and so nothing else is.
+    # At rate 1, all text and nothing else is predicted.
     assert (predicted == layout.maskable).all()
     assert (unmasked(batch) == layout.token_ids).all()
     assert (batch.token_ids[~layout.maskable] == layout.token_ids[~layout.maskable]).all()
@@ -179,16 +179,16 @@ def test_floored_counts_round_down_at_every_length():
     ]
 
 
-def test_drawn_counts_are_binomial_over_the_words_alone():
-    # 20 words a row, [CLS] and two [SEP] beside them.
+def test_drawn_counts_are_binomial_over_words_without_special_tokens():
+    # A row has 20 words, [CLS] and two [SEP].
     pairs = [Pair([9] * 12, [9] * 8, 0)] * 4000
     config = MaskingConfig(count="drawn", max_predictions=20)
     counts = make_batch(pairs, config=config).mask_weights.sum(axis=1)
-    # Mean 3 and variance 2.55 of 4,000 rows: five deviations of the estimates are 0.13 and 0.3
-    # (the fourth central moment is about 20).
+    # Over 4,000 rows the mean is 3 and the variance 2.55. Five deviations of their estimates are
+    # 0.13 and 0.3 (the fourth central moment is about 20).
     assert abs(counts.mean() - 20 * 0.15) < 0.13
     assert abs(counts.var() - 20 * 0.15 * 0.85) < 0.3
-    assert (counts == 0).any()  # probability 0.039 a row
+    assert (counts == 0).any()  # probability 0.039 for each row
 
 
 def test_positions_ascend_and_unused_slots_are_zero():
@@ -203,7 +203,7 @@ def test_positions_ascend_and_unused_slots_are_zero():
         assert batch.mask_weights[row].tolist() == [1.0] * count + [0.0] * (20 - count)
 
 
-def test_more_predictions_than_positions_and_words():
+def test_max_predictions_may_exceed_the_number_of_words():
     batch = make_batch(
         [Pair([10], [11], 0)],
         sequence_length=6,
@@ -228,7 +228,7 @@ def test_shares_of_masks_random_words_and_kept_words(split):
     shown = batch.token_ids[rows, batch.mask_positions[rows, slots]]
     total = len(shown)
     assert total == 60_000
-    # A random word is [MASK] or the word itself once in vocab_size each.
+    # A random word is [MASK] with probability 1 / vocab_size, and likewise the word itself.
     mask_share, word_share, keep_share = split
     expected = {
         "mask": ((shown == VOCABULARY.mask_id).sum(), mask_share + word_share / 50),
@@ -237,7 +237,7 @@ def test_shares_of_masks_random_words_and_kept_words(split):
     }
     expected["word"] = (expected["word"], word_share * 48 / 50)
     for name, (count, share) in expected.items():
-        # Five standard deviations of a binomial: a false alarm in 1.7 million draws.
+        # Five standard deviations of a binomial: one false alarm in 1.7 million.
         assert abs(count - share * total) <= 5 * math.sqrt(total * share * (1 - share)), name
 
 
@@ -248,7 +248,7 @@ def test_random_words_are_uniform_over_the_whole_vocabulary():
     shown = batch.token_ids[rows, batch.mask_positions[rows, slots]]
     counts = np.bincount(shown, minlength=50)
     assert len(counts) == 50
-    # 60,000 draws of 50 words: chi-squared with 49 degrees of freedom, six deviations.
+    # 60,000 draws from 50 words: chi-squared with 49 degrees of freedom, six deviations.
     chi_squared = ((counts - 1200) ** 2 / 1200).sum()
     assert chi_squared < 49 + 6 * math.sqrt(2 * 49)
 
@@ -263,7 +263,7 @@ def test_words_are_chosen_uniformly_over_the_row():
 
 
 @pytest.mark.parametrize("unit", ["token", "word", "span"])
-def test_a_mask_depends_on_seed_epoch_and_index_alone(unit):
+def test_a_mask_depends_only_on_seed_epoch_and_index(unit):
     pairs = random_pairs(64)
     addresses = [(index % 3, 1000 * index) for index in range(64)]
     config = MaskingConfig(unit=unit)
@@ -302,7 +302,7 @@ def test_seed_and_epoch_are_not_interchangeable():
 
 
 def test_drawn_numbers_are_pinned():
-    # Prepared evaluations are compared across versions: if this fails, every mask has changed.
+    # Evaluations are compared across versions. If this test fails, every mask has changed.
     uniforms = draw_uniforms([(1, 2)], seed=3, batch_size=1, sequence_length=3, max_predictions=1)
     assert [round(float(number), 6) for number in uniforms.selection[0]] == [
         0.515221,
@@ -311,7 +311,7 @@ def test_drawn_numbers_are_pinned():
     ]
 
 
-def test_masking_leaves_its_input_alone():
+def test_masking_does_not_modify_its_input():
     layout = lay_out([[Pair([9] * 20, [9] * 20, 0)]], form=form_of(1))
     before = layout.token_ids.copy()
     uniforms = draw_uniforms([(0, 0)], seed=0, batch_size=1, sequence_length=64, max_predictions=20)

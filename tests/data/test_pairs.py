@@ -10,7 +10,7 @@ from bert_jax.data.pairs import build_pairs
 
 
 def numbered_documents(sentence_counts, *, sentence_length):
-    """Documents in which every token of the corpus has its own id, counted from 0."""
+    """Returns documents in which every token has its own id, counted from 0."""
     ids = itertools.count()
     return [
         [[next(ids) for _ in range(sentence_length)] for _ in range(count)]
@@ -29,7 +29,7 @@ def build(documents, **changes):
 
 
 def document_numbers(documents):
-    """Token id -> number of its document."""
+    """Maps each token id to the number of its document."""
     return {
         token_id: number
         for number, document in enumerate(documents)
@@ -40,7 +40,7 @@ def document_numbers(documents):
 
 @pytest.mark.parametrize("sequence_length", [5, 6, 32, 128])
 @pytest.mark.parametrize("sentence_length", [1, 3, 40])
-def test_both_sides_hold_text_and_fit(sequence_length, sentence_length):
+def test_a_and_b_are_not_empty_and_fit(sequence_length, sentence_length):
     documents = numbered_documents([1, 2, 3, 9, 30], sentence_length=sentence_length)
     pairs = build(
         documents,
@@ -54,7 +54,7 @@ def test_both_sides_hold_text_and_fit(sequence_length, sentence_length):
         assert len(pair.a) + len(pair.b) <= sequence_length - 3
 
 
-def test_labels_tell_where_b_comes_from():
+def test_labels_say_whether_b_follows_a():
     documents = numbered_documents([12, 5, 30, 1], sentence_length=4)
     number = document_numbers(documents)
     pairs = build(documents, dupe_factor=50)
@@ -68,7 +68,7 @@ def test_labels_tell_where_b_comes_from():
             assert number[a[0]] == number[b[-1]] and b[0] > a[-1]
 
 
-def test_b_follows_a_without_a_gap_where_nothing_is_truncated():
+def test_b_follows_a_without_a_gap_if_nothing_is_truncated():
     # With sentences of one token a chunk reaches its target length exactly.
     documents = numbered_documents([12, 5, 30, 100], sentence_length=1)
     pairs = build(documents, dupe_factor=20)
@@ -78,8 +78,8 @@ def test_b_follows_a_without_a_gap_where_nothing_is_truncated():
 
 
 def test_unused_sentences_are_put_back():
-    # One visit uses every sentence of its document exactly once and in order, not counting random
-    # B: A is followed either by its B or by the next A.
+    # Apart from random B, a visit uses every sentence of its document exactly once and in order:
+    # after A comes its B or the next A.
     documents = numbered_documents([1, 2, 17, 200, 3], sentence_length=1)
     for seed in range(20):
         pairs = build(documents, rng=random.Random(seed))
@@ -93,8 +93,8 @@ def test_a_fair_coin_draws_random_pairs_unless_a_chunk_has_one_sentence():
     documents = numbered_documents([40] * 50, sentence_length=5)
     ends = {document[-1][-1] for document in documents}
     pairs = build(documents, dupe_factor=80, short_sequence_probability=0.0)
-    # A leaves the last sentence of its chunk to B, so an A that reaches the end of its document
-    # is a chunk of one sentence.
+    # A leaves the last sentence of its chunk to B. So if A reaches the end of its document, its
+    # chunk has one sentence.
     alone = [pair.label for pair in pairs if pair.a[-1] in ends]
     others = [pair.label for pair in pairs if pair.a[-1] not in ends]
     assert set(alone) == {1} and len(alone) > 1000
@@ -102,19 +102,19 @@ def test_a_fair_coin_draws_random_pairs_unless_a_chunk_has_one_sentence():
 
 
 def assert_share(found, count, share):
-    """Within five standard deviations of the binomial distribution."""
+    """Asserts that a share is within five standard deviations of the binomial distribution."""
     assert abs(found - count * share) < 5 * (count * share * (1 - share)) ** 0.5
 
 
 def assert_uniform(values, expected):
-    """Each of the expected values is drawn equally often, and no other value is drawn."""
+    """Asserts that the expected values are drawn equally often and no other value is drawn."""
     counts = Counter(values)
     assert set(counts) == set(expected)
     for count in counts.values():
         assert_share(count, len(values), 1 / len(expected))
 
 
-def test_one_sentence_always_gets_a_random_partner():
+def test_a_document_of_one_sentence_always_gets_a_random_b():
     documents = numbered_documents([1] * 10, sentence_length=6)
     assert all(pair.label == 1 for pair in build(documents, dupe_factor=50))
 
@@ -127,7 +127,7 @@ def test_a_visit_has_one_target_length_and_short_ones_are_uniform():
         lengths = {len(pair.a) + len(pair.b) for pair in pairs[:-1] if 199 not in pair.a + pair.b}
         assert len(lengths) == 1
         targets += lengths
-    # Half of the visits draw a target of 2 to 29 tokens, and the other half have 29.
+    # Half of the visits draw a target from 2 to 29 tokens; the other half have target 29.
     assert_share(targets.count(29), len(targets), 0.5 + 0.5 / 28)
     assert_uniform([target for target in targets if target < 29], range(2, 29))
 
@@ -135,7 +135,7 @@ def test_a_visit_has_one_target_length_and_short_ones_are_uniform():
 def test_a_ends_at_any_sentence_of_its_chunk():
     documents = numbered_documents([290] * 40, sentence_length=1)
     pairs = build(documents, dupe_factor=20, short_sequence_probability=0.0)
-    # A chunk of 29 sentences that B continues; the chunk at the end of a document is shorter.
+    # Selects full chunks of 29 sentences without random B; a document's last chunk is shorter.
     lengths = [len(a) for a, b, label in pairs if label == 0 and len(a) + len(b) == 29]
     assert len(lengths) > 5000
     assert_uniform(lengths, range(1, 29))
@@ -145,7 +145,7 @@ def test_a_random_b_starts_at_any_sentence_of_any_other_document():
     documents = numbered_documents([10, 10, 10], sentence_length=1)
     pairs = build(documents, dupe_factor=2000, sequence_length=9, short_sequence_probability=0.0)
     of_first = [pair.b[0] for pair in pairs if pair.label == 1 and pair.a[0] < 10]
-    # Ten draws miss every other document once in 3**10 = 59,049 times.
+    # All ten draws give A's own document with probability 1 / 3**10 = 1 / 59,049.
     others = [start for start in of_first if start >= 10]
     assert len(of_first) > 2000 and len(of_first) - len(others) < 5
     assert_uniform(others, range(10, 30))
@@ -158,10 +158,10 @@ def test_after_ten_draws_a_random_b_comes_from_its_own_document():
     assert_share(own, len(pairs), 2**-10)
 
 
-def test_truncation_cuts_the_longer_side_at_either_end():
+def test_truncation_cuts_the_longer_text_at_either_end():
     documents = numbered_documents([2, 2], sentence_length=50)
     pairs = build(documents, dupe_factor=200)
-    # Of 71 tokens too many B loses the first, because B is cut where both sides are equal.
+    # 71 tokens are cut. B loses the first, because B is cut if both texts are equally long.
     assert {(len(pair.a), len(pair.b)) for pair in pairs} == {(15, 14)}
     for side, cut in (("a", 35), ("b", 36)):
         at_front = [getattr(pair, side)[0] % 50 for pair in pairs]
@@ -178,7 +178,7 @@ def test_a_single_document_never_gets_a_false_label():
     assert set(follows) == {True, False}
 
 
-def test_every_visit_differs_and_a_seed_repeats():
+def test_every_visit_differs_and_a_seed_is_reproducible():
     documents = numbered_documents([30, 30, 30], sentence_length=4)
     pairs = build(documents, dupe_factor=2)
     assert pairs == build(documents, dupe_factor=2)

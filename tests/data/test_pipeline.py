@@ -1,4 +1,4 @@
-"""Batches that depend on seed and step alone, and never on hosts, threads or restarts."""
+"""Batches depend only on seed and step, and not on hosts, threads or restarts."""
 
 import dataclasses
 import random
@@ -30,7 +30,7 @@ TOKENIZER = WordPiece(
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Thirty documents of distinct sentences."""
+    """Prepared data from thirty documents with distinct sentences."""
     directory = tmp_path_factory.mktemp("data")
     rng = random.Random(0)
     documents = [
@@ -58,7 +58,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(config):
-    """The same documents in rows of up to three pairs, whole words at a rate that falls."""
+    """The same documents with up to three pairs in a row, whole-word masking and a falling rate."""
     changed = dataclasses.replace(
         config,
         directory=f"{config.directory}-packed",
@@ -90,7 +90,7 @@ def evaluate(config, **changes):
 
 
 def join_hosts(batches_of_hosts):
-    """Global batches from those of each host, in the order of the processes."""
+    """Concatenates the batches of all hosts to global batches, in the order of the processes."""
     return [
         type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))
         for parts in zip(*batches_of_hosts, strict=True)
@@ -105,7 +105,7 @@ def assert_same(first, second):
 
 
 def texts(batch):
-    """True tokens of each row, as bytes; rows of weight 0 are left out."""
+    """Returns the unmasked tokens of each row as bytes, without filler rows."""
     token_ids = batch.token_ids.copy()
     rows, slots = np.nonzero(batch.mask_weights)
     token_ids[rows, batch.mask_positions[rows, slots]] = batch.mask_labels[rows, slots]
@@ -136,7 +136,7 @@ def test_packed_rows_and_falling_rates_do_not_depend_on_hosts_or_restarts(packed
     whole = train(packed, num_steps=steps)
     assert {batch.cls_positions.shape for batch in whole} == {(16, 3)}
     assert max(batch.pack_ids.max() for batch in whole) == 3
-    for first_step in (0, steps // 2 + 1):  # the number of hosts changes at the second
+    for first_step in (0, steps // 2 + 1):  # the second value is a restart with other hosts
         parts = [
             train(packed, first_step=first_step, num_steps=steps, host=Host(host, hosts))
             for host in range(hosts)
@@ -153,7 +153,7 @@ def test_the_rate_follows_the_step(packed):
         assert batch.mask_weights.sum(axis=1).tolist() == wanted
 
 
-def test_the_rate_follows_the_steps_of_the_run_in_its_second_phase(packed):
+def test_the_rate_follows_the_steps_of_the_whole_run_in_a_second_phase(packed):
     rates = ((0.5, 0.2), (0.5, 0.05))  # a jump at step 10 of 20
     masking = dataclasses.replace(packed.masking, unit="token", rate_points=rates)
     token = dataclasses.replace(packed, masking=masking)
@@ -166,7 +166,7 @@ def test_the_rate_follows_the_steps_of_the_run_in_its_second_phase(packed):
         assert batch.mask_weights.sum(axis=1).tolist() == wanted
 
 
-def test_evaluation_is_of_single_pairs_at_a_rate_that_stays(packed):
+def test_evaluation_has_single_pairs_and_a_constant_rate(packed):
     batches = evaluate(packed)
     alone = dataclasses.replace(
         packed, directory=f"{packed.directory}-alone", pairs_per_row=1, masking=MaskingConfig()
@@ -190,7 +190,7 @@ def test_threads_change_nothing(config, threads):
     assert_same(train(config, threads=threads), train(config))
 
 
-def test_random_access_is_the_same_path(config):
+def test_random_access_gives_the_same_batches(config):
     source = TrainingSource(plan_of(config))
     assert len(source) == 12
     assert_same([source[k] for k in range(12)], train(config))
@@ -221,7 +221,7 @@ def test_a_record_has_another_mask_in_each_epoch_unless_masks_are_static(config)
         assert len(same) == count
         return sum(same)
 
-    # Two or three words of about 25: at least 1 of 300 choices is the same by chance, seldom more.
+    # A mask has two or three of about 25 words, so at most about 1 of 300 is equal by chance.
     assert repeated(config.masking) < 0.05 * count + 3
     assert repeated(dataclasses.replace(config.masking, static=True)) == count
 
@@ -230,7 +230,7 @@ def test_a_seed_changes_order_and_masks_but_not_the_next_epoch(config):
     first = [text for batch in train(config, seed=3) for text in texts(batch)]
     second = [text for batch in train(config, seed=4) for text in texts(batch)]
     assert first != second
-    # A seed's second epoch must not be the next seed's first.
+    # The second epoch of a seed must differ from the first epoch of the next seed.
     count = num_examples(config, "train")
     source = TrainingSource(plan_of(config, seed=3))
     other = TrainingSource(plan_of(config, seed=4))
@@ -263,14 +263,14 @@ def test_evaluation_masks_do_not_depend_on_batch_size_or_training_masks(config):
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_every_host_evaluates_as_many_batches(config, hosts):
+def test_every_host_evaluates_the_same_number_of_batches(config, hosts):
     whole = evaluate(config)
     parts = [evaluate(config, host=Host(host, hosts)) for host in range(hosts)]
     assert len({len(part) for part in parts}) == 1
     assert_same(join_hosts(parts), whole)
 
 
-def test_the_last_evaluation_batch_is_filled_with_weight_0(config):
+def test_the_last_evaluation_batch_is_filled_with_rows_of_weight_0(config):
     count = num_examples(config, "eval")
     batches = evaluate(config, batch_size=count - 1)
     assert [batch.token_ids.shape[0] for batch in batches] == [count - 1] * 2
@@ -290,12 +290,12 @@ def test_max_examples_takes_records_evenly(config):
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_a_damaged_record_names_its_shard(number, config, tmp_path):
-    """As after the hashes were compared; whoever reads the other records gets them."""
+    """The shard is damaged after its hash was checked; undamaged records are still read."""
     damaged = dataclasses.replace(config, directory=str(tmp_path / "data"))
     shutil.copytree(config.directory, damaged.directory)
     shards = sorted((tmp_path / "data").glob("train-*.array_record"))
     with open(shards[number], "r+b") as stream:
-        stream.seek(200)  # in its first records, behind the header of the file
+        stream.seek(200)  # within the first records, after the header of the file
         stream.write(bytes(8))
     with pytest.raises(DataError, match=f"/{shards[number].name} is damaged .Corrupt") as error:
         train(damaged)
@@ -314,7 +314,7 @@ def test_a_damaged_record_names_its_shard(number, config, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"torn", bytes(2**17)])
-def test_a_shard_that_cannot_be_opened_is_named(content, config, tmp_path):
+def test_the_error_names_a_shard_that_cannot_be_opened(content, config, tmp_path):
     shutil.copytree(config.directory, tmp_path / "data")
     shard = tmp_path / "data" / "train-00001-of-00003.array_record"
     shard.write_bytes(content)
@@ -322,7 +322,7 @@ def test_a_shard_that_cannot_be_opened_is_named(content, config, tmp_path):
         TrainingSource(plan_of(dataclasses.replace(config, directory=str(tmp_path / "data"))))
 
 
-def test_errors_come_at_the_call_and_name_the_value(config, tmp_path):
+def test_errors_are_raised_at_the_call_and_name_the_value(config, tmp_path):
     with pytest.raises(DataError, match="batch_size is 8; accepted: a multiple of the 3 processes"):
         training_batches(plan_of(config), host=Host(0, 3))
     with pytest.raises(DataError, match="batch_size is 7; accepted: a multiple of the 2 processes"):

@@ -1,4 +1,4 @@
-"""Prepared data: the same bytes from any workers and after a kill, and never mixed settings."""
+"""Prepared data have the same bytes with any workers and after a kill; settings never mix."""
 
 import dataclasses
 import hashlib
@@ -40,7 +40,7 @@ TOKENIZER = WordPiece(
 
 @pytest.fixture
 def config(tmp_path):
-    """Forty documents, each of words that no other has."""
+    """Forty documents that share no words."""
     rng = random.Random(0)
     documents = []
     for number in range(DOCUMENTS):
@@ -85,7 +85,7 @@ def read_pairs(config, passport, split):
     return [pair for row in rows for pair in row]
 
 
-def test_packed_shards_hold_the_pairs_of_those_that_are_not(config):
+def test_packed_shards_hold_the_same_pairs_as_unpacked_shards(config):
     packed = dataclasses.replace(
         config, directory=f"{config.directory}-packed", sequence_length=64, pairs_per_row=3
     )
@@ -103,11 +103,11 @@ def test_packed_shards_hold_the_pairs_of_those_that_are_not(config):
     assert sorted(pairs(config, "train")) == sorted(pairs(packed, "train"))
     assert pairs(config, "eval") == pairs(packed, "eval")
     held_out = [passport["splits"]["eval"] for passport in passports.values()]
-    assert held_out[0] == held_out[1], "with the same SHA-256"
+    assert held_out[0] == held_out[1], "held-out shards should have the same SHA-256"
 
 
-def test_blocks_are_packed_one_by_one(config, monkeypatch):
-    """Blocks of two documents, the last of three: rows hold neighbours, and all are there."""
+def test_blocks_are_packed_separately(config, monkeypatch):
+    """With blocks of two or three documents, rows hold adjacent documents and none is lost."""
     config = dataclasses.replace(config, sequence_length=64, pairs="none")
     whole = prepare(config)
     monkeypatch.setattr("bert_jax.data.preparation.shards.BLOCK_TOKENS", 1)
@@ -127,7 +127,7 @@ def test_blocks_are_packed_one_by_one(config, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["sentence_order", "none"])
-def test_shards_of_other_pairs(config, kind):
+def test_shards_of_other_pair_tasks(config, kind):
     config = dataclasses.replace(config, pairs=kind)
     train = prepare(config)["splits"]["train"]
     pairs = read_pairs(config, load_passport(config.directory), "train")
@@ -141,7 +141,7 @@ def test_shards_of_other_pairs(config, kind):
         prepare(dataclasses.replace(config, pairs="next_sentence"))
 
 
-def test_passport_counts_what_the_shards_hold(config):
+def test_passport_figures_agree_with_the_shards(config):
     passport = prepare(config)
     assert passport == load_passport(config.directory)
     assert passport["preparation"] == {name: getattr(config, name) for name in PREPARATION_FIELDS}
@@ -203,11 +203,11 @@ def test_beam_does_not_change_a_byte(config, tmp_path, workers):
     assert contents(config.directory) == contents(beam_config.directory)
 
 
-def test_a_killed_run_goes_on_with_what_is_missing(config, tmp_path):
+def test_a_killed_preparation_resumes_with_the_missing_shards(config, tmp_path):
     prepare(config)
     whole = contents(config.directory)
     directory = tmp_path / "prepared"
-    # Killed between a shard and its statistics, before another shard, and in a third.
+    # A kill between a shard and its statistics, before the second shard, and within the third.
     (directory / "train-00000-of-00003.json").unlink()
     (directory / "train-00001-of-00003.json").unlink()
     (directory / "train-00001-of-00003.array_record").unlink()
@@ -225,13 +225,13 @@ def test_finished_shards_are_not_written_again(config, tmp_path, monkeypatch):
     whole = contents(config.directory)
     shards = [*(tmp_path / "prepared").glob("*.array_record")]
     before = [shard.stat().st_mtime_ns for shard in shards]
-    monkeypatch.delattr(TextFile, "read")  # nor is the text read but for its hash
+    monkeypatch.delattr(TextFile, "read")  # the text is not read either, except for its hash
     prepare(config)
     assert contents(config.directory) == whole
     assert [shard.stat().st_mtime_ns for shard in shards] == before
 
 
-def test_changed_text_is_noticed_and_named(config, tmp_path):
+def test_the_error_names_a_changed_corpus_file(config, tmp_path):
     prepare(config)
     files = contents(config.directory)
     text = (tmp_path / "corpus.txt").read_text()
@@ -250,7 +250,7 @@ def test_changed_text_is_noticed_and_named(config, tmp_path):
     assert contents(config.directory) == files
 
 
-def test_the_same_text_elsewhere_is_the_same_text(config, tmp_path):
+def test_a_moved_corpus_has_the_same_fingerprint(config, tmp_path):
     passport = prepare(config)
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "corpus.txt").rename(tmp_path / "elsewhere" / "corpus.txt")
@@ -266,7 +266,7 @@ def dies(*_, **__):
 
 
 def test_a_vocabulary_without_shards_is_not_used_with_other_settings(config, monkeypatch):
-    """The run that trained it died before its first shard was there."""
+    """The run that trained the vocabulary died before it wrote a shard."""
     with monkeypatch.context() as patch:
         patch.setattr(ShardTask, "run", dies)
         with pytest.raises(KeyboardInterrupt):
@@ -278,8 +278,8 @@ def test_a_vocabulary_without_shards_is_not_used_with_other_settings(config, mon
     prepare(config, vocab_size=100)
 
 
-def test_a_survey_that_was_interrupted_does_not_vouch_for_another(config, tmp_path, monkeypatch):
-    """Its files are of three runs: of one, of one with other settings, of the first again."""
+def test_an_interrupted_survey_is_not_mixed_with_another(config, tmp_path, monkeypatch):
+    """A run is interrupted, then a run with other settings, and then the first run is repeated."""
     alone = prepare(config, vocab_size=100)
     again = dataclasses.replace(config, directory=str(tmp_path / "again"))
     with monkeypatch.context() as patch:
@@ -323,7 +323,7 @@ def test_a_vocabulary_that_differs_from_the_shards_leaves_no_survey(config):
 def test_a_split_without_rows_is_refused(config, tmp_path):
     text = (tmp_path / "corpus.txt").read_text()
     lines = [json.dumps({"text": document}) for document in text.split("\n\n")]
-    held_out = 0.02  # which takes the text of white space, and no other
+    held_out = 0.02  # holds out only the document of white space
     blank = next(
         blank
         for blank in (" " * n + "\N{ZERO WIDTH SPACE}" * n for n in range(1, 400))
@@ -342,7 +342,7 @@ def test_a_split_without_rows_is_refused(config, tmp_path):
         )
 
 
-def test_the_passport_says_what_the_text_was(config, tmp_path):
+def test_the_passport_describes_the_corpus(config, tmp_path):
     corpus = prepare(config)["corpus"]
     (source,) = corpus["sources"]
     (file,) = source["files"]
@@ -366,7 +366,7 @@ def test_a_trained_vocabulary_does_not_depend_on_the_workers(config, tmp_path):
     ("field", "before", "value"), [("lower_case", True, False), ("max_word_length", 200, 99)]
 )
 def test_a_trained_vocabulary_is_not_used_with_other_settings(field, before, value, config):
-    """Killed between the vocabulary and the first shard, and run again."""
+    """A kill between vocabulary and first shard; the second run has another setting."""
     prepare(config, vocab_size=100)
     assert load_tokenizer(config.directory).to_json()[field] == before
     for path in Path(config.directory).iterdir():
@@ -377,8 +377,8 @@ def test_a_trained_vocabulary_is_not_used_with_other_settings(field, before, val
     assert list(contents(config.directory)) == ["tokenizer.json"]
 
 
-def test_a_weight_changes_how_often_documents_are_cut(config, tmp_path):
-    """Examples a document; held-out documents count once whatever the weight."""
+def test_a_weight_changes_how_often_documents_are_visited(config, tmp_path):
+    """Training tokens are proportional to the weight; held-out documents ignore the weight."""
     text = (tmp_path / "corpus.txt").read_text()
     (tmp_path / "other.txt").write_text(text.replace("w", "v"))
     tokenizer = WordPiece(
@@ -393,22 +393,22 @@ def test_a_weight_changes_how_often_documents_are_cut(config, tmp_path):
         )
         mixed = dataclasses.replace(config, corpus=corpus, directory=str(tmp_path / name))
         passport = prepare(mixed, tokenizer=tokenizer)
-        # Of A only: a random B is of any document of the shard.
+        # Counts only A, because a random B comes from any document of the shard.
         ids = np.concatenate([pair.a for pair in read_pairs(mixed, passport, "train")])
-        words = ids[ids > TOKENIZER.pieces.index(".")]  # a full stop is of either
+        words = ids[ids > TOKENIZER.pieces.index(".")]  # both files contain full stops
         second = int((words >= TOKENIZER.vocab_size).sum())
         return len(words) - second, second, passport["splits"]["eval"]["examples"]
 
     first, second, evaluation = tokens((1, 1), "natural")
     twice, third, same = tokens((2, "0.3333333"), "weighted")
-    # Where A ends is drawn: the sums of some 5,000 and 1,700 tokens vary by a few per cent.
+    # The end of A is random, so sums of about 5,000 and 1,700 tokens vary by a few per cent.
     assert twice == pytest.approx(2 * first, rel=0.1)
     assert third == pytest.approx(second / 3, rel=0.1)
     assert evaluation == same
 
 
 def test_memory_does_not_grow_with_a_shard(config, monkeypatch):
-    """Blocks of two documents: partners are of those alone, and never of the same document."""
+    """With blocks of two documents, a random B comes from the other document of the block."""
     whole = prepare(config)
     monkeypatch.setattr("bert_jax.data.preparation.shards.BLOCK_TOKENS", 1)
     split = dataclasses.replace(config, directory=config.directory + "-blocks")
@@ -429,7 +429,7 @@ def test_memory_does_not_grow_with_a_shard(config, monkeypatch):
     ("field", "value"),
     [("dupe_factor", 2), ("train_shards", 4), ("preparation_seed", 1), ("held_out_fraction", 0.3)],
 )
-def test_other_settings_are_refused_and_nothing_is_touched(config, field, value):
+def test_other_settings_are_refused_and_change_no_file(config, field, value):
     before = getattr(config, field)
     prepare(config)
     files = contents(config.directory)
@@ -459,7 +459,7 @@ def test_a_tokenizer_that_contradicts_the_settings_is_refused(config):
 
 
 def test_each_shard_and_each_seed_has_its_own_draws(config, tmp_path):
-    # Two shards of the same text, so that only the draws can differ.
+    # Two shards have the same text, so only the draws can differ.
     document = (tmp_path / "corpus.txt").read_text().split("\n\n")[0]
     (tmp_path / "corpus.txt").write_text(f"{document}\n")
     (tmp_path / "prepared").mkdir()
@@ -499,8 +499,8 @@ def test_a_bad_corpus_is_refused_before_a_shard_is_written(config, tmp_path):
     assert not (tmp_path / "prepared" / "survey").exists()
 
 
-def test_what_a_full_disk_left_of_a_survey_is_kept(config, tmp_path):
-    """The words of the first slice are few; those of the second are 20 kB, more than a file may."""
+def test_finished_survey_files_are_kept_after_a_full_disk(config, tmp_path):
+    """The word counts of the first slice fit on the disk; those of the second (20 kB) do not."""
     few = [" ".join(["word"] * 400)] * 10
     many = [" ".join(f"w{number}x{i}" for i in range(300)) for number in range(10)]
     (tmp_path / "corpus.txt").write_text("\n\n".join([*few, *many]))
@@ -516,7 +516,7 @@ def test_what_a_full_disk_left_of_a_survey_is_kept(config, tmp_path):
     assert [path.name for path in survey.glob("*-of-*.json")] == ["00000-of-00002.json"]
 
 
-def test_files_that_are_not_those_of_the_passport_are_named(config):
+def test_the_error_names_files_that_differ_from_the_passport(config):
     passport = prepare(config)
     check_files(passport, config.directory, splits=("train", "eval"))
     first, second, *_ = (
@@ -534,7 +534,7 @@ def test_files_that_are_not_those_of_the_passport_are_named(config):
         check_files(passport, config.directory, splits=("eval",))
 
 
-def test_a_damaged_held_out_shard_is_made_again(config, tmp_path):
+def test_a_damaged_held_out_shard_is_written_again(config, tmp_path):
     prepare(config)
     whole = contents(config.directory)
     (tmp_path / "prepared" / "eval-00000-of-00001.array_record").write_bytes(b"torn")
@@ -542,7 +542,7 @@ def test_a_damaged_held_out_shard_is_made_again(config, tmp_path):
     assert contents(config.directory) == whole
 
 
-def test_missing_and_broken_passports(config, tmp_path):
+def test_a_missing_or_broken_passport_is_refused(config, tmp_path):
     with pytest.raises(
         MissingDataError, match=f"{tmp_path} holds no prepared data .*accepted: a d"
     ):

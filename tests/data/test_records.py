@@ -1,4 +1,4 @@
-"""Rows as records: little-endian, nothing lost, and a file that is written whole."""
+"""Rows are encoded as little-endian records without loss, and files are written completely."""
 
 import hashlib
 import resource
@@ -31,7 +31,7 @@ def test_records_round_trip(dtype, largest):
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
-def test_packed_rows_come_back_from_their_records(dtype):
+def test_packed_rows_round_trip(dtype):
     pairs = [Pair([1, 2], [3], 1), Pair([4], [], 0), Pair([5], [6, 7], 0), Pair([], [8], 1)]
     rows = [pairs[:3], pairs[3:], pairs[1:2]]
     records = [b"".join(encode_pairs(row, dtype=dtype)) for row in rows]
@@ -55,7 +55,7 @@ def test_dtype_holds_every_id():
     assert [record_dtype(size) for size in (2**16, 2**16 + 1)] == ["uint16", "uint32"]
 
 
-def test_a_file_is_written_whole_and_its_hash_is_returned(tmp_path):
+def test_a_file_is_written_completely_and_its_hash_is_returned(tmp_path):
     path = tmp_path / "a.array_record"
     records = [bytes([i] * i) for i in range(1, 100)]
     digest = write_records(iter(records), path=path)
@@ -67,7 +67,7 @@ def test_a_file_is_written_whole_and_its_hash_is_returned(tmp_path):
 
 @contextmanager
 def file_size_limit(size):
-    """As a full disk, from the first byte behind `size` on."""
+    """Makes writes beyond `size` bytes fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -77,7 +77,7 @@ def file_size_limit(size):
 
 
 @pytest.mark.parametrize("size", [0, 10_000, 250_000], ids=["at-once", "on-the-way", "at-the-end"])
-def test_a_full_disk_is_one_line_and_leaves_the_file_as_it_was(size, tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_keeps_the_old_file(size, tmp_path):
     path = tmp_path / "a.array_record"
     path.write_bytes(b"before")
     rng = np.random.default_rng(0)

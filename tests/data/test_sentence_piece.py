@@ -1,4 +1,4 @@
-"""SentencePiece: text never gives a special id, offsets, words, and what a given model must be."""
+"""SentencePiece: special ids, decoding, offsets, word starts, files and accepted models."""
 
 import base64
 import io
@@ -55,7 +55,7 @@ def tokenizer(request, sentences):
 
 
 def train_model(text="lower lowest newer wide widest LOW [MASK]", **options):
-    """Bytes of a model of a few words."""
+    """Trains a model on a few words and returns its bytes."""
     model = io.BytesIO()
     settings = {"vocab_size": 40, "pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1}
     settings |= {"control_symbols": ["[CLS]", "[SEP]", "[MASK]"], "hard_vocab_limit": False}
@@ -71,7 +71,7 @@ def is_special(tokenizer, i):
     return i in ids
 
 
-def test_special_pieces_come_first_and_the_size_is_what_was_asked_for(tokenizer):
+def test_special_pieces_come_first_and_vocab_size_is_exact(tokenizer):
     assert tokenizer.pieces[:5] == SPECIAL_PIECES
     assert tokenizer.vocab_size == len(tokenizer.pieces) == len(set(tokenizer.pieces)) == 1500
     ids = ("pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
@@ -80,7 +80,7 @@ def test_special_pieces_come_first_and_the_size_is_what_was_asked_for(tokenizer)
 
 @given(text=TEXT)
 @settings(max_examples=500, deadline=None)
-def test_any_text_can_be_encoded_and_gives_no_special_id(tokenizer, text):
+def test_any_text_is_encoded_without_special_ids(tokenizer, text):
     ids, offsets = tokenizer.encode_with_offsets(text)
     assert ids == tokenizer.encode(text)
     assert all(0 <= i < tokenizer.vocab_size and not is_special(tokenizer, i) for i in ids)
@@ -91,8 +91,8 @@ def test_any_text_can_be_encoded_and_gives_no_special_id(tokenizer, text):
     assert not any(is_special(tokenizer, i) for i in tokenizer.encode_continuation(text))
 
 
-def test_decoding_gives_the_normalized_text_back(tokenizer, sentences):
-    """Of English without unknown characters, which is nearly all of it."""
+def test_decoding_returns_the_normalized_text(tokenizer, sentences):
+    """Sentences with unknown characters are left out; there are almost none."""
     known = [s for s in sentences if tokenizer.unk_id not in tokenizer.encode(s)]
     assert len(known) > 0.99 * len(sentences)
     for sentence in known:
@@ -101,8 +101,8 @@ def test_decoding_gives_the_normalized_text_back(tokenizer, sentences):
         assert tokenizer.decode(tokenizer.encode(sentence)).split() == text.split()
 
 
-def test_offsets_cut_the_pieces_out_of_the_text(tokenizer, sentences):
-    """`text[start:end]` is the piece, the same changes being made to it."""
+def test_offsets_delimit_the_pieces_in_the_text(tokenizer, sentences):
+    """`text[start:end]`, after the same normalization, is the piece."""
     count = 0
     for sentence in sentences[::5]:
         ids, offsets = tokenizer.encode_with_offsets(sentence)
@@ -115,7 +115,7 @@ def test_offsets_cut_the_pieces_out_of_the_text(tokenizer, sentences):
     assert count > 10_000
 
 
-def test_offsets_are_of_characters_of_the_text_as_it_was_given(tokenizer):
+def test_offsets_count_characters_of_the_original_text(tokenizer):
     def located(text):
         ids, offsets = tokenizer.encode_with_offsets(text)
         return [
@@ -133,7 +133,7 @@ def test_offsets_are_of_characters_of_the_text_as_it_was_given(tokenizer):
     assert [piece for piece, _ in located("of\ud800of")] == ["▁of", "▁of"]
 
 
-def test_special_pieces_are_shown_when_decoded(tokenizer):
+def test_decoding_keeps_special_pieces(tokenizer):
     ids = [tokenizer.cls_id, *tokenizer.encode("of the"), tokenizer.mask_id, tokenizer.sep_id]
     assert tokenizer.decode(ids) == "[CLS] of the [MASK] [SEP]"
     assert tokenizer.decode(np.array(ids)) == "[CLS] of the [MASK] [SEP]"
@@ -195,7 +195,7 @@ def test_no_word_is_partly_masked(tokenizer, sentences, unit):
 # ---- Files and descriptions ----------------------------------------------------------------------
 
 
-def test_a_saved_tokenizer_is_the_same_when_loaded_or_pickled(tokenizer, tmp_path, sentences):
+def test_saving_and_pickling_preserve_the_tokenizer(tokenizer, tmp_path, sentences):
     save_tokenizer(tokenizer, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spiece.model", "tokenizer.json"]
     loaded = load_tokenizer(tmp_path)
@@ -227,7 +227,7 @@ def test_malformed_description_is_refused(tokenizer, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_model_is_named(tmp_path):
+def test_the_error_names_a_file_that_is_not_a_model(tmp_path):
     with pytest.raises(DataError, match=r"none\.model cannot be read \(No such file"):
         SentencePiece.from_model_file(tmp_path / "none.model")
     path = tmp_path / "vocab.txt"
@@ -241,8 +241,8 @@ def test_a_file_that_is_no_model_is_named(tmp_path):
 @pytest.mark.parametrize(
     "symbols", [("[CLS]", "[SEP]", "[MASK]"), ("<s>", "<cls>", "<sep>", "</s>", "<mask>")]
 )
-def test_published_conventions_are_found_by_name(symbols, model_type):
-    """ALBERT's `<pad> <unk> [CLS] [SEP] [MASK]` and XLNet's names."""
+def test_special_pieces_of_published_models_are_found_by_name(symbols, model_type):
+    """The special pieces may have the names of ALBERT or XLNet."""
     tokenizer = SentencePiece(
         model=train_model(control_symbols=list(symbols), model_type=model_type)
     )
@@ -271,8 +271,8 @@ def test_a_model_without_the_special_pieces_is_refused(options, message):
     assert "\n" not in str(error.value)
 
 
-def test_bytes_of_a_character_are_no_words():
-    """A model with byte fallback has no unknown text."""
+def test_the_bytes_of_a_character_start_no_word():
+    """A model with byte fallback encodes unknown characters as bytes."""
     tokenizer = SentencePiece(model=train_model(byte_fallback=True, vocab_size=300))
     ids = tokenizer.encode("lower 東")
     assert tokenizer.unk_id not in ids and tokenizer.decode(ids) == "lower 東"

@@ -1,4 +1,4 @@
-"""Whole words stay whole, spans are geometric, and both choose as the published recipes do."""
+"""Words are masked whole, span lengths are geometric, and both follow the published recipes."""
 
 import math
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 
 ROWS, LENGTH, VOCAB_SIZE = 400, 128, 100
 FIRST_CONTINUATION = 60
-"""Ids from here on are `##` pieces: of uniform ids 40 % go on with a word."""
+"""The first id of the `##` pieces, so 40 % of uniformly drawn ids continue a word."""
 SPECIALS = SimpleNamespace(cls_id=1, sep_id=2, pad_id=0)
 MASK_ID = 3
 
@@ -54,7 +54,7 @@ def mask(layout, config, uniforms=None):
 
 
 def predicted(masked):
-    """Positions of each row's predictions."""
+    """Returns the set of predicted positions of each row."""
     return [
         set(positions[weights > 0].tolist())
         for positions, weights in zip(masked.mask_positions, masked.mask_weights, strict=True)
@@ -62,7 +62,7 @@ def predicted(masked):
 
 
 def words_of(layout, row):
-    """Positions of each word of a row, of A and of B; by the definition, position by position."""
+    """Returns the positions of each word of A and of B, straight from the definition of a word."""
     texts = []
     for position, is_text in enumerate(layout.maskable[row]):
         if not is_text:
@@ -86,14 +86,14 @@ def budgets(layout, config):
     ]
 
 
-def test_words_are_chosen_as_google_s_code_does(layout):
-    """One by one in random order, leaving out a word that would go beyond the number wanted."""
+def test_words_are_chosen_as_in_googles_code(layout):
+    """Google's code takes words in random order and skips a word that would exceed the number."""
     config = MaskingConfig(unit="word", max_predictions=20)
     uniforms = uniforms_of(layout, config)
     found = predicted(mask(layout, config, uniforms))
     for row, budget in enumerate(budgets(layout, config)):
         words = [word for text in words_of(layout, row) for word in text]
-        # Where not even the shortest word fits the row has that one, and Google's code none.
+        # If no word fits, our code masks the shortest word, and Google's code masks none.
         budget = max(budget, min(map(len, words)))
         chosen = []
         for word in sorted(words, key=lambda word: uniforms.selection[row, word[0]]):
@@ -107,7 +107,7 @@ def test_words_are_chosen_as_google_s_code_does(layout):
     [("word", "rounded"), ("word", "drawn"), ("span", "rounded"), ("span", "floored")],
 )
 @pytest.mark.parametrize("max_predictions", [8, 20, 100])
-def test_words_are_whole_and_no_row_has_more_than_it_should(layout, unit, max_predictions, count):
+def test_words_are_masked_whole_and_not_too_many(layout, unit, max_predictions, count):
     config = MaskingConfig(unit=unit, count=count, max_predictions=max_predictions)
     for row, positions in enumerate(predicted(mask(layout, config))):
         words = [word for text in words_of(layout, row) for word in text]
@@ -119,16 +119,16 @@ def test_words_are_whole_and_no_row_has_more_than_it_should(layout, unit, max_pr
             assert positions or shortest > max_predictions
 
 
-def test_a_continuation_at_the_start_of_b_is_no_part_of_a():
+def test_a_continuation_piece_at_the_start_of_b_begins_a_word():
     pairs = [Pair([10, 70], [70, 71, 11], 0)] * 50
     config = MaskingConfig(unit="word", rate=0.25, max_predictions=20)  # round(8 * 0.25) = 2
     found = predicted(mask(layout_of(pairs), config))
-    # A word of A, a word of B, or the short word of B, beside which no other fits.
+    # The word of A, the long word of B, or the short word of B; no second word fits.
     assert set(map(frozenset, found)) == {frozenset({1, 2}), frozenset({4, 5}), frozenset({6})}
 
 
 @pytest.mark.parametrize("unit", ["word", "span"])
-def test_a_row_whose_words_are_all_beyond_its_number_has_its_shortest(unit):
+def test_if_all_words_are_too_long_the_shortest_is_masked(unit):
     pairs = [Pair([10, 70, 70], [10, 70], 0)] * 50  # 8 tokens: round(8 * 0.15) = 1
     found = predicted(mask(layout_of(pairs), MaskingConfig(unit=unit, max_predictions=20)))
     assert set(map(frozenset, found)) == {frozenset({5, 6})}
@@ -141,8 +141,8 @@ def test_a_row_whose_words_are_all_beyond_its_number_has_its_shortest(unit):
         *[("span", "rounded"), ("span", "floored")],
     ],
 )
-def test_what_is_chosen_in_a_row_does_not_depend_on_the_others(unit, count):
-    """Also where no word is as short as the most predictions: there is none, whatever is near."""
+def test_the_choice_in_a_row_does_not_depend_on_other_rows(unit, count):
+    """This includes rows without predictions, whose words all exceed `max_predictions`."""
     rng = np.random.default_rng(2)
 
     def text(lengths):
@@ -175,29 +175,30 @@ def test_what_is_chosen_in_a_row_does_not_depend_on_the_others(unit, count):
 
 
 def test_drawn_words_are_binomial():
-    # 30 words of two pieces a row.
+    # A row has 30 words of two pieces.
     layout = layout_of([Pair([10, 70] * 20, [10, 70] * 10, 0)] * 4000)
     config = MaskingConfig(unit="word", count="drawn", rate=0.15, max_predictions=60)
     counts = mask(layout, config).mask_weights.sum(axis=1) / 2
-    # Five deviations of the mean of 4,000 binomials of variance 30 * 0.15 * 0.85 = 3.8.
+    # Five deviations of the mean of 4,000 binomials with variance 30 * 0.15 * 0.85 = 3.8.
     assert abs(counts.mean() - 30 * 0.15) < 5 * math.sqrt(3.8 / 4000)
     # The variance of a sample variance is about 2 * 3.8**2 / 4000.
     assert abs(counts.var() - 3.825) < 5 * 3.825 * math.sqrt(2 / 4000)
 
 
 @pytest.mark.parametrize("unit", ["word", "span"])
-def test_words_are_chosen_about_uniformly_over_a_text(unit):
-    # Words of one piece: 110 a row, 17 of 112 predicted.
+def test_words_are_chosen_almost_uniformly_over_a_text(unit):
+    # A row has 110 words of one piece; 17 of 112 tokens are predicted.
     layout = layout_of([Pair([10] * 110, [], 0)] * 3000)
     config = MaskingConfig(unit=unit, max_predictions=20)
     masked = mask(layout, config)
     assert (masked.mask_weights.sum(axis=1) == 17).all()
     counts = np.bincount(masked.mask_positions[masked.mask_weights > 0], minlength=LENGTH)
-    # A span reaches 9 words back at most, so those have fewer; behind them all have the same share.
+    # A span has up to 10 words, so fewer spans can cover the first words. All later words have
+    # the same share.
     inner = counts[12:111] if unit == "span" else counts[1:111]
     share = inner.mean() / 3000
     assert abs(share - 17 / 110) < 0.01
-    # Five deviations of a binomial for each of the positions, one of 1.7 million beyond them.
+    # Five deviations of a binomial at each position; one in 1.7 million exceeds them.
     assert abs(inner - 3000 * share).max() < 5 * math.sqrt(3000 * share * (1 - share))
 
 
@@ -210,14 +211,14 @@ def test_replacements_are_drawn_for_each_token_of_a_word_but_once_for_a_span():
         rows, slots = np.nonzero(masked.mask_weights)
         positions = masked.mask_positions[rows, slots]
         is_mask = masked.token_ids[rows, positions] == MASK_ID
-        # A token and its neighbour within one word: 3 and 2 pieces, all in the same span.
+        # Compares adjacent tokens of one word (3 or 2 pieces), which are in the same span.
         neighbours = (rows[1:] == rows[:-1]) & (positions[1:] == positions[:-1] + 1)
         within = layout.token_ids[rows[1:], positions[1:]] == 70
         agree = (is_mask[1:] == is_mask[:-1])[neighbours & within]
         kinds[unit] = agree.mean()
         assert len(agree) > 5000
-        # The shares hold for each token: at most 3000 * 10 of them in groups of up to 10, whose
-        # deviation is at most that of 3000 throws of a coin.
+        # There are at most 3000 * 10 tokens in groups of up to 10. The deviation of their share is
+        # at most that of 3000 coin flips.
         assert abs(is_mask.mean() - 0.5) < 5 * 0.5 / math.sqrt(3000)
     assert kinds["span"] == 1.0
     assert abs(kinds["word"] - 0.5) < 5 * 0.5 / math.sqrt(5000)
@@ -235,7 +236,7 @@ def test_span_lengths_are_geometric_from_1_to_10():
     assert span_lengths(np.array([0.0, 1 - 2.0**-53])).tolist() == [1, 10]
 
 
-def test_spans_are_runs_of_whole_words_of_their_length():
+def test_spans_have_the_drawn_number_of_whole_words():
     rng = np.random.default_rng(1)
     layout = layout_of(random_pairs(ROWS, rng=rng))
     config = MaskingConfig(unit="span", rate=0.3, max_predictions=38)
@@ -248,7 +249,7 @@ def test_spans_are_runs_of_whole_words_of_their_length():
         budget = max(budget, min(len(word) for text in texts for word in text))
         places = {text[i][0]: (text, i) for text in texts for i in range(len(text))}
         chosen, spans = set(), 0
-        # By the definition: spans in the order of their first words' numbers.
+        # The definition: spans are chosen in the order of the numbers drawn for their first words.
         for start in sorted(places, key=lambda position: uniforms.selection[row, position]):
             text, i = places[start]
             if chosen.issuperset(text[i]):
@@ -263,10 +264,10 @@ def test_spans_are_runs_of_whole_words_of_their_length():
             spans += taken > 0
             uncut += taken == len(span) > 1
         assert found[row] == chosen
-    assert uncut > ROWS, "most spans should be longer than a word, and whole"
+    assert uncut > ROWS, "most spans should have several words and not be truncated"
 
 
-def test_wordpiece_knows_where_words_start():
+def test_word_starts_of_wordpiece():
     tokenizer = WordPiece(pieces=(*SPECIAL_PIECES, "a", "##a", "#", "##", "."), lower_case=True)
     assert tokenizer.word_starts.tolist() == [True] * 6 + [False, True, False, True]
     with pytest.raises(ValueError, match="read-only"):

@@ -1,4 +1,4 @@
-"""The figures of a passport, each against a count of its own over what was written."""
+"""Each figure of a passport equals an independent count over the written records."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ TOKENIZER = WordPiece(pieces=(*SPECIAL_PIECES, ".", *(f"w{i}" for i in range(40)
 
 @pytest.fixture
 def config(tmp_path):
-    """Fifty documents of which numbers 7 and 30 repeat number 3; a tenth of the words unknown."""
+    """Fifty documents; numbers 7 and 30 repeat number 3, and a tenth of the words is unknown."""
     rng = np.random.default_rng(0)
     documents = []
     for _ in range(50):
@@ -51,9 +51,9 @@ def rows_of(config, passport, split):
 
 
 def test_one_sentence_documents_are_warned_about_unless_data_have_no_pairs(config, tmp_path):
-    assert find_warnings(prepare(config)) == [], "documents of ten sentences"
+    assert find_warnings(prepare(config)) == [], "documents have ten sentences"
     lines = [line for line in (tmp_path / "corpus.txt").read_text().split("\n") if line]
-    # Blank lines between the sentences: every line is a document.
+    # With blank lines between sentences, every line is a document.
     (tmp_path / "lines.txt").write_text("\n\n".join(lines))
     changes = {"corpus": f"text:{tmp_path}/lines.txt", "directory": str(tmp_path / "lines")}
     (warning,) = find_warnings(prepare(dataclasses.replace(config, **changes)))
@@ -71,7 +71,7 @@ def test_more_than_nine_random_pairs_in_ten_are_warned_about(config, rate, warne
 
 
 @pytest.mark.parametrize("pairs_per_row", [1, 3])
-def test_lengths_and_rates_are_those_of_the_records(pairs_per_row, config):
+def test_lengths_and_rates_equal_those_of_the_records(pairs_per_row, config):
     config = dataclasses.replace(
         config, pairs_per_row=pairs_per_row, short_sequence_probability=0.9
     )
@@ -91,12 +91,12 @@ def test_lengths_and_rates_are_those_of_the_records(pairs_per_row, config):
         assert summary["random_pair_rate"] == round(random_pairs, 6)
 
 
-def test_without_pairs_none_are_random(config):
+def test_data_without_pairs_have_no_random_pairs(config):
     splits = prepare(dataclasses.replace(config, pairs="none"))["splits"]
     assert splits["train"]["random_pair_rate"] == 0 == splits["train"]["pairs"]
 
 
-def test_documents_that_repeat_are_counted_across_shards(config):
+def test_repeated_documents_are_counted_across_shards(config):
     splits = prepare(config)["splits"]
     slices = open_corpus(config.corpus).slices(3)
     texts = [[document.text for document, _ in read_slice(one)] for one in slices]
@@ -108,8 +108,8 @@ def test_documents_that_repeat_are_counted_across_shards(config):
     assert {name: split["identical_documents"] for name, split in splits.items()} == expected
 
 
-def test_texts_of_both_splits_are_counted_once_each(config, tmp_path):
-    """As of a corpus that names its held-out documents, whose text may stand elsewhere again."""
+def test_texts_in_both_splits_are_counted_once_each(config, tmp_path):
+    """A corpus may name its held-out documents, and their text may occur in training again."""
     passport = prepare(config)
     assert passport["shared_documents"] == 0 and passport["identical_shards"] == []
     statistics = [
@@ -122,8 +122,8 @@ def test_texts_of_both_splits_are_counted_once_each(config, tmp_path):
     assert found["shared_documents"] == len(set(hashes.tolist())) > 3
 
 
-def test_shards_of_the_same_documents_are_named(config, tmp_path):
-    """Two files of the same text: their rows are drawn otherwise, but say the same."""
+def test_the_passport_names_shards_with_the_same_documents(config, tmp_path):
+    """Two files have the same text; only the random draws of their rows differ."""
     text = (tmp_path / "corpus.txt").read_text()
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(text)
@@ -136,7 +136,7 @@ def test_shards_of_the_same_documents_are_named(config, tmp_path):
     assert train["identical_documents"] >= train["documents"] // 2
 
 
-def test_shards_with_the_same_bytes_are_named(config):
+def test_the_passport_names_shards_with_the_same_bytes(config):
     passport = prepare(config)
     statistics = [
         json.loads(path.read_text()) for path in sorted(Path(config.directory).glob("*-of-*.json"))
@@ -157,7 +157,7 @@ def test_shards_with_the_same_bytes_are_named(config):
     ],
     ids=["bert", "other", "annealed-spans"],
 )
-def test_masks_come_to_what_the_experiment_says(masking, config):
+def test_measured_masks_agree_with_the_masking_config(masking, config):
     config = dataclasses.replace(config, masking=masking, dupe_factor=30)
     measured = prepare(config)["masking"]
     assert measured["rows"] == 2000 < load_passport(config.directory)["splits"]["train"]["examples"]
@@ -166,19 +166,19 @@ def test_masks_come_to_what_the_experiment_says(masking, config):
         "rate": masking.rate,
         "split": list(masking.split),
     }
-    # Rounding and words that do not fit: at most half a token of rows of some 40.
+    # Rounding and words that do not fit change it by at most half a token per row of about 40.
     assert measured["rate"] == pytest.approx(masking.rate, abs=0.015)
     shares = [measured[f"{name}_share"] for name in ("mask", "random", "kept")]
-    assert sum(shares) == pytest.approx(1, abs=2e-6)  # each rounded to six digits
-    # One random word in 46 is the word itself or [MASK]; and some 12,000 predictions, in spans of
-    # about four drawn alike, vary by a per cent.
+    assert sum(shares) == pytest.approx(1, abs=2e-6)  # each share is rounded to six digits
+    # A random word is the word itself or [MASK] with probability 1/46 each. About 12,000
+    # predictions in spans of about four equal draws vary by one per cent.
     mask, random, kept = masking.split
     same = random / TOKENIZER.vocab_size
     assert shares == pytest.approx([mask + same, random - 2 * same, kept + same], abs=0.03)
 
 
-def test_another_masking_is_no_other_data(config):
-    """A run on them goes on, though another experiment has prepared them again for itself."""
+def test_the_masking_does_not_change_the_fingerprint_of_the_data(config):
+    """A run can resume after another experiment has prepared the same data with its own masking."""
     before = prepare(config)
     changed = dataclasses.replace(config, masking=MaskingConfig(rate=0.4))
     after = prepare(changed)
@@ -187,8 +187,8 @@ def test_another_masking_is_no_other_data(config):
     assert passport_fingerprint(before | {"shared_documents": 1}) != passport_fingerprint(after)
 
 
-def test_a_licence_that_a_source_gives_is_there(config, tmp_path):
-    """And of the addresses, which name those held out, it is measured that none is both."""
+def test_the_passport_has_the_licence_of_a_source(config, tmp_path):
+    """The embedded corpus has a licence, and no document is in both splits."""
     config = dataclasses.replace(
         config, corpus="embedded:sotu", dupe_factor=1, train_shards=1, sequence_length=128
     )

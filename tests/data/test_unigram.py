@@ -1,4 +1,4 @@
-"""Training a unigram model: the same from any process, text without spaces, bounded memory."""
+"""Training a unigram model: reproducibility, text without spaces, and bounded memory."""
 
 import os
 import random
@@ -83,8 +83,8 @@ def test_pretokens_are_normalized_and_a_long_one_is_cut():
     assert count_pretokens(["The"], lower_case=False) == {"The": 1}
 
 
-def test_encoding_by_counts_is_as_short_as_by_sentences(sentences):
-    """The trainer is given each pretoken once with its count, and not the running text."""
+def test_training_on_counts_encodes_as_short_as_training_on_sentences(sentences):
+    """The trainer gets each pretoken once with its count instead of the sentences."""
     import io
 
     import sentencepiece
@@ -104,12 +104,12 @@ def test_encoding_by_counts_is_as_short_as_by_sentences(sentences):
     running = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     expected = sum(map(len, running.encode(sentences)))
     tokens = sum(map(len, map(train(sentences, vocab_size=1000).encode, sentences)))
-    # Four pieces are for [PAD] to [MASK], so that it cannot be exactly as short.
+    # Four pieces are special pieces, so the lengths cannot be exactly equal.
     assert tokens == pytest.approx(expected, rel=0.005)
 
 
 def test_a_sample_keeps_the_counts_of_parts(monkeypatch):
-    """Twenty thousand pretokens that occur once, of which some 2,000 are kept."""
+    """About 2,000 of 20,000 pretokens that occur once are kept."""
     monkeypatch.setattr(unigram, "MAX_PRETOKENS", 4000)
     rng = random.Random(0)
     texts = ["often " + "".join(rng.choices("abcdef", k=12)) for _ in range(20_000)]
@@ -119,41 +119,42 @@ def test_a_sample_keeps_the_counts_of_parts(monkeypatch):
     merged = merge_pretokens([count_pretokens(texts[i::4], lower_case=True) for i in range(4)])
     assert len(merged) <= 4000 and merged["often"] == 20_000
     for counts in (sample, merged):
-        # Each of 2,000 or more stands for some ten: 10 * sqrt(2000) / 20000 is 2 % of deviation.
+        # At least 2,000 pretokens count about ten each: the deviation is
+        # 10 * sqrt(2000) / 20000 = 2 %.
         assert counts.total() - 20_000 == pytest.approx(20_000, rel=0.1)
         with_a = sum(count for pretoken, count in counts.items() if pretoken.startswith("a"))
-        # A sixth: deviation of 5 %.
+        # A sixth of the pretokens: the deviation is 5 %.
         assert with_a == pytest.approx(20_000 / 6, rel=0.25)
 
 
 def test_a_long_pretoken_is_cut_before_it_is_counted(monkeypatch):
-    """So that the bound on their number is one on memory: here are 600 of 128 characters in 60."""
+    """Its parts count towards the limit: 60 texts give 600 pretokens of 128 characters."""
     monkeypatch.setattr(unigram, "MAX_PRETOKENS", 300)
     rng = random.Random(0)
     texts = ["".join(rng.choices("abcdef", k=1280)) for _ in range(60)]
     found = count_pretokens(texts, lower_case=True)
     assert len(found) <= 300 and {len(pretoken) for pretoken in found} == {128}
-    # Of 600, a half or a quarter is kept: 600 * sqrt(3 / 600) of deviation at most.
+    # A half or a quarter of 600 is kept: the deviation is at most 600 * sqrt(3 / 600).
     assert found.total() == pytest.approx(600, rel=0.25)
 
 
 def test_the_trainer_sees_a_bounded_sample(monkeypatch, sentences):
     whole = train(sentences, vocab_size=600)
     counts = count_pretokens(sentences, lower_case=True)
-    assert unigram._sample(counts) == counts, "nothing is left out where all of it is little"
+    assert unigram._sample(counts) == counts, "a small corpus should not be sampled"
     monkeypatch.setattr(unigram, "MAX_TRAINING_CHARACTERS", 100_000)
     sample = unigram._sample(counts)
     characters = sum(count * (len(pretoken) + 1) for pretoken, count in sample.items())
-    # Some 15,000 words drawn: deviation of less than 1 %.
+    # About 15,000 words are drawn: the deviation is below 1 %.
     assert characters == pytest.approx(100_000, rel=0.05) and len(sample) < len(counts) / 2
     first, second = (train(sentences, vocab_size=600) for _ in range(2))
     assert first == second != whole
     tokens = [sum(map(len, map(one.encode, sentences))) for one in (whole, first)]
-    assert tokens[1] == pytest.approx(tokens[0], rel=0.1)  # most of the pieces are the same
+    assert tokens[1] == pytest.approx(tokens[0], rel=0.1)  # most pieces are the same
 
 
 @pytest.mark.parametrize("name", ["[MASK]", "[PAD]", "<unk>"])
-def test_text_that_spells_special_pieces_makes_none(name, sentences):
+def test_text_that_spells_special_pieces_adds_no_pieces(name, sentences):
     tokenizer = train([*sentences, *[f"{name} {name}x"] * 5000], vocab_size=600)
     assert tokenizer.pieces[:5] == SPECIAL_PIECES and len(set(tokenizer.pieces)) == 600
     assert tokenizer.unk_id not in tokenizer.encode(name)
@@ -161,14 +162,14 @@ def test_text_that_spells_special_pieces_makes_none(name, sentences):
 
 
 def test_rare_characters_have_no_piece(sentences):
-    """0.005 % of half a million characters."""
+    """The limit is 0.005 % of the half a million characters."""
     tokenizer = train([*sentences, *["ж"] * 2, *["ъ"] * 50], vocab_size=600)
     assert tokenizer.unk_id in tokenizer.encode("ж")
     assert tokenizer.unk_id not in tokenizer.encode("ъ")
 
 
 def test_characters_leave_room_for_words():
-    """A thousand ideographs, half of them rare, in a vocabulary of 800."""
+    """The text has a thousand ideographs, half of them rare; the vocabulary has 800 pieces."""
     text = [chr(0x4E00 + i) for i in range(1000)]
     rng = random.Random(0)
     frequent = ["".join(rng.choices(text[:500], k=4)) for _ in range(4000)] * 4
@@ -186,8 +187,8 @@ def test_chinese_is_encoded_in_words_of_several_characters():
     }
     assert ideographs and tokenizer.vocab_size == 335
     assert ids.count(tokenizer.unk_id) < 0.2 * len(ids)
-    assert Counter(tokenizer.decode(ids))["，"] == 0  # the normalizer makes it a comma
-    assert max(map(len, count_pretokens(sentences, lower_case=True))) > 15, "a sentence is one"
+    assert Counter(tokenizer.decode(ids))["，"] == 0  # the normalizer changes it to an ASCII comma
+    assert max(map(len, count_pretokens(sentences, lower_case=True))) > 15, "a whole sentence"
 
 
 @pytest.mark.parametrize("vocab_size", [5000, 100_000])

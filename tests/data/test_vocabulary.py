@@ -51,7 +51,7 @@ def test_embedded_corpus_gives_the_usual_sizes(counts, addresses, vocab_size):
     assert characters / len(ids) > 4.3
 
 
-def test_smaller_vocabulary_is_the_beginning_of_a_larger_one(counts):
+def test_a_smaller_vocabulary_is_a_prefix_of_a_larger_vocabulary(counts):
     small, large = (
         train_wordpiece(counts, vocab_size=size, lower_case=True) for size in (1000, 3000)
     )
@@ -72,7 +72,7 @@ def test_most_frequent_pair_is_merged_first():
     counts = Counter({"low": 50, "slow": 30, "lot": 11})
     tokenizer = train_wordpiece(counts, vocab_size=14, lower_case=True)
     assert tokenizer.pieces[5:11] == ("l", "##l", "##o", "##w", "s", "##t")
-    # 91 times l+o, 80 times lo+w, 50 times a word that is low.
+    # l+o occurs 91 times, lo+w 80 times, and the word low 50 times.
     assert tokenizer.pieces[11:] == ("##lo", "##low", "low")
 
 
@@ -154,8 +154,8 @@ def random_texts(rng, alphabet, *, count, length):
 
 
 @pytest.mark.parametrize("first", [0x4E00, 0x0E01], ids=["Chinese", "Thai"])
-def test_no_character_is_forgotten_with_the_sentences_that_it_stood_in(monkeypatch, first):
-    """Sentences without spaces, each of them once; half of the letters stand only in front."""
+def test_every_character_keeps_its_count_when_sentences_are_dropped(monkeypatch, first):
+    """Sentences have no spaces and occur once; half of the letters occur only in the first half."""
     monkeypatch.setattr(vocabulary, "MAX_DISTINCT_WORDS", 1000)
     rng = random.Random(0)
     letters = [chr(first + i) for i in range(40)]
@@ -169,8 +169,8 @@ def test_no_character_is_forgotten_with_the_sentences_that_it_stood_in(monkeypat
         for word, count in found.items():
             for character in word:
                 frequency[character] += count
-        # Each 2,250 times: of some 250 sentences or more that are kept, with 30 letters of 20 each,
-        # the deviation is below a tenth.
+        # Each letter occurs 2,250 times. At least 250 sentences are kept, with 30 letters drawn
+        # from 20, so the deviation is below a tenth.
         assert all(frequency[letter] == pytest.approx(2250, rel=0.5) for letter in letters)
     if first == 0x4E00:
         assert set(counts) == set(letters) and counts == merged
@@ -186,7 +186,7 @@ def test_ideographs_are_counted_as_they_are_encoded():
 
 @pytest.mark.parametrize("limit", [50, 2**20])
 def test_long_pretokens_are_counted_by_their_words(monkeypatch, limit):
-    """They are never held as a whole, nor are words that the tokenizer makes [UNK]."""
+    """Long pretokens are not stored as a whole, and neither are words that become [UNK]."""
     monkeypatch.setattr(vocabulary, "MAX_DISTINCT_WORDS", limit)
     texts = ["Ab/" * 60 + f"{i:0300}" + ".b" * 40 for i in range(90)]
     parts = [count_words(texts[i::3], lower_case=True) for i in range(3)]
@@ -194,7 +194,7 @@ def test_long_pretokens_are_counted_by_their_words(monkeypatch, limit):
     assert merge_counts(parts) == count_words(texts, lower_case=True) == expected
 
 
-def test_merged_counts_are_those_of_the_whole():
+def test_merged_counts_equal_the_counts_of_the_whole():
     texts = ["the cat", "the dog, the end"]
     parts = [count_words([text], lower_case=True) for text in texts]
     assert merge_counts(parts) == count_words(texts, lower_case=True)

@@ -14,7 +14,7 @@ from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.data.tokenizers.words import split_whitespace, split_word
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "tokenizer.json").read_text())
-"""What transformers gives; tests/reference/make_tokenizer_goldens.py makes it."""
+"""Ids and offsets of transformers, written by tests/reference/make_tokenizer_goldens.py."""
 
 
 def make_tokenizer(*pieces: str, **fields) -> WordPiece:
@@ -43,17 +43,17 @@ def trained(request, sentences):
 
 @given(text=texts)
 @settings(max_examples=100, derandomize=True, deadline=None)
-def test_pieces_of_any_text_are_the_published_ones(text):
+def test_pieces_of_any_text_equal_the_published_pieces(text):
     tokenizer = make_tokenizer("a", "##a", "ab", "##b", "7", ".", "#", "中", "##😀", "s", "##σ")
     assert tokenize(tokenizer, text) == published_pieces(text, tokenizer)
 
 
-def test_pieces_of_real_sentences_are_the_published_ones(trained, sentences):
+def test_pieces_of_real_sentences_equal_the_published_pieces(trained, sentences):
     for sentence in sentences[::50]:
         assert tokenize(trained, sentence) == published_pieces(sentence, trained)
 
 
-def test_longest_piece_wins_and_a_word_without_a_cover_is_unknown():
+def test_the_longest_piece_wins_and_other_words_are_unknown():
     tokenizer = make_tokenizer("want", "##want", "##ed", "wa", "un", "runn", "##ing", ",")
     assert tokenize(tokenizer, "UNwant\u00e9d,running") == [
         "un",
@@ -88,7 +88,7 @@ def test_special_ids_are_looked_up_by_name():
     assert tokenizer.vocab_size == 7
 
 
-def test_decoding_gives_the_words_back(trained, sentences):
+def test_decoding_returns_the_words(trained, sentences):
     known = [s for s in sentences if trained.unk_id not in trained.encode(s)]
     assert len(known) > 0.95 * len(sentences)
     for sentence in known:
@@ -123,16 +123,16 @@ def test_hard_texts_give_the_ids_and_offsets_of_huggingface(case):
         ("", []),
         ("  a\tab ", [("a", 2, 3), ("ab", 4, 6)]),
         ("aba.", [("ab", 0, 2), ("##a", 2, 3), (".", 3, 4)]),
-        # Composed accents, accents of their own within and after; a letter that is longer in NFD.
+        # Composed and combining accents; a letter that is longer in NFD.
         ("\u00e1b a\u0301b\u0301", [("ab", 0, 2), ("ab", 3, 6)]),
         ("\u0301\u0130", [("i", 1, 2)]),
-        # What vanishes: at either end of a word, and between two pieces.
+        # Removed characters at both ends of a word and between two pieces.
         ("\x00ab\x00\u200ba\ufffd x", [("ab", 1, 3), ("##a", 5, 6), ("[UNK]", 8, 9)]),
         ("a\x85 \x1c", [("a", 0, 1)]),
-        # CJK; a syllable that gives three letters, which are three pieces of one character.
+        # CJK; a Hangul syllable decomposes into three letters: three pieces of one character.
         ("a\u4e2da", [("a", 0, 1), ("\u4e2d", 1, 2), ("a", 2, 3)]),
         ("\ud55c", [("\u1112", 0, 1), ("##\u1161", 0, 1), ("##\u11ab", 0, 1)]),
-        # A word that is unknown or too long, with what vanishes within it.
+        # Unknown and too long words, some with removed characters.
         ("a aq\u0301\x00q. a", [("a", 0, 1), ("[UNK]", 2, 7), (".", 7, 8), ("a", 9, 10)]),
         ("a" * 101, [("[UNK]", 0, 101)]),
         ("\ud800 a", [("[UNK]", 0, 1), ("a", 2, 3)]),
@@ -148,8 +148,8 @@ def test_offsets_of_special_texts(text, expected):
 
 @given(text=texts, lower_case=st.booleans(), longest=st.integers(1, 3))
 @settings(max_examples=300, derandomize=True, deadline=None)
-def test_what_lies_between_the_offsets_gives_the_piece(text, lower_case, longest):
-    """With a vocabulary that knows all words of the text, and some pieces of several letters."""
+def test_the_text_between_the_offsets_gives_the_piece(text, lower_case, longest):
+    """The vocabulary contains every character of the text and some pieces of several letters."""
     words = split_words(text, lower_case=lower_case)
     parts = {w[i : i + n] for w in words for n in range(1, longest + 1) for i in range(len(w))}
     tokenizer = make_tokenizer(
@@ -164,7 +164,7 @@ def test_what_lies_between_the_offsets_gives_the_piece(text, lower_case, longest
         covered.update(range(start, end))
         cleaned = "".join(split_words(text[start:end], lower_case=lower_case))
         piece = tokenizer.pieces[i].removeprefix("##")
-        # Alone, a sigma is at no word's end; a character that gives several pieces gives more.
+        # A single sigma is not final. A character that gives several pieces contains each of them.
         assert piece.replace("ς", "σ") in cleaned.replace("ς", "σ")
         if unicodedata.normalize("NFD", text[start:end]) == text[start:end]:
             assert len(piece) == len(cleaned)

@@ -51,11 +51,11 @@ def test_words_of_special_texts(text, uncased, cased):
 
 @given(text=texts, lower_case=st.booleans())
 @settings(max_examples=300, derandomize=True, deadline=None)
-def test_words_of_any_text_are_the_published_ones(text, lower_case):
+def test_words_of_any_text_equal_the_published_words(text, lower_case):
     assert split_words(text, lower_case=lower_case) == published_words(text, lower_case=lower_case)
 
 
-def test_words_around_every_kind_of_character_are_the_published_ones():
+def test_words_around_any_character_equal_the_published_words():
     codes = [*range(0x3500), *range(0x3500, 0xD800, 61), *range(0xE000, 0x110000, 251)]
     for text in (f"Xy{chr(code)}Zw" for code in codes):
         assert split_words(text, lower_case=True) == published_words(text, lower_case=True), text
@@ -64,7 +64,7 @@ def test_words_around_every_kind_of_character_are_the_published_ones():
 @given(text=texts, lower_case=st.booleans())
 @example(text="ΟΔΟΣ Σ ΑΣ. ΑΣ\u0301 \u0130Σ\u4e2d", lower_case=True)
 @settings(max_examples=300, derandomize=True, deadline=None)
-def test_aligned_words_are_the_words(text, lower_case):
+def test_aligned_words_equal_the_words(text, lower_case):
     aligned = [
         "".join(c for c, _ in token)
         for _, word in locate_whitespace_split(text)
@@ -73,11 +73,11 @@ def test_aligned_words_are_the_words(text, lower_case):
     assert aligned == split_words(text, lower_case=lower_case)
 
 
-def test_marks_are_sorted_with_where_they_come_from():
-    """Two marks of music that stay, U+1D16D (class 226) before U+1D165 (class 216)."""
+def test_marks_are_sorted_together_with_their_offsets():
+    """Two musical marks that are kept, U+1D16D (class 226) before U+1D165 (class 216)."""
     [token] = split_aligned_word("x\U0001d16d\U0001d165", lower_case=True)
     assert token == [("x", 0), ("\U0001d165", 2), ("\U0001d16d", 1)]
-    # No mark is sorted across a character of class 0, though this one is an accent and vanishes.
+    # Marks are not sorted across a character of class 0, even an accent that is removed.
     [token] = split_aligned_word("x\U0001d16d\u034f\U0001d165", lower_case=True)
     assert token == [("x", 0), ("\U0001d16d", 1), ("\U0001d165", 3)]
 
@@ -90,7 +90,7 @@ def test_recent_words_are_remembered_and_their_number_is_bounded():
         assert len(words) <= 3
     assert calls == ["a", "b", "c", "d", "bb"]
     assert [words[f"{i}"] for i in range(9)] == [1] * 9
-    assert words["a"] == 1 and calls[-1] == "a"  # forgotten after so many others
+    assert words["a"] == 1 and calls[-1] == "a"  # forgotten after many other words
 
 
 def test_a_sentence_without_spaces_is_not_remembered():
@@ -102,7 +102,7 @@ def test_a_sentence_without_spaces_is_not_remembered():
     assert len(lengths) == 1
 
 
-def test_unspaced_scripts_are_split_off_character_by_character():
+def test_unspaced_scripts_are_split_into_characters():
     assert split_unspaced("abcé") == ["abcé"]
     assert split_unspaced("xカナ中yกๆ한국") == ["x", "カ", "ナ", "中", "y", "ก", "ๆ", "한국"]
 
