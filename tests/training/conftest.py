@@ -1,4 +1,4 @@
-"""A tiny BERT, a random batch, and its compiled update on any mesh."""
+"""Fixtures: a tiny BERT, random batches, and a compiled update on any mesh."""
 
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -24,14 +24,14 @@ CONFIG = BertConfig(vocab_size=300, hidden_size=32, num_layers=2, num_heads=4, m
 
 
 class Trainer(NamedTuple):
-    """What one mesh needs to train the tiny BERT."""
+    """The tiny BERT on a mesh, with its initialization and its update."""
 
     mesh: jax.sharding.Mesh
     model: BertForPretraining
     sharding: TrainState
     initialize: Any
     update: Any
-    """Compiled at its first call; donates the state."""
+    """The jitted update; it donates the state."""
 
     def place(self, batch: Batch) -> Batch:
         rows = named_sharding(
@@ -53,7 +53,7 @@ def make_trainer(data: int, fsdp: int, tensor: int) -> Trainer:
     mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
     rules = ShardingRules()
     model = BertForPretraining(CONFIG, rules)
-    # The second update already has the full rate, so that wrong updates show in the losses.
+    # With one warm-up step the second update has the full rate, so the losses show a wrong update.
     optimizer_config = OptimizerConfig(learning_rate=1e-3, warmup_steps=1)
     schedule = learning_rate_schedule(optimizer_config, steps=STEPS)
     optimizer = make_optimizer(optimizer_config, schedule)
@@ -71,7 +71,7 @@ def make_trainer(data: int, fsdp: int, tensor: int) -> Trainer:
         update,
         out_shardings=(sharding, None),
         donate_argnums=0,
-        # 5 s a compile and not 12.
+        # A compile takes 5 s instead of 12 s.
         compiler_options={"xla_backend_optimization_level": 0},
     )
     return Trainer(mesh, model, sharding, initialize, update)
@@ -79,23 +79,23 @@ def make_trainer(data: int, fsdp: int, tensor: int) -> Trainer:
 
 @pytest.fixture(scope="session")
 def trainer_on():
-    """`trainer_on(data, fsdp, tensor)` gives the Trainer of that mesh, made once."""
+    """`trainer_on(data, fsdp, tensor)` returns the Trainer of this mesh, which is made once."""
     return make_trainer
 
 
 @pytest.fixture(scope="session")
 def first_state() -> TrainState:
-    """The first state of the tiny BERT, made on one device and kept on the host."""
+    """The initial state of the tiny BERT, made on one device and stored on the host."""
     trainer = make_trainer(1, 1, 1)
     return jax.device_get(make_state(trainer.initialize, trainer.sharding))
 
 
 @pytest.fixture(scope="session")
 def random_batch():
-    """`random_batch(rows=16, filler_rows=0)` gives pairs of 16 positions and 4 predictions.
+    """`random_batch(rows=16, filler_rows=0)` returns rows of 16 positions and 4 predictions.
 
-    Each row has its own number of tokens and of masked words, from 1 to 4, so that shards of rows
-    weigh differently.
+    Rows have different numbers of tokens and of masked words (1 to 4), so shards of rows have
+    different weights.
     """
     return make_random_batch
 

@@ -1,4 +1,4 @@
-"""A checkpoint holds all that a run needs, and only fits the run that wrote it."""
+"""A checkpoint holds everything that a run needs, and other runs cannot restore it."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from bert_jax.training.train import train
 
 @pytest.fixture(scope="module")
 def short(experiment):
-    """The session's experiment, so that its compiled update serves."""
+    """The session's experiment, whose update is already compiled."""
     return override(
         experiment,
         {"training.checkpoint_every": 4},
@@ -68,13 +68,13 @@ def test_a_checkpoint_holds_state_config_tokenizer_and_passport(workdir, short):
     assert sum(float(jnp.abs(m).sum()) for m in moments) > 0
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
         _, experiment, tokenizer, passport, head = checkpoint.restore_description(manager, step=12)
-    assert head is None  # of pretraining
+    assert head is None  # pretraining has no task head
     assert experiment == short
     assert tokenizer == load_tokenizer(short.data.directory).to_json()
     assert passport == load_passport(short.data.directory)
 
 
-def test_restored_arrays_are_bitwise_the_stored_ones_on_any_mesh(workdir, short):
+def test_restored_arrays_are_bitwise_equal_on_any_mesh(workdir, short):
     stored = ocp.PyTreeCheckpointer().restore((workdir / "checkpoints/12/state").absolute())
     many = override(short, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2})
     for experiment in (short, many):
@@ -94,11 +94,11 @@ def test_restored_arrays_are_bitwise_the_stored_ones_on_any_mesh(workdir, short)
     [{}, {"optimizer.bias_correction": True, "optimizer.name": "lamb"}],
     ids=["uncorrected-adamw", "corrected-lamb"],
 )
-def test_the_state_of_every_optimizer_comes_back_bitwise(changes, short, tmp_path):
-    """Of both kinds of state; neither passes for the other."""
+def test_the_state_of_every_optimizer_is_restored_bitwise(changes, short, tmp_path):
+    """Both kinds of optimizer state are restored, and the wrong kind is refused."""
     experiment = override(short, changes)
     abstract = abstract_of(experiment)
-    numbers = iter(range(1, 1000))  # every leaf filled with a number of its own
+    numbers = iter(range(1, 1000))  # fills every leaf with a different number
     state = jax.tree.map(
         lambda leaf: jax.device_put(np.full(leaf.shape, next(numbers), leaf.dtype), leaf.sharding),
         abstract,
@@ -156,14 +156,14 @@ def halve(params):
     ],
     ids=["renamed", "other-dtype"],
 )
-def test_every_array_that_does_not_fit_is_named(change, said, workdir, short):
+def test_the_error_names_every_array_that_does_not_fit(change, said, workdir, short):
     with pytest.raises(CheckpointError) as error:
         restore(workdir, changed_params(abstract_of(short), change), short)
     wrong = str(error.value).split("is not of this model: ")[1].split("; ")
     assert sorted(wrong) == sorted(said)
 
 
-def test_another_width_names_parameters_and_moments_with_both_shapes(workdir, short):
+def test_the_error_names_arrays_of_another_width_with_both_shapes(workdir, short):
     wide = override(short, {"model.hidden_size": 64})
     with pytest.raises(CheckpointError) as error:
         restore(workdir, abstract_of(wide), short)
@@ -172,7 +172,7 @@ def test_another_width_names_parameters_and_moments_with_both_shapes(workdir, sh
     assert said.count("bert/embeddings/segment") == 3  # the parameter and its two moments
 
 
-def test_data_of_another_fingerprint_are_refused(workdir, short):
+def test_data_with_another_fingerprint_are_refused(workdir, short):
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
         with pytest.raises(CheckpointError, match="data have changed"):
             checkpoint.restore(manager, abstract_of(short), step=12, data_fingerprint="0" * 64)
@@ -196,7 +196,7 @@ def test_data_of_another_fingerprint_are_refused(workdir, short):
         ("seed", 1, False),
     ],
 )
-def test_only_fields_that_change_no_number_may_change_on_resume(
+def test_on_resume_only_fields_without_effect_on_numbers_may_change(
     field, value, resumable, short, workdir
 ):
     changed = override(short, {field: value})
@@ -207,15 +207,15 @@ def test_only_fields_that_change_no_number_may_change_on_resume(
             checkpoint.check_workdir(workdir, changed)
 
 
-def test_a_list_where_a_tuple_is_meant_is_no_other_experiment(short, tmp_path):
-    """An experiment file may write `split=[...]`; its stored form comes back as a tuple."""
+def test_a_list_instead_of_a_tuple_is_the_same_experiment(short, tmp_path):
+    """An experiment file may write `split=[...]`, and JSON restores a tuple."""
     masking = dataclasses.replace(short.data.masking, split=[0.8, 0.1, 0.1])
     written = dataclasses.replace(short, data=dataclasses.replace(short.data, masking=masking))
     (tmp_path / "config.json").write_text(json.dumps(to_json(written)))
     checkpoint.check_workdir(tmp_path, written)
 
 
-def test_a_config_that_cannot_be_read_is_refused_in_words(short, tmp_path):
+def test_an_unreadable_config_is_refused(short, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BertJaxError, match="config.json"):
         checkpoint.check_workdir(tmp_path, short)

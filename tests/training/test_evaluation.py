@@ -1,4 +1,4 @@
-"""Held-out numbers and baselines against transcriptions in NumPy."""
+"""Evaluation results and baselines equal transcriptions in NumPy."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ def model(experiment):
 
 @pytest.fixture(scope="module")
 def params(model):
-    """Ten times the initial matrices, so that losses differ from row to row."""
+    """Ten times the initial matrices, so that rows have clearly different losses."""
     boxed = init_params(model, 0)
     return jax.tree.map(
         lambda leaf: 10 * leaf if leaf.ndim > 1 else leaf,
@@ -41,7 +41,7 @@ def score(model):
 
 
 def transcription(model, params, batch):
-    """Loss and accuracies of a batch in float64, and those of each part of 16 rows."""
+    """Returns loss and accuracies of a batch in float64, and the mean of the means of two parts."""
     output = model.apply({"params": params}, batch)
 
     def losses(logits, labels):
@@ -66,19 +66,17 @@ def transcription(model, params, batch):
 
 
 @pytest.mark.parametrize("batch_size", [16, 24, 32])
-def test_every_number_is_one_division_over_all_batches(
-    batch_size, experiment, model, params, score
-):
-    """24 examples: 16 and a batch half filled up; all at once; one batch with 8 fillers."""
+def test_every_metric_is_one_mean_over_all_batches(batch_size, experiment, model, params, score):
+    """24 examples are read as 16 + 8 with 8 filler rows, as one batch, or with 8 filler rows."""
     (whole,) = read(experiment, 24)
     expected = transcription(model, params, whole)
     row = evaluate(score, params, read(experiment, batch_size))
     for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy"):
-        # Float32 logits and sums of some hundred terms.
+        # Float32 logits and sums of about a hundred terms.
         assert row[f"{name}"] == pytest.approx(expected[name], rel=1e-5), name
     assert row["loss"] == row["mlm_loss"] + row["nsp_loss"]
     assert row["perplexity"] == pytest.approx(np.exp(expected["mlm_loss"]), rel=1e-4)
-    # A mean of the batches' means would be another number, by far more than the tolerance.
+    # The mean of the batches' means differs by far more than the tolerance.
     assert abs(expected["mean_of_means"] / expected["mlm_loss"] - 1) > 1e-3
 
 
@@ -93,14 +91,14 @@ def test_the_held_out_loss_does_not_depend_on_the_objective(experiment, model, p
     )
 
 
-def test_max_examples_takes_that_many_evenly(experiment):
+def test_max_examples_are_taken_evenly(experiment):
     (few,) = evaluation_batches(experiment.data, batch_size=16, max_examples=8)
     (whole,) = read(experiment, 24)
     assert few.pack_ids.any(axis=1).sum() == 8
     assert np.array_equal(few.token_ids[:8], whole.token_ids[::3])
 
 
-def test_baselines_are_those_of_a_transcription(experiment):
+def test_baselines_equal_a_transcription(experiment):
     directory = experiment.data.directory
     counts, passport = load_token_counts(directory), load_passport(directory)
     majority = majority_pair_label(passport)
@@ -117,8 +115,8 @@ def test_baselines_are_those_of_a_transcription(experiment):
     }
 
 
-def test_token_counts_are_of_training_records_alone(experiment):
-    """Counted again from the records: a baseline that saw held-out text would be too strong."""
+def test_token_counts_come_only_from_training_records(experiment):
+    """Counts tokens in the records again. A baseline from held-out text would be too strong."""
     from bert_jax.data.pipeline import ReadPlan, TrainingSource
 
     data = experiment.data
@@ -138,6 +136,6 @@ def test_token_counts_are_of_training_records_alone(experiment):
     assert len(seen) == train["examples"]
     tokens = np.bincount(np.concatenate([*seen.values()]), minlength=500)
     counts = load_token_counts(data.directory)
-    # [PAD], [CLS] and [SEP] belong to the layout, not to the records.
+    # Records do not contain [PAD], [CLS] and [SEP], which the layout adds.
     assert np.array_equal(tokens[5:], counts[5:]) and counts.sum() == train["tokens"]
     assert majority_pair_label(passport) == int(2 * train["random_pairs"] > train["examples"])

@@ -1,4 +1,4 @@
-"""Continued pretraining takes the weights and nothing else, and refuses those of other models."""
+"""Continued pretraining takes only the weights, and refuses weights of another model."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ PADDED = ("bert/embeddings/token", "masked_token_head/bias")
 
 @pytest.fixture(scope="module")
 def origin(experiment, tmp_path_factory):
-    """The workdir of a run of 12 updates, and what was saved of it for each format."""
+    """A directory with a run of 12 updates and its weights in both formats."""
     directory = tmp_path_factory.mktemp("origin")
     train(experiment, directory / "run")
     for to in ("bert_jax", "huggingface"):
@@ -31,13 +31,13 @@ def origin(experiment, tmp_path_factory):
 
 
 def start(experiment, workdir, **options):
-    """Trains from `training.init_from`, as `pretrain` does."""
+    """Trains with the weights of `training.init_from`, as `pretrain` does."""
     return train(experiment, workdir, weights=open_initial_weights(experiment, workdir), **options)
 
 
 @pytest.fixture
 def still(experiment):
-    """One update that changes nothing: float32 cannot tell a sum from its larger term."""
+    """An experiment whose only update is too small to change a float32 parameter."""
     return override(
         experiment,
         {"optimizer.learning_rate": 1e-30, "optimizer.warmup_steps": 0, "training.steps": 1},
@@ -45,17 +45,17 @@ def still(experiment):
 
 
 @pytest.mark.parametrize("form", ["run", "bert_jax", "huggingface"])
-def test_a_run_starts_from_the_weights_alone(form, origin, still, tmp_path, capsys):
-    """From any form; sharded; and with the step and the optimizer of a run that just began."""
+def test_a_run_starts_from_the_weights_only(form, origin, still, tmp_path, capsys):
+    """The weights may have any format. The run is sharded; its step and optimizer are new."""
     continued = override(
         still, {"training.init_from": str(origin / form), "mesh.fsdp": 2, "mesh.tensor": 2}
     )
     start(continued, tmp_path / "run")
     before, after = (flatten_params(load_run(p).params) for p in (origin / "run", tmp_path / "run"))
     for path, leaf in before.items():
-        # Rows that pad the vocabulary are no weights, and another format does not keep them.
+        # Padding rows of the vocabulary are not weights, and Hugging Face's format drops them.
         rows = still.model.vocab_size if path in PADDED else None
-        # A parameter that is 0 still moves by the learning rate.
+        # A parameter with value 0 still changes by the learning rate.
         np.testing.assert_allclose(after[path][:rows], leaf[:rows], rtol=0, atol=1e-20)
     assert load_run(tmp_path / "run").step == 1
     with checkpoint.open_checkpoints(tmp_path / "run", read_only=True) as manager:
@@ -65,15 +65,13 @@ def test_a_run_starts_from_the_weights_alone(form, origin, still, tmp_path, caps
     assert load_run(origin / form).report() in capsys.readouterr().err
 
 
-def test_a_run_that_was_interrupted_early_begins_with_the_same_weights_again(
-    origin, still, tmp_path
-):
+def test_a_run_without_a_checkpoint_restarts_only_with_the_same_weights(origin, still, tmp_path):
     source = shutil.copytree(origin / "run", tmp_path / "source")
     continued = override(still, {"training.init_from": str(source)})
     start(continued, tmp_path / "run")
     recorded = json.loads((tmp_path / "run" / "initial.json").read_text())
     assert recorded["step"] == 12 and recorded["source"] == str(source)
-    # As if it had ended before its first checkpoint, and its source had gone on.
+    # As if the run had ended before its first checkpoint and its source had been trained further.
     for name in ("checkpoints", "result.json", "metrics.jsonl"):
         path = tmp_path / "run" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -82,8 +80,8 @@ def test_a_run_that_was_interrupted_early_begins_with_the_same_weights_again(
         start(continued, tmp_path / "run")
 
 
-def test_a_run_with_a_checkpoint_goes_on_from_that(origin, experiment, tmp_path):
-    """Also when the weights that it started from are gone."""
+def test_a_run_with_a_checkpoint_resumes_from_it(origin, experiment, tmp_path):
+    """The run resumes even if its initial weights were deleted."""
     source = shutil.copytree(origin / "huggingface", tmp_path / "source")
     continued = override(experiment, {"training.init_from": str(source)})
     calls = []
@@ -167,7 +165,7 @@ def test_weights_of_another_vocabulary_are_refused(origin, still, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_converted_weights_are_no_run_that_goes_on(origin, experiment, tmp_path):
+def test_converted_weights_cannot_be_resumed(origin, experiment, tmp_path):
     directory = shutil.copytree(origin / "bert_jax", tmp_path / "weights")
     with pytest.raises(CheckpointError, match="holds weights without a run"):
         train(experiment, directory)

@@ -18,15 +18,15 @@ from bert_jax.training.losses import (
 from bert_jax.training.metrics import Mean, merge
 from bert_jax.training.step import eval_step
 
-# Compiles in half the time.
+# This level halves the compile time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-# Float32 sums of some hundred numbers of order 1 in another order.
+# Float32 sums of about a hundred numbers of order 1, in another order.
 CLOSE = {"rel": 1e-6}
 
 
 def reference_nll(logits, labels):
-    """Negative log likelihood in float64."""
+    """Returns the negative log likelihood in float64."""
     logits = np.asarray(logits, np.float64)
     top = logits.max(-1, keepdims=True)
     log_total = np.log(np.exp(logits - top).sum(-1)) + top[..., 0]
@@ -38,14 +38,14 @@ def scored(trainer_on, first_state, random_batch):
     """A batch with uneven masks and filler rows, and its logits."""
     batch = random_batch(rows=16, filler_rows=3)
     per_shard = batch.mask_weights.reshape(8, 2, -1).sum((1, 2))
-    assert len(set(per_shard)) >= 4  # so that a mean of the means of 8 shards is another number
+    assert len(set(per_shard)) >= 4  # so the mean of the means of 8 shards differs
     output = jit(trainer_on(1, 1, 1).model.apply)({"params": first_state.params}, batch)
     return batch, output
 
 
 @pytest.fixture(scope="module")
 def evaluate(trainer_on, first_state):
-    """`evaluate(devices, batch)` gives the metrics, on a mesh that cuts the rows."""
+    """`evaluate(devices, batch)` returns the metrics, with the rows sharded over devices."""
 
     @cache
     def compiled(devices):
@@ -62,7 +62,7 @@ def evaluate(trainer_on, first_state):
 
 
 def expected_metrics(batch, output):
-    """Every metric of a batch, in NumPy over all rows at once."""
+    """Returns every metric of a batch, computed in NumPy over all rows."""
     weights, pair_weights = batch.mask_weights > 0, batch.pair_weights > 0
     token_nll = reference_nll(output.token_logits, batch.mask_labels)[weights]
     pair_nll = reference_nll(output.pair_logits, batch.pair_labels)[pair_weights]
@@ -77,10 +77,10 @@ def expected_metrics(batch, output):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_metrics_are_those_of_the_whole_batch_on_any_number_of_devices(devices, scored, evaluate):
-    """Not those of the first device, nor the mean of the devices' means."""
+def test_metrics_cover_the_whole_batch_on_any_number_of_devices(devices, scored, evaluate):
+    """They are neither those of the first device nor the mean of the devices' means."""
     batch, output = scored
-    # Labels that the untrained model gets right here and there, so that accuracy is not 0.
+    # The untrained model predicts some of these labels correctly, so accuracy is not 0.
     best = np.argmax(output.token_logits, -1).astype(np.int32)
     labels = np.where(np.arange(16)[:, None] % 3 == 0, best, batch.mask_labels)
     batch = batch._replace(mask_labels=labels)
@@ -90,7 +90,7 @@ def test_metrics_are_those_of_the_whole_batch_on_any_number_of_devices(devices, 
     assert found == pytest.approx(expected, **CLOSE)
 
 
-def test_merged_means_are_one_big_mean_however_the_parts_weigh():
+def test_merged_means_equal_the_mean_of_the_whole_for_uneven_weights():
     rng = np.random.default_rng(0)
     values = rng.normal(size=300).astype(np.float32) + np.arange(300, dtype=np.float32)
     weights = (rng.random(300) < np.linspace(0.05, 0.95, 300)).astype(np.float32)
@@ -106,7 +106,7 @@ def test_merged_means_are_one_big_mean_however_the_parts_weigh():
     assert abs(np.mean(means) - expected) > 1
 
 
-def test_a_metric_that_nothing_was_weighed_in_is_left_out_and_computes_to_zero():
+def test_a_metric_without_weight_is_zero_and_left_out_of_merge():
     nothing = Mean.of(jnp.ones(3), jnp.zeros(3))
     assert nothing.compute() == 0
     something = Mean.of(jnp.full(2, 4.0), jnp.ones(2))
@@ -115,27 +115,27 @@ def test_a_metric_that_nothing_was_weighed_in_is_left_out_and_computes_to_zero()
 
 
 def test_merge_adds_in_float64():
-    """Ten thousand float32 additions to 2^24 would lose each 1."""
+    """Float32 would lose each 1 that is added to 2^24."""
     steps = [{"m": Mean(np.float32(2**24), np.float32(0))}]
     steps += [{"m": Mean(np.float32(1), np.float32(1))}] * 1000
     assert merge(steps) == {"m": (2**24 + 1000) / 1000}
 
 
 def test_mean_of_half_precision_adds_in_float32():
-    """300 ones in bfloat16 would add up to 256."""
+    """In bfloat16, 300 ones would add up to 256."""
     ones = jnp.ones(300, jnp.bfloat16)
     mean = Mean.of(ones, ones)
     assert mean.total.dtype == mean.weight.dtype == jnp.float32
     assert (float(mean.total), float(mean.weight)) == (300, 300)
 
 
-def test_cross_entropy_is_that_of_numpy_with_large_and_infinite_logits():
+def test_cross_entropy_equals_numpy_with_large_and_infinite_logits():
     rng = np.random.default_rng(0)
     logits = (100 * rng.normal(size=(5, 7, 11))).astype(np.float32)
     labels = rng.integers(0, 8, size=(5, 7))
-    logits[..., 8:] = -np.inf  # as at rows that pad the vocabulary
+    logits[..., 8:] = -np.inf  # as for padding rows of the vocabulary
     found = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
-    # Float32 differences of numbers up to 400.
+    # Float32 rounding of differences of numbers up to 400.
     np.testing.assert_allclose(found, reference_nll(logits, labels), atol=5e-5)
 
 
@@ -146,7 +146,7 @@ def test_gradient_of_cross_entropy_is_finite_beside_infinite_logits():
     np.testing.assert_allclose(gradient, [[share - 1, 1 - share, 0]], atol=1e-6)  # float32
 
 
-def test_gradient_of_cross_entropy_is_that_of_automatic_differentiation():
+def test_gradient_of_cross_entropy_equals_automatic_differentiation():
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(0, 4, (3, 5, 40)), jnp.float32).at[..., 33:].set(-jnp.inf)
     labels = jnp.asarray(rng.integers(0, 33, (3, 5)))
@@ -157,18 +157,18 @@ def test_gradient_of_cross_entropy_is_that_of_automatic_differentiation():
         return -(chosen[..., 0] * weights).sum()
 
     found = jax.grad(lambda x: (cross_entropy(x, labels) * weights).sum())(logits)
-    # Gradients are at most 1; 1e-6 is some ten roundings of float32.
+    # Gradients are at most 1; 1e-6 is about ten float32 roundings.
     np.testing.assert_allclose(found, jax.grad(plain)(logits), rtol=0, atol=1e-6)
 
 
-def test_labels_that_tie_share_the_hit():
+def test_tied_labels_share_the_hit():
     labels, weights = jnp.array([0, 1, 1]), jnp.ones(3)
     logits = jnp.array([[0.0, 0.0], [0.0, 1.0], [jnp.nan, jnp.nan]])
     assert float(accuracy(logits, labels, weights).total) == 1.5
 
 
 def test_a_target_with_id_0_counts():
-    """Weights alone say what is predicted; `labels > 0` would drop the first two."""
+    """Only weights select the predicted positions; `labels > 0` would drop two of them."""
     labels = np.array([[0, 0, 2, 1]])
     weights = np.array([[1.0, 1.0, 1.0, 0.0]])
     logits = jnp.asarray(np.eye(3)[np.array([[0, 1, 2, 1]])], jnp.float32)
@@ -180,13 +180,13 @@ def test_a_target_with_id_0_counts():
 
 
 def mlm_objective(mlm, mask_weights, pair_weights, pack_ids, config):
-    """The masked words' part of the objective."""
+    """Returns the masked-token part of the objective."""
     weights = loss_weights(mask_weights, pair_weights, pack_ids, config)
     none = Mean(jnp.float32(0), jnp.float32(0))
     return pretraining_objective(mlm, none, weights, config)
 
 
-def test_the_pair_loss_counts_only_where_the_objective_says_so():
+def test_the_pair_loss_counts_only_if_next_sentence_is_set():
     mlm, nsp = Mean(jnp.float32(6.0), jnp.float32(3)), Mean(jnp.float32(4.0), jnp.float32(2))
     weights = LossWeights(mlm.weight, nsp.weight)
     both = pretraining_objective(mlm, nsp, weights, ObjectiveConfig())
@@ -194,7 +194,7 @@ def test_the_pair_loss_counts_only_where_the_objective_says_so():
     assert (float(both), float(alone)) == (4.0, 2.0)
 
 
-def test_sum_reduction_adds_up_a_pair_s_masked_words_and_averages_over_pairs(scored):
+def test_sum_reduction_sums_within_a_pair_and_averages_over_pairs(scored):
     batch, output = scored
     nll = reference_nll(output.token_logits, batch.mask_labels) * batch.mask_weights
     mean = Mean.of(
@@ -218,7 +218,7 @@ def test_sum_reduction_counts_every_pair_of_a_packed_row():
 
 
 def test_filler_rows_change_neither_metrics_nor_loss(scored, evaluate):
-    """Whatever ids and labels stand in rows, and slots of rows, of weight 0."""
+    """Ids and labels at places of weight 0 may have any value."""
     batch, output = scored
     noisy = batch._replace(
         token_ids=np.where(batch.pack_ids > 0, batch.token_ids, 123),

@@ -1,6 +1,6 @@
-"""What each setting of the optimizer does: the first update, decay, clip, trust ratio, rate.
+"""Optimizer settings: the first update, weight decay, clipping, trust ratio, learning rate.
 
-That whole runs are those of the published codes is in test_optim_sources.py.
+test_optim_sources.py compares sequences of updates with published code.
 """
 
 import jax
@@ -23,17 +23,17 @@ from bert_jax.training.state import state_initializer, state_sharding
 
 
 def flat(tree):
-    """Leaves by their path, float64."""
+    """Returns the leaves by path, in float64."""
     return {
         tuple(key.key for key in path): np.asarray(leaf, np.float64)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def test_all_parameters_of_bert_decay_but_biases_and_layer_norm(first_state):
-    """Tables and kernels decay, embeddings too; nothing else does."""
+def test_all_parameters_but_biases_and_layer_norm_decay(first_state):
+    """Only embedding tables and kernels decay."""
     params = jax.tree.map(np.ones_like, first_state.params)
-    # Without a gradient an update is the decay alone.
+    # With gradient 0, an update consists only of the decay.
     optimizer = make_optimizer(OptimizerConfig(weight_decay=0.25), optax.constant_schedule(0.5))
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
@@ -61,14 +61,14 @@ def test_all_parameters_of_bert_decay_but_biases_and_layer_norm(first_state):
 
 @pytest.mark.parametrize(("gradient", "norm_after"), [((3.0, 4.0), 1.0), ((0.3, 0.4), 0.5)])
 def test_clip_leaves_a_norm_of_at_most_one(gradient, norm_after):
-    """A gradient of norm 5 has norm 1 after it, not 1/5 of that as without the square root."""
+    """A gradient of norm 5 gets norm 1; without the square root it would get norm 1/5."""
     first, second = (jnp.array([part]) for part in gradient)
     params = {"a": {"kernel": jnp.zeros(1)}, "b": {"bias": jnp.zeros(1)}}
     gradients = {"a": {"kernel": first}, "b": {"bias": second}}  # one norm over all leaves
     optimizer = make_optimizer(OptimizerConfig(), optax.constant_schedule(0.0))
     _, state = optimizer.update(gradients, optimizer.init(params), params)
     (moments,) = [part for part in state if hasattr(part, "square")]
-    # The first mean is (1 - beta1) x what came out of the clip.
+    # The first mean is (1 - beta1) times the clipped gradient.
     clipped = np.array([moments.mean["a"]["kernel"][0], moments.mean["b"]["bias"][0]]) / 0.1
     # A few float32 roundings of 6e-8 each.
     assert np.linalg.norm(clipped) == pytest.approx(norm_after, rel=1e-6)
@@ -102,15 +102,15 @@ def test_no_warm_up_starts_at_the_full_rate():
     assert float(learning_rate_schedule(config, steps=10)(0)) == 2.0
 
 
-# A kernel of norm 5 and a bias of norm 10, whose gradient of norm 0.02 is not clipped.
+# A kernel of norm 5 and a bias of norm 10. The gradient has norm 0.02 and is not clipped.
 PARAMS = {"kernel": np.float32([3, 4]), "bias": np.float32([6, 8])}
 GRADIENTS = {"kernel": np.float32([0.01, 0.01]), "bias": np.float32([0.01, 0.01])}
-# Adam's first direction: both moments of a constant, divided as the formula has it.
+# Adam's first direction: the quotient of both moments of a constant gradient.
 PLAIN = (0.1 * 0.01) / (np.sqrt(0.001 * 0.01**2) + 1e-6)
 
 
 def first_update(changes):
-    """The first update at a rate of 1, with its sign turned: what is subtracted."""
+    """Returns the first update at rate 1 with the sign changed, so it is the subtracted value."""
     config = OptimizerConfig(**changes)
     optimizer = make_optimizer(config, optax.constant_schedule(1.0))
     updates, _ = optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS)
@@ -130,7 +130,7 @@ DECAYED = [PLAIN + 0.03, PLAIN + 0.04]
         ({}, DECAYED, [PLAIN, PLAIN]),
         ({"weight_decay": 0.5}, [PLAIN + 1.5, PLAIN + 2.0], [PLAIN, PLAIN]),
         ({"decay_excludes": "nothing"}, DECAYED, [PLAIN + 0.06, PLAIN + 0.08]),
-        # Corrected moments of a constant are the constant and its square: a direction near 1.
+        # Corrected moments of a constant are the constant and its square: the direction is near 1.
         (
             {"bias_correction": True},
             [0.01 / (0.01 + 1e-6) + 0.03, 0.01 / (0.01 + 1e-6) + 0.04],
@@ -152,7 +152,7 @@ DECAYED = [PLAIN + 0.03, PLAIN + 0.04]
             [0.001 / (np.sqrt(0.001) * 0.01 + 1)] * 2,
             [0.001 / (np.sqrt(0.001) * 0.01 + 1)] * 2,
         ),
-        # Clipped to half: only epsilon shows it, Adam's direction being free of scale.
+        # Clipping halves the gradient. Adam's direction has no scale, so only epsilon shows this.
         (
             {"epsilon": 1.0, "weight_decay": 0.0, "max_grad_norm": 0.01},
             [0.0005 / (np.sqrt(0.001) * 0.005 + 1)] * 2,
@@ -169,10 +169,10 @@ DECAYED = [PLAIN + 0.03, PLAIN + 0.04]
     ],
     ids=str,
 )
-def test_each_setting_changes_the_first_update_as_its_formula_says(changes, kernel, bias):
+def test_each_setting_changes_the_first_update_by_its_formula(changes, kernel, bias):
     update = first_update(changes)
-    # A few float32 roundings of 6e-8; a corrected moment also has the 1.3e-5 by which the float32
-    # 1 - 0.999 misses 0.001, halved by the root.
+    # A few float32 roundings of 6e-8. In a corrected moment, float32 1 - 0.999 differs from 0.001
+    # by 1.3e-5, which the square root halves.
     np.testing.assert_allclose(update["kernel"], kernel, rtol=1e-5)
     np.testing.assert_allclose(update["bias"], bias, rtol=1e-5)
 
@@ -192,8 +192,8 @@ def test_each_setting_changes_the_first_update_as_its_formula_says(changes, kern
     ],
     ids=str,
 )
-def test_each_setting_changes_the_rate_as_its_formula_says(changes, first, at_warmup_end, halfway):
-    """Of 100 updates, 20 of them warm-up; numbers 0, 20 and 50."""
+def test_each_setting_changes_the_rate_by_its_formula(changes, first, at_warmup_end, halfway):
+    """The rates are those of steps 0, 20 and 50; there are 100 steps with 20 warm-up steps."""
     config = OptimizerConfig(**{"learning_rate": 1.0, "warmup_steps": 20} | changes)
     schedule = learning_rate_schedule(config, steps=100)
     found = [float(schedule(step)) for step in (0, 20, 50)]
@@ -204,8 +204,8 @@ def test_each_setting_changes_the_rate_as_its_formula_says(changes, first, at_wa
 # ---- LAMB's trust ratio ------------------------------------------------------------------------
 
 
-def test_a_trust_ratio_is_of_each_layer_but_else_of_the_whole_tensor():
-    """Also where a tensor outside the layers has as many rows as there are layers."""
+def test_layers_have_separate_trust_ratios_and_other_tensors_one():
+    """This holds even for a tensor outside the layers that has one row for each layer."""
     rows = np.float32([[3, 4], [0, 2], [5, 12]])  # norms 5, 2 and 13
     moves = np.float32([[1, 0], [0, 4], [3, 4]])  # norms 1, 4 and 5
     params = {"bert": {"layers": {"kernel": rows}, "embeddings": {"segment": rows}}}
@@ -220,8 +220,8 @@ def test_a_trust_ratio_is_of_each_layer_but_else_of_the_whole_tensor():
     np.testing.assert_allclose(scaled["bert"]["embeddings"]["segment"], moves * whole, rtol=1e-6)
 
 
-def test_a_trust_ratio_is_one_where_a_norm_is_zero():
-    """Else new biases would never move, and an unused layer would become NaN."""
+def test_a_trust_ratio_is_one_if_a_norm_is_zero():
+    """Otherwise new biases would never change, and an unused layer would become NaN."""
     params = {"bert": {"layers": {"bias": np.float32([[0, 0], [3, 4], [3, 4]])}}}
     updates = {"bert": {"layers": {"bias": np.float32([[1, 2], [0, 0], [0, 1]])}}}
     transform = scale_by_trust_ratio()
@@ -230,7 +230,7 @@ def test_a_trust_ratio_is_one_where_a_norm_is_zero():
 
 
 def test_lamb_on_a_mesh_sums_its_norms_over_the_shards(trainer_on, first_state):
-    """Moments are cut as their parameters, no parameter is gathered, the update is the same."""
+    """Moments are sharded like parameters, no parameter is gathered, the update is the same."""
     trainer = trainer_on(2, 2, 2)
     config = OptimizerConfig(name="lamb", bias_correction=True, trust_ratio="all")
     optimizer = make_optimizer(config, optax.constant_schedule(1.0))
@@ -253,11 +253,11 @@ def test_lamb_on_a_mesh_sums_its_norms_over_the_shards(trainer_on, first_state):
     for found, wanted in zip(
         jax.tree.leaves(compiled(cut, state, placed)[0]), jax.tree.leaves(expected), strict=True
     ):
-        # Norms summed in another order: relative 5e-7 was measured.
+        # Norms are summed in another order: the measured relative difference is 5e-7.
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
-# ---- What is refused ---------------------------------------------------------------------------
+# ---- Invalid settings --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_lamb_on_a_mesh_sums_its_norms_over_the_shards(trainer_on, first_state):
         {"beta2": -0.5},
     ],
 )
-def test_a_setting_that_cannot_train_is_refused_by_name(wrong):
+def test_an_invalid_setting_is_refused_by_name(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ConfigError, match=rf"optimizer\.{name} is {value}; accepted: "):
         OptimizerConfig(**wrong)
@@ -285,7 +285,7 @@ def test_a_setting_that_cannot_train_is_refused_by_name(wrong):
 @pytest.mark.parametrize("bias_correction", [False, True])
 @pytest.mark.parametrize("moments", ["kept", "recounted", "zeroed"])
 def test_moments_at_the_start_of_a_phase(moments, bias_correction):
-    """The update after the seam is Adam's with the moments and the count that `moments` leaves."""
+    """The next update is Adam's with the moments and the count that `moments` leaves."""
     config = OptimizerConfig(
         learning_rate=1.0,
         warmup_steps=0,
@@ -321,6 +321,6 @@ def test_moments_at_the_start_of_a_phase(moments, bias_correction):
     if bias_correction:
         mean, square = mean / (1 - 0.9**count), square / (1 - 0.999**count)
     expected = -mean / (np.sqrt(square) + 1e-6)
-    # Float32 powers of 0.999: 1 - 0.999 has three digits less than a float32.
+    # Float32 powers of 0.999: 1 - 0.999 has three digits less than float32.
     np.testing.assert_allclose(update["kernel"], expected, rtol=1e-4)
-    assert rates == [0, 1, 2, 3]  # the schedule's count goes on
+    assert rates == [0, 1, 2, 3]  # the count of the schedule continues

@@ -1,7 +1,7 @@
-"""Rates and updates are those of the published codes, transcribed here in float64.
+"""Rates and updates equal those of published code, which is transcribed here in float64.
 
-Each transcription sees separate variables with TensorFlow-like names, as the sources do, so that
-the stacked layers of bert_jax are also compared with layers one by one.
+Each transcription has separate variables with TensorFlow-like names, as the sources have. The
+stacked layers of bert_jax are thus compared with separate layers.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from bert_jax.training.optim import OptimizerConfig, learning_rate_schedule, mak
 
 
 def google_rate(step, *, rate, steps, warmup, start=0, power=1.0):
-    """google-research/bert and, with a start, mlcommons/training: create_optimizer."""
+    """create_optimizer of google-research/bert and, with `start`, of mlcommons/training."""
     decayed = rate * (1 - min(step, steps) / steps) ** power
     return rate * (step - start) / warmup if step - start < warmup else decayed
 
@@ -32,7 +32,7 @@ def hugging_face_rate(step, *, rate, steps, warmup):
 
 
 def nvidia_rate(step, *, rate, steps, fraction, degree=0.5):
-    """DeepLearningExamples: PolyWarmUpScheduler, stepped before each update from 1 on."""
+    """DeepLearningExamples: PolyWarmUpScheduler. Its step counts from 1."""
     progress = (step + 1) / steps
     if progress < fraction:
         return rate * progress / fraction
@@ -44,14 +44,14 @@ def rates(config, *, steps):
     return np.array([float(schedule(jnp.int32(step))) for step in range(steps)])
 
 
-def test_the_rate_is_googles():
+def test_the_rate_equals_googles():
     config = OptimizerConfig(learning_rate=2.0, warmup_steps=10)
     expected = [google_rate(step, rate=2.0, steps=100, warmup=10) for step in range(100)]
     # Float32 roundings of 6e-8 in numbers up to 2.
     np.testing.assert_allclose(rates(config, steps=100), expected, rtol=0, atol=1e-6)
 
 
-def test_the_rate_is_mlperfs():
+def test_the_rate_equals_mlperfs():
     """Training starts at 76 / 287 of the rate, and at step 211 the rate falls to 389 / 600."""
     config = OptimizerConfig(learning_rate=0.00288293, warmup_steps=287, warmup_start=-76)
     found = rates(config, steps=600) / 0.00288293
@@ -63,7 +63,7 @@ def test_the_rate_is_mlperfs():
     assert found[[0, 210, 211]] == pytest.approx([76 / 287, 286 / 287, 389 / 600], abs=1e-6)
 
 
-def test_the_rate_is_hugging_faces_without_a_jump():
+def test_the_rate_equals_hugging_faces_without_a_jump():
     config = OptimizerConfig(learning_rate=2.0, warmup_steps=10, decay_from="warmup_end")
     found = rates(config, steps=100)
     expected = [hugging_face_rate(step, rate=2.0, steps=100, warmup=10) for step in range(100)]
@@ -73,15 +73,15 @@ def test_the_rate_is_hugging_faces_without_a_jump():
     assert np.abs(np.diff(found)).max() == pytest.approx(0.2)  # the slope of the warm-up
 
 
-def test_the_rate_is_nvidias():
+def test_the_rate_equals_nvidias():
     """The first of 7038 updates has the rate of step 1, the last one 0."""
     config = OptimizerConfig(learning_rate=1.0, warmup_steps=2001, first_step=1, power=0.5)
     found = rates(config, steps=7038)
     expected = [nvidia_rate(step, rate=1.0, steps=7038, fraction=0.2843) for step in range(7038)]
-    # 0.2843 of 7038 is 2000.9: whole steps make the warm-up 4.8e-5 slower and end it with the
-    # same update. One step more or less moves the rate by 5e-4 there.
+    # 0.2843 of 7038 is 2000.9. Whole steps make the warm-up slower by 4.8e-5 and end it at the
+    # same update. One step more or less would change the rate by 5e-4 there.
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
-    # Where no fraction is rounded: float32 roundings of 6e-8, which the root near 0 makes 4e-6.
+    # Without a rounded fraction, float32 rounding is 6e-8, which the root near 0 makes 4e-6.
     np.testing.assert_allclose(found[2000:], expected[2000:], rtol=0, atol=1e-5)
     assert found[0] == pytest.approx(1 / 2001) and found[-1] == 0
 
@@ -96,7 +96,7 @@ def test_the_rate_after_the_last_step_is_zero_and_a_number(power):
 
 
 def excluded(name):
-    """The sources' list, which also names what has no trust ratio."""
+    """The sources' list of parameters without decay, which also have no trust ratio."""
     return re.search("LayerNorm|layer_norm|bias", name) is not None
 
 
@@ -109,7 +109,7 @@ def ratio(param, update):
 
 
 def clip_by_global_norm(gradients):
-    """tf.clip_by_global_norm(1.0); FusedLAMB divides by the norm where it is above 1, the same."""
+    """tf.clip_by_global_norm(1.0). FusedLAMB also divides by the norm if it is above 1."""
     scale = 1.0 / max(norm(gradients.values()), 1.0)
     return {name: scale * gradient for name, gradient in gradients.items()}
 
@@ -142,7 +142,7 @@ def torch_adamw(params, gradients, state, *, rate, step, groups=True):
 
 
 def torch_adamw_of_all(*arguments, **named):
-    """Without parameter groups, as `AdamW(model.parameters())` decays everything."""
+    """`AdamW(model.parameters())` without parameter groups, so every parameter decays."""
     torch_adamw(*arguments, **named, groups=False)
 
 
@@ -206,8 +206,8 @@ SOURCES = {
 }
 NUM_LAYERS, STEPS, RATE = 3, 24, 0.05
 UPDATES = 20
-# 20 float32 updates of numbers up to 6, an ulp of 5e-7 each: 9e-7 was measured, and 2.5e-6 with
-# bias correction, where 1 - 0.999 ** n loses digits in the first updates.
+# 20 float32 updates of numbers up to 6, with an ulp of 5e-7. Measured differences are 9e-7, and
+# 2.5e-6 with bias correction, because 1 - 0.999 ** n loses digits in the first updates.
 TOLERANCE = 1e-5
 
 
@@ -216,7 +216,7 @@ def config_of(source):
 
 
 def random_tree(rng, scale):
-    """Parameters named as bert_jax names them; the segment table has as many rows as layers."""
+    """Returns parameters named as in bert_jax. The segment table has as many rows as layers."""
 
     def normal(*shape):
         return (scale * rng.normal(size=shape)).astype(np.float32)
@@ -224,7 +224,7 @@ def random_tree(rng, scale):
     def layer_norm(*lead):
         return {"scale": normal(*lead, 4), "bias": normal(*lead, 4)}
 
-    # Layers of different norms, whose ratios therefore differ from that of the stack.
+    # Layers have different norms, so their trust ratios differ from the ratio of the stack.
     kernel = normal(NUM_LAYERS, 4, 5) * np.float32([0.3, 1, 3])[:, None, None]
     return {
         "bert": {
@@ -243,7 +243,7 @@ def random_tree(rng, scale):
 
 
 def separate(tree):
-    """The same tree with every layer a subtree of its own."""
+    """Returns the same tree with a separate subtree for each layer."""
     bert = dict(tree["bert"])
     stacked = bert.pop("layers")
     for index in range(NUM_LAYERS):
@@ -259,12 +259,12 @@ def by_name(tree):
 
 
 def variables(tree):
-    """Float64 variables by name, layers apart."""
+    """Returns float64 variables by name, with separate layers."""
     return by_name(separate(tree))
 
 
 def first_params_and_gradients():
-    """Gradients of norms from 0.01 to 100, so that some are clipped and epsilon counts in some."""
+    """Gradient norms are from 0.01 to 100: some are clipped, and epsilon matters for others."""
     rng = np.random.default_rng(0)
     params = random_tree(rng, 1.0)
     return params, [random_tree(rng, 10.0 ** rng.uniform(-3, 1)) for _ in range(UPDATES)]
@@ -298,7 +298,7 @@ def difference(some, others):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_twenty_updates_are_those_of_the_source(source):
+def test_twenty_updates_equal_those_of_the_source(source):
     params, gradients = first_params_and_gradients()
     clipped = sum(float(optax.tree.norm(gradient)) > 1 for gradient in gradients)
     assert 5 <= clipped <= 15
@@ -307,8 +307,8 @@ def test_twenty_updates_are_those_of_the_source(source):
     assert difference(found, expected) < TOLERANCE
 
 
-def test_the_sources_differ_by_far_more_than_the_tolerance():
-    """Else the test above could not tell them apart."""
+def test_the_sources_differ_by_much_more_than_the_tolerance():
+    """Otherwise the test above could not distinguish them."""
     params, gradients = first_params_and_gradients()
     ends = {source: run_transcription(source, params, gradients) for source in SOURCES}
     for some, other in itertools.combinations(SOURCES, 2):
@@ -316,15 +316,15 @@ def test_the_sources_differ_by_far_more_than_the_tolerance():
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_stacked_layers_are_updated_as_separate_ones(source):
+def test_stacked_layers_are_updated_like_separate_layers(source):
     params, gradients = first_params_and_gradients()
     stacked = variables(run(config_of(source), params, gradients))
     apart = run(config_of(source), separate(params), [separate(tree) for tree in gradients])
-    # The same float32 operations; norms are summed in another order, an ulp of 1.2e-7 each.
+    # The same float32 operations, but norms are summed in another order, with an ulp of 1.2e-7.
     assert difference(stacked, by_name(apart)) < 5e-6
 
 
-def test_lamb_of_all_parameters_is_optax_lamb():
+def test_lamb_of_all_parameters_equals_optax_lamb():
     params, gradients = first_params_and_gradients()
     params, gradients = separate(params), [separate(tree) for tree in gradients]
     config = OptimizerConfig(
@@ -339,5 +339,5 @@ def test_lamb_of_all_parameters_is_optax_lamb():
         for optimizer in (ours, theirs)
     ]
     for some, other in zip(*map(jax.tree.leaves, updates), strict=True):
-        # One float32 update of numbers of order 1.
+        # Rounding of one float32 update of numbers of order 1.
         np.testing.assert_allclose(some, other, rtol=1e-6, atol=0)

@@ -1,4 +1,4 @@
-"""A packed row is its pairs: same loss, same gradients, and no pair sees another."""
+"""Packed pairs give the same loss and gradients as padded pairs, without attention across pairs."""
 
 from functools import partial
 
@@ -29,13 +29,13 @@ CONFIG = BertConfig(
     max_positions=LENGTH,
     dropout=0.0,
     attention_dropout=0.0,
-    initializer_stddev=0.2,  # positions and neighbours should matter
+    initializer_stddev=0.2,  # large, so that positions and neighbours matter
 )
 MODEL = BertForPretraining(CONFIG)
 
 
 def packed_batch(batch_size: int = 8) -> Batch:
-    """Rows of one, two and three pairs, single texts among them, and fillers."""
+    """Returns rows of one, two and three pairs or single texts, and filler rows."""
     rng = np.random.default_rng(0)
 
     def text(longest):
@@ -56,7 +56,7 @@ def packed_batch(batch_size: int = 8) -> Batch:
 
 
 def padded(packed: Batch) -> Batch:
-    """The same pairs under the same masks, a row for each."""
+    """Returns the same pairs with the same masks, each in its own row."""
     rows = []
     for row in range(len(packed.pack_ids)):
         for slot in range(packed.pack_ids[row].max()):
@@ -88,7 +88,7 @@ def padded(packed: Batch) -> Batch:
 @pytest.fixture(scope="module")
 def params():
     batch = jax.tree.map(jnp.asarray, packed_batch())
-    # Operation by operation, it takes five times as long.
+    # Without jit it takes five times as long.
     return nn.unbox(jax.jit(MODEL.init)(jax.random.key(0), batch)["params"])
 
 
@@ -98,9 +98,7 @@ def apply():
 
 
 @pytest.mark.parametrize("mlm_reduction", ["mean", "sum"])
-def test_loss_and_gradients_of_packed_rows_are_those_of_the_same_pairs_padded(
-    params, mlm_reduction
-):
+def test_loss_and_gradients_of_packed_pairs_equal_those_of_padded_pairs(params, mlm_reduction):
     packed = packed_batch()
     loose = padded(packed)
     assert loose.mask_weights.sum() == packed.mask_weights.sum() > 40
@@ -110,7 +108,7 @@ def test_loss_and_gradients_of_packed_rows_are_those_of_the_same_pairs_padded(
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (packed_loss, packed_metrics), packed_gradients = gradient(params, packed)
     (loose_loss, loose_metrics), loose_gradients = gradient(params, loose)
-    # Float32, summed in another order; the same for the gradients, relative to the largest.
+    # Float32 sums in another order. Errors of gradients are relative to the largest gradient.
     assert abs(packed_loss - loose_loss) < 1e-5 * abs(loose_loss)
     for name in ("mlm_accuracy", "nsp_accuracy"):
         assert packed_metrics[name].total == loose_metrics[name].total, name
@@ -124,12 +122,12 @@ def test_loss_and_gradients_of_packed_rows_are_those_of_the_same_pairs_padded(
         assert abs(one - other).max() <= 1e-5 * max(largest, 1e-2), path
 
 
-def test_logits_of_packed_pairs_are_those_of_the_same_pairs_padded(params, apply):
+def test_logits_of_packed_pairs_equal_those_of_padded_pairs(params, apply):
     packed = packed_batch()
     loose = padded(packed)
     one, other = apply(params, packed), apply(params, loose)
     rows, slots = np.nonzero(packed.pair_weights)
-    # Float32 rounding of logits of a few units.
+    # Float32 rounding of logits of order 1 to 10.
     np.testing.assert_allclose(
         one.pair_logits[rows, slots],
         other.pair_logits[loose.pair_weights[:, 0] > 0][:, 0],
@@ -137,7 +135,7 @@ def test_logits_of_packed_pairs_are_those_of_the_same_pairs_padded(params, apply
     )
 
 
-def test_another_pair_s_words_move_no_logit_of_a_packed_row(params, apply):
+def test_words_of_another_packed_pair_change_no_logit(params, apply):
     packed = packed_batch()
     (row,) = np.flatnonzero(packed.pack_ids.max(1) == 3)[:1]
     before = apply(params, packed)
@@ -151,13 +149,13 @@ def test_another_pair_s_words_move_no_logit_of_a_packed_row(params, apply):
         mine, others = real & (of_pair == changed), real & (of_pair != changed)
         moved = np.asarray(abs(after.token_logits - before.token_logits))[row, :, :300].max(-1)
         assert others.any() and (moved[others] == 0).all()
-        # Masked words of the changed pair see the change, so that the test could have failed.
+        # Predictions of the changed pair change, so the test can fail.
         assert (moved[mine] > 1e-3).all()
         moved = np.asarray(abs(after.pair_logits - before.pair_logits))[row].max(-1)
         assert moved[changed - 1] > 1e-3 and (np.delete(moved, changed - 1) == 0).all()
 
 
-def test_positions_restart_at_each_cls_and_rows_of_one_pair_have_none():
+def test_positions_restart_at_each_cls_if_rows_have_several_pairs():
     batch = packed_batch()
     positions = np.asarray(restarting_positions(batch.pack_ids, batch.cls_positions))
     for row, pack_ids in enumerate(batch.pack_ids):

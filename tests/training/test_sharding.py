@@ -1,4 +1,4 @@
-"""Properties of sharding: strict names, every array where its rule says, one result on any mesh."""
+"""Sharding: strict dimension names, arrays placed by the rules, the same result on any mesh."""
 
 import re
 
@@ -21,8 +21,8 @@ from bert_jax.training.state import make_state, state_sharding
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 4)]
 
-# How many parts of each dimension of a parameter on mesh 2 x 2 x 2, written out by hand and not
-# from the rules: embed by fsdp, heads, mlp and vocab by tensor, all else whole.
+# The number of parts of each dimension on mesh 2 x 2 x 2, written by hand and not from the rules:
+# `fsdp` cuts embed, and `tensor` cuts heads, mlp and vocab. All other dimensions are whole.
 PARTS = {
     "embeddings/token": (2, 2),
     "embeddings/position": (1, 2),
@@ -73,7 +73,7 @@ def test_resolve_gives_each_dimension_its_rule():
     )
 
 
-def test_a_dimension_without_a_rule_is_refused_and_the_known_ones_are_named():
+def test_a_dimension_without_a_rule_is_refused():
     with pytest.raises(ConfigError, match=r"'channels'.*known: .*embed.*heads"):
         resolve(("embed", "channels"), ShardingRules())
 
@@ -86,18 +86,18 @@ def test_a_dimension_without_a_rule_is_refused_and_the_known_ones_are_named():
         (("heads", "embed"), ShardingRules(embed="tensor"), "tensor"),
     ],
 )
-def test_two_dimensions_on_one_mesh_axis_are_refused_and_both_are_named(names, rules, axis):
+def test_two_dimensions_on_one_mesh_axis_are_refused(names, rules, axis):
     first, second = names
     with pytest.raises(ConfigError, match=rf"'{first}' and '{second}'.*'{axis}'"):
         resolve(names, rules)
 
 
-def test_a_rule_that_names_no_mesh_axis_is_refused():
+def test_a_rule_with_an_unknown_mesh_axis_is_refused():
     with pytest.raises(ConfigError, match=r"sharding\.embed is 'model'; accepted: data, fsdp"):
         ShardingRules(embed="model")
 
 
-def test_a_dimension_that_the_mesh_does_not_divide_is_named_with_its_size():
+def test_the_error_names_a_dimension_that_the_mesh_does_not_divide():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     arguments = {"rules": ShardingRules(), "mesh": mesh, "what": "query/kernel"}
     with pytest.raises(ConfigError, match=r"query/kernel: dimension 'heads' has size 3.* 2 "):
@@ -114,24 +114,24 @@ def test_a_dimension_that_the_mesh_does_not_divide_is_named_with_its_size():
         ((-1, 2, 2), (2, 2, 2)),
         ((1, -1, 4), (1, 2, 4)),
         ((2, 1, -1), (2, 1, 4)),
-        ((2, 1, 1), (2, 1, 1)),  # six of the eight devices stay unused
+        ((2, 1, 1), (2, 1, 1)),  # six of the eight devices are unused
     ],
 )
-def test_mesh_takes_the_remaining_devices_or_the_stated_part(sizes, shape):
+def test_a_mesh_takes_the_remaining_or_the_given_number_of_devices(sizes, shape):
     mesh = make_mesh(MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
     assert dict(mesh.shape) == dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
     assert len(set(mesh.devices.flat)) == np.prod(shape)
 
 
 @pytest.mark.parametrize("sizes", [(16, 1, 1), (3, 1, -1), (-1, 16, 1), (3, 3, 1)])
-def test_a_mesh_that_the_devices_do_not_fill_is_refused_with_both_numbers(sizes):
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
     data, fsdp, tensor = sizes
     with pytest.raises(ConfigError, match=rf"{data} x {fsdp} x {tensor}.*there are 8 devices"):
         make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
 
 
 @pytest.mark.parametrize("sizes", [{"data": 0}, {"data": -1, "fsdp": -1}, {"tensor": -2}])
-def test_mesh_sizes_that_mean_nothing_are_refused(sizes):
+def test_invalid_mesh_sizes_are_refused(sizes):
     with pytest.raises(ConfigError, match="accepted: sizes of at least 1, one of them -1"):
         MeshConfig(**sizes)
 
@@ -142,7 +142,7 @@ def test_constrain_without_rules_or_mesh_does_nothing():
     assert constrain(x, ("batch", "length"), ShardingRules()) is x
 
 
-def test_every_parameter_and_moment_is_cut_as_its_rule_says(trainer_on, first_state):
+def test_every_parameter_and_moment_is_sharded_by_its_rule(trainer_on, first_state):
     trainer = trainer_on(2, 2, 2)
     state = make_state(trainer.initialize, trainer.sharding)
     params = leaves_by_path(state.params)
@@ -153,7 +153,7 @@ def test_every_parameter_and_moment_is_cut_as_its_rule_says(trainer_on, first_st
         share = shards[0].data.shape
         assert all(shard.data.shape == share for shard in shards)
         parts = tuple(full // part for full, part in zip(array.shape, share, strict=True))
-        # As many distinct pieces as the cuts make: a copy on every device would have one.
+        # The pieces differ; an array that is copied to every device would have only one.
         assert len({str(shard.index) for shard in shards}) == np.prod(parts)
         found[re.sub(r"^bert/(layers/)?", "", path)] = parts
     assert found == PARTS
@@ -161,7 +161,7 @@ def test_every_parameter_and_moment_is_cut_as_its_rule_says(trainer_on, first_st
     moments = leaves_by_path(state.opt_state)
     for path, array in params.items():
         of_this = [leaf for name, leaf in moments.items() if name.endswith("/" + path)]
-        # `bert/...` paths end with no other parameter's path, so these are mean and square.
+        # No path of a parameter ends with another parameter's path, so these are mean and square.
         assert len(of_this) == 2, path
         for moment in of_this:
             assert moment.sharding.is_equivalent_to(array.sharding, array.ndim), path
@@ -171,20 +171,20 @@ def test_every_parameter_and_moment_is_cut_as_its_rule_says(trainer_on, first_st
     for whole in (*counters, state.step):
         assert whole.sharding.is_fully_replicated
 
-    # The same seed gives the same parameters bitwise, however they are cut.
+    # The same seed gives bitwise the same parameters with any sharding.
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), first_state)
 
 
-def test_state_on_a_mesh_that_does_not_divide_is_refused_and_the_parameter_is_named(trainer_on):
+def test_the_error_names_a_parameter_that_the_mesh_does_not_divide(trainer_on):
     trainer = trainer_on(1, 1, 1)
-    mesh = make_mesh(MeshConfig(data=1, fsdp=1, tensor=8))  # four heads
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1, tensor=8))  # the model has four heads
     with pytest.raises(ConfigError, match=r"attention/\w+/\w+: dimension 'heads' has size 4"):
         state_sharding(trainer.initialize, mesh=mesh, rules=ShardingRules())
 
 
 @pytest.fixture(scope="module")
 def one_device(trainer_on, first_state, random_batch):
-    """Metrics of two updates on one device."""
+    """The metrics of two updates on one device."""
     return updates(trainer_on(1, 1, 1), first_state, random_batch())
 
 
@@ -195,22 +195,22 @@ def updates(trainer, first_state, batch):
         state, metrics = trainer.step(state, batch)
         rows.append({name: float(value.compute()) for name, value in metrics.items()})
     layouts = jax.tree.map(lambda leaf, where: leaf.sharding == where, state, trainer.sharding)
-    assert all(jax.tree.leaves(layouts)), "an update moved a part of the state"
+    assert all(jax.tree.leaves(layouts)), "an update changed the sharding of the state"
     return rows
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
-def test_updates_on_any_mesh_are_those_of_one_device_with_dropout(
+def test_updates_with_dropout_are_the_same_on_any_mesh(
     sizes, trainer_on, first_state, random_batch, one_device
 ):
     rows = updates(trainer_on(*sizes), first_state, random_batch())
     for row, expected in zip(rows, one_device, strict=True):
-        # Float32 sums in another order: 2e-6 was measured at these sizes. Other dropout masks
-        # change the loss in its third digit.
+        # Float32 sums in another order: the measured difference is 2e-6 at these sizes. Other
+        # dropout masks change the third digit of the loss.
         assert row == pytest.approx(expected, rel=1e-5)
 
 
-def test_parameters_carry_names_that_the_rules_know(trainer_on):
+def test_dimension_names_of_all_parameters_have_rules(trainer_on):
     abstract = jax.eval_shape(trainer_on(1, 1, 1).initialize).params
     for names in jax.tree.leaves(
         nn.get_partition_spec(abstract), is_leaf=lambda x: isinstance(x, PartitionSpec)

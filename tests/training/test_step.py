@@ -1,4 +1,4 @@
-"""Properties of an update: what dropout depends on, what is reported, and three pinned updates."""
+"""Properties of an update: dropout, reported metrics, microbatches, and three pinned updates."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from bert_jax.training.state import random_stream
 from bert_jax.training.step import accumulate_gradients, pretraining_loss
 from bert_jax.training.writer import RunWriter
 
-# Compiles in half the time.
+# This level halves the compile time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 GOLDEN = Path(__file__).parent.parent / "goldens" / "step.json"
@@ -39,7 +39,7 @@ def trainer(trainer_on):
 
 @pytest.fixture
 def state(trainer, first_state):
-    """The first state on the device; a step donates it."""
+    """The initial state on the device; a step donates it."""
     return jax.device_put(first_state, trainer.sharding)
 
 
@@ -52,24 +52,24 @@ def run(trainer, first_state, batches):
 
 
 def test_golden_three_updates(trainer, first_state, random_batch):
-    """Fixed seed, batch and config: loss and gradient norm of three updates with dropout."""
+    """Pins loss and gradient norm of three updates with dropout for a fixed seed and config."""
     _, rows = run(trainer, first_state, [random_batch(seed=seed) for seed in range(3)])
     found = {name: [row[name] for row in rows] for name in ("loss", "mlm_loss", "grad_norm")}
     text = json.dumps(found, indent=1)
     advice = (
-        "\nAn update computes other numbers than before. If that is meant, say why in the commit "
-        f"and let tests/goldens/{GOLDEN.name} be:\n{text}\n"
+        "\nAn update computes other numbers than before. If this is intended, explain it in the "
+        f"commit and set tests/goldens/{GOLDEN.name} to:\n{text}\n"
     )
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     assert golden.keys() == found.keys(), advice
     for name, expected in golden.items():
-        # Float32 sums in the order of another processor's vector units: 2e-6 was measured between
-        # meshes, 1e-5 leaves room. A change of mask, seed or order of operations is above 1e-3.
+        # Another processor sums float32 in another order: the measured difference between meshes
+        # is 2e-6, and 1e-5 leaves room. Another mask or seed changes them by more than 1e-3.
         assert found[name] == pytest.approx(expected, rel=1e-5), advice
 
 
-def test_an_update_is_a_function_of_state_and_batch(trainer, first_state, random_batch):
-    """Bitwise the same again; donating the old state takes it away and changes no number."""
+def test_an_update_depends_only_on_state_and_batch(trainer, first_state, random_batch):
+    """A repeated update is bitwise equal. It deletes the donated state and changes no number."""
     batch = random_batch()
     old = jax.device_put(first_state, trainer.sharding)
     new, metrics = trainer.step(old, batch)
@@ -77,12 +77,12 @@ def test_an_update_is_a_function_of_state_and_batch(trainer, first_state, random
     again, same_metrics = trainer.step(jax.device_put(first_state, trainer.sharding), batch)
     jax.tree.map(np.testing.assert_array_equal, (new, metrics), (again, same_metrics))
     assert int(new.step) == 1
-    # Each update starts from the one before.
+    # The next update starts from the new state.
     later, _ = trainer.step(again, batch)
     assert int(later.step) == 2
 
 
-def test_the_first_update_of_the_warm_up_moves_moments_and_no_parameter(
+def test_the_first_warm_up_update_changes_moments_and_no_parameter(
     trainer, first_state, state, random_batch
 ):
     """The published learning rate is 0 at step 0."""
@@ -90,7 +90,7 @@ def test_the_first_update_of_the_warm_up_moves_moments_and_no_parameter(
     assert values(metrics)["learning_rate"] == 0
     jax.tree.map(np.testing.assert_array_equal, new.params, first_state.params)
     later, metrics = trainer.step(new, random_batch(seed=1))
-    # Warm-up of 1 update, so the second has the rate of the decay, 1e-3 x (1 - 1 / 20), float32.
+    # Warm-up has 1 update, so the second update has the decayed rate 1e-3 x (1 - 1 / 20), float32.
     assert values(metrics)["learning_rate"] == pytest.approx(0.95e-3, rel=1e-6)
     unmoved = [
         jax.tree_util.keystr(path)
@@ -104,10 +104,10 @@ def test_the_first_update_of_the_warm_up_moves_moments_and_no_parameter(
     assert not unmoved
 
 
-def test_reported_norm_is_that_of_the_whole_gradient_before_the_clip(
+def test_the_reported_norm_is_that_of_the_whole_gradient_before_clipping(
     trainer, first_state, state, random_batch
 ):
-    """Neither without the root, nor the 1 that is left after clipping."""
+    """It is not the square of the norm, and not the norm 1 after clipping."""
     batch = random_batch()
     rng = jax.random.fold_in(random_stream(7, "dropout"), 0)
 
@@ -120,18 +120,18 @@ def test_reported_norm_is_that_of_the_whole_gradient_before_the_clip(
     norm = np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in leaves))
     assert norm > 1.1  # so that the clip acts
     _, metrics = trainer.step(state, batch)
-    # Float32 gradients of the same program, compiled once with and once without the optimizer.
+    # Float32 gradients of the same code, compiled with and without the optimizer.
     assert values(metrics)["grad_norm"] == pytest.approx(norm, rel=1e-5)
     assert values(metrics)["tokens"] == batch.padding_mask.sum()
 
 
 def test_dropout_differs_between_steps(trainer, first_state, random_batch):
-    """The same parameters and batch at another step number give another loss."""
+    """The same parameters and batch give another loss at another step."""
     losses = []
     for step in range(3):
         state = jax.device_put(first_state.replace(step=np.int32(step)), trainer.sharding)
         losses.append(values(trainer.step(state, random_batch())[1])["mlm_loss"])
-    # Rounding is 1e-6; other masks move the loss by a hundredth or so.
+    # Rounding is 1e-6; another dropout mask changes the loss by about 0.01.
     assert min(abs(a - b) for a, b in ((losses[0], losses[1]), (losses[1], losses[2]))) > 1e-4
 
 
@@ -153,7 +153,7 @@ def test_identical_rows_on_different_shards_get_different_dropout(
         placed = trainer.place(batch)
         assert len({shard.device for shard in placed.token_ids.addressable_shards}) == 8
         found = np.asarray(pooled(first_state.params["bert"], placed, jax.random.key(0)))
-    # The rows differ by nothing but dropout, which moves them by far more than rounding, 1e-6.
+    # Rows differ only by dropout, which changes them by far more than rounding (1e-6).
     gaps = np.abs(found[:, None] - found[None]).max((2, 3))
     assert np.all(gaps[~np.eye(8, dtype=bool)] > 1e-2)
 
@@ -163,14 +163,14 @@ def test_identical_rows_on_different_shards_get_different_dropout(
     [
         ((8, 1, 1), PartitionSpec(("data", "fsdp"))),
         ((2, 2, 2), PartitionSpec(("data", "fsdp"), "tensor")),
-        ((1, 2, 4), PartitionSpec("fsdp", None, "tensor")),  # cuts the draws of one word's halves
+        ((1, 2, 4), PartitionSpec("fsdp", None, "tensor")),  # separates draws of one random word
         ((1, 1, 8), PartitionSpec(None, None, "tensor")),
     ],
 )
 def test_dropout_masks_are_bitwise_the_same_on_any_mesh(sizes, spec):
     mesh = make_mesh(MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
     where = NamedSharding(mesh, spec)
-    x = np.ones((8, 4, 24), np.float32)  # 3 to a device where the last dimension is cut by 8
+    x = np.ones((8, 4, 24), np.float32)  # 3 numbers per device if `tensor` is 8
     key = jax.random.key(3)
     expected = dropout(jnp.asarray(x), rate=0.3, rng=key)
 
@@ -183,7 +183,7 @@ def test_dropout_masks_are_bitwise_the_same_on_any_mesh(sizes, spec):
 
 @pytest.mark.parametrize("window", [1, 2, 6])
 def test_reported_gradient_norm_does_not_depend_on_the_log_window(window, tmp_path):
-    """A constant gradient has one norm; the root of a sum over a window would grow with it."""
+    """The norm of a constant gradient is constant; the root of a sum over a window would grow."""
     config = TrainingConfig(steps=6, log_every=window)
     gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     metrics = {
@@ -205,7 +205,7 @@ def test_reported_gradient_norm_does_not_depend_on_the_log_window(window, tmp_pa
 
 
 def accumulated(trainer, params, batch, *, microbatches, rate=0.0, rng=None):
-    """Gradient and metrics of a batch in parts, on the trainer's mesh."""
+    """Returns gradient and metrics of a batch in microbatches, on the trainer's mesh."""
     config = dataclasses.replace(trainer.model.config, dropout=rate, attention_dropout=rate)
     compute = partial(
         accumulate_gradients,
@@ -220,12 +220,12 @@ def accumulated(trainer, params, batch, *, microbatches, rate=0.0, rng=None):
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_microbatches_with_uneven_masks_are_one_big_batch(
+def test_microbatches_with_uneven_masks_equal_one_large_batch(
     trainer_on, first_state, random_batch, devices
 ):
-    """Also where each device holds a part of each; the weights are those of the global batch."""
+    """Means use the weights of the global batch, also if devices share the rows of a microbatch."""
     batch = random_batch(rows=16, filler_rows=3)
-    counts = batch.mask_weights.reshape(4, 4, 4).sum((0, 2))  # of rows 0, 4, ..; 1, 5, ..; ...
+    counts = batch.mask_weights.reshape(4, 4, 4).sum((0, 2))  # microbatch i has rows i, i + 4, ...
     assert len(set(counts)) > 1
     trainer, params = trainer_on(devices, 1, 1), first_state.params
     whole = accumulated(trainer, params, batch, microbatches=1)
@@ -235,8 +235,8 @@ def test_microbatches_with_uneven_masks_are_one_big_batch(
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_microbatches_have_dropout_of_their_own(trainer, first_state, random_batch):
-    """Four copies of the same rows, one a part, lose four different things."""
+def test_microbatches_have_their_own_dropout(trainer, first_state, random_batch):
+    """Four microbatches with the same rows have four different dropout masks."""
     rows = random_batch(rows=2)
     copies = jax.tree.map(lambda x: np.repeat(x, 4, axis=0), rows)
     rng = jax.random.key(3)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: rows that survive a kill, a result, a record of where it ran."""
+"""The files of a run: metrics that survive a kill, the result, and the environment."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def steps_of(workdir):
 
 
 @pytest.mark.parametrize("tail", ["", '{"step": 9, "tra', '{"step": 4', "{", '{"step": 9}'])
-def test_rows_after_the_checkpoint_and_a_line_cut_short_are_dropped(tail, tmp_path):
+def test_rows_after_the_checkpoint_and_a_truncated_line_are_dropped(tail, tmp_path):
     rows = "".join(f'{{"step": {step}, "train/loss": 1.5}}\n' for step in (2, 4, 6, 8))
     (tmp_path / "metrics.jsonl").write_text(rows + tail)
     with RunWriter(tmp_path, CONFIG, 4) as writer:
@@ -46,13 +46,13 @@ def test_rows_after_the_checkpoint_and_a_line_cut_short_are_dropped(tail, tmp_pa
     assert steps_of(tmp_path) == [2, 4, 5]
 
 
-def test_a_new_run_in_a_directory_with_rows_starts_its_file_anew(tmp_path):
+def test_a_new_run_overwrites_old_rows(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with RunWriter(tmp_path, CONFIG, 0):
         assert steps_of(tmp_path) == []
 
 
-def test_a_row_weighs_every_step_and_divides_once(tmp_path):
+def test_a_row_is_the_weighted_mean_over_its_steps(tmp_path):
     with RunWriter(tmp_path, CONFIG, 0) as writer:
         writer.add(metrics(1.0, weight=1))
         writer.add(metrics(4.0, weight=2))
@@ -62,7 +62,7 @@ def test_a_row_weighs_every_step_and_divides_once(tmp_path):
     assert row["perf/tokens_per_second"] > 0
 
 
-def test_a_row_that_ended_is_written_by_the_next_step_and_loses_none(tmp_path):
+def test_the_next_step_writes_an_ended_row(tmp_path):
     with RunWriter(tmp_path, CONFIG, 0) as writer:
         for step in range(1, 5):
             writer.add(metrics(float(step)))
@@ -77,7 +77,7 @@ def test_a_row_that_ended_is_written_by_the_next_step_and_loses_none(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_ends_the_run_and_writes_no_row(loss, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_writes_no_row(loss, tmp_path):
     with RunWriter(tmp_path, CONFIG, 0) as writer:
         writer.add(metrics(1.0))
         writer.add(metrics(loss))
@@ -86,7 +86,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_writes_no_row(loss, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_a_json_file_is_replaced_whole(tmp_path):
+def test_a_json_file_is_replaced_completely(tmp_path):
     file = tmp_path / "result.json"
     write_json(file, {"a": 1})
     with pytest.raises(TypeError):
@@ -94,7 +94,7 @@ def test_a_json_file_is_replaced_whole(tmp_path):
     assert json.loads(file.read_text()) == {"a": 1}
 
 
-# ---- What train() leaves ----------------------------------------------------------------------
+# ---- Files of train() -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def trained(experiment, tmp_path_factory):
     return workdir, train(experiment, workdir)
 
 
-def test_the_result_names_its_numbers_its_baselines_and_its_config(trained, experiment):
+def test_the_result_holds_metrics_baselines_and_config_hash(trained, experiment):
     workdir, result = trained
     assert json.loads((workdir / "result.json").read_text()) == result
     measured = {"mlm_loss", "mlm_accuracy", "nsp_accuracy"}
@@ -118,7 +118,7 @@ def test_the_result_names_its_numbers_its_baselines_and_its_config(trained, expe
     assert row["step"] == 12 and row["eval/mlm_loss"] == result["mlm_loss"]
 
 
-def test_the_environment_says_where_the_numbers_come_from(trained):
+def test_environment_json_names_versions_devices_and_commit(trained):
     record = json.loads((trained[0] / "environment.json").read_text())
     assert record["command"] == sys.argv
     assert record["devices"] and record["device_kind"] and record["processes"] == 1
@@ -136,12 +136,10 @@ def test_the_environment_says_where_the_numbers_come_from(trained):
     assert (record["commit"] or "") == commit
 
 
-def test_an_update_that_destroys_the_model_ends_without_a_result_or_checkpoint(
-    experiment, tmp_path
-):
-    """The training loss is that before the update; the held-out loss after it is no number.
+def test_a_diverging_update_leaves_no_result_or_checkpoint(experiment, tmp_path):
+    """The training loss is computed before the update; the held-out loss after it is NaN.
 
-    Written down, it would be a result.json that is not even JSON, and a checkpoint of NaN.
+    Otherwise result.json would not be valid JSON, and the checkpoint would hold NaN.
     """
     wild = override(
         experiment,
