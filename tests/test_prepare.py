@@ -261,7 +261,7 @@ def test_a_bad_exclusion_is_one_line_and_nothing_is_written(content, said, corpu
     [
         ("--output={}/file", "--output={}/file cannot be written (File exists); accepted: "),
         ("--output={}/file/new", "--output={}/file/new cannot be written (Not a directory)"),
-        # Not even root makes one there.
+        # Even root cannot make a directory there.
         ("--output=/proc/new", "--output=/proc/new cannot be written ("),
         ("--output={}", "{}/survey cannot be read or written (File exists); accepted: "),
         ("--beam=--runner=DirectRunner", "with --engine=pool; accepted: --engine=beam"),

@@ -84,7 +84,7 @@ def test_workers_do_not_change_a_byte(sentencepiece_experiment, tmp_path):
 
 
 def test_a_given_model_makes_the_same_data(sentencepiece_experiment, tmp_path):
-    """And one without the experiment's casing, size or kind is one line."""
+    """A model of another casing, size or kind than the experiment's ends in one line."""
     prepared = Path(sentencepiece_experiment.data.directory)
     model = tmp_path / "given.model"
     model.write_bytes((prepared / "spiece.model").read_bytes())

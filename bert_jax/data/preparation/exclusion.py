@@ -6,7 +6,7 @@ without spaces between words (Chinese, Japanese, Thai, ...) each character count
 of 8 to 12 words is searched for as a whole. A shorter text is not searched for: `yes` is
 everywhere.
 
-Reference: the lengths of 13 and 8 words are from Brown et al. 2020 (GPT-3), appendix C. That work
+Reference: the lengths of 13 and 8 words are from Brown et al. 2020 (GPT-3), appendix C. It
 removes only the surroundings of a match and ignores frequent runs of words.
 """
 
