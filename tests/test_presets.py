@@ -95,13 +95,13 @@ COMMON = {
         "models/test_bert.py::test_every_layer_norm_uses_the_epsilon_of_the_config"
     ),
     "model.initializer_stddev": (
-        "models/test_bert.py::test_first_parameters_have_the_moments_of_the_recipe"
+        "models/test_bert.py::test_initial_parameters_have_the_mean_and_deviation_of_the_recipe"
     ),
     "model.dropout": (
-        "models/test_bert.py::test_dropout_acts_where_the_recipe_says_and_in_training_only"
+        "models/test_bert.py::test_dropout_acts_at_the_places_of_the_recipe_and_only_in_training"
     ),
     "model.attention_dropout": (
-        "models/test_bert.py::test_dropout_acts_where_the_recipe_says_and_in_training_only"
+        "models/test_bert.py::test_dropout_acts_at_the_places_of_the_recipe_and_only_in_training"
     ),
     "optimizer.decay_excludes": UPDATE,
     "optimizer.max_grad_norm": UPDATE,
@@ -120,7 +120,7 @@ PROOFS = {
         "data/test_masking.py::test_a_single_text_without_separator_ends_with_its_text"
     ),
     "data.masking.count": (
-        "data/test_masking.py::test_drawn_counts_are_binomial_over_the_words_alone"
+        "data/test_masking.py::test_drawn_counts_are_binomial_over_words_without_special_tokens"
     ),
     "data.masking.split": (
         "data/test_masking.py::test_shares_of_masks_random_words_and_kept_words"
@@ -129,9 +129,9 @@ PROOFS = {
         "data/test_pipeline.py::"
         "test_a_record_has_another_mask_in_each_epoch_unless_masks_are_static"
     ),
-    "model.initializer": "models/test_layers.py::test_normal_initializer_is_not_cut",
+    "model.initializer": "models/test_layers.py::test_normal_initializer_is_not_truncated",
     "model.activation": (
-        "models/test_layers.py::test_gelu_tanh_is_the_formula_of_the_published_code"
+        "models/test_layers.py::test_gelu_tanh_equals_the_formula_of_the_published_code"
     ),
     "objective.mlm_reduction": (
         "training/test_losses_and_metrics.py::"
