@@ -1,7 +1,7 @@
-"""Our side of the comparisons with Hugging Face's BERT, in tests/interop and tests/reference.
+"""Runs and trains bert_jax for the comparisons with Hugging Face's BERT.
 
-A batch comes as a dict of arrays in the layout of `BertForPreTraining`; see
-tests/reference/huggingface.py.
+tests/interop and tests/reference use this module. A batch is given as a dict of arrays in the
+layout of `BertForPreTraining`; see tests/reference/huggingface.py.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ from bert_jax.training.step import accumulate_gradients, train_step
 ROOT = Path(__file__).parents[1]
 IGNORED = -100
 
-# Compiles in half the time.
+# This level halves the compile time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -38,9 +38,9 @@ def huggingface_optimizer(*, learning_rate: float, warmup_steps: int) -> Optimiz
 
 
 def as_batch(batch: dict[str, np.ndarray]) -> Batch:
-    """Lays the masked words of each row out as ours: ascending positions, then weight 0.
+    """Returns the batch in our layout: masked positions in order, then unused slots of weight 0.
 
-    There is room for a quarter of the row, so that batches share a compiled program.
+    A row has slots for a quarter of its positions, so all batches share a compiled program.
     """
     masked = batch["labels"] != IGNORED
     predictions = masked.shape[1] // 4
@@ -63,7 +63,7 @@ def as_batch(batch: dict[str, np.ndarray]) -> Batch:
 
 
 def encode(config: BertConfig, params: Any, batch: Batch) -> dict[str, np.ndarray]:
-    """Returns `sequence_output` at every position, also of padding, and `pooled_output`."""
+    """Returns `sequence_output` at every position, padding included, and `pooled_output`."""
     model = Bert(config)
     output = jit(model.apply)(
         {"params": params["bert"]},
@@ -89,25 +89,25 @@ def predict(config: BertConfig, params: Any, batch: Batch) -> dict[str, np.ndarr
 
 
 def at_masked(values: np.ndarray, batch: Batch) -> np.ndarray:
-    """Picks what Hugging Face's model gives at every position as ours does."""
+    """Selects the masked positions from an output of Hugging Face's model for every position."""
     return np.take_along_axis(values, batch.mask_positions[..., None], 1)
 
 
 def by_huggingface_name(config: BertConfig, params: Any) -> dict[str, np.ndarray]:
-    """Returns parameters, or what has their structure, under Hugging Face's names and shapes."""
+    """Returns parameters or gradients under Hugging Face's names and shapes."""
     flat = {path: np.asarray(leaf) for path, leaf in flatten_params(params).items()}
     return from_parameters(flat, vocab_size=config.vocab_size)
 
 
 class Gradient(NamedTuple):
-    """The loss of a batch and its gradient by Hugging Face's names."""
+    """The loss of a batch, and its gradients under Hugging Face's names."""
 
     loss: float
     by_name: dict[str, np.ndarray]
 
 
 def gradient(config: BertConfig, params: Any, batch: Batch) -> Gradient:
-    """Of the config's model as it trains; its dropout has to be 0."""
+    """Returns loss and gradients as training computes them. Dropout must be 0."""
     assert config.dropout == config.attention_dropout == 0
     of_batch = partial(
         accumulate_gradients,
@@ -121,7 +121,7 @@ def gradient(config: BertConfig, params: Any, batch: Batch) -> Gradient:
 
 
 class Training(NamedTuple):
-    """The loss before each update, and the parameters after the last by Hugging Face's names."""
+    """The loss before each update, and the final parameters under Hugging Face's names."""
 
     losses: list[float]
     by_name: dict[str, np.ndarray]
@@ -130,7 +130,7 @@ class Training(NamedTuple):
 def train(
     config: BertConfig, params: Any, batches: list[Batch], optimizer: OptimizerConfig, *, steps: int
 ) -> Training:
-    """Makes one update a batch, `steps` being where the learning rate ends; dropout has to be 0."""
+    """Makes an update for each batch. `steps` is the end of the schedule. Dropout must be 0."""
     assert config.dropout == config.attention_dropout == 0
     schedule = learning_rate_schedule(optimizer, steps=steps)
     transform = make_optimizer(optimizer, schedule)

@@ -1,7 +1,7 @@
-"""Runs that earlier code wrote open, give the same outputs and go on.
+"""Runs that earlier code wrote can be opened, give the same outputs and can be resumed.
 
-`goldens/runs/make.sh` made them. On the machine that made them the outputs are bitwise equal; the
-tolerances here are for machines whose vector instructions add in another order.
+`goldens/runs/make.sh` made these runs. On the same machine the outputs are bitwise equal. The
+tolerances allow for other machines, whose vector instructions add in another order.
 """
 
 import json
@@ -39,12 +39,12 @@ def outputs(earlier) -> dict[str, np.ndarray]:
 
 
 def check_equal(found, expected):
-    """A fraction of 1e-5: float32 sums of some hundred terms, in another order."""
+    """Compares with a relative tolerance of 1e-5: float32 sums of about a hundred terms."""
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["one_phase", "two_phases"])
-def test_a_run_gives_the_outputs_that_it_gave(name, earlier, outputs):
+def test_an_earlier_run_gives_the_same_outputs(name, earlier, outputs):
     run = load_run(earlier / name)
     check_equal(run.embed(TEXTS, pooling="mean"), outputs[f"{name}/embed"])
     check_equal(run.embed(TEXTS, pooling="pooled"), outputs[f"{name}/pooled"])
@@ -54,14 +54,14 @@ def test_a_run_gives_the_outputs_that_it_gave(name, earlier, outputs):
     check_equal([probability for _, probability in best], outputs[f"{name}/fill_mask"])
 
 
-def test_a_fine_tuned_seed_gives_the_outputs_that_it_gave(earlier, outputs):
+def test_an_earlier_fine_tuned_seed_gives_the_same_outputs(earlier, outputs):
     found = load_run(earlier / "finetuned" / "seed-0").embed(TEXTS, pooling="cls")
     check_equal(found, outputs["finetuned/embed"])
 
 
 @pytest.mark.parametrize("name", ["one_phase", "two_phases"])
-def test_a_run_goes_on_from_its_checkpoint_as_it_went_on(name, earlier, tmp_path):
-    """From step 4 of 8, so the two-phase run meets its second phase, after step 5."""
+def test_an_earlier_run_resumes_with_the_same_losses(name, earlier, tmp_path):
+    """Resumes at step 4 of 8, so the two-phase run enters its second phase after step 5."""
     shutil.copytree(earlier, tmp_path / "runs")
     workdir = tmp_path / "runs" / name
     for later in ("5", "8"):
@@ -88,11 +88,9 @@ def test_a_run_goes_on_from_its_checkpoint_as_it_went_on(name, earlier, tmp_path
                 check_equal(row[field], value)
 
 
-def test_a_fine_tuning_is_known_again_and_an_unfinished_seed_is_trained_as_before(
-    earlier, tmp_path, monkeypatch
-):
+def test_an_earlier_fine_tuning_keeps_its_hash_and_its_losses(earlier, tmp_path, monkeypatch):
     shutil.copytree(earlier, tmp_path / "runs")
-    monkeypatch.chdir(tmp_path / "runs")  # the config names its files from there
+    monkeypatch.chdir(tmp_path / "runs")  # the paths in the config are relative to it
     before, workdir = earlier / "finetuned", Path("finetuned")
     config = from_json(FineTuningConfig, json.loads((before / "config.json").read_text()))
     stored = json.loads((before / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""The frozen evaluation of a run: it gives training's numbers, and reads other data too."""
+"""`evaluate` gives the numbers of training on the same data, and evaluates on other data."""
 
 import dataclasses
 import json
@@ -74,7 +74,7 @@ def test_the_command_prints_json_and_a_table(two_phase_run, two_phases):
     assert printed.returncode == 0, printed.stderr
     found = json.loads(printed.stdout)
     for name in (*NUMBERS, *BASELINES):
-        # A command has XLA flags of its own: it sums float32 in another order than this process.
+        # The command has other XLA flags, so it sums float32 in another order than this process.
         assert found[name] == pytest.approx(result[name], rel=1e-5), name
     assert (found["step"], found["sequence_length"], found["data"]) == (12, 48, directory)
 
@@ -84,7 +84,7 @@ def test_the_command_prints_json_and_a_table(two_phase_run, two_phases):
     assert float(lines["mlm_loss"]) == pytest.approx(found["mlm_loss"], abs=5e-5)  # four digits
 
 
-def test_a_step_of_the_first_phase_gives_bitwise_its_row(two_phase_run, two_phases):
+def test_a_step_of_the_first_phase_is_bitwise_its_row_in_metrics(two_phase_run, two_phases):
     rows = [json.loads(line) for line in (two_phase_run[0] / "metrics.jsonl").open()]
     row = next(row for row in rows if row["step"] == 8)
     found = evaluate_run(load_run(two_phase_run[0], 8), two_phases.data.directory)
@@ -93,31 +93,31 @@ def test_a_step_of_the_first_phase_gives_bitwise_its_row(two_phase_run, two_phas
     }
 
 
-def test_cut_over_other_devices_the_numbers_are_the_same(run, two_phases):
+def test_another_number_of_devices_gives_the_same_numbers(run, two_phases):
     """A run of 16 devices is evaluated on 8 devices."""
     many = dataclasses.replace(run, config=override(run.config, {"mesh.data": 16}))
     found = evaluate_run(many, two_phases.data.directory)
     alone = evaluate_run(run, two_phases.data.directory)
     assert (found["mesh"]["data"], alone["mesh"]["data"]) == (8, 1) == (jax.device_count(), 1)
     for name in NUMBERS:
-        # Float32 sums in another order; 2e-6 was measured between meshes.
+        # Float32 sums in another order: the measured difference between meshes is 2e-6.
         assert found[name] == pytest.approx(alone[name], rel=1e-5), name
 
 
-def test_rows_of_a_length_that_no_phase_has(run, tmp_path):
+def test_rows_may_have_a_length_of_no_phase(run, tmp_path):
     directory = prepared(run, tmp_path / "data", sequence_length=64)
     found = evaluate_run(run, directory)
     assert found["sequence_length"] == 64 and 0 < found["mlm_loss"] < 10
     passport = json.loads((tmp_path / "data" / "passport.json").read_text())
     changed = as_evaluated(run.config, passport, directory)
-    assert changed.data.evaluation_masking.max_predictions == 12  # 6 of 32
+    assert changed.data.evaluation_masking.max_predictions == 12  # training has 6 for 32 tokens
     assert changed.objective.next_sentence
     passport["preparation"]["pairs"] = "sentence_order"
     assert not as_evaluated(run.config, passport, directory).objective.next_sentence
 
 
 @pytest.mark.parametrize(("length", "room"), [(32, 6), (64, 12), (33, 7), (16, 3), (5, 1)], ids=str)
-def test_room_for_predictions_grows_with_the_rows(length, room, run):
+def test_max_predictions_grows_with_the_row_length(length, room, run):
     masking = run.config.data.evaluation_masking
     assert frozen_masking(run.config.data, length) == dataclasses.replace(
         masking, max_predictions=room

@@ -1,4 +1,4 @@
-"""Every pooling against NumPy, and the hidden states that `last4` is made of."""
+"""Every pooling equals NumPy, and hidden states are the outputs of the layers."""
 
 import dataclasses
 from typing import get_args
@@ -49,7 +49,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
-def test_a_row_is_pooled_over_its_tokens_as_by_hand(pooling, output, mask):
+def test_a_row_is_pooled_over_its_tokens(pooling, output, mask):
     found = pool(output, mask, pooling)
     assert found.dtype == np.float32 and found.shape == (3, 4)
     for row, n in enumerate(LENGTHS[:2]):
@@ -68,13 +68,13 @@ def test_gradients_are_finite_and_zero_at_padding(pooling, output, mask):
         assert not states[~mask].any() and states[mask].any()
 
 
-def test_of_fewer_than_four_layers_last4_takes_all(output, mask):
+def test_last4_takes_all_layers_if_there_are_fewer(output, mask):
     few = output._replace(hidden_states=output.hidden_states[3:])
     expected = np.asarray(few.hidden_states)[:, 0].mean((0, 1))
     np.testing.assert_allclose(pool(few, mask, "last4")[0], expected, atol=2e-6)
 
 
-def test_what_cannot_be_pooled_is_refused(output, mask):
+def test_an_unknown_pooling_or_missing_hidden_states_are_refused(output, mask):
     with pytest.raises(ConfigError, match="pooling is 'sum'; accepted: cls, .*last4"):
         pool(output, mask, "sum")
     with pytest.raises(ConfigError, match="keep_hidden_states"):
@@ -91,7 +91,7 @@ def encode(config, params, inputs, **options):
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_hidden_states_are_the_outputs_of_encoders_of_fewer_layers(scan_layers):
+def test_hidden_states_equal_the_outputs_of_smaller_encoders(scan_layers):
     inputs = (
         np.arange(12, dtype=np.int32).reshape(2, 6),
         np.zeros((2, 6), np.int32),

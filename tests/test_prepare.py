@@ -1,4 +1,4 @@
-"""The command `prepare`: from where to where, killed and resumed, and what is said of mistakes."""
+"""The command `prepare`: its flags, resuming after a kill, and one-line errors."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def everything(directory):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Thirty addresses as text."""
+    """A text file with thirty addresses."""
     path = tmp_path_factory.mktemp("corpus") / "addresses.txt"
     documents = list(read_documents("embedded:sotu"))[::8]
     path.write_text("\n\n".join(document.text for document in documents), encoding="utf-8")
@@ -60,15 +60,15 @@ def prepared(corpus, tmp_path_factory):
     directory = tmp_path_factory.mktemp("prepared") / "whole"
     result = prepare(f"--corpus=text:{corpus}", f"--output={directory}", "--workers=1")
     assert result.returncode == 0, result.stderr
-    # With 600 pieces most sentences are longer than the rows.
+    # With 600 pieces most sentences are longer than a row.
     *splits, warning = result.stdout.splitlines()
     assert result.stderr == "" and len(splits) == 2
     assert f"{directory}: look: 91." in warning and "pairs are random" in warning
     return directory
 
 
-def test_training_accepts_what_was_prepared_from_elsewhere(prepared):
-    """The experiment says what is made; the corpus is in the passport."""
+def test_training_accepts_data_from_another_corpus(prepared):
+    """The experiment determines the settings; the passport names the corpus."""
     experiment = override(load_experiment(EXPERIMENT), SETTINGS)
     passport = json.loads((prepared / "passport.json").read_text())
     assert experiment.data.corpus == "embedded:sotu" != passport["corpus"]["spec"]
@@ -90,7 +90,7 @@ def test_a_given_vocabulary_is_used(prepared, corpus, tmp_path):
 @pytest.mark.parametrize(
     ("pairs", "said"), [("none", "full"), ("sentence_order", "% of {pairs:,} pairs swapped")]
 )
-def test_pairs_are_told_where_there_are_some(pairs, said, corpus, tmp_path):
+def test_the_printed_lines_mention_pairs_only_if_there_are_any(pairs, said, corpus, tmp_path):
     arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
     objective = f"--set=objective.next_sentence={pairs != 'none'}"
     result = prepare(*arguments, f"--set=data.pairs={pairs}", objective)
@@ -100,8 +100,8 @@ def test_pairs_are_told_where_there_are_some(pairs, said, corpus, tmp_path):
         assert line.endswith(said.format(pairs=split["pairs"]))
 
 
-def test_corpus_output_and_vocabulary_hold_for_every_phase(prepared, corpus, tmp_path):
-    """The first phase's vocabulary is none that the second would train."""
+def test_corpus_output_and_vocabulary_apply_to_every_phase(prepared, corpus, tmp_path):
+    """The given vocabulary of the first phase differs from a trained vocabulary."""
     *pieces, last, end = (prepared / "vocab.txt").read_text().split("\n")
     (tmp_path / "vocab.txt").write_text("\n".join([*pieces[:-1], last, pieces[-1], end]))
     arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}/out", "--workers=1")
@@ -128,8 +128,8 @@ def test_corpus_output_and_vocabulary_hold_for_every_phase(prepared, corpus, tmp
     assert fingerprints[0] != fingerprints[1] == fingerprints[2]
 
 
-def test_a_killed_run_goes_on_with_what_is_missing(prepared, corpus, tmp_path):
-    """Killed with -9, workers and all, when two shards are there."""
+def test_a_killed_command_resumes_with_the_missing_shards(prepared, corpus, tmp_path):
+    """Kills the command and its workers with SIGKILL after two shards."""
     arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}", "--workers=2")
     process = subprocess.Popen(
         command(*arguments), env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True
@@ -155,8 +155,10 @@ def test_a_killed_run_goes_on_with_what_is_missing(prepared, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_is_one_line_and_finished_shards_stay(prepared, corpus, tmp_path, workers):
-    """A file must not grow beyond 64 kB: the tokenizer's can be read, no shard written."""
+def test_a_full_disk_is_a_one_line_error_and_keeps_finished_shards(
+    prepared, corpus, tmp_path, workers
+):
+    """The size limit of 64 kB has room for the tokenizer, but not for a shard."""
     for path in prepared.iterdir():
         if path.name not in ("passport.json", "train-00003-of-00006.json"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -187,7 +189,7 @@ def test_a_full_disk_is_one_line_and_finished_shards_stay(prepared, corpus, tmp_
     ],
     ids=["encoding", "empty", "long", "json", "field", "surrogate", "spec"],
 )
-def test_a_bad_file_is_one_line_that_names_it(content, spec, said, tmp_path):
+def test_a_bad_file_is_a_one_line_error_that_names_it(content, spec, said, tmp_path):
     (tmp_path / "input").write_bytes(content)
     corpus = spec.format(tmp_path / "input")
     before = everything(tmp_path)
@@ -200,7 +202,7 @@ def test_a_bad_file_is_one_line_that_names_it(content, spec, said, tmp_path):
     ("setting", "said"),
     [("model.vocab_size=90000", "vocab_size is 90000"), ("data.train_shards=99", "is 99, but")],
 )
-def test_a_refused_setting_leaves_what_was_there_and_no_more(setting, said, corpus, tmp_path):
+def test_a_refused_setting_leaves_the_directory_as_it_was(setting, said, corpus, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes").write_text("mine")
     before = everything(tmp_path)
@@ -209,7 +211,7 @@ def test_a_refused_setting_leaves_what_was_there_and_no_more(setting, said, corp
     assert everything(tmp_path) == before
 
 
-def test_a_refusal_leaves_the_survey_of_a_run_that_was_killed(corpus, tmp_path):
+def test_a_refusal_keeps_the_survey_of_a_killed_run(corpus, tmp_path):
     (tmp_path / "survey").mkdir()
     (tmp_path / ".lock").touch()
     arguments = (f"--corpus=text:{corpus}", f"--output={tmp_path}", "--workers=1")
@@ -247,7 +249,9 @@ def test_documents_with_evaluation_texts_are_dropped_and_counted(prepared, corpu
     ],
     ids=["missing", "empty", "encoding"],
 )
-def test_a_bad_exclusion_is_one_line_and_nothing_is_written(content, said, corpus, tmp_path):
+def test_a_bad_exclusion_is_a_one_line_error_and_nothing_is_written(
+    content, said, corpus, tmp_path
+):
     if content is not None:
         (tmp_path / "texts").write_bytes(content)
     arguments = (f"--corpus=text:{corpus}", f"--exclude={tmp_path}/texts")
@@ -272,7 +276,7 @@ def test_a_bad_exclusion_is_one_line_and_nothing_is_written(content, said, corpu
     ],
     ids=["file", "below-file", "system", "below-directory", "beam", "tokenizer"],
 )
-def test_a_flag_that_cannot_be_is_one_line_and_nothing_is_written(flag, said, corpus, tmp_path):
+def test_an_invalid_flag_is_a_one_line_error_and_nothing_is_written(flag, said, corpus, tmp_path):
     for name in ("file", "survey", "given.json"):
         (tmp_path / name).write_text('{"model": {"vocab": {}}}')
     before = everything(tmp_path)
@@ -281,8 +285,8 @@ def test_a_flag_that_cannot_be_is_one_line_and_nothing_is_written(flag, said, co
     assert everything(tmp_path) == before
 
 
-def test_tfds_says_nothing_beside_the_one_line(tmp_path):
-    """It knows MNIST, and warns of the directory that is missing."""
+def test_tfds_prints_nothing_besides_the_one_line_error(tmp_path):
+    """TFDS itself knows MNIST and would warn of the missing directory."""
     pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
     arguments = ("--corpus=tfds:mnist", f"--output={tmp_path}/out")
     result = prepare(*arguments, env={"TFDS_DATA_DIR": str(tmp_path)})
@@ -290,7 +294,7 @@ def test_tfds_says_nothing_beside_the_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_settings_are_one_line_and_nothing_changes(prepared, corpus):
+def test_other_settings_are_a_one_line_error_and_nothing_changes(prepared, corpus):
     before = contents(prepared)
     arguments = (f"--corpus=text:{corpus}", f"--output={prepared}")
     result = prepare(*arguments, "--set=data.dupe_factor=3")

@@ -1,4 +1,4 @@
-"""Pretraining as a whole: both heads learn, no label leaks, held-out examples are held out."""
+"""Pretraining as a whole: both heads learn, no label leaks, no held-out example is trained on."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def lay_out_and_mask(pairs, masking):
 
 
 def coin_pairs(count, *, seed):
-    """Pairs of random words whose labels are coins: nothing in a pair tells its label."""
+    """Returns pairs of random words with random labels, so a pair contains no clue to its label."""
     rng = np.random.default_rng(seed)
 
     def text():
@@ -63,7 +63,7 @@ def coin_pairs(count, *, seed):
 
 @pytest.fixture(scope="module")
 def taught():
-    """Parameters after 150 updates on 256 fixed pairs with fixed masks, and their metrics."""
+    """Parameters after 150 updates on 256 fixed pairs and masks, `eval_step`, and the batch."""
     config = OptimizerConfig(learning_rate=3e-3, warmup_steps=20)
     schedule = learning_rate_schedule(config, steps=150)
     optimizer = make_optimizer(config, schedule)
@@ -89,8 +89,8 @@ def taught():
     )
 
 
-def test_both_heads_learn_256_fixed_pairs_by_heart(taught):
-    """Accuracy is 1 from update 100 on at this seed; the constant answer has some 0.5."""
+def test_both_heads_memorize_256_fixed_pairs(taught):
+    """With this seed accuracy is 1 from update 100 on. A constant answer gives about 0.5."""
     params, score, batch = taught
     metrics = score(params, batch)
     assert float(metrics["nsp_accuracy"].weight) == 256
@@ -98,8 +98,8 @@ def test_both_heads_learn_256_fixed_pairs_by_heart(taught):
     assert float(metrics["mlm_accuracy"].compute()) == 1
 
 
-def test_labels_that_are_coins_are_not_guessed_on_other_pairs(taught):
-    """Else the label leaks into what the model is given."""
+def test_random_labels_of_other_pairs_are_not_predicted(taught):
+    """Otherwise the label would leak into the model's input."""
     params, score, _ = taught
     masking = MaskingConfig(max_predictions=2)
     batches = [lay_out_and_mask(coin_pairs(256, seed=seed), masking) for seed in (2, 3, 4, 5)]
@@ -108,15 +108,15 @@ def test_labels_that_are_coins_are_not_guessed_on_other_pairs(taught):
     assert abs(right - 512) < 64
 
 
-def test_the_true_word_moves_no_logit_where_it_is_masked_and_does_where_it_is_kept(taught):
-    """Each row of a second batch differs in one predicted word; masks have the same addresses."""
+def test_the_true_word_changes_logits_only_where_it_is_kept(taught):
+    """Compares with a batch that has another word at one predicted position, but the same masks."""
     params = taught[0]
     masking = MaskingConfig(max_predictions=2, split=(0.6, 0.2, 0.2))
     pairs = coin_pairs(128, seed=6)
     batch = lay_out_and_mask(pairs, masking)
     changed_pairs = []
     for pair, position in zip(pairs, batch.mask_positions[:, 0], strict=True):
-        words = [*pair.a, None, *pair.b]  # None is the [SEP] between, which is never predicted
+        words = [*pair.a, None, *pair.b]  # None is for [SEP], which is never predicted
         words[position - 1] = 5 + (words[position - 1] - 5 + 7) % 59
         changed_pairs.append(Pair(words[: len(pair.a)], words[len(pair.a) + 1 :], pair.label))
     changed = lay_out_and_mask(changed_pairs, masking)
@@ -127,9 +127,9 @@ def test_the_true_word_moves_no_logit_where_it_is_masked_and_does_where_it_is_ke
     shown = np.take_along_axis(batch.token_ids, position, axis=1)[:, 0]
     shown_then = np.take_along_axis(changed.token_ids, position, axis=1)[:, 0]
     masked = shown == TOKENIZER.mask_id
-    # In both, because a random word can be the true one by chance.
+    # Kept in both batches, because a random word can be the true word by chance.
     kept = (shown == batch.mask_labels[:, 0]) & (shown_then == changed.mask_labels[:, 0])
-    # Of 128, 77, 26 and 26 are expected.
+    # 77, 26 and 26 of 128 are expected.
     assert min(masked.sum(), kept.sum(), (~masked & ~kept).sum()) >= 8
 
     apply = jax.jit(lambda batch: MODEL.apply({"params": params}, batch))
@@ -140,7 +140,7 @@ def test_the_true_word_moves_no_logit_where_it_is_masked_and_does_where_it_is_ke
     assert differs[kept].all()
 
 
-# ---- On prepared text -------------------------------------------------------------------------
+# ---- Prepared text ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def trained(experiment, tmp_path_factory):
 
 
 def texts(batch):
-    """True ids of each row that is no filler, as bytes."""
+    """Returns the unmasked ids of each row as bytes, without filler rows."""
     token_ids = batch.token_ids.copy()
     rows, slots = np.nonzero(batch.mask_weights)
     token_ids[rows, batch.mask_positions[rows, slots]] = batch.mask_labels[rows, slots]
@@ -168,14 +168,14 @@ def test_no_held_out_example_is_trained_on(experiment):
     trained = {text for step in range(steps) for text in texts(source[step])}
     batches = evaluation_batches(data, batch_size=16)
     held_out = [text for batch in batches for text in texts(batch)]
-    # An epoch and a bit; few pairs are equal, so that nearly all records are seen.
+    # A little more than an epoch. Few pairs are equal, so almost all records are seen.
     assert len(trained) > 0.95 * counts["train"] and len(held_out) == counts["eval"] > 0
     assert not trained & set(held_out)
 
 
-def test_evaluation_is_the_same_whatever_the_seed_of_the_experiment(experiment, trained, tmp_path):
-    """Baselines depend on held-out examples and masks alone; the model on the seed."""
-    # One layer without dropout compiles in a fraction of the time.
+def test_the_seed_of_the_experiment_does_not_change_the_baselines(experiment, trained, tmp_path):
+    """Baselines depend only on held-out examples and masks; the model depends on the seed."""
+    # One layer without dropout compiles much faster.
     small = {"model.num_layers": 1, "model.dropout": 0.0, "model.attention_dropout": 0.0}
     other = train(override(experiment, {"seed": 7} | small), tmp_path / "run")
     baselines = ("unigram_loss", "majority_token_accuracy", "nsp_majority_accuracy")
@@ -195,7 +195,7 @@ def test_the_seed_changes_order_and_masks_of_training(experiment):
     assert not np.array_equal(first(0).mask_positions, first(7).mask_positions)
 
 
-def test_evaluation_masks_have_settings_of_their_own(experiment):
+def test_evaluation_masks_have_their_own_settings(experiment):
     data = experiment.data
     masking = dataclasses.replace(data.masking, rate=0.9, max_predictions=28)
 
@@ -210,13 +210,13 @@ def test_evaluation_masks_have_settings_of_their_own(experiment):
 
 def test_training_lowers_training_and_held_out_loss(trained):
     rows = [json.loads(line) for line in (trained[0] / "metrics.jsonl").open()]
-    # 12 updates take some 0.6 off the loss at this seed; noise between rows is some 0.05.
+    # With this seed 12 updates lower the loss by about 0.6. Rows vary by about 0.05.
     assert rows[-1]["train/loss"] < rows[0]["train/loss"] - 0.3
     held_out = [row["eval/loss"] for row in rows if "eval/loss" in row]
     assert len(held_out) == 2 and held_out[1] < held_out[0] - 0.1
 
 
-def test_full_sentences_packed_under_masks_of_spans_train_without_a_pair_loss(
+def test_packed_full_sentences_with_span_masks_train_without_pair_loss(
     experiment, tmp_path, capsys
 ):
     changed = override(

@@ -1,4 +1,4 @@
-"""A run that was killed and started again is the run that was left alone, bit for bit."""
+"""A killed and resumed run is bitwise equal to an uninterrupted run."""
 
 import json
 import os
@@ -23,18 +23,18 @@ from bert_jax.training.train import batch_sharding, place_batch, train
 
 ROOT = Path(bert_jax.__file__).parents[1]
 STEPS, CHECKPOINT_EVERY = 90, 30
-"""60 updates and an evaluation come after the first checkpoint: about half a second, of which the
-test needs some milliseconds to send its signal."""
+"""After the first checkpoint, 60 updates and an evaluation take about half a second. The test needs
+only milliseconds of it to send its signal."""
 
 
 def rows_of(workdir):
-    """Rows of metrics.jsonl without what depends on the clock."""
+    """Returns the rows of metrics.jsonl without the fields that depend on time."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if "perf/" not in k} for line in lines]
 
 
 def arrays_of(workdir, step):
-    """Every array of a checkpoint by its path, read without any code of ours."""
+    """Returns every array of a checkpoint by path, read without code of bert_jax."""
     tree = ocp.PyTreeCheckpointer().restore(
         (workdir / "checkpoints" / str(step) / "state").absolute()
     )
@@ -54,12 +54,12 @@ def files_of(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-# ---- The command, killed ----------------------------------------------------------------------
+# ---- A killed command -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def file(experiment, tmp_path_factory):
-    """Dropout on; rows that end between checkpoints; some 29 updates an epoch."""
+    """An experiment file: dropout, rows that end between checkpoints, about 29 updates an epoch."""
     long = override(
         experiment,
         {
@@ -99,7 +99,7 @@ def finish(process):
 
 
 def kill_after_commit(process, step_directory):
-    """Sends SIGKILL once orbax has renamed the step's directory, which is its commit."""
+    """Sends SIGKILL when the step's directory exists: orbax renames it to complete a checkpoint."""
     while not step_directory.exists():
         try:
             process.wait(timeout=0.002)
@@ -112,14 +112,14 @@ def kill_after_commit(process, step_directory):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bits_as_one_left_alone(file, data_config, tmp_path):
+def test_a_killed_run_resumes_bitwise_like_an_uninterrupted_run(file, data_config, tmp_path):
     killed, alone = tmp_path / "killed", tmp_path / "alone"
     kill_after_commit(start(file, killed), killed / "checkpoints" / str(CHECKPOINT_EVERY))
     assert not (killed / "result.json").exists()
 
     output = finish(start(file, killed))
     resumed_at = int(output.split("going on from step ")[1].split()[0])
-    # The rest holds the start of an epoch, so that the order of the next one is drawn anew.
+    # The remaining steps include the start of an epoch, so a new order is drawn.
     passport = json.loads((Path(data_config.directory) / "passport.json").read_text())
     epoch = passport["splits"]["train"]["examples"] / data_config.batch_size
     assert CHECKPOINT_EVERY <= resumed_at < STEPS and STEPS - resumed_at > epoch
@@ -130,16 +130,16 @@ def test_a_killed_run_goes_on_to_the_same_bits_as_one_left_alone(file, data_conf
     assert_same_bits(arrays_of(killed, STEPS), arrays_of(alone, STEPS))
     results = [json.loads((run / "result.json").read_text()) for run in (killed, alone)]
     assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
-    # Both starts are told, the first as `earlier`.
+    # environment.json records both starts, the first in `earlier`.
     assert len(json.loads((killed / "environment.json").read_text())["earlier"]) == 1
 
 
-# ---- In process: the same train(), on a copy of a run that stands at step 6 of 12 ---------------
+# ---- In process: train() on a copy of a run that stopped at step 6 of 12 ----------------------
 
 
 @pytest.fixture(scope="module")
 def private(experiment, tmp_path_factory):
-    """The experiment on a copy of the prepared data, which a test may change."""
+    """The experiment with a copy of the prepared data that a test may change."""
     directory = tmp_path_factory.mktemp("private") / "data"
     shutil.copytree(experiment.data.directory, directory)
     return override(experiment, {"data.directory": str(directory)})
@@ -153,7 +153,7 @@ def finished(private, tmp_path_factory):
 
 @pytest.fixture
 def stopped(finished, tmp_path):
-    """As a kill leaves it: rows beyond the last checkpoint, no result."""
+    """The workdir of a killed run: it has rows after the last checkpoint and no result."""
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     shutil.rmtree(workdir / "checkpoints" / "12")
@@ -179,7 +179,7 @@ def test_a_run_stopped_after_its_last_checkpoint_writes_the_same_result(
     assert rows_of(workdir) == rows_of(finished[0])
 
 
-def test_intervals_may_change_and_change_no_number(finished, private, stopped):
+def test_changed_intervals_change_no_number(finished, private, stopped):
     changed = override(
         private,
         {
@@ -195,7 +195,7 @@ def test_intervals_may_change_and_change_no_number(finished, private, stopped):
 
 
 @pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2}], ids=["2x2x1"])
-def test_on_another_mesh_the_losses_are_those_of_the_first(mesh, finished, private, stopped):
+def test_losses_are_the_same_on_another_mesh(mesh, finished, private, stopped):
     train(override(private, {f"mesh.{axis}": size for axis, size in mesh.items()}), stopped)
     for row, other in zip(rows_of(finished[0]), rows_of(stopped), strict=True):
         assert row.keys() == other.keys()
@@ -205,14 +205,14 @@ def test_on_another_mesh_the_losses_are_those_of_the_first(mesh, finished, priva
                 assert other[name] == pytest.approx(row[name], rel=1e-5), (row["step"], name)
 
 
-def test_on_another_mesh_examples_and_masks_are_bitwise_the_same(private):
+def test_examples_and_masks_are_bitwise_the_same_on_another_mesh(private):
     def placed(mesh_config, first_step):
         changed = override(private, {"mesh": mesh_config})
         place = partial(place_batch, sharding=batch_sharding(changed, make_mesh(mesh_config)))
         plan = pipeline.ReadPlan(config=private.data, seed=private.seed, num_steps=36)
         return list(map(place, pipeline.training_batches(plan, first_step=first_step)))
 
-    # 36 updates end in the second epoch, and 27 lies in the first.
+    # Update 36 is in the second epoch, and update 27 in the first.
     whole, resumed = placed(MeshConfig(data=1), 0), placed(MeshConfig(data=2, fsdp=4), 27)
     assert len(whole) == 36 and len(resumed) == 9
     for one, other in zip(whole[27:], resumed, strict=True):
@@ -241,8 +241,8 @@ def test_a_field_that_changes_numbers_is_refused_by_name(field, value, private, 
     assert files_of(stopped) == before
 
 
-def test_data_that_were_made_anew_are_refused(private, stopped):
-    """Same settings and same counts; only a shard's hash differs, as of a corrected corpus."""
+def test_changed_data_are_refused(private, stopped):
+    """Settings and counts are the same; only the passport differs, as after a corrected corpus."""
     file = Path(private.data.directory) / "passport.json"
     original = file.read_bytes()
     passport = json.loads(original)

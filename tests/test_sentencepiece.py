@@ -1,4 +1,4 @@
-"""SentencePiece from raw text to an answer: prepared, trained on, opened, exported, refused."""
+"""SentencePiece from raw text to an answer: preparation, training, opening and exporting a run."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def contents(directory):
 
 @pytest.fixture(scope="module")
 def sentencepiece_experiment(experiment, tmp_path_factory):
-    """The tests' experiment with whole words of SentencePiece, prepared by the command."""
+    """The session's experiment with SentencePiece and whole-word masks, prepared by the command."""
     directory = tmp_path_factory.mktemp("sentencepiece")
     changed = override(
         experiment,
@@ -83,7 +83,7 @@ def test_workers_do_not_change_a_byte(sentencepiece_experiment, tmp_path):
     assert load_passport(alone.directory)["preparation"]["tokenizer"] == "sentencepiece"
 
 
-def test_a_given_model_makes_the_same_data(sentencepiece_experiment, tmp_path):
+def test_a_given_model_gives_the_same_data(sentencepiece_experiment, tmp_path):
     """A model of another casing, size or kind than the experiment's ends in one line."""
     prepared = Path(sentencepiece_experiment.data.directory)
     model = tmp_path / "given.model"
@@ -132,14 +132,14 @@ def test_training_batches_mask_whole_words(sentencepiece_experiment):
         columns = batch.mask_positions[rows, slots]
         ids[rows, columns] = batch.mask_labels[rows, slots]
         masked[rows, columns] = True
-        continues = ~starts[ids[:, 1:]]  # the piece before is of the same word
+        continues = ~starts[ids[:, 1:]]  # the previous piece belongs to the same word
         same = masked[:, 1:] == masked[:, :-1]
         assert same[continues & (ids[:, :-1] > 4)].all()
         cut += (masked[:, 1:] & continues).sum()
     assert cut > 20
 
 
-def test_a_run_answers_and_keeps_its_tokenizer(run, sentencepiece_experiment, tmp_path):
+def test_a_run_fills_masks_and_keeps_its_tokenizer(run, sentencepiece_experiment, tmp_path):
     tokenizer = load_tokenizer(sentencepiece_experiment.data.directory)
     assert run.tokenizer == tokenizer and run.tokenizer.to_json()["kind"] == "sentencepiece"
     first, second = run.fill_mask("The [MASK] of the United States [MASK], and the Congress.")
@@ -161,7 +161,7 @@ def test_export_to_hugging_faces_bert_is_refused_in_one_line(run, tmp_path):
 def test_weights_with_another_model_of_the_same_pieces_are_refused(
     run, sentencepiece_experiment, tmp_path
 ):
-    """Other scores cut words differently."""
+    """A model with the same pieces but other scores splits words differently."""
     from sentencepiece import sentencepiece_model_pb2
 
     data = sentencepiece_experiment.data
@@ -190,7 +190,7 @@ def test_weights_with_another_model_of_the_same_pieces_are_refused(
 
 @pytest.mark.parametrize(("kind", "vocab_size"), [("wordpiece", 276), ("sentencepiece", 270)])
 def test_chinese_poems_are_prepared(kind, vocab_size, tmp_path):
-    """Each poem is one line: its sentences are found, each ideograph or longer piece is a word."""
+    """Each poem is one line. Its sentences are found, and each piece of ideographs is a word."""
     masking = MaskingConfig(max_predictions=5, unit="word")
     config = DataConfig(
         corpus=f"text:{POEMS}@5",

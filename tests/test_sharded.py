@@ -1,4 +1,4 @@
-"""The same run on any mesh and any number of processes."""
+"""A run gives the same losses on any mesh and with any number of processes."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ MESHES = {
 
 @pytest.fixture(scope="module")
 def twenty_steps(experiment):
-    """Twenty updates at a constant rate of 1e-3, dropout on, float32."""
+    """An experiment with 20 updates at a constant rate of 1e-3, with dropout, in float32."""
     return configs.override(
         experiment,
         {
@@ -49,7 +49,7 @@ def losses_of_one_device(twenty_steps, tmp_path_factory):
     return losses(workdir)
 
 
-# One mesh that cuts every kind of dimension is compiled in the default suite.
+# The default suite compiles one mesh, which cuts every kind of dimension.
 @pytest.mark.parametrize(
     "name",
     [
@@ -61,7 +61,7 @@ def test_losses_of_twenty_updates_do_not_depend_on_the_mesh(
     name, twenty_steps, losses_of_one_device, tmp_path
 ):
     train(dataclasses.replace(twenty_steps, mesh=MESHES[name]), tmp_path)
-    # Sums of float32 in another order; 2e-6 was measured after three updates of a larger model.
+    # Float32 sums in another order: 2e-6 was measured after three updates of a larger model.
     assert losses(tmp_path) == pytest.approx(losses_of_one_device, abs=1e-5)
 
 
@@ -84,7 +84,7 @@ def free_port():
 
 
 def pretrain_both(config, workdir, *, arguments=((), ())):
-    """Two processes of four devices, each with arguments of its own."""
+    """Starts two processes of four devices, each with its own arguments."""
     port = free_port()
     return [
         pretrain(
@@ -108,7 +108,7 @@ def pretrain_both(config, workdir, *, arguments=((), ())):
     ],
     ids=["another-seed", "tensor-over-processes"],
 )
-def test_processes_that_would_train_on_different_things_end(
+def test_processes_with_different_experiments_end_with_an_error(
     arguments, says, twenty_steps, tmp_path
 ):
     """Every process ends in one line, before anything is compiled."""
@@ -123,8 +123,8 @@ def test_processes_that_would_train_on_different_things_end(
 
 
 @pytest.mark.slow
-def test_two_processes_of_four_devices_are_one_of_eight(twenty_steps, tmp_path):
-    """XLA warns of no parameter that it must gather whole to lay it out differently."""
+def test_two_processes_of_four_devices_equal_one_process_of_eight(twenty_steps, tmp_path):
+    """XLA must not warn that it gathers a whole parameter to change its sharding."""
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(configs.to_json(dataclasses.replace(twenty_steps, mesh=mesh))))
@@ -137,7 +137,7 @@ def test_two_processes_of_four_devices_are_one_of_eight(twenty_steps, tmp_path):
     for process in both:
         errors = process.communicate(timeout=200)[1]
         assert process.returncode == 0, errors
-    # The sums of four devices are added over processes in another order.
+    # Sums over two processes of four devices have another order.
     assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=1e-5)
     described = json.loads((tmp_path / "both" / "environment.json").read_text())
     assert (described["processes"], len(described["devices"])) == (2, 8)
