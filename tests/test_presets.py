@@ -83,9 +83,9 @@ FLIPS = {
 }
 """Field -> another value, and the first of example, logit, loss and update that it changes."""
 
-RATE = "training/test_optim.py::test_each_setting_changes_the_rate_as_its_formula_says"
+RATE = "training/test_optim.py::test_each_setting_changes_the_rate_by_its_formula"
 SEAM = "test_phases.py::test_the_schedule_goes_on_over_the_seam_or_each_phase_has_its_own"
-UPDATE = "training/test_optim.py::test_each_setting_changes_the_first_update_as_its_formula_says"
+UPDATE = "training/test_optim.py::test_each_setting_changes_the_first_update_by_its_formula"
 RATE_FIELDS = ("learning_rate", "warmup_steps", "warmup_start", "first_step", "power", "decay_from")
 UPDATE_FIELDS = ("name", "beta1", "beta2", "epsilon", "bias_correction", "weight_decay")
 
@@ -135,7 +135,7 @@ PROOFS = {
     ),
     "objective.mlm_reduction": (
         "training/test_losses_and_metrics.py::"
-        "test_sum_reduction_adds_up_a_pair_s_masked_words_and_averages_over_pairs"
+        "test_sum_reduction_sums_within_a_pair_and_averages_over_pairs"
     ),
 }
 """Field in which presets differ -> the test that compares its effect with the source."""
