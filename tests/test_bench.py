@@ -11,7 +11,7 @@ from bert_jax import bench, config
 from bert_jax.command import load
 
 
-def test_peak_counts_every_kind_and_aliased_outputs_only_once():
+def test_peak_counts_every_kind_and_aliased_outputs_once():
     analysis = SimpleNamespace(
         argument_size_in_bytes=100,
         output_size_in_bytes=90,
@@ -27,8 +27,8 @@ def test_peak_counts_every_kind_and_aliased_outputs_only_once():
     }
 
 
-def test_memory_of_a_program_is_that_of_its_arrays():
-    """One donated matrix, one vector, and two matrices that live only within the program."""
+def test_memory_of_a_program_equals_that_of_its_arrays():
+    """The program has a donated matrix, a vector, and two temporary matrices."""
 
     def work(matrix, vector):
         inner = jax.numpy.sort(matrix @ matrix, axis=-1)
@@ -39,7 +39,7 @@ def test_memory_of_a_program_is_that_of_its_arrays():
     found = bench.update_memory(compiled.memory_analysis())
     size = 4 * 256 * 256
     assert found["arguments"] == size + 400
-    # A pointer of 8 bytes to each output, and the sum.
+    # The sum, and a pointer of 8 bytes for each output.
     assert found["outputs"] == size + 4 + 16
     assert found["aliased"] == size
     assert size <= found["temporaries"] < 4 * size

@@ -1,4 +1,4 @@
-"""How large the package may grow: a newcomer reads the core in an hour."""
+"""Limits on the size of the package, so that a newcomer can read the core in an hour."""
 
 import ast
 from pathlib import Path

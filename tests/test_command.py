@@ -26,7 +26,7 @@ ROOT = Path(bert_jax.__file__).parents[1]
 
 
 def start(name, *arguments, directory):
-    """Runs a command as a user does, in a directory of its own."""
+    """Runs a command in its own directory, as a user does."""
     return subprocess.run(
         [sys.executable, "-m", f"bert_jax.{name}", *map(str, arguments)],
         cwd=directory,
@@ -70,7 +70,7 @@ def test_a_wrong_command_line_ends_in_one_line(name, arguments, said, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_impossible_combination_ends_in_one_line_of_the_command(file, tmp_path):
+def test_an_invalid_combination_of_fields_ends_in_one_line(file, tmp_path):
     result = start(
         "pretrain",
         f"--experiment={file}",
@@ -87,7 +87,7 @@ def test_a_run_without_a_workdir_ends_in_one_line(file, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unprepared_data_end_in_one_line_that_names_the_command_to_run(file, tmp_path):
+def test_the_error_for_unprepared_data_names_the_command_to_run(file, tmp_path):
     result = start(
         "pretrain",
         f"--experiment={file}",
@@ -105,7 +105,7 @@ def test_unprepared_data_end_in_one_line_that_names_the_command_to_run(file, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_vocabulary_that_the_data_were_not_made_with_ends_in_one_line(file, experiment, tmp_path):
+def test_another_vocabulary_than_that_of_the_data_ends_in_one_line(file, experiment, tmp_path):
     """The vocabulary has the same size and its last two pieces exchanged: some ids are wrong."""
     shutil.copytree(experiment.data.directory, tmp_path / "data")
     tokenizer = json.loads((tmp_path / "data" / "tokenizer.json").read_text())
@@ -130,7 +130,7 @@ def test_a_workdir_that_is_a_file_ends_in_one_line(file, tmp_path):
     assert_one_line(result, f"{tmp_path}/run")
 
 
-def test_help_shows_what_the_command_is_for_and_every_flag_it_needs(tmp_path):
+def test_help_shows_the_purpose_and_the_flags_of_the_command(tmp_path):
     result = start("pretrain", "--help", directory=tmp_path)
     source = (ROOT / "bert_jax" / "pretrain.py").read_text(encoding="utf-8")
     purpose, _, flags_shown = result.stdout.partition("\nflags:")
@@ -139,7 +139,7 @@ def test_help_shows_what_the_command_is_for_and_every_flag_it_needs(tmp_path):
         assert f"--{flag}:" in flags_shown
 
 
-# ---- In process: the same functions, without the seconds that a process takes to start ---------
+# ---- In process: the same functions without the start of a process -----------------------------
 
 
 def mistake(*arguments, workdir):
@@ -169,7 +169,7 @@ def mistake(*arguments, workdir):
         ("model.vocab_size=600", ["vocab_size", "500", "600"]),
     ],
 )
-def test_a_wrong_field_is_told_with_its_value_before_anything_is_written(
+def test_the_error_names_a_wrong_field_and_its_value_before_any_write(
     assignment, said, file, tmp_path
 ):
     arguments = [f"--experiment={file}", "--set", assignment]
@@ -180,7 +180,7 @@ def test_a_wrong_field_is_told_with_its_value_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_workdir_of_another_experiment_is_refused_naming_the_field(file, experiment, tmp_path):
+def test_the_workdir_of_another_experiment_is_refused(file, experiment, tmp_path):
     changed = override(experiment, {"optimizer.beta2": 0.98})
     (tmp_path / "config.json").write_text(json.dumps(to_json(changed)))
     before = (tmp_path / "config.json").read_bytes()
@@ -190,12 +190,12 @@ def test_the_workdir_of_another_experiment_is_refused_naming_the_field(file, exp
     assert (tmp_path / "config.json").read_bytes() == before
 
 
-def test_a_workdir_whose_config_is_cut_short_is_refused_naming_the_file(file, tmp_path):
+def test_a_workdir_with_a_truncated_config_is_refused(file, tmp_path):
     (tmp_path / "config.json").write_text('{"format_version": 1, "see')
     assert str(tmp_path) in mistake(f"--experiment={file}", workdir=tmp_path)
 
 
-def test_several_assignments_hold_together_and_the_last_of_one_field_wins(file, experiment):
+def test_assignments_apply_together_and_the_last_for_a_field_wins(file, experiment):
     with flagsaver.flagsaver():
         flags.FLAGS(
             ["pretrain", f"--experiment={file}", "--set", "seed=1", "--set=model.num_heads = 8"]
@@ -206,7 +206,7 @@ def test_several_assignments_hold_together_and_the_last_of_one_field_wins(file, 
     assert changed == dataclasses.replace(experiment, seed=2, model=model)
 
 
-def test_a_second_process_on_a_directory_is_refused(tmp_path):
+def test_a_second_process_in_a_directory_is_refused(tmp_path):
     with command.exclusive(tmp_path):
         with pytest.raises(CheckpointError, match="another process is at work"):
             with command.exclusive(tmp_path):
@@ -215,7 +215,7 @@ def test_a_second_process_on_a_directory_is_refused(tmp_path):
         pass
 
 
-def test_who_waited_for_one_that_was_refused_keeps_others_out(tmp_path, capsys):
+def test_a_process_that_waited_gets_the_lock(tmp_path, capsys):
     """The refused process removes the lock file while the waiting process has it open."""
     directory, entered, done = tmp_path / "run", threading.Event(), threading.Event()
 

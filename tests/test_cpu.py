@@ -1,4 +1,4 @@
-"""What exists only because of CPUs: how freed memory is kept, and the form of a product."""
+"""Code that only CPUs need: keeping freed memory, and the operand order of a product."""
 
 import platform
 import subprocess
@@ -63,7 +63,7 @@ print(cpu._anonymous_bytes() - start)
 
 
 def numbers_of(code):
-    """Runs code in its own process, for mallopt is for good, and returns what it prints."""
+    """Runs code in another process, because mallopt cannot be undone. Returns what it prints."""
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return [int(number) for number in result.stdout.split()]
@@ -130,7 +130,7 @@ def test_a_cpu_program_puts_the_narrower_operand_first(traced_update):
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda"])
-def test_the_program_of_an_accelerator_has_nothing_of_the_cpu_form(traced_update, name):
+def test_the_program_of_an_accelerator_has_no_cpu_form(traced_update, name):
     text = traced_update.lower(lowering_platforms=(name,)).as_text()
     assert "optimization_barrier" not in text
     found = kernel_gradients(text)

@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def read(path):
-    """Returns the variants and the names of the sweeps of an experiment file, which is not run.
+    """Returns the names of the variants and sweeps of an experiment file without running the file.
 
-    To load every experiment takes seconds, in every process that collects these tests.
+    Loading every experiment would take seconds in each process that collects these tests.
     """
     functions = {
         node.name: node
@@ -41,7 +41,7 @@ def read(path):
     return variants, sorted(sweeps)
 
 
-FILES = {  # those of fine-tuning are in tests/tasks/test_task_experiments.py
+FILES = {  # tests/tasks/test_task_experiments.py has the fine-tuning files
     str(path.relative_to(ROOT)): read(path)
     for path in sorted((ROOT / "experiments").rglob("*.py"))
     if path.parent.name != "finetune"
@@ -59,8 +59,8 @@ def load(spec):
     return load_experiment(str(ROOT / spec))
 
 
-# Encoder and pooler, without the two heads: google-research/bert and Turc et al. 2019, counted in
-# the released checkpoints (bert-base-uncased and google/bert_uncased_L-*).
+# Encoder and pooler without the two heads, counted in the released checkpoints of
+# google-research/bert and Turc et al. 2019 (bert-base-uncased and google/bert_uncased_L-*).
 PUBLISHED_PARAMETERS = {
     "tiny": 4_385_920,
     "mini": 11_170_560,
@@ -76,7 +76,7 @@ def test_files_and_variants_are_found():
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_an_experiment_builds_and_comes_back_from_json(spec):
+def test_an_experiment_builds_and_round_trips_through_json(spec):
     experiment = load(spec)
     assert isinstance(experiment, Experiment)
     stored = json.loads(json.dumps(to_json(experiment)))
@@ -85,8 +85,8 @@ def test_an_experiment_builds_and_comes_back_from_json(spec):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_variants_and_sweeps_of_a_file_are_those_that_its_text_names(file):
-    """What `read` finds is all that there is."""
+def test_read_finds_all_variants_and_sweeps(file):
+    """`read` finds every variant and every sweep."""
     module, (variants, sweeps) = load_module(ROOT / file), FILES[file]
     annotation = typing.get_type_hints(module.get_config).get("variant")
     assert variants == list(typing.get_args(annotation))
@@ -99,16 +99,16 @@ def test_no_two_variants_of_a_file_are_the_same_run():
         assert len(hashes) == len(variants)
 
 
-# A file with variants is its default variant.
+# A file with variants is left out, because it is the same as its default variant.
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if not FILES.get(spec, ([],))[0]])
 def test_one_update_of_each_phase_evaluates_abstractly_at_full_size(spec):
-    """Also every dimension divides on a mesh of (data, fsdp, tensor) = (2, 2, 2)."""
+    """Every dimension must also be divisible on a mesh of (data, fsdp, tensor) = (2, 2, 2)."""
     check_updates(load(spec))
 
 
 @pytest.mark.parametrize(("file", "name"), SWEEPS)
 def test_one_update_of_each_sweep_value_evaluates_abstractly_at_full_size(file, name):
-    """Each sweep by itself: a product of sweeps multiplies the same values."""
+    """Tests each sweep separately, because a product of sweeps has the same values."""
     points = list(getattr(load_module(ROOT / file), name)())
     assert points
     for overrides in points:
@@ -118,12 +118,12 @@ def test_one_update_of_each_sweep_value_evaluates_abstractly_at_full_size(file, 
 
 
 def check_updates(experiment):
-    """Every phase has the same state."""
+    """Evaluates an update of each phase and checks that all phases have the same state."""
     states = [abstract_update(phase.experiment) for phase in phases(experiment)]
     assert len({str(state) for state in states}) == 1
 
 
-def test_the_published_run_and_those_that_follow_it_have_two_phases():
+def test_the_published_run_and_its_variants_have_two_phases():
     found = [spec for spec in SPECS if len(phases(load(spec))) == 2]
     assert {"experiments/bert.py:base", "experiments/presets.py:nvidia_lamb"} <= set(found)
     assert "experiments/quickstart.py" not in found

@@ -1,4 +1,4 @@
-"""What a run says of texts, against the model called directly on rows written out by hand."""
+"""Answers of a run equal those of the model, called directly on rows that are built here."""
 
 import dataclasses
 from functools import partial
@@ -19,7 +19,7 @@ from bert_jax.runs import generation, inference
 from bert_jax.runs.inference import padded_length
 from bert_jax.runs.run import load_run
 
-# This halves the time of compiling.
+# This level halves the compile time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 A, B = "The president spoke to the Congress.", "The people of the union heard the message."
@@ -33,7 +33,7 @@ def run(two_phase_run):
 
 @pytest.fixture(scope="module")
 def spread(run):
-    """The same model with parameters far from where it started, so that texts differ much."""
+    """The same run with random noise on its parameters, so that texts have different embeddings."""
     rng = np.random.default_rng(0)
     noise = jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape), run.params)
     params = jax.tree.map(lambda leaf, more: leaf + more.astype(np.float32), run.params, noise)
@@ -41,7 +41,7 @@ def spread(run):
 
 
 def row(run, a, b=()):
-    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], without padding."""
+    """Returns a batch of one row, [CLS] A [SEP] or [CLS] A [SEP] B [SEP], without padding."""
     t = run.tokenizer
     first = [t.cls_id, *a, t.sep_id]
     second = [*b, t.sep_id] if b else []
@@ -64,7 +64,7 @@ def row(run, a, b=()):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "pooled"])
-def test_an_embedding_is_pooled_from_the_encoder_by_hand(pooling, run):
+def test_an_embedding_equals_the_pooled_encoder_output(pooling, run):
     batch = row(run, run.tokenizer.encode(A))
     inputs = (batch.token_ids, batch.segment_ids, batch.pack_ids, batch.cls_positions)
     output = jit(Bert(run.model.config).apply)({"params": run.params["bert"]}, *inputs)
@@ -72,20 +72,20 @@ def test_an_embedding_is_pooled_from_the_encoder_by_hand(pooling, run):
     expected = {"mean": hidden.mean(0), "pooled": np.asarray(output.pooled_output)[0, 0]}
     (found,) = run.embed([A], pooling)
     assert found.dtype == np.float32
-    # Numbers of order 1 through 2 layers, summed in another order; rows are padded to 32 there.
+    # Numbers of order 1 through 2 layers, summed in another order, because `embed` pads to 32.
     np.testing.assert_allclose(found, expected[pooling], atol=1e-5)
 
 
-def test_a_text_has_the_same_embedding_alone_and_among_shorter_and_longer_ones(spread):
+def test_a_text_has_the_same_embedding_alone_and_among_others(spread):
     texts = [A, LONG, "Peace", B, A, ""]
     together = spread.embed(texts)
     assert together.shape == (6, 32)
     for text, vector in zip(texts, together, strict=True):
-        # Float32 sums over rows and batches of other shapes; different texts differ by 0.1.
+        # Other batch shapes round float32 sums differently; different texts differ by 0.1.
         np.testing.assert_allclose(spread.embed([text])[0], vector, atol=2e-5)
     np.testing.assert_array_equal(together[0], together[4])
     distances = np.abs(together[:, None] - together).max(-1)
-    assert (distances > 0.1).sum() == 36 - 6 - 2  # not each text with itself, nor the two A
+    assert (distances > 0.1).sum() == 36 - 6 - 2  # all but equal texts: 6 with itself, 2 are A
     assert spread.embed([]).shape == (0, 32)
 
 
@@ -104,7 +104,7 @@ def test_similarity_is_the_cosine_of_the_embeddings(spread):
     assert spread.similarity(A, B) < 0.99
 
 
-def test_texts_are_gathered_by_length_into_batches_of_few_shapes(run):
+def test_texts_of_similar_length_share_batches_of_few_shapes(run):
     model = run.text_model
     pairs = [Pair([9] * n, [], 0) for n in (40, 3, *[5] * 39, 62)]
     found = list(inference.lay_out_batches(model, pairs))
@@ -125,13 +125,13 @@ def test_next_sentence_is_the_softmax_of_class_0_of_the_head(spread):
     output = jit(spread.model.apply)({"params": spread.params}, row(spread, a, b))
     logits = output.pair_logits[0, 0]
     expected = np.asarray(jax.nn.softmax(logits))
-    # The bound is that of embeddings; the logit is a sum of 32 such numbers.
+    # The tolerance of embeddings; the logit is a sum of 32 such numbers.
     assert spread.next_sentence(A, B) == pytest.approx(expected[0], abs=2e-5)
     assert abs(expected[0] - expected[1]) > 0.01
     assert spread.next_sentence(B, A) != pytest.approx(expected[0], abs=1e-4)
 
 
-def test_a_head_that_is_not_trained_is_refused(run):
+def test_an_untrained_head_is_refused(run):
     config = override(run.config, {"objective.next_sentence": False})
     without = dataclasses.replace(run, config=config)
     with pytest.raises(CheckpointError, match="objective.next_sentence False"):
@@ -152,7 +152,7 @@ def test_a_head_that_is_not_trained_is_refused(run):
 # ---- Lengths -----------------------------------------------------------------------------------
 
 
-def test_a_long_text_is_refused_with_its_number_or_cut_at_its_end(run):
+def test_a_long_text_is_refused_by_number_or_truncated_at_its_end(run):
     limit = run.config.model.max_positions
     ids = run.tokenizer.encode(" ".join([LONG] * 3))
     text = " ".join([LONG] * 3)
@@ -165,7 +165,7 @@ def test_a_long_text_is_refused_with_its_number_or_cut_at_its_end(run):
         run.embed(text)
 
 
-def test_of_a_long_pair_the_longer_text_is_cut(run):
+def test_truncation_of_a_pair_cuts_the_longer_text(run):
     limit = run.config.model.max_positions
     short, long = run.tokenizer.encode(A), run.tokenizer.encode(" ".join([LONG] * 3))
     with pytest.raises(DataError, match="truncation"):
@@ -184,7 +184,7 @@ def test_a_mask_that_truncation_cuts_off_is_refused(run):
         inference.encode_masked(run.text_model, text, truncate=True)
 
 
-def test_masks_of_many_texts_are_filled_as_of_one(run):
+def test_masks_of_many_texts_are_filled_like_those_of_one(run):
     texts = ["the [MASK] of", "[MASK] people [MASK] the [MASK]", f"{B} [MASK]"]
     pairs = [inference.encode_masked(run.text_model, text) for text in texts]
     together = inference.fill_mask(run.text_model, pairs, top_k=3)
@@ -192,7 +192,7 @@ def test_masks_of_many_texts_are_filled_as_of_one(run):
     for text, rows in zip(texts, together, strict=True):
         for alone, among in zip(run.fill_mask(text, top_k=3), rows, strict=True):
             for one, other in zip(alone, among, strict=True):
-                # Batches of other shapes round float32 sums differently.
+                # Other batch shapes round float32 sums differently.
                 assert one.probability == pytest.approx(other.probability, rel=2e-5)
 
 
@@ -205,7 +205,7 @@ def new_ids(run, prompt="the president", **options):
     return generation.generate(run.text_model, ids, **(defaults | options))
 
 
-def test_the_same_seed_gives_the_same_text_behind_the_prompt_as_it_was_given(run):
+def test_the_same_seed_generates_the_same_text_after_the_unchanged_prompt(run):
     prompt = "The  PRESIDENT \u2603"
     text = run.generate(prompt, length=6, seed=3, sweeps=2)
     assert text.startswith(f"{prompt} ") and len(text) > len(prompt) + 6
@@ -214,7 +214,7 @@ def test_the_same_seed_gives_the_same_text_behind_the_prompt_as_it_was_given(run
     assert run.generate("", length=6, seed=3, sweeps=2).strip()
 
 
-def test_the_model_sees_the_prompt_and_draws_what_it_finds_probable(run, monkeypatch):
+def test_rows_contain_the_prompt_and_one_position_is_drawn_at_a_time(run, monkeypatch):
     """Each row holds the whole prompt, and one position is drawn at a time."""
     prompt, rows = run.tokenizer.encode("the president"), []
     draw = generation._redraw
@@ -235,7 +235,7 @@ def test_the_model_sees_the_prompt_and_draws_what_it_finds_probable(run, monkeyp
             assert (ids != rows[number - 1]).sum() <= 1
 
 
-def test_no_special_piece_is_generated_even_where_the_model_prefers_them(run):
+def test_special_pieces_are_never_generated(run):
     """With a bias of +50 on special pieces, an unguarded draw would give nothing else."""
     t = run.tokenizer
     special = [t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id]
@@ -248,16 +248,16 @@ def test_no_special_piece_is_generated_even_where_the_model_prefers_them(run):
     for seed in range(3):
         ids = new_ids(preferred, seed=seed, top_k=500)
         assert not set(ids) & set(special)
-        assert t.word_starts[ids[0]], "the prompt's last word would go on"
+        assert t.word_starts[ids[0]], "the first piece should not continue the prompt's last word"
 
 
-def test_unused_pieces_are_special_too_and_brackets_are_not(run):
+def test_unused_pieces_are_special_and_brackets_are_not(run):
     pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused7]", "[", "]", "a", "##b")
     tokenizer = dataclasses.replace(run.tokenizer, pieces=pieces)
     assert generation._text_pieces(tokenizer, 12).tolist() == [False] * 6 + [True] * 4 + [False] * 2
 
 
-def test_only_the_top_k_are_drawn_and_one_of_one_is_the_most_probable(run):
+def test_only_the_top_k_pieces_are_drawn(run):
     (found,) = new_ids(run, length=1, sweeps=1, top_k=1)
     (fillings,) = run.fill_mask("the president [MASK]", top_k=500)
     starts = {p for p, s in zip(run.tokenizer.pieces, run.tokenizer.word_starts, strict=True) if s}

@@ -1,4 +1,4 @@
-"""Who may import whom, by the rules in pyproject.toml, and what an import loads in a process."""
+"""The import rules of pyproject.toml hold, and imports load no unneeded library."""
 
 import ast
 import os
@@ -89,7 +89,7 @@ def test_a_forbidden_import_breaks_a_rule(imports, broken, tmp_path):
     assert broken in result.stdout.partition("Broken contracts")[2], result.stdout
 
 
-def test_losses_see_arrays_only():
+def test_losses_import_no_batch_model_or_state():
     """Losses take arrays and return Means. They know no batch, model or state."""
     tree = ast.parse((PACKAGE / "training" / "losses.py").read_text(encoding="utf-8"))
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -129,11 +129,11 @@ def test_an_experiment_imports_experiment_and_config_classes_only():
                 assert allowed_in_an_experiment(module, names), f"{path}: {module} {names}"
 
 
-# ---- What a fresh interpreter loads --------------------------------------------------------------
+# ---- Modules that a new interpreter loads --------------------------------------------------------
 
 
 def loaded_after(code: str) -> set[str]:
-    """Returns the top-level names in sys.modules after the code ran in a process of its own."""
+    """Runs code in another process and returns the top-level names in its sys.modules."""
     result = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

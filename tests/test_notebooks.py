@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_a_notebook_runs(path, experiment, tmp_path, monkeypatch):
-    from nbclient import NotebookClient  # at the top it would slow every collection down
+    from nbclient import NotebookClient  # here, because it would slow down every collection
 
     train(experiment, tmp_path / "run")
     monkeypatch.setitem(os.environ, "RUN", str(tmp_path / "run"))
@@ -29,7 +29,7 @@ def test_a_notebook_runs(path, experiment, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_a_committed_notebook_holds_its_outputs(path):
-    """The outputs are those of one whole execution, in order and without errors."""
+    """The committed outputs come from one complete execution without errors."""
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)

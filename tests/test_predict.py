@@ -1,4 +1,4 @@
-"""The command that answers lines: it answers at once and in order; errors are one line."""
+"""`predict` answers each line at once and in order, and reports an error in one line."""
 
 import ast
 import dataclasses
@@ -32,7 +32,7 @@ def start(*arguments):
     """Starts the command. It is killed after two minutes if it still waits for input."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bert_jax.predict", *map(str, arguments)],
-        # PYTHONUNBUFFERED would flush every line and hide a command that does not.
+        # PYTHONUNBUFFERED would hide a missing flush.
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
@@ -45,7 +45,7 @@ def start(*arguments):
     return process
 
 
-def test_embeddings_come_while_input_is_still_open_and_are_those_of_the_run(path):
+def test_embeddings_are_printed_before_the_input_ends(path):
     """The first two answers are read before the third line is written. The fourth line is wrong."""
     process = start(f"--run={path}", "--task=embed", "--batch_size=2", "--pooling=max")
     process.stdin.write("".join(f"{text}\r\n" for text in TEXTS[:2]).encode())
@@ -62,8 +62,8 @@ def test_embeddings_come_while_input_is_still_open_and_are_those_of_the_run(path
     np.testing.assert_allclose(vectors, load_run(path).embed(TEXTS, "max"), atol=1e-5)
 
 
-def test_a_reader_that_goes_away_ends_the_command_without_a_word(path):
-    """Generated lines come one at a time."""
+def test_the_command_ends_silently_if_its_reader_closes(path):
+    """`generate` prints each line immediately; the reader closes after the first line."""
     process = start(f"--run={path}", "--task=generate", "--seed=5", "--length=3", "--sweeps=1")
     process.stdin.write(b"The\n")
     process.stdin.flush()
@@ -95,7 +95,7 @@ def test_a_mistake_ends_in_one_line(arguments, said, path):
     assert errors.count(b"\n") == 1 and errors.startswith(b"error: ") and said in errors.decode()
 
 
-def test_help_shows_what_every_task_takes_and_gives():
+def test_help_shows_the_flags_of_every_task():
     output, _ = start("--help").communicate()
     source = (ROOT / "bert_jax" / "predict.py").read_text(encoding="utf-8")
     purpose, _, flags_shown = output.decode().partition("\nflags:")
@@ -115,7 +115,7 @@ def answers(run, name, lines, **options):
     return list(task.answer(list(encoded)))
 
 
-def test_pairs_and_masks_and_prompts_are_answered_as_by_the_run(path):
+def test_answers_equal_those_of_the_run(path):
     run = load_run(path)
     pair, same = f"{TEXTS[0]}\t{TEXTS[1]}", f"{TEXTS[0]}\t{TEXTS[0]}"
     found = answers(run, "next_sentence", [pair, same])
@@ -130,7 +130,7 @@ def test_pairs_and_masks_and_prompts_are_answered_as_by_the_run(path):
     assert filled == {"fillings": [[filling._asdict() for filling in fillings]]}
 
 
-def test_what_the_run_lacks_is_refused_before_a_line_is_read(path):
+def test_an_untrained_head_is_refused_before_a_line_is_read(path):
     run = load_run(path)
     run = dataclasses.replace(run, config=override(run.config, {"objective.next_sentence": False}))
     for name, options in (("next_sentence", {}), ("embed", {"pooling": "pooled"})):
@@ -151,7 +151,7 @@ def test_what_the_run_lacks_is_refused_before_a_line_is_read(path):
         (False, b"caf\xe9\n", "not UTF-8 at byte 3"),
     ],
 )
-def test_a_wrong_line_is_named_by_its_number(pair, line, said):
+def test_the_error_names_the_number_of_a_wrong_line(pair, line, said):
     right = b"a\tb\n" if pair else "ä\n".encode()
     lines = predict.encoded_lines([right, right, line, right], lambda *texts: texts, 1 + pair)
     assert next(lines) == next(lines) == (("a", "b") if pair else ("ä",))
@@ -159,7 +159,7 @@ def test_a_wrong_line_is_named_by_its_number(pair, line, said):
         next(lines)
 
 
-def test_an_error_of_the_encoding_has_the_number_too():
+def test_an_encoding_error_names_the_number_of_its_line():
     def refuse(text):
         raise DataError("too long")
 
@@ -167,7 +167,7 @@ def test_an_error_of_the_encoding_has_the_number_too():
         next(predict.encoded_lines([b"a\n"], refuse, 1))
 
 
-def test_batches_are_read_no_further_than_they_are_answered():
+def test_a_batch_reads_no_line_of_the_next_batch():
     read = []
 
     def lines():

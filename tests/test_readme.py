@@ -16,16 +16,16 @@ ROOT = Path(__file__).parent.parent
 
 
 def blocks(language: str) -> list[str]:
-    """Returns README's blocks of a language in order."""
+    """Returns README's code blocks in a language, in order."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """A clone with the working tree's files and an environment that installs nothing again.
+    """A clone with the files of the working tree and an environment that needs no installation.
 
-    The clone has a `.venv` of its own, as a reader's clone has. It also finds the packages of the
+    The clone has its own `.venv`, as a reader's clone has, which also finds the packages of the
     environment that runs the tests.
     """
     directory = tmp_path_factory.mktemp("readme") / "bert_jax"
@@ -58,7 +58,7 @@ def run(command: list[str], script: Path, directory: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_the_commands_of_readme_run_as_printed(shell, clone, tmp_path):
-    """All blocks run in one session. zsh repeats in the same clone what bash has done."""
+    """All blocks run in one session. zsh runs them again in the clone after bash."""
     script = tmp_path / f"session.{shell}"
     script.write_text("".join(blocks("bash")), encoding="utf-8")
     run([shell, "-e", "-x"], script, clone)
@@ -66,13 +66,13 @@ def test_the_commands_of_readme_run_as_printed(shell, clone, tmp_path):
 
 @pytest.mark.slow
 def test_the_python_of_readme_runs_as_printed(clone, tmp_path):
-    """It opens the runs that the commands have made."""
+    """The Python blocks open the runs that the commands have made."""
     script = tmp_path / "session.py"
     script.write_text("\n".join(blocks("python")), encoding="utf-8")
     run([".venv/bin/python"], script, clone)
 
 
-def test_readme_has_the_commands_that_it_is_there_for():
+def test_readme_has_the_expected_commands():
     text = "".join(blocks("bash"))
     for command in ("launch/quickstart.sh", "bert_jax.prepare", "bert_jax.pretrain"):
         assert command in text
@@ -81,6 +81,6 @@ def test_readme_has_the_commands_that_it_is_there_for():
 
 
 def test_a_command_can_be_pasted_into_zsh():
-    """zsh takes # for a command where a user types it, and expands [ and = where they are bare."""
+    """In zsh, # is a command if a user types it, and unquoted [ and = are expanded."""
     for block in blocks("bash"):
         assert "#" not in block, block

@@ -27,7 +27,7 @@ TEXT = "The [MASK] of the United States [MASK] the Congress."
 
 @pytest.fixture(scope="module")
 def trained(experiment, tmp_path_factory):
-    """The workdir, and the parameters that each evaluation saw."""
+    """The workdir of a run, and the parameters at each of its evaluations."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     seen = []
 
@@ -44,13 +44,13 @@ def run(trained):
     return load_run(trained[0])
 
 
-def test_config_tokenizer_and_step_are_those_of_training(run, experiment, data_config):
+def test_a_run_has_the_config_tokenizer_and_step_of_training(run, experiment, data_config):
     assert run.config == experiment
     assert run.tokenizer.to_json() == load_tokenizer(data_config.directory).to_json()
     assert run.step == experiment.training.steps
 
 
-def test_the_passport_is_that_of_the_data_then(experiment, tmp_path):
+def test_a_run_keeps_the_passport_of_its_data(experiment, tmp_path):
     """The passport is read from the checkpoint, and kept in a directory of weights alone."""
     shutil.copytree(experiment.data.directory, tmp_path / "data")
     moved = override(experiment, {"data.directory": str(tmp_path / "data")})
@@ -65,14 +65,14 @@ def test_the_passport_is_that_of_the_data_then(experiment, tmp_path):
         assert load_run(tmp_path / to).passport == expected
 
 
-def test_a_run_from_before_passports_opens_without_one(trained, tmp_path):
+def test_an_old_run_without_a_passport_can_be_opened(trained, tmp_path):
     shutil.copytree(trained[0] / "checkpoints" / "12", tmp_path / "run" / "checkpoints" / "12")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "12" / "passport")
     assert load_run(tmp_path / "run").passport is None
 
 
 @pytest.mark.parametrize(("step", "evaluation"), [(6, 0), (12, 1), (None, 1)])
-def test_parameters_are_bitwise_those_of_the_state(step, evaluation, trained):
+def test_parameters_are_bitwise_equal_to_the_trained_state(step, evaluation, trained):
     workdir, seen = trained
     params = load_run(workdir, step).params
     assert jax.tree.structure(params) == jax.tree.structure(seen[evaluation])
@@ -84,14 +84,14 @@ def test_parameters_are_bitwise_those_of_the_state(step, evaluation, trained):
     assert not all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, seen), strict=True))
 
 
-def test_a_run_whose_parameters_were_cut_over_devices_opens_on_one(experiment, tmp_path):
+def test_a_run_with_sharded_parameters_opens_on_one_device(experiment, tmp_path):
     many = override(experiment, {"mesh.data": 2, "mesh.fsdp": 2})
     train(many, tmp_path / "run")
     for leaf in jax.tree.leaves(load_run(tmp_path / "run").params):
         assert len(leaf.devices()) == 1 and leaf.is_fully_addressable
 
 
-def test_metrics_are_the_rows_of_the_file(run):
+def test_metrics_returns_the_rows_of_metrics_jsonl(run):
     assert [row["step"] for row in run.metrics()] == [2, 4, 6, 8, 10, 12]
     assert run.metrics()[-1]["eval/probes"] == 2
 
@@ -129,8 +129,8 @@ def test_each_mask_gets_top_k_pieces_best_first(run):
         assert {filling.piece for filling in row} <= set(run.tokenizer.pieces)
 
 
-def test_all_pieces_together_have_probability_one_and_padding_rows_are_no_pieces(run):
-    """The token table is padded from 500 to 512 rows; asking for more gives the 500."""
+def test_probabilities_of_all_pieces_sum_to_one_without_padding_rows(run):
+    """The token table is padded from 500 to 512 rows; a larger `top_k` returns 500 pieces."""
     vocab_size = run.tokenizer.vocab_size
     assert run.config.model.padded_vocab_size > vocab_size
     for top_k in (vocab_size, vocab_size + 5, 10 * vocab_size):
@@ -141,8 +141,8 @@ def test_all_pieces_together_have_probability_one_and_padding_rows_are_no_pieces
 
 
 @pytest.mark.parametrize("separator", [True, False])
-def test_a_single_text_is_laid_out_as_the_config_says(separator, run):
-    """[CLS] A [SEP] or [CLS] A, compared with the model on rows written out by hand."""
+def test_a_single_text_has_a_separator_if_the_config_says_so(separator, run):
+    """Compares [CLS] A [SEP] and [CLS] A with the model on rows that are built here."""
     tokenizer = run.tokenizer
     before, after = tokenizer.encode("The president of the"), tokenizer.encode("in Congress.")
     ids = [tokenizer.cls_id, *before, tokenizer.mask_id, *after]
@@ -185,7 +185,7 @@ def test_a_text_without_a_mask_is_refused(run):
         run.fill_mask("the union")
 
 
-def test_a_text_is_accepted_up_to_the_positions_of_the_model_and_refused_beyond(run):
+def test_a_text_may_have_as_many_tokens_as_the_model_has_positions(run):
     limit = run.config.model.max_positions
     word = next(
         p for p in run.tokenizer.pieces if p.isalpha() and len(run.tokenizer.encode(p)) == 1
@@ -196,10 +196,10 @@ def test_a_text_is_accepted_up_to_the_positions_of_the_model_and_refused_beyond(
         run.fill_mask(f"{fits} {word} [MASK]")
 
 
-# ---- What is no run ---------------------------------------------------------------------------
+# ---- Directories that are not runs ------------------------------------------------------------
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_directory_that_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not a run"):
         load_run(tmp_path)
     for path in (tmp_path / "nowhere", Path("/nowhere")):
@@ -210,21 +210,21 @@ def test_what_is_no_run_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_step_that_was_not_saved_is_refused_with_those_that_were(trained):
+def test_the_error_for_an_unsaved_step_lists_the_saved_steps(trained):
     with pytest.raises(CheckpointError, match=r"no checkpoint 7; accepted: \[6, 12\]"):
         load_run(trained[0], 7)
     with pytest.raises(CheckpointError, match=r"no checkpoint 0; accepted: \[6, 12\]"):
         load_run(trained[0], 0)
 
 
-def test_a_run_that_saved_nothing_yet_is_refused(tmp_path):
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_run(tmp_path)
 
 
-def test_a_checkpoint_of_another_shape_is_refused_naming_its_arrays(trained, tmp_path):
-    """The stored config says 3 layers and the arrays have 2: nothing may be cut or filled."""
+def test_the_error_names_arrays_of_another_shape(trained, tmp_path):
+    """The stored config says 3 layers and the arrays have 2. No layer may be dropped or added."""
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     file = workdir / "checkpoints" / "12" / "config" / "metadata"
@@ -238,7 +238,7 @@ def test_a_checkpoint_of_another_shape_is_refused_naming_its_arrays(trained, tmp
     assert "not float32[3, 32, 4, 8]" in said and "embeddings" not in said
 
 
-def test_opening_a_run_writes_nothing_into_it(trained):
+def test_opening_a_run_changes_no_file(trained):
     workdir = trained[0]
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     load_run(workdir)

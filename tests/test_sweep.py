@@ -1,4 +1,4 @@
-"""A sweep does each run once, whatever interrupts it, and no run takes another down."""
+"""A sweep finishes each run once in spite of interruptions; a failed run stops no other run."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def summary(workdir):
     return list(csv.DictReader((workdir / "summary.csv").open()))
 
 
-def test_sweeps_combine_as_a_product_and_equal_runs_are_one(experiment):
+def test_sweeps_are_multiplied_and_equal_runs_are_merged(experiment):
     points = expand(
         experiment,
         [
@@ -75,12 +75,13 @@ def test_a_value_may_be_a_whole_sub_config(experiment):
     assert point.experiment.model.num_layers == 1
 
 
-def test_a_point_that_does_not_fit_is_refused_before_any_runs(experiment):
+def test_an_invalid_point_is_refused_before_any_run(experiment):
     with pytest.raises(ConfigError, match="learning_rat'"):
         expand(experiment, [[{"seed": 1}, {"optimizer.learning_rat": 1e-3}]])
 
 
-# Takes the place of `python -m bert_jax.pretrain`: notes its start, then ends as a run can end.
+# A stand-in for `python -m bert_jax.pretrain`. It records its start and then finishes, fails or is
+# killed together with the sweep.
 STUB = """#!/usr/bin/env bash
 workdir=${4#--workdir=}
 echo start >> "$workdir/starts"
@@ -100,8 +101,8 @@ runpy.run_module("bert_jax.sweep", run_name="__main__")
 """
 
 
-def test_a_sweep_starts_a_run_again_only_if_it_is_not_done(experiment, tmp_path):
-    """The second run kills the sweep once. Two runs always fail, and they end no other."""
+def test_a_restarted_sweep_repeats_only_unfinished_runs(experiment, tmp_path):
+    """The second run kills the sweep once. Two runs always fail and do not stop other runs."""
     file = write_file(tmp_path / "four.py", experiment, rates=[1e-3, 1e30], seeds=[0, 1])
     stub, workdir = tmp_path / "stub", tmp_path / "sweep"
     stub.write_text(STUB)
@@ -124,8 +125,8 @@ def test_a_sweep_starts_a_run_again_only_if_it_is_not_done(experiment, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_in_the_middle_does_each_run_exactly_once(experiment, tmp_path):
-    """Killed with its group after the first run; the second start leaves that one as it was."""
+def test_a_killed_sweep_finishes_each_run_exactly_once(experiment, tmp_path):
+    """The process group is killed after the first run; the second start does not repeat it."""
     file = write_file(tmp_path / "four.py", experiment, rates=[1e-3, 2e-3], seeds=[0, 1])
     workdir = tmp_path / "sweep"
     sweep = start(file, workdir, start_new_session=True, stderr=subprocess.DEVNULL)
@@ -156,7 +157,7 @@ def test_a_sweep_killed_in_the_middle_does_each_run_exactly_once(experiment, tmp
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_does_not_end_the_others(experiment, tmp_path):
+def test_a_failed_run_does_not_stop_the_others(experiment, tmp_path):
     file = write_file(tmp_path / "two.py", experiment, rates=[1e30, 1e-3], seeds=[0])
     workdir = tmp_path / "sweep"
     sweep = start(file, workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -168,8 +169,8 @@ def test_a_run_that_fails_does_not_end_the_others(experiment, tmp_path):
     assert "learning_rate" in (workdir / failed["id"] / "error.txt").read_text()
 
 
-def test_a_sweep_of_an_earlier_format_keeps_its_directories_and_is_not_run_again(tmp_path):
-    """The archived run of config format 1, under the id that format 1 gave it."""
+def test_a_finished_run_of_an_earlier_format_is_not_repeated(tmp_path):
+    """The directory of an archived run of config format 1 has the id of format 1."""
     with tarfile.open(Path(__file__).parent / "goldens" / "runs" / "runs.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     workdir = tmp_path / "sweep"
