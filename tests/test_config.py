@@ -1,4 +1,4 @@
-"""Configs are values: overriding, storing, hashing and loading them never guesses."""
+"""Overriding, storing, hashing and loading of configs is exact; errors name field and value."""
 
 import dataclasses
 import hashlib
@@ -90,14 +90,14 @@ def test_a_string_is_read_as_the_type_of_its_field(path, text, value):
     assert result == value and type(result) is type(value)
 
 
-def test_an_override_leaves_every_other_field_and_the_original_alone():
+def test_an_override_changes_no_other_field_and_not_the_original():
     before = flatten(HOUSE)
     changed = override(HOUSE, {"wing.width": 6, "open": True})
     assert flatten(HOUSE) == before
     assert diff(HOUSE, changed) == {"wing.width": (4, 6), "open": (False, True)}
 
 
-def test_a_value_of_python_is_not_converted_as_a_string_would_be():
+def test_a_python_value_is_not_converted_like_a_string():
     assert type(override(HOUSE, {"wing.ratio": 1}).wing.ratio) is float
     for path, value in (("height", "8.5"), ("height", 8.5), ("height", True), ("name", 3)):
         with pytest.raises(ConfigError):
@@ -116,9 +116,7 @@ def test_a_value_of_python_is_not_converted_as_a_string_would_be():
         ("wing", HOUSE, ("wing", "House", "accepted: Wing")),
     ],
 )
-def test_a_value_of_another_type_is_refused_with_field_value_and_what_is_accepted(
-    path, value, said
-):
+def test_a_value_of_another_type_is_refused(path, value, said):
     with pytest.raises(ConfigError) as error:
         override(HOUSE, {path: value})
     assert all(part in str(error.value) for part in said), error.value
@@ -134,7 +132,7 @@ def test_a_value_of_another_type_is_refused_with_field_value_and_what_is_accepte
         ("trainng.steps", "training"),
     ],
 )
-def test_an_unknown_field_is_answered_with_the_nearest_path(path, nearest, experiment):
+def test_the_error_for_an_unknown_field_suggests_the_nearest_path(path, nearest, experiment):
     root = HOUSE if "optimizer" not in path and "train" not in path else experiment
     with pytest.raises(ConfigError) as error:
         override(root, {path: "1"})
@@ -143,7 +141,7 @@ def test_an_unknown_field_is_answered_with_the_nearest_path(path, nearest, exper
 
 
 @pytest.mark.parametrize("path", ["train.train_steps", "eval.eval_every", ".seed"])
-def test_suggestions_are_paths_that_exist_also_where_the_wrong_name_occurs_twice(path, experiment):
+def test_suggested_paths_exist(path, experiment):
     with pytest.raises(ConfigError) as error:
         override(experiment, {path: "1"})
     suggestions = str(error.value).split("did you mean ")[1].split(", ")
@@ -151,12 +149,12 @@ def test_suggestions_are_paths_that_exist_also_where_the_wrong_name_occurs_twice
         leaf(experiment, suggestion)  # raises AttributeError for a path that is not there
 
 
-def test_nothing_lies_below_a_leaf():
+def test_a_path_below_a_leaf_is_refused():
     with pytest.raises(ConfigError, match="height.top.*int"):
         override(HOUSE, {"height.top": "1"})
 
 
-def test_every_check_runs_again_also_those_across_fields():
+def test_an_override_repeats_all_checks():
     with pytest.raises(ConfigError, match="wing.width is 0"):
         override(HOUSE, {"wing.width": 0})
     with pytest.raises(ConfigError, match="more than height 3"):
@@ -174,8 +172,8 @@ def test_a_value_may_be_a_whole_sub_config():
 
 
 @pytest.mark.parametrize("order", [("wing", "wing.width"), ("wing.width", "wing")])
-def test_a_field_given_beside_its_whole_sub_config_is_neither_lost_nor_a_crash(order):
-    """Products of sweeps make such mappings: applied to the sub-config, or refused by name."""
+def test_a_field_given_with_its_whole_sub_config_is_not_lost(order):
+    """Products of sweeps make such mappings. They are applied in order or refused by name."""
     values = {"wing": Wing(kind="square"), "wing.width": 2}
     try:
         result = override(HOUSE, {path: values[path] for path in order})
@@ -185,7 +183,7 @@ def test_a_field_given_beside_its_whole_sub_config_is_neither_lost_nor_a_crash(o
         assert result.wing == Wing(kind="square", width=2)
 
 
-def test_a_sub_config_spelled_as_json_is_as_strict_as_a_path():
+def test_a_sub_config_as_json_is_checked_like_a_path():
     with pytest.raises(ConfigError, match="widht"):
         override(HOUSE, {"wing": '{"widht": 2}'})
 
@@ -203,7 +201,7 @@ def test_a_sub_config_spelled_as_json_is_as_strict_as_a_path():
         ("model.initializer_stddev", "-1"),
     ],
 )
-def test_numbers_that_no_run_can_use_are_refused(path, value, experiment):
+def test_invalid_numbers_are_refused(path, value, experiment):
     with pytest.raises(ConfigError, match=path.split(".")[-1]):
         override(experiment, {path: value})
 
@@ -219,7 +217,7 @@ WRONG_VALUES = {
 
 
 @pytest.mark.parametrize("path", WRONG_VALUES)
-def test_flags_json_and_python_are_answered_in_the_same_words(path):
+def test_flags_json_and_python_give_the_same_error(path):
     value, said = WRONG_VALUES[path]
     stored = to_json(HOUSE)
     stored["wing"][path.split(".")[1]] = value
@@ -235,18 +233,18 @@ def test_flags_json_and_python_are_answered_in_the_same_words(path):
         assert str(error.value) == said
 
 
-def test_a_number_of_another_type_is_told_its_type_beside_its_bounds():
+def test_the_error_for_a_number_of_another_type_names_type_and_bounds():
     with pytest.raises(ConfigError, match="^wing.width is 2.5; accepted: int, at least 1$"):
         Wing(width=2.5)
 
 
-def test_a_name_that_python_misspells_is_refused():
+def test_an_unknown_choice_is_refused():
     with pytest.raises(ConfigError, match="activation is 'relu'; accepted: gelu_erf, gelu_tanh"):
         BertConfig(activation="relu")
 
 
 def test_the_warm_up_ends_before_the_run_does(experiment):
-    """12 steps: a warm-up of 20 that starts 9 steps before the run ends at step 11."""
+    """A warm-up of 20 steps that starts 9 steps before the run ends at step 11 of 12."""
     override(experiment, {"optimizer.warmup_steps": 20, "optimizer.warmup_start": -9})
     with pytest.raises(ConfigError, match=r"warmup_steps 20 leaves.*accepted: fewer than 20"):
         override(experiment, {"optimizer.warmup_steps": 20, "optimizer.warmup_start": -8})
@@ -302,15 +300,15 @@ def remove(path):
         "no-version",
     ],
 )
-def test_a_stored_config_that_is_not_exactly_one_is_refused_by_name(change, named):
+def test_an_invalid_stored_config_is_refused_by_name(change, named):
     stored = stored_house()
     change(stored)
     with pytest.raises(ConfigError, match=named):
         from_json(House, stored)
 
 
-def test_the_hash_is_of_the_values_alone_and_stable(experiment):
-    # Written out, so that a change of the canonical form, which renames every run, shows here.
+def test_the_hash_depends_only_on_values_and_is_stable(experiment):
+    # The canonical form is written out, because a change of it would rename every run.
     canonical = '{"format_version":2,"name":"mill"}'
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert config_hash(HOUSE) == config_hash(House(name="mill")) == digest
@@ -320,8 +318,8 @@ def test_the_hash_is_of_the_values_alone_and_stable(experiment):
     assert config_hash(from_json(Experiment, to_json(experiment))) == config_hash(experiment)
 
 
-def test_the_hashes_of_two_runs_are_never_changed_by_accident():
-    """A changed hash renames every run of a sweep; it needs a new format version."""
+def test_the_hashes_of_two_runs_are_pinned():
+    """A changed hash renames every run of a sweep, so it needs a new format version."""
     for spec, digest in (("bert.py:base", "26f1da9f159b"), ("presets.py:mlperf", "d0162c0dd157")):
         assert config_hash(load_experiment(ROOT / "experiments" / spec)) == digest, spec
 
@@ -341,7 +339,7 @@ def test_a_new_field_with_a_default_changes_no_hash():
     assert config_hash(extended(name="mill", lift=True)) != config_hash(HOUSE)
 
 
-def test_a_field_is_at_its_default_where_its_section_is_as_the_section_s_owner_makes_it():
+def test_defaults_of_a_section_are_those_of_its_owner():
     @dataclass(frozen=True, kw_only=True)
     class Street:
         house: House = field(default_factory=lambda: House(name="mill", height=12))
@@ -352,8 +350,8 @@ def test_a_field_is_at_its_default_where_its_section_is_as_the_section_s_owner_m
     assert config_hash(Street()) == hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def test_phases_of_a_run_that_has_none_cannot_change_its_hash(experiment):
-    """In format 1 a field of a second phase of 0 steps did."""
+def test_a_second_phase_without_steps_does_not_change_the_hash(experiment):
+    """In format 1, the fields of a second phase with 0 steps changed the hash."""
     stored = {**to_json(experiment), "format_version": 1}
     del stored["phases"]
     for second in ({}, {"steps": 0}, {"steps": 0, "batch_size": 128}):
@@ -361,9 +359,7 @@ def test_phases_of_a_run_that_has_none_cannot_change_its_hash(experiment):
         assert again == experiment and config_hash(again) == config_hash(experiment)
 
 
-def test_a_stored_field_that_was_removed_is_dropped_at_its_old_default_alone(
-    experiment, monkeypatch
-):
+def test_a_removed_field_is_dropped_only_at_its_old_default(experiment, monkeypatch):
     monkeypatch.setitem(REMOVED_FIELDS, "training.patience", None)
     monkeypatch.setitem(REMOVED_FIELDS, "depth", 3)
     stored = to_json(experiment)
@@ -388,7 +384,7 @@ def test_a_second_phase_of_format_1_becomes_a_phase(experiment):
     assert (phase.steps, phase.moments, phase.own_schedule) == (4, "kept", False)
     assert phase.changes == {
         "data.sequence_length": 48,
-        "data.batch_size": 256,  # a default of the second phase, whatever `data` had
+        "data.batch_size": 256,  # the default of the second phase, independent of `data`
         "data.masking.max_predictions": 8,
         "data.evaluation_masking.max_predictions": 8,
     }
@@ -397,7 +393,7 @@ def test_a_second_phase_of_format_1_becomes_a_phase(experiment):
     (phase,) = read(**rows, learning_rate=1e-4, moments="zeroed").phases
     assert (phase.moments, phase.own_schedule) == ("zeroed", True)
     assert phase.changes["optimizer.learning_rate"] == 1e-4
-    assert phase.changes["optimizer.warmup_steps"] == 0  # so much was its default
+    assert phase.changes["optimizer.warmup_steps"] == 0  # its default in format 1
     with pytest.raises(ConfigError, match="second_phase.btch_size.*batch_size"):
         read(btch_size=4)
 
@@ -420,8 +416,8 @@ def test_the_hash_differs_for_every_single_field(experiment):
     assert len(hashes | {config_hash(HOUSE)}) == len(changes) + 1
 
 
-def test_equal_configs_have_equal_hashes_however_their_numbers_were_written(experiment):
-    """An experiment file may say `weight_decay=0` where an override makes it 0.0."""
+def test_equal_configs_have_equal_hashes_for_int_and_float(experiment):
+    """An experiment file may say `weight_decay=0`, and an override gives 0.0."""
     written = dataclasses.replace(
         experiment, optimizer=dataclasses.replace(experiment.optimizer, weight_decay=0)
     )
@@ -458,7 +454,7 @@ def write(path, text):
     return path
 
 
-def test_a_file_outside_the_repository_is_loaded_with_its_default_or_named_variant(tmp_path):
+def test_a_file_is_loaded_with_its_default_or_named_variant(tmp_path):
     file = write(tmp_path / "mine.py", VARIANTS)
     assert load_experiment(str(file)) == BertConfig(hidden_size=24)
     assert load_experiment(f"{file}:narrow") == BertConfig(hidden_size=24)
@@ -472,7 +468,7 @@ def test_a_file_may_import_its_neighbour(tmp_path):
     assert load_experiment(str(file)) == BertConfig(hidden_size=36)
 
 
-def test_an_unknown_variant_is_answered_with_the_nearest_or_with_all(tmp_path):
+def test_the_error_for_an_unknown_variant_suggests_the_nearest_or_all(tmp_path):
     file = write(tmp_path / "mine.py", VARIANTS)
     with pytest.raises(ConfigError, match="'wid'; did you mean wide"):
         load_experiment(f"{file}:wid")
@@ -486,20 +482,20 @@ def test_a_variant_of_a_file_without_variants_is_refused(tmp_path):
         load_experiment(f"{file}:wide")
 
 
-def test_a_variant_without_names_is_not_called_missing(tmp_path):
+def test_a_variant_argument_without_literal_is_refused(tmp_path):
     file = write(tmp_path / "mine.py", VARIANTS.replace('Literal["narrow", "wide"]', "str"))
     with pytest.raises(ConfigError, match="does not name its variants.*'wide'; accepted: a Liter"):
         load_experiment(f"{file}:wide")
 
 
-def test_an_unknown_file_is_answered_with_the_nearest(tmp_path):
+def test_the_error_for_an_unknown_file_suggests_the_nearest(tmp_path):
     write(tmp_path / "quickstart.py", VARIANTS)
     for spec in (tmp_path / "quikstart.py", f"{tmp_path / 'quikstart.py'}:wide"):
         with pytest.raises(ConfigError, match=r"did you mean .*quickstart\.py"):
             load_experiment(str(spec))
 
 
-def test_an_unknown_file_in_an_empty_directory_does_not_end_in_an_empty_list(tmp_path):
+def test_the_error_for_an_unknown_file_lists_no_empty_suggestions(tmp_path):
     with pytest.raises(ConfigError, match="nowhere.py") as error:
         load_experiment(str(tmp_path / "nowhere.py"))
     assert not str(error.value).rstrip().endswith("accepted:")
@@ -520,7 +516,7 @@ FAILING = {
 
 @pytest.mark.parametrize("spelling", ["absolute", "relative"])
 @pytest.mark.parametrize("case", FAILING)
-def test_an_error_inside_the_file_is_told_with_file_and_line(case, spelling, tmp_path, monkeypatch):
+def test_an_error_in_the_file_names_file_and_line(case, spelling, tmp_path, monkeypatch):
     text, line, said = FAILING[case]
     file = write(tmp_path / "mine.py", text)
     monkeypatch.chdir(tmp_path)
@@ -537,36 +533,36 @@ def test_a_file_without_get_config_is_refused(tmp_path):
 
 
 def test_a_get_config_that_returns_nothing_is_refused(tmp_path):
-    """The commonest slip of all: `return` forgotten."""
+    """A forgotten `return` is a common mistake."""
     file = write(tmp_path / "mine.py", "def get_config():\n    3\n")
     with pytest.raises(ConfigError, match=r"mine\.py.*None"):
         override(load_experiment(str(file)), {})
 
 
-def test_an_annotation_that_cannot_be_resolved_is_an_error_of_the_file(tmp_path):
+def test_an_unresolvable_annotation_is_an_error_of_the_file(tmp_path):
     text = "from __future__ import annotations\n\n\ndef get_config(variant: Literal['a'] = 'a'):\n"
     file = write(tmp_path / "mine.py", text + "    return 1\n")
     with pytest.raises(ConfigError, match=r"mine\.py.*Literal"):
         load_experiment(str(file))
 
 
-def test_a_combination_that_the_file_itself_makes_is_told_in_the_words_of_the_check(tmp_path):
+def test_an_invalid_combination_in_the_file_gives_the_error_of_the_check(tmp_path):
     file = write(tmp_path / "mine.py", VARIANTS.replace("96", "50"))
     with pytest.raises(ConfigError, match="model.hidden_size 50 is not a multiple"):
         load_experiment(f"{file}:wide")
 
 
-def test_a_json_object_sets_the_fields_it_names_and_no_others(experiment):
+def test_a_json_object_sets_only_the_fields_it_names(experiment):
     changed = override(experiment, {"data.masking": '{"rate": 0.1}'})
     assert diff(experiment, changed) == {"data.masking.rate": (0.15, 0.1)}
 
 
-def test_a_masking_rate_that_the_batch_has_no_room_for_is_refused(experiment):
+def test_a_masking_rate_above_max_predictions_is_refused(experiment):
     with pytest.raises(ConfigError, match="max_predictions is 6.*at least 12"):
         override(experiment, {"data.masking.rate": 0.4})
 
 
-def test_masking_that_follows_the_step_is_written_as_json_and_needs_room_for_its_highest(
+def test_rate_points_are_read_from_json_and_need_room_for_the_highest_rate(
     experiment,
 ):
     points = "[[0.5, 0.1], [1, 0.05]]"

@@ -1,4 +1,4 @@
-"""Two phases are one run: one count of steps, one line of checkpoints, the seam as configured."""
+"""A run of two phases has one step count and one series of checkpoints."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def rows_of(workdir):
 
 
 def arrays_of(workdir, step):
-    """Every array of a checkpoint by its path, read without any code of ours."""
+    """Returns every array of a checkpoint by path, read without code of bert_jax."""
     tree = ocp.PyTreeCheckpointer().restore(
         (workdir / "checkpoints" / str(step) / "state").absolute()
     )
@@ -76,16 +76,16 @@ def assert_same_bits(first, second):
         assert array.tobytes() == second[path].tobytes(), path
 
 
-# ---- What the phases are ------------------------------------------------------------------------
+# ---- Phases of an experiment --------------------------------------------------------------------
 
 
-def test_a_run_of_one_phase_is_its_own_phase(experiment):
+def test_a_run_without_phases_is_one_phase(experiment):
     (phase,) = phases(experiment)
     assert phase.experiment is experiment
     assert (phase.first_step, phase.last_step, phase.data_seed) == (0, 12, experiment.seed)
 
 
-def test_only_what_the_second_phase_names_changes(two_phases, experiment):
+def test_a_phase_changes_only_the_fields_that_it_names(two_phases, experiment):
     first, second = phases(two_phases)
     assert (first.first_step, first.last_step, second.last_step) == (0, SEAM, 12)
     changed = diff(first.experiment, second.experiment)
@@ -103,7 +103,7 @@ def test_only_what_the_second_phase_names_changes(two_phases, experiment):
 
 
 def rates(experiment):
-    """The learning rate of every update of the run."""
+    """Returns the learning rate of every update of the run."""
     found = []
     for phase in phases(experiment):
         config = phase.experiment
@@ -114,15 +114,15 @@ def rates(experiment):
     return found
 
 
-def test_the_schedule_goes_on_over_the_seam_or_each_phase_has_its_own(two_phases, experiment):
+def test_the_schedule_continues_or_each_phase_has_its_own(two_phases, experiment):
     changes = two_phases.phases[0].changes
     rows = {path: value for path, value in changes.items() if path.startswith("data.")}
     on = override(two_phases, {"phases": [{"steps": 4, "moments": "zeroed", "changes": rows}]})
     assert rates(on) == rates(experiment)
-    # Warm-up of 2 to 1e-3, then 1 - s / 8; warm-up of 1 to 5e-4, then 1 - s / 4.
+    # Phase 1: 2 warm-up steps, then 1e-3 x (1 - s / 8). Phase 2: 1 step, then 5e-4 x (1 - s / 4).
     own = [0, 5e-4, *(1e-3 * (1 - s / 8) for s in range(2, 8))]
     own += [0, *(5e-4 * (1 - s / 4) for s in range(1, 4))]
-    assert rates(two_phases) == pytest.approx(own, rel=1e-6)  # float32
+    assert rates(two_phases) == pytest.approx(own, rel=1e-6)  # float32 rounding
 
 
 def test_the_position_counts_batches_within_a_phase(two_phases):
@@ -174,7 +174,7 @@ ROOM = {"data.masking.max_predictions": 9, "data.evaluation_masking.max_predicti
         ({}, {"data.batch_size": "x"}, ["data.batch_size is 'x'", "int, at least 1"]),
     ],
 )
-def test_a_phase_that_cannot_be_is_told_with_its_field(phase, changes, said, two_phases):
+def test_an_invalid_phase_is_refused_by_field(phase, changes, said, two_phases):
     overrides = {f"phases.0.{name}": value for name, value in phase.items()}
     overrides |= {f"phases.0.changes.{path}": value for path, value in changes.items()}
     with pytest.raises(ConfigError) as error:
@@ -183,7 +183,7 @@ def test_a_phase_that_cannot_be_is_told_with_its_field(phase, changes, said, two
     assert "\n" not in str(error.value)
 
 
-def test_changes_in_a_file_are_checked_as_those_of_a_flag(two_phases):
+def test_changes_in_a_file_are_checked_like_those_of_a_flag(two_phases):
     for wrong, said in (
         ({"data.batch_sze": 8}, "phase 2 of 2: unknown field 'data.batch_sze'; did you mean data."),
         ({"data.batch_size": 0}, "phase 2 of 2: data.batch_size is 0; accepted: at least 1"),
@@ -192,7 +192,7 @@ def test_changes_in_a_file_are_checked_as_those_of_a_flag(two_phases):
             replace(two_phases, phases=(PhaseConfig(steps=4, changes=wrong),))
 
 
-def test_phases_can_be_set_one_by_one_as_json_and_to_none(two_phases, experiment):
+def test_phases_can_be_set_by_field_as_json_and_to_none(two_phases, experiment):
     changed = override(two_phases, {"phases.0.changes.data.batch_size": "4", "phases.0.steps": "3"})
     assert {path: now for path, (_, now) in diff(two_phases, changed).items()} == {
         "phases.0.changes.data.batch_size": 4,
@@ -207,7 +207,7 @@ def test_phases_can_be_set_one_by_one_as_json_and_to_none(two_phases, experiment
         override(two_phases, {"phases.1.steps": "3"})
 
 
-def test_equal_phases_are_equal_however_their_changes_are_written(two_phases):
+def test_equal_phases_may_write_their_changes_differently(two_phases):
     (phase,) = two_phases.phases
     nested = {"data": {"masking": {"max_predictions": 8}, "batch_size": 8.0}}
     others = {path: v for path, v in reversed(phase.changes.items()) if "batch_size" not in path}
@@ -220,13 +220,13 @@ def test_equal_phases_are_equal_however_their_changes_are_written(two_phases):
         replace(two_phases, phases=(replace(phase, changes=nested),))
 
 
-def test_three_phases_change_the_first_and_share_the_schedule_before(two_phases, experiment):
+def test_three_phases_change_the_first_and_may_share_a_schedule(two_phases, experiment):
     (second,) = two_phases.phases
     third = PhaseConfig(steps=1, changes={"data.batch_size": 4})
     one, two, three = phases(replace(two_phases, phases=(second, third)))
     assert [(p.first_step, p.last_step) for p in (one, two, three)] == [(0, 7), (7, 11), (11, 12)]
     assert three.experiment.data == replace(experiment.data, batch_size=4)
-    # The third continues the schedule of the second, which spans both.
+    # The third phase continues the schedule of the second, which is for both phases.
     assert (three.schedule_start, three.experiment.training.steps) == (7, 5)
     assert two.experiment.optimizer == three.experiment.optimizer
     assert two.experiment.training == three.experiment.training
@@ -237,19 +237,19 @@ def test_three_phases_change_the_first_and_share_the_schedule_before(two_phases,
     assert rates(three_phases)[7:] == pytest.approx(expected, rel=1e-6)  # float32
 
 
-def test_rows_that_the_mesh_does_not_divide_are_told_with_their_phase(two_phases, tmp_path):
+def test_the_error_names_the_phase_whose_rows_the_mesh_cannot_divide(two_phases, tmp_path):
     wrong = override(two_phases, {"mesh.data": 2, "phases.0.changes.data.batch_size": 7})
     with pytest.raises(ConfigError, match="phase 2 of 2: .*7"):
         train(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_phases_travel_as_json_and_count_in_the_hash(two_phases):
+def test_phases_round_trip_through_json_and_change_the_hash(two_phases):
     again = from_json(Experiment, json.loads(json.dumps(to_json(two_phases))))
     assert again == two_phases and phases(again) == phases(two_phases)
     changed = override(two_phases, {"phases.0.moments": "kept"})
     assert config_hash(changed) != config_hash(two_phases)
-    # What was stored before there were phases is a run of one.
+    # A stored config without phases is a run of one phase.
     old = {name: value for name, value in to_json(two_phases).items() if name != "phases"}
     assert len(phases(from_json(Experiment, old))) == 1
 
@@ -279,11 +279,11 @@ def test_phases_on_the_same_data_draw_other_orders_and_masks(experiment):
     )
     first, second = (first_batch(phase, 0) for phase in phases(same))
     assert first.token_ids.shape == second.token_ids.shape
-    # Of 16 rows of some 460, nearly none is expected in the same place.
+    # 16 of about 460 rows are drawn, so almost no row is expected at the same place.
     assert (first.token_ids != second.token_ids).any(axis=1).sum() > 12
 
 
-def test_pairs_are_not_scored_by_a_head_that_is_not_trained(experiment):
+def test_pairs_are_not_evaluated_with_an_untrained_head(experiment):
     (trained,) = phases(experiment)
     (alone,) = phases(override(experiment, {"objective.next_sentence": False}))
     for scored, unscored in zip(held_out_batches(trained), held_out_batches(alone), strict=True):
@@ -307,7 +307,7 @@ def test_phases_of_two_vocabularies_are_refused_in_one_line(two_phases, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_prepare_makes_the_data_of_both_phases_with_one_vocabulary(two_phases, tmp_path):
+def test_prepare_writes_data_of_both_phases_with_one_vocabulary(two_phases, tmp_path):
     experiment = override(two_phases, {"data.directory": str(tmp_path / "data")})
     file = write(tmp_path / "config.json", experiment)
     shutil.copytree(two_phases.data.directory, tmp_path / "data")
@@ -325,14 +325,14 @@ def test_prepare_makes_the_data_of_both_phases_with_one_vocabulary(two_phases, t
     ]
     made = load_passport(tmp_path / "data-48")
     assert made["preparation"]["sequence_length"] == 48
-    # Bitwise what the same settings make in a process of their own.
+    # Bitwise the same as with these settings in another process.
     assert made == load_passport(f"{two_phases.data.directory}-48")
 
 
 # ---- The run ----------------------------------------------------------------------------------
 
 
-def test_rows_tell_the_phase_and_none_spans_the_seam(two_phase_run, two_phases):
+def test_rows_name_their_phase_and_none_spans_two(two_phase_run, two_phases):
     workdir, result = two_phase_run
     rows = rows_of(workdir)
     assert [(row["step"], row["phase"]) for row in rows] == [
@@ -347,7 +347,7 @@ def test_rows_tell_the_phase_and_none_spans_the_seam(two_phase_run, two_phases):
     assert (result["steps"], result["mlm_loss"]) == (12, rows[-1]["eval/mlm_loss"])
 
 
-def test_the_passport_of_a_run_is_of_the_data_of_both_phases(two_phase_run, two_phases):
+def test_the_passport_of_a_run_describes_the_data_of_both_phases(two_phase_run, two_phases):
     first, second = (load_passport(two_phases.data.directory + end) for end in ("", "-48"))
     assert load_run(two_phase_run[0]).passport == {**first, "second_phase": second}
     joined = join_passports([first, second])
@@ -357,7 +357,7 @@ def test_the_passport_of_a_run_is_of_the_data_of_both_phases(two_phase_run, two_
     assert passport_fingerprint({**joined, "second_phase": {**second, "pairs": 0}}) != fingerprint
 
 
-def test_positions_say_the_phase(two_phase_run):
+def test_checkpoint_positions_name_the_phase(two_phase_run):
     positions = {
         step: json.loads(
             (two_phase_run[0] / "checkpoints" / str(step) / "position" / "metadata").read_text()
@@ -374,7 +374,7 @@ def test_positions_say_the_phase(two_phase_run):
 
 @pytest.fixture
 def stopped_at(two_phase_run, tmp_path):
-    """`stopped_at(step)` is a copy of the run as a kill after that checkpoint leaves it."""
+    """`stopped_at(step)` returns a copy of the run as it is after a kill behind that checkpoint."""
 
     def stop(step):
         workdir = tmp_path / "run"
@@ -389,7 +389,7 @@ def stopped_at(two_phase_run, tmp_path):
 
 
 @pytest.mark.parametrize("step", [5, SEAM, 10, 12], ids=["before", "seam", "after", "end"])
-def test_a_run_that_goes_on_ends_in_the_same_bits(step, stopped_at, two_phase_run, two_phases):
+def test_a_resumed_run_is_bitwise_equal(step, stopped_at, two_phase_run, two_phases):
     workdir = stopped_at(step)
     result = train(two_phases, workdir)
     assert {**result, "seconds": 0} == {**two_phase_run[1], "seconds": 0}
@@ -398,7 +398,7 @@ def test_a_run_that_goes_on_ends_in_the_same_bits(step, stopped_at, two_phase_ru
 
 
 @pytest.mark.slow
-def test_on_another_mesh_the_losses_are_those_of_the_first(stopped_at, two_phase_run, two_phases):
+def test_losses_are_the_same_on_another_mesh(stopped_at, two_phase_run, two_phases):
     workdir = stopped_at(5)
     train(override(two_phases, {"mesh.data": 2, "mesh.fsdp": 2}), workdir)
     for row, other in zip(rows_of(two_phase_run[0]), rows_of(workdir), strict=True):
@@ -409,7 +409,7 @@ def test_on_another_mesh_the_losses_are_those_of_the_first(stopped_at, two_phase
 
 
 @pytest.mark.slow
-def test_killed_at_the_seam_the_command_goes_on_to_the_same_bits(two_phase_command, tmp_path):
+def test_a_command_killed_between_the_phases_resumes_bitwise(two_phase_command, tmp_path):
     (file, alone), workdir = two_phase_command, tmp_path / "run"
     arguments = (f"--experiment={file}", f"--workdir={workdir}")
     process = start("pretrain", *arguments)
@@ -427,12 +427,12 @@ def test_killed_at_the_seam_the_command_goes_on_to_the_same_bits(two_phase_comma
     assert_same_bits(arrays_of(workdir, 12), arrays_of(alone, 12))
 
 
-def test_what_the_seam_does_cannot_change_on_the_way(stopped_at, two_phases):
+def test_moments_of_a_phase_cannot_change_during_the_run(stopped_at, two_phases):
     with pytest.raises(CheckpointError, match="phases.0.moments='zeroed', not 'kept'"):
         train(override(two_phases, {"phases.0.moments": "kept"}), stopped_at(5))
 
 
-def test_second_data_that_were_made_anew_are_refused(stopped_at, two_phases, tmp_path):
+def test_changed_data_of_the_second_phase_are_refused(stopped_at, two_phases, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(f"{two_phases.data.directory}-48", other)
     workdir = stopped_at(5)
@@ -445,7 +445,7 @@ def test_second_data_that_were_made_anew_are_refused(stopped_at, two_phases, tmp
         train(moved, workdir)
 
 
-def test_training_begins_on_no_shard_that_was_exchanged(two_phases, tmp_path):
+def test_training_refuses_an_exchanged_shard(two_phases, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(f"{two_phases.data.directory}-48", other)
     first, second, *_ = sorted(other.glob("train-*.array_record"))

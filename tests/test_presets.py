@@ -1,7 +1,7 @@
-"""A preset proves which BERT it is: each field it fixes changes what the field is about.
+"""Each field that a preset fixes has an effect, and its value is that of the source.
 
-Here every fixed field is flipped and seen to change an example, a logit, the loss or an update, and
-nothing that comes before. PROOFS names the test that compares the field's effect with its source.
+These tests change every fixed field. This must change an example, a logit, the loss or an update,
+and no earlier stage. PROOFS names the test that compares the field's effect with its source.
 """
 
 import ast
@@ -44,7 +44,7 @@ SIZES = (
     *("phases.0.changes.data.batch_size", "phases.0.changes.data.masking.max_predictions"),
     "phases.0.changes.data.evaluation_masking.max_predictions",
 )
-"""How large a preset's run is and how it is computed, not which BERT it is."""
+"""Fields for the size of a run and for its computation, which may differ between presets."""
 
 FLIPS = {
     "data.max_word_length": (10, "example"),
@@ -81,15 +81,15 @@ FLIPS = {
     "phases.0.changes.optimizer.warmup_steps": (1, "update"),
     "phases.0.moments": ("zeroed", "update"),
 }
-"""Field -> another value, and the first of example, logit, loss and update that it changes."""
+"""Field -> another value, and the first stage (example, logit, loss, update) that it changes."""
 
 RATE = "training/test_optim.py::test_each_setting_changes_the_rate_by_its_formula"
-SEAM = "test_phases.py::test_the_schedule_goes_on_over_the_seam_or_each_phase_has_its_own"
+SEAM = "test_phases.py::test_the_schedule_continues_or_each_phase_has_its_own"
 UPDATE = "training/test_optim.py::test_each_setting_changes_the_first_update_by_its_formula"
 RATE_FIELDS = ("learning_rate", "warmup_steps", "warmup_start", "first_step", "power", "decay_from")
 UPDATE_FIELDS = ("name", "beta1", "beta2", "epsilon", "bias_correction", "weight_decay")
 
-# What all presets fix alike.
+# Fields with the same value in all presets.
 COMMON = {
     "model.layer_norm_epsilon": (
         "models/test_bert.py::test_every_layer_norm_uses_the_epsilon_of_the_config"
@@ -138,11 +138,11 @@ PROOFS = {
         "test_sum_reduction_sums_within_a_pair_and_averages_over_pairs"
     ),
 }
-"""Field in which presets differ -> the test that compares its effect with the source."""
+"""A field that differs between presets -> the test that compares its effect with the source."""
 
 
 # ---- The values of the sources ------------------------------------------------------------------
-# Written by hand from the sources, each value with its place there, and not from the presets.
+# The values are copied by hand from the sources, with their places there, and not from the presets.
 
 DEVLIN = {
     # google-research/bert, create_pretraining_data.py: dupe_factor, short_seq_prob,
@@ -209,7 +209,7 @@ SOURCES = {
     "hf_bert": DEVLIN
     | {
         # transformers: modeling_bert.py, _init_weights; DataCollatorForLanguageModeling draws each
-        # token; TrainingArguments.adam_epsilon; torch.optim.AdamW corrects the bias;
+        # token; TrainingArguments.adam_epsilon; torch.optim.AdamW, with bias correction;
         # get_linear_schedule_with_warmup.
         "model.initializer": "normal",
         "data.masking.count": "drawn",
@@ -276,7 +276,7 @@ def test_a_preset_has_the_values_of_its_source(name):
     preset = load_experiment(f"{ROOT / 'experiments' / 'presets.py'}:{name}")
     found = flatten(preset) | {"model.feed_forward_size": preset.model.feed_forward_size}
     wanted = dict(SOURCES[name])
-    if "phases" in wanted:  # a source of a single phase
+    if "phases" in wanted:  # the source has a single phase
         assert preset.phases == ()
         wanted = {field: value for field, value in wanted.items() if "phases" not in field}
     assert {field: found[field] for field in wanted} == wanted
@@ -287,7 +287,7 @@ def presets():
 
 
 def fixed_fields():
-    """Fields in which presets differ, sizes apart."""
+    """Returns the fields that differ between presets, without SIZES."""
     columns = [flatten(preset) for preset in presets()]
     return [
         field
@@ -298,7 +298,7 @@ def fixed_fields():
 
 @cache
 def small():
-    """devlin2018 at a size for tests."""
+    """Returns the preset devlin2018 with a small model."""
     overrides = {
         "model.vocab_size": 64,
         "model.hidden_size": 16,
@@ -316,7 +316,7 @@ def small():
 
 
 def examples(experiment):
-    """Masked rows of the second epoch: pairs, single texts and a word of 12 characters."""
+    """Returns masked rows of the second epoch: pairs, single texts and a word of 12 characters."""
     data = experiment.data
     words = {"president": 9, "congress": 8, "constitution": 7, "peace": 6}
     tokenizer = train_wordpiece(
@@ -342,7 +342,7 @@ def examples(experiment):
 def logits(experiment):
     model = BertForPretraining(experiment.model)
     params = nn.unbox(init_params(model, experiment.seed))
-    # As after some updates: zero biases and unit scales hide what they multiply.
+    # Biases of 0 and scales of 1 would hide errors.
     params = jax.tree.map(lambda leaf: leaf + 0.01, params)
     return model.apply({"params": params}, jax.tree.map(jnp.asarray, examples(small())))
 
@@ -358,7 +358,7 @@ def loss(experiment):
 
 
 def updates(experiment):
-    """A matrix, a bias and a scale after updates of two phases by the same gradients."""
+    """Returns a matrix, a bias and a scale after updates of two phases with the same gradients."""
     rng = np.random.default_rng(0)
     shapes = {"kernel": (6, 4), "bias": (4,), "scale": (4,)}
     params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
@@ -385,7 +385,7 @@ def unflipped(stage, base):
 
 
 @pytest.mark.parametrize("field", FLIPS)
-def test_a_flipped_field_changes_what_it_is_about_and_nothing_before(field):
+def test_a_changed_field_changes_its_stage_and_no_earlier_stage(field):
     value, changes = FLIPS[field]
     base = small()
     if field == "optimizer.trust_ratio":
@@ -403,7 +403,7 @@ def test_a_flipped_field_changes_what_it_is_about_and_nothing_before(field):
             return
 
 
-def test_every_fixed_field_is_flipped_and_has_a_proof():
+def test_every_fixed_field_is_changed_and_has_a_proof():
     fixed = fixed_fields()
     assert len(fixed) > 10
     assert set(fixed) <= FLIPS.keys()
@@ -415,7 +415,7 @@ def test_every_fixed_field_is_flipped_and_has_a_proof():
         assert name in {node.name for node in functions if isinstance(node, ast.FunctionDef)}, field
 
 
-def test_what_the_textbook_teaches():
+def test_the_textbook_differs_from_the_paper_in_its_masks():
     textbook, paper = presets()[-1], presets()[0]
     assert (
         replace(
@@ -431,6 +431,6 @@ def test_what_the_textbook_teaches():
     assert (masked[rows.mask_weights > 0] == mask_id).all()
 
 
-def test_the_recipe_page_shows_the_presets_as_they_are():
+def test_the_recipe_page_shows_the_presets():
     page = (ROOT / "docs" / "recipe.md").read_text()
     assert difference_table(SPECS, presets()) in page
