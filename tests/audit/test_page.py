@@ -129,7 +129,7 @@ def test_documents_without_common_words_reveal_random_pairs(prepared):
         assert f"{one.accuracy.value:.1%} {interval}" in text
 
 
-def test_the_page_says_what_the_passport_says(prepared):
+def test_the_page_shows_the_figures_of_the_passport(prepared):
     passport = json.loads((prepared / "passport.json").read_text())
     html = html_of(prepared)
     text = text_of(html)
@@ -148,7 +148,7 @@ def test_the_page_says_what_the_passport_says(prepared):
         assert f"data.{name} {value}" in text
 
 
-def test_the_most_frequent_and_the_unused_pieces_are_named(prepared):
+def test_the_page_names_the_most_frequent_and_counts_the_unused_pieces(prepared):
     counts = np.load(prepared / "token_counts.npy")
     text = text_of(html_of(prepared))
     for i in np.argsort(-counts, kind="stable")[:5]:

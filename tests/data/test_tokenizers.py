@@ -74,7 +74,7 @@ def test_malformed_description_is_refused(tmp_path, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_unreadable_file_is_named(tmp_path):
+def test_the_error_names_an_unreadable_file(tmp_path):
     with pytest.raises(DataError, match=r"tokenizer\.json cannot be read"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"a":\n!}')

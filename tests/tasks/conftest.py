@@ -43,7 +43,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def pretrained(tokenizer, tmp_path_factory):
-    """A directory that `load_run` opens."""
+    """A directory with random weights that `load_run` opens."""
     directory = tmp_path_factory.mktemp("pretrained")
     params = jax.jit(lambda: unboxed_params(BertForPretraining(MODEL), 0))()
     save_params(directory, params, model=MODEL, experiment=None, tokenizer=tokenizer.to_json())

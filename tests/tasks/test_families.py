@@ -49,9 +49,7 @@ def test_rows_of_one_text_and_of_two(tokenizer):
     ("lengths", "max_length", "kept"),
     [((9, 3), 11, (5, 3)), ((9, 9), 10, (4, 3)), ((3, 9), 11, (3, 5)), ((5, 3), 11, (5, 3))],
 )
-def test_the_longer_text_loses_its_end_and_of_two_equals_the_second(
-    lengths, max_length, kept, tokenizer
-):
+def test_truncation_cuts_the_end_of_the_longer_or_second_text(lengths, max_length, kept, tokenizer):
     first, second = list(range(100, 100 + lengths[0])), list(range(200, 200 + lengths[1]))
     ids, _ = lay_out_texts(first, second, max_length=max_length, tokenizer=tokenizer)
     cls, sep = tokenizer.cls_id, tokenizer.sep_id
@@ -104,10 +102,10 @@ def test_an_epoch_has_every_row_once(by_length, tokenizer):
     assert not (np.diff(widths) >= 0).all() and not (np.diff(widths) <= 0).all()
 
 
-def test_an_unknown_label_is_named():
+def test_the_error_names_an_unknown_label():
     for label in ("2", None, True):
         parse = CLASSIFICATION.parse
-        if label is None:  # hidden
+        if label is None:  # a hidden label
             assert parse(record(text="a", label=None), task("classification"), ("0",)).gold is None
             continue
         with pytest.raises(DataError, match="file:7: label is '(2|true)'; accepted: 0, 1"):
@@ -198,7 +196,7 @@ def test_a_row_is_filled_before_another_starts(tokens, rows, tokenizer):
     assert len(tagging.encode(0, parsed, config, tokenizer)) == rows
 
 
-def test_the_baseline_of_a_word_is_its_most_frequent_tag_and_of_other_words_the_majority():
+def test_the_baseline_tag_is_the_most_frequent_for_a_word_or_overall():
     def sentence(words, tags):
         return Example("", tuple(words.split()), tags)
 
@@ -207,7 +205,7 @@ def test_the_baseline_of_a_word_is_its_most_frequent_tag_and_of_other_words_the_
     assert found == {"majority": [[1] * 4], "majority_of_word": [[2, 1, 1, 1]]}
 
 
-def test_a_tag_count_that_differs_from_the_token_count_is_named():
+def test_the_error_names_tag_and_token_counts_that_differ():
     config = task("tagging", text="token", label="tag")
     with pytest.raises(DataError, match="file:7 has 1 tag for 2 token; accepted: one for each"):
         tagging.parse(record(token=["a", "b"], tag=["N"]), config, ("N",))
@@ -216,7 +214,7 @@ def test_a_tag_count_that_differs_from_the_token_count_is_named():
 
 
 @pytest.mark.parametrize("tags", [None, 3])
-def test_tags_that_are_not_a_list_are_named_with_and_without_task_labels(tags):
+def test_the_error_names_tags_that_are_not_a_list(tags):
     config, given = task("tagging", text="token", label="tag"), record(token=["a"], tag=tags)
     for read in (
         lambda: tagging.label_names([given], config),
@@ -296,7 +294,7 @@ def question(tokenizer, answers, **fields):
         (" ", None),
     ],
 )
-def test_an_answer_is_the_tokens_that_share_a_character_with_it(text, tokens, tokenizer):
+def test_an_answer_covers_every_token_that_it_overlaps(text, tokens, tokenizer):
     passage = "a good film. (who played)"
     encoded = tokenizer.encode_with_offsets(passage)
     found = qa.token_span(encoded, text, passage.index(text))
@@ -315,13 +313,13 @@ def test_windows_end_where_the_passage_ends(length, stride, starts):
     assert qa.window_starts(length, room=9, stride=stride) == starts
 
 
-def test_of_two_windows_with_equal_context_the_first_is_best():
+def test_the_first_of_two_windows_with_equal_context_is_best():
     best = [[qa.is_best_window(3, i, [0, 2], room=5, length=7) for i in (0, 2)]]
-    assert best == [[True, False]]  # one token on the smaller side in both
+    assert best == [[True, False]]  # the smaller side has one token in both windows
 
 
 @pytest.mark.parametrize(("token", "best"), [(274, 0), (275, 0), (276, 250)])
-def test_a_longer_window_gets_a_hundredth_of_its_length(token, best):
+def test_a_window_scores_a_hundredth_of_its_length(token, best):
     """Windows of 300 and 150 tokens, so token 275 gets 24 + 3 and 25 + 1.5."""
     windows = [0, 250]
     found = [i for i in windows if qa.is_best_window(token, i, windows, room=300, length=400)]
@@ -361,7 +359,7 @@ def test_the_best_span_over_windows_is_the_answer(tokenizer):
         logits = np.zeros((16, 2), np.float32)
         if row.label != (0, 0):
             logits[row.label[0], 0] = logits[row.label[1], 1] = 5.0
-        logits[0] = 1.0 + number  # the lowest score of no answer counts
+        logits[0] = 1.0 + number  # the lowest no-answer score of all windows counts
         answers.append(logits)
     (found,) = qa.decode(answers, rows, [example], config)
     assert found.text == "very bad" and found.null_margin == pytest.approx(2 - 10)
@@ -370,11 +368,11 @@ def test_the_best_span_over_windows_is_the_answer(tokenizer):
 def test_a_span_ends_after_its_start_and_has_at_most_max_length_tokens():
     window = qa.Window(1, [(i, i + 1) for i in range(6)], [True] * 6)
     start, end = np.zeros(8), np.zeros(8)
-    start[6], end[1] = 9.0, 9.0  # the highest of each, in the wrong order
+    start[6], end[1] = 9.0, 9.0  # the highest end is before the highest start
     _, (first, last) = qa.best_span(start, end, window, max_length=2)
     assert 0 < last - first <= 2
     end[4] = 8.0
-    start[2] = 9.0  # with end 4 three tokens
+    start[2] = 9.0  # the span from 2 to 4 has three tokens
     assert qa.best_span(start, end, window, max_length=3) == (17.0, (1, 4))
     assert qa.best_span(start, end, window, max_length=2)[0] < 17.0
     start[4] = 9.5
@@ -400,7 +398,7 @@ def test_a_span_ends_after_its_start_and_has_at_most_max_length_tokens():
         ({"text": ["good"], "answer_start": []}, "file:7: answers has {'text': .*; accepted"),
     ],
 )
-def test_an_answer_that_is_not_in_its_passage_is_named(answers, said, tokenizer):
+def test_the_error_names_an_answer_that_is_not_in_its_passage(answers, said, tokenizer):
     with pytest.raises(DataError, match=said):
         question(tokenizer, answers)
 

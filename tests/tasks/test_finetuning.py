@@ -106,7 +106,7 @@ def changed(before, after):
     return {path for path in before if path in after and (before[path] != after[path]).any()}
 
 
-def test_it_learns_and_the_result_says_what_was_measured(tuned, sentiment):
+def test_fine_tuning_learns_and_the_result_holds_the_metrics(tuned, sentiment):
     workdir, result = tuned
     assert json.loads((workdir / "result.json").read_text()) == result
     assert result["summary"]["dev"]["accuracy"]["mean"] >= 0.9
@@ -124,7 +124,7 @@ def test_it_learns_and_the_result_says_what_was_measured(tuned, sentiment):
     assert "texts_also_in_train" not in result["data"]["train"]
 
 
-def test_predictions_are_those_of_the_result(tuned):
+def test_predictions_have_the_metrics_of_the_result(tuned):
     workdir, result = tuned
     outcomes = np.load(workdir / "seed-1" / "outcomes_dev.npy")
     lines = (workdir / "seed-1" / "predictions_dev.tsv").read_text().splitlines()
@@ -191,7 +191,7 @@ def test_a_frozen_encoder_does_not_change(sentiment, pretrained, tmp_path):
     finetune(probe, pretrained, tmp_path / "run")
     before, after = params_of(pretrained), params_of(tmp_path / "run" / "seed-0")
     assert changed(before, after) == set()
-    assert np.abs(after["output/bias"]).max() > 0  # 0 at the start
+    assert np.abs(after["output/bias"]).max() > 0  # the bias starts at 0
     # The config keeps the dropout of pretraining.
     configs = [load_run(path).model.config for path in (pretrained, tmp_path / "run" / "seed-0")]
     assert configs[0] == configs[1]
@@ -259,7 +259,7 @@ def test_a_workdir_with_other_data_is_refused(tuned, sentiment, pretrained):
         file.write_text(content)
 
 
-def test_a_metric_that_dev_cannot_have_is_refused(write_set, pretrained, tmp_path):
+def test_a_metric_that_dev_cannot_give_is_refused(write_set, pretrained, tmp_path):
     file = f"conll:{write_set('pos.conll', ['film NN', 'is VB'])}"
     task = TaskConfig(
         family="tagging",
@@ -276,7 +276,7 @@ def test_a_metric_that_dev_cannot_have_is_refused(write_set, pretrained, tmp_pat
         finetune(configuration(task), pretrained, tmp_path)
 
 
-def test_a_metric_that_test_cannot_have_is_refused(write_set, pretrained, tmp_path):
+def test_a_metric_that_test_cannot_give_is_refused(write_set, pretrained, tmp_path):
     files = {}
     for name, answers in (("train", ["good"]), ("dev", []), ("test", ["good"])):
         line = {"q": "is it ?", "p": "a good film", "a": answers}
@@ -363,7 +363,7 @@ def test_a_seed_that_learns_nothing_or_diverges_has_failed(sentiment, pretrained
     result = finetune(still, pretrained, tmp_path / "still")
     rows = [json.loads(line) for line in (tmp_path / "still/seed-0/metrics.jsonl").open()]
     assert [row["step"] for row in rows] == [6, 12]
-    assert result["seeds"][0]["best_step"] == 6  # of equal evaluations the first
+    assert result["seeds"][0]["best_step"] == 6  # the first of equal evaluations
     majority = result["baselines"]["dev"]["majority"]["accuracy"]
     # The first output layer of this seed is not better than the majority.
     assert result["seeds"][0]["dev"]["accuracy"] <= majority and result["failed_seeds"] == [0]
@@ -449,10 +449,10 @@ def test_answers_are_learned_and_written_for_the_squad_script(write_splits, pret
     predictions = json.loads((tmp_path / "seed-0" / "predictions_dev.json").read_text())
     assert list(predictions) == [f"q{i}" for i in range(20)]
     assert set(predictions.values()) >= {"", "good"}
-    assert result["summary"]["test"]["f1"]["mean"] > 0.6  # train has no such positions
+    assert result["summary"]["test"]["f1"]["mean"] > 0.6  # train has no rows of this length
 
 
-def test_a_seed_whose_threshold_alone_beats_no_answer_has_failed():
+def test_a_seed_that_beats_no_answer_only_by_its_threshold_has_failed():
     baselines = {
         "no_answer": {"f1": 0.5, "answerable_f1": 0.0},
         "overlapping_sentence": {"f1": 0.1, "answerable_f1": 0.2},
@@ -461,7 +461,7 @@ def test_a_seed_whose_threshold_alone_beats_no_answer_has_failed():
     for answerable, expected in ((0.2, True), (0.21, False)):
         answered = {"dev_without_threshold": {"f1": 0.1, "answerable_f1": answerable}}
         assert failed(seed | answered, baselines, "f1") == expected
-    assert not failed(seed, baselines, "f1")  # where every question has an answer
+    assert not failed(seed, baselines, "f1")  # as if every question had an answer
     assert failed({"diverged_at_step": 3}, baselines, "f1")
 
 
@@ -525,7 +525,7 @@ def test_similarity_is_learned(write_splits, pretrained, tmp_path):
     assert result["baselines"]["dev"]["mean"]["pearson"] == 0.0
 
 
-# ---- What a user can get wrong -------------------------------------------------------------------
+# ---- Mistakes of a user --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -544,7 +544,7 @@ def test_similarity_is_learned(write_splits, pretrained, tmp_path):
         ({"training.batch_size": 15, "mesh.data": 2}, ConfigError, "training.batch_size"),
     ],
 )
-def test_an_error_comes_before_any_compile(
+def test_an_error_is_raised_before_any_compile(
     changes, error, said, sentiment, pretrained, write_set, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(jax, "jit", lambda *_, **__: lambda *_: pytest.fail("ran a program"))
@@ -558,7 +558,7 @@ def test_an_error_comes_before_any_compile(
 
 
 @pytest.mark.parametrize("library", ["sklearn", "scipy"])
-def test_a_missing_library_is_named_before_anything_is_read(
+def test_the_error_names_a_missing_library_before_reading_data(
     library, sentiment, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed

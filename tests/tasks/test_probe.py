@@ -1,4 +1,4 @@
-"""The linear probe: its metric, and that pretraining with a probe computes the same."""
+"""The linear probe: its metric, and pretraining with a probe gives the same losses."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def task(write_set):
     )
 
 
-def test_it_separates_labels_that_the_encoder_separates(task, pretrained):
+def test_a_probe_separates_labels_that_the_encoder_separates(task, pretrained):
     run = load_run(pretrained)
     probe = make_probe(task, run.model.config, run.tokenizer)
     found = probe(run.params)
@@ -52,7 +52,7 @@ def test_it_separates_labels_that_the_encoder_separates(task, pretrained):
 def test_a_number_is_probed_by_a_ridge_regression():
     x = np.random.default_rng(0).normal(size=(200, 3))
     predicted = fit_and_predict(x, x @ [1.0, -2.0, 0.0], x[:5], regression=True)
-    np.testing.assert_allclose(predicted, x[:5] @ [1.0, -2.0, 0.0], atol=0.05)  # ridge shrinks
+    np.testing.assert_allclose(predicted, x[:5] @ [1.0, -2.0, 0.0], atol=0.05)  # ridge bias
 
 
 def test_a_family_without_a_probe_is_refused(pretrained):

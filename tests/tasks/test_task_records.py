@@ -168,14 +168,14 @@ def test_a_no_break_space_is_part_of_a_cell(write_set):
         ("a.jsonl", [], ":1 holds no example"),
     ],
 )
-def test_a_wrong_line_is_named(name, lines, said, write_set):
+def test_the_error_names_a_wrong_line(name, lines, said, write_set):
     file = write_set(name, lines)
     with pytest.raises(DataError, match=said) as error:
         read_records(f"{file.suffix[1:]}:{file}", ("token", "tag") if "conll" in name else ())
     assert str(file) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_invalid_bytes_and_missing_files_are_named(tmp_path):
+def test_the_error_names_invalid_bytes_and_missing_files(tmp_path):
     (tmp_path / "a.tsv").write_bytes(b"text\nfine\nb\xe4d\n")
     with pytest.raises(DataError, match="a.tsv:3 holds byte 0xe4 at column 2"):
         read_records(f"tsv:{tmp_path}/a.tsv")

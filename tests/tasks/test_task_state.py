@@ -54,7 +54,7 @@ def model_of(configuration):
 
 
 def test_the_fine_tuning_may_set_dropout_and_predictions_have_none():
-    """`training.dropout` sets all three rates, also of an encoder without dropout."""
+    """`training.dropout` sets all three rates, even for an encoder without dropout."""
     bare = replace(ENCODER, dropout=0.0, attention_dropout=0.0)
     params = jax.jit(lambda: unboxed_params(model_of(config()), 0, *example_ids()))()
     ids = np.random.default_rng(0).integers(5, 20, (2, 1, 8)).astype(np.int32)

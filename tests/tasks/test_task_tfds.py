@@ -32,7 +32,7 @@ def _described(builder, features):
 
 
 class Pairs(_Builder, skip_registration=True):
-    """Like `glue/mrpc`: two texts, a class label, a number."""
+    """A set like `glue/mrpc`, with two texts, a class label and a number."""
 
     def _info(self):
         features = {
@@ -55,7 +55,7 @@ class Glue(Pairs, skip_registration=True):
 
 
 class Hidden(Pairs, skip_registration=True):
-    """Like GLUE's test splits, whose labels are -1."""
+    """A set like GLUE's test splits, with label -1 for every example."""
 
     def _generate_examples(self, first):
         for key, example in super()._generate_examples(first):
@@ -63,7 +63,7 @@ class Hidden(Pairs, skip_registration=True):
 
 
 class Questions(_Builder, skip_registration=True):
-    """Like `squad`."""
+    """A set like `squad`."""
 
     def _info(self):
         features = {
@@ -83,7 +83,7 @@ class Questions(_Builder, skip_registration=True):
 
 
 class Tags(_Builder, skip_registration=True):
-    """Like `conll2003`: tokens, and tags that are class labels."""
+    """A set like `conll2003`, with tokens and tags that are class labels."""
 
     def _info(self):
         tag = tfds.features.ClassLabel(names=["O", "B-PER"])
@@ -172,7 +172,7 @@ def test_questions_and_tags_are_read_from_tfds(prepared):
 
 
 @pytest.mark.parametrize("name", ["imdb_reviews", "ag_news_subset", "piqa"])
-def test_tfds_own_mock_data_are_read_as_they_are(name, prepared):
+def test_mock_data_of_tfds_are_read(name, prepared):
     """The mock data are written with the set's own features.
 
     GLUE is left out because its features need TensorFlow, and SQuAD because TFDS mocks more answer
@@ -206,7 +206,7 @@ def test_a_prepared_glue_set_is_found_by_its_name(prepared, monkeypatch):
     assert len(read_records("tfds:glue/mrpc:validation")) == 4
 
 
-def test_missing_splits_and_sets_are_named(prepared):
+def test_the_error_names_a_missing_split_or_set(prepared):
     with pytest.raises(DataError, match="no split 'test'; accepted: train, validation"):
         read_records(f"tfds:{prepared(Pairs)}:test")
     with pytest.raises(DataError, match="no dataset .glue/mrpc.* prepared in TFDS_DATA_DIR"):
