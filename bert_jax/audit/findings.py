@@ -116,9 +116,9 @@ def _imbalance(passport: dict) -> Iterator[Finding]:
         remedy = "Use more text."
     else:
         explanation = (
-            "The recipe aims at 50%, but a stretch that holds a single sentence can only get a "
-            f"random B. A model that always answers so is right {max(rate, 1 - rate):.1%} of the "
-            "time."
+            "The recipe aims at 50%, but a chunk of a single sentence always gets a random B. A "
+            "model that always answers with the more frequent label is right "
+            f"{max(rate, 1 - rate):.1%} of the time."
         )
         remedy = (
             "Raise data.sequence_length until rows hold several sentences, or compare pair "

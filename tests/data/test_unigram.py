@@ -12,11 +12,8 @@ import pytest
 
 from bert_jax.data.sources.corpora import read_documents, split_sentences
 from bert_jax.data.tokenizers import train_sentencepiece as unigram
-from bert_jax.data.tokenizers.train_sentencepiece import (
-    count_pretokens,
-    merge_pretokens,
-    train_sentencepiece,
-)
+from bert_jax.data.tokenizers.counts import merge_counts
+from bert_jax.data.tokenizers.train_sentencepiece import count_pretokens, train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
 
@@ -66,7 +63,9 @@ def test_order_of_the_sentences_does_not_matter(sentences):
 
 def test_counts_of_parts_add_up(sentences):
     parts = [count_pretokens(sentences[i::3], lower_case=True) for i in range(3)]
-    assert merge_pretokens(parts) == count_pretokens(sentences, lower_case=True)
+    assert merge_counts(parts, limit=unigram.MAX_PRETOKENS) == count_pretokens(
+        sentences, lower_case=True
+    )
 
 
 def test_pretokens_are_normalized_and_a_long_one_is_cut():
@@ -116,7 +115,8 @@ def test_a_sample_keeps_the_counts_of_parts(monkeypatch):
     sample = count_pretokens(texts, lower_case=True)
     assert len(sample) <= 4000 and sample["often"] == 20_000
     assert sample == count_pretokens(texts, lower_case=True)
-    merged = merge_pretokens([count_pretokens(texts[i::4], lower_case=True) for i in range(4)])
+    parts = [count_pretokens(texts[i::4], lower_case=True) for i in range(4)]
+    merged = merge_counts(parts, limit=4000)
     assert len(merged) <= 4000 and merged["often"] == 20_000
     for counts in (sample, merged):
         # At least 2,000 pretokens count about ten each: the deviation is

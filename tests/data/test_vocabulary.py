@@ -9,10 +9,10 @@ import pytest
 
 from bert_jax.data.sources.corpora import read_documents
 from bert_jax.data.tokenizers import train_wordpiece as vocabulary
+from bert_jax.data.tokenizers.counts import merge_counts
 from bert_jax.data.tokenizers.train_wordpiece import (
     MIN_CHARACTER_COUNT,
     count_words,
-    merge_counts,
     train_wordpiece,
 )
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
@@ -145,7 +145,7 @@ def test_counts_are_bounded_and_frequent_words_stay(monkeypatch):
     assert words["often"] == 1000 and len(words) <= 100
     assert words == count_words(texts, lower_case=True)
     parts = [count_words(texts[i::4], lower_case=True) for i in range(4)]
-    merged = merge_counts(parts)
+    merged = merge_counts(parts, limit=100)
     assert merged["often"] == 1000 and len(merged) <= 100
 
 
@@ -162,7 +162,8 @@ def test_every_character_keeps_its_count_when_sentences_are_dropped(monkeypatch,
     texts = random_texts(rng, letters[:20], count=1500, length=30)
     texts += random_texts(rng, letters[20:], count=1500, length=30)
     counts = count_words(texts, lower_case=False)
-    merged = merge_counts([count_words(texts[i::4], lower_case=False) for i in range(4)])
+    parts = [count_words(texts[i::4], lower_case=False) for i in range(4)]
+    merged = merge_counts(parts, limit=1000)
     for found in (counts, merged):
         assert len(found) <= 1000
         frequency = Counter()
@@ -191,10 +192,10 @@ def test_long_pretokens_are_counted_by_their_words(monkeypatch, limit):
     texts = ["Ab/" * 60 + f"{i:0300}" + ".b" * 40 for i in range(90)]
     parts = [count_words(texts[i::3], lower_case=True) for i in range(3)]
     expected = {"ab": 5400, "/": 5400, ".": 3600, "b": 3600}
-    assert merge_counts(parts) == count_words(texts, lower_case=True) == expected
+    assert merge_counts(parts, limit=limit) == count_words(texts, lower_case=True) == expected
 
 
 def test_merged_counts_equal_the_counts_of_the_whole():
     texts = ["the cat", "the dog, the end"]
     parts = [count_words([text], lower_case=True) for text in texts]
-    assert merge_counts(parts) == count_words(texts, lower_case=True)
+    assert merge_counts(parts, limit=100) == count_words(texts, lower_case=True)

@@ -26,13 +26,9 @@ from bert_jax.data.sources.corpora import (
     split_sentences,
 )
 from bert_jax.data.sources.jsonl import JsonlFile
+from bert_jax.data.tokenizers import train_sentencepiece, train_wordpiece
+from bert_jax.data.tokenizers.counts import merge_counts
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.data.tokenizers.train_sentencepiece import (
-    count_pretokens,
-    merge_pretokens,
-    train_sentencepiece,
-)
-from bert_jax.data.tokenizers.train_wordpiece import count_words, merge_counts, train_wordpiece
 from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import write_atomically, write_json
 
@@ -111,9 +107,9 @@ class SurveyTask:
     def _count(self, texts: Iterator[str]) -> Counter[str]:
         """Counts the words of sentences, because sentences are encoded later."""
         if self.config.tokenizer == "wordpiece":
-            return count_words(texts, lower_case=self.config.lower_case)
+            return train_wordpiece.count_words(texts, lower_case=self.config.lower_case)
         sentences = chain.from_iterable(map(split_sentences, texts))
-        return count_pretokens(sentences, lower_case=self.config.lower_case)
+        return train_sentencepiece.count_pretokens(sentences, lower_case=self.config.lower_case)
 
     def _training_texts(
         self, documents: Counter[str], excluded: list[str], held_out: TextIO
@@ -184,10 +180,13 @@ def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenize
     config = tasks[0].config
     parts = (_read_words(task.words_path) for task in tasks)
     if config.tokenizer == "sentencepiece":
-        counts = merge_pretokens(parts)
-        return train_sentencepiece(counts, vocab_size=vocab_size, lower_case=config.lower_case)
-    return train_wordpiece(
-        merge_counts(parts),
+        return train_sentencepiece.train_sentencepiece(
+            merge_counts(parts, limit=train_sentencepiece.MAX_PRETOKENS),
+            vocab_size=vocab_size,
+            lower_case=config.lower_case,
+        )
+    return train_wordpiece.train_wordpiece(
+        merge_counts(parts, limit=train_wordpiece.MAX_DISTINCT_WORDS),
         vocab_size=vocab_size,
         lower_case=config.lower_case,
         max_word_length=config.max_word_length,

@@ -1,17 +1,32 @@
 """Bounded-memory counts."""
 
 import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 
-def thin(counts: dict[str, int], *, limit: int, rng: random.Random) -> None:
-    """Samples at most `limit` keys, in place. The expected count of every key stays the same.
+def merge_counts(parts: Iterable[Mapping[str, int]], *, limit: int) -> Counter[str]:
+    """Adds the counts of the parts of a corpus, in this order. `bound` keeps the sum small."""
+    rng = random.Random(0)
+    counts = Counter()
+    for part in parts:
+        counts.update(part)
+        bound(counts, limit=limit, rng=rng)
+    return counts
 
+
+def bound(counts: dict[str, int], *, limit: int, rng: random.Random) -> None:
+    """Samples at most `limit // 2` keys, in place, if there are more than `limit`.
+
+    The expected count of every key stays the same.
     Threshold sampling (Duffield et al. 2005) with a threshold t: a key with t or more occurrences
     keeps its count. Another key stays with probability count / t, and then gets the count t.
     Dropping all rare keys instead would leave nothing of text without spaces.
     """
+    if len(counts) <= limit:
+        return
     threshold = 1
-    while len(counts) > limit:
+    while len(counts) > limit // 2:
         threshold *= 2
         kept = {
             key: max(count, threshold)

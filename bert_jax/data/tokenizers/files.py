@@ -1,81 +1,14 @@
-"""The interface of tokenizers, and the files that store them."""
+"""Stores tokenizers in files."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
-
+from bert_jax.data.tokenizers.base import FORMAT_VERSION, Tokenizer
 from bert_jax.data.tokenizers.sentencepiece import SentencePiece
-from bert_jax.data.tokenizers.wordpiece import FORMAT_VERSION, Encoding, WordPiece, read_text
+from bert_jax.data.tokenizers.wordpiece import WordPiece, read_text
 from bert_jax.errors import DataError
 from bert_jax.files import write_atomically
-
-
-class Tokenizer(Protocol):
-    """The interface of a tokenizer. Tokenizers are immutable."""
-
-    @property
-    def pieces(self) -> tuple[str, ...]:
-        """The piece of each id."""
-        ...
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def pad_id(self) -> int: ...
-
-    @property
-    def unk_id(self) -> int: ...
-
-    @property
-    def cls_id(self) -> int: ...
-
-    @property
-    def sep_id(self) -> int: ...
-
-    @property
-    def mask_id(self) -> int: ...
-
-    @property
-    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
-        """True for ids of special pieces and of pieces that start a word. Read-only."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text. The name of a special piece in the text is ordinary text."""
-        ...
-
-    def encode_continuation(self, text: str) -> list[int]:
-        """Returns the ids of a text that follows another piece, such as [MASK], without a space.
-
-        WordPiece still treats the text as the start of a word, as BERT does.
-        """
-        ...
-
-    def encode_with_offsets(self, text: str) -> Encoding:
-        """Returns the ids of `encode`, and for each id its place in the original text.
-
-        `text[start:end]`, cleaned like the whole text, gives the piece. A removed character, such
-        as a separate accent, belongs to a piece only if it lies within the piece. If a character
-        gives several pieces, it belongs to each of them. [UNK] covers its whole word.
-        """
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Returns readable text, including special pieces."""
-        ...
-
-    def to_json(self) -> dict:
-        """Returns a description from which `tokenizer_from_json` rebuilds the tokenizer."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Returns the SHA-256 of the canonical `to_json` in hexadecimal."""
-        ...
 
 
 def tokenizer_from_json(description: dict) -> Tokenizer:

@@ -5,8 +5,6 @@ Reference: Kudo and Richardson 2018. The model format is the library's; ALBERT a
 
 import base64
 import binascii
-import hashlib
-import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Bool
 
-from bert_jax.data.tokenizers.wordpiece import FORMAT_VERSION, SPECIAL_PIECES, Encoding
+from bert_jax.data.tokenizers.base import FORMAT_VERSION, SPECIAL_PIECES, Encoding, Tokenizer
 from bert_jax.data.tokenizers.words import is_unspaced
 from bert_jax.errors import DataError
 
@@ -29,7 +27,7 @@ _SURROGATES = {code: "\ufffd" for code in range(0xD800, 0xE000)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentencePiece:
+class SentencePiece(Tokenizer):
     """A SentencePiece tokenizer, whose control symbols are [PAD], [CLS], [SEP] and [MASK].
 
     Control symbols may be named `[CLS]` or `<cls>`. The unknown piece may have any name and
@@ -40,7 +38,7 @@ class SentencePiece:
 
     def __post_init__(self):
         for piece in SPECIAL_PIECES:
-            i = self._special_ids[piece]
+            i = self.special_ids[piece]
             if piece != "[UNK]" and not self._processor.is_control(i):
                 raise DataError(
                     f"piece {self._processor.id_to_piece(i)!r} is no control symbol, and text "
@@ -76,46 +74,9 @@ class SentencePiece:
         return tokenizer
 
     @property
-    def pieces(self) -> tuple[str, ...]:
-        return self._pieces
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self._pieces)
-
-    @property
-    def pad_id(self) -> int:
-        return self._special_ids["[PAD]"]
-
-    @property
-    def unk_id(self) -> int:
-        return self._special_ids["[UNK]"]
-
-    @property
-    def cls_id(self) -> int:
-        return self._special_ids["[CLS]"]
-
-    @property
-    def sep_id(self) -> int:
-        return self._special_ids["[SEP]"]
-
-    @property
-    def mask_id(self) -> int:
-        return self._special_ids["[MASK]"]
-
-    @property
     def lower_case(self) -> bool:
         """Whether the model's normalizer lower-cases text."""
         return self._processor.normalize("A").endswith("a")
-
-    @property
-    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
-        """True for ids of special pieces and of pieces that start a word. Read-only.
-
-        A word begins at a space, a punctuation mark or a symbol. In scripts that put no space
-        between words, each piece is a word.
-        """
-        return self._word_starts
 
     def encode(self, text: str) -> list[int]:
         try:
@@ -125,10 +86,10 @@ class SentencePiece:
 
     def encode_continuation(self, text: str) -> list[int]:
         ids = self.encode(text)
-        if not ids or text[0].isspace() or not self._pieces[ids[0]].startswith(SPACE):
+        if not ids or text[0].isspace() or not self.pieces[ids[0]].startswith(SPACE):
             return ids
         # The model adds a space before every text.
-        rest = self._pieces[ids[0]].removeprefix(SPACE)
+        rest = self.pieces[ids[0]].removeprefix(SPACE)
         if not rest:
             return ids[1:]
         within = self._processor.piece_to_id(rest)
@@ -146,7 +107,7 @@ class SentencePiece:
         return Encoding(found["ids"], offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
-        names = {i: piece for piece, i in self._special_ids.items()}
+        names = {i: piece for piece, i in self.special_ids.items()}
         parts = []
         for is_special, group in groupby(map(int, ids), key=names.__contains__):
             run = list(group)
@@ -160,10 +121,6 @@ class SentencePiece:
             "lower_case": self.lower_case,
             "model": base64.b64encode(self.model).decode("ascii"),
         }
-
-    def fingerprint(self) -> str:
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
 
     def __getstate__(self) -> dict:
         return {"model": self.model}
@@ -180,7 +137,7 @@ class SentencePiece:
         return processor
 
     @cached_property
-    def _special_ids(self) -> dict[str, int]:
+    def special_ids(self) -> dict[str, int]:
         processor = self._processor
         ids = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
         found = {"[UNK]": processor.unk_id()}
@@ -197,19 +154,24 @@ class SentencePiece:
         return found
 
     @cached_property
-    def _pieces(self) -> tuple[str, ...]:
+    def pieces(self) -> tuple[str, ...]:
         processor = self._processor
         pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
-        for piece, i in self._special_ids.items():
+        for piece, i in self.special_ids.items():
             pieces[i] = piece
         return tuple(pieces)
 
     @cached_property
-    def _word_starts(self) -> Bool[np.ndarray, "vocab"]:
-        special = set(self._special_ids.values())
+    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
+        """True for ids of special pieces and of pieces that start a word. Read-only.
+
+        A word begins at a space, a punctuation mark or a symbol. In scripts that put no space
+        between words, each piece is a word.
+        """
+        special = set(self.special_ids.values())
         starts = [
             i in special or (not self._processor.is_byte(i) and _starts_word(piece))
-            for i, piece in enumerate(self._pieces)
+            for i, piece in enumerate(self.pieces)
         ]
         array = np.array(starts)
         array.flags.writeable = False

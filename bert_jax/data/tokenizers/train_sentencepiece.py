@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 
 import sentencepiece
 
-from bert_jax.data.tokenizers.counts import thin
+from bert_jax.data.tokenizers.base import SPECIAL_PIECES
+from bert_jax.data.tokenizers.counts import bound
 from bert_jax.data.tokenizers.sentencepiece import SPACE, SentencePiece
-from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import DataError
 
 MAX_PRETOKENS = 2**19
@@ -29,30 +29,18 @@ _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
 def count_pretokens(sentences: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """Counts the normalized pretokens, which are the runs of characters between spaces.
 
-    A Chinese sentence is a single pretoken. More than `MAX_PRETOKENS` are sampled: see `thin`.
+    A Chinese sentence is a single pretoken. More than `MAX_PRETOKENS` are sampled: see `bound`.
     """
     normalizer = sentencepiece.SentencePieceNormalizer(rule_name=_NORMALIZERS[lower_case])
     rng = random.Random(0)
     raw = Counter()
     for sentence in sentences:
         raw.update(_PRETOKEN.findall(sentence))
-        if len(raw) > MAX_PRETOKENS:
-            thin(raw, limit=MAX_PRETOKENS // 2, rng=rng)
+        bound(raw, limit=MAX_PRETOKENS, rng=rng)
     pretokens = Counter()
     for pretoken, count in raw.items():
         for part in normalizer.normalize(pretoken).replace(SPACE, " ").split():
             pretokens[part] += count
-    return pretokens
-
-
-def merge_pretokens(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    """Adds the results of `count_pretokens` for the parts of a corpus, in this order."""
-    rng = random.Random(0)
-    pretokens = Counter()
-    for part in parts:
-        pretokens.update(part)
-        if len(pretokens) > MAX_PRETOKENS:
-            thin(pretokens, limit=MAX_PRETOKENS // 2, rng=rng)
     return pretokens
 
 

@@ -9,7 +9,7 @@ from itertools import chain
 
 import sentencepiece
 
-from bert_jax.data.tokenizers.counts import thin
+from bert_jax.data.tokenizers.counts import bound
 from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
 from bert_jax.data.tokenizers.words import space_ideographs, split_whitespace, split_word
 from bert_jax.errors import DataError
@@ -26,9 +26,9 @@ _RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece gives these characte
 
 
 def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
-    """Counts each word and punctuation mark of the texts. `merge_counts` adds such counts.
+    """Counts each word and punctuation mark of the texts.
 
-    More than `MAX_DISTINCT_WORDS` words are sampled: see `thin`. Words of more than
+    More than `MAX_DISTINCT_WORDS` words are sampled: see `bound`. Words of more than
     `MAX_WORD_LENGTH` characters are left out.
     """
     rng = random.Random(0)
@@ -39,34 +39,19 @@ def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
             long = [one for one in pretokens if len(one) > MAX_WORD_LENGTH]
             pretokens = [one for one in pretokens if len(one) <= MAX_WORD_LENGTH]
             words.update(chain.from_iterable(_words_of(one, lower_case=lower_case) for one in long))
-            _bound(words, rng)
+            bound(words, limit=MAX_DISTINCT_WORDS, rng=rng)
         raw_words.update(pretokens)
-        _bound(raw_words, rng)
+        bound(raw_words, limit=MAX_DISTINCT_WORDS, rng=rng)
     for raw_word, count in raw_words.items():
         for word in _words_of(raw_word, lower_case=lower_case):
             words[word] += count
-    _bound(words, rng)
+    bound(words, limit=MAX_DISTINCT_WORDS, rng=rng)
     return words
 
 
 def _words_of(pretoken: str, *, lower_case: bool) -> list[str]:
     words = split_word(pretoken, lower_case=lower_case)
     return [word for word in words if len(word) <= MAX_WORD_LENGTH]
-
-
-def merge_counts(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    """Adds the results of `count_words` for the parts of a corpus, in this order."""
-    rng = random.Random(0)
-    words = Counter()
-    for part in parts:
-        words.update(part)
-        _bound(words, rng)
-    return words
-
-
-def _bound(words: Counter[str], rng: random.Random) -> None:
-    if len(words) > MAX_DISTINCT_WORDS:
-        thin(words, limit=MAX_DISTINCT_WORDS // 2, rng=rng)
 
 
 def train_wordpiece(

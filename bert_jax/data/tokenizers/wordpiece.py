@@ -3,18 +3,16 @@
 Reference: Devlin et al. 2018 and `tokenization.py` of google-research/bert.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
+from bert_jax.data.tokenizers.base import FORMAT_VERSION, SPECIAL_PIECES, Encoding, Tokenizer
 from bert_jax.data.tokenizers.words import (
     RecentWords,
     locate_whitespace_split,
@@ -24,21 +22,12 @@ from bert_jax.data.tokenizers.words import (
 )
 from bert_jax.errors import DataError
 
-FORMAT_VERSION = 1
-SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_WORD_LENGTH = 100
 """Hugging Face's limit, in characters. Google's TensorFlow 1 code has 200."""
 
 
-class Encoding(NamedTuple):
-    """Ids of a text, and for each id the (start, end) of its characters in the text."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-
-
 @dataclass(frozen=True, kw_only=True)
-class WordPiece:
+class WordPiece(Tokenizer):
     """A WordPiece tokenizer: greedy, longest match first. Pieces within a word start with `##`."""
 
     pieces: tuple[str, ...]
@@ -76,35 +65,6 @@ class WordPiece:
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self.pieces)
-
-    @property
-    def pad_id(self) -> int:
-        return self._ids["[PAD]"]
-
-    @property
-    def unk_id(self) -> int:
-        return self._ids["[UNK]"]
-
-    @property
-    def cls_id(self) -> int:
-        return self._ids["[CLS]"]
-
-    @property
-    def sep_id(self) -> int:
-        return self._ids["[SEP]"]
-
-    @property
-    def mask_id(self) -> int:
-        return self._ids["[MASK]"]
-
-    @property
-    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
-        """True for ids of special pieces and of pieces that start a word. Read-only."""
-        return self._word_starts
-
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._encode_word, split_whitespace(text))))
 
@@ -131,10 +91,6 @@ class WordPiece:
             "pieces": list(self.pieces),
         }
 
-    def fingerprint(self) -> str:
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
     def __getstate__(self) -> dict:
         # The caches cannot be pickled and are soon filled again.
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -144,7 +100,11 @@ class WordPiece:
         return {piece: i for i, piece in enumerate(self.pieces)}
 
     @cached_property
-    def _word_starts(self) -> Bool[np.ndarray, "vocab"]:
+    def special_ids(self) -> dict[str, int]:
+        return {piece: self._ids[piece] for piece in SPECIAL_PIECES}
+
+    @cached_property
+    def word_starts(self) -> Bool[np.ndarray, "vocab"]:
         starts = np.array([not piece.startswith("##") for piece in self.pieces])
         starts.flags.writeable = False
         return starts

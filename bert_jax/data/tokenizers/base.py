@@ -1,0 +1,88 @@
+"""The base class of the tokenizers."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+FORMAT_VERSION = 1
+SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class Encoding(NamedTuple):
+    """Ids of a text, and for each id the (start, end) of its characters in the text."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Tokenizer(ABC):
+    """Converts text to ids of pieces and back. Tokenizers are immutable."""
+
+    pieces: tuple[str, ...]
+    """The piece of each id."""
+    special_ids: Mapping[str, int]
+    """The id of each of `SPECIAL_PIECES`."""
+    word_starts: Bool[np.ndarray, "vocab"]
+    """True for ids of special pieces and of pieces that start a word. Read-only."""
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def pad_id(self) -> int:
+        return self.special_ids["[PAD]"]
+
+    @property
+    def unk_id(self) -> int:
+        return self.special_ids["[UNK]"]
+
+    @property
+    def cls_id(self) -> int:
+        return self.special_ids["[CLS]"]
+
+    @property
+    def sep_id(self) -> int:
+        return self.special_ids["[SEP]"]
+
+    @property
+    def mask_id(self) -> int:
+        return self.special_ids["[MASK]"]
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text. The name of a special piece in the text is ordinary text."""
+
+    @abstractmethod
+    def encode_continuation(self, text: str) -> list[int]:
+        """Returns the ids of a text that follows another piece, such as [MASK], without a space.
+
+        WordPiece still treats the text as the start of a word, as BERT does.
+        """
+
+    @abstractmethod
+    def encode_with_offsets(self, text: str) -> Encoding:
+        """Returns the ids of `encode`, and for each id its place in the original text.
+
+        `text[start:end]`, cleaned like the whole text, gives the piece. A removed character, such
+        as a separate accent, belongs to a piece only if it lies within the piece. If a character
+        gives several pieces, it belongs to each of them. [UNK] covers its whole word.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns readable text, including special pieces."""
+
+    @abstractmethod
+    def to_json(self) -> dict:
+        """Returns a description from which `tokenizer_from_json` rebuilds the tokenizer."""
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the canonical `to_json` in hexadecimal."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
