@@ -50,15 +50,6 @@ class Layout(NamedTuple):
     pair_weights: Float[np.ndarray, "batch pairs"]
 
 
-class MaskedTokens(NamedTuple):
-    """The fields of a `Batch` that depend on the mask."""
-
-    token_ids: Int[np.ndarray, "batch length"]
-    mask_positions: Int[np.ndarray, "batch predictions"]
-    mask_labels: Int[np.ndarray, "batch predictions"]
-    mask_weights: Float[np.ndarray, "batch predictions"]
-
-
 class RowUniforms(NamedTuple):
     """Uniform numbers in [0, 1): one for each position and three for each prediction."""
 
@@ -90,21 +81,13 @@ def masked_batch(
         sequence_length=form.sequence_length,
         max_predictions=config.max_predictions,
     )
-    masked = mask_tokens(
+    return mask_tokens(
         layout,
         uniforms=uniforms,
         mask_id=tokenizer.mask_id,
         vocab_size=tokenizer.vocab_size,
         config=config,
         word_starts=None if config.unit == "token" else tokenizer.word_starts,
-    )
-    return Batch(
-        **masked._asdict(),
-        segment_ids=layout.segment_ids,
-        pack_ids=layout.pack_ids,
-        cls_positions=layout.cls_positions,
-        pair_labels=layout.pair_labels,
-        pair_weights=layout.pair_weights,
     )
 
 
@@ -188,7 +171,7 @@ def mask_tokens(
     vocab_size: int,
     config: MaskingConfig,
     word_starts: Bool[np.ndarray, "vocab"] | None = None,
-) -> MaskedTokens:
+) -> Batch:
     """Chooses tokens to predict and replaces each by [MASK], by a random piece or by itself.
 
     `config.count` says how the number of predictions follows from the number of tokens of the row,
@@ -214,11 +197,16 @@ def mask_tokens(
     masked_ids = token_ids.copy()
     rows, slots = np.nonzero(is_prediction)
     masked_ids[rows, positions[rows, slots]] = replaced[rows, slots]
-    return MaskedTokens(
+    return Batch(
         token_ids=masked_ids,
         mask_positions=positions,
         mask_labels=np.where(is_prediction, labels, 0).astype(np.int32),
         mask_weights=is_prediction.astype(np.float32),
+        segment_ids=layout.segment_ids,
+        pack_ids=layout.pack_ids,
+        cls_positions=layout.cls_positions,
+        pair_labels=layout.pair_labels,
+        pair_weights=layout.pair_weights,
     )
 
 

@@ -34,24 +34,18 @@ def build_pairs(
     documents: Sequence[Sequence[Sequence[int]]],
     *,
     sequence_length: int,
-    dupe_factor: int | Sequence[int],
+    dupe_factors: Sequence[int],
     short_sequence_probability: float,
     rng: random.Random,
 ) -> list[Pair]:
-    """Cuts documents (sentences of token ids) into pairs, each document `dupe_factor` times.
+    """Cuts documents (sentences of token ids) into pairs, each as often as `dupe_factors` says.
 
     Each side of a pair holds at least one token. Both together hold at most `sequence_length - 3`
     tokens. A random B comes from another document. If ten draws find no other document, it comes
     from the same document; its label is then 0 if it happens to follow A.
-
-    Args:
-      documents: documents of sentences of token ids.
-      dupe_factor: a number for all documents, or a number for each document.
     """
-    if isinstance(dupe_factor, int):
-        dupe_factor = [dupe_factor] * len(documents)
     flat = [
-        (_flatten(document), times) for document, times in zip(documents, dupe_factor, strict=True)
+        (_flatten(document), times) for document, times in zip(documents, dupe_factors, strict=True)
     ]
     flat = [(document, times) for document, times in flat if document.tokens]
     joined = [document for document, _ in flat]

@@ -64,7 +64,7 @@ def test_rows_of_512_are_at_least_0_985_full():
     pairs = build_pairs(
         documents,
         sequence_length=512,
-        dupe_factor=5,
+        dupe_factors=[5] * len(documents),
         short_sequence_probability=0.1,
         rng=random.Random(0),
     )

@@ -25,7 +25,9 @@ def build(documents, **changes):
         "short_sequence_probability": 0.1,
         "rng": random.Random(7),
     }
-    return build_pairs(documents, **(settings | changes))
+    settings |= changes
+    dupe_factors = [settings.pop("dupe_factor")] * len(documents)
+    return build_pairs(documents, dupe_factors=dupe_factors, **settings)
 
 
 def document_numbers(documents):

@@ -19,36 +19,30 @@ def build_examples(
     *,
     kind: Literal["next_sentence", "sentence_order", "none"],
     sequence_length: int,
-    dupe_factor: int | Sequence[int],
+    dupe_factors: Sequence[int],
     short_sequence_probability: float,
     rng: random.Random,
 ) -> list[Pair]:
-    """Cuts documents (sentences of token ids) into examples, each document `dupe_factor` times.
+    """Cuts documents (sentences of token ids) into examples, each as often as `dupe_factors` says.
 
     A single text consists of whole sentences. A pair consists of two adjacent runs of sentences,
     cut at their ends if they are too long together. A run of one sentence gives a single text
     without a label. No example crosses documents. A sentence longer than a row is cut into several.
     From the second time on, the first example of a document has a random length, so the following
     examples are cut at other places.
-
-    Args:
-      documents: documents of sentences of token ids.
-      dupe_factor: a number for all documents, or a number for each document.
     """
     if kind == "next_sentence":
         return build_pairs(
             documents,
             sequence_length=sequence_length,
-            dupe_factor=dupe_factor,
+            dupe_factors=dupe_factors,
             short_sequence_probability=short_sequence_probability,
             rng=rng,
         )
-    if isinstance(dupe_factor, int):
-        dupe_factor = [dupe_factor] * len(documents)
     max_tokens = sequence_length - (3 if kind == "sentence_order" else 2)
     examples = []
-    for visit in range(max(dupe_factor, default=0)):
-        for document, times in zip(documents, dupe_factor, strict=True):
+    for visit in range(max(dupe_factors, default=0)):
+        for document, times in zip(documents, dupe_factors, strict=True):
             if visit >= times:
                 continue
             sentences = _pieces(document, longest=max_tokens)

@@ -204,7 +204,7 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
             documents,
             kind=config.pairs,
             sequence_length=config.sequence_length,
-            dupe_factor=times,
+            dupe_factors=times,
             short_sequence_probability=config.short_sequence_probability,
             rng=rng,
         )

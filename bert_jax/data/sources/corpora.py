@@ -15,10 +15,12 @@ FIELD defaults to `text` and SPLIT to `train`. A GLOB is a local path or an fssp
 
 import hashlib
 import heapq
+import importlib.util
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
@@ -26,9 +28,10 @@ from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 from bert_jax.data.sources import embedded
 from bert_jax.data.sources.base import ByteRange, CorpusSource, Document
 from bert_jax.data.sources.embedded import open_embedded
-from bert_jax.data.sources.jsonl import open_jsonl
-from bert_jax.data.sources.parquet import open_parquet
-from bert_jax.data.sources.text import open_text
+from bert_jax.data.sources.files import list_files
+from bert_jax.data.sources.jsonl import JsonlFile
+from bert_jax.data.sources.parquet import ParquetFile
+from bert_jax.data.sources.text import TextFile
 from bert_jax.data.sources.tfds import open_tfds
 from bert_jax.errors import DataError
 
@@ -39,7 +42,6 @@ _BETWEEN_SPECS = re.compile(r",\s*(?=[a-z]+:)")
 _WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[-+.\de]+|[-+]?\w*)")  # name@home.txt is a file
 _GLOB = re.compile(r"(?P<pattern>.+?)(:(?P<field>\w+))?")
 _TFDS = re.compile(r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[.*\])?)(:(?P<field>\w+))?)?")
-_ACCEPTED = "text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME or embedded:sotu"
 
 Slice = tuple[tuple[ByteRange, ...], ...]
 """The part of a corpus that a task reads: the byte ranges of each source, in file order."""
@@ -184,12 +186,20 @@ def _open_spec(spec: str) -> CorpusSource:
     scheme, _, rest = spec.partition(":")
     if spec == embedded.SPEC:
         return open_embedded()
-    if scheme == "text" and rest:
-        return open_text(rest, spec=spec)
     if scheme == "tfds" and (match := _TFDS.fullmatch(rest)):
         split, field = match["split"] or DEFAULT_SPLIT, match["field"] or DEFAULT_FIELD
         return open_tfds(match["name"], split=split, field=field, spec=spec)
-    if scheme in ("jsonl", "parquet") and (match := _GLOB.fullmatch(rest)):
-        open_files = open_jsonl if scheme == "jsonl" else open_parquet
-        return open_files(match["pattern"], field=match["field"] or DEFAULT_FIELD, spec=spec)
-    raise DataError(f"corpus is {spec!r}; accepted: {_ACCEPTED}")
+    if scheme == "text" and rest:
+        pattern, make_file = rest, TextFile
+    elif scheme in ("jsonl", "parquet") and (match := _GLOB.fullmatch(rest)):
+        pattern, field = match["pattern"], match["field"] or DEFAULT_FIELD
+        make_file = partial(JsonlFile if scheme == "jsonl" else ParquetFile, field=field)
+    else:
+        raise DataError(
+            f"corpus is {spec!r}; accepted: text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME or "
+            "embedded:sotu"
+        )
+    if scheme == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise DataError(f"{spec} needs pyarrow: pip install 'bert_jax[corpora]'")
+    files = tuple(make_file(path=path, size=size) for path, size in list_files(pattern, spec=spec))
+    return CorpusSource(spec=spec, files=files)

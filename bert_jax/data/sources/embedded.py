@@ -11,6 +11,7 @@ from bert_jax.data.sources.base import ByteRange, CorpusSource, Document
 
 SPEC = "embedded:sotu"
 LICENCE = "Works of the United States government, in the public domain; the collection is PDDL-1.0."
+_PACKED = importlib.resources.files("bert_jax.data").joinpath("embedded", "sotu.jsonl.xz")
 
 HELD_OUT_ADDRESSES = (
     "1799_john_adams_f",
@@ -44,21 +45,13 @@ class EmbeddedFile:
 
 
 def open_embedded() -> CorpusSource:
-    path = _packed()
-    return CorpusSource(
-        spec=SPEC,
-        files=(EmbeddedFile(str(path), len(path.read_bytes())),),
-        licence=LICENCE,
-    )
+    file = EmbeddedFile(str(_PACKED), len(_PACKED.read_bytes()))
+    return CorpusSource(spec=SPEC, files=(file,), licence=LICENCE)
 
 
 def read_addresses() -> Iterator[Document]:
     """Yields the 233 addresses in order of time."""
-    with _packed().open("rb") as stream, lzma.open(stream, "rt", encoding="utf-8") as lines:
+    with _PACKED.open("rb") as stream, lzma.open(stream, "rt", encoding="utf-8") as lines:
         for line in lines:
             fields = json.loads(line)
             yield Document(**fields, held_out=fields["name"] in HELD_OUT_ADDRESSES)
-
-
-def _packed():
-    return importlib.resources.files("bert_jax.data").joinpath("embedded", "sotu.jsonl.xz")

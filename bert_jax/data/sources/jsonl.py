@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
-from bert_jax.data.sources.base import ByteRange, CorpusSource, Document, text_of
-from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from, list_files
+from bert_jax.data.sources.base import ByteRange, Document, text_of
+from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from
 from bert_jax.errors import DataError
 
 
@@ -15,6 +15,7 @@ class JsonlFile:
     path: str
     size: int
     field: str
+    """Name of the field that holds the text."""
 
     def read(self, byte_range: ByteRange) -> Iterator[Document]:
         if is_gzip(self.path):
@@ -36,13 +37,3 @@ class JsonlFile:
             place = line_place(self.path, offset)
             raise DataError(f"{place} is not JSON ({error}); accepted: an object a line") from error
         return text_of(record, self.field, place=lambda: line_place(self.path, offset))
-
-
-def open_jsonl(pattern: str, *, field: str, spec: str) -> CorpusSource:
-    """Returns the matching files in sorted order. A record's text is in `field`.
-
-    Raises:
-      DataError: no file matches, or a file is empty.
-    """
-    files = tuple(JsonlFile(path, size, field) for path, size in list_files(pattern, spec=spec))
-    return CorpusSource(spec=spec, files=files)

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from bert_jax.data.sources.base import ByteRange, CorpusSource, Document, text_of
-from bert_jax.data.sources.files import list_files, open_file
+from bert_jax.data.sources.base import ByteRange, Document, text_of
+from bert_jax.data.sources.files import open_file
 from bert_jax.errors import DataError
 
 _BATCH_ROWS = 256
@@ -15,6 +16,7 @@ class ParquetFile:
     path: str
     size: int
     field: str
+    """Name of the column that holds the text."""
 
     def read(self, byte_range: ByteRange) -> Iterator[Document]:
         import pyarrow
@@ -36,7 +38,9 @@ class ParquetFile:
             last = byte_range.end * rows // self.size
             try:
                 for row, value in self._values(file, first, last):
-                    yield self._document(row, value)
+                    name, place = f"{self.path}:{self.field}@{row}", f"{self.path}@{row}"
+                    text = text_of({self.field: value}, self.field, place=partial(str, place))
+                    yield Document(name, text)
             except OSError as error:
                 if error.errno:
                     raise
@@ -44,11 +48,6 @@ class ParquetFile:
                 raise DataError(
                     f"{self.path} is damaged ({said}); accepted: a whole Parquet file"
                 ) from error
-
-    def _document(self, row: int, value: object) -> Document:
-        place = f"{self.path}@{row}"
-        name = f"{self.path}:{self.field}@{row}"
-        return Document(name, text_of({self.field: value}, self.field, place=lambda: place))
 
     def _values(self, file, first: int, last: int) -> Iterator[tuple[int, object]]:
         """Yields number and value of the column's rows from `first` to `last`."""
@@ -67,17 +66,3 @@ class ParquetFile:
                     if row >= last:
                         return
             group_start = group_end
-
-
-def open_parquet(pattern: str, *, field: str, spec: str) -> CorpusSource:
-    """Returns the matching files in sorted order. A row's text is in `field`.
-
-    Raises:
-      DataError: no file matches, a file is empty, or pyarrow is missing.
-    """
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise DataError(f"{spec} needs pyarrow: pip install 'bert_jax[corpora]'") from error
-    files = tuple(ParquetFile(path, size, field) for path, size in list_files(pattern, spec=spec))
-    return CorpusSource(spec=spec, files=files)

@@ -4,18 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from bert_jax.data.sources.base import (
-    MAX_DOCUMENT_BYTES,
-    ByteRange,
-    CorpusSource,
-    Document,
-    too_long,
-)
-from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from, list_files
+from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, ByteRange, Document, too_long
+from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from
 
 
 @dataclass(frozen=True)
 class TextFile:
+    """A line is a sentence or running prose."""
+
     path: str
     size: int
 
@@ -23,16 +19,6 @@ class TextFile:
         if is_gzip(self.path):
             return islice(_documents(self.path), byte_range.part, None, byte_range.parts)
         return _documents(self.path, byte_range.start, byte_range.end)
-
-
-def open_text(pattern: str, *, spec: str) -> CorpusSource:
-    """Returns the matching files in sorted order. A line is a sentence or running prose.
-
-    Raises:
-      DataError: no file matches, or a file is empty.
-    """
-    files = tuple(TextFile(path, size) for path, size in list_files(pattern, spec=spec))
-    return CorpusSource(spec=spec, files=files)
 
 
 def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:

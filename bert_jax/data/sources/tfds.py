@@ -35,12 +35,8 @@ class TfdsFile:
         first = self.first + byte_range.start * self.count // self.size
         last = self.first + byte_range.end * self.count // self.size
         for number, example in self.examples(first, last):
-            place = partial(self.place, number)
-            name = f"{self.path}:{self.field}@{number}"
-            yield Document(name, text_of(example, self.field, place=place))
-
-    def place(self, number: int) -> str:
-        return f"{self.path}@{number}"
+            name, place = f"{self.path}:{self.field}@{number}", f"{self.path}@{number}"
+            yield Document(name, text_of(example, self.field, place=partial(str, place)))
 
     def examples(self, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields number and decoded fields of the records `first` to `last` of the file."""
@@ -78,7 +74,7 @@ def read_examples(name: str, *, split: str, spec: str) -> Iterator[tuple[str, di
     features = _builder(directory).info.features
     for file in _files_of(directory, split=split, field="", spec=spec):
         for number, example in file.examples(file.first, file.first + file.count):
-            yield file.place(number), example, features
+            yield f"{file.path}@{number}", example, features
 
 
 def _files_of(directory: str, *, split: str, field: str, spec: str) -> tuple[TfdsFile, ...]:
