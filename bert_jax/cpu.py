@@ -38,14 +38,12 @@ CHECK_SECONDS = 0.25
 
 
 class MallocInfo(ctypes.Structure):
-    """The struct that glibc's mallinfo2 returns."""
+    """The struct that glibc's mallinfo2 returns: ten sizes. `uordblks` is the memory in use."""
 
     _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
+        ("before", ctypes.c_size_t * 7),
+        ("uordblks", ctypes.c_size_t),
+        ("after", ctypes.c_size_t * 2),
     ]
 
 

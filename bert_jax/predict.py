@@ -26,6 +26,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:  # it imports jax, and a command imports jax only in main()
     from bert_jax.runs.run import Run
 
 FLAGS = flags.FLAGS
-
 
 PAIRS = ("next_sentence", "similarity")
 """Tasks with two texts per line."""
@@ -108,20 +108,7 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
     model = run.text_model
     pooling, truncate = options.get("pooling", "mean"), options.get("truncate", False)
 
-    def encode(text: str) -> Any:
-        return inference.encode_text(model, text, truncate=truncate)
-
-    def encode_masked(text: str) -> Any:
-        return inference.encode_masked(model, text, truncate=truncate)
-
-    def encode_pair(a: str, b: str) -> Any:
-        return inference.encode_pair(model, a, b, truncate=truncate)
-
-    def encode_both(a: str, b: str) -> Any:
-        return encode(a), encode(b)
-
-    def generate(prompt: str) -> str:
-        return run.generate(prompt, **options)
+    encode = partial(inference.encode_text, model, truncate=truncate)
 
     def fillings(pairs: list[Any]) -> Iterable[dict[str, Any]]:
         for rows in inference.fill_mask(model, pairs, top_k=options.get("top_k", 5)):
@@ -145,11 +132,15 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
     heads |= dict.fromkeys(("fill_mask", "generate"), ("masked_token_head",))
     run.check_trained(*heads.get(name, ("bert/pooler",) if pooling == "pooled" else ()))
     return {
-        "fill_mask": Task(encode_masked, fillings),
+        "fill_mask": Task(partial(inference.encode_masked, model, truncate=truncate), fillings),
         "embed": Task(encode, embeddings),
-        "next_sentence": Task(encode_pair, probabilities),
-        "similarity": Task(encode_both, similarities),
-        "generate": Task(generate, lambda texts: ({"text": text} for text in texts)),
+        "next_sentence": Task(
+            partial(inference.encode_pair, model, truncate=truncate), probabilities
+        ),
+        "similarity": Task(lambda *texts: [encode(text) for text in texts], similarities),
+        "generate": Task(
+            partial(run.generate, **options), lambda texts: ({"text": text} for text in texts)
+        ),
     }[name]
 
 
@@ -179,22 +170,19 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
 
 def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """Yields lists of `size` items. On an error it first yields the items before."""
-    batch, error = [], None
-    while True:
-        try:
-            batch.append(next(items))
-        except StopIteration:
-            break
-        except DataError as raised:
-            error = raised
-            break
-        if len(batch) == size:
+    batch = []
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except DataError:
+        if batch:
             yield batch
-            batch = []
+        raise
     if batch:
         yield batch
-    if error:
-        raise error
 
 
 if __name__ == "__main__":
@@ -214,11 +202,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("top_k", None, "Number of pieces to show or draw from.", lower_bound=1)
     flags.DEFINE_integer("length", 16, "Number of pieces to generate.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of `generate`: the same seed gives the same text.")
-    flags.DEFINE_float(
-        "temperature",
-        1.0,
-        "Below 1, probable pieces are drawn more often.",
-    )
+    flags.DEFINE_float("temperature", 1.0, "Below 1, probable pieces are drawn more often.")
     flags.DEFINE_integer("sweeps", 8, "Number of draws of each piece.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "Number of lines answered together.", lower_bound=1)
     command.run(main)

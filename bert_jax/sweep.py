@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bert_jax import command
-from bert_jax import config as configs
+from bert_jax.config import config_hash, load_module, override, to_json
+from bert_jax.data.passport import check_passport, load_passport
 from bert_jax.errors import BertJaxError, ConfigError
 from bert_jax.files import write_atomically, write_json
 
@@ -56,8 +57,8 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
     points: dict[str, Point] = {}
     for combination in product(*(list(sweep) for sweep in sweeps)):
         overrides = {path: value for part in combination for path, value in part.items()}
-        experiment = configs.override(base, overrides)
-        identifier = configs.config_hash(experiment)
+        experiment = override(base, overrides)
+        identifier = config_hash(experiment)
         points.setdefault(identifier, Point(identifier, overrides, experiment))
     return list(points.values())
 
@@ -73,7 +74,7 @@ def keep_ids(points: Sequence[Point], workdir: Path) -> list[Point]:
     names: dict[str, str] = {}
     for file in sorted(workdir.glob("*/config.json")):
         config = command.load(str(file))
-        names[configs.config_hash(config)] = file.parent.name
+        names[config_hash(config)] = file.parent.name
     return [
         point if (workdir / point.id).exists() else replace(point, id=names.get(point.id, point.id))
         for point in points
@@ -97,7 +98,7 @@ def run_point(point: Point, directory: Path, *, lock: int) -> None:
     (directory / "error.txt").unlink(missing_ok=True)
     config_file = directory / "config.json"
     if not config_file.exists():
-        write_json(config_file, configs.to_json(point.experiment))
+        write_json(config_file, to_json(point.experiment))
     arguments = ["-m", "bert_jax.pretrain", f"--experiment={config_file}", f"--workdir={directory}"]
     with subprocess.Popen(
         [sys.executable, *arguments],
@@ -143,7 +144,7 @@ def _cell(value: Any) -> str:
 def main() -> None:
     """Runs the command."""
     base = command.experiment_from_flags()
-    module = configs.load_module(flags.FLAGS.experiment)
+    module = load_module(flags.FLAGS.experiment)
     names = sorted(name for name in vars(module) if name == "sweep" or name.startswith("sweep_"))
     if not names:
         raise ConfigError(f"{flags.FLAGS.experiment} defines no sweep() and no sweep_*()")
@@ -162,7 +163,10 @@ def main() -> None:
     console.print(table)
     if flags.FLAGS.dry_run:
         return
-    _check_data(points)
+    for point in points:
+        data = point.experiment.data
+        passport = load_passport(data.directory)
+        check_passport(passport, data, vocab_size=point.experiment.model.vocab_size)
     with command.exclusive(workdir, wait=True) as lock:
         for number, point in enumerate(points, 1):
             if status(workdir / point.id) != "done":
@@ -179,15 +183,6 @@ def main() -> None:
             f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}; "
             f"see {workdir}/ID/error.txt; the same command tries them again"
         )
-
-
-def _check_data(points: Sequence[Point]) -> None:
-    from bert_jax.data.passport import check_passport, load_passport
-
-    for point in points:
-        data = point.experiment.data
-        passport = load_passport(data.directory)
-        check_passport(passport, data, vocab_size=point.experiment.model.vocab_size)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from bert_jax.config.bounds import convert_value, field_types
-from bert_jax.config.stored import normalize
+from bert_jax.config.stored import from_json, to_json
 from bert_jax.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -26,10 +30,16 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: unknown field, value of another type, or a combination the config refuses.
     """
-    tree: dict[str, Any] = {}
-    for path, value in leaves(overrides).items():
-        _insert(tree, config, path, value)
-    return normalize(_rebuild(config, tree))
+    content = json.loads(json.dumps(to_json(config)))  # lists in place of tuples
+    found = leaves(overrides)
+    for path, value in found.items():
+        if below := next((other for other in found if other.startswith(f"{path}.")), None):
+            raise ConfigError(f"both {path} and {below} are set; accepted: one of them")
+        *parents, (parent, name) = _walk(config, path)
+        section = functools.reduce(operator.getitem, (key for _, key in parents), content)
+        value = _coerce(value, _field_type(config, parent, name), path)
+        section[name] = msgspec.to_builtins(value)
+    return from_json(type(config), content)
 
 
 def leaves(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,26 +70,14 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _insert(tree: dict[str, Any], root: Any, path: str, value: Any) -> None:
-    (*parents, (config, leaf)) = _walk(root, path)
-    walked = ""
-    for _, name in parents:
-        tree, walked = tree.setdefault(name, {}), f"{walked}{name}."
-        if not isinstance(tree, dict):
-            raise ConfigError(f"both {walked[:-1]} and {path} are set; accepted: one of them")
-    if isinstance(tree.get(leaf), dict):
-        below = next(iter(tree[leaf]))
-        raise ConfigError(f"both {path} and {path}.{below} are set; accepted: one of them")
-    name = leaf
+def _field_type(root: Any, config: Any, name: Any) -> Any:
     while isinstance(config, Mapping):
         config, name = _walk(root, name)[-1]
-    entry = isinstance(config, tuple)
-    hint = type(config[int(name)]) if entry else field_types(type(config))[name]
-    tree[leaf] = _coerce(value, hint, path)
+    return type(config[name]) if isinstance(config, tuple) else field_types(type(config))[name]
 
 
-def _walk(root: Any, path: str) -> list[tuple[Any, str]]:
-    """Returns each config along a path with the name that the path goes on with.
+def _walk(root: Any, path: str) -> list[tuple[Any, Any]]:
+    """Returns each config along a path, with the name or number of its next part.
 
     A dictionary maps field paths of the root to values, so its name is the rest of the path.
 
@@ -87,34 +85,32 @@ def _walk(root: Any, path: str) -> list[tuple[Any, str]]:
       ConfigError: a name that its config does not have.
     """
     config, names, found = root, path.split("."), []
-    while names:
-        walked = "".join(f"{name}." for _, name in found)
-        _check_name(config, names[0], path, walked)
-        found.append((config, names.pop(0)))
-        config = dict(_entries(config))[found[-1][1]]
-        if isinstance(config, Mapping) and names:
-            return [*found, (config, ".".join(names))]
+    for depth, name in enumerate(names):
+        if isinstance(config, Mapping):
+            return [*found, (config, ".".join(names[depth:]))]
+        below = _entries(config)
+        if name not in below:
+            raise ConfigError(f"unknown field {path!r}{_hint(config, name, names[:depth])}")
+        found.append((config, int(name) if isinstance(config, tuple) else name))
+        config = below[name]
     return found
 
 
-def _entries(config: Any) -> Iterator[tuple[str, Any]]:
+def _entries(config: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(config):
-        yield from ((name, getattr(config, name)) for name in field_types(type(config)))
-    elif isinstance(config, tuple) and all(map(dataclasses.is_dataclass, config)):
-        yield from ((str(number), entry) for number, entry in enumerate(config))
+        return {name: getattr(config, name) for name in field_types(type(config))}
+    if isinstance(config, tuple) and all(map(dataclasses.is_dataclass, config)):
+        return {str(number): entry for number, entry in enumerate(config)}
+    return {}
 
 
-def _check_name(config: Any, name: str, path: str, walked: str) -> None:
-    names = [name for name, _ in _entries(config)]
-    if name in names:
-        return
-    if names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-        meant = ", ".join(walked + candidate for candidate in near)
-        raise ConfigError(f"unknown field {path!r}; did you mean {meant}")
+def _hint(config: Any, name: str, walked: Sequence[str]) -> str:
+    if known := _entries(config):
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+        return f"; did you mean {', '.join('.'.join([*walked, candidate]) for candidate in near)}"
     if config == ():
-        raise ConfigError(f"unknown field {path!r}: {walked[:-1]} is empty; accepted: a JSON list")
-    raise ConfigError(f"unknown field {path!r}: nothing lies below a {type(config).__name__}")
+        return f": {'.'.join(walked)} is empty; accepted: a JSON list"
+    return f": nothing lies below a {type(config).__name__}"
 
 
 def _coerce(value: Any, hint: Any, path: str) -> Any:
@@ -123,16 +119,3 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
     with contextlib.suppress(ValueError):  # not JSON: a name of a Literal, an axis of the mesh
         value = json.loads(value)
     return convert_value(value, hint, path, strict=False)
-
-
-def _rebuild(config: Any, tree: Mapping[str, Any]) -> Any:
-    if isinstance(config, Mapping):
-        return {**config, **tree}
-    below = dict(_entries(config))
-    changes = {
-        name: _rebuild(below[name], value) if isinstance(value, dict) else value
-        for name, value in tree.items()
-    }
-    if isinstance(config, tuple):
-        return tuple((below | changes).values())
-    return dataclasses.replace(config, **changes)

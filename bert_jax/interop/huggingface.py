@@ -15,12 +15,7 @@ from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError
 from bert_jax.files import write_atomically, write_json
 from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, task_names
-from bert_jax.interop.source import (
-    Source,
-    check_vocabulary,
-    config_json,
-    read_config,
-)
+from bert_jax.interop.source import Source, check_vocabulary, config_json, read_config
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer
 from bert_jax.interop.torch_files import read_torch
@@ -87,7 +82,10 @@ def write_huggingface(
     description = tokenizer.to_json()
     if description["kind"] != "wordpiece":
         raise CheckpointError(f"the tokenizer is {description['kind']}; accepted: wordpiece")
-    names, more = _of_task(head) if head else (NAMES, _PRETRAINING)
+    names = NAMES
+    more: dict[str, Any] = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
+    if head:
+        names, more = _of_task(head)
     tensors = from_parameters(parameters, vocab_size=config.vocab_size, names=names)
     # transformers refuses a file whose metadata do not name the library of its layout.
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
@@ -109,9 +107,6 @@ def write_huggingface(
     }
     special = {f"{piece[1:-1].lower()}_token": piece for piece in SPECIAL_PIECES}
     write_json(directory / "tokenizer_config.json", settings | special)
-
-
-_PRETRAINING = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
 
 
 def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:

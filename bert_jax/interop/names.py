@@ -37,20 +37,10 @@ class Name(NamedTuple):
         return "{layer}" in self.huggingface
 
 
-def _dense(
-    path: str,
-    huggingface: str,
-    google: str,
-    *,
-    inputs: int = 1,
-    google_names: tuple[str, str] = ("/kernel", "/bias"),
-    transposed: tuple[Convention, ...] = ("huggingface",),
-) -> Iterator[Name]:
-    kernel, bias = google_names
-    yield Name(
-        f"{path}/kernel", f"{huggingface}.weight", google + kernel, inputs, transposed=transposed
-    )
-    yield Name(f"{path}/bias", f"{huggingface}.bias", google + bias)
+def _dense(path: str, huggingface: str, google: str, *, inputs: int = 1) -> Iterator[Name]:
+    weight = f"{huggingface}.weight"
+    yield Name(f"{path}/kernel", weight, f"{google}/kernel", inputs, transposed=("huggingface",))
+    yield Name(f"{path}/bias", f"{huggingface}.bias", f"{google}/bias")
 
 
 def _layer_norm(path: str, huggingface: str, google: str) -> Iterator[Name]:
@@ -93,22 +83,22 @@ NAMES = (
         "cls/predictions/transform/dense",
     ),
     *_layer_norm(
-        "masked_token_head/layer_norm",
-        "cls.predictions.transform",
-        "cls/predictions/transform",
+        "masked_token_head/layer_norm", "cls.predictions.transform", "cls/predictions/transform"
     ),
     Name(
-        "masked_token_head/bias",
-        "cls.predictions.bias",
-        "cls/predictions/output_bias",
-        padded=True,
+        "masked_token_head/bias", "cls.predictions.bias", "cls/predictions/output_bias", padded=True
     ),
-    *_dense(
-        "next_sentence_head/dense",
-        "cls.seq_relationship",
-        "cls/seq_relationship/",
-        google_names=("output_weights", "output_bias"),
+    Name(
+        "next_sentence_head/dense/kernel",
+        "cls.seq_relationship.weight",
+        "cls/seq_relationship/output_weights",
+        inputs=1,
         transposed=("huggingface", "google"),
+    ),
+    Name(
+        "next_sentence_head/dense/bias",
+        "cls.seq_relationship.bias",
+        "cls/seq_relationship/output_bias",
     ),
 )
 
@@ -120,12 +110,8 @@ class TaskClass(NamedTuple):
     layer: str
     """Name of the dense layer."""
     representation: str
-    """Input of the dense layer, as `task.representation` names it."""
-
-    @property
-    def pooler(self) -> bool:
-        """Whether the class has a pooler."""
-        return self.representation == "pooled"
+    """Input of the dense layer, as `task.representation` names it. A class for the input `pooled`
+    has a pooler."""
 
 
 _SEQUENCE = TaskClass("BertForSequenceClassification", "classifier", "pooled")
@@ -141,11 +127,9 @@ TASK_CLASSES = {
 
 def task_names(task: TaskClass) -> tuple[Name, ...]:
     """Returns the names of a fine-tuned model's parameters. Google's names are not defined."""
-    encoder = (
-        name
-        for name in NAMES
-        if name.path.startswith("bert/") and (task.pooler or "/pooler/" not in name.path)
-    )
+    encoder = [name for name in NAMES if name.path.startswith("bert/")]
+    if task.representation != "pooled":
+        encoder = [name for name in encoder if "/pooler/" not in name.path]
     return (*encoder, *_dense("output", task.layer, ""))
 
 

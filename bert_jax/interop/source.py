@@ -1,13 +1,12 @@
 """Weights of another implementation: config, tokenizer, and tensors under their own names."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.data.tokenizers.files import Tokenizer, read_json_object
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.interop.names import Convention
@@ -57,30 +56,14 @@ class Source(NamedTuple):
     convention: Convention
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file.
-
-    Raises:
-      CheckpointError: the file cannot be read or holds no JSON object.
-    """
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds a {type(value).__name__}; accepted: a JSON object")
-    return value
-
-
 def read_config(file: Path) -> BertConfig:
     """Returns the model that a `config.json` or `bert_config.json` describes.
 
     Raises:
       CheckpointError: the file describes no BERT, or a variant that bert_jax cannot compute.
+      DataError: the file cannot be read or holds no JSON object.
     """
-    given = read_json(file)
+    given = read_json_object(file)
     for name, value in _FIXED.items():
         if given.get(name, value) != value:
             raise CheckpointError(f"{file}: {name} is {given[name]!r}; accepted: {value!r}")

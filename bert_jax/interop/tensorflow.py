@@ -8,6 +8,7 @@ References:
   https://github.com/tensorflow/tensorflow (core/protobuf/tensor_bundle.proto, core/lib/io/table)
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax.data.tokenizers.wordpiece import WordPiece
-from bert_jax.errors import CheckpointError, DataError
+from bert_jax.errors import CheckpointError
 from bert_jax.interop.source import Source, check_vocabulary, looks_lower_case, read_config
 
 MAX_WORD_LENGTH = 200
@@ -71,19 +72,14 @@ def read_google(prefix: Path) -> Source:
     No file says whether the model is cased. A vocabulary without capital letters counts as uncased.
 
     Raises:
-      CheckpointError: the model is no BERT, or a file is missing, damaged or truncated.
+      CheckpointError, DataError: the model is no BERT, or a file is missing, damaged or truncated.
     """
     config = read_config(prefix.parent / "bert_config.json")
     vocabulary = prefix.parent / "vocab.txt"
-    try:
-        cased = WordPiece.from_vocabulary_file(vocabulary, lower_case=False)
-        tokenizer = WordPiece(
-            pieces=cased.pieces,
-            lower_case=looks_lower_case(cased.pieces),
-            max_word_length=MAX_WORD_LENGTH,
-        )
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
+    cased = WordPiece.from_vocabulary_file(
+        vocabulary, lower_case=False, max_word_length=MAX_WORD_LENGTH
+    )
+    tokenizer = dataclasses.replace(cased, lower_case=looks_lower_case(cased.pieces))
     check_vocabulary(tokenizer, config, vocabulary)
     return Source(config, tokenizer, read_bundle(prefix), "google")
 
@@ -99,16 +95,14 @@ def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
         table = dict(_read_table(index.read_bytes()))
         header = _fields(table.pop(b""))
         shards = int(header.get(_NUM_SHARDS, [0])[0])
-        if header.get(_ENDIANNESS, [0])[0] != 0:
-            raise CheckpointError(f"{index}: numbers are big-endian; accepted: little-endian")
         entries = {key.decode(): _entry(value) for key, value in table.items()}
-    except CheckpointError:
-        raise
     except (ValueError, LookupError) as error:
         raise CheckpointError(
             f"{index} cannot be read ({error}); accepted: the whole index of a TensorFlow "
             "checkpoint"
         ) from error
+    if header.get(_ENDIANNESS, [0])[0] != 0:
+        raise CheckpointError(f"{index}: numbers are big-endian; accepted: little-endian")
     data = [_map_file(prefix, shard, shards) for shard in range(shards)]
     return {name: _read_variable(name, entry, data, prefix) for name, entry in entries.items()}
 

@@ -6,7 +6,6 @@ Conversion is strict: every tensor is used, or ignored for a stated reason, or a
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import ml_dtypes  # noqa: F401, makes bfloat16 a dtype of NumPy
 import numpy as np
@@ -43,13 +42,6 @@ class LoadingReport:
         return "\n".join([f"tensors: {counts}", *lines])
 
 
-class Loaded(NamedTuple):
-    """Parameters made from a source's tensors, and the report about them."""
-
-    parameters: Parameters
-    report: LoadingReport
-
-
 def to_parameters(
     tensors: Mapping[str, np.ndarray],
     shapes: Mapping[str, Shape],
@@ -58,8 +50,8 @@ def to_parameters(
     convention: Convention,
     vocab_size: int,
     allow: Collection[str] = (),
-) -> Loaded:
-    """Converts a source's tensors to parameters.
+) -> tuple[Parameters, LoadingReport]:
+    """Converts a source's tensors to parameters, and reports the use of every tensor.
 
     Args:
       tensors: arrays by the source's names; each is read once, or twice if it is tied.
@@ -117,7 +109,7 @@ def to_parameters(
     for path, initial in (initialize(missing) if missing else {}).items():
         parameters[path] = initial
         report.missing.append(f"{path} {_describe(initial)}: initialized")
-    return Loaded(parameters, report)
+    return parameters, report
 
 
 def from_parameters(

@@ -8,7 +8,6 @@ References:
 """
 
 import io
-import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -57,20 +56,15 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def read(self, data: np.ndarray) -> np.ndarray:
-        numbers = (self.offset, *self.shape, *self.strides)
-        if len(self.shape) != len(self.strides) or not all(type(n) is int for n in numbers):
-            raise pickle.UnpicklingError("a tensor whose shape is no shape")
-        last = sum(
-            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
-        )
-        if min(numbers) < 0 or (math.prod(self.shape) and self.offset + last >= len(data)):
-            raise pickle.UnpicklingError("a tensor that reaches beyond its storage")
-        if not math.prod(self.shape):
-            return np.zeros(self.shape, data.dtype)
-        strides = [stride * data.itemsize for stride in self.strides]
-        return np.lib.stride_tricks.as_strided(
-            data[self.offset :], self.shape, strides, writeable=False
-        )
+        width = data.itemsize
+        strides = [stride * width for stride in self.strides]
+        try:  # NumPy checks that the view lies in the storage
+            view = np.ndarray(self.shape, data.dtype, data, self.offset * width, strides)
+        except (TypeError, ValueError) as error:
+            raise pickle.UnpicklingError("a tensor that reaches beyond its storage") from error
+        if min(strides, default=0) < 0:
+            raise pickle.UnpicklingError("a tensor with a negative stride")
+        return view
 
 
 class _Unpickler(pickle.Unpickler):

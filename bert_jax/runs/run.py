@@ -1,7 +1,7 @@
 """Opens trained models: `load_run(path)` returns config, model, parameters and tokenizer."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float
 
-from bert_jax import config as configs
+from bert_jax.config import from_json, to_json
 from bert_jax.data.tokenizers.files import Tokenizer, save_tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.interop.huggingface import WEIGHTS, read_huggingface, write_huggingface
@@ -210,8 +210,8 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
         `next_sentence_head`.
 
     Raises:
-      CheckpointError: the path is none of these, the checkpoint does not exist, or an array does
-        not match the model.
+      CheckpointError, DataError: the path is none of these, the checkpoint does not exist, a file
+        is damaged or missing, or an array does not match the model.
     """
     path = Path(path)
     if not path.exists() and not checkpoint_prefix(path):
@@ -222,15 +222,17 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
         if allow:
             raise CheckpointError(f"{path} is a run with all arrays; accepted: no allow")
         return _open_run(path, step)
-    read = _foreign_reader(path)
-    if read:
-        if step:
-            raise CheckpointError(f"{path} is no run and has no checkpoint {step}; accepted: 0")
-        return _open_foreign(path, read(), allow)
-    raise CheckpointError(
-        f"{path} is not a run: it has no checkpoints/; accepted too: a directory with "
-        f"{' or '.join(WEIGHTS)}, or a bert_model.ckpt with its .index"
-    )
+    prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
+    is_huggingface = any((path / name).is_file() for name in WEIGHTS)
+    if not is_huggingface and not prefix:
+        raise CheckpointError(
+            f"{path} is not a run: it has no checkpoints/; accepted too: a directory with "
+            f"{' or '.join(WEIGHTS)}, or a bert_model.ckpt with its .index"
+        )
+    if step:
+        raise CheckpointError(f"{path} is no run and has no checkpoint {step}; accepted: 0")
+    source = read_google(prefix) if prefix and not is_huggingface else read_huggingface(path)
+    return _open_foreign(path, source, allow)
 
 
 def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"]) -> None:
@@ -248,7 +250,7 @@ def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"
         experiment=run.config,
         tokenizer=run.tokenizer.to_json(),
         passport=run.passport,
-        head=configs.to_json(head) if head else None,
+        head=to_json(head) if head else None,
     )
     save_tokenizer(run.tokenizer, directory)
 
@@ -264,9 +266,9 @@ def _open_run(path: Path, step: int | None) -> Run:
         description = checkpoint.restore_description(manager, step=step)
         model, inputs = BertForPretraining(description.model), ()
         if description.head:
-            head = configs.from_json(TaskHeadConfig, description.head)
+            head = from_json(TaskHeadConfig, description.head)
             model, inputs = BertForTask(description.model, head), example_ids()
-        abstract = abstract_params(model, _cpu(), *inputs)
+        abstract = abstract_params(model, SingleDeviceSharding(_cpu()), *inputs)
         params = checkpoint.restore_params(manager, abstract, step=step)
     return Run(
         path=path,
@@ -279,16 +281,9 @@ def _open_run(path: Path, step: int | None) -> Run:
     )
 
 
-def _foreign_reader(path: Path) -> Callable[[], Source] | None:
-    if any((path / name).is_file() for name in WEIGHTS):
-        return partial(read_huggingface, path)
-    prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
-    return partial(read_google, prefix) if prefix else None
-
-
 def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
     model = BertForPretraining(source.config)
-    abstract = abstract_params(model, _cpu())
+    abstract = abstract_params(model, SingleDeviceSharding(_cpu()))
     shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
     try:
         parameters, loading = to_parameters(
@@ -320,7 +315,7 @@ def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, 
         params = flatten_params(unboxed_params(model, 0))
         return {path: params[path] for path in paths}
 
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.default_device(_cpu()):
         return jax.device_get(jax.jit(initialize)())
 
 
@@ -344,5 +339,5 @@ def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeight
     )
 
 
-def _cpu() -> SingleDeviceSharding:
-    return SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+def _cpu() -> Any:
+    return jax.local_devices(backend="cpu")[0]

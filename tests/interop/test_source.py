@@ -77,7 +77,7 @@ def test_a_config_that_is_not_bert_is_refused(change, says, tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
 def test_a_damaged_config_is_refused(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(CheckpointError, match="config.json"):
+    with pytest.raises(DataError, match="config.json"):
         read_config(tmp_path / "config.json")
 
 
