@@ -32,15 +32,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import Progress, TaskID, TransferSpeedColumn
 
 from bert_jax import command
 from bert_jax.errors import ConfigError
@@ -183,13 +175,7 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """Shows a bar for each stage on a terminal; yields the `report` for `prepare_data`."""
-    columns = (
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), TransferSpeedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bars: dict[str, TaskID] = {}
 

@@ -283,7 +283,7 @@ def test_an_interrupted_survey_is_not_mixed_with_another(config, tmp_path, monke
     alone = prepare(config, vocab_size=100)
     again = dataclasses.replace(config, directory=str(tmp_path / "again"))
     with monkeypatch.context() as patch:
-        patch.setattr("bert_jax.data.preparation.prepare.train_tokenizer", dies)
+        patch.setattr("bert_jax.data.preparation.survey.train_tokenizer", dies)
         with pytest.raises(KeyboardInterrupt):
             prepare(again, vocab_size=100)
     with monkeypatch.context() as patch:
@@ -302,7 +302,7 @@ def test_a_survey_that_counted_words_is_not_repeated_for_the_shards(config, monk
 
 def test_a_survey_that_counted_no_words_is_repeated_for_a_vocabulary(config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("bert_jax.data.preparation.prepare.held_out_slice", dies)
+        patch.setattr("bert_jax.data.preparation.survey.held_out_slice", dies)
         with pytest.raises(KeyboardInterrupt):
             prepare(config)
     assert list(Path(config.directory, "survey").glob("*-of-*.json"))
@@ -472,7 +472,7 @@ def test_each_shard_and_each_seed_has_its_own_draws(config, tmp_path):
             config=dataclasses.replace(config, preparation_seed=seed),
             tokenizer=TOKENIZER,
             corpus_slice=corpus_slice,
-            corpus_fingerprint="",
+            settings={},
         ).run()["sha256"]
         for index in (0, 1)
         for seed in (1, 2)

@@ -1,16 +1,18 @@
 """Prepares a corpus: writes a directory of data and the passport that describes it."""
 
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, reduce
+from importlib.metadata import version
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
-from bert_jax.data.config import DataConfig
+from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.data.passport import (
     FORMAT_VERSION,
     PASSPORT_FILE,
@@ -18,22 +20,12 @@ from bert_jax.data.passport import (
     check_same,
     read_json,
 )
+from bert_jax.data.preparation import survey
 from bert_jax.data.preparation.engines import Engine, Task
 from bert_jax.data.preparation.exclusion import NOTHING, Exclusion
 from bert_jax.data.preparation.inputs import INPUTS_FILE, check_inputs, describe_inputs
-from bert_jax.data.preparation.shards import (
-    ShardTask,
-    preparation_settings,
-    tokenizer_settings,
-)
+from bert_jax.data.preparation.shards import ShardTask, tokenizer_settings
 from bert_jax.data.preparation.summary import measure_masking, summarize
-from bert_jax.data.preparation.survey import (
-    SURVEY_DIRECTORY,
-    SurveyTask,
-    check_survey,
-    held_out_slice,
-    train_tokenizer,
-)
 from bert_jax.data.records import write_array
 from bert_jax.data.sources.corpora import Slice, open_corpus
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer, save_tokenizer
@@ -50,8 +42,6 @@ class _Inputs:
 
     slices: Sequence[Slice]
     description: dict
-    made_of: dict[str, str | None]
-    """Fingerprints of the corpus and of the exclusion."""
     settings: dict
 
 
@@ -75,9 +65,9 @@ def train_vocabulary(
     if tokenizer := _finished_tokenizer(config, vocab_size=vocab_size):
         return tokenizer
     surveys = _survey_tasks(config, inputs, exclusion=exclusion, counts_words=True)
-    with _removed_if_refused(directory / SURVEY_DIRECTORY):
-        check_survey(config, _run("reading", surveys, engine=engine, report=report))
-        tokenizer = train_tokenizer(surveys, vocab_size=vocab_size)
+    with _removed_if_refused(directory / survey.SURVEY_DIRECTORY):
+        survey.check_survey(config, _run("reading", surveys, engine=engine, report=report))
+        tokenizer = survey.train_tokenizer(surveys, vocab_size=vocab_size)
         _check_shards(directory, inputs.settings | tokenizer_settings(tokenizer))
     return tokenizer
 
@@ -104,17 +94,20 @@ def prepare_data(
     directory = Path(config.directory)
     inputs = _open_inputs(config, engine=engine, exclusion=exclusion)
     _check_tokenizer(config, tokenizer)
-    make_shards = partial(_shard_tasks, config, inputs, tokenizer)
+    settings = inputs.settings | tokenizer_settings(tokenizer)
+    _check_shards(directory, settings)
+    make_shards = partial(
+        _shard_tasks, config, slices=inputs.slices, tokenizer=tokenizer, settings=settings
+    )
     shards = make_shards()
-    _check_shards(directory, shards[0].settings())
     # Without an exclusion, only the held-out shard needs the survey.
     if any(shard.finished() is None for shard in (shards if exclusion.files else shards[:1])):
         surveys = _survey_tasks(config, inputs, exclusion=exclusion, counts_words=False)
-        with _removed_if_refused(directory / SURVEY_DIRECTORY):
+        with _removed_if_refused(directory / survey.SURVEY_DIRECTORY):
             found = _run("reading", surveys, engine=engine, report=report)
-            check_survey(config, found)
+            survey.check_survey(config, found)
         excluded = [frozenset(result["excluded"]) for result in found]
-        shards = make_shards(held_out=held_out_slice(surveys), excluded=excluded)
+        shards = make_shards(held_out=survey.held_out_slice(surveys), excluded=excluded)
 
     directory.mkdir(parents=True, exist_ok=True)
     # Written before the vocabulary: a later run reuses that only if these settings are the same.
@@ -127,7 +120,7 @@ def prepare_data(
     counts_path = directory / TOKEN_COUNTS_FILE
     passport = {
         "format_version": FORMAT_VERSION,
-        **shards[0].settings(),
+        **settings,
         "corpus": inputs.description,
         "exclusion": exclusion.to_json(),
         **summarize(directory, training=training, evaluation=evaluation),
@@ -136,7 +129,7 @@ def prepare_data(
     write_array(reduce(np.add, (shard.token_counts() for shard in shards[1:])), path=counts_path)
     passport["token_counts_sha256"] = sha256_of_file(counts_path)
     write_json(directory / PASSPORT_FILE, passport)
-    shutil.rmtree(directory / SURVEY_DIRECTORY, ignore_errors=True)
+    shutil.rmtree(directory / survey.SURVEY_DIRECTORY, ignore_errors=True)
     return passport
 
 
@@ -149,24 +142,27 @@ def _open_inputs(config: DataConfig, *, engine: Engine, exclusion: Exclusion) ->
     directory = Path(config.directory)
     corpus = open_corpus(config.corpus)
     description = describe_inputs(corpus, threads=engine.workers)
-    made_of = {
+    settings = {
+        "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
         "corpus_fingerprint": description["fingerprint"],
         "exclusion_fingerprint": exclusion.fingerprint(),
+        # Both versions decide where words and sentences end.
+        "unicode_version": unicodedata.unidata_version,
+        "sentencex_version": version("sentencex"),
     }
-    settings = preparation_settings(config, **made_of)
     check_inputs(directory / INPUTS_FILE, description, settings=settings)
     _check_shards(directory, settings)
-    return _Inputs(corpus.slices(config.train_shards), description, made_of, settings)
+    return _Inputs(corpus.slices(config.train_shards), description, settings)
 
 
 def _survey_tasks(
     config: DataConfig, inputs: _Inputs, *, exclusion: Exclusion, counts_words: bool
-) -> list[SurveyTask]:
+) -> list[survey.SurveyTask]:
     return [
-        SurveyTask(
+        survey.SurveyTask(
             index=index,
             corpus_slice=corpus_slice,
-            directory=Path(config.directory) / SURVEY_DIRECTORY,
+            directory=Path(config.directory) / survey.SURVEY_DIRECTORY,
             counts_words=counts_words,
             config=config,
             exclusion=exclusion,
@@ -177,17 +173,17 @@ def _survey_tasks(
 
 
 @contextmanager
-def _removed_if_refused(survey: Path) -> Iterator[None]:
+def _removed_if_refused(directory: Path) -> Iterator[None]:
     """Deletes the survey directory if the data are refused.
 
     Keeps it if it existed before, or if the same command can continue from it.
     """
-    was_there = survey.exists()
+    was_there = directory.exists()
     try:
         yield
     except DataError as error:
         if not was_there and not isinstance(error, UnfinishedError):
-            shutil.rmtree(survey, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
         raise
 
 
@@ -204,17 +200,18 @@ def _check_rows(config: DataConfig, **statistics: Sequence[dict]) -> None:
 
 def _shard_tasks(
     config: DataConfig,
-    inputs: _Inputs,
-    tokenizer: Tokenizer,
     *,
+    slices: Sequence[Slice],
+    tokenizer: Tokenizer,
+    settings: dict,
     held_out: Slice = (),
     excluded: Iterable[frozenset[str]] = repeat(frozenset()),
 ) -> list[ShardTask]:
     """Returns the task of the held-out examples, then a task of training examples a slice."""
-    make = partial(ShardTask, config=config, tokenizer=tokenizer, **inputs.made_of)
+    make = partial(ShardTask, config=config, tokenizer=tokenizer, settings=settings)
     training = [
         make(split="train", index=index, corpus_slice=corpus_slice, excluded=names)
-        for index, (corpus_slice, names) in enumerate(zip(inputs.slices, excluded, strict=False))
+        for index, (corpus_slice, names) in enumerate(zip(slices, excluded, strict=False))
     ]
     return [make(split="eval", index=0, corpus_slice=held_out), *training]
 

@@ -13,13 +13,10 @@ A directory of prepared data holds:
 
 import gc
 import random
-import unicodedata
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -27,26 +24,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
+from bert_jax.data import records
+from bert_jax.data.config import DataConfig
 from bert_jax.data.passport import FORMAT_VERSION, read_json
 from bert_jax.data.preparation.examples import build_examples
 from bert_jax.data.preparation.packing import pack_pairs, row_length
-from bert_jax.data.records import (
-    count_tokens,
-    encode_pairs,
-    record_dtype,
-    write_array,
-    write_records,
-)
-from bert_jax.data.sources.corpora import (
-    Slice,
-    copies,
-    document_hash,
-    is_held_out,
-    read_slice,
-    size_of,
-    split_sentences,
-)
+from bert_jax.data.sources import corpora
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.files import sha256_of_file, write_json
 
@@ -64,17 +47,16 @@ class ShardTask:
     """Number of the shard in its split, from 0."""
     config: DataConfig
     tokenizer: Tokenizer
-    corpus_slice: Slice
+    corpus_slice: corpora.Slice
     """A slice of the corpus for training, or of the held-out documents for evaluation."""
-    corpus_fingerprint: str
-    exclusion_fingerprint: str | None = None
+    settings: dict
+    """Settings that all files of the directory share, as JSON."""
     excluded: frozenset[str] = frozenset()
     """Names of the documents that the exclusion drops, as the survey found them."""
 
     @property
     def size(self) -> int:
-        """Number of bytes to read."""
-        return size_of(self.corpus_slice)
+        return corpora.size_of(self.corpus_slice)
 
     @property
     def path(self) -> Path:
@@ -90,15 +72,6 @@ class ShardTask:
     def documents_path(self) -> Path:
         return self.path.with_suffix(".documents.npy")
 
-    def settings(self) -> dict:
-        """Returns the settings, as JSON, that all files of a directory share."""
-        settings = preparation_settings(
-            self.config,
-            corpus_fingerprint=self.corpus_fingerprint,
-            exclusion_fingerprint=self.exclusion_fingerprint,
-        )
-        return settings | tokenizer_settings(self.tokenizer)
-
     def run(self) -> dict:
         """Writes the shard and then its statistics, which it returns.
 
@@ -106,13 +79,16 @@ class ShardTask:
           DataError: the corpus cannot be read, or the shard cannot be written.
         """
         statistics = _Statistics(self)
-        with _collector_off():
-            digest = write_records(_records(self, statistics), path=self.path)
+        gc.disable()  # it would take 1/6 of the time: a block has 100,000 lists and no cycle
+        try:
+            digest = records.write_records(_records(self, statistics), path=self.path)
+        finally:
+            gc.enable()
         hashes = np.sort(np.array(statistics.hashes, np.uint64))
-        write_array(hashes, path=self.documents_path)
+        records.write_array(hashes, path=self.documents_path)
         result = {
             "format_version": FORMAT_VERSION,
-            **self.settings(),
+            **self.settings,
             "file": self.path.name,
             "sha256": digest,
             "documents_file": self.documents_path.name,
@@ -140,26 +116,12 @@ def _without_token_counts(statistics: dict) -> dict:
     return {name: value for name, value in statistics.items() if name != "token_counts"}
 
 
-def preparation_settings(
-    config: DataConfig, *, corpus_fingerprint: str, exclusion_fingerprint: str | None
-) -> dict:
-    """Returns the part of a shard's settings that does not depend on the vocabulary."""
-    return {
-        "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
-        "corpus_fingerprint": corpus_fingerprint,
-        "exclusion_fingerprint": exclusion_fingerprint,
-        # Both decide where words and sentences end.
-        "unicode_version": unicodedata.unidata_version,
-        "sentencex_version": version("sentencex"),
-    }
-
-
 def tokenizer_settings(tokenizer: Tokenizer) -> dict:
     """Returns the part of a shard's settings that depends on the vocabulary."""
     return {
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_fingerprint": tokenizer.fingerprint(),
-        "record_dtype": record_dtype(tokenizer.vocab_size),
+        "record_dtype": records.record_dtype(tokenizer.vocab_size),
     }
 
 
@@ -197,7 +159,7 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
     config = task.config
     packs = task.split == "train" and config.pairs_per_row > 1
     vocab_size = task.tokenizer.vocab_size
-    dtype = record_dtype(vocab_size)
+    dtype = records.record_dtype(vocab_size)
     rng = random.Random(f"{config.preparation_seed}/{task.split}/{task.index}")
     for documents, times in _blocks(task, statistics):
         pairs = build_examples(
@@ -223,9 +185,9 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
         statistics.positions += sum(lengths)
         statistics.lengths += np.bincount(lengths, minlength=len(statistics.lengths))
         sizes = [len(row) for row in rows]
-        encoded = encode_pairs(list(chain.from_iterable(rows)), dtype=dtype)
+        encoded = records.encode_pairs(list(chain.from_iterable(rows)), dtype=dtype)
         del pairs, rows
-        statistics.token_counts += count_tokens(encoded, dtype=dtype, vocab_size=vocab_size)
+        statistics.token_counts += records.count_tokens(encoded, dtype=dtype, vocab_size=vocab_size)
         parts = iter(encoded)
         del encoded
         yield from (b"".join(islice(parts, size)) for size in sizes)
@@ -238,15 +200,15 @@ def _blocks(
     """Yields blocks: documents as sentences of token ids, and how often each is cut into pairs."""
     encode = _warm(task.tokenizer).encode
     documents, times, tokens = [], [], 0
-    for document, weight in read_slice(task.corpus_slice):
+    for document, weight in corpora.read_slice(task.corpus_slice):
         if task.split == "train":
-            held_out = is_held_out(document, fraction=task.config.held_out_fraction)
+            held_out = corpora.is_held_out(document, fraction=task.config.held_out_fraction)
             if document.name in task.excluded:
                 statistics.excluded["eval" if held_out else "train"] += 1
                 continue
             if held_out:
                 continue
-            used = copies(document, times=task.config.dupe_factor * weight)
+            used = corpora.copies(document, times=task.config.dupe_factor * weight)
             if not used:
                 continue
         else:
@@ -256,9 +218,9 @@ def _blocks(
             yield documents[:-1], times[:-1]
             documents, times = documents[-1:], times[-1:]
             tokens = sum(map(len, documents[0]))
-        sentences = [encode(sentence) for sentence in split_sentences(document.text)]
+        sentences = [encode(sentence) for sentence in corpora.split_sentences(document.text)]
         statistics.documents += 1
-        statistics.hashes.append(document_hash(document))
+        statistics.hashes.append(corpora.document_hash(document))
         statistics.sentences += len(sentences)
         statistics.bytes_read += len(document.text.encode())
         documents.append(sentences)
@@ -266,18 +228,6 @@ def _blocks(
         tokens += sum(map(len, sentences))
     if documents:
         yield documents, times
-
-
-@contextmanager
-def _collector_off() -> Iterator[None]:
-    # A block has a hundred thousand lists and no cycle. The collector would take 1/6 of the time.
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 @lru_cache(maxsize=1)

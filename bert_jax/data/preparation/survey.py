@@ -16,15 +16,8 @@ from typing import TextIO
 from bert_jax.data.config import DataConfig
 from bert_jax.data.passport import FORMAT_VERSION, read_json
 from bert_jax.data.preparation.exclusion import Exclusion
+from bert_jax.data.sources import corpora
 from bert_jax.data.sources.base import ByteRange
-from bert_jax.data.sources.corpora import (
-    Slice,
-    copies,
-    is_held_out,
-    read_slice,
-    size_of,
-    split_sentences,
-)
 from bert_jax.data.sources.jsonl import JsonlFile
 from bert_jax.data.tokenizers import train_sentencepiece, train_wordpiece
 from bert_jax.data.tokenizers.counts import merge_counts
@@ -40,7 +33,7 @@ class SurveyTask:
     """Reads one slice; writes the held-out documents, the word counts and then the result."""
 
     index: int
-    corpus_slice: Slice
+    corpus_slice: corpora.Slice
     directory: Path
     """Directory of the survey, beside the shards; removed after the last shard."""
     counts_words: bool
@@ -51,8 +44,7 @@ class SurveyTask:
 
     @property
     def size(self) -> int:
-        """Number of bytes to read."""
-        return size_of(self.corpus_slice)
+        return corpora.size_of(self.corpus_slice)
 
     @property
     def path(self) -> Path:
@@ -108,7 +100,7 @@ class SurveyTask:
         """Counts the words of sentences, because sentences are encoded later."""
         if self.config.tokenizer == "wordpiece":
             return train_wordpiece.count_words(texts, lower_case=self.config.lower_case)
-        sentences = chain.from_iterable(map(split_sentences, texts))
+        sentences = chain.from_iterable(map(corpora.split_sentences, texts))
         return train_sentencepiece.count_pretokens(sentences, lower_case=self.config.lower_case)
 
     def _training_texts(
@@ -118,12 +110,12 @@ class SurveyTask:
 
         Names excluded documents in `excluded` and writes held-out documents to `held_out`.
         """
-        for document, weight in read_slice(self.corpus_slice):
+        for document, weight in corpora.read_slice(self.corpus_slice):
             if self.exclusion.drops(document.text):
                 excluded.append(document.name)
-            elif not is_held_out(document, fraction=self.config.held_out_fraction):
+            elif not corpora.is_held_out(document, fraction=self.config.held_out_fraction):
                 documents["train"] += 1
-                yield from repeat(document.text, copies(document, times=weight))
+                yield from repeat(document.text, corpora.copies(document, times=weight))
             else:
                 documents["eval"] += 1
                 line = {"name": document.name, "text": document.text}
@@ -162,7 +154,7 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
         )
 
 
-def held_out_slice(tasks: Sequence[SurveyTask]) -> Slice:
+def held_out_slice(tasks: Sequence[SurveyTask]) -> corpora.Slice:
     """Returns a slice of the held-out documents, in the order of the corpus."""
     paths = [task.held_out_path for task in tasks]
     sizes = [(str(path), path.stat().st_size) for path in paths]
