@@ -19,10 +19,7 @@ MEASURED_ROWS = 2000
 HIGHEST_RANDOM_RATE = 0.9
 """Share of random pairs above which `find_warnings` warns; the recipe aims at 0.5."""
 
-_SUMS = (
-    *("examples", "documents", "sentences", "tokens"),
-    *("positions", "pairs", "random_pairs", "bytes_read"),
-)
+_SUMS = "examples documents sentences tokens positions pairs random_pairs bytes_read".split()
 
 
 def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict]) -> dict:

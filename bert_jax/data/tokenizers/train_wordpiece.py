@@ -1,8 +1,7 @@
 """Trains a WordPiece vocabulary by byte-pair encoding over word counts, equal on every machine."""
 
-import os
+import io
 import random
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -115,33 +114,30 @@ def _merged_pieces(word_counts: Mapping[str, int], *, vocab_size: int) -> list[s
     if not words:
         return []
     characters = len(set().union(*words))
-    with tempfile.TemporaryDirectory() as directory:
-        counts_path, prefix = os.path.join(directory, "words.tsv"), os.path.join(directory, "bpe")
-        with open(counts_path, "w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(f"{word}\t{word_counts[word]}\n" for word in words)
-        sentencepiece.SentencePieceTrainer.train(
-            input=counts_path,
-            input_format="tsv",
-            model_prefix=prefix,
-            model_type="bpe",
-            # Room for <unk>, for every character, and for the word mark merged with each.
-            vocab_size=vocab_size + 2 * characters + 2,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            max_sentencepiece_length=MAX_WORD_LENGTH + 1,
-            normalization_rule_name="identity",
-            split_by_unicode_script=False,
-            split_by_number=False,
-            bos_id=-1,
-            eos_id=-1,
-            num_threads=1,
-            minloglevel=2,
-        )
-        with open(prefix + ".vocab", encoding="utf-8", newline="\n") as stream:
-            marked = [line.split("\t")[0] for line in stream]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(f"{word}\t{word_counts[word]}" for word in words),
+        model_writer=model,
+        input_format="tsv",
+        model_type="bpe",
+        # Room for <unk>, for every character, and for the word mark merged with each.
+        vocab_size=vocab_size + 2 * characters + 2,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        max_sentencepiece_length=MAX_WORD_LENGTH + 1,
+        normalization_rule_name="identity",
+        split_by_unicode_script=False,
+        split_by_number=False,
+        bos_id=-1,
+        eos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     # The first piece is <unk>. Single characters come last, and belong to the alphabet.
+    marked = map(processor.id_to_piece, range(1, processor.get_piece_size()))
     return [
         piece.removeprefix(_WORD_MARK) if piece.startswith(_WORD_MARK) else f"##{piece}"
-        for piece in marked[1:]
+        for piece in marked
         if len(piece) > 1
     ]

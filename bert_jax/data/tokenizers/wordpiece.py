@@ -12,14 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from bert_jax.data.tokenizers import words
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, SPECIAL_PIECES, Encoding, Tokenizer
-from bert_jax.data.tokenizers.words import (
-    RecentWords,
-    locate_whitespace_split,
-    split_aligned_word,
-    split_whitespace,
-    split_word,
-)
 from bert_jax.errors import DataError
 
 MAX_WORD_LENGTH = 100
@@ -66,14 +60,14 @@ class WordPiece(Tokenizer):
             raise DataError(f"{path}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        return list(chain.from_iterable(map(self._encode_word, split_whitespace(text))))
+        return list(chain.from_iterable(map(self._encode_word, words.split_whitespace(text))))
 
     def encode_continuation(self, text: str) -> list[int]:
         return self.encode(text)
 
     def encode_with_offsets(self, text: str) -> Encoding:
         ids, offsets = [], []
-        for first, word in locate_whitespace_split(text):
+        for first, word in words.locate_whitespace_split(text):
             word_ids, spans = self._encode_aligned_word(word)
             ids += word_ids
             offsets += [(first + start, first + end) for start, end in spans]
@@ -118,10 +112,10 @@ class WordPiece(Tokenizer):
         """Returns the ids of a text without spaces, from a cache where possible."""
 
         def encode_word(word: str) -> tuple[int, ...]:
-            tokens = split_word(word, lower_case=self.lower_case)
+            tokens = words.split_word(word, lower_case=self.lower_case)
             return tuple(chain.from_iterable(map(self._match_longest, tokens)))
 
-        return RecentWords(encode_word).__getitem__
+        return words.RecentWords(encode_word).__getitem__
 
     @cached_property
     def _encode_aligned_word(self) -> Callable[[str], Encoding]:
@@ -129,7 +123,7 @@ class WordPiece(Tokenizer):
 
         def encode_aligned_word(word: str) -> Encoding:
             ids, offsets = [], []
-            for token in split_aligned_word(word, lower_case=self.lower_case):
+            for token in words.split_aligned_word(word, lower_case=self.lower_case):
                 first = 0
                 for i in self._match_longest("".join(c for c, _ in token)):
                     length = len(self.pieces[i]) - (len("##") if first else 0)
@@ -140,7 +134,7 @@ class WordPiece(Tokenizer):
                     first = last
             return Encoding(ids, offsets)
 
-        return RecentWords(encode_aligned_word).__getitem__
+        return words.RecentWords(encode_aligned_word).__getitem__
 
     def _match_longest(self, token: str) -> list[int]:
         if len(token) > self.max_word_length:

@@ -105,11 +105,6 @@ def split_word(word: str, *, lower_case: bool) -> list[str]:
     return tokens
 
 
-def is_ideograph(character: str) -> bool:
-    """Returns whether the character is a CJK ideograph; BERT makes each ideograph a word."""
-    return bool(_IDEOGRAPH.match(character))
-
-
 def is_unspaced(character: str) -> bool:
     """Returns whether the character's script puts no space between words, as Chinese or Thai."""
     return bool(_UNSPACED.match(character))
@@ -172,7 +167,7 @@ def _clean_character(character: str) -> str:
         return " "
     if character == "\ufffd" or category in ("Cc", "Cf"):
         return ""
-    if is_ideograph(character):
+    if _IDEOGRAPH.match(character):  # each ideograph is a word
         return f" {character} "
     return character
 
