@@ -2,10 +2,16 @@
 
     bash launch/quickstart.sh
 
-One layer of width 256 on rows of 32 tokens: of the shapes tried it learns most in four minutes.
-A BERT that starts stays near the word counts until attention finds the neighbouring words,
-position by position. With 64 positions that did not happen in the same time: one layer at a rate
-of 1e-3 ended at a held-out loss of 5.96, two layers at 5e-4 at 5.99.
+The masked language model learns. The next-sentence head learns next to nothing: seed 0 ended at a
+held-out pair accuracy of 0.851, and the majority label alone gets 0.845. The reason is the data. A
+pair is cut from a run of sentences that fills the row. The sentences of the addresses have 39
+tokens on average, so most runs in a row of 32 tokens are a single sentence. A single sentence has
+no next sentence in its run, so its partner is always random. About 82 % of the training pairs are
+random.
+
+Longer rows have more balanced pairs, but a BERT stays near the word counts until attention finds
+the neighbouring words, and more positions make this slower. docs/quickstart-trials.md compares
+other shapes.
 """
 
 from bert_jax import Experiment
