@@ -2,12 +2,11 @@
 
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from importlib.metadata import version
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -96,37 +95,38 @@ def prepare_data(
     _check_tokenizer(config, tokenizer)
     settings = inputs.settings | tokenizer_settings(tokenizer)
     _check_shards(directory, settings)
-    make_shards = partial(
-        _shard_tasks, config, slices=inputs.slices, tokenizer=tokenizer, settings=settings
-    )
-    shards = make_shards()
+    make = partial(ShardTask, config=config, tokenizer=tokenizer, settings=settings)
+    held_out = make(split="eval", index=0, corpus_slice=())  # the survey finds its text
+    training = [make(split="train", index=i, corpus_slice=s) for i, s in enumerate(inputs.slices)]
     # Without an exclusion, only the held-out shard needs the survey.
-    if any(shard.finished() is None for shard in (shards if exclusion.files else shards[:1])):
+    dependent = [held_out, *training] if exclusion.files else [held_out]
+    if any(shard.finished() is None for shard in dependent):
         surveys = _survey_tasks(config, inputs, exclusion=exclusion, counts_words=False)
         with _removed_if_refused(directory / survey.SURVEY_DIRECTORY):
             found = _run("reading", surveys, engine=engine, report=report)
             survey.check_survey(config, found)
+        held_out = replace(held_out, corpus_slice=survey.held_out_slice(surveys))
         excluded = [frozenset(result["excluded"]) for result in found]
-        shards = make_shards(held_out=survey.held_out_slice(surveys), excluded=excluded)
+        training = [replace(t, excluded=names) for t, names in zip(training, excluded, strict=True)]
 
     directory.mkdir(parents=True, exist_ok=True)
     # Written before the vocabulary: a later run reuses that only if these settings are the same.
     write_json(directory / INPUTS_FILE, inputs.description | {"settings": inputs.settings})
     if not (directory / "tokenizer.json").exists():
         save_tokenizer(tokenizer, directory)
-    statistics = _run("shards", shards, engine=engine, report=report)
-    evaluation, training = statistics[:1], statistics[1:]
-    _check_rows(config, training=training, evaluation=evaluation)
+    evaluation, *others = _run("shards", [held_out, *training], engine=engine, report=report)
+    statistics = {"training": others, "evaluation": [evaluation]}
+    _check_rows(config, **statistics)
     counts_path = directory / TOKEN_COUNTS_FILE
     passport = {
         "format_version": FORMAT_VERSION,
         **settings,
         "corpus": inputs.description,
         "exclusion": exclusion.to_json(),
-        **summarize(directory, training=training, evaluation=evaluation),
+        **summarize(directory, **statistics),
     }
     passport["masking"] = measure_masking(passport, config, tokenizer)
-    write_array(reduce(np.add, (shard.token_counts() for shard in shards[1:])), path=counts_path)
+    write_array(reduce(np.add, (shard.token_counts() for shard in training)), path=counts_path)
     passport["token_counts_sha256"] = sha256_of_file(counts_path)
     write_json(directory / PASSPORT_FILE, passport)
     shutil.rmtree(directory / survey.SURVEY_DIRECTORY, ignore_errors=True)
@@ -196,24 +196,6 @@ def _check_rows(config: DataConfig, **statistics: Sequence[dict]) -> None:
                 f"{config.corpus}; accepted: documents with text, and shares and weights that "
                 "leave some of them, in another data.directory"
             )
-
-
-def _shard_tasks(
-    config: DataConfig,
-    *,
-    slices: Sequence[Slice],
-    tokenizer: Tokenizer,
-    settings: dict,
-    held_out: Slice = (),
-    excluded: Iterable[frozenset[str]] = repeat(frozenset()),
-) -> list[ShardTask]:
-    """Returns the task of the held-out examples, then a task of training examples a slice."""
-    make = partial(ShardTask, config=config, tokenizer=tokenizer, settings=settings)
-    training = [
-        make(split="train", index=index, corpus_slice=corpus_slice, excluded=names)
-        for index, (corpus_slice, names) in enumerate(zip(slices, excluded, strict=False))
-    ]
-    return [make(split="eval", index=0, corpus_slice=held_out), *training]
 
 
 def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) -> list[dict]:

@@ -52,11 +52,6 @@ class Corpus:
     spec: str
     sources: tuple[CorpusSource, ...]
 
-    @property
-    def size(self) -> int:
-        """Size of the files as stored, in bytes."""
-        return sum(file.size for source in self.sources for file in source.files)
-
     def slices(self, count: int) -> list[Slice]:
         """Cuts the corpus into `count` slices of about equal size that share no document.
 

@@ -58,12 +58,12 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text. The name of a special piece in the text is ordinary text."""
 
-    @abstractmethod
     def encode_continuation(self, text: str) -> list[int]:
         """Returns the ids of a text that follows another piece, such as [MASK], without a space.
 
         WordPiece still treats the text as the start of a word, as BERT does.
         """
+        return self.encode(text)
 
     @abstractmethod
     def encode_with_offsets(self, text: str) -> Encoding:

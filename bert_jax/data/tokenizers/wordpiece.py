@@ -62,9 +62,6 @@ class WordPiece(Tokenizer):
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._encode_word, words.split_whitespace(text))))
 
-    def encode_continuation(self, text: str) -> list[int]:
-        return self.encode(text)
-
     def encode_with_offsets(self, text: str) -> Encoding:
         ids, offsets = [], []
         for first, word in words.locate_whitespace_split(text):
