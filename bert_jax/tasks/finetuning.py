@@ -17,30 +17,15 @@ from bert_jax.errors import CheckpointError, ConfigError, DivergenceError
 from bert_jax.files import write_json
 from bert_jax.runs.run import Run, load_run
 from bert_jax.sharding import make_mesh, named_sharding
-from bert_jax.tasks import results
+from bert_jax.tasks import datasets, results, state
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.tasks.datasets import (
-    SPLITS,
-    Dataset,
-    baseline_metrics,
-    encode_dataset,
-    fingerprint_splits,
-    load_dataset,
-)
+from bert_jax.tasks.datasets import Dataset
 from bert_jax.tasks.families.batches import padded_length
 from bert_jax.tasks.families.family import TaskBatch
 from bert_jax.tasks.families.metrics import check_installed
 from bert_jax.tasks.seed_run import Setup, run_seed
-from bert_jax.tasks.state import (
-    make_model,
-    make_task_optimizer,
-    state_maker,
-    task_logits,
-    task_step,
-)
 from bert_jax.training import initial
 
-FORMAT_VERSION = 1
 FILES_OF_A_RUN = ("config.json", "checkpoints", "metrics.jsonl")
 """Files of a pretraining run or of converted weights; a fine-tuning does not overwrite them."""
 UNUSED_HEADS = ("masked_token_head", "next_sentence_head")
@@ -53,11 +38,7 @@ def finetune(
 ) -> dict[str, Any]:
     """Fine-tunes with `seeds` seeds, skips those that `workdir` holds, and returns `result.json`.
 
-    Args:
-      config: the task and how to train on it.
-      source: the pretrained weights, in any form that `load_run` opens.
-      workdir: gets a directory for each seed with checkpoint, metrics and predictions.
-      seeds: number of seeds; the first is `config.seed`.
+    The first seed is `config.seed`. `source` holds pretrained weights that `load_run` opens.
 
     Raises:
       ConfigError, DataError, CheckpointError: something is wrong; raised before any compile.
@@ -70,16 +51,16 @@ def finetune(
     say = partial(console.print, soft_wrap=True)
 
     # ---- Data, encoder, run directory ---------------------------------------------------------
-    dataset = load_dataset(config.task)
+    dataset = datasets.load_dataset(config.task)
     run = open_encoder(source, config)
-    dataset = encode_dataset(dataset, config.task, run.tokenizer)
+    dataset = datasets.encode_dataset(dataset, config.task, run.tokenizer)
     baselines = measure_baselines(dataset)
     setup = make_setup(config, dataset, run)
     identity = open_workdir(
         workdir,
         config,
         checkpoint_sha256=initial.fingerprint_params(run.params),
-        data_sha256=fingerprint_splits(dataset.splits),
+        data_sha256=datasets.fingerprint_splits(dataset.splits),
     )
     highest = max(metrics[dataset.metric] for metrics in baselines["dev"].values())
     say(
@@ -98,7 +79,7 @@ def finetune(
 
     # ---- Result -------------------------------------------------------------------------------
     result = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1,
         **identity,
         "family": config.task.family,
         **compare_seeds(ended, dataset, baselines, workdir),
@@ -115,7 +96,7 @@ def measure_baselines(dataset: Dataset) -> dict[str, dict[str, Metrics]]:
       ConfigError: the main metric cannot be computed for the labels of a split.
     """
     splits = [split for name, split in dataset.splits.items() if name != "train" and split.labelled]
-    baselines = {split.name: baseline_metrics(dataset, split) for split in splits}
+    baselines = {split.name: datasets.baseline_metrics(dataset, split) for split in splits}
     for name, found in baselines.items():
         known = next(iter(found.values()))
         if dataset.metric not in known:
@@ -156,12 +137,11 @@ def compare_seeds(
             "lower optimizer.learning_rate may help"
         )
     metric, train = dataset.metric, dataset.splits["train"]
+    directories = [workdir / f"seed-{one['seed']}" for one in finished]
     summary = {}
     for name in baselines:
-        files = [workdir / f"seed-{one['seed']}" / f"outcomes_{name}.npy" for one in finished]
-        summary[name] = results.summarize(
-            [np.load(file) for file in files], dataset.family.metrics, metric
-        )
+        outcomes = [np.load(directory / f"outcomes_{name}.npy") for directory in directories]
+        summary[name] = results.summarize(outcomes, dataset.family.metrics, metric)
     return {
         "metric": metric,
         "labels": list(dataset.labels),
@@ -214,7 +194,7 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
       ConfigError: model, task and mesh do not fit.
     """
     training, family, rows = config.training, dataset.family, dataset.splits["train"].rows
-    model = make_model(config, run.model.config, family, dataset.labels)
+    model = state.make_model(config, run.model.config, family, dataset.labels)
     mesh = make_mesh(config.mesh)
     for name in ("batch_size", "evaluation_batch_size"):
         batch_sharding = named_sharding(
@@ -225,12 +205,14 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
             what=f"training.{name}",
         )
     steps = training.epochs * math.ceil(len(rows) / training.batch_size)
-    optimizer, schedule = make_task_optimizer(config, steps=steps)
-    sharding, first_state = state_maker(model, optimizer, config, mesh)
-    update = partial(task_step, model=model, family=family, optimizer=optimizer, schedule=schedule)
+    optimizer, schedule = state.make_task_optimizer(config, steps=steps)
+    sharding, first_state = state.state_maker(model, optimizer, config, mesh)
+    update = partial(
+        state.task_step, model=model, family=family, optimizer=optimizer, schedule=schedule
+    )
 
     def predict_batch(params: Any, batch: TaskBatch) -> jax.Array:
-        return family.predict_batch(task_logits(model, params, batch))
+        return family.predict_batch(state.task_logits(model, params, batch))
 
     return Setup(
         config=config,
@@ -305,5 +287,7 @@ def describe_seed(result: dict[str, Any], metric: str) -> str:
     """Returns one line about the result of a seed."""
     if "dev" not in result:
         return f"diverged at step {result['diverged_at_step']}"
-    parts = [f"{name} {metric} {result[name][metric]:.4f}" for name in SPLITS if name in result]
+    parts = [
+        f"{name} {metric} {result[name][metric]:.4f}" for name in datasets.SPLITS if name in result
+    ]
     return ", ".join([*parts, f"best at step {result['best_step']} of {result['steps']}"])

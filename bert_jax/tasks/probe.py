@@ -50,18 +50,13 @@ def make_probe(
     train, dev = (encode_split(split, config.task, tokenizer) for split in (train, dev))
     length = padded_length([*train.rows, *dev.rows], config.task.max_length)
     features = jax.jit(partial(model.apply, method=BertForTask.features))
-    lay_out = partial(
-        stack,
-        family=dataset.family,
-        batch_size=config.training.evaluation_batch_size,
-        length=length,
-        pad_id=tokenizer.pad_id,
-    )
+    size = config.training.evaluation_batch_size
+    shape = {"batch_size": size, "length": length, "pad_id": tokenizer.pad_id}
 
     def represent(params: Any, rows: Sequence[Row]) -> np.ndarray:
         found = []
-        for some in chunks(rows, config.training.evaluation_batch_size):
-            batch = lay_out(some)
+        for some in chunks(rows, size):
+            batch = stack(some, family=dataset.family, **shape)
             ids = (batch.token_ids[:, 0], batch.segment_ids[:, 0], batch.pack_ids[:, 0])
             found.append(np.asarray(features({"params": params}, *ids))[: len(some), 0])
         return np.concatenate(found).astype(np.float64)

@@ -22,12 +22,7 @@ def bootstrap_interval(
     """Returns the percentile bootstrap interval of a metric's mean over seeds.
 
     Each resample draws seeds and examples with replacement; all its seeds share the examples.
-
-    Args:
-      outcomes: the outcomes of each seed, on the same examples in the same order.
-      metric: a function of the outcomes of one seed.
-      resamples: number of resamples.
-      seed: seed of the resamples.
+    Every seed has outcomes of the same examples in the same order.
 
     References:
       Efron and Tibshirani 1993, chapter 13.

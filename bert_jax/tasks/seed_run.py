@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +20,8 @@ from bert_jax.models.task import BertForTask
 from bert_jax.runs.run import Run
 from bert_jax.tasks.config import FineTuningConfig, TaskTrainingConfig
 from bert_jax.tasks.datasets import Dataset, Split, compute_metrics
-from bert_jax.tasks.families.batches import (
-    LENGTH_STEP,
-    chunks,
-    epoch_batches,
-    num_tokens,
-    padded_length,
-    stack,
-)
+from bert_jax.tasks.families import batches
+from bert_jax.tasks.families.batches import LENGTH_STEP, padded_length
 from bert_jax.tasks.families.family import Row, TaskBatch
 from bert_jax.tasks.state import seed_streams
 from bert_jax.training.checkpoint import save_params
@@ -80,14 +75,14 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
     evaluations = evaluation_steps(setup.steps, training)
     best = Best(-math.inf, 0, None)
     window, log = [], []
-    batches = track(
-        seed_batches(dataset.splits["train"].rows, seed=seed, training=training),
-        f"seed {seed}",
-        total=setup.steps,
-        console=console,
-        transient=True,
+    order = {"seed": seed, "size": training.batch_size, "by_length": training.group_by_length}
+    epochs = (
+        batches.epoch_batches(dataset.splits["train"].rows, epoch=epoch, **order)
+        for epoch in range(training.epochs)
     )
-    for step, rows in enumerate(batches, start=1):
+    progress = {"total": setup.steps, "console": console, "transient": True}
+    rows_of_steps = track(chain.from_iterable(epochs), f"seed {seed}", **progress)
+    for step, rows in enumerate(rows_of_steps, start=1):
         length = setup.length
         if training.group_by_length:
             length = padded_length(rows, setup.length, multiple=LENGTH_STEP)
@@ -121,20 +116,6 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
     write_json(directory / "result.json", result)
 
 
-def seed_batches(
-    rows: Sequence[Row], *, seed: int, training: TaskTrainingConfig
-) -> Iterator[list[Row]]:
-    """Returns the batches of all epochs; one batch of each epoch may be smaller."""
-    for epoch in range(training.epochs):
-        yield from epoch_batches(
-            rows,
-            seed=seed,
-            epoch=epoch,
-            size=training.batch_size,
-            by_length=training.group_by_length,
-        )
-
-
 def evaluation_steps(steps: int, training: TaskTrainingConfig) -> set[int]:
     """Returns the steps after which dev is evaluated, including the last step of each epoch."""
     count = training.epochs * training.evaluations_per_epoch
@@ -163,7 +144,7 @@ def evaluate(setup: Setup, params: Any, split: Split) -> dict[str, float]:
 
 def place_batch(setup: Setup, rows: Sequence[Row], batch_size: int, length: int) -> TaskBatch:
     """Stacks rows, pads them to (batch_size, length) and puts them on the devices."""
-    batch = stack(
+    batch = batches.stack(
         rows,
         family=setup.dataset.family,
         batch_size=batch_size,
@@ -178,8 +159,8 @@ def predict(setup: Setup, params: Any, split: Split) -> list[Any]:
     size, task = setup.config.training.evaluation_batch_size, setup.config.task
     outputs: dict[int, Any] = {}
     # Rows of similar length share a batch, which saves padding and changes no prediction.
-    by_length = sorted(range(len(split.rows)), key=lambda i: num_tokens(split.rows[i]))
-    for numbers in chunks(by_length, size):
+    by_length = sorted(range(len(split.rows)), key=lambda i: batches.num_tokens(split.rows[i]))
+    for numbers in batches.chunks(by_length, size):
         rows = [split.rows[i] for i in numbers]
         length = padded_length(rows, task.max_length, multiple=LENGTH_STEP)
         found = jax.device_get(setup.predict_batch(params, place_batch(setup, rows, size, length)))

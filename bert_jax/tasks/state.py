@@ -71,18 +71,13 @@ def task_logits(
 def make_task_optimizer(
     config: FineTuningConfig, *, steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Returns the optimizer of the trained parameters, and its schedule."""
+    """Returns the optimizer, which leaves untrained parameters as they are, and its schedule."""
     warmup = min(round(config.training.warmup_fraction * steps), steps - 1)
     optimizer_config = replace(config.optimizer, warmup_steps=warmup)
     schedule = learning_rate_schedule(optimizer_config, steps=steps)
-    trained = partial(trained_mask, config=config)
-
-    def untrained(params: Any) -> Any:
-        return jax.tree.map(lambda is_trained: not is_trained, trained(params))
-
-    optimizer = optax.chain(
-        optax.masked(make_optimizer(optimizer_config, schedule), trained),
-        optax.masked(optax.set_to_zero(), untrained),
+    optimizer = optax.partition(
+        {True: make_optimizer(optimizer_config, schedule), False: optax.set_to_zero()},
+        partial(trained_mask, config=config),
     )
     return optimizer, schedule
 
@@ -93,13 +88,11 @@ def trained_mask(params: Any, *, config: FineTuningConfig) -> Any:
     A frozen encoder is not trained. A pooler that the task does not use is not trained either: its
     gradient is 0, so weight decay alone would change it.
     """
-    pooled = config.task.representation == "pooled"
 
     def is_trained(path: tuple, _: Any) -> bool:
         names = [key.key for key in path]
-        if names[0] == OUTPUT:
-            return True
-        return not config.training.frozen and (pooled or POOLER not in names)
+        used = config.task.representation == "pooled" or POOLER not in names
+        return names[0] == OUTPUT or (used and not config.training.frozen)
 
     return jax.tree_util.tree_map_with_path(is_trained, params)
 

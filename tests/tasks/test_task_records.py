@@ -147,7 +147,7 @@ def test_a_no_break_space_is_part_of_a_cell(write_set):
 @pytest.mark.parametrize(
     ("name", "lines", "said"),
     [
-        ("a.tsv", ["text\tlabel", "good\t1", "bad"], ":3 has 1 cells; accepted: 2"),
+        ("a.tsv", ["text\tlabel", "good\t1", "bad"], ":3 has 1 columns; accepted: 2"),
         (
             "a.csv",
             ["text,label", "bad"],

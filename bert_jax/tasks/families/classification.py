@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -42,8 +43,8 @@ CLASSIFICATION = Family(
     score=score,
     metrics={
         "accuracy": metrics.accuracy,
-        "f1": metrics.f1,
-        "macro_f1": metrics.macro_f1,
+        "f1": partial(metrics.f1, average="binary"),
+        "macro_f1": partial(metrics.f1, average="macro"),
         "matthews": metrics.matthews,
     },
     baselines=baselines,

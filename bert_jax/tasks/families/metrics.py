@@ -7,7 +7,7 @@ import importlib.util
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,21 +30,13 @@ def accuracy(outcomes: Outcomes) -> float:
     return float(np.mean(outcomes[:, PREDICTED] == outcomes[:, GOLD]))
 
 
-def f1(outcomes: Outcomes) -> float:
-    """Returns the F1 of label number 1, the metric of MRPC and QQP."""
-    return _f1(outcomes == 1, average="binary")
-
-
-def macro_f1(outcomes: Outcomes) -> float:
-    """Returns the mean of the labels' F1."""
-    return _f1(outcomes, average="macro")
-
-
-def _f1(outcomes: np.ndarray, *, average: str) -> float:
+def f1(outcomes: Outcomes, *, average: Literal["binary", "macro"]) -> float:
+    """Returns the F1 of label number 1, as for MRPC and QQP, or the mean of the labels' F1."""
     from sklearn.metrics import f1_score
 
-    predicted, gold = outcomes[:, PREDICTED], outcomes[:, GOLD]
+    outcomes = outcomes == 1 if average == "binary" else outcomes
     zero: Any = 0.0  # scikit-learn's annotation of zero_division accepts only strings
+    gold, predicted = outcomes[:, GOLD], outcomes[:, PREDICTED]
     return float(f1_score(gold, predicted, average=average, zero_division=zero))
 
 
@@ -55,26 +47,15 @@ def matthews(outcomes: Outcomes) -> float:
     return float(matthews_corrcoef(outcomes[:, GOLD], outcomes[:, PREDICTED]))
 
 
-def pearson(outcomes: Outcomes) -> float:
-    """Returns the correlation of predicted and gold numbers."""
+def correlation(outcomes: Outcomes, *, kind: Literal["pearsonr", "spearmanr"]) -> float:
+    """Returns the correlation of predicted and gold numbers (Pearson) or ranks (Spearman)."""
     from scipy import stats
 
-    return _correlation(stats.pearsonr, outcomes)
-
-
-def spearman(outcomes: Outcomes) -> float:
-    """Returns the correlation of the ranks of predicted and gold numbers."""
-    from scipy import stats
-
-    return _correlation(stats.spearmanr, outcomes)
-
-
-def _correlation(function: Callable[..., Any], outcomes: Outcomes) -> float:
     if len(outcomes) < 2:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SciPy warns about constants and returns nan
-        value = float(function(outcomes[:, PREDICTED], outcomes[:, GOLD])[0])
+        value = float(getattr(stats, kind)(outcomes[:, PREDICTED], outcomes[:, GOLD])[0])
     return value if math.isfinite(value) else 0.0
 
 

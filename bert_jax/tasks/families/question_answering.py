@@ -15,15 +15,7 @@ from bert_jax.data.tokenizers.wordpiece import Encoding
 from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.answers import exact_match, normalize_answer, overlap_f1
-from bert_jax.tasks.families.family import (
-    EncoderInput,
-    Example,
-    Family,
-    Labels,
-    Outcomes,
-    Row,
-    TaskBatch,
-)
+from bert_jax.tasks.families.family import EncoderInput, Example, Family, Labels, Outcomes, Row
 from bert_jax.tasks.families.metrics import mean_of
 from bert_jax.tasks.readers.records import Record
 from bert_jax.training.losses import cross_entropy
@@ -51,8 +43,8 @@ class Window(NamedTuple):
     """The position of the first passage token in the row."""
     offsets: list[tuple[int, int]]
     """The characters of each token in the passage: start and end."""
-    best: list[bool]
-    """Whether this window is the best one for the token: see `is_best_window`."""
+    best: np.ndarray
+    """Whether this window is the best one for the token: see `best_windows`."""
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
@@ -123,20 +115,18 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
     weight = float(answer is not None or not example.gold)
     room = task.max_length - len(question) - 3
     starts = window_starts(len(passage.ids), room=room, stride=task.stride)
+    best = best_windows(starts, room=room, length=len(passage.ids))
     head = [tokenizer.cls_id, *question, tokenizer.sep_id]
     rows = []
-    for start in starts:
-        ids = passage.ids[start : start + room]
+    for index, start in enumerate(starts):
+        inside = slice(start, start + room)
+        ids = passage.ids[inside]
         label = (0, 0)
         if answer and start <= answer[0] and answer[1] < start + len(ids):
             label = (answer[0] - start + len(head), answer[1] - start + len(head))
         one = EncoderInput([*head, *ids, tokenizer.sep_id], [0] * len(head) + [1] * (len(ids) + 1))
-        offsets = passage.offsets[start : start + room]
-        best = [
-            is_best_window(token, start, starts, room=room, length=len(passage.ids))
-            for token in range(start, start + len(ids))
-        ]
-        rows.append(Row((one,), label, weight, number, Window(len(head), offsets, best)))
+        window = Window(len(head), passage.offsets[inside], best[inside] == index)
+        rows.append(Row((one,), label, weight, number, window))
     return rows
 
 
@@ -148,21 +138,17 @@ def window_starts(length: int, *, room: int, stride: int) -> list[int]:
     return starts
 
 
-def is_best_window(
-    token: int, start: int, starts: Sequence[int], *, room: int, length: int
-) -> bool:
-    """Returns whether the window at `start` shows the most context of a token.
+def best_windows(starts: Sequence[int], *, room: int, length: int) -> np.ndarray:
+    """Returns the index of the window with the most context of each token, [length].
 
     As in run_squad.py, the context is the smaller number of tokens on either side, plus a
     hundredth of the window's length. If windows are equal, the first one wins.
     """
-
-    def context(first: int) -> float:
-        last = min(first + room, length) - 1
-        return min(token - first, last - token) + 0.01 * (last - first + 1)
-
-    windows = [first for first in starts if first <= token < first + room]
-    return start == max(windows, key=context)
+    tokens, first = np.arange(length), np.array(starts)[:, None]
+    last = np.minimum(first + room, length) - 1
+    on_a_side = np.minimum(tokens - first, last - tokens)
+    context = np.where(on_a_side >= 0, on_a_side + 0.01 * (last - first + 1), -np.inf)
+    return context.argmax(axis=0)
 
 
 def token_span(passage: Encoding, text: str, start: int) -> tuple[int, int] | None:
@@ -290,7 +276,7 @@ def write_predictions(
     return "json", json.dumps(answers, ensure_ascii=False, indent=1) + "\n"
 
 
-def span_loss(logits, batch: TaskBatch) -> Mean:
+def span_loss(logits, batch) -> Mean:
     """Returns the mean of the cross entropies of start and end over the tokens of a row.
 
     run_squad.py of google-research/bert includes padding in the softmax, so its loss depends on the

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +43,9 @@ REGRESSION = replace(
     outputs=lambda labels: 1,
     loss=lambda logits, batch: Mean.of(jnp.square(logits[..., 0] - batch.labels), batch.weights),
     decode=lambda outputs, *_: [float(output[0]) for output in outputs],
-    metrics={"pearson": metrics.pearson, "spearman": metrics.spearman},
+    metrics={
+        "pearson": partial(metrics.correlation, kind="pearsonr"),
+        "spearman": partial(metrics.correlation, kind="spearmanr"),
+    },
     baselines=baselines,
 )

@@ -1,16 +1,14 @@
 """CoNLL and CoNLL-U files: one token on each line, a blank line after each sentence."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bert_jax.errors import DataError
-from bert_jax.tasks.readers.records import Record, numbered_lines
+from bert_jax.tasks.readers.records import Record, cells_by_name, numbered_lines
 
-CONLLU_COLUMNS = (
-    *("id", "form", "lemma", "upos", "xpos"),
-    *("feats", "head", "deprel", "deps", "misc"),
-)
+CONLLU_COLUMNS = "id form lemma upos xpos feats head deprel deps misc".split()
 
 
 def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record]:
@@ -28,7 +26,7 @@ def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record]:
         (number, [] if line.startswith("-DOCSTART-") else re.findall(r"[^ \t]+", line))
         for number, line in numbered_lines(path)
     )
-    yield from _sentences(path, lines, columns)
+    yield from _sentences(path, lines, columns, separator="tabs or spaces")
 
 
 def read_conllu(path: Path) -> Iterator[Record]:
@@ -47,30 +45,14 @@ def read_conllu(path: Path) -> Iterator[Record]:
             if not cells or cells[0].isdecimal() or len(cells) != len(CONLLU_COLUMNS):
                 yield number, cells
 
-    yield from _sentences(path, lines(), CONLLU_COLUMNS)
+    yield from _sentences(path, lines(), CONLLU_COLUMNS, separator="tabs")
 
 
 def _sentences(
-    path: Path, lines: Iterator[tuple[int, list[str]]], columns: Sequence[str]
+    path: Path, lines: Iterator[tuple[int, list[str]]], columns: Sequence[str], *, separator: str
 ) -> Iterator[Record]:
-    first, rows = 0, []
-    for number, cells in lines:
-        if not cells:
-            if rows:
-                yield _record(path, first, rows, columns)
-            rows = []
-            continue
-        if len(cells) != len(columns):
-            raise DataError(
-                f"{path}:{number} has {len(cells)} columns; accepted: {len(columns)}, "
-                f"{', '.join(columns)}"
-            )
-        first = first if rows else number
-        rows.append(cells)
-    if rows:
-        yield _record(path, first, rows, columns)
-
-
-def _record(path: Path, first: int, rows: list[list[str]], columns: Sequence[str]) -> Record:
-    cells = map(list, zip(*rows, strict=True))
-    return Record(f"{path}:{first}", dict(zip(columns, cells, strict=True)))
+    for is_sentence, group in itertools.groupby(lines, key=lambda line: bool(line[1])):
+        if is_sentence:
+            rows = [(f"{path}:{number}", cells) for number, cells in group]
+            tokens = [cells_by_name(*row, columns, separator=separator) for row in rows]
+            yield Record(rows[0][0], {name: [token[name] for token in tokens] for name in columns})

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from bert_jax.errors import DataError
 from bert_jax.tasks.readers.conll import read_conll, read_conllu
-from bert_jax.tasks.readers.records import Record, numbered_lines
+from bert_jax.tasks.readers.records import Record, cells_by_name, numbered_lines
 from bert_jax.tasks.readers.squad import read_squad
 from bert_jax.tasks.readers.tfds import read_tfds
 
-Columns = tuple[str, ...]
 
-
-def read_records(spec: str, columns: Columns = ()) -> list[Record]:
+def read_records(spec: str, columns: tuple[str, ...] = ()) -> list[Record]:
     """Returns the examples of a set: KIND:FILE or tfds:NAME:SPLIT.
 
     Raises:
@@ -41,21 +39,13 @@ def read_records(spec: str, columns: Columns = ()) -> list[Record]:
     return records
 
 
-def read_tsv(path: Path, columns: Columns = ()) -> Iterator[Record]:
+def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[Record]:
     """Returns a record for each line of tab-separated cells without quoting, as in GLUE's files."""
-    for number, line in numbered_lines(path):
-        if not line.strip():
-            continue
-        cells = line.split("\t")
-        if not columns:
-            columns = tuple(cells)
-            continue
-        if len(cells) != len(columns):
-            raise DataError(
-                f"{path}:{number} has {len(cells)} cells; accepted: {len(columns)}, "
-                f"{', '.join(columns)}, separated by tabs"
-            )
-        yield Record(f"{path}:{number}", dict(zip(columns, cells, strict=True)))
+    lines = ((number, line.split("\t")) for number, line in numbered_lines(path) if line.strip())
+    columns = columns or tuple(next(lines, (1, []))[1])
+    for number, cells in lines:
+        place = f"{path}:{number}"
+        yield Record(place, cells_by_name(place, cells, columns, separator="tabs"))
 
 
 def read_csv(path: Path) -> Iterator[Record]:

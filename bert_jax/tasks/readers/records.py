@@ -41,6 +41,18 @@ class Record(NamedTuple):
         return value
 
 
+def cells_by_name(
+    place: str, cells: Sequence[str], columns: Sequence[str], *, separator: str
+) -> dict[str, str]:
+    """Returns the cells of a line; raises DataError if it has another number of cells."""
+    if len(cells) != len(columns):
+        raise DataError(
+            f"{place} has {len(cells)} columns; accepted: {len(columns)}, {', '.join(columns)}, "
+            f"separated by {separator}"
+        )
+    return dict(zip(columns, cells, strict=True))
+
+
 def fingerprint_records(records: Sequence[Record]) -> str:
     """Returns the SHA-256 of the fields of all records, in order."""
     digest = hashlib.sha256()
