@@ -2,13 +2,13 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from bert_jax.audit.shortcut import Shortcut
 
@@ -42,118 +42,109 @@ _STYLE = {
 }
 _WIDTH = 7.2  # inches, at 72 units; CSS stretches the plot to the column
 _PERCENT = PercentFormatter(1, decimals=0)
-_THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
+_STYLED = mpl.rc_context(_STYLE)  # pyright: ignore[reportArgumentType]
 
 
+@_STYLED
 def plot_lengths(counts: Mapping[str, Sequence[int]], *, sequence_length: int) -> Markup:
     """Plots the distribution of row lengths. `counts[name][n]` rows of a split have n tokens."""
     width = -(-(sequence_length + 1) // 64)
     edges = np.arange(0, sequence_length + width + 1, width) - 0.5
-
-    def draw(figure: Figure) -> None:
-        panels = figure.subplots(len(counts), sharex=True, sharey=True, squeeze=False)[:, 0]
-        for axes, (name, rows), colour in zip(
-            panels, counts.items(), (_FIRST, _SECOND), strict=False
-        ):
-            shares, _ = np.histogram(np.arange(len(rows)), bins=edges, weights=rows)
-            axes.stairs(shares / max(1, sum(rows)), edges, color=colour, fill=True)
-            axes.set_yscale("log")
-            axes.set_title(name, loc="left", fontsize=10)
-            axes.yaxis.set_major_formatter(FuncFormatter(_percent))
-        panels[0].set_xlim(0, edges[-1])
-        panels[-1].set_xlabel("tokens in a row, [CLS] and [SEP] counted")
-        unit = f", per {width} tokens" if width > 1 else ""
-        figure.supylabel(f"share of rows{unit}", fontsize=10)
-
-    return _svg(draw, height=0.6 + 1.6 * len(counts))
+    figure = Figure(figsize=(_WIDTH, 0.6 + 1.6 * len(counts)), layout="constrained")
+    panels = figure.subplots(len(counts), sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, (name, rows), colour in zip(panels, counts.items(), (_FIRST, _SECOND), strict=False):
+        shares, _ = np.histogram(np.arange(len(rows)), bins=edges, weights=rows)
+        axes.stairs(shares / max(1, sum(rows)), edges, color=colour, fill=True)
+        axes.set_yscale("log")
+        axes.set_title(name, loc="left", fontsize=10)
+        axes.yaxis.set_major_formatter(lambda share, _: f"{share * 100:g}%")
+    panels[0].set_xlim(0, edges[-1])
+    panels[-1].set_xlabel("tokens in a row, [CLS] and [SEP] counted")
+    unit = f", per {width} tokens" if width > 1 else ""
+    figure.supylabel(f"share of rows{unit}", fontsize=10)
+    return _svg(figure)
 
 
+@_STYLED
 def plot_frequencies(token_counts: np.ndarray) -> Markup:
     """Plots the count of each piece in the training records by rank, on logarithmic axes."""
     counts = np.sort(token_counts[token_counts > 0])[::-1]
     # 300 points look like the line through all points.
     ranks = np.unique(np.geomspace(1, max(1, len(counts)), 300).astype(int))
     shown = counts[ranks - 1] if len(counts) else np.ones(1)
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        zipf = {"color": _INK, "alpha": 0.5, "linewidth": 1, "linestyle": (0, (4, 3))}
-        axes.loglog(ranks, shown[0] / ranks, label="Zipf: highest count / rank", **zipf)
-        axes.loglog(ranks, shown, color=_FIRST, linewidth=2, label="these data")
-        axes.set_ylim(bottom=max(0.5, shown[-1] / 2))
-        axes.set_xlabel("rank of the piece")
-        axes.set_ylabel("occurrences")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(_THOUSANDS)
-        axes.legend(loc="lower left")
-
-    return _svg(draw, height=2.9)
+    figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    zipf = {"color": _INK, "alpha": 0.5, "linewidth": 1, "linestyle": (0, (4, 3))}
+    axes.loglog(ranks, shown[0] / ranks, label="Zipf: highest count / rank", **zipf)
+    axes.loglog(ranks, shown, color=_FIRST, linewidth=2, label="these data")
+    axes.set_ylim(bottom=max(0.5, shown[-1] / 2))
+    axes.set_xlabel("rank of the piece")
+    axes.set_ylabel("occurrences")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
+    axes.legend(loc="lower left")
+    return _svg(figure)
 
 
+@_STYLED
 def plot_shares(
     bars: Mapping[str, Sequence[float]], *, names: Sequence[str], aim: float | None = None
 ) -> Markup:
     """Plots a stacked bar of shares for each entry, with a line at `aim`."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        labels = list(bars)
-        left = np.zeros(len(bars))
-        shades = ((_FIRST, 1.0), (_SECOND, 1.0), (_INK, 0.55))
-        for i, (name, (colour, alpha)) in enumerate(zip(names, shades, strict=False)):
-            shares = np.array([bars[label][i] for label in labels])
-            drawn = axes.barh(
-                labels, shares, left=left, color=colour, alpha=alpha, height=0.62, label=name
-            )
-            texts = [f"{share:.1%}" if share >= 0.08 else "" for share in shares]
-            axes.bar_label(drawn, texts, label_type="center", color=_PAPER)
-            left += shares
-        if aim is not None:
-            axes.axvline(aim, color=_INK, linewidth=1, linestyle=(0, (3, 3)))
-        axes.invert_yaxis()
-        axes.grid(False)
-        axes.set_xlim(0, 1)
-        axes.xaxis.set_major_formatter(_PERCENT)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), borderaxespad=0.2)
-
-    return _svg(draw, height=0.95 + 0.42 * len(bars))
+    figure = Figure(figsize=(_WIDTH, 0.95 + 0.42 * len(bars)), layout="constrained")
+    axes = figure.add_subplot()
+    labels = list(bars)
+    left = np.zeros(len(bars))
+    shades = ((_FIRST, 1.0), (_SECOND, 1.0), (_INK, 0.55))
+    for i, (name, (colour, alpha)) in enumerate(zip(names, shades, strict=False)):
+        shares = np.array([bars[label][i] for label in labels])
+        drawn = axes.barh(
+            labels, shares, left=left, color=colour, alpha=alpha, height=0.62, label=name
+        )
+        texts = [f"{share:.1%}" if share >= 0.08 else "" for share in shares]
+        axes.bar_label(drawn, texts, label_type="center", color=_PAPER)
+        left += shares
+    if aim is not None:
+        axes.axvline(aim, color=_INK, linewidth=1, linestyle=(0, (3, 3)))
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), borderaxespad=0.2)
+    return _svg(figure)
 
 
+@_STYLED
 def plot_shortcut(shortcut: Shortcut) -> Markup:
     """Plots the held-out accuracy of each classifier with its interval, and the majority share."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        names = [one.name for one in shortcut.classifiers]
-        values = np.array([one.accuracy for one in shortcut.classifiers])
-        errors = np.abs(values[:, 1:] - values[:, :1]).T
-        axes.errorbar(
-            *(values[:, 0], names),
-            xerr=errors,
-            fmt="o",
-            color=_FIRST,
-            markersize=6,
-            elinewidth=2.2,
-            label="accuracy, 95% interval",
-        )
-        line = {"color": _SECOND, "linewidth": 1.6, "linestyle": (0, (4, 3))}
-        axes.axvline(shortcut.majority, label="majority label", **line)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlim(max(0, min(0.45, values.min() - 0.02)), 1)
-        axes.xaxis.set_major_formatter(_PERCENT)
-        axes.set_xlabel("held-out pair accuracy")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
-
-    return _svg(draw, height=2.2)
+    figure = Figure(figsize=(_WIDTH, 2.2), layout="constrained")
+    axes = figure.add_subplot()
+    names = [one.name for one in shortcut.classifiers]
+    values = np.array([one.accuracy for one in shortcut.classifiers])
+    errors = np.abs(values[:, 1:] - values[:, :1]).T
+    axes.errorbar(
+        *(values[:, 0], names),
+        xerr=errors,
+        fmt="o",
+        color=_FIRST,
+        markersize=6,
+        elinewidth=2.2,
+        label="accuracy, 95% interval",
+    )
+    line = {"color": _SECOND, "linewidth": 1.6, "linestyle": (0, (4, 3))}
+    axes.axvline(shortcut.majority, label="majority label", **line)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(max(0, min(0.45, values.min() - 0.02)), 1)
+    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.set_xlabel("held-out pair accuracy")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    return _svg(figure)
 
 
-def _svg(draw: Callable[[Figure], None], *, height: float) -> Markup:
-    with mpl.rc_context(_STYLE):  # pyright: ignore[reportArgumentType]
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        draw(figure)
-        stream = io.StringIO()
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
+def _svg(figure: Figure) -> Markup:
+    stream = io.StringIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     for stand_in, colour in _ON_THE_PAGE.items():
@@ -161,7 +152,3 @@ def _svg(draw: Callable[[Figure], None], *, height: float) -> Markup:
     # These ids are never referenced, and would repeat in each figure of a page.
     text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
     return Markup(text)
-
-
-def _percent(value: float, _) -> str:
-    return f"{value * 100:g}%"

@@ -22,10 +22,7 @@ class Finding(NamedTuple):
 def find(passport: dict, *, unused_share: float, shortcut: Shortcut | None) -> list[Finding]:
     """Returns all findings, the most serious first. Missing passport fields give no finding.
 
-    Args:
-      passport: the passport of prepared data.
-      unused_share: share of the vocabulary that never occurs in the training records.
-      shortcut: result of `measure_shortcut`, if it was measured.
+    `unused_share` is the share of the vocabulary that never occurs in the training records.
     """
     return [
         *_repetitions(passport),

@@ -9,27 +9,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bert_jax.audit import figures
 from bert_jax.audit.findings import SPLIT_NAMES, Finding, find, label_one, row_fill
-from bert_jax.audit.shortcut import (
-    HELD_OUT_ROWS,
-    TRAIN_ROWS,
-    Estimate,
-    Shortcut,
-    load_pairs,
-    measure_shortcut,
-)
-from bert_jax.data.passport import (
-    TOKEN_COUNTS_FILE,
-    load_passport,
-    load_token_counts,
-    passport_fingerprint,
-)
+from bert_jax.audit.shortcut import Estimate, Shortcut, measure_data
+from bert_jax.data import passport as passports
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer
 from bert_jax.errors import DataError
 from bert_jax.files import write_atomically
 
-PAGE_FILE = "audit.html"
-
-_TEMPLATE = "page.html"
 _FREQUENT_PIECES = 24
 _RARE = 10
 """A piece with fewer occurrences than this is hardly trained."""
@@ -52,10 +37,10 @@ def write_page(directory: str | Path) -> Audit:
       DataError: the directory holds no prepared data, or a file of the passport is missing.
     """
     directory = Path(directory)
-    passport = load_passport(directory)
+    passport = passports.load_passport(directory)
     tokenizer = load_tokenizer(directory)
     tokens = _describe_tokens(_load_counts(directory, tokenizer), tokenizer)
-    shortcut = _measure(directory, passport)
+    shortcut = measure_data(directory, passport)
     findings = find(passport, unused_share=tokens["unused_share"], shortcut=shortcut)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -71,10 +56,10 @@ def write_page(directory: str | Path) -> Audit:
         "rounded": _rounded,
         "interval": _interval,
     }
-    html = environment.get_template(_TEMPLATE).render(
+    html = environment.get_template("page.html").render(
         name=directory.resolve().name,
         passport=passport,
-        fingerprint=passport_fingerprint(passport),
+        fingerprint=passports.passport_fingerprint(passport),
         preparation=passport["preparation"],
         splits=passport["splits"],
         split_names=SPLIT_NAMES,
@@ -87,15 +72,15 @@ def write_page(directory: str | Path) -> Audit:
         findings=findings,
         plots=_plots(passport, shortcut=shortcut),
     )
-    path = directory / PAGE_FILE
+    path = directory / "audit.html"
     write_atomically(path, html)
     return Audit(path=path, passport=passport, shortcut=shortcut, findings=findings)
 
 
 def _load_counts(directory: Path, tokenizer: Tokenizer) -> np.ndarray:
-    path = directory / TOKEN_COUNTS_FILE
+    path = directory / passports.TOKEN_COUNTS_FILE
     try:
-        counts = load_token_counts(directory)
+        counts = passports.load_token_counts(directory)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); prepare again") from error
     if counts.shape != (tokenizer.vocab_size,):
@@ -105,25 +90,10 @@ def _load_counts(directory: Path, tokenizer: Tokenizer) -> np.ndarray:
     return counts
 
 
-def _measure(directory: Path, passport: dict) -> Shortcut | None:
-    if passport["preparation"]["pairs"] == "none":
-        return None
-    return measure_shortcut(
-        load_pairs(directory, passport, split="train", rows=TRAIN_ROWS),
-        load_pairs(directory, passport, split="eval", rows=HELD_OUT_ROWS),
-        vocab_size=passport["vocab_size"],
-        sequence_length=passport["preparation"]["sequence_length"],
-    )
-
-
 def _describe_tokens(counts: np.ndarray, tokenizer: Tokenizer) -> dict:
     """Returns statistics of the vocabulary in the training records, special pieces aside."""
-    special = [
-        *(tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id),
-        *(tokenizer.sep_id, tokenizer.mask_id),
-    ]
-    ordinary = np.ones(len(counts), bool)
-    ordinary[special] = False
+    special = [getattr(tokenizer, f"{name}_id") for name in ("pad", "unk", "cls", "sep", "mask")]
+    ordinary = ~np.isin(np.arange(len(counts)), special)
     unused = np.flatnonzero(ordinary & (counts == 0))
     total = int(counts.sum())
     order = np.argsort(-counts, kind="stable")
@@ -149,43 +119,27 @@ def _describe_tokens(counts: np.ndarray, tokenizer: Tokenizer) -> dict:
 
 def _plots(passport: dict, *, shortcut: Shortcut | None) -> dict:
     """Returns the plots as SVG by name, with None where the passport lacks the numbers."""
-    splits = passport["splits"]
-    lengths = {
-        SPLIT_NAMES[split]: summary["lengths"]
-        for split, summary in splits.items()
-        if "lengths" in summary
-    }
-    balance = {
-        SPLIT_NAMES[split]: _shares(summary["random_pairs"], summary["pairs"])
-        for split, summary in splits.items()
-        if summary["pairs"]
-    }
-    masking = passport.get("masking")
-    sequence_length = passport["preparation"]["sequence_length"]
-    answers = ("B follows A", f"B is {label_one(passport)}")
-    if label_one(passport) == "swapped":
-        answers = ("in order", "swapped")
-    shares = ("mask_share", "random_share", "kept_share")
-    return {
-        "lengths": figures.plot_lengths(lengths, sequence_length=sequence_length)
-        if lengths
-        else None,
-        "balance": figures.plot_shares(balance, names=answers, aim=0.5) if balance else None,
-        "masking": figures.plot_shares(
-            {
-                "drawn": tuple(masking[share] for share in shares),
-                "asked for": masking["config"]["split"],
-            },
-            names=("[MASK]", "a random piece", "unchanged"),
-        )
-        if masking
-        else None,
-        "shortcut": figures.plot_shortcut(shortcut) if shortcut else None,
-    }
-
-
-def _shares(part: int, whole: int) -> tuple[float, float]:
-    return 1 - part / whole, part / whole
+    plots = dict.fromkeys(("lengths", "balance", "masking", "shortcut"))
+    summaries = {SPLIT_NAMES[name]: summary for name, summary in passport["splits"].items()}
+    if lengths := {name: one["lengths"] for name, one in summaries.items() if "lengths" in one}:
+        width = passport["preparation"]["sequence_length"]
+        plots["lengths"] = figures.plot_lengths(lengths, sequence_length=width)
+    paired = {name: one for name, one in summaries.items() if one["pairs"]}
+    if paired:
+        names = ("in order", "swapped")
+        if label_one(passport) != "swapped":
+            names = ("B follows A", f"B is {label_one(passport)}")
+        shares = {name: one["random_pairs"] / one["pairs"] for name, one in paired.items()}
+        balance = {name: (1 - share, share) for name, share in shares.items()}
+        plots["balance"] = figures.plot_shares(balance, names=names, aim=0.5)
+    if masking := passport.get("masking"):
+        drawn = [masking[f"{kind}_share"] for kind in ("mask", "random", "kept")]
+        bars = {"drawn": drawn, "asked for": masking["config"]["split"]}
+        names = ("[MASK]", "a random piece", "unchanged")
+        plots["masking"] = figures.plot_shares(bars, names=names)
+    if shortcut:
+        plots["shortcut"] = figures.plot_shortcut(shortcut)
+    return plots
 
 
 def _percent(share: float, decimals: int = 1) -> str:

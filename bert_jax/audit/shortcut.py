@@ -65,6 +65,18 @@ class Shortcut:
         return max(self.classifiers, key=lambda one: one.accuracy.value)
 
 
+def measure_data(directory: Path, passport: dict) -> Shortcut | None:
+    """Measures prepared data; returns None without a pair task or with pairs of a single label."""
+    if passport["preparation"]["pairs"] == "none":
+        return None
+    return measure_shortcut(
+        load_pairs(directory, passport, split="train", rows=TRAIN_ROWS),
+        load_pairs(directory, passport, split="eval", rows=HELD_OUT_ROWS),
+        vocab_size=passport["vocab_size"],
+        sequence_length=passport["preparation"]["sequence_length"],
+    )
+
+
 def load_pairs(directory: str | Path, passport: dict, *, split: str, rows: int) -> list[Pair]:
     """Returns the labelled pairs of at most `rows` records, evenly spaced over the split."""
     source = open_split(directory, passport, split=split)
@@ -95,14 +107,8 @@ def measure_shortcut(
     ):
         model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000).fit(features, labels)
         scores = model.decision_function(unseen)
-        classifiers.append(
-            Classifier(
-                name=name,
-                sees=sees,
-                accuracy=accuracy_of((scores > 0) == wanted),
-                ranking=ranking_of(scores, wanted),
-            )
-        )
+        accuracy, ranking = accuracy_of((scores > 0) == wanted), ranking_of(scores, wanted)
+        classifiers.append(Classifier(name=name, sees=sees, accuracy=accuracy, ranking=ranking))
     return Shortcut(
         train_pairs=len(train),
         held_out_pairs=len(held_out),
@@ -142,7 +148,7 @@ def _features(
     """
     lengths = _lengths(pairs, sequence_length=sequence_length)
     yield "lengths", "how many pieces are in A and in B, their sum and difference", lengths
-    a, b = (_bags(side, vocab_size=vocab_size) for side in _sides(pairs))
+    a, b = _bags_of_sides(pairs, vocab_size=vocab_size)
     words = sparse.csr_array(sparse.hstack([a, b]))
     yield "words", "which pieces are in A, and which in B", words
     rarity = _rarity(reference, vocab_size=vocab_size)
@@ -152,25 +158,24 @@ def _features(
     yield "words and overlap", sees, sparse.csr_array(all_three)
 
 
-def _sides(pairs: Sequence[Pair]) -> tuple[list, list]:
-    return [pair.a for pair in pairs], [pair.b for pair in pairs]
-
-
 def _lengths(pairs: Sequence[Pair], *, sequence_length: int) -> sparse.csr_array:
     """Returns one-hot lengths, so a linear model can weight each length separately."""
     n = sequence_length  # an upper bound of each side and of their sum
-    a, b = (np.array(list(map(len, side))) for side in _sides(pairs))
+    a, b = np.array([(len(pair.a), len(pair.b)) for pair in pairs]).T
     columns = np.stack([a, n + b, 2 * n + a + b, 4 * n + a - b], axis=1)
     return _ones(columns.ravel(), ends=np.arange(0, columns.size + 1, 4), width=5 * n)
 
 
-def _bags(texts: Sequence, *, vocab_size: int) -> sparse.csr_array:
-    """Returns an array [texts, vocab] with 1 where a piece is in a text."""
-    ends = np.cumsum([0, *map(len, texts)])
-    bags = _ones(np.concatenate(texts).astype(np.int64), ends=ends, width=vocab_size)
-    bags.sum_duplicates()
-    bags.data[:] = 1
-    return bags
+def _bags_of_sides(pairs: Sequence[Pair], *, vocab_size: int) -> list[sparse.csr_array]:
+    """Returns an array [pairs, vocab] for A and for B, with 1 where a piece is in the text."""
+    both = []
+    for texts in ([pair.a for pair in pairs], [pair.b for pair in pairs]):
+        ends = np.cumsum([0, *map(len, texts)])
+        bags = _ones(np.concatenate(texts).astype(np.int64), ends=ends, width=vocab_size)
+        bags.sum_duplicates()
+        bags.data[:] = 1
+        both.append(bags)
+    return both
 
 
 def _ones(columns: np.ndarray, *, ends: np.ndarray, width: int) -> sparse.csr_array:
@@ -181,7 +186,7 @@ def _ones(columns: np.ndarray, *, ends: np.ndarray, width: int) -> sparse.csr_ar
 
 def _rarity(pairs: Sequence[Pair], *, vocab_size: int) -> np.ndarray:
     """Returns the inverse document frequency of each piece; each side of a pair is a document."""
-    a, b = (_bags(side, vocab_size=vocab_size) for side in _sides(pairs))
+    a, b = _bags_of_sides(pairs, vocab_size=vocab_size)
     frequency = a.sum(axis=0) + b.sum(axis=0)
     return np.log((2 * len(pairs) + 1) / (frequency + 1)) + 1
 

@@ -242,9 +242,20 @@ def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
     identity = {"config_hash": config_hash(config)} | hashes
-    file = workdir / "identity.json"
+    file, config_file = workdir / "identity.json", workdir / "config.json"
     if file.exists():
-        identity |= check_same_fine_tuning(workdir, config, hashes)
+        stored = json.loads(file.read_text())
+        differences = {name: (stored.get(name), hashes[name]) for name in hashes}
+        if config_file.exists():
+            before = from_json(FineTuningConfig, json.loads(config_file.read_text()))
+            differences |= diff(before, normalize(config))
+        for name, (held, given) in differences.items():
+            if held != given:
+                raise CheckpointError(
+                    f"{workdir} holds a fine-tuning with {name} {held!s:.64}, this one has "
+                    f"{given!s:.64}; accepted: the same, or another --workdir"
+                )
+        identity |= stored
     elif foreign := [name for name in FILES_OF_A_RUN if (workdir / name).exists()]:
         raise CheckpointError(
             f"{workdir} holds {', '.join(foreign)} of something else than a fine-tuning; "
@@ -252,35 +263,12 @@ def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict
         )
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(file, identity)
-    if not (workdir / "config.json").exists():
-        write_json(workdir / "config.json", to_json(config))
+    if not config_file.exists():
+        write_json(config_file, to_json(config))
     file = workdir / "environment.json"
     description = environment.describe_again(file)
     write_json(file, description)
     return identity | {name: description[name] for name in ("commit", "uncommitted_changes")}
-
-
-def check_same_fine_tuning(
-    workdir: Path, config: FineTuningConfig, hashes: dict[str, str]
-) -> dict[str, str]:
-    """Returns the `identity.json` of a workdir.
-
-    Raises:
-      CheckpointError: config, checkpoint or data of the workdir differ.
-    """
-    identity = json.loads((workdir / "identity.json").read_text())
-    differences = {name: (identity.get(name), hashes[name]) for name in hashes}
-    stored = workdir / "config.json"
-    if stored.exists():
-        before = from_json(FineTuningConfig, json.loads(stored.read_text()))
-        differences |= diff(before, normalize(config))
-    for name, (held, given) in differences.items():
-        if held != given:
-            raise CheckpointError(
-                f"{workdir} holds a fine-tuning with {name} {held!s:.64}, this one has "
-                f"{given!s:.64}; accepted: the same, or another --workdir"
-            )
-    return identity
 
 
 def describe_seed(result: dict[str, Any], metric: str) -> str:

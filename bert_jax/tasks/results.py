@@ -13,11 +13,7 @@ CONFIDENCE = 0.95
 
 
 def bootstrap_interval(
-    outcomes: Sequence[Outcomes],
-    metric: Callable[[Outcomes], float | None],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    outcomes: Sequence[Outcomes], metric: Callable[[Outcomes], float | None]
 ) -> tuple[float, float]:
     """Returns the percentile bootstrap interval of a metric's mean over seeds.
 
@@ -27,9 +23,9 @@ def bootstrap_interval(
     References:
       Efron and Tibshirani 1993, chapter 13.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     count = len(outcomes[0])
-    draws = (rng.integers(count, size=count) for _ in range(resamples))
+    draws = (rng.integers(count, size=count) for _ in range(RESAMPLES))
     return percentiles([mean_of_draw(outcomes, draw, metric, rng) for draw in draws])
 
 

@@ -53,15 +53,6 @@ class Setup(NamedTuple):
     """The number of updates of a seed."""
 
 
-class Best(NamedTuple):
-    """The checkpoint with the best main metric on dev; if several are equal, the first."""
-
-    score: float
-    step: int
-    params: Any
-    """Arrays on the host."""
-
-
 def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None:
     """Trains one seed and writes its checkpoint, metrics, predictions and, last, result.json.
 
@@ -73,7 +64,7 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
     init_rng, dropout_rng = seed_streams(seed)
     state = setup.first_state(init_rng, setup.encoder)
     evaluations = evaluation_steps(setup.steps, training)
-    best = Best(-math.inf, 0, None)
+    best_score, best_step, best_params = -math.inf, 0, None
     window, log = [], []
     order = {"seed": seed, "size": training.batch_size, "by_length": training.group_by_length}
     epochs = (
@@ -107,11 +98,11 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
             f"seed {seed} step {step:7,}  train loss {row['train/loss']:.3f}  "
             f"dev {dataset.metric} {score:.4f}  {time.monotonic() - started:.0f} s"
         )
-        if score > best.score:
-            best = Best(score, step, jax.device_get(state.params))
-    result: dict[str, Any] = {"seed": seed, "steps": setup.steps, "best_step": best.step}
-    result |= write_predictions(setup, best.params, directory)
-    save(setup, best.params, directory)
+        if score > best_score:  # so the first of several equal checkpoints is kept
+            best_score, best_step, best_params = score, step, jax.device_get(state.params)
+    result: dict[str, Any] = {"seed": seed, "steps": setup.steps, "best_step": best_step}
+    result |= write_predictions(setup, best_params, directory)
+    save(setup, best_params, directory)
     result["seconds"] = round(time.monotonic() - started, 1)
     write_json(directory / "result.json", result)
 

@@ -6,7 +6,6 @@ An undefined metric, such as the correlation of a constant, is 0.
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -57,8 +56,3 @@ def correlation(outcomes: Outcomes, *, kind: Literal["pearsonr", "spearmanr"]) -
         warnings.simplefilter("ignore")  # SciPy warns about constants and returns nan
         value = float(getattr(stats, kind)(outcomes[:, PREDICTED], outcomes[:, GOLD])[0])
     return value if math.isfinite(value) else 0.0
-
-
-def mean_of(column: int) -> Callable[[Outcomes], float]:
-    """Returns the metric that is the mean of a column."""
-    return lambda outcomes: float(np.mean(outcomes[:, column]))

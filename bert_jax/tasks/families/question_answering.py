@@ -4,7 +4,8 @@ import bisect
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.answers import exact_match, normalize_answer, overlap_f1
 from bert_jax.tasks.families.family import EncoderInput, Example, Family, Labels, Outcomes, Row
-from bert_jax.tasks.families.metrics import mean_of
 from bert_jax.tasks.readers.records import Record
 from bert_jax.training.losses import cross_entropy
 from bert_jax.training.metrics import Mean
@@ -242,14 +242,11 @@ def score(predictions: Sequence[Answer], examples: Sequence[Example], labels: La
     return outcomes
 
 
-def mean_where(column: int, *, answerable: bool) -> Callable[[Outcomes], float | None]:
-    """Returns the mean of a column over questions with, or without, an answer, as a metric."""
-
-    def metric(outcomes: Outcomes) -> float | None:
-        chosen = outcomes[outcomes[:, ANSWERABLE] == answerable, column]
-        return float(chosen.mean()) if len(chosen) else None
-
-    return metric
+def mean(outcomes: Outcomes, *, column: int, answerable: bool | None = None) -> float | None:
+    """Returns the mean of a column over all questions, or over those with or without an answer."""
+    if answerable is not None:
+        outcomes = outcomes[outcomes[:, ANSWERABLE] == answerable]
+    return float(outcomes[:, column].mean()) if len(outcomes) else None
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[Answer]]:
@@ -303,11 +300,11 @@ QUESTION_ANSWERING = Family(
     apply_threshold=apply_threshold,
     score=score,
     metrics={
-        "f1": mean_of(F1),
-        "exact_match": mean_of(EXACT),
-        "answerable_f1": mean_where(F1, answerable=True),
-        "answerable_exact_match": mean_where(EXACT, answerable=True),
-        "unanswerable_accuracy": mean_where(EXACT, answerable=False),
+        "f1": partial(mean, column=F1),
+        "exact_match": partial(mean, column=EXACT),
+        "answerable_f1": partial(mean, column=F1, answerable=True),
+        "answerable_exact_match": partial(mean, column=EXACT, answerable=True),
+        "unanswerable_accuracy": partial(mean, column=EXACT, answerable=False),
     },
     baselines=baselines,
     write_predictions=write_predictions,

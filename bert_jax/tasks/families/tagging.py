@@ -43,8 +43,7 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
             f"{record.place} has {len(tags)} {task.label} for {len(tokens)} {task.text}; accepted: "
             "one for each"
         )
-    place, field = record.place, task.label
-    numbers = [label_number(tag, labels, place=place, field=field) for tag in tags]
+    numbers = [label_number(tag, record, task, labels) for tag in tags]
     return Example(record.place, tuple(map(str, tokens)), tuple(numbers))
 
 
@@ -55,30 +54,22 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
     every token gets a tag.
     """
     room = task.max_length - 2
-    rows, ids, firsts = [], [], []
+    parts: list[tuple[list[int], list[tuple[int, int]]]] = [([], [])]
     for token, text in enumerate(example.texts):
         pieces = (tokenizer.encode(text) or [tokenizer.unk_id])[:room]
-        if len(ids) + len(pieces) > room:
-            rows.append(_row(number, example, ids, firsts, tokenizer))
-            ids, firsts = [], []
+        if len(parts[-1][0]) + len(pieces) > room:
+            parts.append(([], []))
+        ids, firsts = parts[-1]
         firsts.append((1 + len(ids), token))
         ids += pieces
-    return [*rows, _row(number, example, ids, firsts, tokenizer)]
-
-
-def _row(
-    number: int,
-    example: Example,
-    ids: list[int],
-    firsts: list[tuple[int, int]],
-    tokenizer: Tokenizer,
-) -> Row:
-    """Lays out one row; `firsts` holds (position, token) of each first piece."""
-    ids = [tokenizer.cls_id, *ids, tokenizer.sep_id]
-    label, weight = [0] * len(ids), [0.0] * len(ids)
-    for position, token in firsts:
-        label[position], weight[position] = example.gold[token], 1.0
-    return Row((EncoderInput(ids, [0] * len(ids)),), label, weight, number, firsts)
+    rows = []
+    for ids, firsts in parts:
+        ids = [tokenizer.cls_id, *ids, tokenizer.sep_id]
+        label, weight = [0] * len(ids), [0.0] * len(ids)
+        for position, token in firsts:
+            label[position], weight[position] = example.gold[token], 1.0
+        rows.append(Row((EncoderInput(ids, [0] * len(ids)),), label, weight, number, firsts))
+    return rows
 
 
 def decode(

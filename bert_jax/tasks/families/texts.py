@@ -29,7 +29,7 @@ def sorted_labels(values: Iterable[Any]) -> Labels:
     return tuple(sorted(name for name in names if name is not None))
 
 
-def label_number(value: Any, labels: Labels, *, place: str, field: str) -> int:
+def label_number(value: Any, record: Record, task: TaskConfig, labels: Labels) -> int:
     """Returns the index of a label in `labels`, which may hold its name or its stored number.
 
     Raises:
@@ -40,16 +40,14 @@ def label_number(value: Any, labels: Labels, *, place: str, field: str) -> int:
         name = str(value.number) if str(value.number) in labels else name
     if name not in labels:
         known = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
-        raise DataError(f"{place}: {field} is {name!r}; accepted: {known}")
+        raise DataError(f"{record.place}: {task.label} is {name!r}; accepted: {known}")
     return labels.index(name)
 
 
 def gold_label(record: Record, task: TaskConfig, labels: Labels) -> int | None:
     """Returns the index of a record's label; None if the label is hidden."""
     value = record[task.label]
-    if value is None:
-        return None
-    return label_number(value, labels, place=record.place, field=task.label)
+    return None if value is None else label_number(value, record, task, labels)
 
 
 def glue_index(record: Record) -> str:
