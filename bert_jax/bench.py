@@ -30,8 +30,8 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
 
     from bert_jax.sharding import make_mesh
     from bert_jax.training import flops
+    from bert_jax.training.build import assemble
     from bert_jax.training.state import make_state
-    from bert_jax.training.train import assemble, batch_sharding, place_batch
 
     compiles = []
 
@@ -42,7 +42,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     jax.monitoring.register_event_duration_secs_listener(count)
     mesh = make_mesh(experiment.mesh)
     assembly = assemble(experiment, mesh)
-    batch = place_batch(random_batch(experiment), sharding=batch_sharding(experiment, mesh))
+    batch = assembly.place(random_batch(experiment))
     state = make_state(assembly.initialize, assembly.sharding)
     jax.block_until_ready(state)
     compiles.clear()

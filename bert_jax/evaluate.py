@@ -12,7 +12,7 @@ are scored where the run was trained on pairs of that kind.
 import dataclasses
 import json
 import math
-from functools import partial
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -21,6 +21,7 @@ from bert_jax import command, environment
 from bert_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # these import jax, which a main does not on the way in
+    from bert_jax.data.batch import Batch
     from bert_jax.data.config import DataConfig, MaskingConfig
     from bert_jax.runs.run import Run
     from bert_jax.training.experiment import Experiment
@@ -41,10 +42,10 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
 
     from bert_jax.data import passport as passports
     from bert_jax.sharding import MeshConfig, make_mesh
+    from bert_jax.training.build import assemble
     from bert_jax.training.evaluation import baselines, evaluate
     from bert_jax.training.experiment import phases
     from bert_jax.training.phases import held_out_batches
-    from bert_jax.training.train import assemble, batch_sharding, place_batch
 
     if run.config is None:
         raise ConfigError(f"{run.path} holds weights from elsewhere; accepted: a run of pretrain")
@@ -55,22 +56,20 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     passports.check_tokenizer(passport, run.tokenizer.fingerprint(), directory=directory)
     try:
         mesh = make_mesh(experiment.mesh)
-        rows = batch_sharding(experiment, mesh)
-    except ConfigError:  # a mesh of other devices than these
+        assembly = assemble(experiment, mesh)
+    except ConfigError:  # the run's mesh needs other devices
         devices = math.gcd(experiment.evaluation.batch_size, jax.device_count())
         mesh = make_mesh(MeshConfig(data=devices))
-        rows = batch_sharding(experiment, mesh)
-    place = partial(place_batch, sharding=rows)
-    assembly = assemble(experiment, mesh)
+        assembly = assemble(experiment, mesh)
     (phase,) = phases(experiment)
+
+    def held_out() -> "Iterator[Batch]":
+        return map(assembly.place, held_out_batches(phase))
+
     with jax.set_mesh(mesh):
         params = jax.device_put(run.params, assembly.sharding.params)
-        metrics = evaluate(assembly.score, params, map(place, held_out_batches(phase)))
-        floor = baselines(
-            map(place, held_out_batches(phase)),
-            token_counts=passports.load_token_counts(directory),
-            majority_label=passports.majority_pair_label(passport),
-        )
+        metrics = evaluate(assembly.score, params, held_out())
+        to_beat = baselines(held_out(), directory)
     return {
         "format_version": FORMAT_VERSION,
         "run": str(run.path),
@@ -80,7 +79,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
         "sequence_length": experiment.data.sequence_length,
         "mesh": dict(mesh.shape),
         **metrics,
-        **floor,
+        **to_beat,
     }
 
 

@@ -16,6 +16,7 @@ another, on a Cloud TPU slice with --cluster; elsewhere say --coordinator, --pro
 """
 
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,9 @@ def main() -> None:
         return
     if not flags.FLAGS.workdir:
         raise ConfigError("--workdir is missing; accepted: a directory for the run")
+    profile_steps = (
+        parse_steps(flags.FLAGS.profile_steps) if flags.FLAGS.profile_steps else range(0)
+    )
     for phase in phases(experiment):
         load_passport(phase.experiment.data.directory)
     environment.start_processes(
@@ -59,7 +63,9 @@ def main() -> None:
     probes = [_load_probe(experiment)] if experiment.evaluation.probe else []
     with command.exclusive(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         weights = open_initial_weights(experiment, workdir)
-        result = train(experiment, workdir, probes=probes, weights=weights)
+        result = train(
+            experiment, workdir, probes=probes, weights=weights, profile_steps=profile_steps
+        )
     pair_accuracy = ""
     if "nsp_accuracy" in result:  # not of single texts
         majority = result["nsp_majority_accuracy"]
@@ -69,6 +75,21 @@ def main() -> None:
         f"mlm accuracy {result['mlm_accuracy']:.3f} "
         f"(most frequent token {result['majority_token_accuracy']:.3f})" + pair_accuracy
     )
+
+
+def parse_steps(given: str) -> range:
+    """Returns the steps of `--profile_steps=FIRST:LAST`, both included.
+
+    Raises:
+      ConfigError: not two numbers, or none of the steps is between them.
+    """
+    found = re.fullmatch(r"(\d+):(\d+)", given)
+    steps = range(int(found[1]), int(found[2]) + 1) if found else range(0)
+    if not steps:
+        raise ConfigError(
+            f"--profile_steps is {given!r}; accepted: FIRST:LAST, two steps of the run, as in 10:15"
+        )
+    return steps
 
 
 def _load_probe(experiment: "Experiment") -> Callable[[Any], dict[str, float]]:
@@ -92,6 +113,12 @@ def _print_timeline(experiment: "Experiment") -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_string("workdir", None, "Directory of the run, made if it is not there.")
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "FIRST:LAST, steps of the run, both included: writes a trace of these updates that "
+        "TensorBoard opens, in WORKDIR/tensorboard.",
+    )
     flags.DEFINE_bool("dry_run", False, "Prints what the run would do, and does nothing.")
     flags.DEFINE_string(
         "coordinator", None, "Address of process 0 of several, HOST:PORT, the same for all."

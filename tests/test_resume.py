@@ -19,7 +19,8 @@ from bert_jax.config import override, to_json
 from bert_jax.data import pipeline
 from bert_jax.errors import CheckpointError
 from bert_jax.sharding import MeshConfig, make_mesh
-from bert_jax.training.train import batch_sharding, place_batch, train
+from bert_jax.training.build import batch_sharding, place_batch
+from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
 STEPS, CHECKPOINT_EVERY = 90, 30

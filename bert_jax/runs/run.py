@@ -326,7 +326,7 @@ def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeight
       CheckpointError, DataError: see `load_run`.
     """
     source = experiment.training.init_from
-    if not source or checkpoint.has_checkpoint(workdir):
+    if not source or checkpoint.latest_step(workdir):
         return None
     run = load_run(source)
     return InitialWeights(

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from bert_jax import config as configs
+from bert_jax import environment
 from bert_jax.errors import CheckpointError
+from bert_jax.files import write_json
 from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.state import TrainState
@@ -46,9 +49,13 @@ def open_checkpoints(
     )
 
 
-def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run would go on from a checkpoint; one that is not whole bears another name."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+def latest_step(workdir: Path) -> int:
+    """Returns the step of the last checkpoint, 0 if there is none.
+
+    A checkpoint gets its name, the step, when all of its files are written.
+    """
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def save(
@@ -259,3 +266,14 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
                 f"{workdir} holds a run with {path}={before!r}, not {now!r}; accepted: the same "
                 "value, or another --workdir (only mesh and intervals may change on resume)"
             )
+
+
+def open_workdir(workdir: Path, experiment: Experiment) -> None:
+    """Makes the run directory and writes `config.json` and `environment.json`."""
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", configs.to_json(experiment))
+        file = workdir / "environment.json"
+        write_json(file, environment.describe_again(file))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir")  # the other processes read it from here on

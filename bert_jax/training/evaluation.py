@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bert_jax.data.batch import Batch
+from bert_jax.data.passport import load_passport, load_token_counts, majority_pair_label
 from bert_jax.training.metrics import Mean, merge
 from bert_jax.training.step import Metrics
 
@@ -44,10 +45,23 @@ def baseline_step(
     }
 
 
-def baselines(
-    batches: Iterable[Batch], *, token_counts: np.ndarray, majority_label: int
-) -> dict[str, float]:
-    """Returns unigram loss and the accuracies of the most frequent token and pair label."""
-    log_probabilities = unigram_log_probabilities(token_counts)
+def baselines(batches: Iterable[Batch], directory: str) -> dict[str, float]:
+    """Returns what scores without a model reach on the held-out positions.
+
+    Counts of tokens and pair labels are those of the training records in `directory`.
+    """
+    log_probabilities = unigram_log_probabilities(load_token_counts(directory))
+    majority_label = majority_pair_label(load_passport(directory))
     step = jax.jit(baseline_step)
     return merge([step(batch, log_probabilities, majority_label) for batch in batches])
+
+
+def describe_baselines(found: dict[str, float]) -> str:
+    """Returns the baselines in one line; held-out single texts have no pair label."""
+    text = (
+        f"unigram loss {found['unigram_loss']:.3f}, most frequent token "
+        f"{found['majority_token_accuracy']:.3f}"
+    )
+    if "nsp_majority_accuracy" in found:
+        text += f", majority pair label {found['nsp_majority_accuracy']:.3f}"
+    return text

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,28 @@ class InitialWeights:
     report: str
     """What was loaded, tensor by tensor."""
 
+    @cached_property
+    def sha256(self) -> str:
+        return fingerprint_params(self.params)
+
 
 def check_initial_weights(
-    weights: InitialWeights, experiment: Experiment, tokenizer: Tokenizer
+    weights: InitialWeights | None, experiment: Experiment, tokenizer: Tokenizer
 ) -> None:
-    """Refuses weights of a task, of another vocabulary, of other shapes or of another function.
+    """Checks that a new run may start from these weights; None means random parameters.
 
     Raises:
-      ConfigError: names what differs.
+      ConfigError: names what differs: a task's output layer, shapes, activation, vocabulary. Also
+        raised if `training.init_from` names weights and there are none.
     """
     where = f"training.init_from={experiment.training.init_from}"
+    if weights is None:
+        if experiment.training.init_from:
+            raise ConfigError(
+                f"{where}, but train() got no weights; accepted: "
+                "weights=open_initial_weights(experiment, workdir)"
+            )
+        return
     if "output" in weights.params:
         raise ConfigError(f"{where} was fine-tuned for a task; accepted: weights of pretraining")
     for name in SAME:
@@ -87,13 +100,13 @@ def check_initial_weights(
         )
 
 
-def record(weights: InitialWeights, workdir: Path, found: str) -> None:
-    """Writes `initial.json`: the weights' source and fingerprint `found`, and the loading report.
+def record(weights: InitialWeights, workdir: Path) -> None:
+    """Writes `initial.json`: source, step, SHA-256 and loading report of the weights.
 
     Raises:
       CheckpointError: a run that was interrupted before its first checkpoint began with others.
     """
-    file = workdir / "initial.json"
+    file, found = workdir / "initial.json", weights.sha256
     if file.exists() and (before := json.loads(file.read_text())["sha256"]) != found:
         raise CheckpointError(
             f"{workdir} began with weights {before[:12]}, {weights.path} now holds {found[:12]}; "

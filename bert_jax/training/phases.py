@@ -29,6 +29,17 @@ def load_passports(phases: Sequence[Phase]) -> list[dict]:
     return loaded
 
 
+def notes_on_corpora(phases: Sequence[Phase], loaded: Sequence[dict]) -> Iterator[str]:
+    """Yields a line for each phase whose data were prepared from another corpus than it names."""
+    for phase, passport in zip(phases, loaded, strict=True):
+        data, corpus = phase.experiment.data, passport["corpus"]["spec"]
+        if corpus != data.corpus:
+            yield (
+                f"{data.directory} was prepared from {corpus}; data.corpus, {data.corpus}, is "
+                "not read"
+            )
+
+
 def check_files(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
     """Raises DataError if a file of the data is not what its passport says."""
     # Hundreds of GB are read once, and not by every host.
@@ -71,7 +82,8 @@ def first_batch(phase: Phase, first_step: int) -> Batch:
 def training_batches(phase: Phase, first_step: int) -> Iterator[Batch]:
     """Returns this host's rows of the phase's batches, from `first_step` of the run on."""
     start = max(first_step - phase.first_step, 0)
-    return pipeline.training_batches(_read_plan(phase), first_step=start, host=_host())
+    batches = pipeline.training_batches(_read_plan(phase), first_step=start, host=_host())
+    return _without_untrained_pairs(batches, phase)
 
 
 def held_out_batches(phase: Phase) -> Iterator[Batch]:
@@ -83,9 +95,13 @@ def held_out_batches(phase: Phase) -> Iterator[Batch]:
         max_examples=evaluation.max_examples,
         host=_host(),
     )
+    return _without_untrained_pairs(batches, phase)
+
+
+def _without_untrained_pairs(batches: Iterator[Batch], phase: Phase) -> Iterator[Batch]:
+    """Sets the weights of pairs to 0 if no head is trained on them. No metric reports them then."""
     if phase.experiment.objective.next_sentence:
         return batches
-    # A head that was not trained says nothing.
     return (batch._replace(pair_weights=0 * batch.pair_weights) for batch in batches)
 
 

@@ -1,8 +1,10 @@
 """What a run says of itself: progress, `metrics.jsonl`, TensorBoard; process 0 only."""
 
+import contextlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -34,11 +36,19 @@ class RunWriter:
     run is that of an undisturbed one.
     """
 
-    def __init__(self, workdir: Path, config: TrainingConfig, first_step: int):
+    def __init__(
+        self,
+        workdir: Path,
+        config: TrainingConfig,
+        first_step: int,
+        profile_steps: range = range(0),
+    ):
         self.phase: int | None = None
         """Stands in the rows of a run of several phases."""
         self._workdir = workdir
         self._active = jax.process_index() == 0
+        self._profile_steps = profile_steps if self._active else range(0)
+        self._trace = contextlib.ExitStack()
         self._window: list[Metrics] = []
         self._ended: tuple[int, list[Metrics]] | None = None
         self._clock = time.monotonic()
@@ -67,9 +77,24 @@ class RunWriter:
         return self
 
     def __exit__(self, *_):
+        self._trace.close()
         self._progress.stop()
         if self._active:
             self._tensorboard.close()
+
+    @contextlib.contextmanager
+    def profile(self, step: int) -> Iterator[None]:
+        """Marks the update of a step in the trace of `profile_steps`.
+
+        The trace starts before the first of these steps and is written after the last.
+        """
+        if step == self._profile_steps.start:
+            self._trace.enter_context(jax.profiler.trace(self._workdir / "tensorboard"))
+        with jax.profiler.StepTraceAnnotation("update", step_num=step):
+            yield
+        if step + 1 == self._profile_steps.stop:
+            jax.block_until_ready(self._window)
+            self._trace.close()
 
     def add(self, metrics: Metrics) -> None:
         """Takes the metrics of the step just dispatched, without waiting for it.

@@ -11,11 +11,11 @@ from bert_jax.data.batch import Batch
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
 from bert_jax.sharding import MeshConfig, ShardingRules, make_mesh, named_sharding
+from bert_jax.training.build import place_batch
 from bert_jax.training.losses import ObjectiveConfig
 from bert_jax.training.optim import OptimizerConfig, learning_rate_schedule, make_optimizer
 from bert_jax.training.state import TrainState, make_state, state_initializer, state_sharding
 from bert_jax.training.step import train_step
-from bert_jax.training.train import place_batch
 
 SEED = 7
 STEPS = 20

@@ -102,7 +102,7 @@ def test_baselines_equal_a_transcription(experiment):
     directory = experiment.data.directory
     counts, passport = load_token_counts(directory), load_passport(directory)
     majority = majority_pair_label(passport)
-    result = baselines(read(experiment, 16), token_counts=counts, majority_label=majority)
+    result = baselines(read(experiment, 16), directory)
 
     (whole,) = read(experiment, 24)
     labels = whole.mask_labels[whole.mask_weights > 0]

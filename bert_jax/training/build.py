@@ -1,0 +1,120 @@
+"""Builds what trains one phase: model, optimizer, compiled functions and their layout on a mesh."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from bert_jax.data.batch import Batch
+from bert_jax.errors import ConfigError
+from bert_jax.models.bert import BertForPretraining
+from bert_jax.sharding import named_sharding
+from bert_jax.training.experiment import Experiment
+from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
+from bert_jax.training.state import TrainState, state_initializer, state_sharding
+from bert_jax.training.step import Metrics, eval_step, train_step
+
+
+class Assembly(NamedTuple):
+    """The functions that train and score one phase on a mesh; nothing is compiled yet."""
+
+    place: Callable[[Batch], Batch]
+    """Puts this host's rows of a batch on its devices."""
+    initialize: Callable[[], TrainState]
+    """Returns the first state, with boxed parameters; see `state.make_state`."""
+    sharding: TrainState
+    """The sharding of every array of the state."""
+    update: jax.stages.Wrapped
+    """Jitted (state, batch) -> (state, metrics). It donates the state."""
+    begin: Callable[[TrainState], TrainState]
+    """Jitted: the state after the previous phase -> the first state of this phase. It donates."""
+    score: Callable[[Any, Batch], Metrics]
+    """Jitted (params, held-out batch) -> metrics."""
+
+
+def assemble(
+    experiment: Experiment,
+    mesh: Mesh,
+    *,
+    schedule_start: int = 0,
+    moments: Literal["kept", "recounted", "zeroed"] = "kept",
+) -> Assembly:
+    """Builds the model and the optimizer and lays them out on the mesh.
+
+    Args:
+      experiment: the experiment of one phase.
+      mesh: the mesh of devices.
+      schedule_start: the step of the run at which the learning rate schedule starts.
+      moments: what `begin` does with Adam's moments; see `optim.restart_moments`.
+
+    Raises:
+      ConfigError: the mesh does not divide a dimension of a parameter or the rows of a batch.
+    """
+    rows = batch_sharding(experiment, mesh)
+    model = BertForPretraining(experiment.model, experiment.sharding)
+    schedule = learning_rate_schedule(
+        experiment.optimizer, steps=experiment.training.steps, start=schedule_start
+    )
+    optimizer = make_optimizer(experiment.optimizer, schedule)
+    initialize = state_initializer(model, optimizer, seed=experiment.seed)
+    sharding = state_sharding(initialize, mesh=mesh, rules=experiment.sharding)
+    update = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        objective=experiment.objective,
+        seed=experiment.seed,
+        microbatches=experiment.training.microbatches,
+    )
+
+    def begin(state: TrainState) -> TrainState:
+        fresh = optimizer.init(state.params)
+        opt_state = restart_moments(state.opt_state, fresh, moments=moments)
+        return TrainState(state.step, state.params, opt_state)
+
+    return Assembly(
+        place=partial(place_batch, sharding=rows),
+        initialize=initialize,
+        sharding=sharding,
+        update=jax.jit(update, out_shardings=(sharding, None), donate_argnums=0),
+        begin=jax.jit(begin, out_shardings=sharding, donate_argnums=0),
+        score=jax.jit(partial(eval_step, model=model, objective=experiment.objective)),
+    )
+
+
+def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a batch: its rows are split over the mesh.
+
+    Raises:
+      ConfigError: the mesh does not divide the rows of a training batch or a held-out batch.
+    """
+    microbatches = experiment.training.microbatches
+    if experiment.data.batch_size % microbatches:
+        raise ConfigError(
+            f"data.batch_size is {experiment.data.batch_size}; accepted: a multiple of "
+            f"training.microbatches {microbatches}"
+        )
+    for what, size in (
+        ("evaluation.batch_size", experiment.evaluation.batch_size),
+        ("data.batch_size / training.microbatches", experiment.data.batch_size // microbatches),
+    ):
+        sharding = named_sharding(
+            ("batch",), rules=experiment.sharding, mesh=mesh, shape=(size,), what=what
+        )
+        rows = sharding.addressable_devices_indices_map((size,)).values()
+        here = len({i for index in rows for i in range(size)[(index or (slice(None),))[0]]})
+        if here * jax.process_count() != size:
+            raise ConfigError(
+                f"mesh: process {jax.process_index()} holds {here} of {size} rows, but each of "
+                f"the {jax.process_count()} processes must hold an equal part; accepted: a "
+                f"mesh.tensor that divides the {jax.local_device_count()} devices of a process"
+            )
+    return sharding
+
+
+def place_batch(batch: Batch, *, sharding: NamedSharding) -> Batch:
+    """Puts this host's rows on its devices and returns arrays of the global batch."""
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

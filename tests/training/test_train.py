@@ -1,0 +1,120 @@
+"""The loop of updates: no hidden transfer, a trace on request, no metric of an untrained head."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+import bert_jax
+from bert_jax.config import override, to_json
+from bert_jax.errors import ConfigError
+from bert_jax.pretrain import parse_steps
+from bert_jax.training import build
+from bert_jax.training.train import train
+
+
+@pytest.fixture(scope="module")
+def small(experiment):
+    """One layer without dropout, which compiles in a fraction of the time."""
+    return override(
+        experiment,
+        {"model.num_layers": 1, "model.dropout": 0.0, "model.attention_dropout": 0.0},
+    )
+
+
+def test_an_update_that_is_given_numpy_arrays_fails(small, tmp_path, monkeypatch):
+    """Each step would wait for a copy that nobody sees."""
+    monkeypatch.setattr(build, "place_batch", lambda batch, *, sharding: batch)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(small, tmp_path / "run")
+
+
+# ---- --profile_steps --------------------------------------------------------------------------
+
+
+def traces(workdir, suffix):
+    return sorted((workdir / "tensorboard" / "plugins" / "profile").glob(f"*/*.{suffix}"))
+
+
+def steps_in(file):
+    """Steps of the updates in a trace.json.gz."""
+    events = json.loads(gzip.open(file).read())["traceEvents"]
+    named = [event for event in events if event.get("name") == "update"]
+    return sorted(int(event["args"]["step_num"]) for event in named)
+
+
+def test_a_trace_holds_the_updates_that_were_asked_for_and_changes_no_number(small, tmp_path):
+    """TensorBoard looks for plugins/profile/TIME/HOST.xplane.pb beside an events file."""
+    plain = train(small, tmp_path / "plain")
+    result = train(small, tmp_path / "run", profile_steps=range(4, 8))
+    assert {**result, "seconds": 0} == {**plain, "seconds": 0}
+    assert not traces(tmp_path / "plain", "xplane.pb")
+
+    (file,) = traces(tmp_path / "run", "xplane.pb")
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    events = [event for plane in planes for line in plane.lines for event in line.events]
+    steps = [dict(event.stats)["step_num"] for event in events if event.name == "update"]
+    assert sorted(map(int, steps)) == [4, 5, 6, 7]
+    (file,) = traces(tmp_path / "run", "trace.json.gz")
+    assert steps_in(file) == [4, 5, 6, 7]
+    # The program that ran in these steps, on any thread.
+    assert b"train_step" in gzip.open(file).read()
+
+
+def test_a_trace_may_reach_over_two_phases(two_phases, tmp_path):
+    """Steps are those of the run: the second phase starts after step 8."""
+    train(two_phases, tmp_path / "run", profile_steps=range(8, 10))
+    (file,) = traces(tmp_path / "run", "trace.json.gz")
+    assert steps_in(file) == [8, 9]
+
+
+@pytest.mark.parametrize("steps", [range(0, 3), range(10, 14), range(13, 15)], ids=str)
+def test_steps_that_the_run_does_not_make_are_refused(steps, small, tmp_path):
+    with pytest.raises(ConfigError, match="--profile_steps is .* 1:12"):
+        train(small, tmp_path / "run", profile_steps=steps)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", ["15", "15:10", "a:b", "-1:4", "1:2:3", ""])
+def test_bad_profile_steps_are_refused_by_name(given):
+    with pytest.raises(ConfigError, match=f"--profile_steps is '{given}'; accepted: FIRST:LAST"):
+        parse_steps(given)
+
+
+def test_the_command_traces_from_first_to_last_and_ends_in_one_line_otherwise(small, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(small)))
+
+    def pretrain(steps):
+        command = ["-m", "bert_jax.pretrain", "--experiment=config.json", "--workdir=run"]
+        return subprocess.run(
+            [sys.executable, *command, f"--profile_steps={steps}"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(bert_jax.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    refused = pretrain("10:15")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "--profile_steps is 10:15; accepted: FIRST:LAST" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    assert pretrain("2:3").returncode == 0
+    (file,) = traces(tmp_path / "run", "trace.json.gz")
+    assert steps_in(file) == [2, 3]
+
+
+# ---- A head that is not trained ---------------------------------------------------------------
+
+
+def test_without_the_pair_loss_no_metric_of_pairs_is_reported(small, tmp_path):
+    result = train(override(small, {"objective.next_sentence": False}), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert {"mlm_loss", "loss"} <= result.keys() and "train/mlm_loss" in rows[-1]
+    assert not [name for name in (*result, *rows[-1]) if "nsp" in name]
