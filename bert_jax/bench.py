@@ -31,6 +31,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     from bert_jax.sharding import make_mesh
     from bert_jax.training import flops
     from bert_jax.training.build import assemble
+    from bert_jax.training.experiment import phases
     from bert_jax.training.state import make_state
 
     compiles = []
@@ -41,7 +42,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
 
     jax.monitoring.register_event_duration_secs_listener(count)
     mesh = make_mesh(experiment.mesh)
-    assembly = assemble(experiment, mesh)
+    assembly = assemble(phases(experiment)[0], mesh)
     batch = assembly.place(random_batch(experiment))
     state = make_state(assembly.initialize, assembly.sharding)
     jax.block_until_ready(state)
@@ -49,7 +50,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     times = []
     with jax.set_mesh(mesh):
         start = time.perf_counter()
-        update = assembly.update.lower(state, batch).compile()
+        update = assembly.lower(state, batch).compile()
         compile_seconds = time.perf_counter() - start
         for step in range(steps + 2):
             start = time.perf_counter()

@@ -54,14 +54,14 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     experiment = as_evaluated(run.config, passport, directory)
     check_vocabulary(run, directory)
     passports.check_tokenizer(passport, run.tokenizer.fingerprint(), directory=directory)
+    (phase,) = phases(experiment)
     try:
         mesh = make_mesh(experiment.mesh)
-        assembly = assemble(experiment, mesh)
+        assembly = assemble(phase, mesh)
     except ConfigError:  # the run's mesh needs other devices
         devices = math.gcd(experiment.evaluation.batch_size, jax.device_count())
         mesh = make_mesh(MeshConfig(data=devices))
-        assembly = assemble(experiment, mesh)
-    (phase,) = phases(experiment)
+        assembly = assemble(phase, mesh)
 
     def held_out() -> "Iterator[Batch]":
         return map(assembly.place, held_out_batches(phase))

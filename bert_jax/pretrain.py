@@ -17,6 +17,7 @@ another, on a Cloud TPU slice with --cluster; elsewhere say --coordinator, --pro
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,11 +44,15 @@ def main() -> None:
         return
     if not flags.FLAGS.workdir:
         raise ConfigError("--workdir is missing; accepted: a directory for the run")
-    profile_steps = (
-        parse_steps(flags.FLAGS.profile_steps) if flags.FLAGS.profile_steps else range(0)
-    )
     for phase in phases(experiment):
-        load_passport(phase.experiment.data.directory)
+        data = phase.experiment.data
+        passport = load_passport(data.directory)
+        if (corpus := passport["corpus"]["spec"]) != data.corpus:
+            print(
+                f"{data.directory} was prepared from {corpus}; data.corpus, {data.corpus}, is not "
+                "read",
+                file=sys.stderr,
+            )
     environment.start_processes(
         flags.FLAGS.coordinator,
         flags.FLAGS.process_count,
@@ -57,9 +62,14 @@ def main() -> None:
     import jax
 
     from bert_jax.runs.run import open_initial_weights
+    from bert_jax.training.checkpoint import latest_step
     from bert_jax.training.train import train
 
-    workdir = Path(flags.FLAGS.workdir)
+    workdir, profile_steps = Path(flags.FLAGS.workdir), range(0)
+    if flags.FLAGS.profile_steps is not None:
+        profile_steps = parse_steps(
+            flags.FLAGS.profile_steps, after=latest_step(workdir), last=experiment.training.steps
+        )
     probes = [_load_probe(experiment)] if experiment.evaluation.probe else []
     with command.exclusive(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         weights = open_initial_weights(experiment, workdir)
@@ -77,17 +87,23 @@ def main() -> None:
     )
 
 
-def parse_steps(given: str) -> range:
+def parse_steps(given: str, *, after: int, last: int) -> range:
     """Returns the steps of `--profile_steps=FIRST:LAST`, both included.
 
+    Args:
+      given: the value of the flag.
+      after: the step of the last checkpoint, 0 if there is none.
+      last: the last step of the run.
+
     Raises:
-      ConfigError: not two numbers, or none of the steps is between them.
+      ConfigError: the value is not two steps that the run has yet to make.
     """
     found = re.fullmatch(r"(\d+):(\d+)", given)
     steps = range(int(found[1]), int(found[2]) + 1) if found else range(0)
-    if not steps:
+    if not steps or steps[0] <= after or steps[-1] > last:
         raise ConfigError(
-            f"--profile_steps is {given!r}; accepted: FIRST:LAST, two steps of the run, as in 10:15"
+            f"--profile_steps is {given!r}; accepted: FIRST:LAST, both later than the last "
+            f"checkpoint ({after}) and at most training.steps ({last})"
         )
     return steps
 

@@ -24,10 +24,11 @@ from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.runs.run import load_run
+from bert_jax.training.checkpoint import next_batch
 from bert_jax.training.config import PhaseConfig
 from bert_jax.training.experiment import Experiment, phases
 from bert_jax.training.optim import learning_rate_schedule
-from bert_jax.training.phases import first_batch, held_out_batches, next_batch, training_batches
+from bert_jax.training.phases import first_batch, held_out_batches, training_batches
 from bert_jax.training.timeline import timeline
 from bert_jax.training.train import train
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -11,7 +11,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.sharding import named_sharding
-from bert_jax.training.experiment import Experiment
+from bert_jax.training.experiment import Experiment, Phase
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
 from bert_jax.training.state import TrainState, state_initializer, state_sharding
 from bert_jax.training.step import Metrics, eval_step, train_step
@@ -26,41 +26,32 @@ class Assembly(NamedTuple):
     """Returns the first state, with boxed parameters; see `state.make_state`."""
     sharding: TrainState
     """The sharding of every array of the state."""
-    update: jax.stages.Wrapped
-    """Jitted (state, batch) -> (state, metrics). It donates the state."""
+    update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    """Makes one update, jitted. It donates the state."""
+    lower: Callable[[TrainState, Batch], jax.stages.Lowered]
+    """Lowers `update` for the shapes of a state and a batch, so that it can be compiled early."""
     begin: Callable[[TrainState], TrainState]
-    """Jitted: the state after the previous phase -> the first state of this phase. It donates."""
+    """Returns the first state of this phase, given the last of the previous one. It donates it."""
     score: Callable[[Any, Batch], Metrics]
-    """Jitted (params, held-out batch) -> metrics."""
+    """Returns the metrics of the parameters on a held-out batch, jitted."""
 
 
-def assemble(
-    experiment: Experiment,
-    mesh: Mesh,
-    *,
-    schedule_start: int = 0,
-    moments: Literal["kept", "recounted", "zeroed"] = "kept",
-) -> Assembly:
-    """Builds the model and the optimizer and lays them out on the mesh.
-
-    Args:
-      experiment: the experiment of one phase.
-      mesh: the mesh of devices.
-      schedule_start: the step of the run at which the learning rate schedule starts.
-      moments: what `begin` does with Adam's moments; see `optim.restart_moments`.
+def assemble(phase: Phase, mesh: Mesh) -> Assembly:
+    """Builds the model and the optimizer of a phase and lays them out on the mesh.
 
     Raises:
       ConfigError: the mesh does not divide a dimension of a parameter or the rows of a batch.
     """
+    experiment = phase.experiment
     rows = batch_sharding(experiment, mesh)
     model = BertForPretraining(experiment.model, experiment.sharding)
     schedule = learning_rate_schedule(
-        experiment.optimizer, steps=experiment.training.steps, start=schedule_start
+        experiment.optimizer, steps=experiment.training.steps, start=phase.schedule_start
     )
     optimizer = make_optimizer(experiment.optimizer, schedule)
     initialize = state_initializer(model, optimizer, seed=experiment.seed)
     sharding = state_sharding(initialize, mesh=mesh, rules=experiment.sharding)
-    update = partial(
+    step = partial(
         train_step,
         model=model,
         optimizer=optimizer,
@@ -70,16 +61,19 @@ def assemble(
         microbatches=experiment.training.microbatches,
     )
 
+    update = jax.jit(step, out_shardings=(sharding, None), donate_argnums=0)
+
     def begin(state: TrainState) -> TrainState:
         fresh = optimizer.init(state.params)
-        opt_state = restart_moments(state.opt_state, fresh, moments=moments)
+        opt_state = restart_moments(state.opt_state, fresh, moments=phase.moments)
         return TrainState(state.step, state.params, opt_state)
 
     return Assembly(
         place=partial(place_batch, sharding=rows),
         initialize=initialize,
         sharding=sharding,
-        update=jax.jit(update, out_shardings=(sharding, None), donate_argnums=0),
+        update=update,
+        lower=update.lower,
         begin=jax.jit(begin, out_shardings=sharding, donate_argnums=0),
         score=jax.jit(partial(eval_step, model=model, objective=experiment.objective)),
     )

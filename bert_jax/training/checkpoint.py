@@ -1,6 +1,8 @@
 """Checkpoints: one orbax directory a step: state, data position, config, tokenizer, passport."""
 
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +12,12 @@ from jax.experimental import multihost_utils
 
 from bert_jax import config as configs
 from bert_jax import environment
+from bert_jax.data.passport import passport_fingerprint
+from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.files import write_json
 from bert_jax.models.config import BertConfig
-from bert_jax.training.experiment import Experiment
+from bert_jax.training.experiment import Experiment, Phase, phases
 from bert_jax.training.state import TrainState
 
 RESUMABLE = (
@@ -60,32 +64,48 @@ def latest_step(workdir: Path) -> int:
 
 def save(
     manager: ocp.CheckpointManager,
+    step: int,
     state: TrainState,
     *,
-    step: int,
-    position: dict[str, Any],
+    started: float,
     experiment: Experiment,
-    tokenizer: dict[str, Any],
-    passport: dict[str, Any] | None = None,
+    tokenizer: Tokenizer,
+    passport: dict[str, Any],
 ) -> None:
-    """Starts saving; the state may be donated as soon as this returns.
+    """Starts to save a step. The state may be donated as soon as this function returns.
+
+    The checkpoint of step s holds the position of the batch of step s + 1.
 
     Args:
-      position: `phase` and `next_batch` in it, the whole position in the data; the
-        `data_fingerprint` that it is a position in; `seconds` of training so far.
-      tokenizer: its `to_json()`.
-      passport: of the data.
+      manager: the manager of the run's checkpoints.
+      step: the number of updates so far.
+      state: the state after the step.
+      started: the start on the clock of `time.monotonic`, less the seconds of earlier starts.
+      experiment: the run's configuration.
+      tokenizer: the tokenizer of all phases.
+      passport: the joined passport of the data of all phases.
     """
+    position = {
+        **next_batch(phases(experiment), step),
+        "data_fingerprint": passport_fingerprint(passport),
+        "seconds": time.monotonic() - started,
+    }
     manager.save(
         step,
         args=ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             position=ocp.args.JsonSave(position),
             config=ocp.args.JsonSave(configs.to_json(experiment)),
-            tokenizer=ocp.args.JsonSave(tokenizer),
-            passport=ocp.args.JsonSave(passport or {}),
+            tokenizer=ocp.args.JsonSave(tokenizer.to_json()),
+            passport=ocp.args.JsonSave(passport),
         ),
     )
+
+
+def next_batch(plan: Sequence[Phase], step: int) -> dict[str, int]:
+    """Returns the phase of the batch that follows `step` updates, and its number in the phase."""
+    phase = next((phase for phase in plan if step < phase.last_step), plan[-1])
+    return {"phase": phase.number, "next_batch": step - phase.first_step}
 
 
 def save_params(
@@ -123,25 +143,26 @@ def save_params(
 
 
 def restore(
-    manager: ocp.CheckpointManager, abstract: TrainState, *, step: int, data_fingerprint: str
-) -> tuple[TrainState, dict[str, Any]]:
-    """Returns the state, placed as `abstract` says, and the data position of a saved step.
+    manager: ocp.CheckpointManager, abstract: TrainState, *, step: int, passport: dict[str, Any]
+) -> tuple[TrainState, float]:
+    """Returns the state of a saved step, placed as `abstract`, and the seconds of training so far.
 
     Raises:
-      CheckpointError: the saved arrays are not those of the model, or the data have changed.
+      CheckpointError: the saved arrays are not those of the model, or `passport` describes other
+        data.
     """
     check_arrays(manager, abstract, step=step)
     restored = _read(
         manager, step, state=_restore_pytree(abstract), position=ocp.args.JsonRestore()
     )
-    saved = restored["position"]["data_fingerprint"]
-    if saved != data_fingerprint:
+    saved, now = restored["position"]["data_fingerprint"], passport_fingerprint(passport)
+    if saved != now:
         raise CheckpointError(
             f"the prepared data have changed since checkpoint {step} was written "
-            f"(fingerprint {data_fingerprint[:12]}, then {saved[:12]}); accepted: the same data, "
+            f"(fingerprint {now[:12]}, then {saved[:12]}); accepted: the same data, "
             "or another --workdir"
         )
-    return restored["state"], restored["position"]
+    return restored["state"], restored["position"]["seconds"]
 
 
 def restore_params(manager: ocp.CheckpointManager, abstract: Any, *, step: int) -> Any:

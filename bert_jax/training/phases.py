@@ -29,17 +29,6 @@ def load_passports(phases: Sequence[Phase]) -> list[dict]:
     return loaded
 
 
-def notes_on_corpora(phases: Sequence[Phase], loaded: Sequence[dict]) -> Iterator[str]:
-    """Yields a line for each phase whose data were prepared from another corpus than it names."""
-    for phase, passport in zip(phases, loaded, strict=True):
-        data, corpus = phase.experiment.data, passport["corpus"]["spec"]
-        if corpus != data.corpus:
-            yield (
-                f"{data.directory} was prepared from {corpus}; data.corpus, {data.corpus}, is "
-                "not read"
-            )
-
-
 def check_files(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
     """Raises DataError if a file of the data is not what its passport says."""
     # Hundreds of GB are read once, and not by every host.
@@ -65,12 +54,6 @@ def load_common_tokenizer(phases: Sequence[Phase]) -> Tokenizer:
                 "and prepare it again"
             )
     return tokenizer
-
-
-def next_batch(phases: Sequence[Phase], step: int) -> dict[str, int]:
-    """Returns phase and number within it of the batch that follows `step` updates."""
-    phase = next((phase for phase in phases if step < phase.last_step), phases[-1])
-    return {"phase": phase.number, "next_batch": step - phase.first_step}
 
 
 def first_batch(phase: Phase, first_step: int) -> Batch:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from bert_jax import config as configs
 from bert_jax import environment
 from bert_jax.data.batch import Batch
 from bert_jax.data.passport import join_passports, passport_fingerprint
-from bert_jax.errors import ConfigError
 from bert_jax.files import write_json
 from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
@@ -28,8 +28,6 @@ from bert_jax.training.phases import (
     held_out_batches,
     load_common_tokenizer,
     load_passports,
-    next_batch,
-    notes_on_corpora,
     training_batches,
 )
 from bert_jax.training.state import TrainState, abstract_state, make_state
@@ -49,30 +47,21 @@ def train(
     weights: initial.InitialWeights | None = None,
     profile_steps: range = range(0),
 ) -> dict[str, Any]:
-    """Trains to the last step, from the last checkpoint in `workdir` if there is one.
+    """Trains to the last step, from the last checkpoint if there is one; returns `result.json`.
 
-    Args:
-      experiment: the run's configuration.
-      workdir: the run's directory. It is made if it does not exist.
-      probes: functions of the parameters, called at each evaluation.
-      weights: the weights of `training.init_from`; see `runs.run.open_initial_weights`.
-      profile_steps: the steps of the run that a trace for TensorBoard records.
-
-    Returns:
-      The contents of `result.json`.
+    `probes` are called with the parameters at each evaluation. `weights` are the weights of
+    `training.init_from`, which `runs.run.open_initial_weights` opens. A trace for TensorBoard
+    records the steps `profile_steps`.
 
     Raises:
-      ConfigError, DataError, CheckpointError: the run is not possible; raised before any compile.
-      DivergenceError: a loss or another metric is not finite.
+      ConfigError, DataError, CheckpointError: the run is not possible. Nothing was compiled.
+      DivergenceError: a metric is not finite.
     """
     training, plan = experiment.training, phases(experiment)
 
-    # ---- Checks: an error here leaves nothing behind ----------------------------------------
-    loaded = load_passports(plan)
-    for note in notes_on_corpora(plan, loaded):
-        _report(note)
-    tokenizer, passport = load_common_tokenizer(plan), join_passports(loaded)
-    fingerprint = passport_fingerprint(passport)
+    # ---- Checks: an error here leaves no file behind ----------------------------------------
+    loaded, tokenizer = load_passports(plan), load_common_tokenizer(plan)
+    passport = join_passports(loaded)
     checkpoint.check_workdir(workdir, experiment)
     if (workdir / "result.json").exists():
         _report(f"{workdir} is complete")
@@ -81,87 +70,62 @@ def train(
     first_step = checkpoint.latest_step(workdir)
     if not first_step:
         initial.check_initial_weights(weights, experiment, tokenizer)
-    if profile_steps and not first_step < profile_steps[0] <= profile_steps[-1] <= training.steps:
-        raise ConfigError(
-            f"--profile_steps is {profile_steps[0]}:{profile_steps[-1]}; accepted: FIRST:LAST "
-            f"within the steps that remain, {first_step + 1}:{training.steps}"
-        )
 
     # ---- Mesh, models, optimizers -----------------------------------------------------------
     mesh, assemblies = make_mesh(experiment.mesh), {}
     for phase in plan:
         with errors_of_phase(phase.number, of=len(plan)):
-            assemblies[phase.number] = assemble(
-                phase.experiment, mesh, schedule_start=phase.schedule_start, moments=phase.moments
-            )
+            assemblies[phase.number] = assemble(phase, mesh)
 
     # ---- Run directory and state ------------------------------------------------------------
     checkpoint.open_workdir(workdir, experiment)
     environment.check_processes_agree(
         weights=weights and weights.sha256,
         experiment=configs.config_hash(experiment),
-        data=fingerprint[:12],
+        data=passport_fingerprint(passport)[:12],
         checkpoint=first_step,
         workdir_shared=(workdir / "config.json").exists(),
     )
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
-    state, seconds_before = starting_state(
-        workdir, assemblies[1], manager, weights=weights, data_fingerprint=fingerprint
-    )
+    state, seconds = starting_state(assemblies[1], manager, workdir, passport, weights)
+    started = time.monotonic() - seconds
+    parameters, kind = num_parameters(state.params, experiment.model), jax.devices()[0].device_kind
     _report(
-        f"{num_parameters(state.params, experiment.model):,} parameters on mesh "
-        f"{dict(mesh.shape)} of {mesh.size} of {jax.device_count()} devices "
-        f"({jax.devices()[0].device_kind}), {experiment.model.dtype}"
+        f"{parameters:,} parameters on mesh {dict(mesh.shape)} of {mesh.size} of "
+        f"{jax.device_count()} devices ({kind}), {experiment.model.dtype}"
     )
 
-    # ---- Compile the updates of all remaining phases: too little memory shows now, not later --
-    started = time.monotonic()
-    to_come = [phase for phase in plan if phase.last_step > first_step]
+    # ---- Compiled updates of all remaining phases: too little memory shows now, not later -----
+    remaining = [phase for phase in plan if phase.last_step > first_step]
     with jax.set_mesh(mesh):
-        for phase in to_come:
+        for phase in remaining:
             assembly = assemblies[phase.number]
             batch = assembly.place(first_batch(phase, first_step))
-            compiled = assembly.update.lower(state, batch).compile()
-            assemblies[phase.number] = assembly._replace(update=compiled)
-    _report(f"compiled in {time.monotonic() - started:.0f} s")
+            assemblies[phase.number] = assembly._replace(
+                update=assembly.lower(state, batch).compile()
+            )
+    _report(f"compiled in {time.monotonic() - started - seconds:.0f} s")
 
-    def save(step: int, state: TrainState) -> None:
-        """Saves a checkpoint of step s with the position of the batch of step s + 1."""
-        position = {
-            **next_batch(plan, step),
-            "data_fingerprint": fingerprint,
-            "seconds": seconds_before + time.monotonic() - started,
-        }
-        checkpoint.save(
-            manager,
-            state,
-            step=step,
-            position=position,
-            experiment=experiment,
-            tokenizer=tokenizer.to_json(),
-            passport=passport,
-        )
-
-    # ---- Phases: a run that only lacks its result enters the last phase, which has no step left
-    held_out: dict[str, float] = {}
-    with (
-        jax.set_mesh(mesh),
+    # ---- Phases -------------------------------------------------------------------------------
+    save = partial(
+        checkpoint.save,
         manager,
-        RunWriter(workdir, training, first_step, profile_steps) as writer,
-    ):
-        for phase in to_come or plan[-1:]:
+        started=started,
+        experiment=experiment,
+        tokenizer=tokenizer,
+        passport=passport,
+    )
+    held_out: dict[str, float] = {}
+    writer = RunWriter(workdir, training, first_step, profile_steps)
+    with jax.set_mesh(mesh), manager, writer:
+        for phase in remaining or plan[-1:]:  # the last phase if only the result is missing
             if len(plan) > 1:
                 data = phase.experiment.data
                 _report(f"phase {phase.number}: {data.sequence_length} tokens, {data.directory}")
                 writer.phase = phase.number
+            assembly = assemblies[phase.number]
             state, held_out = train_phase(
-                state,
-                phase,
-                first_step=first_step,
-                assembly=assemblies[phase.number],
-                writer=writer,
-                probes=probes,
-                save=save,
+                state, phase, assembly, writer, first_step=first_step, probes=probes, save=save
             )
         manager.wait_until_finished()
 
@@ -169,7 +133,7 @@ def train(
     result = {
         "format_version": RESULT_FORMAT_VERSION,
         "steps": training.steps,
-        "seconds": round(seconds_before + time.monotonic() - started, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "config_hash": configs.config_hash(experiment),
         **held_out,
     }
@@ -179,29 +143,25 @@ def train(
 
 
 def starting_state(
-    workdir: Path,
     assembly: Assembly,
     manager: ocp.CheckpointManager,
-    *,
+    workdir: Path,
+    passport: dict,
     weights: initial.InitialWeights | None,
-    data_fingerprint: str,
 ) -> tuple[TrainState, float]:
     """Returns the state that training starts from, and the seconds of training before it.
 
-    The state comes from the first of these that exists: the last checkpoint in `workdir`, the
-    initial weights (with step 0 and a new optimizer state), random parameters.
+    It is the first of these that exists: the last checkpoint; the initial weights, with step 0 and
+    a new optimizer state; random parameters.
 
     Raises:
-      CheckpointError: the checkpoint does not fit the model, or the data have changed since.
+      CheckpointError: the checkpoint is of another model or of other data, or an earlier start of
+        this run used other initial weights.
     """
-    step = manager.latest_step()
-    if step is not None:
+    if step := manager.latest_step():
         abstract = abstract_state(assembly.initialize, assembly.sharding)
-        state, position = checkpoint.restore(
-            manager, abstract, step=step, data_fingerprint=data_fingerprint
-        )
         _report(f"{workdir}: going on from step {step}")
-        return state, position["seconds"]
+        return checkpoint.restore(manager, abstract, step=step, passport=passport)
     state = make_state(assembly.initialize, assembly.sharding)
     if weights:
         initial.record(weights, workdir)
@@ -214,10 +174,10 @@ def starting_state(
 def train_phase(
     state: TrainState,
     phase: Phase,
-    *,
-    first_step: int,
     assembly: Assembly,
     writer: RunWriter,
+    *,
+    first_step: int,
     probes: Sequence[Probe],
     save: Callable[[int, TrainState], None],
 ) -> tuple[TrainState, dict[str, float]]:
@@ -235,17 +195,17 @@ def train_phase(
     to_beat = baselines(held_out(), data.directory)
     _report(f"to beat on held-out text: {describe_baselines(to_beat)}")
 
-    # ---- Loop: the batch of step s + 1 is read and placed while the devices run step s --------
+    # ---- Loop: an update returns early, so batch s + 1 is read while the devices run step s ---
     if phase.number > 1 and first_step <= phase.first_step:
         state = assembly.begin(state)
     batches = map(assembly.place, training_batches(phase, first_step))
-    batch, evaluation = next(batches, None), {}
+    evaluation = {}
     writer.restart_clock()
-    for step in range(max(first_step, phase.first_step) + 1, phase.last_step + 1):
+    steps = range(max(first_step, phase.first_step) + 1, phase.last_step + 1)
+    for step, batch in zip(steps, batches, strict=True):
         with writer.profile(step), jax.transfer_guard("disallow"):
             state, metrics = assembly.update(state, batch)
             writer.add(metrics)
-            batch = next(batches, None)
         evaluating = step % config.eval_every == 0 or step == phase.last_step
         saving = step % config.checkpoint_every == 0 or step == phase.last_step
         if evaluating or saving:

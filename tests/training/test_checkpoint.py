@@ -97,6 +97,7 @@ def test_restored_arrays_are_bitwise_equal_on_any_mesh(workdir, short):
 def test_the_state_of_every_optimizer_is_restored_bitwise(changes, short, tmp_path):
     """Both kinds of optimizer state are restored, and the wrong kind is refused."""
     experiment = override(short, changes)
+    passport = load_passport(experiment.data.directory)
     abstract = abstract_of(experiment)
     numbers = iter(range(1, 1000))  # fills every leaf with a different number
     state = jax.tree.map(
@@ -106,17 +107,18 @@ def test_the_state_of_every_optimizer_is_restored_bitwise(changes, short, tmp_pa
     with checkpoint.open_checkpoints(tmp_path) as manager:
         checkpoint.save(
             manager,
+            3,
             state,
-            step=3,
-            position={"next_batch": 3, "data_fingerprint": "f", "seconds": 0.0},
+            started=0.0,
             experiment=experiment,
-            tokenizer={},
+            tokenizer=load_tokenizer(experiment.data.directory),
+            passport=passport,
         )
     with checkpoint.open_checkpoints(tmp_path, read_only=True) as manager:
-        found, _ = checkpoint.restore(manager, abstract, step=3, data_fingerprint="f")
+        found, _ = checkpoint.restore(manager, abstract, step=3, passport=passport)
         other = abstract_of(override(experiment, {"optimizer.bias_correction": not changes}))
         with pytest.raises(CheckpointError, match="missing opt_state/1/"):
-            checkpoint.restore(manager, other, step=3, data_fingerprint="f")
+            checkpoint.restore(manager, other, step=3, passport=passport)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     for leaf, saved in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
         assert np.asarray(leaf).tobytes() == np.asarray(saved).tobytes()
