@@ -79,6 +79,11 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
     )
 
 
+def compile_update(assembly: Assembly, state: TrainState, batch: Batch) -> Assembly:
+    """Returns the assembly with `update` compiled for the state and this host's rows of a batch."""
+    return assembly._replace(update=assembly.lower(state, assembly.place(batch)).compile())
+
+
 def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its rows are split over the mesh.
 

@@ -19,7 +19,7 @@ from bert_jax.files import write_json
 from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint, initial
-from bert_jax.training.build import Assembly, assemble
+from bert_jax.training.build import Assembly, assemble, compile_update
 from bert_jax.training.evaluation import baselines, describe_baselines, evaluate
 from bert_jax.training.experiment import Experiment, Phase, errors_of_phase, phases
 from bert_jax.training.phases import (
@@ -99,11 +99,8 @@ def train(
     remaining = [phase for phase in plan if phase.last_step > first_step]
     with jax.set_mesh(mesh):
         for phase in remaining:
-            assembly = assemblies[phase.number]
-            batch = assembly.place(first_batch(phase, first_step))
-            assemblies[phase.number] = assembly._replace(
-                update=assembly.lower(state, batch).compile()
-            )
+            assembly, batch = assemblies[phase.number], first_batch(phase, first_step)
+            assemblies[phase.number] = compile_update(assembly, state, batch)
     _report(f"compiled in {time.monotonic() - started - seconds:.0f} s")
 
     # ---- Phases -------------------------------------------------------------------------------

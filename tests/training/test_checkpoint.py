@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bert_jax.config import override, to_json
-from bert_jax.data.passport import load_passport, passport_fingerprint
+from bert_jax.data.passport import load_passport
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import BertJaxError, CheckpointError
 from bert_jax.models.bert import BertForPretraining
@@ -49,9 +49,9 @@ def abstract_of(experiment):
 
 
 def restore(workdir, abstract, experiment, step=12):
-    fingerprint = passport_fingerprint(load_passport(experiment.data.directory))
+    passport = load_passport(experiment.data.directory)
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-        return checkpoint.restore(manager, abstract, step=step, data_fingerprint=fingerprint)
+        return checkpoint.restore(manager, abstract, step=step, passport=passport)
 
 
 def test_the_newest_checkpoints_are_kept(workdir, short):
@@ -60,8 +60,8 @@ def test_the_newest_checkpoints_are_kept(workdir, short):
 
 
 def test_a_checkpoint_holds_state_config_tokenizer_and_passport(workdir, short):
-    state, position = restore(workdir, abstract_of(short), short)
-    assert int(state.step) == 12 and position["seconds"] > 0
+    state, seconds = restore(workdir, abstract_of(short), short)
+    assert int(state.step) == 12 and seconds > 0
     moments = [m for m in jax.tree.leaves(state.opt_state) if m.ndim > 0]
     assert len(moments) == 2 * len(jax.tree.leaves(state.params))
     assert all(np.isfinite(np.asarray(m)).all() for m in moments)
