@@ -1,4 +1,4 @@
-"""Checkpoints: one orbax directory a step: state, data position, config, tokenizer, passport."""
+"""Checkpoints: each is an orbax directory with state, position, config, tokenizer, passport."""
 
 import json
 import time
@@ -20,6 +20,8 @@ from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment, Phase, phases
 from bert_jax.training.state import TrainState
 
+CheckpointManager = ocp.CheckpointManager
+
 RESUMABLE = (
     "mesh.",
     "training.log_every",
@@ -28,14 +30,14 @@ RESUMABLE = (
     "training.keep_checkpoints",
     "evaluation.probe",
 )
-"""Fields that may differ when a run goes on: they change no number that it computes."""
+"""Fields that may change when a run continues. They change no number that the run computes."""
 
 
 def open_checkpoints(
     workdir: Path, *, keep: int | None = None, read_only: bool = False
-) -> ocp.CheckpointManager:
-    """Opens `workdir/checkpoints`; saving keeps the newest `keep` steps."""
-    return ocp.CheckpointManager(
+) -> CheckpointManager:
+    """Opens `workdir/checkpoints`. Each save deletes all but the newest `keep` steps."""
+    return CheckpointManager(
         (workdir / "checkpoints").absolute(),
         options=ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -63,7 +65,7 @@ def latest_step(workdir: Path) -> int:
 
 
 def save(
-    manager: ocp.CheckpointManager,
+    manager: CheckpointManager,
     step: int,
     state: TrainState,
     *,
@@ -74,16 +76,8 @@ def save(
 ) -> None:
     """Starts to save a step. The state may be donated as soon as this function returns.
 
-    The checkpoint of step s holds the position of the batch of step s + 1.
-
-    Args:
-      manager: the manager of the run's checkpoints.
-      step: the number of updates so far.
-      state: the state after the step.
-      started: the start on the clock of `time.monotonic`, less the seconds of earlier starts.
-      experiment: the run's configuration.
-      tokenizer: the tokenizer of all phases.
-      passport: the joined passport of the data of all phases.
+    The checkpoint of step s holds the position of the batch of step s + 1. `started` is the value
+    of `time.monotonic` at the start of training, less the seconds that an earlier start trained.
     """
     position = {
         **next_batch(phases(experiment), step),
@@ -118,16 +112,18 @@ def save_params(
     passport: dict[str, Any] | None = None,
     head: dict[str, Any] | None = None,
 ) -> None:
-    """Writes weights alone, as step 0 of `directory`, and waits until they are there.
+    """Writes parameters as step 0 of `directory/checkpoints` and waits until they are written.
+
+    The directory gets no config.json, so no run can continue there.
 
     Args:
-      directory: gets a `checkpoints/`, but no config.json: it is no run that can go on.
-      params: the parameters.
-      model: what they are of.
-      experiment: that trained them; None for weights from elsewhere.
-      tokenizer: its `to_json()`.
-      passport: of the data that they were trained on, where that is known.
-      head: of a fine-tuned model, what it adds to the encoder.
+      directory: the directory.
+      params: the parameters of `model`.
+      model: the encoder's configuration.
+      experiment: the pretraining of the parameters; None for weights from elsewhere.
+      tokenizer: the tokenizer's `to_json()`.
+      passport: the passport of the training data, if it is known.
+      head: the configuration of a fine-tuned model's output layer.
     """
     config = configs.to_json(experiment) if experiment else {"model": configs.to_json(model)}
     with open_checkpoints(directory) as manager:
@@ -143,7 +139,7 @@ def save_params(
 
 
 def restore(
-    manager: ocp.CheckpointManager, abstract: TrainState, *, step: int, passport: dict[str, Any]
+    manager: CheckpointManager, abstract: TrainState, *, step: int, passport: dict[str, Any]
 ) -> tuple[TrainState, float]:
     """Returns the state of a saved step, placed as `abstract`, and the seconds of training so far.
 
@@ -165,8 +161,8 @@ def restore(
     return restored["state"], restored["position"]["seconds"]
 
 
-def restore_params(manager: ocp.CheckpointManager, abstract: Any, *, step: int) -> Any:
-    """Returns the parameters of a saved step alone, placed as `abstract` says.
+def restore_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any:
+    """Returns the parameters of a saved step, placed as `abstract`.
 
     Raises:
       CheckpointError: the saved arrays are not those of the model.
@@ -178,21 +174,21 @@ def restore_params(manager: ocp.CheckpointManager, abstract: Any, *, step: int) 
 
 
 class Description(NamedTuple):
-    """What a saved step says of itself."""
+    """The description of a checkpoint's arrays."""
 
     model: BertConfig
     experiment: Experiment | None
     """None for weights from elsewhere."""
     tokenizer: dict[str, Any]
-    """Its `to_json()`."""
+    """The tokenizer's `to_json()`."""
     passport: dict[str, Any] | None
-    """Of the data; None where they are not known."""
+    """The passport of the training data; None if it is not known."""
     head: dict[str, Any] | None
-    """Of a fine-tuned model, what it adds to the encoder."""
+    """The configuration of a fine-tuned model's output layer; None for pretraining."""
 
 
-def restore_description(manager: ocp.CheckpointManager, *, step: int) -> Description:
-    """Returns what the arrays of a saved step are of."""
+def restore_description(manager: CheckpointManager, *, step: int) -> Description:
+    """Returns the description of a saved step."""
     items = ["config", "tokenizer"]
     if (Path(manager.directory) / str(step) / "passport").exists():
         items.append("passport")
@@ -205,14 +201,14 @@ def restore_description(manager: ocp.CheckpointManager, *, step: int) -> Descrip
     return Description(experiment.model, experiment, *others)
 
 
-def _read(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
+def _read(manager: CheckpointManager, step: int, **items: Any) -> Any:
     try:
         return manager.restore(step, args=ocp.args.Composite(**items))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise CheckpointError(
-            f"{manager.directory}/{step} cannot be read ({reason}); accepted: whole checkpoints; "
-            "delete this one to go on from the one before"
+            f"{manager.directory}/{step} cannot be read ({reason}); accepted: a whole "
+            "checkpoint; delete this directory to continue from the checkpoint before it"
         ) from error
 
 
@@ -221,13 +217,10 @@ def _restore_pytree(abstract: Any, **options: Any) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, **options)
 
 
-def check_arrays(manager: ocp.CheckpointManager, abstract: Any, *, step: int) -> None:
-    """Compares shapes and dtypes with the saved ones; orbax itself would cast silently.
+def check_arrays(manager: CheckpointManager, abstract: Any, *, step: int) -> None:
+    """Compares shapes and dtypes with the saved arrays, because orbax would cast silently.
 
-    Args:
-      manager: of the run.
-      abstract: shapes and dtypes of the whole state, or of some of its fields in a dict.
-      step: the saved one.
+    `abstract` has the shapes and dtypes of the whole state, or of some of its fields in a dict.
 
     Raises:
       CheckpointError: names every array that is missing, unexpected or of another shape.
@@ -246,13 +239,13 @@ def check_arrays(manager: ocp.CheckpointManager, abstract: Any, *, step: int) ->
         ]
     if wrong:
         raise CheckpointError(
-            f"checkpoint {step} in {manager.directory} is not of this model: "
+            f"checkpoint {step} in {manager.directory} is of another model: "
             + "; ".join(sorted(wrong))
         )
 
 
 def _describe(arrays: Any) -> dict[str, str]:
-    """Shape and dtype of each leaf by its path; a field of a tuple goes by its name or number."""
+    """Returns the dtype and shape of each array by its path."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
@@ -260,10 +253,11 @@ def _describe(arrays: Any) -> dict[str, str]:
 
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
-    """Refuses to go on with a run whose config has changed.
+    """Checks that the experiment may start in `workdir`, or continue there.
 
     Raises:
-      CheckpointError: names the first field that differs, or what else stands in the way.
+      CheckpointError: `workdir` is a file, holds weights without a run, or holds a run with another
+        value of some field, which the message names.
     """
     file = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
@@ -278,8 +272,8 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     try:
         saved = configs.from_json(Experiment, json.loads(file.read_text()))
     except ValueError as error:
-        raise CheckpointError(f"{file}: {error}; accepted: what a run wrote") from error
-    # The given one also by way of JSON, where a list and a tuple are the same.
+        raise CheckpointError(f"{file}: {error}; accepted: the file as the run wrote it") from error
+    # JSON turns tuples into lists, so the given config takes the same way.
     given = configs.from_json(Experiment, configs.to_json(experiment))
     for path, (before, now) in configs.diff(saved, given).items():
         if not path.startswith(RESUMABLE):

@@ -1,4 +1,4 @@
-"""The held-out evaluation: frozen masks, and baselines on the same positions."""
+"""The held-out evaluation, and baselines on the same masked positions."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,7 +19,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns loss, accuracies and perplexity over all batches, each divided once.
 
-    The loss is the mean masked-word loss plus the mean pair loss, whatever the objective.
+    The loss is the mean loss of masked words + the mean loss of pairs, for every objective.
     """
     row = merge([step(params, batch) for batch in batches])
     row["loss"] = row["mlm_loss"] + row.get("nsp_loss", 0.0)
@@ -28,7 +28,7 @@ def evaluate(
 
 
 def unigram_log_probabilities(token_counts: np.ndarray) -> Float[np.ndarray, "vocab"]:
-    """Returns add-one log probabilities, float32, of the training tokens' counts."""
+    """Returns float32 log probabilities of the tokens, from their counts + 1."""
     counts = token_counts.astype(np.float64) + 1
     return np.log(counts / counts.sum()).astype(np.float32)
 
@@ -36,7 +36,7 @@ def unigram_log_probabilities(token_counts: np.ndarray) -> Float[np.ndarray, "vo
 def baseline_step(
     batch: Batch, log_probabilities: Float[Array, "vocab"], majority_label: int
 ) -> Metrics:
-    """Scores what needs no model on the held-out positions of one batch."""
+    """Scores the baselines, which need no model, on the masked positions of a batch."""
     most_frequent = jnp.argmax(log_probabilities)
     return {
         "unigram_loss": Mean.of(-log_probabilities[batch.mask_labels], batch.mask_weights),
@@ -46,9 +46,9 @@ def baseline_step(
 
 
 def baselines(batches: Iterable[Batch], directory: str) -> dict[str, float]:
-    """Returns what scores without a model reach on the held-out positions.
+    """Returns unigram loss and the accuracies of the most frequent token and pair label.
 
-    Counts of tokens and pair labels are those of the training records in `directory`.
+    Their counts come from the training records in `directory`.
     """
     log_probabilities = unigram_log_probabilities(load_token_counts(directory))
     majority_label = majority_pair_label(load_passport(directory))

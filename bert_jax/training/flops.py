@@ -1,8 +1,7 @@
-"""What an update costs in matrix products, and what the devices could do.
+"""FLOPs of the matrix products of an update, and the peak FLOPs of devices.
 
-Products count 2 FLOPs a multiply-add; the backward pass is twice the forward pass; embedding
-lookups, optimizer and recomputation count nothing. Padding counts nothing: lengths are of real
-tokens, and attention is counted inside each pair.
+A multiply-add counts 2 FLOPs, and the backward pass counts twice the forward pass. Embedding
+lookups, optimizer, recomputation and padding do not count. Attention counts within each pair.
 """
 
 import time
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 
 from bert_jax.models.config import BertConfig
 
-PEAK_FLOPS = {  # dense bfloat16, a second and a chip, from the vendors' data sheets
+PEAK_FLOPS = {  # dense bfloat16, per second and chip, from the vendors' data sheets
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,
@@ -26,12 +25,12 @@ PEAK_FLOPS = {  # dense bfloat16, a second and a chip, from the vendors' data sh
 
 
 def update_flops(config: BertConfig, *, pair_lengths: Sequence[int], predictions: int) -> float:
-    """FLOPs of the forward and backward pass over pairs of these lengths.
+    """Returns the FLOPs of the forward and backward pass over pairs of these lengths.
 
     Args:
-      config: of the model.
-      pair_lengths: real tokens of each pair, [CLS] and [SEP] counted.
-      predictions: masked words over all pairs.
+      config: the model's configuration.
+      pair_lengths: number of tokens of each pair, with [CLS] and [SEP].
+      predictions: number of masked words of all pairs.
     """
     hidden, mlp = config.hidden_size, config.feed_forward_size
     tokens = sum(pair_lengths)
@@ -44,13 +43,13 @@ def update_flops(config: BertConfig, *, pair_lengths: Sequence[int], predictions
 
 
 def known_peak(device: Any) -> float | None:
-    """FLOPs a second of one device by its data sheet, None for a device that is not listed."""
+    """Returns the FLOPs per second of a device by its data sheet, None if it is not listed."""
     kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
     return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
 
 
 def measured_peak(*, dtype: str, size: int = 1024, rounds: int = 10) -> float:
-    """FLOPs a second of the best of several square matrix products on the default device."""
+    """Returns the FLOPs per second of the fastest of `rounds` matrix products on one device."""
     x = jnp.ones((size, size), dtype)
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
     multiply(x, x).block_until_ready()

@@ -1,4 +1,4 @@
-"""Continued pretraining: the weights that a run starts from, if not from random ones."""
+"""Initial weights: the parameters that a run starts from if `training.init_from` is set."""
 
 import hashlib
 import json
@@ -27,26 +27,27 @@ SAME = (
     "activation",
     "layer_norm_epsilon",
 )
-"""Of BertConfig: what the parameters' shapes depend on, and what function they are of."""
+"""Fields of BertConfig that must agree: they decide the shapes and the function of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitialWeights:
-    """Parameters of another run or of another implementation, and what they are for."""
+    """Parameters of another run or of another implementation, and their description."""
 
     path: Path
-    """The source, as `training.init_from` names it."""
+    """The run or file that `training.init_from` names."""
     step: int
-    """Updates that the source had made; 0 for weights of another implementation."""
+    """Number of updates that the source has made; 0 for another implementation."""
     config: BertConfig
     params: Any
-    """Float32, whole on every process."""
+    """Float32 arrays. Every process has all of them."""
     tokenizer: Tokenizer
     report: str
-    """What was loaded, tensor by tensor."""
+    """A line for each tensor that was loaded."""
 
     @cached_property
     def sha256(self) -> str:
+        """SHA-256 of the parameters' names and values."""
         return fingerprint_params(self.params)
 
 
@@ -80,7 +81,7 @@ def check_initial_weights(
     if len(weights.tokenizer.pieces) < rows:
         raise ConfigError(
             f"{where} has {rows} rows for {len(weights.tokenizer.pieces)} pieces; accepted: a "
-            "piece for each row (such weights can be used, but not trained on)"
+            "piece for each row (these weights can be used, but not trained further)"
         )
     pieces, ours = weights.tokenizer.pieces, tokenizer.pieces
     for i, (found, wanted) in enumerate(zip(pieces, ours, strict=True)):
@@ -104,13 +105,14 @@ def record(weights: InitialWeights, workdir: Path) -> None:
     """Writes `initial.json`: source, step, SHA-256 and loading report of the weights.
 
     Raises:
-      CheckpointError: a run that was interrupted before its first checkpoint began with others.
+      CheckpointError: an earlier start of the run, which ended before its first checkpoint, used
+        other weights.
     """
     file, found = workdir / "initial.json", weights.sha256
     if file.exists() and (before := json.loads(file.read_text())["sha256"]) != found:
         raise CheckpointError(
-            f"{workdir} began with weights {before[:12]}, {weights.path} now holds {found[:12]}; "
-            "accepted: the same, or another --workdir"
+            f"{workdir} started from weights {before[:12]}, but {weights.path} now holds "
+            f"{found[:12]}; accepted: the same weights, or another --workdir"
         )
     if jax.process_index() == 0:
         write_json(
@@ -125,7 +127,7 @@ def record(weights: InitialWeights, workdir: Path) -> None:
 
 
 def place(params: Any, sharding: Any) -> Any:
-    """Lays parameters, whole on every process, over the devices as `sharding` says."""
+    """Puts parameters on the devices as `sharding` says. Every process must have all of them."""
 
     def place_one(leaf: jax.Array, where: jax.sharding.Sharding) -> jax.Array:
         whole = np.asarray(leaf)
@@ -135,13 +137,13 @@ def place(params: Any, sharding: Any) -> Any:
 
 
 def flatten_params(params: Any) -> dict[str, Any]:
-    """Returns every array by its path, as in "bert/layers/attention/query/kernel"."""
+    """Returns every array by its path, e.g. "bert/layers/attention/query/kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def fingerprint_params(params: Any) -> str:
-    """Returns the SHA-256 of the names and values of parameters."""
+    """Returns the SHA-256 of the names and values of the parameters."""
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten_params(params).items()):
         digest.update(path.encode())

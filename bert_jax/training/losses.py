@@ -1,4 +1,4 @@
-"""The two objectives: arrays in, Mean out."""
+"""The losses of both objectives, as functions of arrays."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -30,10 +30,11 @@ class ObjectiveConfig:
 def cross_entropy(
     logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """Negative log likelihood of the labels in nats; logits may be -inf off the label.
+    """Returns the negative log likelihood of the labels, in nats.
 
-    The gradient is written out, softmax less the label, so that no more than the logits is kept
-    for it and no scatter is needed: over a vocabulary each pass is most of a head's time.
+    A logit may be -inf if it is not the label's. The gradient is written out as softmax minus the
+    one-hot label: it keeps only the logits and needs no scatter. Each pass over a vocabulary takes
+    most of a head's time.
     """
     return jax.nn.logsumexp(logits, axis=-1) - _of_labels(logits, labels)
 
@@ -65,9 +66,9 @@ def accuracy(
     labels: Int[Array, "*batch"],
     weights: Float[Array, "*batch"],
 ) -> Mean:
-    """Share of the weighed labels whose logit is the highest; of k that tie each has 1/k.
+    """Returns the weighted share of labels with the highest logit; a tie of k logits counts 1/k.
 
-    Not by argmax, which takes longer over a vocabulary on a CPU and prefers the first of a tie.
+    argmax takes longer over a vocabulary on a CPU, and it prefers the first logit of a tie.
     """
     of_label, highest = _of_labels(logits, labels), logits.max(-1)
     ties = (logits == highest[..., None]).sum(-1)
@@ -75,7 +76,7 @@ def accuracy(
 
 
 class LossWeights(NamedTuple):
-    """What the totals of the two losses are divided by, over the global batch."""
+    """The divisors of the totals of both losses, for the global batch."""
 
     mlm: Float[Array, ""]
     nsp: Float[Array, ""]
@@ -87,10 +88,7 @@ def loss_weights(
     pack_ids: Int[Array, "batch length"],
     config: ObjectiveConfig,
 ) -> LossWeights:
-    """Returns the weights of a batch; `pack_ids` count its pairs and single texts.
-
-    A batch without anything to weigh divides by 1.
-    """
+    """Returns the divisors for a batch, at least 1; `pack_ids` number its pairs or single texts."""
     mlm = mask_weights if config.mlm_reduction == "mean" else pack_ids.max(-1)
     return LossWeights(
         jnp.maximum(mlm.sum().astype(jnp.float32), 1), jnp.maximum(pair_weights.sum(), 1)
@@ -100,6 +98,6 @@ def loss_weights(
 def pretraining_objective(
     mlm: Mean, nsp: Mean, weights: LossWeights, config: ObjectiveConfig
 ) -> Float[Array, ""]:
-    """Masked-LM loss + next-sentence loss of a batch, or its share in that of the global batch."""
+    """Returns masked-LM loss + next-sentence loss: of the global batch, or a microbatch's share."""
     loss = jnp.divide(mlm.total, weights.mlm)
     return loss + jnp.divide(nsp.total, weights.nsp) if config.next_sentence else loss

@@ -1,4 +1,4 @@
-"""Totals with their weights: averages of averages cannot happen."""
+"""Means as totals with weights, so that no code averages averages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jaxtyping import Array, Float
 
 @struct.dataclass
 class Mean:
-    """A sum and the weight it is to be divided by, once, at the end."""
+    """A sum and its weight. They are divided once, at the end."""
 
     total: ArrayLike
     weight: ArrayLike
 
     @classmethod
     def of(cls, values: Array, weights: Array) -> Mean:
-        """The weighted mean of an array, in float32."""
+        """Returns the weighted mean of an array, summed in float32."""
         weights = weights.astype(jnp.float32)
         return cls((values.astype(jnp.float32) * weights).sum(), weights.sum())
 
@@ -27,14 +27,14 @@ class Mean:
         return Mean(jnp.add(self.total, other.total), jnp.add(self.weight, other.weight))
 
     def compute(self) -> Float[Array, ""]:
-        """The mean; 0 where nothing was weighed."""
+        """Returns the mean, or 0 if the weight is 0."""
         return jnp.divide(self.total, jnp.maximum(self.weight, 1e-9))
 
 
 def merge(steps: list[dict[str, Mean]]) -> dict[str, float]:
-    """Merges metrics of several steps on the host, in float64, and divides once.
+    """Merges the metrics of several steps on the host, in float64, and divides once.
 
-    A metric that nothing was weighed in is left out.
+    The result leaves out a metric whose weight is 0.
     """
     fetched = jax.device_get(steps)
     merged = {}

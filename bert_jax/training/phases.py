@@ -1,4 +1,4 @@
-"""What the phases of a run read: one vocabulary, and batches counted from a phase's first step."""
+"""The data of each phase: passport, tokenizer, and batches counted from the first of the phase."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ def load_passports(phases: Sequence[Phase]) -> list[dict]:
     """Returns the passport of each phase's data.
 
     Raises:
-      DataError: data that are not there, or not what the experiment expects.
+      DataError: the data do not exist, or were prepared with other settings.
     """
     loaded = []
     for phase in phases:
@@ -30,15 +30,15 @@ def load_passports(phases: Sequence[Phase]) -> list[dict]:
 
 
 def check_files(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
-    """Raises DataError if a file of the data is not what its passport says."""
-    # Hundreds of GB are read once, and not by every host.
+    """Raises DataError if the hash of a data file is not the one in its passport."""
+    # The training split may have hundreds of GB, so only process 0 reads it.
     splits = ("train", "eval") if jax.process_index() == 0 else ("eval",)
     for phase, passport in zip(phases, loaded, strict=True):
         passports.check_files(passport, phase.experiment.data.directory, splits=splits)
 
 
 def load_common_tokenizer(phases: Sequence[Phase]) -> Tokenizer:
-    """Returns the tokenizer of the data of all phases.
+    """Returns the tokenizer, which all phases share.
 
     Raises:
       DataError: the vocabularies of two phases differ.
@@ -57,20 +57,20 @@ def load_common_tokenizer(phases: Sequence[Phase]) -> Tokenizer:
 
 
 def first_batch(phase: Phase, first_step: int) -> Batch:
-    """Returns this host's rows of the first batch that the phase reads from `first_step` on."""
+    """Returns this host's rows of the first batch of the phase after step `first_step`."""
     source = pipeline.TrainingSource(_read_plan(phase), host=_host())
     return source[max(first_step - phase.first_step, 0)]
 
 
 def training_batches(phase: Phase, first_step: int) -> Iterator[Batch]:
-    """Returns this host's rows of the phase's batches, from `first_step` of the run on."""
+    """Yields this host's rows of the batches of the phase after step `first_step` of the run."""
     start = max(first_step - phase.first_step, 0)
     batches = pipeline.training_batches(_read_plan(phase), first_step=start, host=_host())
     return _without_untrained_pairs(batches, phase)
 
 
 def held_out_batches(phase: Phase) -> Iterator[Batch]:
-    """Returns this host's rows of the held-out examples of the phase's own data."""
+    """Yields this host's rows of the held-out examples of the phase's data."""
     data, evaluation = phase.experiment.data, phase.experiment.evaluation
     batches = pipeline.evaluation_batches(
         data,

@@ -1,4 +1,4 @@
-"""The state of training: initialized where it will live."""
+"""The state of training: its initialization and its sharding."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -19,16 +19,16 @@ from bert_jax.sharding import ShardingRules, named_sharding
 
 @struct.dataclass
 class TrainState:
-    """All that an update changes."""
+    """Everything that an update changes."""
 
     step: Any
-    """Updates made so far, int32; dropout and the learning rate depend on it."""
+    """Number of updates so far, int32. Dropout and the learning rate depend on it."""
     params: Any
     opt_state: optax.OptState
 
 
 def example_batch(*, batch_size: int, length: int, predictions: int, pairs: int = 1) -> Batch:
-    """Returns a batch of these shapes, all zeros, for initialization and abstract evaluation."""
+    """Returns a batch of zeros with these shapes, for initialization and abstract evaluation."""
     ids = np.zeros((batch_size, length), np.int32)
     picked = np.zeros((batch_size, predictions), np.int32)
     pair = np.zeros((batch_size, pairs), np.int32)
@@ -46,23 +46,26 @@ def example_batch(*, batch_size: int, length: int, predictions: int, pairs: int 
 
 
 def random_stream(seed: int, name: Literal["init", "dropout"]) -> Array:
-    """Returns the key of one of the experiment's independent streams of random numbers."""
+    """Returns the key of one of the independent streams of random numbers of an experiment."""
     return jax.random.fold_in(jax.random.key(seed), {"init": 0, "dropout": 1}[name])
 
 
 def init_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
-    """Returns the first parameters for `inputs`, or a `Batch`, float32 and boxed with names."""
+    """Returns float32 parameters, boxed with the names of their dimensions.
+
+    `inputs` are example inputs of the model, by default a `Batch`.
+    """
     inputs = inputs or (example_batch(batch_size=1, length=8, predictions=1),)
     return model.init(random_stream(seed, "init"), *jax.tree.map(jnp.asarray, inputs))["params"]
 
 
 def unboxed_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
-    """Returns the first parameters as plain arrays."""
+    """Returns the parameters of `init_params` as plain arrays."""
     return nn.unbox(init_params(model, seed, *inputs))
 
 
 def abstract_params(model: nn.Module, sharding: Sharding, *inputs: Any) -> Any:
-    """Returns shapes and dtypes of the parameters, all with one sharding, computing nothing."""
+    """Returns shapes and dtypes of the parameters with one sharding, and computes nothing."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         jax.eval_shape(lambda: unboxed_params(model, 0, *inputs)),
@@ -72,7 +75,7 @@ def abstract_params(model: nn.Module, sharding: Sharding, *inputs: Any) -> Any:
 def state_initializer(
     model: nn.Module, optimizer: optax.GradientTransformation, *, seed: int
 ) -> Callable[[], TrainState]:
-    """Returns a function that makes the first state, parameters still boxed with their names."""
+    """Returns a function that makes the first state. Its parameters are boxed with their names."""
 
     def initialize() -> TrainState:
         params = init_params(model, seed)
@@ -84,10 +87,10 @@ def state_initializer(
 def state_sharding(
     initialize: Callable[[], TrainState], *, mesh: Mesh, rules: ShardingRules
 ) -> TrainState:
-    """Returns the sharding of every leaf: parameters by their names, moments as their parameters.
+    """Returns the sharding of every array of the state; a moment has that of its parameter.
 
     Raises:
-      ConfigError: a dimension that no rule knows or that the mesh does not divide.
+      ConfigError: a dimension has no sharding rule, or the mesh does not divide it.
     """
     abstract = jax.eval_shape(initialize)
     shapes = nn.unbox(abstract.params)
@@ -106,13 +109,15 @@ def state_sharding(
     whole = NamedSharding(mesh, PartitionSpec())
 
     def of_moment(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        # A moment's path ends with its parameter's.
+        # The path of a moment ends with the path of its parameter.
         for start in range(len(path)):
             if path[start:] in by_path and shape_of[path[start:]].shape == leaf.shape:
                 return by_path[path[start:]]
         if leaf.ndim:
             where = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ConfigError(f"optimizer state {where} has the shape of no parameter of its name")
+            raise ConfigError(
+                f"optimizer state {where} has another shape than the parameter of its name"
+            )
         return whole
 
     return TrainState(
@@ -123,12 +128,12 @@ def state_sharding(
 
 
 def make_state(initialize: Callable[[], TrainState], sharding: TrainState) -> TrainState:
-    """Makes the first state, each device only its share."""
+    """Makes the first state. Each device computes only its shard."""
     return jax.jit(lambda: nn.unbox(initialize()), out_shardings=sharding)()
 
 
 def abstract_state(initialize: Callable[[], TrainState], sharding: TrainState) -> TrainState:
-    """Returns shapes, dtypes and shardings of the state, computing nothing."""
+    """Returns shapes, dtypes and shardings of the state, and computes nothing."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         jax.eval_shape(lambda: nn.unbox(initialize())),

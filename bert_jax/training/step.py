@@ -1,4 +1,4 @@
-"""One update and one evaluation: pure functions of state and batch."""
+"""The update and the evaluation of one batch, as pure functions."""
 
 from functools import partial
 from typing import Any
@@ -34,15 +34,15 @@ def pretraining_loss(
     model: BertForPretraining,
     objective: ObjectiveConfig,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns masked-LM loss + next-sentence loss and the metrics of both.
+    """Returns masked-LM loss + next-sentence loss, and the metrics of both.
 
     Args:
-      params: of the model.
-      batch: the global batch, or a part of it.
-      weights: of the global batch, which each loss is divided by, once; those of `batch` if None.
-      dropout_rng: None turns dropout off.
+      params: the parameters of the model.
+      batch: the global batch, or a microbatch of it.
+      weights: the weights of the global batch, which divide the losses; None for those of `batch`.
+      dropout_rng: the key of dropout; None turns dropout off.
       model: BERT with its heads.
-      objective: how the losses are reduced.
+      objective: the reduction of the losses.
     """
     if weights is None:
         weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
@@ -70,9 +70,9 @@ def accumulate_gradients(
 ) -> tuple[Any, Metrics]:
     """Returns the gradient of the loss of the global batch, and its metrics.
 
-    With several microbatches one after another is in memory. The losses are divided by the
-    weights of the global batch, so however unevenly masks fall the sum is that of one big batch;
-    dropout has a key of its own in each.
+    Only one microbatch is in memory at a time. The weights of the global batch divide the losses
+    of each microbatch, so the sum of the gradients is the gradient of the global batch, even if
+    the microbatches have different numbers of masked words. Each has its own dropout key.
     """
     weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
     gradient = jax.grad(partial(pretraining_loss, model=model, objective=objective), has_aux=True)
@@ -80,7 +80,7 @@ def accumulate_gradients(
         return gradient(params, batch, weights, dropout_rng)
 
     def split(rows: Array) -> Array:
-        # Every microbatches-th row, so that each device splits the rows it holds.
+        # A microbatch takes every n-th row, so each device splits the rows that it holds.
         parts = rows.reshape(-1, microbatches, *rows.shape[1:]).swapaxes(0, 1)
         return constrain(parts, (None, "batch", *[None] * (rows.ndim - 1)), model.rules)
 
@@ -109,7 +109,7 @@ def train_step(
     seed: int,
     microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """Makes one update. Dropout is addressed by (seed, step)."""
+    """Makes one update. Its dropout depends on (seed, step) alone."""
     dropout_rng = jax.random.fold_in(random_stream(seed, "dropout"), state.step)
     gradients, metrics = accumulate_gradients(
         state.params,
@@ -120,7 +120,7 @@ def train_step(
         microbatches=microbatches,
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    # What has one value a step weighs 1 in a row's mean over its steps.
+    # Per-step scalars get weight 1, so a log row reports their mean over its steps.
     metrics["loss"] = Mean(metrics["loss"].total, 1.0)
     metrics["grad_norm"] = Mean(optax.tree.norm(gradients), 1.0)
     metrics["learning_rate"] = Mean(schedule(state.step), 1.0)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from rich.console import Console
 
 from bert_jax import config as configs
@@ -141,7 +140,7 @@ def train(
 
 def starting_state(
     assembly: Assembly,
-    manager: ocp.CheckpointManager,
+    manager: checkpoint.CheckpointManager,
     workdir: Path,
     passport: dict,
     weights: initial.InitialWeights | None,

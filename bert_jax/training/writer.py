@@ -1,4 +1,4 @@
-"""What a run says of itself: progress, `metrics.jsonl`, TensorBoard; process 0 only."""
+"""Writes `metrics.jsonl`, TensorBoard files and progress lines, on process 0 only."""
 
 import contextlib
 import json
@@ -26,14 +26,14 @@ from bert_jax.training.metrics import merge
 from bert_jax.training.step import Metrics
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Where there is no terminal to draw a bar on, a line of progress so often."""
+"""Least time between two progress lines if stderr is not a terminal."""
 
 
 class RunWriter:
-    """Gathers the metrics of steps into rows and writes them; a context manager.
+    """Merges the metrics of steps into rows and writes them; a context manager.
 
-    Rows after `first_step`, which a killed run left, are dropped, so that the file of a resumed
-    run is that of an undisturbed one.
+    It first deletes the rows after `first_step`, which an interrupted run may have left. The file
+    of a resumed run is therefore equal to the file of an uninterrupted run.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class RunWriter:
         profile_steps: range = range(0),
     ):
         self.phase: int | None = None
-        """Stands in the rows of a run of several phases."""
+        """The number of the phase for the rows; None in a run of one phase."""
         self._workdir = workdir
         self._active = jax.process_index() == 0
         self._profile_steps = profile_steps if self._active else range(0)
@@ -97,9 +97,9 @@ class RunWriter:
             self._trace.close()
 
     def add(self, metrics: Metrics) -> None:
-        """Takes the metrics of the step just dispatched, without waiting for it.
+        """Adds the metrics of a step without waiting for them.
 
-        A row that ended before is read and written now, while the devices make this step.
+        It also reads and writes the row that `end_row` ended, while the devices run this step.
         """
         self._window.append(metrics)
         if self._ended is not None:
@@ -107,16 +107,16 @@ class RunWriter:
             self.write(step, self._read(ended))
 
     def end_row(self, step: int) -> None:
-        """Ends a row at this step; `add` will write it."""
+        """Ends a row with this step. The next `add` writes it."""
         self._ended, self._window = (step, self._window), []
 
     def read_row(self) -> dict[str, float]:
-        """Ends a row, waits for its steps and returns it, to be added to and written."""
+        """Ends a row, waits for its steps and returns it. The caller writes it."""
         row, self._window = self._read(self._window), []
         return row
 
     def restart_clock(self) -> None:
-        """Leaves what happened since `read_row` out of the tokens per second."""
+        """Excludes the time since `read_row` from the tokens per second."""
         self._clock = time.monotonic()
 
     def _read(self, window: list[Metrics]) -> dict[str, float]:
@@ -131,14 +131,14 @@ class RunWriter:
         """Writes one row of scalars, named `train/...`, `eval/...` or `perf/...`.
 
         Raises:
-          DivergenceError: one of them is not finite.
+          DivergenceError: a value is not finite.
         """
         for name, value in row.items():
             if not math.isfinite(value):
                 raise DivergenceError(
-                    f"{self._workdir}: {name} is {value} at step {step}; its checkpoints are "
-                    "kept; in another --workdir a lower optimizer.learning_rate or a longer "
-                    "optimizer.warmup_steps may help"
+                    f"{self._workdir}: {name} is {value} at step {step}; accepted: finite "
+                    "values. The checkpoints are kept. A lower optimizer.learning_rate or a longer "
+                    "optimizer.warmup_steps may help, in another --workdir"
                 )
         if not self._active:
             return
@@ -173,7 +173,7 @@ def _summary(row: dict[str, float]) -> str:
 def _keep_rows(file: Path, last_step: int) -> None:
     if not file.exists():
         return
-    # A line that a kill cut short has no newline at its end.
+    # An incomplete last line, which a kill leaves, has no newline.
     lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
     kept = [line for line in lines if json.loads(line)["step"] <= last_step]
     write_atomically(file, "".join(kept))
