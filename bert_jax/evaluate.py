@@ -1,12 +1,12 @@
-"""Scores a run on the held-out part of any prepared data of its vocabulary.
+"""Scores a run on the held-out examples of any prepared data with its vocabulary.
 
   python -m bert_jax.evaluate --run=runs/base --data=data/wikibooks-512
   python -m bert_jax.evaluate --run=runs/base --step=900000 --data=data/mine --json
 
-Examples and masks are frozen, and the numbers are those of training's own evaluation on these data.
-Rows are as long as the data's passport says; how words are masked is the run's
-`data.evaluation_masking`, with room for more predictions in proportion where rows are longer. Pairs
-are scored where the run was trained on pairs of that kind.
+Examples and masks are fixed, so on the training data the numbers equal those of training itself.
+The data's passport gives the length of rows. The run's `data.evaluation_masking` gives the masks;
+its `max_predictions` grows in proportion to the length of rows. Pairs are scored if the run was
+trained on pairs of the same kind.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from absl import flags
 from bert_jax import command, environment
 from bert_jax.errors import ConfigError, DataError
 
-if TYPE_CHECKING:  # these import jax, which a main does not on the way in
+if TYPE_CHECKING:  # importing these imports jax; a command does so in main()
     from bert_jax.data.batch import Batch
     from bert_jax.data.config import DataConfig, MaskingConfig
     from bert_jax.runs.run import Run
@@ -32,11 +32,12 @@ FORMAT_VERSION = 1
 def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     """Returns metrics and baselines of a run on the held-out examples in `directory`.
 
-    On the run's own mesh where the devices present make it, else on as many as divide the rows.
+    The mesh is the run's if there are enough devices. Otherwise it has as many devices as divide
+    the rows of a batch.
 
     Raises:
-      DataError: no prepared data, or of another vocabulary.
-      ConfigError: rows that are longer than the model's positions.
+      DataError: there are no prepared data, or they have another vocabulary.
+      ConfigError: the rows are longer than `model.max_positions`.
     """
     import jax
 
@@ -84,10 +85,10 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
 
 
 def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "Experiment":
-    """Returns the run's experiment of one phase, on the data that a passport describes.
+    """Returns an experiment of one phase that evaluates a run on the data of a passport.
 
     Raises:
-      ConfigError: rows that are longer than the model's positions.
+      ConfigError: the rows are longer than `model.max_positions`.
     """
     from bert_jax import config as configs
     from bert_jax.training.experiment import phases
@@ -99,11 +100,11 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
     overrides = {f"data.{name}": value for name, value in made.items()} | {
         "data.directory": directory,
         "data.evaluation_masking": masking,
-        # Nothing is trained on: what would be checked in vain.
+        # No training follows. These values only have to pass the checks of an experiment.
         "data.masking": masking,
         "data.batch_size": experiment.evaluation.batch_size,
         "training.microbatches": 1,
-        # A label of another task is nothing that the head was trained to tell.
+        # The head was not trained on labels of another kind of pair.
         "objective.next_sentence": (
             experiment.objective.next_sentence and made["pairs"] == experiment.data.pairs
         ),
@@ -115,7 +116,7 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
 
 
 def frozen_masking(data: "DataConfig", sequence_length: int) -> "MaskingConfig":
-    """Returns the run's, with room in proportion for the predictions of rows of another length."""
+    """Returns the evaluation masking with `max_predictions` in proportion to the row length."""
     masking = data.evaluation_masking
     scaled = math.ceil(masking.max_predictions * sequence_length / data.sequence_length)
     room = min(max(scaled, int(sequence_length * masking.rate)), sequence_length)
@@ -123,7 +124,7 @@ def frozen_masking(data: "DataConfig", sequence_length: int) -> "MaskingConfig":
 
 
 def check_vocabulary(run: "Run", directory: str) -> None:
-    """Raises DataError if the data were made with another vocabulary than the run's."""
+    """Raises DataError if the data have another vocabulary than the run."""
     from bert_jax.data.tokenizers.files import load_tokenizer
 
     found, wanted = load_tokenizer(directory).fingerprint(), run.tokenizer.fingerprint()
@@ -153,7 +154,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("run", None, "Directory of the run.")
-    flags.DEFINE_integer("step", None, "Step of a checkpoint; the last if not given.")
-    flags.DEFINE_string("data", None, "Directory that bert_jax.prepare has written.")
+    flags.DEFINE_integer("step", None, "Step of a checkpoint; by default the last.")
+    flags.DEFINE_string("data", None, "Directory of prepared data.")
     flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
     command.run(main)

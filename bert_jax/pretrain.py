@@ -5,13 +5,14 @@
       --set optimizer.learning_rate=2e-4 --set model.num_layers=6
   python -m bert_jax.pretrain --experiment=experiments/bert.py:base --dry_run
 
-The data must have been prepared (python -m bert_jax.prepare). The same command on an existing
-workdir goes on from its last checkpoint. A run directory holds config.json, environment.json,
+First prepare the data with python -m bert_jax.prepare. The same command on an existing workdir
+continues from its last checkpoint. A run directory holds config.json, environment.json,
 metrics.jsonl, result.json, checkpoints/ and tensorboard/. --dry_run prints the phases of the run
-with their rows, learning rates and FLOPs, and computes nothing.
+with their rows, learning rates and FLOPs, and computes nothing. --profile_steps=10:15 traces these
+updates; TensorBoard with its profile plugin opens the trace from tensorboard/.
 
-On several machines the command runs once on each. Under Slurm (srun) the processes find one
-another, on a Cloud TPU slice with --cluster; elsewhere say --coordinator, --process_count and
+On several machines, run the command once on each. The processes find each other under Slurm (srun),
+and with --cluster on a Cloud TPU slice. Elsewhere, give --coordinator, --process_count and
 --process_index.
 """
 
@@ -28,7 +29,7 @@ from bert_jax import command, cpu, environment
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
 
-if TYPE_CHECKING:  # imports jax, which a main does not on the way in
+if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.training.experiment import Experiment
 
 
@@ -77,7 +78,7 @@ def main() -> None:
             experiment, workdir, probes=probes, weights=weights, profile_steps=profile_steps
         )
     pair_accuracy = ""
-    if "nsp_accuracy" in result:  # not of single texts
+    if "nsp_accuracy" in result:  # absent if no head was trained on pairs
         majority = result["nsp_majority_accuracy"]
         pair_accuracy = f", nsp accuracy {result['nsp_accuracy']:.3f} (majority {majority:.3f})"
     print(
@@ -120,7 +121,9 @@ def _load_probe(experiment: "Experiment") -> Callable[[Any], dict[str, float]]:
 def _print_timeline(experiment: "Experiment") -> None:
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # some additions; accelerators are left to others
+    jax.config.update(
+        "jax_platforms", "cpu"
+    )  # another process may hold the accelerator
     from bert_jax.training.timeline import timeline
 
     print(timeline(experiment))
@@ -128,20 +131,20 @@ def _print_timeline(experiment: "Experiment") -> None:
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
-    flags.DEFINE_string("workdir", None, "Directory of the run, made if it is not there.")
+    flags.DEFINE_string("workdir", None, "Directory of the run. It is made if it does not exist.")
     flags.DEFINE_string(
         "profile_steps",
         None,
-        "FIRST:LAST, steps of the run, both included: writes a trace of these updates that "
-        "TensorBoard opens, in WORKDIR/tensorboard.",
+        "FIRST:LAST, two steps of the run. Writes a trace of these updates, both included, for "
+        "TensorBoard into WORKDIR/tensorboard.",
     )
-    flags.DEFINE_bool("dry_run", False, "Prints what the run would do, and does nothing.")
+    flags.DEFINE_bool("dry_run", False, "Prints the phases of the run and trains nothing.")
     flags.DEFINE_string(
-        "coordinator", None, "Address of process 0 of several, HOST:PORT, the same for all."
+        "coordinator", None, "Address of process 0, HOST:PORT, if there are several processes."
     )
     flags.DEFINE_bool(
-        "cluster", False, "Joins the processes of a cluster that jax finds: Cloud TPU, GKE, MPI."
+        "cluster", False, "Joins the processes of a cluster that jax detects: Cloud TPU, GKE, MPI."
     )
-    flags.DEFINE_integer("process_count", None, "How many processes there are.")
-    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.")
+    flags.DEFINE_integer("process_count", None, "Number of processes.")
+    flags.DEFINE_integer("process_index", None, "Index of this process, from 0.")
     command.run(main)

@@ -116,14 +116,8 @@ def save_params(
 
     The directory gets no config.json, so no run can continue there.
 
-    Args:
-      directory: the directory.
-      params: the parameters of `model`.
-      model: the encoder's configuration.
-      experiment: the pretraining of the parameters; None for weights from elsewhere.
-      tokenizer: the tokenizer's `to_json()`.
-      passport: the passport of the training data, if it is known.
-      head: the configuration of a fine-tuned model's output layer.
+    `experiment` is None for weights from elsewhere. `tokenizer` is the tokenizer's `to_json()`.
+    `head` configures the output layer of a fine-tuned model.
     """
     config = configs.to_json(experiment) if experiment else {"model": configs.to_json(model)}
     with open_checkpoints(directory) as manager:
