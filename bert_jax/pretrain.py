@@ -121,9 +121,7 @@ def _load_probe(experiment: "Experiment") -> Callable[[Any], dict[str, float]]:
 def _print_timeline(experiment: "Experiment") -> None:
     import jax
 
-    jax.config.update(
-        "jax_platforms", "cpu"
-    )  # another process may hold the accelerator
+    jax.config.update("jax_platforms", "cpu")  # another process may hold the accelerator
     from bert_jax.training.timeline import timeline
 
     print(timeline(experiment))

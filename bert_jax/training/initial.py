@@ -73,9 +73,9 @@ def check_initial_weights(
     for name in SAME:
         found, wanted = getattr(weights.config, name), getattr(experiment.model, name)
         if found != wanted:
+            field = name.replace("feed_forward_size", "intermediate_size")
             raise ConfigError(
-                f"{where} has {name.removesuffix('_or_default')} {found}, model has {wanted}; "
-                "accepted: the same"
+                f"{where} has {field} {found}, model has {wanted}; accepted: the same"
             )
     rows = weights.config.vocab_size
     if len(weights.tokenizer.pieces) < rows:

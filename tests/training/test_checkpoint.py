@@ -161,7 +161,7 @@ def halve(params):
 def test_the_error_names_every_array_that_does_not_fit(change, said, workdir, short):
     with pytest.raises(CheckpointError) as error:
         restore(workdir, changed_params(abstract_of(short), change), short)
-    wrong = str(error.value).split("is not of this model: ")[1].split("; ")
+    wrong = str(error.value).split("is of another model: ")[1].split("; ")
     assert sorted(wrong) == sorted(said)
 
 

@@ -76,7 +76,7 @@ def test_a_run_without_a_checkpoint_restarts_only_with_the_same_weights(origin, 
         path = tmp_path / "run" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(source / "checkpoints" / "12")
-    with pytest.raises(CheckpointError, match="began with weights .* accepted: the same"):
+    with pytest.raises(CheckpointError, match="started from weights .* accepted: the same"):
         start(continued, tmp_path / "run")
 
 
@@ -94,7 +94,7 @@ def test_a_run_with_a_checkpoint_resumes_from_it(origin, experiment, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         start(continued, tmp_path / "run", probes=[interrupt])
-    assert checkpoint.has_checkpoint(tmp_path / "run")
+    assert checkpoint.latest_step(tmp_path / "run") == 6
     shutil.rmtree(source)
     assert start(continued, tmp_path / "run")["steps"] == 12
     with pytest.raises(CheckpointError, match="source does not exist"):
