@@ -23,15 +23,25 @@ from absl import flags
 
 from bert_jax import command, cpu, environment
 
+PEAK_FLOPS = {  # dense bfloat16, per second and chip, from the vendors' data sheets
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
 
 def measure(experiment: Any, steps: int) -> dict[str, Any]:
     """Returns times in seconds, tokens per second, FLOPs, MFU, memory in bytes and compiles."""
     import jax
 
     from bert_jax.sharding import make_mesh
-    from bert_jax.training import flops
     from bert_jax.training.build import assemble
     from bert_jax.training.experiment import phases
+    from bert_jax.training.flops import update_flops
     from bert_jax.training.state import make_state
 
     compiles = []
@@ -63,15 +73,15 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
 
     data, device, median = experiment.data, mesh.devices.flat[0], statistics.median(times)
     tokens = data.batch_size * data.sequence_length
-    model_flops = flops.update_flops(
+    model_flops = update_flops(
         experiment.model,
         pair_lengths=pair_lengths(experiment) * data.batch_size,
         predictions=int(batch.mask_weights.sum()),
     )
-    peak = flops.known_peak(device)
+    peak = known_peak(device)
     if peak is None and device.platform == "cpu":
         # Simulated devices share the cores of one machine.
-        peak = flops.measured_peak(dtype=experiment.model.dtype) / mesh.size
+        peak = measured_peak(dtype=experiment.model.dtype) / mesh.size
     return {
         "format_version": 2,
         "device": device.device_kind,
@@ -142,6 +152,28 @@ def random_batch(experiment: Any) -> Any:
         pair_labels=rng.integers(0, 2, (rows, len(lengths)), np.int32),
         pair_weights=np.ones((rows, len(lengths)), np.float32),
     )
+
+
+def known_peak(device: Any) -> float | None:
+    """Returns the FLOPs per second of a device by its data sheet, None if it is not listed."""
+    kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
+
+
+def measured_peak(*, dtype: str, size: int = 1024, rounds: int = 10) -> float:
+    """Returns the FLOPs per second of the fastest of `rounds` matrix products on one device."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((size, size), dtype)
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+    multiply(x, x).block_until_ready()
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
 
 
 def main() -> None:

@@ -18,9 +18,12 @@ from bert_jax.errors import CheckpointError
 from bert_jax.files import write_json
 from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment, Phase, phases
+from bert_jax.training.initial import flatten_params
 from bert_jax.training.state import TrainState
 
 CheckpointManager = ocp.CheckpointManager
+
+JSON_ITEMS = ("position", "config", "tokenizer", "passport")
 
 RESUMABLE = (
     "mesh.",
@@ -47,10 +50,7 @@ def open_checkpoints(
         ),
         item_handlers={
             "state": ocp.PyTreeCheckpointHandler(),
-            "position": ocp.JsonCheckpointHandler(),
-            "config": ocp.JsonCheckpointHandler(),
-            "tokenizer": ocp.JsonCheckpointHandler(),
-            "passport": ocp.JsonCheckpointHandler(),
+            **{item: ocp.JsonCheckpointHandler() for item in JSON_ITEMS},
         },
     )
 
@@ -241,8 +241,7 @@ def check_arrays(manager: CheckpointManager, abstract: Any, *, step: int) -> Non
 def _describe(arrays: Any) -> dict[str, str]:
     """Returns the dtype and shape of each array by its path."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
+        path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flatten_params(arrays).items()
     }
 
 

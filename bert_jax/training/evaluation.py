@@ -54,14 +54,3 @@ def baselines(batches: Iterable[Batch], directory: str) -> dict[str, float]:
     majority_label = majority_pair_label(load_passport(directory))
     step = jax.jit(baseline_step)
     return merge([step(batch, log_probabilities, majority_label) for batch in batches])
-
-
-def describe_baselines(found: dict[str, float]) -> str:
-    """Returns the baselines in one line; held-out single texts have no pair label."""
-    text = (
-        f"unigram loss {found['unigram_loss']:.3f}, most frequent token "
-        f"{found['majority_token_accuracy']:.3f}"
-    )
-    if "nsp_majority_accuracy" in found:
-        text += f", majority pair label {found['nsp_majority_accuracy']:.3f}"
-    return text

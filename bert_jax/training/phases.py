@@ -12,21 +12,29 @@ from bert_jax.errors import DataError
 from bert_jax.training.experiment import Phase
 
 
-def load_passports(phases: Sequence[Phase]) -> list[dict]:
-    """Returns the passport of each phase's data.
+def load_data(phases: Sequence[Phase]) -> tuple[list[dict], Tokenizer]:
+    """Returns the passport of each phase's data, and the tokenizer that all phases share.
 
     Raises:
-      DataError: the data do not exist, or were prepared with other settings.
+      DataError: the data do not exist, were prepared with other settings, or have another
+        vocabulary than the data of the first phase.
     """
-    loaded = []
+    tokenizers, loaded = [], []
     for phase in phases:
         data = phase.experiment.data
         passport = passports.load_passport(data.directory)
         passports.check_passport(passport, data, vocab_size=phase.experiment.model.vocab_size)
-        fingerprint = load_tokenizer(data.directory).fingerprint()
-        passports.check_tokenizer(passport, fingerprint, directory=data.directory)
+        tokenizers.append(load_tokenizer(data.directory))
+        first, found = tokenizers[0].fingerprint(), tokenizers[-1].fingerprint()
+        passports.check_tokenizer(passport, found, directory=data.directory)
+        if found != first:
+            raise DataError(
+                f"{data.directory} was made with another vocabulary ({found[:12]}) than "
+                f"{phases[0].experiment.data.directory} ({first[:12]}); accepted: one for all "
+                f"phases; delete {data.directory} and prepare it again"
+            )
         loaded.append(passport)
-    return loaded
+    return loaded, tokenizers[0]
 
 
 def check_files(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
@@ -35,25 +43,6 @@ def check_files(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
     splits = ("train", "eval") if jax.process_index() == 0 else ("eval",)
     for phase, passport in zip(phases, loaded, strict=True):
         passports.check_files(passport, phase.experiment.data.directory, splits=splits)
-
-
-def load_common_tokenizer(phases: Sequence[Phase]) -> Tokenizer:
-    """Returns the tokenizer, which all phases share.
-
-    Raises:
-      DataError: the vocabularies of two phases differ.
-    """
-    first, *others = [phase.experiment.data.directory for phase in phases]
-    tokenizer = load_tokenizer(first)
-    for other in others:
-        found = load_tokenizer(other).fingerprint()
-        if found != tokenizer.fingerprint():
-            raise DataError(
-                f"{other} was made with another vocabulary ({found[:12]}) than {first} "
-                f"({tokenizer.fingerprint()[:12]}); accepted: one for all phases; delete {other} "
-                "and prepare it again"
-            )
-    return tokenizer
 
 
 def first_batch(phase: Phase, first_step: int) -> Batch:

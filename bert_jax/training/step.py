@@ -36,13 +36,8 @@ def pretraining_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Returns masked-LM loss + next-sentence loss, and the metrics of both.
 
-    Args:
-      params: the parameters of the model.
-      batch: the global batch, or a microbatch of it.
-      weights: the weights of the global batch, which divide the losses; None for those of `batch`.
-      dropout_rng: the key of dropout; None turns dropout off.
-      model: BERT with its heads.
-      objective: the reduction of the losses.
+    `weights` are the divisors of the losses. A microbatch needs those of the global batch; None
+    stands for those of `batch`. Dropout is off if `dropout_rng` is None.
     """
     if weights is None:
         weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)

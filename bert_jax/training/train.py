@@ -19,14 +19,13 @@ from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.build import Assembly, assemble, compile_update
-from bert_jax.training.evaluation import baselines, describe_baselines, evaluate
+from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.experiment import Experiment, Phase, errors_of_phase, phases
 from bert_jax.training.phases import (
     check_files,
     first_batch,
     held_out_batches,
-    load_common_tokenizer,
-    load_passports,
+    load_data,
     training_batches,
 )
 from bert_jax.training.state import TrainState, abstract_state, make_state
@@ -59,7 +58,7 @@ def train(
     training, plan = experiment.training, phases(experiment)
 
     # ---- Checks: an error here leaves no file behind ----------------------------------------
-    loaded, tokenizer = load_passports(plan), load_common_tokenizer(plan)
+    loaded, tokenizer = load_data(plan)
     passport = join_passports(loaded)
     checkpoint.check_workdir(workdir, experiment)
     if (workdir / "result.json").exists():
@@ -189,7 +188,8 @@ def train_phase(
 
     # ---- Baselines: they need no model, and score the positions that the model is scored on ---
     to_beat = baselines(held_out(), data.directory)
-    _report(f"to beat on held-out text: {describe_baselines(to_beat)}")
+    found = ", ".join(f"{name} {value:.3f}" for name, value in to_beat.items())
+    _report(f"to beat on held-out text: {found}")
 
     # ---- Loop: an update returns early, so batch s + 1 is read while the devices run step s ---
     if phase.number > 1 and first_step <= phase.first_step:
