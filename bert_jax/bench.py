@@ -123,7 +123,7 @@ def random_batch(experiment: Any) -> Any:
     import jax
     import numpy as np
 
-    from bert_jax.training.state import example_batch
+    from bert_jax.data.batch import Batch
 
     data, vocab_size = experiment.data, experiment.model.vocab_size
     rows, length = data.batch_size // jax.process_count(), data.sequence_length
@@ -133,7 +133,6 @@ def random_batch(experiment: Any) -> Any:
     lengths = pair_lengths(experiment)
     starts = np.cumsum([0, *lengths[:-1]])
     within = np.arange(length) - np.repeat(starts, lengths)
-    empty = example_batch(batch_size=rows, length=length, predictions=width, pairs=len(lengths))
 
     def each_row(values: np.ndarray) -> np.ndarray:
         return np.tile(values.astype(np.int32), (rows, 1))
@@ -141,7 +140,7 @@ def random_batch(experiment: Any) -> Any:
     positions = np.zeros((rows, width), np.int32)
     positions[:, :count] = np.sort(rng.random((rows, length - 1)).argsort(1)[:, :count] + 1)
     weights = (np.arange(width) < count).astype(np.float32)
-    return empty._replace(
+    return Batch(
         token_ids=rng.integers(0, vocab_size, (rows, length), np.int32),
         segment_ids=each_row(within >= np.repeat(lengths, lengths) // 2),
         pack_ids=each_row(np.repeat(np.arange(len(lengths)), lengths) + 1),

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -129,7 +129,12 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
         try:
             yield lock.fileno()
         except (BertJaxError, OSError):
-            _remove_empty(made)
+            with contextlib.suppress(OSError):  # a directory that is not empty stays
+                for path in made:
+                    if path == file:
+                        path.unlink(missing_ok=True)
+                    else:
+                        path.rmdir()
             raise
 
 
@@ -149,17 +154,6 @@ def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:
         return lock
     lock.close()  # the process that held the lock has removed the file
     return _open_locked(file, wait=wait, flag=flag)
-
-
-def _remove_empty(paths: Sequence[Path]) -> None:
-    """Removes empty files and directories, up to the first directory that is not empty."""
-    for path in paths:
-        if path.is_dir():
-            if any(path.iterdir()):
-                return
-            path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _prepare_command() -> str:

@@ -47,7 +47,8 @@ def start_processes(
     import jax
 
     given = (coordinator, process_count, process_index)
-    if any(value is not None for value in given):
+    of_slurm = int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ
+    if given != (None, None, None):
         if coordinator is None or process_count is None or process_index is None:
             raise ConfigError(
                 "--coordinator, --process_count and --process_index belong together; "
@@ -58,11 +59,9 @@ def start_processes(
                 f"--process_index is {process_index}; accepted: 0 to {process_count - 1}, "
                 "one less than --process_count"
             )
-        jax.distributed.initialize(
-            coordinator, process_count, process_index, local_device_ids=slurm_devices()
-        )
-    elif cluster or (int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ):
-        jax.distributed.initialize(local_device_ids=slurm_devices())
+    elif not cluster and not of_slurm:
+        return
+    jax.distributed.initialize(*given, local_device_ids=slurm_devices())
 
 
 def slurm_devices() -> list[int] | None:

@@ -80,9 +80,9 @@ def main() -> None:
     is_run = (Path(FLAGS.run) / "checkpoints").is_dir()
     # make_task checks for the parts that the task needs.
     run = load_run(FLAGS.run, FLAGS.step, allow=() if is_run else OPTIONAL_PARTS)
-    given = {name: getattr(FLAGS, name) for name in FLAGS_OF[FLAGS.task]}
-    given = {name: value for name, value in given.items() if value is not None}
-    task = make_task(run, FLAGS.task, given)
+    given = {name: FLAGS[name].value for name in FLAGS_OF[FLAGS.task]}
+    options = {name: value for name, value in given.items() if value is not None}
+    task = make_task(run, FLAGS.task, options)
     size = 1 if sys.stdin.isatty() or FLAGS.task == "generate" else FLAGS.batch_size
     lines = encoded_lines(sys.stdin.buffer, task.encode, 2 if FLAGS.task in PAIRS else 1)
     console = Console(stderr=True)

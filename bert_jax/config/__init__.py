@@ -7,7 +7,6 @@ from bert_jax.config.bounds import PositiveFloat as PositiveFloat
 from bert_jax.config.bounds import PositiveInt as PositiveInt
 from bert_jax.config.bounds import Share as Share
 from bert_jax.config.bounds import check_bounds as check_bounds
-from bert_jax.config.bounds import nearest as nearest
 from bert_jax.config.files import load_experiment as load_experiment
 from bert_jax.config.files import load_module as load_module
 from bert_jax.config.migration import FORMAT_VERSION as FORMAT_VERSION

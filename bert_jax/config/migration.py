@@ -35,7 +35,7 @@ def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"config has format_version {version!r}; accepted: 1 to {FORMAT_VERSION}")
     for path, default in REMOVED_FIELDS.items():
         parent, _, name = path.rpartition(".")
-        section = _stored(fields, parent) if parent else fields
+        section = value_at(fields, parent) if parent else fields
         if not isinstance(section, dict) or name not in section:
             continue
         value = section.pop(name)
@@ -74,7 +74,7 @@ def _migrate_second_phase(fields: dict[str, Any]) -> None:
     if not second["steps"]:
         return
     directory, length = second["directory"], second["sequence_length"]
-    if not directory and _stored(fields, "data.sequence_length") == length:
+    if not directory and value_at(fields, "data.sequence_length") == length:
         directory = f"{fields['data']['directory']}-{length}"
     changes = {
         "data.directory": directory or None,
@@ -98,14 +98,14 @@ def _migrate_second_phase(fields: dict[str, Any]) -> None:
             "changes": {
                 path: value
                 for path, value in changes.items()
-                if value is not None and value != _stored(fields, path)
+                if value is not None and value != value_at(fields, path)
             },
         }
     ]
 
 
-def _stored(fields: Any, path: str) -> Any:
-    """Returns a stored value by its path, None if a part of the path is not stored."""
+def value_at(content: Any, path: str) -> Any:
+    """Returns the value at a dotted path in nested dictionaries, or None if there is none."""
     for name in path.split("."):
-        fields = fields.get(name) if isinstance(fields, dict) else None
-    return fields
+        content = content.get(name) if isinstance(content, dict) else None
+    return content

@@ -129,10 +129,7 @@ def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:
 
 
 def _tokenizer_json(tokenizer: Tokenizer, lower_case: bool, max_word_length: int) -> dict[str, Any]:
-    """Returns a tokenizer.json for the `tokenizers` library.
-
-    Its templates are [CLS] A [SEP] and [CLS] A [SEP] B [SEP].
-    """
+    """Returns a tokenizer.json with the templates [CLS] A [SEP] and [CLS] A [SEP] B [SEP]."""
     ids = {piece: i for i, piece in enumerate(tokenizer.pieces)}
 
     def special(piece: str, segment: int) -> dict[str, Any]:

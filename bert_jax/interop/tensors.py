@@ -70,14 +70,14 @@ def to_parameters(
     parameters, missing = {}, {}
     for name in NAMES:
         shape = shapes[name.path]
-        layers = range(shape[0]) if name.stacked else (0,)
-        foreign = [getattr(name, convention).format(layer=layer) for layer in layers]
+        layers = shape[0] if name.stacked else 1
+        foreign = [getattr(name, convention).format(layer=layer) for layer in range(layers)]
         lacking = [one for one in foreign if one not in sources]
         if lacking:
             missing[name.path] = lacking
             continue
         parameter = np.zeros(shape, np.float32)
-        for layer, one in zip(layers, foreign, strict=True):
+        for layer, one in enumerate(foreign):
             into = parameter[layer] if name.stacked else parameter
             where = f"{name.path}[{layer}]" if name.stacked else name.path
             source = sources.pop(one)
@@ -119,12 +119,11 @@ def from_parameters(
     tensors = {}
     for name in names:
         ours = parameters[name.path]
-        for layer in range(ours.shape[0]) if name.stacked else (0,):
-            one = ours[layer] if name.stacked else ours
-            one = one[:vocab_size] if name.padded else one
-            one = one.reshape(_matrix(name, one.shape))
-            one = one.T if "huggingface" in name.transposed else one
-            tensors[name.huggingface.format(layer=layer)] = np.ascontiguousarray(one)
+        for layer, tensor in enumerate(ours if name.stacked else [ours]):
+            tensor = tensor[:vocab_size] if name.padded else tensor
+            tensor = tensor.reshape(_matrix(name, tensor.shape))
+            tensor = tensor.T if "huggingface" in name.transposed else tensor
+            tensors[name.huggingface.format(layer=layer)] = np.ascontiguousarray(tensor)
     return tensors
 
 
@@ -188,10 +187,7 @@ def _fill(into: np.ndarray, tensor: np.ndarray, name: Name, convention: Conventi
 def _missing_problems(
     missing: dict[str, list[str]], parameters: Parameters, allow: Collection[str]
 ) -> list[str]:
-    """Returns a problem for each incomplete part.
-
-    A part of OPTIONAL_PARTS may be missing as a whole if `allow` names it.
-    """
+    """Returns a problem for each incomplete part. `allow` names parts that may be missing whole."""
     by_part: dict[str, list[str]] = {}
     for path, names in missing.items():
         part = next((part for part in OPTIONAL_PARTS if path.startswith(part)), "")

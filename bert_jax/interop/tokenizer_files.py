@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bert_jax.config.migration import value_at
 from bert_jax.data.tokenizers.files import read_json_object
 from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
@@ -48,7 +49,7 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
     vocabulary = Path(directory) / "vocab.txt"
     lower_case = config.get("do_lower_case")
     if lower_case is None and description:
-        lower_case = _field(description, "normalizer.lowercase")
+        lower_case = value_at(description, "normalizer.lowercase")
     elif lower_case is None:
         cased = WordPiece.from_vocabulary_file(vocabulary, lower_case=False)
         lower_case = looks_lower_case(cased.pieces)
@@ -66,7 +67,7 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
         }
         _check_fields(description, accepted, path=path)
         tokenizer = _wordpiece_of_model(description["model"], lower_case=lower_case, path=path)
-        added = [(_field(token, "id"), token) for token in description.get("added_tokens") or []]
+        added = [(value_at(token, "id"), token) for token in description.get("added_tokens") or []]
         _check_added_tokens(added, tokenizer, path=path)
     added = (config.get("added_tokens_decoder") or {}).items()
     _check_added_tokens(added, tokenizer, path=config_path)
@@ -95,7 +96,7 @@ def _check_fields(
     description: Mapping[str, Any], accepted: Mapping[str, tuple], *, path: Path
 ) -> None:
     for name, values in accepted.items():
-        found = _field(description, name)
+        found = value_at(description, name)
         # A special token may be an object that also says how the token is matched in text.
         if isinstance(found, dict):
             found = found.get("content")
@@ -104,21 +105,14 @@ def _check_fields(
             raise DataError(f"{path}: {name} is {json.dumps(found)}; accepted: {listed}")
 
 
-def _field(description: Any, name: str) -> Any:
-    """Returns the value at a dotted name, or None if there is no such value."""
-    for key in name.split("."):
-        description = description.get(key) if isinstance(description, dict) else None
-    return description
-
-
 def _check_added_tokens(
     added: Iterable[tuple[Any, Any]], tokenizer: WordPiece, *, path: Path
 ) -> None:
     """Refuses added tokens that are no special pieces, since they would change tokenization."""
     for i, token in added:
-        content = _field(token, "content")
+        content = value_at(token, "content")
         known = content in tokenizer.pieces and str(tokenizer.pieces.index(content)) == str(i)
-        if not known or _field(token, "special") is not True:
+        if not known or value_at(token, "special") is not True:
             raise DataError(
                 f"{path}: added token {content!r} has id {i}; accepted: special pieces of the "
                 f"vocabulary, which has {tokenizer.vocab_size}"

@@ -73,13 +73,13 @@ class TaskHeadConfig:
     family: str
     """Name of the task family; see bert_jax.tasks.families.registry."""
     labels: tuple[str, ...]
-    """Names of the labels by number; empty for a family without labels."""
+    """Name of each label, by its number. Empty for a family without labels."""
     outputs: int
     """Number of logits."""
     unit: Literal["text", "token"]
-    """Unit with logits: a row or each of its positions."""
+    """Place of the logits: 'text' gives logits for each row, 'token' for each of its positions."""
     representation: str
     """Input of the layer; see `bert_jax.tasks.config.TaskConfig`."""
     dropout: bool = True
-    """Whether dropout is applied before the layer, at the encoder's rate; question answering has
-    none."""
+    """Whether dropout at the encoder's rate is applied before the layer (default: True). Question
+    answering has no dropout there."""

@@ -7,6 +7,7 @@ References:
   Wang and Cho 2019, https://arxiv.org/abs/1902.04094
 """
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -79,12 +80,9 @@ def generate(
 
 def _text_pieces(tokenizer: Tokenizer, rows: int) -> Bool[np.ndarray, "vocab"]:
     """Returns False for special pieces, for `[unused1]` and the like, and for padding rows."""
-    special = {tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id}
-    special |= {tokenizer.sep_id, tokenizer.mask_id}
-    permitted = np.zeros(rows, bool)
-    for i, piece in enumerate(tokenizer.pieces):
-        bracketed = len(piece) > 2 and piece[0] == "[" and piece[-1] == "]"
-        permitted[i] = i not in special and not bracketed
+    t, permitted = tokenizer, np.zeros(rows, bool)
+    permitted[: t.vocab_size] = [not re.fullmatch(r"(?s)\[.+\]", piece) for piece in t.pieces]
+    permitted[[t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id]] = False
     return permitted
 
 
