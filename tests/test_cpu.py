@@ -12,7 +12,8 @@ from bert_jax import config
 from bert_jax.bench import random_batch
 from bert_jax.command import load
 from bert_jax.sharding import make_mesh
-from bert_jax.training.train import assemble
+from bert_jax.training.build import assemble
+from bert_jax.training.experiment import phases
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
@@ -104,7 +105,7 @@ def traced_update():
         load("experiments/quickstart.py"), {"mesh.data": "1", "model.num_layers": "1"}
     )
     mesh = make_mesh(experiment.mesh)
-    assembly = assemble(experiment, mesh)
+    assembly = assemble(phases(experiment)[0], mesh)
     state = nn.unbox(jax.eval_shape(assembly.initialize))
     with jax.set_mesh(mesh):
         return assembly.update.trace(state, random_batch(experiment))
