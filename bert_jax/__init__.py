@@ -1,6 +1,6 @@
 """bert_jax: pretraining BERT in JAX and Flax, with every number traceable.
 
-Importing this package starts no backend: data workers import it without jax.
+Importing this package does not import jax, because data workers import it too.
 """
 
 import importlib

@@ -109,11 +109,11 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
 def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -> Iterator[int]:
     """Locks a directory against a second process, and yields the descriptor of the lock.
 
-    A child process that inherits the descriptor keeps the lock after its parent ends. An error
-    of the user removes the lock file and the empty directories that this function made.
+    A child process that inherits the descriptor keeps the lock after its parent ends. After an
+    error of the user, the lock file and the empty directories that this function made are removed.
 
     Raises:
-      CheckpointError: another process holds the lock. With `wait` the function waits for it.
+      CheckpointError: another process holds the lock, and `wait` is False.
       ConfigError: the directory cannot be made or written.
     """
     file = directory / ".lock"

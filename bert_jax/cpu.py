@@ -1,7 +1,7 @@
-"""What exists only because of CPUs: a flag of XLA, how freed memory is kept, and a matrix product.
+"""Optimizations for CPUs: a flag of XLA, the reuse of freed memory, and a matrix product.
 
-A program for a GPU or a TPU contains nothing of this module. jax is imported within functions,
-because the flags must be set before that.
+A program for a GPU or a TPU contains nothing of this module. The module itself does not import
+jax, because the flags must be set before that import.
 """
 
 import ctypes
@@ -54,11 +54,11 @@ def keep_freed_memory() -> None:
     default glibc returns such a block to the system, and the system clears its pages again for
     the next update. With this function glibc keeps the block.
 
-    Kept memory can grow. glibc's cache for threads keeps small pieces beside each block, so the
-    block fits nowhere the next time, and glibc takes new memory. The process therefore restarts
-    once without this cache, which glibc reads from a variable at its start. A thread bounds the
-    rest: it returns all freed memory when it exceeds the largest memory that was in use at once
-    (or 256 MiB).
+    Kept memory can grow. glibc's thread cache keeps small pieces between the blocks, so a block
+    does not fit into its old place, and glibc takes new memory. The process therefore restarts
+    once with the cache off; glibc reads this setting only when a process starts. A thread limits
+    the remaining growth. It returns all freed memory to the system when there is more of it than
+    the largest memory that was in use at once (or 256 MiB).
 
     Measured on BERT-mini at 32 x 128 (845 MB of temporaries) on two busy cores of a CPU. The means
     are over the 12 to 16 updates of a process, including the first. The updates are those of
@@ -101,7 +101,7 @@ def _bound_kept_memory(libc: ctypes.CDLL) -> None:
 
 
 def _anonymous_bytes() -> int:
-    """Resident memory of this process without mapped files."""
+    """Returns the resident memory of this process in bytes, without mapped files."""
     _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
@@ -111,8 +111,8 @@ def kernel_gradient(
 ) -> "Float[Array, 'inputs outputs']":
     """Returns the gradient of a kernel in float32, in the form that its platform computes fastest.
 
-    XLA:CPU copies the first operand to transpose it, and computes the operand's own operations
-    in that copy. This takes 17 ms for a GELU of 2048 x 1024, and 2 ms for an operand of
+    XLA:CPU transposes the first operand into a copy, and fuses the operations that compute the
+    operand into it. This takes 17 ms for a GELU of 2048 x 1024, and 2 ms for an operand of
     2048 x 256. The CPU form therefore puts the narrower operand first. The barrier keeps XLA from
     swapping the operands back.
     """

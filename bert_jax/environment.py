@@ -37,9 +37,9 @@ def start_processes(
 ) -> None:
     """Connects this process with the other processes of its run.
 
-    The first three arguments name them. Without these a Slurm job gives them, or with `cluster`
-    jax finds them, as on a Cloud TPU slice. A single process connects to nothing. Call it before
-    jax is asked for devices.
+    The first three arguments name the processes. Without them, a Slurm job names the processes,
+    or with `cluster` jax detects them, as on a Cloud TPU slice. A single process connects to
+    nothing. Call it before jax is asked for devices.
 
     Raises:
       ConfigError: only some of the three are given, or the index is out of range.
@@ -76,7 +76,7 @@ def slurm_devices() -> list[int] | None:
 
 
 def check_processes_agree(**facts: Any) -> None:
-    """Checks that all processes are about to do the same. Otherwise all of them end.
+    """Checks that all processes have the same facts. If not, all processes end.
 
     Raises:
       ConfigError: the facts of a process differ from those of this process, or a fact is False.
@@ -120,7 +120,7 @@ def describe() -> dict[str, Any]:
 
 
 def describe_again(file: Path) -> dict[str, Any]:
-    """Returns the description. Its field `earlier` lists the earlier starts that `file` holds."""
+    """Returns `describe()` with a field `earlier`: the earlier starts that `file` holds."""
     description = describe()
     if file.exists():
         before = json.loads(file.read_text())

@@ -3,7 +3,7 @@
   python -m bert_jax.evaluate --run=runs/base --data=data/wikibooks-512
   python -m bert_jax.evaluate --run=runs/base --step=900000 --data=data/mine --json
 
-Examples and masks are fixed, so on the training data the numbers equal those of training itself.
+Examples and masks are fixed, so on the run's own data the numbers equal those of its training.
 The data's passport gives the length of rows. The run's `data.evaluation_masking` gives the masks;
 its `max_predictions` grows in proportion to the length of rows. Pairs are scored if the run was
 trained on pairs of the same kind.
@@ -32,8 +32,8 @@ FORMAT_VERSION = 1
 def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     """Returns metrics and baselines of a run on the held-out examples in `directory`.
 
-    The mesh is the run's if there are enough devices. Otherwise it has as many devices as divide
-    the rows of a batch.
+    The run's mesh is used if the devices suffice. Otherwise the rows of a batch are split over as
+    many devices as divide their number.
 
     Raises:
       DataError: there are no prepared data, or they have another vocabulary.

@@ -53,11 +53,11 @@ FLAGS_OF = {
     "similarity": ("pooling", "truncate"),
     "generate": ("length", "seed", "temperature", "top_k", "sweeps"),
 }
-"""Each task, and the flags that only some tasks have."""
+"""Flags of each task, except the flags that all tasks have."""
 
 
 class Task(NamedTuple):
-    """How the lines of a task are answered."""
+    """The two functions of a task: they encode and answer lines."""
 
     encode: Callable[..., Any]
     """Makes an input of `answer` from the texts of a line; raises DataError."""
@@ -169,7 +169,7 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
 
 
 def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Yields lists of `size` items. On an error it first yields the items before."""
+    """Yields lists of `size` items. On a DataError it first yields the items before it."""
     batch = []
     try:
         for item in items:

@@ -6,8 +6,8 @@ r"""Prepares pretraining data from raw text: a vocabulary, then shards of exampl
 
 The experiment's `data` and `model.vocab_size` say what is prepared. --corpus and --output replace
 `data.corpus` and `data.directory`; docs/data.md describes the format of a corpus.
---set data.pairs_per_row=3 packs up to three pairs into a row. Each phase with other rows has its
-own directory, with the same text and vocabulary.
+--set data.pairs_per_row=3 packs up to three pairs into a row. A phase with other rows gets a
+directory of its own, made from the same text with the same vocabulary.
 
 The output does not depend on the engine or on the number of workers. After an interruption the
 same command makes the missing shards; finished data stay as they are.
@@ -19,7 +19,7 @@ bert_jax/data/preparation/exclusion.py.
   python -m bert_jax.prepare --audit=data/quickstart
 
 writes data/quickstart/audit.html, a page about finished data: the passport with plots, findings to
-look at before training, and how well the pair task is solved without reading. It needs no
+look at before training, and how far lengths and words alone solve the pair task. It needs no
 --experiment.
 """
 

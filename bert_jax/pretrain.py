@@ -8,7 +8,7 @@
 First prepare the data with python -m bert_jax.prepare. The same command on an existing workdir
 continues from its last checkpoint. A run directory holds config.json, environment.json,
 metrics.jsonl, result.json, checkpoints/ and tensorboard/. --dry_run prints the phases of the run
-with their rows, learning rates and FLOPs, and computes nothing. --profile_steps=10:15 traces these
+with their rows, learning rates and FLOPs, and trains nothing. --profile_steps=10:15 traces these
 updates; TensorBoard with its profile plugin opens the trace from tensorboard/.
 
 On several machines, run the command once on each. The processes find each other under Slurm (srun),

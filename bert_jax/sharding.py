@@ -71,7 +71,7 @@ class ShardingRules:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns the mesh of axes (data, fsdp, tensor); an unused axis has size 1.
+    """Returns the mesh with the axes data, fsdp and tensor; an unused axis has size 1.
 
     A single process may leave devices unused. With several processes all devices are used.
 
@@ -99,7 +99,7 @@ def resolve(names: Sequence[str | None], rules: ShardingRules) -> PartitionSpec:
     """Returns the partition spec of an array with named dimensions.
 
     Raises:
-      ConfigError: a name without a rule, or two dimensions on the same mesh axis.
+      ConfigError: a name has no rule, or two dimensions use the same mesh axis.
     """
     known = [field.name for field in fields(rules)]
     spec, taken = [], {}
@@ -129,7 +129,7 @@ def named_sharding(
     """Returns the sharding of an array, after a check that every cut dimension divides evenly.
 
     Raises:
-      ConfigError: see `resolve`; or mesh axes that do not divide a dimension of `what`.
+      ConfigError: see `resolve`; or the mesh axes do not divide a dimension of the array `what`.
     """
     spec = resolve(names, rules)
     for size, name, axes in zip(shape, names, spec, strict=True):
@@ -143,7 +143,7 @@ def named_sharding(
 
 
 def constrain(x: jax.Array, names: Sequence[str | None], rules: ShardingRules | None) -> jax.Array:
-    """Lays an activation out by the names of its dimensions, if there are rules and a mesh."""
+    """Constrains the sharding of an activation, if there are rules and a mesh."""
     if rules is None or jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, resolve(names, rules))

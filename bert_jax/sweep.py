@@ -4,10 +4,10 @@
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --dry_run
 
 Beside get_config, the file has a function sweep(), or several functions sweep_*(). Each yields
-overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}; several combine as a product. A run
-lies in DIR/ID, where ID is the hash of its config; a run that an earlier config format named keeps
-its directory. The same command again does only the missing runs and continues an interrupted run.
-A run that fails does not end the others. The results are in DIR/summary.csv and DIR/summary.md.
+overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}; several combine as a product. The
+directory of a run is DIR/ID, where ID is the hash of its config. A directory that was named in an
+earlier config format keeps its name. The same command again makes the missing runs and continues
+an interrupted run. A failed run does not end the others. DIR/summary.csv and .md hold the results.
 """
 
 import csv
@@ -52,7 +52,7 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
     """Returns the product of the sweeps as runs; points with equal configs are a single run.
 
     Raises:
-      ConfigError: an override that does not fit, before anything runs.
+      ConfigError: an override does not fit; raised before anything runs.
     """
     points: dict[str, Point] = {}
     for combination in product(*(list(sweep) for sweep in sweeps)):
@@ -64,9 +64,9 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
 
 
 def keep_ids(points: Sequence[Point], workdir: Path) -> list[Point]:
-    """Returns the points with the names of the directories that hold their configs already.
+    """Gives each point the name of the directory that already holds its config, if there is one.
 
-    A directory that an earlier config format named has another name than the hash of its config.
+    If an earlier config format named the directory, its name is not today's hash of the config.
 
     Raises:
       ConfigError: the config of a run in `workdir` cannot be read.

@@ -1,6 +1,6 @@
 """Configs are values: load an experiment file, override fields, compare, store, hash.
 
-Nothing here knows what an experiment consists of, except `migration`, which reads older formats.
+The modules work on any dataclass. Only `migration` knows fields by name: it reads older formats.
 """
 
 from bert_jax.config.bounds import PositiveFloat as PositiveFloat

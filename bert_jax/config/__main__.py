@@ -1,9 +1,9 @@
-"""Prints what an experiment is, field by field, or in which fields several differ.
+"""Prints the fields of an experiment, or the fields in which several experiments differ.
 
   python -m bert_jax.config --experiment=experiments/quickstart.py --set seed=1
   python -m bert_jax.config --diff experiments/presets.py:devlin2018 experiments/presets.py:mlperf
 
-The first is JSON, as a run's config.json holds it; the second a Markdown table.
+The first command prints JSON like a run's config.json. The second prints a Markdown table.
 """
 
 import json
@@ -31,7 +31,7 @@ def main(*specs: str) -> None:
 
 
 def difference_table(specs: Sequence[str], experiments: Sequence[Any]) -> str:
-    """Returns a Markdown table of the fields that are not the same in all, a column for each."""
+    """Returns a Markdown table of the fields that differ, with a column for each experiment."""
     columns = [config.flatten(experiment) for experiment in experiments]
     variants = [spec.rpartition(":")[2] for spec in specs]
     rows = [["field", *(variants if len(set(variants)) == len(variants) else specs)]]

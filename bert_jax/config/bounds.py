@@ -2,8 +2,8 @@
 
     batch_size: Annotated[int, Meta(ge=1)] = 256
 
-Dataclasses do not check types. msgspec does when it reads JSON, but its message leaves the value
-out. The functions here check one value at a time and name field, value and what is accepted.
+Dataclasses do not check types. msgspec checks them when it reads JSON, but its message omits the
+value. The functions here check each value alone. Their messages name field, value and bounds.
 """
 
 import dataclasses
@@ -39,13 +39,13 @@ def check_bounds(config: Any, section: str = "") -> None:
 
 
 def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> Any:
-    """Returns a value of plain JSON types as its field's type holds it.
+    """Converts a value of plain JSON types to the type of its field.
 
     Args:
       value: what JSON holds, or a value that already has the type.
       hint: the type of the field, with its bounds.
-      path: of the field, for messages; empty for a whole config.
-      strict: whether a string for a number is an error.
+      path: path of the field, for messages; empty for a whole config.
+      strict: whether a string in place of a number is an error.
 
     Raises:
       ConfigError: an unknown name, another type, or a number that is out of bounds or not finite.
@@ -54,7 +54,7 @@ def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> A
     try:
         converted = msgspec.convert(value, hint, strict=strict)
     except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, ConfigError):  # of a __post_init__
+        if isinstance(error.__cause__, ConfigError):  # from a __post_init__
             raise error.__cause__ from None
         if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):  # a field is missing
             raise ConfigError(f"{path or accepted(hint)}: {error}") from error
@@ -65,7 +65,7 @@ def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> A
 
 
 def _check_below(value: Any, hint: Any, path: str) -> None:
-    """Checks the fields of a JSON object, or of a list of them, before the whole is made."""
+    """Checks the fields of a JSON object, or of each object in a list, before their conversion."""
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         known = field_types(hint)
         for name, below in value.items():
@@ -112,7 +112,7 @@ def accepted(hint: Any, value: Any = None) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns which of the names were probably meant, or else all of them, in words."""
+    """Returns, in words, the names that were probably meant, or all names if none is similar."""
     names = list(names)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near or not names:

@@ -17,7 +17,7 @@ from bert_jax.errors import ConfigError
 
 
 def load_experiment(spec: str | Path) -> Any:
-    """Returns what `get_config` of an experiment file returns.
+    """Calls `get_config` of an experiment file and returns its config.
 
     Args:
       spec: `FILE` or `FILE:VARIANT`; the file may lie anywhere.
@@ -85,7 +85,7 @@ def _import_file(file: Path) -> Any:
 
 @contextlib.contextmanager
 def _errors_of(file: Path) -> Iterator[None]:
-    """Turns what goes wrong in an experiment file into one line with its place."""
+    """Turns an exception of an experiment file into a ConfigError that names the line."""
     try:
         yield
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Stored configs of earlier formats, brought to today's."""
+"""Converts stored configs of earlier formats to the current format."""
 
 import copy
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from bert_jax.config.bounds import nearest
 from bert_jax.errors import ConfigError
 
 FORMAT_VERSION = 2
-"""Version 1 had at most two phases, the second as `second_phase`."""
+"""Version 1 had at most two phases; its section `second_phase` described the second."""
 
 REMOVED_FIELDS: dict[str, Any] = {
     "training.layer_decay": 1.0,
@@ -17,13 +17,13 @@ REMOVED_FIELDS: dict[str, Any] = {
 }
 """Path of each field that no longer exists, with the default that it had.
 
-A config that holds the default computes the same without the field. Paths are those of
-`Experiment` and of `FineTuningConfig`.
+If a config holds the default, the field can be dropped without any effect on the run. The paths
+belong to `Experiment` and `FineTuningConfig`.
 """
 
 
 def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a stored config as today's classes have them, without its version.
+    """Returns the fields of a stored config in the current format, without `format_version`.
 
     Raises:
       ConfigError: an unknown format version, or a removed field with another value than its
@@ -61,11 +61,11 @@ SECOND_PHASE = {
     "warmup_steps": 0,
     "moments": "kept",
 }
-"""Defaults of `second_phase` of format 1. A phase of 0 steps was no phase."""
+"""Defaults of `second_phase` in format 1. With 0 steps there was no second phase."""
 
 
 def _migrate_second_phase(fields: dict[str, Any]) -> None:
-    """Replaces `second_phase`, which named its fields itself, by an entry of `phases`."""
+    """Replaces `second_phase`, a section with fields of its own, by an entry of `phases`."""
     given = fields.pop("second_phase", {})
     for name in given:
         if name not in SECOND_PHASE:

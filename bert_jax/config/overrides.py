@@ -23,12 +23,12 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
 
     Args:
       config: a frozen dataclass of frozen dataclasses.
-      overrides: from `path.to.field` to a value. A string is read as the type of its field. A
-        value may be a whole sub-config. The path of an entry of a list is its number from 0, and
-        that of an entry of a dictionary of fields is `path.to.dictionary.path.to.field`.
+      overrides: maps `path.to.field` to a value. A string is read as the type of its field. A
+        value may be a whole sub-config. A path contains the numbers of list entries, from 0, and
+        the keys of dictionaries, such as `phases.0.changes.data.batch_size`.
 
     Raises:
-      ConfigError: unknown field, value of another type, or a combination the config refuses.
+      ConfigError: an unknown field, a wrong type, or a combination that the config refuses.
     """
     content = json.loads(json.dumps(to_json(config)))  # lists in place of tuples
     found = leaves(overrides)
@@ -43,7 +43,7 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def leaves(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns overrides field by field: a JSON object sets the fields it names and no others.
+    """Splits overrides into single fields; a JSON object sets only the fields that it names.
 
     Raises:
       ConfigError: a field is set twice, or a string that starts as a JSON object is not JSON.
@@ -77,12 +77,12 @@ def _field_type(root: Any, config: Any, name: Any) -> Any:
 
 
 def _walk(root: Any, path: str) -> list[tuple[Any, Any]]:
-    """Returns each config along a path, with the name or number of its next part.
+    """Returns each config along a path, with the next name or number of the path.
 
-    A dictionary maps field paths of the root to values, so its name is the rest of the path.
+    The keys of a dictionary are field paths, so the whole rest of the path is one key.
 
     Raises:
-      ConfigError: a name that its config does not have.
+      ConfigError: a config does not have the name.
     """
     config, names, found = root, path.split("."), []
     for depth, name in enumerate(names):

@@ -35,7 +35,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def diff(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
     """Returns the fields in which two configs of one type differ, with both values.
 
-    A field that only one has, as of a further phase, is None in the other.
+    A field that only one config has, such as a field of a further phase, is None in the other.
     """
     left, right = flatten(first), flatten(second)
     pairs = {path: (left.get(path), right.get(path)) for path in left | right}
@@ -50,8 +50,8 @@ def to_json(config: Any) -> dict[str, Any]:
 def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
     """Rebuilds a config from `to_json` of this or an earlier format.
 
-    A field that is missing gets its default. The default of a new field must therefore be what
-    was done before the field was there.
+    A missing field gets its default. The default of a new field must therefore describe what
+    happened before the field existed.
 
     Raises:
       ConfigError: an unknown field, a value of another type or out of its bounds.
@@ -73,9 +73,9 @@ def normalize(config: Config) -> Config:
 def config_hash(config: Any) -> str:
     """Returns 12 hexadecimal digits that name a config.
 
-    They are of the format version and of the fields that differ from their defaults. A new field
-    with a default therefore changes no hash. A default that changes would make different configs
-    equal: it needs a new format version.
+    The hash covers the format version and the fields that differ from their defaults, so a new
+    field with a default changes no hash. If a default changes, different configs could have the
+    same hash. The format version must then change too.
     """
     content = {"format_version": FORMAT_VERSION} | _without_defaults(normalize(config))
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -83,7 +83,7 @@ def config_hash(config: Any) -> str:
 
 
 def _without_defaults(config: Any, defaults: Any = None) -> dict[str, Any]:
-    """Plain values of the fields that differ from `defaults`, or else from their class's.
+    """Returns the fields that differ from `defaults`, or from those of their class if None.
 
     The defaults of a sub-config are those of the field that holds it.
     """

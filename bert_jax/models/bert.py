@@ -28,7 +28,7 @@ class EncoderOutput(NamedTuple):
     pooled_output: Float[Array, "batch pairs embed"]
     """A dense layer and tanh on the [CLS] of each pair."""
     hidden_states: Float[Array, "layers batch length embed"] | None = None
-    """Output of every layer with `keep_hidden_states`. The last is `sequence_output`."""
+    """Outputs of all layers, None without `keep_hidden_states`. The last is `sequence_output`."""
 
 
 class PretrainingOutput(NamedTuple):

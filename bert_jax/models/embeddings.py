@@ -53,7 +53,7 @@ class Embeddings(nn.Module):
                 f"the input has {length} positions but model.max_positions is "
                 f"{self.config.max_positions}; accepted: inputs at most that long"
             )
-        # XLA would gather the whole table for a lookup if it were sharded along `embed`.
+        # If the table were sharded along `embed`, XLA would gather it whole for a lookup.
         tokens = jnp.take(constrain(self.token_table, ("vocab", None), self.rules), token_ids, 0)
         # A product with one-hot vectors: its gradient is a product, not a scatter.
         one_hot = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=tokens.dtype)

@@ -58,7 +58,7 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
-    """An affine map from the dimensions `inputs` to `outputs`: name -> size."""
+    """An affine map; `inputs` and `outputs` map the names of dimensions to their sizes."""
 
     config: BertConfig
     inputs: dict[str, int]

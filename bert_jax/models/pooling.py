@@ -4,8 +4,8 @@ The tokens of a row are all positions except padding, including [CLS] and [SEP].
 
 cls: the output of the last layer at the first position.
 pooled: the pooler's dense layer and tanh on cls; next-sentence prediction trains the pooler.
-mean, max: the mean, or the maximum of each dimension, of the last layer over the tokens.
-last4: the mean over the tokens of the average of the last four layers (or all, if fewer).
+mean, max: the mean or the maximum over the tokens, in each dimension of the last layer.
+last4: the average of the last four layers (or all, if fewer), then the mean over the tokens.
 
 References:
   Devlin et al. 2018, section 5.3 (averages of layers)

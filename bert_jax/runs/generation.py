@@ -1,7 +1,7 @@
 """Generates text with a masked language model, by Gibbs sampling.
 
 Each step masks one position and draws its piece again. A sweep visits every position once in a
-random order, so no [MASK] remains after the first sweep. Wang and Cho draw positions at random.
+random order, so no [MASK] remains after the first sweep. Wang and Cho draw each position at random.
 
 References:
   Wang and Cho 2019, https://arxiv.org/abs/1902.04094
@@ -34,11 +34,11 @@ def generate(
     top_k: int,
     sweeps: int,
 ) -> list[int]:
-    """Returns `length` ids that follow the prompt. None is special, and the first starts a word.
+    """Returns `length` ids that follow the prompt. No id is special; the first starts a word.
 
-    The row starts as the prompt and `length` [MASK]s. Each draw is from the `top_k` most probable
-    pieces at the temperature. One compiled program serves all positions, seeds and prompts of a
-    row length.
+    At first the row holds the prompt and `length` [MASK]s. Each piece is drawn from the `top_k`
+    most probable pieces at the temperature. All positions, seeds and prompts of a row length share
+    one compiled program.
 
     Raises:
       ConfigError: a number is out of range.
@@ -53,7 +53,7 @@ def generate(
         raise ConfigError(f"seed is {seed}; accepted: 0 to {2**32 - 1}")
     pair = fit(model, [*prompt, *[model.tokenizer.mask_id] * length], [], truncate=False)
     ((_, layout),) = lay_out_batches(model, [pair])
-    first = 1 + len(prompt)  # behind [CLS]
+    first = 1 + len(prompt)  # after [CLS]
     permitted = _text_pieces(model.tokenizer, model.model.config.padded_vocab_size)
     starts = permitted.copy()
     starts[: model.tokenizer.vocab_size] &= model.tokenizer.word_starts
@@ -98,7 +98,7 @@ def _redraw(
     address: tuple[Any, Any],
     top_k: int,
 ) -> Int[Array, "1 length"]:
-    """Returns the ids with a new draw at one position. The draw is addressed by (seed, number)."""
+    """Returns the ids with a new draw at one position; `address` is (seed, number of the draw)."""
     token_ids = jnp.asarray(layout.token_ids)
     masked = layout._replace(token_ids=token_ids.at[0, position].set(mask_id))
     batch = as_batch(masked, jnp.full((1, 1), position))

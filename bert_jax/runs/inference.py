@@ -167,7 +167,7 @@ def next_sentence(model: TextModel, pairs: Sequence[Pair]) -> Float[np.ndarray, 
 def cosine(
     a: Float[np.ndarray, "texts embed"], b: Float[np.ndarray, "texts embed"]
 ) -> Float[np.ndarray, "texts"]:
-    """Returns the cosine of each vector of `a` with that of `b`."""
+    """Returns the cosine of each vector of `a` with the vector of `b` in the same row."""
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return np.einsum("te,te->t", a, b) / lengths
 
@@ -176,7 +176,7 @@ def cosine(
 
 
 def lay_out_batches(model: TextModel, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], Layout]]:
-    """Yields batches of pairs of one length, each with the numbers of its pairs in row order.
+    """Yields (indices of the pairs, their rows) in batches of one padded length.
 
     Rows after the last pair are padding.
     """

@@ -40,7 +40,7 @@ class Run:
     config: Experiment | None
     """Experiment of the run; None for weights from elsewhere. `model.config` always exists."""
     model: BertForPretraining | BertForTask
-    """A fine-tuned model has the output layer of its task only; `model.head` describes it."""
+    """A fine-tuned model has only the output layer of its task, which `model.head` describes."""
     params: Any
     """Float32 arrays: `model.apply({"params": params}, batch)` runs the model. A fine-tuned
     model takes `token_ids, segment_ids, pack_ids` in place of the batch."""
@@ -64,7 +64,7 @@ class Run:
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text. Other texts change it only by rounding.
+        """Returns a float32 vector for each text. The other texts change it only by rounding.
 
         Args:
           texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond
