@@ -7,11 +7,11 @@ It trains on full rows of random words and needs no prepared data. A packed row 
   python -m bert_jax.bench --experiment=experiments/bert.py:base --steps=50 --json
 
 model_flops_utilization is the FLOPs of the model's matrix products divided by the step time and by
-the device's peak; docs/scaling.md has the formula. The peak of an accelerator is that of its data
-sheet in bfloat16. The peak of a CPU is the best matrix product that this command measures.
+the device's peak; docs/scaling.md has the formula. The peak of an accelerator is the bfloat16 peak
+of its data sheet. The peak of a CPU is the speed of the fastest matrix product that is measured.
 
 Peak memory is the memory of the compiled update on a device: arguments + outputs + temporaries -
-aliased. Aliased are the outputs that take the place of arguments.
+aliased. Aliased memory is shared by an output and an argument.
 """
 
 import json
@@ -154,7 +154,7 @@ def random_batch(experiment: Any) -> Any:
 
 
 def known_peak(device: Any) -> float | None:
-    """Returns the FLOPs per second of a device by its data sheet, None if it is not listed."""
+    """Returns the FLOPs per second of a device from PEAK_FLOPS, None if it is not listed."""
     kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
     return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
 

@@ -29,7 +29,7 @@ class TaskConfig:
     family: FamilyName
     train: str
     dev: str
-    """Examples that choose the checkpoint and, for questions without answer, the threshold."""
+    """Examples on which the checkpoint, and the threshold for no answer, are chosen."""
     test: str = ""
     """Examples that are evaluated once, with the checkpoint and threshold chosen on dev."""
     columns: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ class TaskTrainingConfig:
 
 
 def _optimizer() -> OptimizerConfig:
-    """AdamW with bias correction; training on small sets fails without it (Mosbach et al. 2021)."""
+    """Returns AdamW with bias correction, which small sets need (Mosbach et al. 2021)."""
     return OptimizerConfig(
         learning_rate=2e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
     )

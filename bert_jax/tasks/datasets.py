@@ -15,7 +15,7 @@ from bert_jax.tasks.readers.records import Record, fingerprint_records
 
 SPLITS = ("train", "dev", "test")
 HIDDEN = (-1, "-1", "-1.0")
-"""Values of every label in GLUE's test sets at TFDS and Hugging Face."""
+"""Values of a hidden label in GLUE's test sets at TFDS and Hugging Face."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def load_dataset(task: TaskConfig) -> Dataset:
 
 
 def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bool:
-    """Returns whether no test record has a label, or all have -1 and -1 is not a label."""
+    """Returns whether no test record has a label: it is absent, or -1 where that is no label."""
     given = [record.fields[task.label] for record in test if task.label in record.fields]
     minus_one = len(given) == len(test) and all(label in HIDDEN for label in given)
     return not given or (minus_one and not set(HIDDEN) & set(labels))

@@ -36,7 +36,7 @@ Metrics = dict[str, float]
 def finetune(
     config: FineTuningConfig, source: Path, workdir: Path, *, seeds: int = 1
 ) -> dict[str, Any]:
-    """Fine-tunes with `seeds` seeds, skips those that `workdir` holds, and returns `result.json`.
+    """Fine-tunes with `seeds` seeds, skips finished seeds, and returns `result.json`.
 
     The first seed is `config.seed`. `source` holds pretrained weights that `load_run` opens.
 
@@ -157,9 +157,9 @@ def compare_seeds(
 def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -> bool:
     """Returns whether a seed diverged, or does not beat every baseline on dev.
 
-    A perfect seed has not failed, even if a baseline is perfect too. A threshold that is chosen on
-    dev makes every seed at least as good as no answer. Such a seed is therefore judged without the
-    threshold, on the questions that have an answer.
+    A perfect seed has not failed, even if a baseline is perfect too. With a threshold chosen on
+    dev, every seed is at least as good as the baseline of no answer. The comparison is therefore
+    made without the threshold, on the questions that have an answer.
     """
     if "dev" not in result:
         return True
@@ -188,7 +188,7 @@ def open_encoder(source: Path, config: FineTuningConfig) -> Run:
 
 
 def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
-    """Builds what all seeds share; compiles nothing.
+    """Builds the setup that all seeds share; compiles nothing.
 
     Raises:
       ConfigError: model, task and mesh do not fit.
@@ -234,7 +234,7 @@ def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict
     """Creates a workdir, or checks that it holds the same fine-tuning.
 
     Returns the hashes of config, checkpoint and data, the commit and the hash of its uncommitted
-    changes. A workdir keeps its config hash, also when the format of the config changes.
+    changes. A workdir keeps its config hash even if the format of configs changes.
 
     Raises:
       CheckpointError: the workdir holds another fine-tuning, or something else.

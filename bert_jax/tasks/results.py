@@ -17,7 +17,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Returns the percentile bootstrap interval of a metric's mean over seeds.
 
-    Each resample draws seeds and examples with replacement; all its seeds share the examples.
+    Each resample draws seeds and examples with replacement, and the same examples for all seeds.
     Every seed has outcomes of the same examples in the same order.
 
     References:

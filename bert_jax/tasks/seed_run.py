@@ -30,7 +30,7 @@ from bert_jax.training.state import TrainState
 
 
 class Setup(NamedTuple):
-    """What all seeds of a fine-tuning share: data, model and jitted functions."""
+    """The data, model and jitted functions that all seeds of a fine-tuning share."""
 
     config: FineTuningConfig
     dataset: Dataset
@@ -98,7 +98,7 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
             f"seed {seed} step {step:7,}  train loss {row['train/loss']:.3f}  "
             f"dev {dataset.metric} {score:.4f}  {time.monotonic() - started:.0f} s"
         )
-        if score > best_score:  # so the first of several equal checkpoints is kept
+        if score > best_score:  # keeps the first of several equal checkpoints
             best_score, best_step, best_params = score, step, jax.device_get(state.params)
     result: dict[str, Any] = {"seed": seed, "steps": setup.steps, "best_step": best_step}
     result |= write_predictions(setup, best_params, directory)

@@ -105,8 +105,8 @@ def state_maker(
 ) -> tuple[TrainState, Callable[[jax.Array, Any], TrainState]]:
     """Returns the sharding of the state, and a function that makes the first state of a seed.
 
-    The function takes the seed's key and the encoder's placed parameters. The output layer starts
-    at random, and so does the pooler or everything if the config says so. Step and moments are 0.
+    The function takes the seed's key and the encoder's placed parameters. The output layer is
+    random; the config can make the pooler or all parameters random too. Step and moments are 0.
     """
 
     def initialize(rng: jax.Array) -> TrainState:

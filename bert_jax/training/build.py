@@ -31,7 +31,7 @@ class Assembly(NamedTuple):
     lower: Callable[[TrainState, Batch], jax.stages.Lowered]
     """Lowers `update` for the shapes of a state and a batch, so that it can be compiled early."""
     begin: Callable[[TrainState], TrainState]
-    """Returns the first state of this phase, given the last of the previous one. It donates it."""
+    """Returns the first state of this phase from the last state before, which it donates."""
     score: Callable[[Any, Batch], Metrics]
     """Returns the metrics of the parameters on a held-out batch, jitted."""
 

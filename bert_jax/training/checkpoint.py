@@ -77,7 +77,7 @@ def save(
     """Starts to save a step. The state may be donated as soon as this function returns.
 
     The checkpoint of step s holds the position of the batch of step s + 1. `started` is the value
-    of `time.monotonic` at the start of training, less the seconds that an earlier start trained.
+    of `time.monotonic` at the start of training, minus the seconds trained in earlier starts.
     """
     position = {
         **next_batch(phases(experiment), step),
@@ -266,7 +266,7 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
         saved = configs.from_json(Experiment, json.loads(file.read_text()))
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}; accepted: the file as the run wrote it") from error
-    # JSON turns tuples into lists, so the given config takes the same way.
+    # JSON turns tuples into lists, so the given config goes through JSON too.
     given = configs.from_json(Experiment, configs.to_json(experiment))
     for path, (before, now) in configs.diff(saved, given).items():
         if not path.startswith(RESUMABLE):

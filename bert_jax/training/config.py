@@ -15,7 +15,7 @@ class TrainingConfig:
     steps: PositiveInt
     """Optimizer updates of all phases together."""
     init_from: str = ""
-    """Path of the initial weights, anything that `load_run` opens; empty for random weights. Step
+    """Path of the initial weights for `load_run`; empty for random weights. Step
     and optimizer start at 0."""
     microbatches: PositiveInt = 1
     """Parts of the global batch that are processed one after another, to save memory."""
@@ -43,11 +43,11 @@ class PhaseConfig:
     steps: PositiveInt
     """Optimizer updates of the phase, a part of `training.steps`."""
     moments: Literal["kept", "recounted", "zeroed"] = "kept"
-    """Adam's moments at the start of the phase: kept; kept, with the step count of the bias
-    correction at 0 (NVIDIA); or 0."""
+    """Adam's moments at the start of the phase. `recounted` keeps the moments and sets the step
+    count of the bias correction to 0 (NVIDIA). `zeroed` sets the moments to 0 too."""
     own_schedule: bool = False
-    """Whether a learning-rate schedule starts with the phase; False continues the schedule before.
-    A schedule spans all steps until the next phase with a schedule of its own."""
+    """Whether a new learning-rate schedule starts with the phase. False continues the current
+    schedule, which spans all steps until the next phase with a schedule of its own."""
     changes: dict[str, Any] = field(default_factory=dict, hash=False)
     """Field paths of the experiment and their values in this phase, such as
     `{"data.batch_size": 64}`. Every other field has the value of the first phase.
@@ -62,7 +62,7 @@ class PhaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """The held-out evaluation; masks and examples are the same whenever and wherever it runs."""
+    """The held-out evaluation. Its masks and examples are the same at every step and in every run."""
 
     batch_size: PositiveInt = 256
     """Rows of an evaluation batch, all devices and hosts together."""

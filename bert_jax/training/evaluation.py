@@ -17,7 +17,7 @@ from bert_jax.training.step import Metrics
 def evaluate(
     step: Callable[[Any, Batch], Metrics], params: Any, batches: Iterable[Batch]
 ) -> dict[str, float]:
-    """Returns loss, accuracies and perplexity over all batches, each divided once.
+    """Returns loss, accuracies and perplexity, each computed from totals over all batches.
 
     The loss is the mean loss of masked words + the mean loss of pairs, for every objective.
     """
@@ -28,7 +28,7 @@ def evaluate(
 
 
 def unigram_log_probabilities(token_counts: np.ndarray) -> Float[np.ndarray, "vocab"]:
-    """Returns float32 log probabilities of the tokens, from their counts + 1."""
+    """Returns float32 log probabilities of the tokens from their counts, with add-one smoothing."""
     counts = token_counts.astype(np.float64) + 1
     return np.log(counts / counts.sum()).astype(np.float32)
 

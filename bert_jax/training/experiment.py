@@ -62,7 +62,7 @@ class Experiment:
                     f"data.{name}.max_predictions {width} is more than "
                     f"data.sequence_length {self.data.sequence_length}"
                 )
-        # Each change as its field holds it, so that equal runs have equal configs.
+        # Converts each change to the type of its field, so equal runs have equal configs.
         later = []
         for phase, planned in zip(self.phases, phases(self)[1:], strict=True):
             fields = flatten(planned.experiment)
@@ -100,7 +100,7 @@ class Phase:
     schedule_start: int
     """Step of the run that the learning-rate schedule counts as 0."""
     data_seed: int
-    """Seed of order and masks; each phase has another, so two on one corpus draw differently."""
+    """Seed of order and masks. Each phase has its own, so phases on one corpus draw differently."""
     moments: Literal["kept", "recounted", "zeroed"]
     """See `PhaseConfig`."""
 
@@ -113,8 +113,8 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
     """Returns the phases of a run in order; a run of one phase is the experiment itself.
 
     Raises:
-      ConfigError: a phase changes a field that it cannot change, its experiment is refused, or
-        the later phases leave nothing of the first.
+      ConfigError: a phase changes a field that it cannot change, gives an invalid experiment, or
+        the later phases leave no steps to the first.
     """
     total, later = experiment.training.steps, experiment.phases
     first_steps = total - sum(phase.steps for phase in later)
@@ -155,7 +155,7 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
 
 @contextlib.contextmanager
 def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
-    """Names the phase of the fields in a ConfigError, if there are several phases."""
+    """Adds the number of the phase to a ConfigError, if there are several phases."""
     try:
         yield
     except ConfigError as error:
@@ -168,7 +168,7 @@ def _changes(config: PhaseConfig, experiment: Experiment) -> dict[str, Any]:
     """Returns the fields that a phase changes by their paths, with the directory of its data.
 
     Raises:
-      ConfigError: a field that a phase cannot change.
+      ConfigError: the phase changes a field that it cannot change.
     """
     changes = dict(config.changes)
     fields, sections = flatten(experiment), tuple(f"{name}." for name in PHASE_FIELDS)

@@ -57,8 +57,8 @@ def check_initial_weights(
     """Checks that a new run may start from these weights; None means random parameters.
 
     Raises:
-      ConfigError: names what differs: a task's output layer, shapes, activation, vocabulary. Also
-        raised if `training.init_from` names weights and there are none.
+      ConfigError: the weights have a task's output layer, or other shapes, another activation or
+        another vocabulary; or `training.init_from` names weights and there are none.
     """
     where = f"training.init_from={experiment.training.init_from}"
     if weights is None:

@@ -17,8 +17,8 @@ class ObjectiveConfig:
     """The training loss: masked language model loss + next-sentence loss."""
 
     mlm_reduction: Literal["mean", "sum"] = "mean"
-    """Mean over all masked words of the global batch; or sum over the masked words of a pair, then
-    mean over pairs."""
+    """`mean`: mean over all masked words of the global batch. `sum`: sum over the masked words of
+    each pair, then mean over pairs."""
     next_sentence: bool = True
     """Whether the loss of `data.pairs` counts. If False, no pair loss or accuracy is reported."""
 
@@ -32,8 +32,8 @@ def cross_entropy(
 ) -> Float[Array, "*batch"]:
     """Returns the negative log likelihood of the labels, in nats.
 
-    A logit may be -inf if it is not the label's. The gradient is written out as softmax minus the
-    one-hot label: it keeps only the logits and needs no scatter. Each pass over a vocabulary takes
+    All logits except the label's may be -inf. The gradient is written as softmax minus the one-hot
+    label. It keeps only the logits and needs no scatter, because passes over the vocabulary take
     most of a head's time.
     """
     return jax.nn.logsumexp(logits, axis=-1) - _of_labels(logits, labels)
@@ -68,7 +68,7 @@ def accuracy(
 ) -> Mean:
     """Returns the weighted share of labels with the highest logit; a tie of k logits counts 1/k.
 
-    argmax takes longer over a vocabulary on a CPU, and it prefers the first logit of a tie.
+    argmax is slower over a vocabulary on a CPU, and always chooses the first logit of a tie.
     """
     of_label, highest = _of_labels(logits, labels), logits.max(-1)
     ties = (logits == highest[..., None]).sum(-1)
@@ -98,6 +98,6 @@ def loss_weights(
 def pretraining_objective(
     mlm: Mean, nsp: Mean, weights: LossWeights, config: ObjectiveConfig
 ) -> Float[Array, ""]:
-    """Returns masked-LM loss + next-sentence loss: of the global batch, or a microbatch's share."""
+    """Returns masked-LM loss + next-sentence loss, or a microbatch's share of this sum."""
     loss = jnp.divide(mlm.total, weights.mlm)
     return loss + jnp.divide(nsp.total, weights.nsp) if config.next_sentence else loss

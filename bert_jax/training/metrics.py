@@ -1,4 +1,4 @@
-"""Means as totals with weights, so that no code averages averages."""
+"""Means, stored as a total and a weight, so no code averages averages."""
 
 from __future__ import annotations
 

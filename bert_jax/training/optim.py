@@ -36,8 +36,8 @@ class OptimizerConfig:
     power: PositiveFloat = 1.0
     """Exponent of the polynomial: 1 is linear; NVIDIA's LAMB uses 0.5."""
     decay_from: Literal["start", "warmup_end"] = "start"
-    """Step at which the polynomial is 1: step 0 (Google), from which the rate jumps down at the end
-    of the warm-up; or the end of the warm-up (Hugging Face)."""
+    """Step at which the polynomial is 1: step 0 (Google), or the end of the warm-up (Hugging Face).
+    With step 0 the rate jumps down at the end of the warm-up."""
     beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     """Decay rate of the first moment."""
     beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
@@ -143,19 +143,19 @@ def decay_mask(
 def scale_by_trust_ratio() -> optax.GradientTransformation:
     """Returns LAMB's scaling by ||parameter|| / ||update|| of each tensor, 1 if a norm is 0.
 
-    Each layer of a stacked tensor has a ratio of its own, as a layer in separate variables has.
+    Each layer of a stacked tensor has its own ratio, as if it were a separate tensor.
     `optax.scale_by_trust_ratio` would compute one ratio for the whole stack.
     """
 
     def rescale(update: Array, param: Array) -> Array:
-        # Without a reshape: to ravel an array that is sharded over devices would gather it.
+        # No reshape, because flattening an array that is sharded over devices would gather it.
         of_update, of_param = optax.tree.norm(update), optax.tree.norm(param)
         defined = (of_update > 0) & (of_param > 0)
         return update * jnp.where(defined, of_param / of_update, 1)
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         def of_leaf(path: tuple, update: Array, param: Array) -> Array:
-            # By name, because another tensor can have as many rows as there are layers.
+            # Found by name, because another tensor can have as many rows as there are layers.
             stacked = tuple(key.key for key in path[:2]) == STACKED_LAYERS
             return (jax.vmap(rescale) if stacked else rescale)(update, param)
 
@@ -170,13 +170,13 @@ def make_optimizer(
     """Returns clip -> Adam direction -> + decay * parameter [-> x trust ratio] -> x learning rate.
 
     The gradient of the global batch is clipped by its norm. The published TPU code clips on each
-    replica before the sum. torch divides by the norm + 1e-6, which gives a relative 1e-6 less.
+    replica before the sum. torch divides by the norm + 1e-6, a relative difference of 1e-6.
 
-    LAMB without bias correction, with trust ratios of the parameters with weight decay, is
-    ALBERT's (google-research/albert, lamb_optimizer.py). With bias correction it is MLPerf's
-    reference and NVIDIA's FusedLAMB (apex, multi_tensor_lamb.cu), whose `use_nvlamb=True` is a
-    trust ratio of all parameters. If `weight_decay` is 0, FusedLAMB has no trust ratios; here and
-    in ALBERT's code they stay.
+    LAMB without bias correction, and with `trust_ratio` 'decayed', is the LAMB of ALBERT
+    (google-research/albert, lamb_optimizer.py). With bias correction it is that of MLPerf's
+    reference and NVIDIA's FusedLAMB (apex, multi_tensor_lamb.cu); `use_nvlamb=True` is
+    `trust_ratio` 'all'. If `weight_decay` is 0, FusedLAMB has no trust ratios; ALBERT and this
+    code have them.
     """
     if config.bias_correction:
         direction = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
@@ -207,7 +207,7 @@ def restart_moments(
 
     `recounted` keeps the moments and sets Adam's step count to 0, as run_pretraining.py of
     NVIDIA/DeepLearningExamples does with --phase2. Adam without bias correction has no step count,
-    so `recounted` is `kept` there.
+    so `recounted` has the effect of `kept`.
 
     Args:
       opt_state: the state at the end of the phase before.

@@ -87,7 +87,7 @@ def state_initializer(
 def state_sharding(
     initialize: Callable[[], TrainState], *, mesh: Mesh, rules: ShardingRules
 ) -> TrainState:
-    """Returns the sharding of every array of the state; a moment has that of its parameter.
+    """Returns the sharding of every array of the state; moments are sharded like parameters.
 
     Raises:
       ConfigError: a dimension has no sharding rule, or the mesh does not divide it.

@@ -36,8 +36,8 @@ def pretraining_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Returns masked-LM loss + next-sentence loss, and the metrics of both.
 
-    `weights` are the divisors of the losses. A microbatch needs those of the global batch; None
-    stands for those of `batch`. Dropout is off if `dropout_rng` is None.
+    `weights` are the divisors of the losses, by default computed from `batch`. A microbatch needs
+    the divisors of the global batch. Dropout is off if `dropout_rng` is None.
     """
     if weights is None:
         weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
@@ -65,9 +65,9 @@ def accumulate_gradients(
 ) -> tuple[Any, Metrics]:
     """Returns the gradient of the loss of the global batch, and its metrics.
 
-    Only one microbatch is in memory at a time. The weights of the global batch divide the losses
-    of each microbatch, so the sum of the gradients is the gradient of the global batch, even if
-    the microbatches have different numbers of masked words. Each has its own dropout key.
+    Only one microbatch is in memory at a time. Its losses are divided by the weights of the global
+    batch. The sum of the gradients is therefore the gradient of the global batch, even if numbers
+    of masked words differ between microbatches. Each microbatch has its own dropout key.
     """
     weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
     gradient = jax.grad(partial(pretraining_loss, model=model, objective=objective), has_aux=True)

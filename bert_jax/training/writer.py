@@ -26,7 +26,7 @@ from bert_jax.training.metrics import merge
 from bert_jax.training.step import Metrics
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Least time between two progress lines if stderr is not a terminal."""
+"""Minimum time between two progress lines, in seconds, if stderr is not a terminal."""
 
 
 class RunWriter:

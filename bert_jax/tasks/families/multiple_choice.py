@@ -1,4 +1,4 @@
-"""The right one of several endings of a text: SWAG."""
+"""Multiple choice: the correct ending of a text among several, as in SWAG."""
 
 from dataclasses import replace
 

@@ -44,7 +44,7 @@ class Window(NamedTuple):
     offsets: list[tuple[int, int]]
     """The characters of each token in the passage: start and end."""
     best: np.ndarray
-    """Whether this window is the best one for the token: see `best_windows`."""
+    """Whether this window is the best for each token; see `best_windows`."""
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
@@ -73,8 +73,8 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
 def answers_of(given: Any, passage: str, *, place: str, field: str) -> list[tuple[str, int]]:
     """Returns text and start of each answer.
 
-    An answer is a text, whose first occurrence counts, (text, start), or
-    {"text": ..., "answer_start": ...}. The field holds one answer, a list of answers, or Hugging
+    An answer is a text, (text, start) or {"text": ..., "answer_start": ...}. Without a start, the
+    first occurrence of the text counts. The field holds an answer, a list of answers, or Hugging
     Face's {"text": [...], "answer_start": [...]}. An empty list means no answer.
 
     Raises:
@@ -139,7 +139,7 @@ def window_starts(length: int, *, room: int, stride: int) -> list[int]:
 
 
 def best_windows(starts: Sequence[int], *, room: int, length: int) -> np.ndarray:
-    """Returns the index of the window with the most context of each token, [length].
+    """Returns for each token the index of the window with the most context, [length].
 
     As in run_squad.py, the context is the smaller number of tokens on either side, plus a
     hundredth of the window's length. If windows are equal, the first one wins.
@@ -280,7 +280,7 @@ def span_loss(logits, batch) -> Mean:
     padded length. This loss does not.
     """
     is_token = batch.pack_ids[:, 0, :, None] > 0
-    # A finite value, because rows that only fill up a batch have no token.
+    # A finite value, because filler rows have no token and -inf would give nan.
     logits = jnp.where(is_token, logits, -1e9)
     start, end = (cross_entropy(logits[..., i], batch.labels[:, i]) for i in range(2))
     return Mean.of((start + end) / 2, batch.weights)

@@ -89,7 +89,7 @@ def decode(
 def entities(tags: Sequence[str]) -> set[Entity]:
     """Returns the entities of a sentence, as conlleval reads IOB1, IOB2 and IOBES.
 
-    A tag whose type differs from the tag before it starts an entity, whatever its letter.
+    A tag starts an entity if its type differs from the type before, whatever its letter.
 
     Reference: conlleval of the CoNLL-2000 and 2003 shared tasks.
     """

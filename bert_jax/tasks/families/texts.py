@@ -1,4 +1,4 @@
-"""What the families share: reading texts and labels, encoding texts, and GLUE's prediction file."""
+"""Functions for all families: read texts and labels, encode texts, write GLUE's prediction file."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def sorted_labels(values: Iterable[Any]) -> Labels:
 
 
 def label_number(value: Any, record: Record, task: TaskConfig, labels: Labels) -> int:
-    """Returns the index of a label in `labels`, which may hold its name or its stored number.
+    """Returns the index of a label in `labels`, by its name or else by its stored number.
 
     Raises:
       DataError: the label is not in `labels`.
