@@ -62,7 +62,7 @@ class PhaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """The held-out evaluation. Its masks and examples are the same at every step and in every run."""
+    """The held-out evaluation. Masks and examples are the same for every seed and at every step."""
 
     batch_size: PositiveInt = 256
     """Rows of an evaluation batch, all devices and hosts together."""
