@@ -8,10 +8,10 @@ Run it in the environment of tests/reference, which `bash launch/test.sh --refer
 The program reads `config.json` (hyper-parameters, data sets, seeds) and `result.json` (accuracies)
 of the run, and imports nothing of bert_jax.
 
-The same in both: weights, data sets, order of the examples, batches, AdamW with its schedule and
-its parameters without decay, clipping, dropout rates, the mean over positions with one dense layer,
-the evaluations on dev, and the choice of the best for test. Different: the random numbers of the
-output layer and of dropout.
+Both programs have the same weights, data sets, order of the examples, batches, AdamW with its
+schedule and its parameters without decay, clipping, dropout rates, the mean over positions with one
+dense layer, the evaluations on dev, and the choice of the checkpoint for test. They differ in the
+random numbers of the output layer and of dropout.
 
 A seed takes some minutes on one core. The same command continues after the seeds in --output.
 """

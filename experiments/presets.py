@@ -56,8 +56,8 @@ def google_bert_tf1() -> Experiment:
     """google-research/bert today, with the defaults of its run_pretraining.py.
 
     GELU is now the tanh form. The defaults, 32 rows and 100,000 updates, are for first trials.
-    Two points are not followed: clipping on each replica, on TPUs; evaluation of 100 batches only,
-    where all held-out rows are evaluated here.
+    Two points are not followed: clipping on each replica, on TPUs; evaluation of only 100 batches.
+    Here all held-out rows are evaluated.
 
     References:
       https://github.com/google-research/bert
@@ -77,7 +77,7 @@ def hf_bert() -> Experiment:
     Learning rate, warm-up and batch are the paper's; the Trainer's defaults are for fine-tuning.
     The Trainer has no limit of the predictions of a row. Here a row has room for 40 predictions, at
     512 tokens for 120; fewer than one row in a million needs more.
-    Not followed: the embedding of [PAD] starts at 0 there. No loss depends on it.
+    One point is not followed: there the embedding of [PAD] starts at 0. No loss depends on it.
 
     References:
       https://github.com/huggingface/transformers, modeling_bert.py, trainer.py, data_collator.py
@@ -143,7 +143,8 @@ def mlperf() -> Experiment:
     """MLPerf Training's BERT-large at 512 tokens on TPUs: 8,192 rows, 600 updates of LAMB.
 
     The benchmark starts from its own phase-one checkpoint (`training.init_from`) and ends at a
-    masked-LM accuracy of 0.72 on 10,000 examples. Not followed: clipping on each replica.
+    masked-LM accuracy of 0.72 on 10,000 examples. One point is not followed: clipping on each
+    replica.
 
     References:
       https://github.com/mlcommons/training, retired_benchmarks/bert

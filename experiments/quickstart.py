@@ -43,7 +43,7 @@ def get_config() -> Experiment:
             # Less than one pass over the data: there is nothing to regularize.
             dropout=0.0,
             attention_dropout=0.0,
-            # At a width of 256 the published 0.02 starts with all but uniform attention.
+            # At a width of 256 the published 0.02 starts with nearly uniform attention.
             initializer_stddev=0.05,
         ),
         # Without bias correction Adam's first steps are three times as long as the rate says.

@@ -59,7 +59,7 @@ class ReadPlan:
     steps_before: int = 0
     """Updates that the run makes before batch 0. The masking rate follows the whole run."""
     run_steps: int | None = None
-    """Updates of the whole run; None where it has `num_steps`."""
+    """Updates of the whole run; None if it equals `num_steps`."""
 
 
 class TrainingSource:

@@ -1,6 +1,6 @@
 """Converts foreign tensors to parameters and back.
 
-Conversion is strict: every tensor is used, or ignored for a stated reason, or an error.
+Conversion is strict: a tensor is used, is ignored for a stated reason, or raises an error.
 """
 
 import math

@@ -2,7 +2,7 @@
 
     python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --workdir=DIR
 
-Held-out masks stay at 15 %, so that the losses compare.
+Held-out masks stay at 15 %, so the losses can be compared.
 
 References:
   https://arxiv.org/abs/2202.08005
@@ -21,7 +21,7 @@ def get_config() -> Experiment:
 
 
 def sweep_masking() -> Iterator[dict]:
-    """Rates of 15 to 60 %, the batch field as wide as they need at 32 tokens."""
+    """Yields rates of 15 to 60 %, each with enough predictions for a row of 32 tokens."""
     for rate in (0.15, 0.3, 0.45, 0.6):
         yield {"data.masking.rate": rate, "data.masking.max_predictions": round(32 * rate)}
 

@@ -16,7 +16,7 @@ def get_config() -> Experiment:
 
 
 def sweep_objective() -> Iterator[dict]:
-    """Training with and without the pair loss; without it no pair accuracy is reported."""
+    """Yields training with and without the pair loss. Without it no pair accuracy is reported."""
     for next_sentence in (True, False):
         yield {"objective.next_sentence": next_sentence}
 

@@ -12,8 +12,8 @@ file uses 32, 5e-5 and 3.
 In table 7, fine-tuned BERT-base has an F1 of 96.4 on dev and 92.4 on test, mean of 5 seeds. The
 paper adds the rest of the document to each sentence (section 5.3); this file does not.
 
-`--set training.frozen=true --set task.representation=last4` is a linear probe; table 7 uses two
-LSTM layers in its place.
+`--set training.frozen=true --set task.representation=last4` is a linear probe. Table 7 uses two
+LSTM layers instead.
 
 Reference: https://arxiv.org/abs/1810.04805
 """

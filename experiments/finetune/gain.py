@@ -14,7 +14,7 @@ Run the same for movie_sentiment_$fold. Then run everything in other workdirs wi
     python benchmarks/paired_difference.py --first=runs/gain/editorials \
       --second=runs/gain/editorials_from_scratch
 
-One test set of a tenth of the sentences is too small to show the difference, so there are ten
+A test set of a tenth of the sentences is too small to show the difference, so there are ten
 folds, and each sentence is in test of one fold. A small model needs a higher rate than the
 published rates, and so does a model from scratch.
 """

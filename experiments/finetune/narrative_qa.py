@@ -4,8 +4,8 @@ r"""NarrativeQA: 1,823 questions on plots of books and films; each answer is in 
     python -m bert_jax.finetune --experiment=experiments/finetune/narrative_qa.py \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/narrative_qa
 
-A passage is the part of a plot that contains the answer. Its first mention counts as the answer,
-which is not always correct. disfl_qa.py starts from the result.
+A passage is the part of a plot that contains the answer. The first mention of the
+answer in the passage counts, which is not always correct. disfl_qa.py starts from the result.
 
 Result of one seed (docs/results.md): F1 on test 0.503, interval 0.423 to 0.584; the sentence
 with most shared words has 0.129. The interval resamples questions, not the 6 plots of test. It took

@@ -28,7 +28,7 @@ def build_examples(
     A single text consists of whole sentences. A pair consists of two adjacent runs of sentences,
     cut at their ends if they are too long together. A run of one sentence gives a single text
     without a label. No example crosses documents. A sentence longer than a row is cut into several.
-    From the second time on, the first example of a document has a random length, so the following
+    After the first time, the first example of a document has a random length, so the following
     examples are cut at other places.
     """
     if kind == "next_sentence":
