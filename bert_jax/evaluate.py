@@ -104,7 +104,7 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
         "data.masking": masking,
         "data.batch_size": experiment.evaluation.batch_size,
         "training.microbatches": 1,
-        # The head was not trained on labels of another kind of pair.
+        # If the pairs are of another kind, the head was not trained on their labels.
         "objective.next_sentence": (
             experiment.objective.next_sentence and made["pairs"] == experiment.data.pairs
         ),

@@ -91,7 +91,7 @@ def field_types(config: type) -> dict[str, Any]:
 
 
 def accepted(hint: Any, value: Any = None) -> str:
-    """Returns the values that a type accepts, in words; `value` is what was given instead."""
+    """Returns, in words, the values that a type accepts; `value` is the refused value."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         kind, bounds = arguments[0], _bounds(arguments[1])

@@ -62,7 +62,7 @@ class BertConfig:
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the token table: a multiple of 128 fills the tiles of a matrix unit."""
+        """Rows of the token table: `vocab_size` rounded up to a multiple of 128."""
         return -(-self.vocab_size // 128) * 128
 
 

@@ -94,7 +94,7 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
     """Returns the ids as a pair that fits into a row.
 
     Raises:
-      DataError: they are longer than the model's positions, unless `truncate`.
+      DataError: they are longer than the model's positions, and `truncate` is False.
     """
     limit = model.model.config.max_positions
     over = _row_length(model, Pair(a, b, 0)) - limit

@@ -25,7 +25,7 @@ class Split:
     name: str
     examples: list[Example]
     sha256: str
-    """Hash of the records as they are stored."""
+    """SHA-256 of the records, in hexadecimal."""
     rows: list[Row]
     """The encoded examples; empty until `encode_split`."""
 

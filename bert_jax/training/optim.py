@@ -81,7 +81,7 @@ def learning_rate_schedule(
 
     References:
       google-research/bert, optimization.py: polynomial_decay and warm-up.
-      mlcommons/training, optimization.py: the same with a start of the warm-up.
+      mlcommons/training, optimization.py: the same with `warmup_start`.
       transformers: get_linear_schedule_with_warmup.
       NVIDIA/DeepLearningExamples: PolyWarmUpScheduler. It is stepped before each update, so it
       counts from 1. Its warm-up is a fraction of `steps`; here the warm-up is whole steps.
@@ -135,7 +135,7 @@ def decay_mask(
     *,
     excludes: Literal["bias_and_layer_norm", "nothing"] = "bias_and_layer_norm",
 ) -> optax.Params:
-    """Returns True for each parameter with weight decay, by default all but biases and scales."""
+    """Returns True for parameters with weight decay: by default no bias and no LayerNorm scale."""
     names = ("bias", "scale") if excludes == "bias_and_layer_norm" else ()
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in names, params)
 

@@ -1,4 +1,4 @@
-"""The data of each phase: passport, tokenizer, and batches counted from the first of the phase."""
+"""The data of each phase: passport, tokenizer and batches, which are counted within the phase."""
 
 from collections.abc import Iterator, Sequence
 
@@ -71,7 +71,7 @@ def held_out_batches(phase: Phase) -> Iterator[Batch]:
 
 
 def _without_untrained_pairs(batches: Iterator[Batch], phase: Phase) -> Iterator[Batch]:
-    """Sets the weights of pairs to 0 if no head is trained on them. No metric reports them then."""
+    """Sets the pair weights to 0 if no head is trained on pairs, so no metric reports them."""
     if phase.experiment.objective.next_sentence:
         return batches
     return (batch._replace(pair_weights=0 * batch.pair_weights) for batch in batches)

@@ -93,7 +93,7 @@ def train(
         f"{jax.device_count()} devices ({kind}), {experiment.model.dtype}"
     )
 
-    # ---- Compiled updates of all remaining phases: too little memory shows now, not later -----
+    # ---- Compiled updates of all remaining phases: a lack of memory shows now, not later ------
     remaining = [phase for phase in plan if phase.last_step > first_step]
     with jax.set_mesh(mesh):
         for phase in remaining:

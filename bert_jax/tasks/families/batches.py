@@ -11,8 +11,8 @@ Item = TypeVar("Item")
 
 BATCHES_OF_A_GROUP = 16
 LENGTH_STEP = 16
-"""Padded lengths of batches of similar rows are multiples of this, because each length is compiled
-separately."""
+"""Batches of similar rows are padded to multiples of this length, because each length needs a
+compiled program of its own."""
 
 
 def padded_length(rows: Sequence[Row], longest: int, *, multiple: int = 8) -> int:

@@ -23,7 +23,7 @@ Labels = tuple[str, ...]
 """Names of the labels in the order of their numbers; empty for a family without labels."""
 
 Outcomes = np.ndarray
-"""[examples, k] float64: what `score` says about each example. A metric is computed from it."""
+"""[examples, k] float64: the output of `score`, from which metrics are computed."""
 
 
 class Example(NamedTuple):
