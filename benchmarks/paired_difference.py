@@ -1,4 +1,4 @@
-r"""Prints how much better a fine-tuning is than another on the same data, with an interval.
+r"""Prints by how much a fine-tuning is better than another on the same data, with an interval.
 
   python benchmarks/paired_difference.py --first=runs/sentiment --second=runs/sentiment_from_scratch
   python benchmarks/paired_difference.py --first=docs/runs/NAME.jsonl:pretrained \

@@ -138,7 +138,7 @@ def _truncate(
 ) -> tuple[int, int, int, int]:
     """Removes tokens from the longer text, at a random end, until both texts fit.
 
-    B loses a token where both texts are equally long.
+    If both texts are equally long, B loses a token.
     """
     draw = rng.random
     for _ in range(a_end - a_start + b_end - b_start - max_tokens):

@@ -19,7 +19,7 @@ from bert_jax.errors import DataError, UnfinishedError
 
 
 class Task(Protocol):
-    """A value; the files it writes are a function of its fields and of the text they name."""
+    """A task whose files depend only on its fields and on the text that they name."""
 
     def run(self) -> dict:
         """Writes its files, each whole or not at all, and returns the result."""

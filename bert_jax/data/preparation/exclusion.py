@@ -36,7 +36,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits everywhere: 2**64 
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
-    """Names the evaluation texts; another process can receive it and reads the texts again."""
+    """The evaluation texts by file. A process that receives it reads the texts again."""
 
     files: tuple[tuple[str, str], ...] = ()
     """Path and SHA-256 of each file; () excludes nothing."""

@@ -52,7 +52,7 @@ def train_vocabulary(
     exclusion: Exclusion = NOTHING,
     report: Report = lambda *_: None,
 ) -> Tokenizer:
-    """Trains a vocabulary on the documents for training, or loads what an earlier run trained.
+    """Trains a vocabulary on the documents for training, or loads an earlier run's vocabulary.
 
     Leaves a survey of the corpus in `config.directory`. `prepare_data` uses it and removes it.
 
@@ -81,7 +81,7 @@ def prepare_data(
 ) -> dict:
     """Writes `config.directory` and returns its passport; the bytes do not depend on the engine.
 
-    Keeps what an earlier run on the same text with the same settings finished.
+    Keeps the files that an earlier run with the same text and the same settings finished.
 
     Args:
       exclusion: evaluation texts; documents that contain one are left out.

@@ -79,7 +79,7 @@ class ShardTask:
           DataError: the corpus cannot be read, or the shard cannot be written.
         """
         statistics = _Statistics(self)
-        gc.disable()  # it would take 1/6 of the time: a block has 100,000 lists and no cycle
+        gc.disable()  # 1/6 of the time for nothing: a block has 100,000 lists and no cycle
         try:
             digest = records.write_records(_records(self, statistics), path=self.path)
         finally:

@@ -60,7 +60,7 @@ class Corpus:
         dealt = []
         for first, source in enumerate(self.sources):
             parts = _cut_source(source, count)
-            # Each source starts at another slice. Otherwise small sources all fall into slice 0.
+            # Each source starts at a different slice. Otherwise all small sources are in slice 0.
             dealt.append(parts[-first % count :] + parts[: -first % count])
         return list(zip(*dealt, strict=True))
 

@@ -24,8 +24,8 @@ class TextFile:
 def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:
     """Yields the documents after a blank line that begins in the bytes from `start` to `end`.
 
-    The blank line decides, and not the first byte of the text, since a reader that starts in the
-    middle of a file cannot look back.
+    The position of the blank line decides, because a reader that starts in the middle of a file
+    cannot look back.
     """
     lines, first, size = [], 0, 0
     ours = start == 0 != end  # the first document has no blank line before it
