@@ -3,7 +3,7 @@
     batch_size: Annotated[int, Meta(ge=1)] = 256
 
 Dataclasses do not check types. msgspec checks them when it reads JSON, but its message omits the
-value. The functions here check each value alone. Their messages name field, value and bounds.
+value. These functions check each value alone, and name field, value and what is accepted.
 """
 
 import dataclasses

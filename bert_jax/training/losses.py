@@ -33,8 +33,8 @@ def cross_entropy(
     """Returns the negative log likelihood of the labels, in nats.
 
     All logits except the label's may be -inf. The gradient is written as softmax minus the one-hot
-    label. It keeps only the logits and needs no scatter, because passes over the vocabulary take
-    most of a head's time.
+    label, which keeps only the logits and needs no scatter. This matters because passes over the
+    vocabulary take most of a head's time.
     """
     return jax.nn.logsumexp(logits, axis=-1) - _of_labels(logits, labels)
 
