@@ -32,11 +32,11 @@ def test_two_points_at_one_step_make_a_jump():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"rate_points": ((0.5, 0.0),)}, "masking.rate is 0.0"),
-        ({"rate_points": ((0.5, float("nan")),)}, "masking.rate is nan"),
+        ({"rate_points": ((0.5, 0.0),)}, "masking.rate_points has rate 0.0 at 0.5"),
+        ({"rate_points": ((0.5, float("nan")),)}, "masking.rate_points is .*nan.*accepted: finite"),
         ({"rate_points": ((0.5, 0.1), (0.4, 0.1))}, "ascending, 0 to 1"),
         ({"rate_points": ((1.5, 0.1),)}, "ascending, 0 to 1"),
-        ({"rate_points": ((float("nan"), 0.1),)}, "ascending, 0 to 1"),
+        ({"rate_points": ((float("nan"), 0.1),)}, "accepted: finite numbers"),
         ({"unit": "span", "count": "drawn"}, "accepted: 'rounded', 'floored'"),
     ],
 )
