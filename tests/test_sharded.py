@@ -103,7 +103,7 @@ def pretrain_both(config, workdir, *, arguments=((), ())):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (((), ("--set=seed=1",)), "not so on all"),
+        (((), ("--set=seed=1",)), "differs between processes"),
         ((("--set=mesh.tensor=8",),) * 2, "mesh.tensor"),
     ],
     ids=["another-seed", "tensor-over-processes"],
