@@ -84,3 +84,9 @@ def test_a_command_can_be_pasted_into_zsh():
     """In zsh, # is a command if a user types it, and unquoted [ and = are expanded."""
     for block in blocks("bash"):
         assert "#" not in block, block
+
+
+def test_readme_takes_three_minutes_and_its_commands_have_at_most_two_flags():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 600
+    for line in "".join(blocks("bash")).splitlines():
+        assert line.count(" --") <= 2, line
