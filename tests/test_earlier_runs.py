@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,7 @@ TEXTS = ["the senate and the house of representatives", "peace with all nations"
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("earlier")
-    with tarfile.open(GOLDENS / "runs.tar.xz") as archive:
-        archive.extractall(directory, filter="data")
+    shutil.unpack_archive(GOLDENS / "runs.tar.xz", directory)
     return directory
 
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -171,8 +170,7 @@ def test_a_failed_run_does_not_stop_the_others(experiment, tmp_path):
 
 def test_a_finished_run_of_an_earlier_format_is_not_repeated(tmp_path):
     """The directory of an archived run of config format 1 has the id of format 1."""
-    with tarfile.open(Path(__file__).parent / "goldens" / "runs" / "runs.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(Path(__file__).parent / "goldens" / "runs" / "runs.tar.xz", tmp_path)
     workdir = tmp_path / "sweep"
     shutil.move(tmp_path / "one_phase", workdir / "bc56393585ed")
     experiment = command.load(str(workdir / "bc56393585ed" / "config.json"))
