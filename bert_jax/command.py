@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 from absl import app, flags, logging
@@ -159,7 +160,7 @@ def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:
 def _prepare_command() -> str:
     """Returns the command that makes the data of the experiment that the flags describe."""
     fields = ("data.", "model.vocab_size", "phases", "training.steps")
-    overrides = [f"--set {one}" for one in _SET.value if one.startswith(fields)]
+    overrides = [f"--set {quote(one)}" for one in _SET.value if one.startswith(fields)]
     experiment = f"--experiment={_EXPERIMENT.value or 'FILE'}"
     return " ".join(["python -m bert_jax.prepare", experiment, *overrides])
 

@@ -94,13 +94,14 @@ def test_the_error_for_unprepared_data_names_the_command_to_run(file, tmp_path):
         f"--workdir={tmp_path}/run",
         f"--set=data.directory={tmp_path}/nowhere",
         "--set=model.num_layers=1",
+        "--set=phases=[]",
         directory=tmp_path,
     )
     assert_one_line(
         result,
         f"{tmp_path}/nowhere holds no prepared data",
         f"make them with `python -m bert_jax.prepare --experiment={file} "
-        f"--set data.directory={tmp_path}/nowhere`",
+        f"--set data.directory={tmp_path}/nowhere --set 'phases=[]'`",
     )
     assert list(tmp_path.iterdir()) == []
 
