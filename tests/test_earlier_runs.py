@@ -57,7 +57,7 @@ def test_an_earlier_fine_tuned_seed_gives_the_same_outputs(earlier, outputs):
     check_equal(found, outputs["finetuned/embed"])
 
 
-@pytest.mark.parametrize("name", ["one_phase", "two_phases"])
+@pytest.mark.parametrize("name", ["one_phase", pytest.param("two_phases", marks=pytest.mark.slow)])
 def test_an_earlier_run_resumes_with_the_same_losses(name, earlier, tmp_path):
     """Resumes at step 4 of 8, so the two-phase run enters its second phase after step 5."""
     shutil.copytree(earlier, tmp_path / "runs")

@@ -384,7 +384,14 @@ def unflipped(stage, base):
     return STAGES[stage](base)
 
 
-@pytest.mark.parametrize("field", FLIPS)
+def each_flip():
+    """Yields the fields; those of model and objective compile a model each, which takes minutes."""
+    for field in FLIPS:
+        slow = field.startswith(("model.", "objective."))
+        yield pytest.param(field, marks=pytest.mark.slow) if slow else field
+
+
+@pytest.mark.parametrize("field", each_flip())
 def test_a_changed_field_changes_its_stage_and_no_earlier_stage(field):
     value, changes = FLIPS[field]
     base = small()

@@ -89,6 +89,7 @@ def test_profile_steps_that_the_run_does_not_make_are_refused(given):
         assert part in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_command_traces_from_first_to_last_and_ends_in_one_line_otherwise(small, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_json(small)))
 
