@@ -21,11 +21,11 @@ class MeshConfig:
     """Number of devices along each mesh axis; one size may be -1 for the remaining devices."""
 
     data: int = -1
-    """Number of copies of the parameters, each for its own rows of the batch."""
+    """Number of copies of the parameters. Each copy processes its own rows of the batch."""
     fsdp: int = 1
-    """Parts that parameters, optimizer state and the rows of the batch are cut into."""
+    """Number of parts into which parameters, optimizer state and the batch's rows are cut."""
     tensor: int = 1
-    """Parts that attention heads, feed-forward blocks and the vocabulary are cut into."""
+    """Number of parts into which heads, feed-forward blocks and the vocabulary are cut."""
 
     def __post_init__(self):
         check_bounds(self, "mesh")
@@ -41,7 +41,7 @@ class MeshConfig:
 class ShardingRules:
     """The mesh axes along which each named dimension is cut; None keeps a dimension whole.
 
-    Activations have their own names because `batch` and `embed` both use `fsdp`.
+    Activations do not use the name `embed`, because `batch` and `embed` both use `fsdp`.
     """
 
     vocab: MeshAxis = "tensor"
@@ -126,7 +126,7 @@ def named_sharding(
     shape: Sequence[int],
     what: str,
 ) -> NamedSharding:
-    """Returns the sharding of an array, after a check that every cut dimension divides evenly.
+    """Returns the sharding of an array with named dimensions.
 
     Raises:
       ConfigError: see `resolve`; or the mesh axes do not divide a dimension of the array `what`.
@@ -136,14 +136,14 @@ def named_sharding(
         parts = math.prod(mesh.shape[axis] for axis in _as_tuple(axes))
         if size % parts:
             raise ConfigError(
-                f"{what}: dimension {name!r} has size {size}, which the mesh cuts into {parts} "
-                f"(axes {', '.join(_as_tuple(axes))}); accepted: a divisor of {size}"
+                f"{what}: dimension {name!r} has size {size}, but the mesh cuts it into {parts} "
+                f"parts (axes {', '.join(_as_tuple(axes))}); accepted: a divisor of {size}"
             )
     return NamedSharding(mesh, spec)
 
 
 def constrain(x: jax.Array, names: Sequence[str | None], rules: ShardingRules | None) -> jax.Array:
-    """Constrains the sharding of an activation, if there are rules and a mesh."""
+    """Constrains the sharding of an activation. Without rules or a mesh it returns `x`."""
     if rules is None or jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, resolve(names, rules))

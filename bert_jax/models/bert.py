@@ -26,9 +26,9 @@ class EncoderOutput(NamedTuple):
 
     sequence_output: Float[Array, "batch length embed"]
     pooled_output: Float[Array, "batch pairs embed"]
-    """A dense layer and tanh on the [CLS] of each pair."""
+    """The [CLS] vector of each pair, after a dense layer and tanh."""
     hidden_states: Float[Array, "layers batch length embed"] | None = None
-    """Outputs of all layers, None without `keep_hidden_states`. The last is `sequence_output`."""
+    """Outputs of all layers; the last is `sequence_output`. None without `keep_hidden_states`."""
 
 
 class PretrainingOutput(NamedTuple):
@@ -42,9 +42,9 @@ class PretrainingOutput(NamedTuple):
 def restarting_positions(
     pack_ids: Int[Array, "batch length"], cls_positions: Int[Array, "batch pairs"]
 ) -> Int[Array, "batch length"] | None:
-    """Returns each token's position after the [CLS] of its pair; None if rows hold one pair.
+    """Returns each token's distance from the [CLS] of its pair; None if rows hold one pair.
 
-    Padding counts from the first [CLS] of its row.
+    Padding tokens count from the first [CLS] of their row.
     """
     if cls_positions.shape[1] == 1:  # None avoids a lookup, whose gradient is a scatter
         return None
@@ -119,7 +119,7 @@ class Bert(nn.Module):
 
 
 class BertForPretraining(nn.Module):
-    """BERT with its two heads. The masked-token head shares the token table."""
+    """BERT with both pretraining heads. The masked-token head shares the encoder's token table."""
 
     config: BertConfig
     rules: ShardingRules | None = None

@@ -1,4 +1,4 @@
-"""Model configs: the sizes of BERT and the points in which implementations differ."""
+"""Model configs: the sizes of BERT, and options for what differs between implementations."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -34,13 +34,13 @@ class BertConfig:
     today."""
     layer_norm_epsilon: PositiveFloat = 1e-12
     initializer: Literal["truncated_normal", "normal"] = "truncated_normal"
-    """Normal distribution, cut at two deviations (Google) or not cut (Hugging Face, NVIDIA)."""
+    """Initial weights: normal, cut at two deviations (Google) or not (Hugging Face, NVIDIA)."""
     initializer_stddev: PositiveFloat = 0.02
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, softmax, LayerNorm and losses are
     float32."""
     scan_layers: bool = False
-    """Whether one layer is compiled and run in a loop: the same numbers, much less compile time."""
+    """Whether one layer is compiled and run in a loop. Results are equal; compiling is faster."""
 
     def __post_init__(self):
         check_bounds(self, "model")
@@ -77,9 +77,9 @@ class TaskHeadConfig:
     outputs: int
     """Number of logits."""
     unit: Literal["text", "token"]
-    """Place of the logits: 'text' gives logits for each row, 'token' for each of its positions."""
+    """'text' gives logits for each row; 'token' gives logits for each position of a row."""
     representation: str
-    """Input of the layer; see `bert_jax.tasks.config.TaskConfig`."""
+    """Name of the layer's input; see `bert_jax.tasks.config.TaskConfig`."""
     dropout: bool = True
-    """Whether dropout at the encoder's rate is applied before the layer (default: True). Question
-    answering has no dropout there."""
+    """Whether dropout at the encoder's rate is applied before the layer (default: True). It is
+    False for question answering."""

@@ -21,7 +21,7 @@ class Embeddings(nn.Module):
         c = self.config
 
         def initialize(rng: Array, shape: tuple[int, int]) -> Array:
-            # Padding rows are 0, so they add nothing to the norm of the table that LAMB uses.
+            # LAMB uses the norm of the table. Padding rows are 0, so they do not change it.
             is_word = jnp.arange(shape[0])[:, None] < c.vocab_size
             return jnp.where(is_word, kernel_initializer(c)(rng, shape), 0)
 
@@ -45,7 +45,7 @@ class Embeddings(nn.Module):
     ) -> Float[Array, "batch length embed"]:
         """Returns the embeddings of a batch.
 
-        Without `position_ids` a token's position is its place in the row.
+        Without `position_ids`, the position of a token is its index in the row.
         """
         length = token_ids.shape[1]
         if length > self.config.max_positions:
@@ -55,7 +55,7 @@ class Embeddings(nn.Module):
             )
         # If the table were sharded along `embed`, XLA would gather it whole for a lookup.
         tokens = jnp.take(constrain(self.token_table, ("vocab", None), self.rules), token_ids, 0)
-        # A product with one-hot vectors: its gradient is a product, not a scatter.
+        # The gradient of a product with one-hot vectors is a product, not a scatter.
         one_hot = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=tokens.dtype)
         positions = self.position_table[:length]
         if position_ids is not None:

@@ -24,8 +24,8 @@ def partitioned(initializer: Callable[..., Array], names: Sequence[str]) -> Call
 def kernel_initializer(config: BertConfig) -> Callable[..., Array]:
     """Returns the initializer of matrices and tables.
 
-    The truncated normal is cut at two standard deviations and not rescaled. Its standard
-    deviation is 0.88 of `model.initializer_stddev`. google-research/bert initializes in the same
+    The truncated normal is cut at two standard deviations and not rescaled, so its own standard
+    deviation is 0.88 x `model.initializer_stddev`. google-research/bert initializes in the same
     way, with TensorFlow's `truncated_normal_initializer`.
     """
     initializers = jax.nn.initializers
@@ -38,7 +38,7 @@ def kernel_initializer(config: BertConfig) -> Callable[..., Array]:
 def product(
     x: Float[Array, "batch length inputs"], kernel: Float[Array, "inputs outputs"]
 ) -> Float[Array, "batch length outputs"]:
-    """A matrix product that accumulates in float32, forward and in both gradients."""
+    """A matrix product. It and both of its gradients accumulate in float32."""
     return jnp.einsum("bsi,io->bso", x, kernel, preferred_element_type=jnp.float32)
 
 
@@ -122,7 +122,7 @@ def dropout(x: Array, *, rate: float, rng: Array) -> Array:
 
 
 class Dropout(nn.Module):
-    """Dropout in training, and the identity otherwise. Keys come from the `dropout` stream."""
+    """Dropout in training, else the identity. Random keys come from flax's `dropout` stream."""
 
     rate: float
 

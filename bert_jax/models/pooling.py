@@ -1,11 +1,11 @@
-"""Pooling: one vector for a text from the outputs of its tokens.
+"""Pooling: makes one vector for a text from the outputs of its tokens.
 
-The tokens of a row are all positions except padding, including [CLS] and [SEP].
+[CLS] and [SEP] count as tokens, but padding does not.
 
 cls: the output of the last layer at the first position.
-pooled: the pooler's dense layer and tanh on cls; next-sentence prediction trains the pooler.
+pooled: cls after the pooler's dense layer and tanh. Next-sentence prediction trains the pooler.
 mean, max: the mean or the maximum over the tokens, in each dimension of the last layer.
-last4: the average of the last four layers (or all, if fewer), then the mean over the tokens.
+last4: the average of the last four layers (all, if there are fewer), then the mean over tokens.
 
 References:
   Devlin et al. 2018, section 5.3 (averages of layers)
@@ -49,7 +49,7 @@ def pool(
       mask: True at tokens, False at padding.
 
     Raises:
-      ConfigError: unknown pooling, or last4 without hidden states.
+      ConfigError: `pooling` is unknown, or it is last4 and the output has no hidden states.
     """
     last = token_vectors(output, "last")
     if pooling == "cls":

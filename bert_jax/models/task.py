@@ -16,7 +16,7 @@ from bert_jax.sharding import ShardingRules
 
 
 def example_ids() -> tuple[Int[np.ndarray, "1 8"], ...]:
-    """Returns small token, segment and pack ids, which are enough to initialize a model."""
+    """Returns small token, segment and pack ids to initialize a model with."""
     return (np.zeros((1, 8), np.int32),) * 3
 
 

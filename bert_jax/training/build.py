@@ -1,4 +1,4 @@
-"""Builds what trains one phase: model, optimizer, compiled functions and their layout on a mesh."""
+"""Builds the model, the optimizer and the jitted functions of one phase of a run, for a mesh."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,26 +18,26 @@ from bert_jax.training.step import Metrics, eval_step, train_step
 
 
 class Assembly(NamedTuple):
-    """The functions that train and score one phase on a mesh; nothing is compiled yet."""
+    """The functions that train and evaluate one phase of a run (`experiment.Phase`) on a mesh."""
 
     place: Callable[[Batch], Batch]
     """Puts this host's rows of a batch on its devices."""
     initialize: Callable[[], TrainState]
-    """Returns the first state, with boxed parameters; see `state.make_state`."""
+    """Returns the state before the first update, with boxed parameters; see `state.make_state`."""
     sharding: TrainState
     """The sharding of every array of the state."""
     update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    """Makes one update, jitted. It donates the state."""
+    """Makes one optimizer update (jitted). It donates the state."""
     lower: Callable[[TrainState, Batch], jax.stages.Lowered]
     """Lowers `update` for the shapes of a state and a batch, so that it can be compiled early."""
     begin: Callable[[TrainState], TrainState]
-    """Returns the first state of this phase from the last state before, which it donates."""
+    """Turns the last state of the previous phase, which it donates, into this phase's first."""
     score: Callable[[Any, Batch], Metrics]
-    """Returns the metrics of the parameters on a held-out batch, jitted."""
+    """Returns the metrics of the given parameters on a held-out batch (jitted)."""
 
 
 def assemble(phase: Phase, mesh: Mesh) -> Assembly:
-    """Builds the model and the optimizer of a phase and lays them out on the mesh.
+    """Builds the functions of a phase for a mesh. Nothing is compiled yet.
 
     Raises:
       ConfigError: the mesh does not divide a dimension of a parameter or the rows of a batch.

@@ -1,4 +1,4 @@
-"""Checkpoints: each is an orbax directory with state, position, config, tokenizer, passport."""
+"""Checkpoints: orbax directories with state, data position, config, tokenizer and data passport."""
 
 import json
 import time
@@ -33,7 +33,7 @@ RESUMABLE = (
     "training.keep_checkpoints",
     "evaluation.probe",
 )
-"""Fields that may change when a run continues. They change no number that the run computes."""
+"""Prefixes of the fields that may change when a run continues. They change no computed number."""
 
 
 def open_checkpoints(
@@ -56,9 +56,9 @@ def open_checkpoints(
 
 
 def latest_step(workdir: Path) -> int:
-    """Returns the step of the last checkpoint, 0 if there is none.
+    """Returns the step of the last checkpoint, or 0 if there is none.
 
-    A checkpoint gets its name, the step, when all of its files are written.
+    orbax renames a directory to its step only after all of its files are written.
     """
     names = [path.name for path in (workdir / "checkpoints").glob("*")]
     return max((int(name) for name in names if name.isdigit()), default=0)
@@ -74,10 +74,10 @@ def save(
     tokenizer: Tokenizer,
     passport: dict[str, Any],
 ) -> None:
-    """Starts to save a step. The state may be donated as soon as this function returns.
+    """Starts to save the state of a step. The state may be donated after this function returns.
 
-    The checkpoint of step s holds the position of the batch of step s + 1. `started` is the value
-    of `time.monotonic` at the start of training, minus the seconds trained in earlier starts.
+    The checkpoint of step s holds the data position of the batch for step s + 1. `started` is the
+    value of `time.monotonic` at the start of training, minus the seconds of earlier starts.
     """
     position = {
         **next_batch(phases(experiment), step),
@@ -97,7 +97,7 @@ def save(
 
 
 def next_batch(plan: Sequence[Phase], step: int) -> dict[str, int]:
-    """Returns the phase of the batch that follows `step` updates, and its number in the phase."""
+    """Returns the phase of the batch after `step` updates, and the batch's index in that phase."""
     phase = next((phase for phase in plan if step < phase.last_step), plan[-1])
     return {"phase": phase.number, "next_batch": step - phase.first_step}
 
@@ -116,8 +116,8 @@ def save_params(
 
     The directory gets no config.json, so no run can continue there.
 
-    `experiment` is None for weights from elsewhere. `tokenizer` is the tokenizer's `to_json()`.
-    `head` configures the output layer of a fine-tuned model.
+    `experiment` is None for weights of another implementation. `tokenizer` is the tokenizer's
+    `to_json()`. `head` configures the output layer of a fine-tuned model.
     """
     config = configs.to_json(experiment) if experiment else {"model": configs.to_json(model)}
     with open_checkpoints(directory) as manager:
@@ -135,11 +135,11 @@ def save_params(
 def restore(
     manager: CheckpointManager, abstract: TrainState, *, step: int, passport: dict[str, Any]
 ) -> tuple[TrainState, float]:
-    """Returns the state of a saved step, placed as `abstract`, and the seconds of training so far.
+    """Returns the state of a step, sharded like `abstract`, and the seconds of training so far.
 
     Raises:
-      CheckpointError: the saved arrays are not those of the model, or `passport` describes other
-        data.
+      CheckpointError: the saved arrays do not fit the model, or the passport of the data is not
+        the saved one.
     """
     check_arrays(manager, abstract, step=step)
     restored = _read(
@@ -149,17 +149,17 @@ def restore(
     if saved != now:
         raise CheckpointError(
             f"the prepared data have changed since checkpoint {step} was written "
-            f"(fingerprint {now[:12]}, then {saved[:12]}); accepted: the same data, "
+            f"(fingerprint then {saved[:12]}, now {now[:12]}); accepted: the same data, "
             "or another --workdir"
         )
     return restored["state"], restored["position"]["seconds"]
 
 
 def restore_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any:
-    """Returns the parameters of a saved step, placed as `abstract`.
+    """Returns the parameters of a saved step, sharded like `abstract`.
 
     Raises:
-      CheckpointError: the saved arrays are not those of the model.
+      CheckpointError: the saved arrays do not fit the model.
     """
     item = {"params": abstract}
     check_arrays(manager, item, step=step)
@@ -168,11 +168,11 @@ def restore_params(manager: CheckpointManager, abstract: Any, *, step: int) -> A
 
 
 class Description(NamedTuple):
-    """The description of a checkpoint's arrays."""
+    """Everything that a checkpoint stores beside its arrays."""
 
     model: BertConfig
     experiment: Experiment | None
-    """None for weights from elsewhere."""
+    """The experiment of the run; None for weights of another implementation."""
     tokenizer: dict[str, Any]
     """The tokenizer's `to_json()`."""
     passport: dict[str, Any] | None
@@ -182,7 +182,7 @@ class Description(NamedTuple):
 
 
 def restore_description(manager: CheckpointManager, *, step: int) -> Description:
-    """Returns the description of a saved step."""
+    """Reads the description of a saved step."""
     items = ["config", "tokenizer"]
     if (Path(manager.directory) / str(step) / "passport").exists():
         items.append("passport")
@@ -212,12 +212,12 @@ def _restore_pytree(abstract: Any, **options: Any) -> ocp.args.PyTreeRestore:
 
 
 def check_arrays(manager: CheckpointManager, abstract: Any, *, step: int) -> None:
-    """Compares shapes and dtypes with the saved arrays, because orbax would cast silently.
+    """Compares the saved arrays with the expected ones, because orbax would cast silently.
 
-    `abstract` has the shapes and dtypes of the whole state, or of some of its fields in a dict.
+    `abstract` has the expected shapes and dtypes: a whole state, or a dict of some of its fields.
 
     Raises:
-      CheckpointError: names every array that is missing, unexpected or of another shape.
+      CheckpointError: an array is missing, unexpected or different. The message names them all.
     """
     fields = abstract if isinstance(abstract, dict) else vars(abstract)
     saved = manager.item_metadata(step).state
@@ -249,8 +249,8 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Checks that the experiment may start in `workdir`, or continue there.
 
     Raises:
-      CheckpointError: `workdir` is a file, holds weights without a run, or holds a run with another
-        value of some field, which the message names.
+      CheckpointError: `workdir` is a file, or holds weights without a run, or holds a run with
+        another value of a field. The message names the field.
     """
     file = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
@@ -284,4 +284,4 @@ def open_workdir(workdir: Path, experiment: Experiment) -> None:
         file = workdir / "environment.json"
         write_json(file, environment.describe_again(file))
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")  # the other processes read it from here on
+        multihost_utils.sync_global_devices("workdir")  # the other processes read it afterwards

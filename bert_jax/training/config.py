@@ -10,23 +10,23 @@ from bert_jax.config import PositiveInt, check_bounds, leaves
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Length of a run in optimizer updates, and the intervals of logs, evaluations, checkpoints."""
+    """Length of a run, and how often it logs, evaluates and saves."""
 
     steps: PositiveInt
-    """Optimizer updates of all phases together."""
+    """Number of optimizer updates, all phases together."""
     init_from: str = ""
-    """Path of the initial weights for `load_run`; empty for random weights. Step
-    and optimizer start at 0."""
+    """Path of the initial weights, as `bert_jax.load_run` takes it; empty for random weights. The
+    step count and the optimizer state start at 0."""
     microbatches: PositiveInt = 1
-    """Parts of the global batch that are processed one after another, to save memory."""
+    """Number of parts of the global batch. They are processed one by one to save memory."""
     log_every: PositiveInt = 10
-    """Updates between rows of metrics; evaluations and checkpoints write a row too."""
+    """Updates between rows of metrics. Every evaluation and checkpoint also writes a row."""
     eval_every: PositiveInt = 1000
     """Updates between evaluations."""
     checkpoint_every: PositiveInt = 1000
     """Updates between checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """Number of the newest checkpoints that stay."""
+    """Number of checkpoints to keep; older ones are deleted."""
 
     def __post_init__(self):
         check_bounds(self, "training")
@@ -36,15 +36,15 @@ class TrainingConfig:
 class PhaseConfig:
     """A later phase of a run: its length and the fields that it changes.
 
-    A run has one count of steps and one series of checkpoints. The first phase is the experiment
-    itself, for the steps that the later phases leave.
+    All phases share one count of steps and one series of checkpoints. The first phase is the
+    experiment itself. Its length is `training.steps` minus the steps of the later phases.
     """
 
     steps: PositiveInt
-    """Optimizer updates of the phase, a part of `training.steps`."""
+    """Number of optimizer updates of the phase. They are part of `training.steps`."""
     moments: Literal["kept", "recounted", "zeroed"] = "kept"
     """Adam's moments at the start of the phase. `recounted` keeps the moments and sets the step
-    count of the bias correction to 0 (NVIDIA). `zeroed` sets the moments to 0 too."""
+    count of the bias correction to 0 (NVIDIA). `zeroed` also sets the moments to 0."""
     own_schedule: bool = False
     """Whether a new learning-rate schedule starts with the phase. False continues the current
     schedule, which spans all steps until the next phase with a schedule of its own."""
@@ -52,8 +52,8 @@ class PhaseConfig:
     """Field paths of the experiment and their values in this phase, such as
     `{"data.batch_size": 64}`. Every other field has the value of the first phase.
     `bert_jax.training.experiment.PHASE_FIELDS` may change, and with `own_schedule` also
-    `SCHEDULE_FIELDS`. A phase that changes `data.sequence_length` alone reads
-    `<data.directory>-<length>`."""
+    `SCHEDULE_FIELDS`. If the phase changes `data.sequence_length` but not `data.directory`, it
+    reads `<data.directory>-<length>`."""
 
     def __post_init__(self):
         check_bounds(self, "phases")
@@ -65,12 +65,12 @@ class EvaluationConfig:
     """The held-out evaluation. Masks and examples are the same for every seed and at every step."""
 
     batch_size: PositiveInt = 256
-    """Rows of an evaluation batch, all devices and hosts together."""
+    """Number of rows of an evaluation batch, all devices and hosts together."""
     max_examples: PositiveInt | None = None
     """Number of held-out examples to use, evenly spaced; null for all."""
     probe: str = ""
-    """A fine-tuning file, experiments/finetune/FILE.py; each evaluation measures a linear probe on
-    its task. Empty for none."""
+    """Path of a fine-tuning file, such as experiments/finetune/FILE.py. Each evaluation also
+    measures a linear probe on the task of this file. Empty for no probe."""
 
     def __post_init__(self):
         check_bounds(self, "evaluation")

@@ -19,7 +19,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns loss, accuracies and perplexity, each computed from totals over all batches.
 
-    The loss is the mean loss of masked words + the mean loss of pairs, for every objective.
+    The loss is the mean over masked words + the mean over pairs, whatever `mlm_reduction` is.
     """
     row = merge([step(params, batch) for batch in batches])
     row["loss"] = row["mlm_loss"] + row.get("nsp_loss", 0.0)
@@ -36,7 +36,7 @@ def unigram_log_probabilities(token_counts: np.ndarray) -> Float[np.ndarray, "vo
 def baseline_step(
     batch: Batch, log_probabilities: Float[Array, "vocab"], majority_label: int
 ) -> Metrics:
-    """Scores the baselines, which need no model, on the masked positions of a batch."""
+    """Scores the baselines on the masked words and the pairs of a batch. They need no model."""
     most_frequent = jnp.argmax(log_probabilities)
     return {
         "unigram_loss": Mean.of(-log_probabilities[batch.mask_labels], batch.mask_weights),
@@ -46,9 +46,9 @@ def baseline_step(
 
 
 def baselines(batches: Iterable[Batch], directory: str) -> dict[str, float]:
-    """Returns unigram loss and the accuracies of the most frequent token and pair label.
+    """Returns the unigram loss, and the accuracies of the most frequent token and pair label.
 
-    Their counts come from the training records in `directory`.
+    Tokens and pair labels were counted in the training records of `directory`.
     """
     log_probabilities = unigram_log_probabilities(load_token_counts(directory))
     majority_label = majority_pair_label(load_passport(directory))

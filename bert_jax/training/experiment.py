@@ -1,4 +1,4 @@
-"""Experiment: everything that decides what a run computes, as one value."""
+"""`Experiment`: the configuration of a pretraining run as one value, and its phases."""
 
 import contextlib
 import itertools
@@ -21,10 +21,10 @@ from bert_jax.training.optim import OptimizerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One pretraining run; an experiment file's `get_config` returns one."""
+    """The configuration of a pretraining run. `get_config` of an experiment file returns it."""
 
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
-    """Draws the initial parameters, the order of the examples, the masks and dropout."""
+    """Seed of the initial parameters, the order of the examples, the masks and dropout."""
     data: DataConfig
     model: BertConfig
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -45,7 +45,7 @@ class Experiment:
             )
         if self.optimizer.warmup_end >= self.training.steps:
             raise ConfigError(
-                f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves nothing of "
+                f"optimizer.warmup_steps {self.optimizer.warmup_steps} does not end before "
                 f"training.steps {self.training.steps}; accepted: fewer than "
                 f"{self.training.steps - self.optimizer.warmup_start}"
             )
@@ -54,7 +54,7 @@ class Experiment:
                 "objective.next_sentence is True, but with data.pairs 'none' there are no pairs to "
                 "learn from; accepted: False"
             )
-        # The rest of the row is specials, so a wider batch field could never be filled.
+        # A row cannot have more masked words than tokens.
         for name in ("masking", "evaluation_masking"):
             width = getattr(self.data, name).max_predictions
             if width > self.data.sequence_length:
@@ -85,7 +85,7 @@ SCHEDULE_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of a run whose batches have one shape, as an experiment of its own."""
+    """A part of a run, as an experiment of its own. All batches of a phase have one shape."""
 
     number: int
     """Number of the phase, from 1."""
@@ -96,11 +96,11 @@ class Phase:
     run_steps: int
     """Number of updates of all phases."""
     experiment: Experiment
-    """The experiment of this phase alone; its `training.steps` are those of its schedule."""
+    """The experiment with the phase's fields; `training.steps` is the length of its schedule."""
     schedule_start: int
-    """Step of the run that the learning-rate schedule counts as 0."""
+    """Step of the run at which the learning-rate schedule starts."""
     data_seed: int
-    """Seed of order and masks. Each phase has its own, so phases on one corpus draw differently."""
+    """Seed of order and masks. Each phase has its own seed, so phases on one corpus differ."""
     moments: Literal["kept", "recounted", "zeroed"]
     """See `PhaseConfig`."""
 
@@ -110,18 +110,18 @@ class Phase:
 
 
 def phases(experiment: Experiment) -> tuple[Phase, ...]:
-    """Returns the phases of a run in order; a run of one phase is the experiment itself.
+    """Returns the phases of a run in order. A run without `phases` is a single phase.
 
     Raises:
-      ConfigError: a phase changes a field that it cannot change, gives an invalid experiment, or
-        the later phases leave no steps to the first.
+      ConfigError: a phase changes a field that may not change, or its experiment is not valid, or
+        the later phases leave no steps for the first.
     """
     total, later = experiment.training.steps, experiment.phases
     first_steps = total - sum(phase.steps for phase in later)
     if first_steps < 1:
         raise ConfigError(
-            f"phases have {' + '.join(str(phase.steps) for phase in later)} steps, which leaves "
-            f"nothing of training.steps {total} to the first; accepted: at most {total - 1}"
+            f"phases have {' + '.join(str(phase.steps) for phase in later)} steps, so none of "
+            f"training.steps {total} is left for the first phase; accepted: at most {total - 1}"
         )
     configs = (PhaseConfig(steps=first_steps), *later)
     ends = list(itertools.accumulate(phase.steps for phase in configs))
@@ -165,10 +165,10 @@ def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
 
 
 def _changes(config: PhaseConfig, experiment: Experiment) -> dict[str, Any]:
-    """Returns the fields that a phase changes by their paths, with the directory of its data.
+    """Returns the changes of a phase by field path. They include the directory of its data.
 
     Raises:
-      ConfigError: the phase changes a field that it cannot change.
+      ConfigError: the phase changes a field that may not change.
     """
     changes = dict(config.changes)
     fields, sections = flatten(experiment), tuple(f"{name}." for name in PHASE_FIELDS)

@@ -1,7 +1,7 @@
 """FLOPs of the matrix products of an update.
 
-A multiply-add counts 2 FLOPs, and the backward pass counts twice the forward pass. Embedding
-lookups, optimizer, recomputation and padding do not count. Attention counts within each pair.
+A multiply-add is 2 FLOPs. The backward pass costs twice the forward pass. Embedding lookups,
+optimizer, recomputation and padding are not counted. Attention is counted within each pair only.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from bert_jax.models.config import BertConfig
 def update_flops(config: BertConfig, *, pair_lengths: Sequence[int], predictions: int) -> float:
     """Returns the FLOPs of the forward and backward pass over pairs of these lengths.
 
-    A length counts [CLS] and [SEP]. `predictions` is the number of masked words of all pairs.
+    A length includes [CLS] and [SEP]. `predictions` is the number of masked words in all pairs.
     """
     hidden, mlp = config.hidden_size, config.feed_forward_size
     tokens = sum(pair_lengths)

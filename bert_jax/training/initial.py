@@ -27,7 +27,7 @@ SAME = (
     "activation",
     "layer_norm_epsilon",
 )
-"""Fields of BertConfig that must agree: they decide the shapes and the function of the model."""
+"""Fields of BertConfig that must be equal: they decide the shapes and the function of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class InitialWeights:
     """Float32 arrays. Every process has all of them."""
     tokenizer: Tokenizer
     report: str
-    """A line for each tensor that was loaded."""
+    """Text with a line for each loaded tensor."""
 
     @cached_property
     def sha256(self) -> str:
@@ -57,8 +57,8 @@ def check_initial_weights(
     """Checks that a new run may start from these weights; None means random parameters.
 
     Raises:
-      ConfigError: the weights have a task's output layer, or other shapes, another activation or
-        another vocabulary; or `training.init_from` names weights and there are none.
+      ConfigError: the weights are of a fine-tuned model, or a field of `SAME` or the vocabulary
+        differs, or `training.init_from` is set and `weights` is None.
     """
     where = f"training.init_from={experiment.training.init_from}"
     if weights is None:
@@ -80,24 +80,24 @@ def check_initial_weights(
     rows = weights.config.vocab_size
     if len(weights.tokenizer.pieces) < rows:
         raise ConfigError(
-            f"{where} has {rows} rows for {len(weights.tokenizer.pieces)} pieces; accepted: a "
-            "piece for each row (these weights can be used, but not trained further)"
+            f"{where} has {rows} rows for {len(weights.tokenizer.pieces)} pieces; accepted: one "
+            "row for each piece (these weights can be used, but not trained further)"
         )
     pieces, ours = weights.tokenizer.pieces, tokenizer.pieces
     for i, (found, wanted) in enumerate(zip(pieces, ours, strict=True)):
         if found != wanted:
             raise ConfigError(
-                f"{where} has another vocabulary: id {i} is {found!r}, in "
-                f"{experiment.data.directory} {wanted!r}; accepted: the same (its tokenizer.json "
-                "in data.directory before bert_jax.prepare)"
+                f"{where} has another vocabulary: id {i} is {found!r}, but in "
+                f"{experiment.data.directory} it is {wanted!r}; accepted: the same (copy its "
+                "tokenizer.json into data.directory before bert_jax.prepare)"
             )
     found, wanted = weights.tokenizer.to_json(), tokenizer.to_json()
     if (lower_case := found["lower_case"]) != wanted["lower_case"]:
-        raise ConfigError(f"{where} has lower_case {lower_case}; accepted: data.lower_case alike")
+        raise ConfigError(f"{where} has lower_case {lower_case}; accepted: data.lower_case equal")
     if found.get("model") != wanted.get("model"):
         raise ConfigError(
-            f"{where} has another SentencePiece model; accepted: the same (its spiece.model as "
-            "--vocabulary of bert_jax.prepare)"
+            f"{where} has another SentencePiece model; accepted: the same (give its spiece.model "
+            "to bert_jax.prepare as --vocabulary)"
         )
 
 
@@ -127,7 +127,7 @@ def record(weights: InitialWeights, workdir: Path) -> None:
 
 
 def place(params: Any, sharding: Any) -> Any:
-    """Puts parameters on the devices as `sharding` says. Every process must have all of them."""
+    """Puts parameters on the devices as `sharding` says. Every process passes all parameters."""
 
     def place_one(leaf: jax.Array, where: jax.sharding.Sharding) -> jax.Array:
         whole = np.asarray(leaf)

@@ -1,4 +1,4 @@
-"""The losses of both objectives, as functions of arrays."""
+"""The masked-LM loss and the next-sentence loss, as functions of arrays."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ class ObjectiveConfig:
     """`mean`: mean over all masked words of the global batch. `sum`: sum over the masked words of
     each pair, then mean over pairs."""
     next_sentence: bool = True
-    """Whether the loss of `data.pairs` counts. If False, no pair loss or accuracy is reported."""
+    """Whether to train the loss of `data.pairs`. If False, no pair loss or accuracy is reported."""
 
     def __post_init__(self):
         check_bounds(self, "objective")
@@ -32,9 +32,9 @@ def cross_entropy(
 ) -> Float[Array, "*batch"]:
     """Returns the negative log likelihood of the labels, in nats.
 
-    All logits except the label's may be -inf. The gradient is written as softmax minus the one-hot
-    label, which keeps only the logits and needs no scatter. This matters because passes over the
-    vocabulary take most of a head's time.
+    All logits except the label's may be -inf. The gradient is written by hand as softmax minus the
+    one-hot label. It keeps no array except the logits, and needs no scatter. This matters because
+    passes over the vocabulary take most of the masked-LM head's time.
     """
     return jax.nn.logsumexp(logits, axis=-1) - _of_labels(logits, labels)
 
@@ -68,7 +68,7 @@ def accuracy(
 ) -> Mean:
     """Returns the weighted share of labels with the highest logit; a tie of k logits counts 1/k.
 
-    argmax is slower over a vocabulary on a CPU, and always chooses the first logit of a tie.
+    `jnp.argmax` would be slower on a CPU, and would always choose the first logit of a tie.
     """
     of_label, highest = _of_labels(logits, labels), logits.max(-1)
     ties = (logits == highest[..., None]).sum(-1)
@@ -76,7 +76,7 @@ def accuracy(
 
 
 class LossWeights(NamedTuple):
-    """The divisors of the totals of both losses, for the global batch."""
+    """The numbers that divide the summed losses of a global batch, one for each loss."""
 
     mlm: Float[Array, ""]
     nsp: Float[Array, ""]
@@ -88,7 +88,7 @@ def loss_weights(
     pack_ids: Int[Array, "batch length"],
     config: ObjectiveConfig,
 ) -> LossWeights:
-    """Returns the divisors for a batch, at least 1; `pack_ids` number its pairs or single texts."""
+    """Returns the divisors for a batch, at least 1. `pack_ids` number a row's texts from 1."""
     mlm = mask_weights if config.mlm_reduction == "mean" else pack_ids.max(-1)
     return LossWeights(
         jnp.maximum(mlm.sum().astype(jnp.float32), 1), jnp.maximum(pair_weights.sum(), 1)

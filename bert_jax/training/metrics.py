@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 @struct.dataclass
 class Mean:
-    """A sum and its weight. They are divided once, at the end."""
+    """A weighted sum and its total weight. They are divided once, at the end."""
 
     total: ArrayLike
     weight: ArrayLike

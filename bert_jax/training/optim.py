@@ -1,4 +1,4 @@
-"""BERT's AdamW and its relatives, and the learning rate, as optax transforms."""
+"""AdamW and LAMB as BERT uses them, and the learning-rate schedule, for optax."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,19 +20,19 @@ STACKED_LAYERS = ("bert", "layers")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW or LAMB and the learning rate of each update; the defaults are BERT's AdamW."""
+    """The optimizer and its learning-rate schedule. The defaults are BERT's AdamW."""
 
     name: Literal["adamw", "lamb"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     """Highest learning rate, at the end of the warm-up."""
     warmup_steps: Annotated[int, Meta(ge=0)] = 10_000
-    """Updates in which the rate rises linearly."""
+    """Number of updates in which the rate rises linearly."""
     warmup_start: int = 0
-    """Step at which the rate is 0; a negative step (MLPerf: -76) starts training above 0."""
+    """Step at which the rate is 0. With a negative step (MLPerf: -76) training starts above 0."""
     first_step: Literal[0, 1] = 0
     """Number of the first update in the schedule: 0, or 1 (NVIDIA)."""
     schedule: Literal["polynomial", "constant"] = "polynomial"
-    """Shape after the warm-up: down to 0 at `training.steps`, or constant."""
+    """The rate after the warm-up: a polynomial down to 0 at `training.steps`, or constant."""
     power: PositiveFloat = 1.0
     """Exponent of the polynomial: 1 is linear; NVIDIA's LAMB uses 0.5."""
     decay_from: Literal["start", "warmup_end"] = "start"
@@ -72,19 +72,18 @@ class OptimizerConfig:
 def learning_rate_schedule(
     config: OptimizerConfig, *, steps: int, start: int = 0
 ) -> optax.Schedule:
-    """Returns the learning rate as a function of the number of updates before.
+    """Returns the learning rate as a function of the number of updates made before.
 
-    Let s be the number of updates since `start`. During the warm-up the rate is `learning_rate` x
-    (s - warmup_start) / warmup_steps. Afterwards it is `learning_rate` x
+    Let s be the number of updates since `start`, plus `first_step`. During the warm-up the rate is
+    `learning_rate` x (s - warmup_start) / warmup_steps. Afterwards it is `learning_rate` x
     (1 - (s - o) / (steps - o)) ** power, where o is 0 or the end of the warm-up (`decay_from`).
-    With o = 0 the rate jumps down to the polynomial at the end of the warm-up.
 
     References:
       google-research/bert, optimization.py: polynomial_decay and warm-up.
       mlcommons/training, optimization.py: the same with `warmup_start`.
       transformers: get_linear_schedule_with_warmup.
       NVIDIA/DeepLearningExamples: PolyWarmUpScheduler. It is stepped before each update, so it
-      counts from 1. Its warm-up is a fraction of `steps`; here the warm-up is whole steps.
+      counts from 1. Its warm-up is a fraction of all steps; here it is a number of steps.
     """
     origin = config.warmup_end if config.decay_from == "warmup_end" else 0
 
@@ -135,15 +134,15 @@ def decay_mask(
     *,
     excludes: Literal["bias_and_layer_norm", "nothing"] = "bias_and_layer_norm",
 ) -> optax.Params:
-    """Returns True for parameters with weight decay: by default no bias and no LayerNorm scale."""
+    """Returns True for parameters that decay: by default all except biases and LayerNorm scales."""
     names = ("bias", "scale") if excludes == "bias_and_layer_norm" else ()
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in names, params)
 
 
 def scale_by_trust_ratio() -> optax.GradientTransformation:
-    """Returns LAMB's scaling by ||parameter|| / ||update|| of each tensor, 1 if a norm is 0.
+    """Returns LAMB's scaling of each tensor's update by ||parameter|| / ||update||.
 
-    Each layer of a stacked tensor has its own ratio, as if it were a separate tensor.
+    The ratio is 1 if a norm is 0. Each layer of a stacked tensor has its own ratio.
     `optax.scale_by_trust_ratio` would compute one ratio for the whole stack.
     """
 
@@ -155,7 +154,7 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         def of_leaf(path: tuple, update: Array, param: Array) -> Array:
-            # Found by name, because another tensor can have as many rows as there are layers.
+            # The shape does not tell: another tensor can have as many rows as there are layers.
             stacked = tuple(key.key for key in path[:2]) == STACKED_LAYERS
             return (jax.vmap(rescale) if stacked else rescale)(update, param)
 
@@ -172,11 +171,11 @@ def make_optimizer(
     The gradient of the global batch is clipped by its norm. The published TPU code clips on each
     replica before the sum. torch divides by the norm + 1e-6, a relative difference of 1e-6.
 
-    LAMB without bias correction, and with `trust_ratio` 'decayed', is the LAMB of ALBERT
-    (google-research/albert, lamb_optimizer.py). With bias correction it is that of MLPerf's
-    reference and NVIDIA's FusedLAMB (apex, multi_tensor_lamb.cu); `use_nvlamb=True` is
-    `trust_ratio` 'all'. If `weight_decay` is 0, FusedLAMB has no trust ratios; ALBERT and this
-    code have them.
+    LAMB without bias correction and with `trust_ratio` 'decayed' is the LAMB of ALBERT
+    (google-research/albert, lamb_optimizer.py). LAMB with bias correction is the LAMB of MLPerf's
+    reference and of NVIDIA's FusedLAMB (apex, multi_tensor_lamb.cu). FusedLAMB's `use_nvlamb=True`
+    is `trust_ratio` 'all'. If `weight_decay` is 0, FusedLAMB uses no trust ratios, but ALBERT and
+    this code do.
     """
     if config.bias_correction:
         direction = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
@@ -210,7 +209,7 @@ def restart_moments(
     so `recounted` has the effect of `kept`.
 
     Args:
-      opt_state: the state at the end of the phase before.
+      opt_state: the state at the end of the previous phase.
       fresh: a new state, from the optimizer's `init`.
       moments: see `PhaseConfig`.
     """

@@ -1,4 +1,4 @@
-"""The data of each phase: passport, tokenizer and batches, which are counted within the phase."""
+"""The data of each phase: the passport (`data.passport`), the tokenizer and the batches."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,8 +16,8 @@ def load_data(phases: Sequence[Phase]) -> tuple[list[dict], Tokenizer]:
     """Returns the passport of each phase's data, and the tokenizer that all phases share.
 
     Raises:
-      DataError: the data do not exist, were prepared with other settings, or have another
-        vocabulary than the data of the first phase.
+      DataError: the data of a phase do not exist, or were prepared with other settings, or have
+        another vocabulary than the data of the first phase.
     """
     tokenizers, loaded = [], []
     for phase in phases:
@@ -31,14 +31,14 @@ def load_data(phases: Sequence[Phase]) -> tuple[list[dict], Tokenizer]:
             raise DataError(
                 f"{data.directory} was made with another vocabulary ({found[:12]}) than "
                 f"{phases[0].experiment.data.directory} ({first[:12]}); accepted: one for all "
-                f"phases; delete {data.directory} and prepare it again"
+                f"phases (delete {data.directory} and prepare it again)"
             )
         loaded.append(passport)
     return loaded, tokenizers[0]
 
 
 def check_files(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
-    """Raises DataError if the hash of a data file is not the one in its passport."""
+    """Raises DataError if the hash of a data file differs from the hash in the passport."""
     # The training split may have hundreds of GB, so only process 0 reads it.
     splits = ("train", "eval") if jax.process_index() == 0 else ("eval",)
     for phase, passport in zip(phases, loaded, strict=True):
@@ -46,13 +46,13 @@ def check_files(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
 
 
 def first_batch(phase: Phase, first_step: int) -> Batch:
-    """Returns this host's rows of the first batch of the phase after step `first_step`."""
+    """Returns this host's rows of the phase's first batch after step `first_step` of the run."""
     source = pipeline.TrainingSource(_read_plan(phase), host=_host())
     return source[max(first_step - phase.first_step, 0)]
 
 
 def training_batches(phase: Phase, first_step: int) -> Iterator[Batch]:
-    """Yields this host's rows of the batches of the phase after step `first_step` of the run."""
+    """Yields this host's rows of the phase's batches after step `first_step` of the run."""
     start = max(first_step - phase.first_step, 0)
     batches = pipeline.training_batches(_read_plan(phase), first_step=start, host=_host())
     return _without_untrained_pairs(batches, phase)
@@ -71,7 +71,7 @@ def held_out_batches(phase: Phase) -> Iterator[Batch]:
 
 
 def _without_untrained_pairs(batches: Iterator[Batch], phase: Phase) -> Iterator[Batch]:
-    """Sets the pair weights to 0 if no head is trained on pairs, so no metric reports them."""
+    """Sets the pair weights to 0 if the pair loss is not trained, so no metric reports pairs."""
     if phase.experiment.objective.next_sentence:
         return batches
     return (batch._replace(pair_weights=0 * batch.pair_weights) for batch in batches)

@@ -46,7 +46,7 @@ def example_batch(*, batch_size: int, length: int, predictions: int, pairs: int 
 
 
 def random_stream(seed: int, name: Literal["init", "dropout"]) -> Array:
-    """Returns the key of one of the independent streams of random numbers of an experiment."""
+    """Returns the random key for the initial parameters, or for dropout in all steps."""
     return jax.random.fold_in(jax.random.key(seed), {"init": 0, "dropout": 1}[name])
 
 
@@ -65,7 +65,7 @@ def unboxed_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
 
 
 def abstract_params(model: nn.Module, sharding: Sharding, *inputs: Any) -> Any:
-    """Returns shapes and dtypes of the parameters with one sharding, and computes nothing."""
+    """Returns the shapes and dtypes of the parameters, all with `sharding`. Computes nothing."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         jax.eval_shape(lambda: unboxed_params(model, 0, *inputs)),
@@ -75,7 +75,7 @@ def abstract_params(model: nn.Module, sharding: Sharding, *inputs: Any) -> Any:
 def state_initializer(
     model: nn.Module, optimizer: optax.GradientTransformation, *, seed: int
 ) -> Callable[[], TrainState]:
-    """Returns a function that makes the first state. Its parameters are boxed with their names."""
+    """Returns a function that makes the first state, with the boxed parameters of `init_params`."""
 
     def initialize() -> TrainState:
         params = init_params(model, seed)
@@ -116,7 +116,7 @@ def state_sharding(
         if leaf.ndim:
             where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ConfigError(
-                f"optimizer state {where} has another shape than the parameter of its name"
+                f"optimizer state {where} has another shape than the parameter with the same path"
             )
         return whole
 

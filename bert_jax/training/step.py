@@ -34,10 +34,10 @@ def pretraining_loss(
     model: BertForPretraining,
     objective: ObjectiveConfig,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns masked-LM loss + next-sentence loss, and the metrics of both.
+    """Returns masked-LM loss + next-sentence loss, and the metrics of both losses.
 
-    `weights` are the divisors of the losses, by default computed from `batch`. A microbatch needs
-    the divisors of the global batch. Dropout is off if `dropout_rng` is None.
+    `weights` divide the summed losses. They are computed from `batch` by default, but a microbatch
+    needs the weights of the global batch. Dropout is off if `dropout_rng` is None.
     """
     if weights is None:
         weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
@@ -66,8 +66,8 @@ def accumulate_gradients(
     """Returns the gradient of the loss of the global batch, and its metrics.
 
     Only one microbatch is in memory at a time. Its losses are divided by the weights of the global
-    batch. The sum of the gradients is therefore the gradient of the global batch, even if numbers
-    of masked words differ between microbatches. Each microbatch has its own dropout key.
+    batch. The sum of the gradients is therefore the gradient of the global batch, even if the
+    microbatches have different numbers of masked words. Each microbatch has its own dropout key.
     """
     weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
     gradient = jax.grad(partial(pretraining_loss, model=model, objective=objective), has_aux=True)
@@ -127,6 +127,6 @@ def train_step(
 def eval_step(
     params: Any, batch: Batch, *, model: BertForPretraining, objective: ObjectiveConfig
 ) -> Metrics:
-    """Returns the metrics of one held-out batch, dropout off."""
+    """Returns the metrics of one held-out batch, without dropout."""
     metrics = pretraining_loss(params, batch, model=model, objective=objective)[1]
     return {name: mean for name, mean in metrics.items() if name != "loss"}

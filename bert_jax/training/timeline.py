@@ -1,4 +1,4 @@
-"""The plan of a run, phase by phase, computed from its experiment alone."""
+"""The plan of a run, phase by phase. It needs the experiment only, no data."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from bert_jax.training.optim import learning_rate_schedule
 def timeline(experiment: Experiment) -> str:
     """Returns a table with a column for each phase: rows, tokens, learning rate, FLOPs.
 
-    Tokens and FLOPs are upper bounds, for rows without padding (see `flops`).
+    Tokens and FLOPs are upper bounds, because they assume rows without padding (see `flops`).
     """
     plan = phases(experiment)
     costs = [phase_flops(phase) for phase in plan]

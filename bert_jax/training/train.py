@@ -1,4 +1,4 @@
-"""Trains a model: data, mesh, state, compiled updates, phases, result, in the order of a run."""
+"""Pretraining: `train` makes a run, from its first checks to its result."""
 
 import json
 import time
@@ -45,14 +45,14 @@ def train(
     weights: initial.InitialWeights | None = None,
     profile_steps: range = range(0),
 ) -> dict[str, Any]:
-    """Trains to the last step, from the last checkpoint if there is one; returns `result.json`.
+    """Trains to the last step, from the last checkpoint if there is one. Returns `result.json`.
 
     `probes` are called with the parameters at each evaluation. `weights` are the weights of
     `training.init_from`, which `runs.run.open_initial_weights` opens. A trace for TensorBoard
     records the steps `profile_steps`.
 
     Raises:
-      ConfigError, DataError, CheckpointError: the run is not possible. Nothing was compiled.
+      ConfigError, DataError, CheckpointError: the run is not possible; raised before any compile.
       DivergenceError: a metric is not finite.
     """
     training, plan = experiment.training, phases(experiment)
@@ -93,7 +93,7 @@ def train(
         f"{jax.device_count()} devices ({kind}), {experiment.model.dtype}"
     )
 
-    # ---- Compiled updates of all remaining phases: a lack of memory shows now, not later ------
+    # ---- Compile the updates of all remaining phases: too little memory is an error now -------
     remaining = [phase for phase in plan if phase.last_step > first_step]
     with jax.set_mesh(mesh):
         for phase in remaining:
@@ -146,8 +146,8 @@ def starting_state(
 ) -> tuple[TrainState, float]:
     """Returns the state that training starts from, and the seconds of training before it.
 
-    It is the first of these that exists: the last checkpoint; the initial weights, with step 0 and
-    a new optimizer state; random parameters.
+    It is the state of the last checkpoint. If there is no checkpoint, the state has step 0, a new
+    optimizer state, and the initial weights, or random parameters if `weights` is None.
 
     Raises:
       CheckpointError: the checkpoint is of another model or of other data, or an earlier start of
@@ -176,10 +176,10 @@ def train_phase(
     probes: Sequence[Probe],
     save: Callable[[int, TrainState], None],
 ) -> tuple[TrainState, dict[str, float]]:
-    """Trains the steps of a phase after `first_step`.
+    """Trains a phase, without its steps up to `first_step`, which are already made.
 
     Returns:
-      The last state, and the metrics and baselines of its held-out examples.
+      The last state, and the metrics and baselines on the phase's held-out examples.
     """
     config, data = phase.experiment.training, phase.experiment.data
 
@@ -205,7 +205,7 @@ def train_phase(
         evaluating = step % config.eval_every == 0 or step == phase.last_step
         saving = step % config.checkpoint_every == 0 or step == phase.last_step
         if evaluating or saving:
-            row = writer.read_row()  # ends before the evaluation, so it holds training time alone
+            row = writer.read_row()  # ended before the evaluation, so it times training only
             if evaluating:
                 evaluation = evaluate(assembly.score, state.params, held_out())
                 row |= {f"eval/{name}": value for name, value in evaluation.items()}
@@ -217,7 +217,7 @@ def train_phase(
             writer.restart_clock()
         elif step % config.log_every == 0:
             writer.end_row(step)
-    if not evaluation:  # no step was left: the run ended between its last checkpoint and its result
+    if not evaluation:  # no step was left: the run stopped after its last checkpoint
         evaluation = evaluate(assembly.score, state.params, held_out())
     return state, {**evaluation, **to_beat}
 

@@ -30,7 +30,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class RunWriter:
-    """Merges the metrics of steps into rows and writes them; a context manager.
+    """A context manager that merges the metrics of steps into rows and writes the rows.
 
     It first deletes the rows after `first_step`, which an interrupted run may have left. The file
     of a resumed run is therefore equal to the file of an uninterrupted run.
@@ -44,7 +44,7 @@ class RunWriter:
         profile_steps: range = range(0),
     ):
         self.phase: int | None = None
-        """The number of the phase for the rows; None in a run of one phase."""
+        """Number of the phase, written into each row; None in a run of one phase."""
         self._workdir = workdir
         self._active = jax.process_index() == 0
         self._profile_steps = profile_steps if self._active else range(0)
@@ -84,9 +84,9 @@ class RunWriter:
 
     @contextlib.contextmanager
     def profile(self, step: int) -> Iterator[None]:
-        """Marks the update of a step in the trace of `profile_steps`.
+        """Marks the update of a step in the profiler trace.
 
-        The trace starts before the first of these steps and is written after the last.
+        The trace starts before the first of `profile_steps` and is written after the last.
         """
         if step == self._profile_steps.start:
             self._trace.enter_context(jax.profiler.trace(self._workdir / "tensorboard"))
@@ -99,7 +99,7 @@ class RunWriter:
     def add(self, metrics: Metrics) -> None:
         """Adds the metrics of a step without waiting for them.
 
-        It also reads and writes the row that `end_row` ended, while the devices run this step.
+        If `end_row` has ended a row, that row is written now, while the devices run this step.
         """
         self._window.append(metrics)
         if self._ended is not None:
@@ -107,11 +107,11 @@ class RunWriter:
             self.write(step, self._read(ended))
 
     def end_row(self, step: int) -> None:
-        """Ends a row with this step. The next `add` writes it."""
+        """Ends a row with this step. The next `add` writes the row."""
         self._ended, self._window = (step, self._window), []
 
     def read_row(self) -> dict[str, float]:
-        """Ends a row, waits for its steps and returns it. The caller writes it."""
+        """Ends a row, waits for its steps and returns the row. The caller writes it."""
         row, self._window = self._read(self._window), []
         return row
 
@@ -173,7 +173,7 @@ def _summary(row: dict[str, float]) -> str:
 def _keep_rows(file: Path, last_step: int) -> None:
     if not file.exists():
         return
-    # An incomplete last line, which a kill leaves, has no newline.
+    # A killed process can leave an incomplete last line, which has no newline.
     lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
     kept = [line for line in lines if json.loads(line)["step"] <= last_step]
     write_atomically(file, "".join(kept))
