@@ -1,4 +1,4 @@
-"""Times the update of an experiment, and prints its memory and FLOPs.
+"""Measures the time, memory and FLOPs of the update of an experiment.
 
 It trains on full rows of random words and needs no prepared data. A packed row holds
 `data.pairs_per_row` pairs of equal lengths.
@@ -6,12 +6,12 @@ It trains on full rows of random words and needs no prepared data. A packed row 
   python -m bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32
   python -m bert_jax.bench --experiment=experiments/bert.py:base --steps=50 --json
 
-model_flops_utilization is the FLOPs of the model's matrix products divided by the step time and by
-the device's peak; docs/scaling.md has the formula. The peak of an accelerator is the bfloat16 peak
-of its data sheet. The peak of a CPU is the speed of the fastest matrix product that is measured.
+model_flops_utilization (MFU) is the FLOPs of the model's matrix products, divided by the step time
+and by the device's peak; docs/scaling.md has the formula. The peak of an accelerator is the
+bfloat16 peak of its data sheet. For a CPU, the fastest of several matrix products is measured.
 
 Peak memory is the memory of the compiled update on a device: arguments + outputs + temporaries -
-aliased. Aliased memory is shared by an output and an argument.
+aliased. An output and an argument share aliased memory.
 """
 
 import json
@@ -35,7 +35,7 @@ PEAK_FLOPS = {  # dense bfloat16, per second and chip, from the vendors' data sh
 
 
 def measure(experiment: Any, steps: int) -> dict[str, Any]:
-    """Returns times in seconds, tokens per second, FLOPs, MFU, memory in bytes and compiles."""
+    """Returns times in seconds, tokens per second, FLOPs, MFU, bytes, and number of compiles."""
     import jax
 
     from bert_jax.sharding import make_mesh
@@ -100,8 +100,8 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
 def update_memory(analysis: Any) -> dict[str, int]:
     """Returns the bytes of a compiled program on a device: its peak, and each kind of memory.
 
-    XLA's own `peak_memory_in_bytes` leaves out the temporaries on a CPU: it is 135 MB for
-    BERT-mini at 32 x 128, where the temporaries are 845 MB.
+    XLA's own `peak_memory_in_bytes` leaves out the temporaries on a CPU. For BERT-mini at 32 x 128
+    it is 135 MB, but the temporaries alone are 845 MB.
     """
     kinds = {
         "arguments": analysis.argument_size_in_bytes,
@@ -113,7 +113,7 @@ def update_memory(analysis: Any) -> dict[str, int]:
 
 
 def pair_lengths(experiment: Any) -> list[int]:
-    """Returns the lengths of the pairs of a full row."""
+    """Returns the lengths in tokens of the pairs that fill a row."""
     length, pairs = experiment.data.sequence_length, experiment.data.pairs_per_row
     return [length * (n + 1) // pairs - length * n // pairs for n in range(pairs)]
 
@@ -154,7 +154,7 @@ def random_batch(experiment: Any) -> Any:
 
 
 def known_peak(device: Any) -> float | None:
-    """Returns the FLOPs per second of a device from PEAK_FLOPS, None if it is not listed."""
+    """Returns the FLOPs per second of a device from PEAK_FLOPS, or None if it is not listed."""
     kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
     return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
 
@@ -205,7 +205,7 @@ def main() -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_integer(
-        "steps", 20, "Number of timed updates. Two updates run before them untimed.", lower_bound=1
+        "steps", 20, "Number of timed updates, after two updates without timing.", lower_bound=1
     )
     flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
     command.run(main)

@@ -32,7 +32,7 @@ _SET = flags.DEFINE_multi_string(
 
 
 def experiment_from_flags(root: Any = None) -> Any:
-    """Returns the experiment that the flags describe: an `Experiment`, or a `root` if given.
+    """Returns the experiment that the flags describe. Its class is `root`, or else `Experiment`.
 
     Raises:
       ConfigError: the flags or the experiment are not valid.
@@ -69,7 +69,7 @@ def load(spec: str, root: Any = None) -> Any:
 
 
 def run(main: Callable[..., None], *, operands: bool = False) -> None:
-    """Runs a command. An error of the user prints one line on stderr and exits with status 2.
+    """Runs a command. For an error of the user it prints one line on stderr and exits with 2.
 
     With `operands`, arguments that are not flags are passed to `main`.
     """
@@ -87,7 +87,7 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
             if not error.filename:
                 sys.exit(_fail(error))
             where = f"{error.filename} cannot be read or written"
-            sys.exit(_fail(f"{where} ({error.strerror}); accepted: a path that can"))
+            sys.exit(_fail(f"{where} ({error.strerror}); accepted: a path that can be"))
         except KeyboardInterrupt:
             print("interrupted; the same command resumes from what was saved", file=sys.stderr)
             sys.exit(130)
@@ -124,7 +124,7 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
     except OSError as error:
         raise ConfigError(
             f"{flag}={directory} cannot be written ({error.strerror}); accepted: a directory that "
-            "can be written, or made"
+            "can be made or written"
         ) from error
     with lock:
         try:

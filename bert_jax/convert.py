@@ -58,7 +58,7 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string(
         "allow",
         [],
-        "Name of a tensor to ignore, or bert/pooler, masked_token_head or next_sentence_head to "
-        "initialize that part if the source lacks it. May be repeated.",
+        "Name of a tensor to ignore, or of a part to initialize if the source lacks it: "
+        "bert/pooler, masked_token_head or next_sentence_head. May be repeated.",
     )
     command.run(main)

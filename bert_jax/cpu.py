@@ -1,7 +1,7 @@
 """Optimizations for CPUs: a flag of XLA, the reuse of freed memory, and a matrix product.
 
-A program for a GPU or a TPU contains nothing of this module. The module itself does not import
-jax, because the flags must be set before that import.
+Nothing here changes a program for a GPU or a TPU. The module does not import jax when it is
+imported, because the flag must be set before jax is imported.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ XLA_FLAGS = {
 }
 
 ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
-"""Device files of GPUs and TPUs. If one exists, the CPU does not train."""
+"""Device files of GPUs and TPUs. If one of them exists, the model is not trained on the CPU."""
 
 # From glibc's malloc.h; `man mallopt` describes them.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -32,7 +32,7 @@ TUNABLES = "glibc.malloc.tcache_count=0"
 """Setting that glibc reads when a process starts."""
 
 SMALL_REST = 256 * 2**20
-"""Freed bytes that a process may always keep."""
+"""Number of freed bytes that a process may always keep."""
 
 CHECK_SECONDS = 0.25
 
@@ -57,8 +57,8 @@ def keep_freed_memory() -> None:
     Kept memory can grow. glibc's thread cache keeps small pieces between the blocks, so a block
     does not fit into its old place, and glibc takes new memory. The process therefore restarts
     once with the cache off; glibc reads this setting only when a process starts. A thread limits
-    the remaining growth. It returns all freed memory to the system when there is more of it than
-    the largest memory that was in use at once (or 256 MiB).
+    the remaining growth: it returns all freed memory to the system when the freed memory exceeds
+    the largest amount that was in use at once (or 256 MiB).
 
     Measured on BERT-mini at 32 x 128 (845 MB of temporaries) on two busy cores of a CPU. The means
     are over the 12 to 16 updates of a process, including the first. The updates are those of
@@ -69,8 +69,8 @@ def keep_freed_memory() -> None:
       kept, with the cache, bounded  2.26 s               118,000       2.4 GB
       as this function does          1.68 s                 20,500      1.5 GB
 
-    Call it first in a command. It does nothing if the machine has an accelerator, if the user has
-    set a MALLOC_ or GLIBC_TUNABLES variable, or without glibc 2.33.
+    A command calls this function first. It does nothing if the machine has an accelerator, if the
+    user has set a MALLOC_ or GLIBC_TUNABLES variable, or if glibc is older than 2.33.
     """
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     restarted = os.environ.get("GLIBC_TUNABLES") == TUNABLES
@@ -90,7 +90,7 @@ def keep_freed_memory() -> None:
 
 
 def _bound_kept_memory(libc: ctypes.CDLL) -> None:
-    """Returns freed memory to the system whenever it exceeds the most that was ever in use."""
+    """Returns freed memory to the system when it exceeds the largest amount ever in use."""
     most_used = 0
     while True:
         used = libc.mallinfo2().uordblks
@@ -109,12 +109,12 @@ def _anonymous_bytes() -> int:
 def kernel_gradient(
     x: "Float[Array, 'batch length inputs']", gradient: "Float[Array, 'batch length outputs']"
 ) -> "Float[Array, 'inputs outputs']":
-    """Returns the gradient of a kernel in float32, in the form that its platform computes fastest.
+    """Returns the float32 gradient of a dense layer's kernel, in the platform's fastest form.
 
-    XLA:CPU transposes the first operand into a copy, and fuses the operations that compute the
-    operand into it. This takes 17 ms for a GELU of 2048 x 1024, and 2 ms for an operand of
-    2048 x 256. The CPU form therefore puts the narrower operand first. The barrier keeps XLA from
-    swapping the operands back.
+    XLA:CPU makes a transposed copy of the product's first operand. It computes the operand inside
+    this copy, which takes 17 ms for a GELU of 2048 x 1024, but 2 ms for an operand of 2048 x 256.
+    On a CPU the narrower operand is therefore first. The barrier keeps XLA from swapping the
+    operands back.
     """
     import jax
     import jax.numpy as jnp

@@ -37,12 +37,12 @@ def start_processes(
 ) -> None:
     """Connects this process with the other processes of its run.
 
-    The first three arguments name the processes. Without them, a Slurm job names the processes,
-    or with `cluster` jax detects them, as on a Cloud TPU slice. A single process connects to
-    nothing. Call it before jax is asked for devices.
+    The first three arguments name the processes. Without these arguments, jax finds the processes
+    of a Slurm job, or with `cluster` those of another cluster, such as a Cloud TPU slice. A single
+    process connects to nothing. Call this function before jax is asked for devices.
 
     Raises:
-      ConfigError: only some of the three are given, or the index is out of range.
+      ConfigError: one or two of the three are given, or the index is out of range.
     """
     import jax
 
@@ -65,9 +65,9 @@ def start_processes(
 
 
 def slurm_devices() -> list[int] | None:
-    """Returns all GPUs of the node if Slurm runs one task per node, otherwise None.
+    """Returns the indices of all GPUs of the node if Slurm runs one task per node, else None.
 
-    With None, jax gives each task one GPU: the one with the task's number on its node.
+    With None, jax gives each task one GPU, whose index is the task's number on its node.
     """
     tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     gpus = os.environ.get("SLURM_GPUS_ON_NODE")
@@ -76,10 +76,10 @@ def slurm_devices() -> list[int] | None:
 
 
 def check_processes_agree(**facts: Any) -> None:
-    """Checks that all processes have the same facts. If not, all processes end.
+    """Checks that all processes have the same facts. If not, every process raises an error.
 
     Raises:
-      ConfigError: the facts of a process differ from those of this process, or a fact is False.
+      ConfigError: another process has other facts than this process, or a fact is False.
     """
     import jax
     import numpy as np
@@ -92,7 +92,7 @@ def check_processes_agree(**facts: Any) -> None:
     if (everyone != digest).any() or any(fact is False for fact in facts.values()):
         raise ConfigError(
             f"process {jax.process_index()} has {facts}, which differs between processes; "
-            "accepted: the same command on every host, data and workdir on storage that all see"
+            "accepted: the same command on every host, with data and workdir on shared storage"
         )
 
 
@@ -120,7 +120,7 @@ def describe() -> dict[str, Any]:
 
 
 def describe_again(file: Path) -> dict[str, Any]:
-    """Returns `describe()` with a field `earlier`: the earlier starts that `file` holds."""
+    """Returns `describe()` with a field `earlier`: the descriptions of earlier starts in `file`."""
     description = describe()
     if file.exists():
         before = json.loads(file.read_text())

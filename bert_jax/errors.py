@@ -1,4 +1,4 @@
-"""Errors of the user. A command prints them in one line and exits with status 2."""
+"""Errors that the user can mend. A command prints them in one line and exits with status 2."""
 
 
 class BertJaxError(Exception):
@@ -10,19 +10,19 @@ class ConfigError(BertJaxError, ValueError):
 
 
 class DataError(BertJaxError, ValueError):
-    """A corpus, a vocabulary or prepared data is missing, malformed or does not match."""
+    """A corpus, a vocabulary or prepared data is missing, malformed, or not as configured."""
 
 
 class MissingDataError(DataError):
-    """A directory has no prepared data. Commands add how to prepare them."""
+    """A directory has no prepared data. A command's message says how to prepare them."""
 
 
 class UnfinishedError(DataError):
-    """Preparation stopped half way, as on a full disk. The same command resumes it."""
+    """Preparation stopped before its end, e.g. on a full disk. The same command resumes it."""
 
 
 class CheckpointError(BertJaxError, ValueError):
-    """A run directory or a checkpoint is missing, incomplete or does not match."""
+    """A run directory or a checkpoint is missing, incomplete, or not of the given config."""
 
 
 class DivergenceError(BertJaxError, ArithmeticError):

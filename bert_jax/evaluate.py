@@ -1,12 +1,12 @@
-"""Scores a run on the held-out examples of any prepared data with its vocabulary.
+"""Evaluates a run on the held-out examples of prepared data that have the run's vocabulary.
 
   python -m bert_jax.evaluate --run=runs/base --data=data/wikibooks-512
   python -m bert_jax.evaluate --run=runs/base --step=900000 --data=data/mine --json
 
 Examples and masks are fixed, so on the run's own data the numbers equal those of its training.
-The data's passport gives the length of rows. The run's `data.evaluation_masking` gives the masks;
-its `max_predictions` grows in proportion to the length of rows. Pairs are scored if the run was
-trained on pairs of the same kind.
+The data's passport.json gives the length of rows. The run's `data.evaluation_masking` gives the
+masks; `max_predictions` is scaled with the length of rows. Pairs are scored if the run was trained
+on pairs of the same kind.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ FORMAT_VERSION = 1
 def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     """Returns metrics and baselines of a run on the held-out examples in `directory`.
 
-    The run's mesh is used if the devices suffice. Otherwise the rows of a batch are split over as
-    many devices as divide their number.
+    The run's mesh is used if there are enough devices. Otherwise the rows of a batch are split
+    over a number of devices that divides the number of rows.
 
     Raises:
       DataError: there are no prepared data, or they have another vocabulary.
@@ -49,7 +49,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     from bert_jax.training.phases import held_out_batches
 
     if run.config is None:
-        raise ConfigError(f"{run.path} holds weights from elsewhere; accepted: a run of pretrain")
+        raise ConfigError(f"{run.path} holds weights without a run; accepted: a run of pretrain")
     passport = passports.load_passport(directory)
     passports.check_files(passport, directory, splits=("eval",))
     experiment = as_evaluated(run.config, passport, directory)
@@ -85,7 +85,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
 
 
 def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "Experiment":
-    """Returns an experiment of one phase that evaluates a run on the data of a passport.
+    """Returns an experiment of one phase, for the evaluation of a run on the passport's data.
 
     Raises:
       ConfigError: the rows are longer than `model.max_positions`.
@@ -100,7 +100,7 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
     overrides = {f"data.{name}": value for name, value in made.items()} | {
         "data.directory": directory,
         "data.evaluation_masking": masking,
-        # No training follows. These values only have to pass the checks of an experiment.
+        # Nothing is trained. These values only have to pass the checks of an experiment.
         "data.masking": masking,
         "data.batch_size": experiment.evaluation.batch_size,
         "training.microbatches": 1,
@@ -116,7 +116,7 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
 
 
 def frozen_masking(data: "DataConfig", sequence_length: int) -> "MaskingConfig":
-    """Returns the evaluation masking with `max_predictions` in proportion to the row length."""
+    """Returns the evaluation masking, with `max_predictions` scaled to the row length."""
     masking = data.evaluation_masking
     scaled = math.ceil(masking.max_predictions * sequence_length / data.sequence_length)
     room = min(max(scaled, int(sequence_length * masking.rate)), sequence_length)

@@ -7,9 +7,9 @@
 
 CHECKPOINT is a run of pretrain, a directory of Hugging Face's BERT, or Google's bert_model.ckpt.
 
-WORKDIR/result.json has the metrics of every seed, their mean, standard deviation and interval, and
-baselines that need no model. WORKDIR/seed-N has the best checkpoint on dev, metrics.jsonl and the
-predictions; load_run opens it. The same command trains the seeds that are missing.
+WORKDIR/result.json has the metrics of every seed, their mean, standard deviation and confidence
+interval, and baselines that need no model. WORKDIR/seed-N has the checkpoint that is best on dev,
+metrics.jsonl and predictions; load_run opens it. The same command again trains missing seeds.
 """
 
 from pathlib import Path

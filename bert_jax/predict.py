@@ -16,10 +16,10 @@ Each task expects these lines and gives these answers:
   generate       a prompt            {"text": "..."}: the prompt and --length (16) more pieces,
                                      drawn with --seed, --temperature, --top_k (100), --sweeps
 
-Input is UTF-8 of any length. The command reads, answers and writes --batch_size lines at a time; it
-takes single lines from a keyboard and for `generate`. A line is wrong if it is blank, has another
-number of fields, or is longer than the model's positions without --truncate. The command answers
-all lines before the first wrong line, and exits with status 2.
+Input is UTF-8 of any length. The command reads, answers and writes --batch_size lines at a time,
+but one line at a time from a keyboard or for `generate`. A line is wrong if it is blank, has
+another number of texts, or is longer than the model's positions without --truncate. The command
+answers all lines before the first wrong line. Then it exits with status 2.
 """
 
 import json
@@ -38,7 +38,7 @@ from bert_jax import command, environment
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.models.config import Pooling
 
-if TYPE_CHECKING:  # it imports jax, and a command imports jax only in main()
+if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.runs.run import Run
 
 FLAGS = flags.FLAGS
@@ -57,10 +57,10 @@ FLAGS_OF = {
 
 
 class Task(NamedTuple):
-    """The two functions of a task: they encode and answer lines."""
+    """The two functions of a task."""
 
     encode: Callable[..., Any]
-    """Makes an input of `answer` from the texts of a line; raises DataError."""
+    """Encodes the texts of one line for `answer`; raises DataError."""
     answer: Callable[[list[Any]], Iterable[dict[str, Any]]]
 
 
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
-    """Returns the named task of a run. The options have the names of the flags.
+    """Returns the task `name` for a run. `options` has values by the names of their flags.
 
     Raises:
       CheckpointError: the run lacks a part that the task needs.
@@ -116,7 +116,7 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
 
     def embeddings(pairs: list[Any]) -> Iterable[dict[str, Any]]:
         for vector in inference.embed(model, pairs, pooling=pooling):
-            # The shortest decimals that give the same float32 numbers.
+            # Writes the shortest decimal that gives the same float32 number.
             yield {"embedding": [float(str(value)) for value in vector]}
 
     def probabilities(pairs: list[Any]) -> Iterable[dict[str, Any]]:
@@ -169,7 +169,7 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
 
 
 def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Yields lists of `size` items. On a DataError it first yields the items before it."""
+    """Yields lists of `size` items. On a DataError it first yields the items read so far."""
     batch = []
     try:
         for item in items:
@@ -186,7 +186,7 @@ def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 if __name__ == "__main__":
-    # A reader that closes its end, such as `head`, ends this process without an error message.
+    # If the reader of the output ends first, such as `head`, this process ends without a message.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     flags.DEFINE_string(
         "run", None, "Run, converted or Hugging Face directory, or Google's bert_model.ckpt."
@@ -202,7 +202,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("top_k", None, "Number of pieces to show or draw from.", lower_bound=1)
     flags.DEFINE_integer("length", 16, "Number of pieces to generate.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of `generate`: the same seed gives the same text.")
-    flags.DEFINE_float("temperature", 1.0, "Below 1, probable pieces are drawn more often.")
+    flags.DEFINE_float("temperature", 1.0, "Below 1, it draws probable pieces more often.")
     flags.DEFINE_integer("sweeps", 8, "Number of draws of each piece.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "Number of lines answered together.", lower_bound=1)
     command.run(main)

@@ -6,21 +6,21 @@ r"""Prepares pretraining data from raw text: a vocabulary, then shards of exampl
 
 The experiment's `data` and `model.vocab_size` say what is prepared. --corpus and --output replace
 `data.corpus` and `data.directory`; docs/data.md describes the format of a corpus.
---set data.pairs_per_row=3 packs up to three pairs into a row. A phase with other rows gets a
-directory of its own, made from the same text with the same vocabulary.
+--set data.pairs_per_row=3 packs up to three pairs into a row. A phase with longer or shorter rows
+gets its own directory. The vocabulary of the first phase is used for all phases.
 
 The output does not depend on the engine or on the number of workers. After an interruption the
 same command makes the missing shards; finished data stay as they are.
 
---exclude=FILE names evaluation texts, one text a line. Documents that share 13 consecutive words
-with a text are left out, so a model is not tested on text that it has read. See
+--exclude=FILE names evaluation texts, one text per line. Documents that share 13 consecutive words
+with such a text are left out, so a model is not tested on text that it has read. See
 bert_jax/data/preparation/exclusion.py.
 
   python -m bert_jax.prepare --audit=data/quickstart
 
-writes data/quickstart/audit.html, a page about finished data: the passport with plots, findings to
-look at before training, and how far lengths and words alone solve the pair task. It needs no
---experiment.
+writes data/quickstart/audit.html, a page about finished data. It shows statistics with plots,
+findings to look at before training, and how well lengths and words alone predict the pair labels.
+This command needs no --experiment.
 """
 
 import os
@@ -57,7 +57,7 @@ def main() -> None:
 
     for name in ("corpus", "output", "vocabulary"):
         if FLAGS[name].present and not FLAGS[name].value:
-            raise ConfigError(f"--{name} is empty; accepted: a value, or leave it out")
+            raise ConfigError(f"--{name} is empty; accepted: a value, or no --{name}")
     if FLAGS.beam and FLAGS.engine != "beam":
         raise ConfigError(
             f"--beam={FLAGS.beam[0]} with --engine={FLAGS.engine}; accepted: --engine=beam"
@@ -174,7 +174,7 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a bar for each stage on a terminal; yields the `report` for `prepare_data`."""
+    """Shows a bar for each stage on a terminal; yields a `report` function for `prepare_data`."""
     columns = (*Progress.get_default_columns(), TransferSpeedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bars: dict[str, TaskID] = {}
@@ -203,17 +203,17 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string(
         "exclude",
         [],
-        "File of evaluation texts, one a line. Documents that contain a text are dropped.",
+        "File of evaluation texts, one per line. Documents that share text with one are left out.",
     )
     flags.DEFINE_enum(
         "engine",
         "pool",
         ["pool", "beam"],
-        "Runs the tasks in a pool of processes or on Apache Beam.",
+        "What runs the work: a pool of processes or Apache Beam.",
     )
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of processes.", lower_bound=1)
     flags.DEFINE_string(
-        "audit", None, "Directory of prepared data. Writes its audit.html and prepares nothing."
+        "audit", None, "Directory of prepared data. Writes audit.html there and prepares nothing."
     )
     flags.DEFINE_multi_string(
         "beam", [], "An option of Beam, such as --beam=--runner=DataflowRunner."

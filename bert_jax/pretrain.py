@@ -6,10 +6,10 @@
   python -m bert_jax.pretrain --experiment=experiments/bert.py:base --dry_run
 
 First prepare the data with python -m bert_jax.prepare. The same command on an existing workdir
-continues from its last checkpoint. A run directory holds config.json, environment.json,
-metrics.jsonl, result.json, checkpoints/ and tensorboard/. --dry_run prints the phases of the run
-with their rows, learning rates and FLOPs, and trains nothing. --profile_steps=10:15 traces these
-updates; TensorBoard with its profile plugin opens the trace from tensorboard/.
+continues from its last checkpoint. A workdir holds config.json, environment.json, metrics.jsonl,
+result.json, checkpoints/ and tensorboard/. --dry_run prints the phases of the run with their rows,
+learning rates and FLOPs, and trains nothing. --profile_steps=10:15 traces updates 10 to 15;
+TensorBoard with its profile plugin opens the trace from tensorboard/.
 
 On several machines, run the command once on each. The processes find each other under Slurm (srun),
 and with --cluster on a Cloud TPU slice. Elsewhere, give --coordinator, --process_count and
@@ -50,8 +50,8 @@ def main() -> None:
         passport = load_passport(data.directory)
         if (corpus := passport["corpus"]["spec"]) != data.corpus:
             print(
-                f"{data.directory} was prepared from {corpus}; data.corpus, {data.corpus}, is not "
-                "read",
+                f"{data.directory} was prepared from {corpus}; training does not read data.corpus, "
+                f"{data.corpus}",
                 file=sys.stderr,
             )
     environment.start_processes(
@@ -97,7 +97,7 @@ def parse_steps(given: str, *, after: int, last: int) -> range:
       last: the last step of the run.
 
     Raises:
-      ConfigError: the value is not two steps that the run has yet to make.
+      ConfigError: the value is not two steps, or the run has made them, or will not make them.
     """
     found = re.fullmatch(r"(\d+):(\d+)", given)
     steps = range(int(found[1]), int(found[2]) + 1) if found else range(0)
@@ -133,8 +133,8 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "profile_steps",
         None,
-        "FIRST:LAST, two steps of the run. Writes a trace of these updates, both included, for "
-        "TensorBoard into WORKDIR/tensorboard.",
+        "FIRST:LAST. Writes a trace of the updates from step FIRST to step LAST for TensorBoard "
+        "into WORKDIR/tensorboard.",
     )
     flags.DEFINE_bool("dry_run", False, "Prints the phases of the run and trains nothing.")
     flags.DEFINE_string(

@@ -1,13 +1,13 @@
-"""Runs the ablation of an experiment file, one run after another on this machine.
+"""Runs the sweep of an experiment file, one run after another on this machine.
 
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --workdir=DIR
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --dry_run
 
 Beside get_config, the file has a function sweep(), or several functions sweep_*(). Each yields
-overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}; several combine as a product. The
-directory of a run is DIR/ID, where ID is the hash of its config. A directory that was named in an
-earlier config format keeps its name. The same command again makes the missing runs and continues
-an interrupted run. A failed run does not end the others. DIR/summary.csv and .md hold the results.
+overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}; the runs are the product of all
+functions. A run's directory is DIR/ID, where ID is the hash of its config. A directory that an
+older config format named keeps its name. The same command again makes the missing runs and
+continues an interrupted run. A failed run does not end the sweep. DIR/summary.{csv,md} has results.
 """
 
 import csv
@@ -43,13 +43,13 @@ class Point:
     """A run of a sweep."""
 
     id: str
-    """Name of its directory."""
+    """Name of the run's directory."""
     overrides: dict[str, Any]
     experiment: Any
 
 
 def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]:
-    """Returns the product of the sweeps as runs; points with equal configs are a single run.
+    """Returns the runs of the product of the sweeps. Equal configs give a single run.
 
     Raises:
       ConfigError: an override does not fit; raised before anything runs.
@@ -64,9 +64,9 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
 
 
 def keep_ids(points: Sequence[Point], workdir: Path) -> list[Point]:
-    """Gives each point the name of the directory that already holds its config, if there is one.
+    """Returns the points, with the name of the directory that already holds their config, if any.
 
-    If an earlier config format named the directory, its name is not today's hash of the config.
+    If an older config format named the directory, its name is not today's hash of the config.
 
     Raises:
       ConfigError: the config of a run in `workdir` cannot be read.
@@ -90,9 +90,9 @@ def status(directory: Path) -> str:
 
 
 def run_point(point: Point, directory: Path, *, lock: int) -> None:
-    """Runs a point in a process of its own, which holds the lock until it ends.
+    """Runs a point in a process of its own. The process holds the lock until it ends.
 
-    The process writes to the terminal. If it fails, its last lines are kept in `error.txt`.
+    The process writes to the terminal. If it fails, `error.txt` keeps its last 50 lines.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)
@@ -181,7 +181,7 @@ def main() -> None:
     if failed:
         raise SweepError(
             f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}; "
-            f"see {workdir}/ID/error.txt; the same command tries them again"
+            f"see {workdir}/ID/error.txt; the same command runs them again"
         )
 
 

@@ -29,7 +29,7 @@ def read_huggingface(directory: Path) -> Source:
     """Reads a directory that `save_pretrained` of a current or an older release wrote.
 
     Raises:
-      CheckpointError, DataError: the model is no BERT, or a file is damaged or missing.
+      CheckpointError, DataError: the model is not a BERT, or a file is damaged or missing.
     """
     file = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
     if file is None:
@@ -64,9 +64,9 @@ def write_huggingface(
     tokenizer: Tokenizer,
     head: TaskHeadConfig | None = None,
 ) -> None:
-    """Writes a directory for `transformers.AutoModelForPreTraining` and `AutoTokenizer`.
+    """Writes a directory that `AutoModelForPreTraining` and `AutoTokenizer` can load.
 
-    With a head, the directory is for the class of the task, for instance
+    With a head, the transformers class of its task can load the directory, for instance
     `BertForSequenceClassification`.
 
     Args:
@@ -77,7 +77,7 @@ def write_huggingface(
       head: the output layer of a fine-tuned model.
 
     Raises:
-      CheckpointError: the tokenizer is no WordPiece, or no transformers class has this head.
+      CheckpointError: the tokenizer is not WordPiece, or no transformers class has this head.
     """
     description = tokenizer.to_json()
     if description["kind"] != "wordpiece":
@@ -87,7 +87,7 @@ def write_huggingface(
     if head:
         names, more = _of_task(head)
     tensors = from_parameters(parameters, vocab_size=config.vocab_size, names=names)
-    # transformers refuses a file whose metadata do not name the library of its layout.
+    # transformers refuses a file without this metadata field.
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
     (directory / WEIGHTS[0]).write_bytes(content)
     more = more | {"dtype": "float32", "pad_token_id": tokenizer.pad_id}

@@ -1,4 +1,4 @@
-"""The table of names: each parameter in bert_jax, in Hugging Face's BERT and in Google's BERT.
+"""The names of every parameter in bert_jax, in Hugging Face's BERT and in Google's BERT.
 
 References:
   https://github.com/google-research/bert (modeling.py, optimization.py)
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 Convention = Literal["huggingface", "google"]
 
 OPTIONAL_PARTS = ("bert/pooler", "masked_token_head", "next_sentence_head")
-"""Parts that a source may lack as a whole. All other parameters belong to the encoder."""
+"""Parts that the loaded weights may lack as a whole. All other parameters form the encoder."""
 
 
 class Name(NamedTuple):
@@ -25,7 +25,7 @@ class Name(NamedTuple):
     huggingface: str
     google: str
     inputs: int = 0
-    """Number of leading dimensions that form the rows of the foreign matrix; 0 for a vector."""
+    """How many leading dimensions of bert_jax form the inputs of the matrix; 0 for a vector."""
     transposed: tuple[Convention, ...] = ()
     """Conventions that store the matrix as [outputs, inputs]."""
     padded: bool = False
@@ -126,7 +126,7 @@ TASK_CLASSES = {
 
 
 def task_names(task: TaskClass) -> tuple[Name, ...]:
-    """Returns the names of a fine-tuned model's parameters. Google's names are not defined."""
+    """Returns the names of a fine-tuned model's parameters. The Google names have no meaning."""
     encoder = [name for name in NAMES if name.path.startswith("bert/")]
     if task.representation != "pooled":
         encoder = [name for name in encoder if "/pooler/" not in name.path]
@@ -139,7 +139,7 @@ TIED = {
 }
 """Second names under which Hugging Face may store a tensor. Both copies must be equal."""
 
-# Tensors that a source may hold and bert_jax does not need: a name pattern and an explanation.
+# Tensors that bert_jax ignores on purpose: a pattern of their names, and the reason.
 _EXPLAINED: dict[Convention, tuple[tuple[str, str], ...]] = {
     "huggingface": (
         (r"bert\.embeddings\.(position_ids|token_type_ids)", "a constant buffer"),
@@ -161,9 +161,9 @@ def explain(name: str, convention: Convention) -> str | None:
 
 
 def canonical(name: str, convention: Convention) -> str:
-    """Returns a tensor's name as the table has it.
+    """Returns a tensor's name as `NAMES` spells it.
 
-    Adds the prefix `bert.` and replaces the old names of LayerNorm's parameters.
+    In Hugging Face's names it adds the prefix `bert.` and replaces LayerNorm's old gamma and beta.
     """
     if convention == "google":
         return name

@@ -28,7 +28,7 @@ FIELDS = {
 """Fields of BertConfig and their names in the configs of Google and Hugging Face."""
 
 DEFAULTS = {"layer_norm_eps": 1e-12, "initializer_range": 0.02}
-"""Fields that a config.json may omit. Google's code has the first as a constant."""
+"""Values of fields that a config.json may omit. In Google's code layer_norm_eps is a constant."""
 
 ACTIVATIONS = {"gelu_erf": ("gelu",), "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh")}
 """Hugging Face's names of each activation. The first name is used for writing.
@@ -37,7 +37,7 @@ ACTIVATIONS = {"gelu_erf": ("gelu",), "gelu_tanh": ("gelu_new", "gelu_pytorch_ta
 first released checkpoints were trained with it. google-research/bert computes the tanh form today.
 """
 
-# Other values describe a different model.
+# Required values of some fields. Other values describe a model that bert_jax does not have.
 _FIXED = {
     "model_type": "bert",
     "position_embedding_type": "absolute",
@@ -60,8 +60,8 @@ def read_config(file: Path) -> BertConfig:
     """Returns the model that a `config.json` or `bert_config.json` describes.
 
     Raises:
-      CheckpointError: the file describes no BERT, or a variant that bert_jax cannot compute.
-      DataError: the file cannot be read or holds no JSON object.
+      CheckpointError: the model is not a BERT, or is a variant that bert_jax cannot compute.
+      DataError: the file cannot be read or is not a JSON object.
     """
     given = read_json_object(file)
     for name, value in _FIXED.items():
@@ -69,7 +69,7 @@ def read_config(file: Path) -> BertConfig:
             raise CheckpointError(f"{file}: {name} is {given[name]!r}; accepted: {value!r}")
     for architecture in given.get("architectures") or ():
         if not str(architecture).startswith("Bert"):
-            raise CheckpointError(f"{file}: architecture {architecture!r}; accepted: a Bert")
+            raise CheckpointError(f"{file}: architecture {architecture!r}; accepted: Bert...")
     values = DEFAULTS | given
     missing = [name for name in (*FIELDS.values(), "hidden_act") if name not in values]
     if missing:
@@ -93,7 +93,7 @@ def read_config(file: Path) -> BertConfig:
 
 
 def config_json(config: BertConfig) -> dict[str, Any]:
-    """Returns the foreign config of a model, as `read_config` reads it."""
+    """Returns the model's fields of a Hugging Face config.json, as `read_config` reads them."""
     values = {theirs: getattr(config, ours) for ours, theirs in FIELDS.items()}
     values["intermediate_size"] = config.feed_forward_size
     return {"model_type": "bert", "hidden_act": ACTIVATIONS[config.activation][0]} | values

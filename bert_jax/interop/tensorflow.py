@@ -72,7 +72,7 @@ def read_google(prefix: Path) -> Source:
     No file says whether the model is cased. A vocabulary without capital letters counts as uncased.
 
     Raises:
-      CheckpointError, DataError: the model is no BERT, or a file is missing, damaged or truncated.
+      CheckpointError, DataError: the model is not a BERT, or a file is missing or damaged.
     """
     config = read_config(prefix.parent / "bert_config.json")
     vocabulary = prefix.parent / "vocab.txt"
@@ -85,7 +85,7 @@ def read_google(prefix: Path) -> Source:
 
 
 def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
-    """Returns the variables of a checkpoint by name, after checking their checksums.
+    """Returns the variables of a checkpoint by name, and verifies their checksums.
 
     Raises:
       CheckpointError: a file is missing, damaged or truncated.
@@ -123,10 +123,10 @@ def _read_variable(name: str, entry: _Entry, data: list[np.ndarray], prefix: Pat
     shards = len(data)
     file = f"{prefix}.data-{entry.shard:05}-of-{shards:05}"
     if entry.shard >= shards or entry.offset + entry.size > len(data[entry.shard]):
-        raise CheckpointError(f"{file} is cut short: {name} is not whole; accepted: a whole file")
+        raise CheckpointError(f"{file} ends before the end of {name}; accepted: a whole file")
     content = data[entry.shard][entry.offset : entry.offset + entry.size]
     if entry.size != math.prod(entry.shape) * entry.dtype.itemsize:
-        raise CheckpointError(f"{prefix}.index: {name} has {entry.size} bytes, not of its shape")
+        raise CheckpointError(f"{prefix}.index: shape of {name} is not that of {entry.size} bytes")
     if _masked_checksum(content.tobytes()) != entry.checksum:
         raise CheckpointError(f"{file} is damaged: the checksum of {name} differs")
     return content.view(entry.dtype).reshape(entry.shape)
@@ -163,7 +163,7 @@ def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yields every key and value. Raises ValueError if the file is damaged."""
     footer = content[-FOOTER_SIZE:]
     if len(footer) < FOOTER_SIZE or int.from_bytes(footer[-8:], "little") != TABLE_MAGIC_NUMBER:
-        raise ValueError("its last bytes are not those of a table")
+        raise ValueError("its last bytes are not those of a LevelDB table")
     _, start = _block_handle(footer, 0)  # skips the metadata block, which is always empty
     index, _ = _block_handle(footer, start)
     for _, handle in _read_block(content, *index):
@@ -171,7 +171,7 @@ def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block_handle(content: bytes, start: int) -> tuple[tuple[int, int], int]:
-    """Returns offset and size of a block, and the end of the handle."""
+    """Decodes a handle. Returns (offset, size) of its block, and the position after the handle."""
     offset, start = _varint(content, start)
     size, start = _varint(content, start)
     return (offset, size), start
@@ -218,7 +218,7 @@ def _fields(message: bytes) -> dict[int, list]:
             value = message[start : start + length]
             start += length
         else:
-            raise ValueError(f"a field of wire type {kind}")
+            raise ValueError(f"a field has the unknown wire type {kind}")
         fields.setdefault(tag >> 3, []).append(value)
     if start != len(message):
         raise ValueError("a message is cut short")
@@ -226,7 +226,7 @@ def _fields(message: bytes) -> dict[int, list]:
 
 
 def _varint(content: bytes, start: int) -> tuple[int, int]:
-    """Decodes an integer stored in groups of 7 bits, lowest first; returns it and its end."""
+    """Decodes an integer of 7-bit groups, lowest first. Returns it and the position after it."""
     value = shift = 0
     while True:
         byte = content[start]

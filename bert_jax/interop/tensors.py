@@ -1,6 +1,6 @@
-"""Converts foreign tensors to parameters and back.
+"""Converts the tensors of another implementation (the source) to parameters and back.
 
-Conversion is strict: a tensor is used, is ignored for a stated reason, or raises an error.
+Conversion is strict: a tensor is used, or is ignored for a stated reason, or raises an error.
 """
 
 import math
@@ -26,13 +26,13 @@ SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class LoadingReport:
-    """The use of every tensor of a source, a line for each tensor."""
+    """What was done with each tensor, one line for each."""
 
     used: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
     """Tensors that were used after a transpose, a split into heads, padding or a cast."""
     missing: list[str] = field(default_factory=list)
-    """Parameters that the source lacks and that were initialized."""
+    """Parameters that the source lacks. They were initialized with seed 0."""
     unexpected: list[str] = field(default_factory=list)
     """Tensors that were ignored, with the reason."""
 
@@ -57,12 +57,12 @@ def to_parameters(
       tensors: arrays by the source's names; each is read once, or twice if it is tied.
       shapes: shapes of the model's parameters by path.
       initialize: makes parameters for the given paths; called for paths that the source lacks.
-      convention: the source's names and matrix orientation.
-      vocab_size: rows of the source's token table; padding rows of our table are zero.
+      convention: whose names and matrix orientation the source has.
+      vocab_size: number of rows of the source's token table. The parameter's other rows are zero.
       allow: unexpected tensors to ignore, and parts of OPTIONAL_PARTS that may be missing.
 
     Raises:
-      CheckpointError: names the tensors that are missing, unexpected or of another shape or dtype.
+      CheckpointError: lists tensors that are missing, unexpected or of another shape or dtype.
     """
     report, problems = LoadingReport(), []
     sources = _source_names(tensors, convention)
@@ -95,14 +95,14 @@ def to_parameters(
     problems += _missing_problems(missing, parameters, allow)
     for name in sorted({*allow} - {*tensors, *OPTIONAL_PARTS}):
         problems.append(
-            f"allowed {name}, which is no tensor of it and none of {', '.join(OPTIONAL_PARTS)}"
+            f"allow has {name}, which is no tensor here and none of {', '.join(OPTIONAL_PARTS)}"
         )
     for one, source in sources.items():
         why = explain(one, convention) or ("allowed" if source in allow else None)
         if why:
             report.unexpected.append(f"{source} {_describe(tensors[source])}: {why}")
         else:
-            problems.append(f"unexpected {source} (allow it to leave it out)")
+            problems.append(f"unexpected {source} (allow this name to ignore the tensor)")
     if problems:
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         raise CheckpointError("; ".join(problems[:SHOWN] + more))
@@ -153,7 +153,7 @@ def _drop_tied(
         elif np.array_equal(tensors[source], tensors[sources[first]]):
             report.unexpected.append(f"{source}: equal to {sources[first]}, to which it is tied")
         else:
-            problems.append(f"{source} differs from {sources[first]}, to which it is tied here")
+            problems.append(f"{source} differs from {sources[first]}, to which it is tied")
 
 
 def _foreign_shape(name: Name, ours: Shape, convention: Convention, vocab_size: int) -> Shape:
@@ -162,7 +162,7 @@ def _foreign_shape(name: Name, ours: Shape, convention: Convention, vocab_size: 
 
 
 def _matrix(name: Name, ours: Shape) -> Shape:
-    """Returns the foreign shape, which has one dimension for all heads."""
+    """Returns the shape as a vector or a matrix: attention heads are part of one dimension."""
     if not name.inputs:
         return (math.prod(ours),)
     return math.prod(ours[: name.inputs]), math.prod(ours[name.inputs :])
@@ -187,7 +187,7 @@ def _fill(into: np.ndarray, tensor: np.ndarray, name: Name, convention: Conventi
 def _missing_problems(
     missing: dict[str, list[str]], parameters: Parameters, allow: Collection[str]
 ) -> list[str]:
-    """Returns a problem for each incomplete part. `allow` names parts that may be missing whole."""
+    """Returns a message for each incomplete part. `allow` lists parts that may be absent."""
     by_part: dict[str, list[str]] = {}
     for path, names in missing.items():
         part = next((part for part in OPTIONAL_PARTS if path.startswith(part)), "")

@@ -1,4 +1,4 @@
-"""Reads the tokenizer of a Hugging Face directory, and refuses anything but BERT's WordPiece.
+"""Reads the tokenizer of a Hugging Face directory. It must be BERT's WordPiece.
 
 Reference: transformers 5.23.0.
 """
@@ -37,10 +37,10 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
 
     The pieces come from `tokenizer.json`, or from `vocab.txt` if there is no `tokenizer.json`.
     `tokenizer_config.json` and `tokenizer.json` say whether text is lower-cased, and must agree.
-    If neither says so, text is lower-cased for a vocabulary without capital letters.
+    If neither file does, text is lower-cased if the vocabulary has no capital letters.
 
     Raises:
-      DataError: a file is missing or malformed, or has a setting that `WordPiece` cannot follow.
+      DataError: a file is missing or malformed, or has a setting that `WordPiece` does not have.
     """
     config_path = Path(directory) / "tokenizer_config.json"
     path = Path(directory) / "tokenizer.json"
@@ -79,7 +79,7 @@ def _wordpiece_of_model(model: dict[str, Any], *, lower_case: bool, path: Path) 
     if type(limit) is not int:
         raise DataError(f"{path}: max_input_chars_per_word is {limit!r}; accepted: an integer")
     if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
-        raise DataError(f"{path}: model.vocab is no table of ids; accepted: {{piece: id, ...}}")
+        raise DataError(f"{path}: model.vocab is not a table; accepted: {{piece: id, ...}}")
     if sorted(ids.values()) != list(range(len(ids))):
         raise DataError(f"{path}: model.vocab skips or repeats ids; accepted: 0, 1, 2, ...")
     try:
@@ -97,7 +97,7 @@ def _check_fields(
 ) -> None:
     for name, values in accepted.items():
         found = value_at(description, name)
-        # A special token may be an object that also says how the token is matched in text.
+        # A special token may be an object, whose `content` is the token itself.
         if isinstance(found, dict):
             found = found.get("content")
         if found not in values:
@@ -108,12 +108,12 @@ def _check_fields(
 def _check_added_tokens(
     added: Iterable[tuple[Any, Any]], tokenizer: WordPiece, *, path: Path
 ) -> None:
-    """Refuses added tokens that are no special pieces, since they would change tokenization."""
+    """Raises DataError for an added token that is not a special piece and so changes the ids."""
     for i, token in added:
         content = value_at(token, "content")
         known = content in tokenizer.pieces and str(tokenizer.pieces.index(content)) == str(i)
         if not known or value_at(token, "special") is not True:
             raise DataError(
                 f"{path}: added token {content!r} has id {i}; accepted: special pieces of the "
-                f"vocabulary, which has {tokenizer.vocab_size}"
+                f"vocabulary of {tokenizer.vocab_size} pieces"
             )

@@ -71,7 +71,7 @@ class _Unpickler(pickle.Unpickler):
     """Unpickler that resolves only the global names of a state dictionary."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # Made at each call, since a pickle can set attributes of the objects that it names.
+        # New objects at each call, because a pickle can set attributes of the objects it names.
         known: dict[tuple[str, str], Callable[..., Any] | _StorageType] = {
             ("collections", "OrderedDict"): lambda items=(): OrderedDict(items),
             ("torch._utils", "_rebuild_tensor_v2"): lambda *fields: _Tensor(*fields[:4]),
@@ -81,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in known:
             raise CheckpointError(
                 f"it names {module}.{name}, which a dictionary of tensors does not need; nothing "
-                "was run; accepted: weights alone, or safetensors"
+                "was run; accepted: a file of tensors only, or safetensors"
             )
         return known[module, name]
 
@@ -96,8 +96,8 @@ def read_torch(file: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a state dictionary by name. Legacy files are memory-mapped.
 
     Raises:
-      CheckpointError: the file is truncated, holds other objects than tensors, or names a
-        function that could run.
+      CheckpointError: the file is truncated, or holds other objects than tensors, or names
+        another function.
     """
     try:
         with file.open("rb") as opened:
@@ -106,11 +106,11 @@ def read_torch(file: Path) -> dict[str, np.ndarray]:
             return read(opened, file)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    except Exception as error:  # damaged bytes make a pickle fail in any way
+    except Exception as error:  # damaged bytes can raise any exception
         reason = str(error) or type(error).__name__
         raise CheckpointError(
-            f"{file} cannot be read ({reason}); accepted: a whole file that torch.save wrote of a "
-            "state dictionary"
+            f"{file} cannot be read ({reason}); accepted: a whole file that torch.save wrote "
+            "from a state dictionary"
         ) from error
 
 
@@ -163,5 +163,5 @@ def _tensors(loaded: Any) -> dict[str, _Tensor]:
         raise CheckpointError(f"it holds a {type(loaded).__name__}; accepted: names and tensors")
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
-            raise CheckpointError(f"{name!r} is no tensor; accepted: names and tensors alone")
+            raise CheckpointError(f"{name!r} is not a tensor; accepted: names and tensors only")
     return loaded

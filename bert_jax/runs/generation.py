@@ -1,7 +1,7 @@
 """Generates text with a masked language model, by Gibbs sampling.
 
 Each step masks one position and draws its piece again. A sweep visits every position once in a
-random order, so no [MASK] remains after the first sweep. Wang and Cho draw each position at random.
+random order, so no [MASK] remains after the first sweep. Wang and Cho choose positions at random.
 
 References:
   Wang and Cho 2019, https://arxiv.org/abs/1902.04094
@@ -36,13 +36,13 @@ def generate(
 ) -> list[int]:
     """Returns `length` ids that follow the prompt. No id is special; the first starts a word.
 
-    At first the row holds the prompt and `length` [MASK]s. Each piece is drawn from the `top_k`
-    most probable pieces at the temperature. All positions, seeds and prompts of a row length share
-    one compiled program.
+    At the start the row holds the prompt and `length` [MASK]s. Each piece is drawn from the `top_k`
+    most probable pieces, and `temperature` divides the logits. All positions, seeds and prompts
+    with one row length share one compiled program.
 
     Raises:
       ConfigError: a number is out of range.
-      DataError: prompt and length together exceed the model's positions.
+      DataError: the prompt and `length` together need more than `model.max_positions`.
     """
     for name, value in (("length", length), ("top_k", top_k), ("sweeps", sweeps)):
         if value < 1:
@@ -73,13 +73,13 @@ def generate(
                 (np.uint32(seed), np.uint32(sweep * length + step)),
                 min(top_k, model.tokenizer.vocab_size),
             )
-            # A device array would be another kind of input and compile another program.
+            # A device array instead of a NumPy array would compile a second program.
             layout = layout._replace(token_ids=np.asarray(token_ids))
     return layout.token_ids[0, first : first + length].tolist()
 
 
 def _text_pieces(tokenizer: Tokenizer, rows: int) -> Bool[np.ndarray, "vocab"]:
-    """Returns False for special pieces, for `[unused1]` and the like, and for padding rows."""
+    """Returns False for special pieces, for pieces like `[unused1]`, and for padding rows."""
     t, permitted = tokenizer, np.zeros(rows, bool)
     permitted[: t.vocab_size] = [not re.fullmatch(r"(?s)\[.+\]", piece) for piece in t.pieces]
     permitted[[t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id]] = False
@@ -98,7 +98,7 @@ def _redraw(
     address: tuple[Any, Any],
     top_k: int,
 ) -> Int[Array, "1 length"]:
-    """Returns the ids with a new draw at one position; `address` is (seed, number of the draw)."""
+    """Returns the ids with a new draw at `position`. `address` is (seed, number of the draw)."""
     token_ids = jnp.asarray(layout.token_ids)
     masked = layout._replace(token_ids=token_ids.at[0, position].set(mask_id))
     batch = as_batch(masked, jnp.full((1, 1), position))

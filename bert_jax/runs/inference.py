@@ -1,7 +1,7 @@
-"""Inference on texts: pieces for masks, vectors, and whether one text follows another.
+"""Inference on texts: fills masks, computes vectors, and predicts if one text follows another.
 
-Texts are laid out as in training. Batches have few shapes, so few programs are compiled: 1, 8 or
-32 rows of 32, 64, 128, ... positions, up to `model.max_positions`.
+Rows have the same layout as in training. A batch has 1, 8 or 32 rows of 32, 64, 128, ... positions,
+up to `model.max_positions`. With so few shapes, few programs are compiled.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ ROWS = (1, 8, 32)
 
 
 class TextModel(NamedTuple):
-    """A model, and the tokenizer and layout of its texts."""
+    """A model with its tokenizer and the layout of a single text."""
 
     model: BertForPretraining
     params: Any
@@ -94,7 +94,7 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
     """Returns the ids as a pair that fits into a row.
 
     Raises:
-      DataError: they are longer than the model's positions, and `truncate` is False.
+      DataError: the pair is longer than the model's positions, and `truncate` is False.
     """
     limit = model.model.config.max_positions
     over = _row_length(model, Pair(a, b, 0)) - limit
@@ -146,7 +146,7 @@ def fill_mask(model: TextModel, pairs: Sequence[Pair], *, top_k: int) -> list[li
 def embed(
     model: TextModel, pairs: Sequence[Pair], *, pooling: Pooling
 ) -> Float[np.ndarray, "texts embed"]:
-    """Returns a float32 vector for each text; `bert_jax.models.pooling` lists the kinds."""
+    """Returns a float32 vector for each text; `bert_jax.models.pooling` lists the poolings."""
     vectors = np.zeros((len(pairs), model.model.config.hidden_size), np.float32)
     for numbers, layout in lay_out_batches(model, pairs):
         found = _embed(model.model, model.params, layout, pooling)
@@ -155,7 +155,7 @@ def embed(
 
 
 def next_sentence(model: TextModel, pairs: Sequence[Pair]) -> Float[np.ndarray, "pairs"]:
-    """Returns the probability that B follows A in its document: class 0 of the head."""
+    """Returns for each pair the probability that B follows A: class 0 of the head."""
     follows = np.zeros(len(pairs), np.float32)
     for numbers, layout in lay_out_batches(model, pairs):
         batch = as_batch(layout, np.zeros((len(layout.token_ids), 1), np.int32))
@@ -167,7 +167,7 @@ def next_sentence(model: TextModel, pairs: Sequence[Pair]) -> Float[np.ndarray, 
 def cosine(
     a: Float[np.ndarray, "texts embed"], b: Float[np.ndarray, "texts embed"]
 ) -> Float[np.ndarray, "texts"]:
-    """Returns the cosine of each vector of `a` with the vector of `b` in the same row."""
+    """Returns the cosine similarity of each row of `a` and the same row of `b`."""
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return np.einsum("te,te->t", a, b) / lengths
 
@@ -176,9 +176,9 @@ def cosine(
 
 
 def lay_out_batches(model: TextModel, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], Layout]]:
-    """Yields (indices of the pairs, their rows) in batches of one padded length.
+    """Yields batches of one padded length, as (indices of the pairs, rows).
 
-    Rows after the last pair are padding.
+    The rows after the last pair are padding.
     """
     by_length = defaultdict(list)
     limit, tokenizer = model.model.config.max_positions, model.tokenizer
@@ -197,7 +197,7 @@ def lay_out_batches(model: TextModel, pairs: Sequence[Pair]) -> Iterator[tuple[l
 
 
 def padded_length(tokens: int, limit: int) -> int:
-    """Rounds up to a power of two. The result is at least 32 and at most `limit`."""
+    """Rounds a number of tokens up to a power of two, but at least to 32 and at most to `limit`."""
     return min(max(SHORTEST_ROW, 1 << (tokens - 1).bit_length()), limit)
 
 
@@ -222,7 +222,7 @@ def as_batch(layout: Layout, mask_positions: Int[Any, "batch predictions"]) -> B
     )
 
 
-# ---- Compiled functions: one program for a model and a shape -------------------------------------
+# ---- Compiled functions: one program for each model and shape ------------------------------------
 
 
 @partial(jax.jit, static_argnums=(0, 3))

@@ -38,17 +38,17 @@ class Run:
     path: Path
     step: int
     config: Experiment | None
-    """Experiment of the run; None for weights from elsewhere. `model.config` always exists."""
+    """Experiment of the run; None for weights of Hugging Face or Google. See `model.config`."""
     model: BertForPretraining | BertForTask
-    """A fine-tuned model has only the output layer of its task, which `model.head` describes."""
+    """A fine-tuned model has no pretraining heads. `model.head` describes its output layer."""
     params: Any
     """Float32 arrays: `model.apply({"params": params}, batch)` runs the model. A fine-tuned
     model takes `token_ids, segment_ids, pack_ids` in place of the batch."""
     tokenizer: Tokenizer
     passport: dict[str, Any] | None = None
-    """Description of the training data (`passport.json`); None for weights from elsewhere."""
+    """Description of the training data (`passport.json`); None if the data are not known."""
     loading: LoadingReport | None = None
-    """How each tensor was used, for weights from elsewhere."""
+    """How each tensor of Hugging Face or Google was used; None for a run of bert_jax."""
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[Filling]]:
         """Returns the `top_k` most probable pieces for each [MASK] of a text, best first.
@@ -64,16 +64,16 @@ class Run:
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text. The other texts change it only by rounding.
+        """Returns a float32 vector for each text. Other texts change a vector only by rounding.
 
         Args:
-          texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond
-            the rows of training keep their initial embeddings.
+          texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Training leaves
+            the embeddings of positions that are beyond its rows at their initial values.
           pooling: see `bert_jax.models.pooling`.
-          truncate: cuts off the last tokens of a long text, instead of an error.
+          truncate: cuts off the last tokens of a long text, instead of raising an error.
 
         Raises:
-          DataError: a text is too long. The message names its number, counted from 0.
+          DataError: a text is too long. The message gives the index of the text, from 0.
           ConfigError: the pooling does not exist.
           CheckpointError: the pooling is `pooled` and the pooler was not trained.
         """
@@ -90,19 +90,19 @@ class Run:
     def similarity(
         self, a: str, b: str, pooling: Pooling = "mean", *, truncate: bool = False
     ) -> float:
-        """Returns the cosine of two texts' vectors; see `embed`."""
+        """Returns the cosine similarity of two texts' vectors; see `embed`."""
         first, second = self.embed([a, b], pooling, truncate=truncate)
         return float(inference.cosine(first[None], second[None])[0])
 
     def next_sentence(self, a: str, b: str, *, truncate: bool = False) -> float:
         """Returns the probability that text B follows text A: class 0 of the published head.
 
-        The other class depends on the run: B is a random text, or with `data.pairs`
-        'sentence_order' the two texts are exchanged.
+        Class 1 depends on the run. B is a random text, but with `data.pairs` 'sentence_order' it
+        is the text before A.
 
         Args:
           a, b: the two texts.
-          truncate: cuts off the last tokens of the longer text, instead of an error.
+          truncate: cuts off the last tokens of the longer text, instead of raising an error.
 
         Raises:
           DataError: a text is empty, or both together are longer than the model's positions.
@@ -125,7 +125,7 @@ class Run:
         """Returns the unchanged prompt and `length` word pieces after it; see `generation`.
 
         Raises:
-          DataError: prompt and pieces together are longer than the model's positions.
+          DataError: the prompt and the pieces together are longer than the model's positions.
           ConfigError: a number is out of range.
           CheckpointError: the weights lack the head.
         """
@@ -143,7 +143,7 @@ class Run:
 
     @property
     def text_model(self) -> inference.TextModel:
-        """The encoder and tokenizer, as the functions of `inference` take them."""
+        """The model and its tokenizer, as the functions of `inference` take them."""
         # Hugging Face and Google end a single text with [SEP].
         separator = self.config.data.single_text_separator if self.config else True
         # Only the encoder of a fine-tuned model is used; `check_trained` refuses the heads.
@@ -170,8 +170,8 @@ class Run:
             untrained = self.config and not self.config.objective.next_sentence
             if untrained and part in ("bert/pooler", "next_sentence_head"):
                 raise CheckpointError(
-                    f"{self.path} was trained with objective.next_sentence False, which leaves "
-                    f"{part} as it was; accepted: a run with True"
+                    f"{self.path} was trained with objective.next_sentence False, so {part} is "
+                    "untrained; accepted: a run with True"
                 )
 
     def report(self) -> str:
@@ -191,7 +191,7 @@ class Run:
         """Returns the rows of `metrics.jsonl`.
 
         Raises:
-          CheckpointError: the weights come from elsewhere and have no metrics.
+          CheckpointError: there is no such file, because the weights are not from a run.
         """
         if not (self.path / "metrics.jsonl").exists():
             raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
@@ -204,14 +204,14 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
     Args:
       path: a run, a converted directory, a Hugging Face directory, or Google's `bert_model.ckpt`
         with `bert_config.json` and `vocab.txt` beside it.
-      step: the checkpoint of a run (default: the last).
-      allow: names that may differ in weights from elsewhere. An unexpected tensor with such a
-        name is left out. A missing part is initialized: `bert/pooler`, `masked_token_head` or
-        `next_sentence_head`.
+      step: the step of a run's checkpoint (default: the last).
+      allow: names of tensors to ignore, and of parts to initialize if they are missing
+        (`bert/pooler`, `masked_token_head`, `next_sentence_head`). It is for weights of Hugging
+        Face or Google only.
 
     Raises:
-      CheckpointError, DataError: the path is none of these, the checkpoint does not exist, a file
-        is damaged or missing, or an array does not match the model.
+      CheckpointError, DataError: the path is none of these, or the checkpoint does not exist, or
+        a file is damaged or missing, or an array does not match the model.
     """
     path = Path(path)
     if not path.exists() and not checkpoint_prefix(path):
@@ -220,7 +220,7 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
         path = path.parent
     if (path / "checkpoints").is_dir():
         if allow:
-            raise CheckpointError(f"{path} is a run with all arrays; accepted: no allow")
+            raise CheckpointError(f"{path} is a run of bert_jax; accepted: no allow")
         return _open_run(path, step)
     prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
     is_huggingface = any((path / name).is_file() for name in WEIGHTS)
@@ -230,7 +230,7 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
             f"{' or '.join(WEIGHTS)}, or a bert_model.ckpt with its .index"
         )
     if step:
-        raise CheckpointError(f"{path} is no run and has no checkpoint {step}; accepted: 0")
+        raise CheckpointError(f"{path} is not a run and has no checkpoint {step}; accepted: 0")
     source = read_google(prefix) if prefix and not is_huggingface else read_huggingface(path)
     return _open_foreign(path, source, allow)
 
@@ -309,7 +309,7 @@ def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
 
 
 def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, np.ndarray]:
-    """Returns the named parameters of seed 0. jit removes the computation of all others."""
+    """Returns initial values of the parameters `paths`, with seed 0. jit skips all others."""
 
     def initialize() -> dict[str, jax.Array]:
         params = flatten_params(unboxed_params(model, 0))

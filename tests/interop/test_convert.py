@@ -78,7 +78,7 @@ def test_google_to_hugging_face(tmp_path):
         (["--to=onnx"], "should be one of"),
         (
             ["--allow=masked_token_head", "--allow=next_sentence_head", "--allow=typo"],
-            "allowed typo, which is no tensor of it",
+            "allow has typo, which is no tensor here",
         ),
     ],
 )

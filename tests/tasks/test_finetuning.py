@@ -333,7 +333,7 @@ def test_an_untrained_pooler_is_refused(tuned, sentiment, pretrained, experiment
             tuned[0] / "seed-0",
             "on 'mean', without bert/pooler; .*training.reinitialize_pooler=true",
         ),
-        (tmp_path, "objective.next_sentence False, which leaves bert/pooler as it was; accepted"),
+        (tmp_path, "objective.next_sentence False, so bert/pooler is untrained; accepted"),
     ):
         with pytest.raises(CheckpointError, match=said):
             finetune(pooled, source, tmp_path / "run")
