@@ -119,7 +119,7 @@ def test_another_vocabulary_than_that_of_the_data_ends_in_one_line(file, experim
         f"--set=data.directory={tmp_path}/data",
         directory=tmp_path,
     )
-    assert_one_line(result, f"{tmp_path}/data/tokenizer.json is another vocabulary", "prepared")
+    assert_one_line(result, f"{tmp_path}/data/tokenizer.json holds vocabulary", "prepared")
     assert not (tmp_path / "run").exists()
 
 

@@ -569,7 +569,7 @@ def test_rate_points_are_read_from_json_and_need_room_for_the_highest_rate(
     changed = override(experiment, {"data.masking.rate_points": points})
     assert changed.data.masking.rate_points == ((0.5, 0.1), (1.0, 0.05))
     assert from_json(Experiment, json.loads(json.dumps(to_json(changed)))) == changed
-    with pytest.raises(ConfigError, match=r"rate 0\.4 of 32 tokens short; accepted: at least 12"):
+    with pytest.raises(ConfigError, match=r"rate 0\.4 of 32 tokens; accepted: at least 12"):
         override(experiment, {"data.masking.rate_points": "[[0.5, 0.4]]"})
 
 

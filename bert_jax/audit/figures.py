@@ -1,4 +1,4 @@
-"""Plots as SVG. Colours come from the page's style sheet, for a light and a dark theme."""
+"""Draws the plots of the audit page as SVG, in the colours of the page's style sheet."""
 
 import io
 import re
@@ -25,7 +25,7 @@ _STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
     "svg.fonttype": "none",  # text stays text, in the font of the page
-    "svg.hashsalt": "bert_jax",  # makes the names within the file reproducible
+    "svg.hashsalt": "bert_jax",  # makes the ids in the SVG reproducible
     **{name: _INK for name in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")},
     "axes.edgecolor": _FAINT,
     "axes.spines.top": False,
@@ -40,14 +40,14 @@ _STYLE = {
     "ytick.minor.size": 0,
     "legend.frameon": False,
 }
-_WIDTH = 7.2  # inches, at 72 units; CSS stretches the plot to the column
+_WIDTH = 7.2  # inches of 72 SVG units; CSS stretches the plot to the width of the column
 _PERCENT = PercentFormatter(1, decimals=0)
 _STYLED = mpl.rc_context(_STYLE)  # pyright: ignore[reportArgumentType]
 
 
 @_STYLED
 def plot_lengths(counts: Mapping[str, Sequence[int]], *, sequence_length: int) -> Markup:
-    """Plots the distribution of row lengths. `counts[name][n]` rows of a split have n tokens."""
+    """Plots the row lengths of each split: split `name` has `counts[name][n]` rows of n tokens."""
     width = -(-(sequence_length + 1) // 64)
     edges = np.arange(0, sequence_length + width + 1, width) - 0.5
     figure = Figure(figsize=(_WIDTH, 0.6 + 1.6 * len(counts)), layout="constrained")
@@ -67,7 +67,7 @@ def plot_lengths(counts: Mapping[str, Sequence[int]], *, sequence_length: int) -
 
 @_STYLED
 def plot_frequencies(token_counts: np.ndarray) -> Markup:
-    """Plots the count of each piece in the training records by rank, on logarithmic axes."""
+    """Plots the training count of each vocabulary piece against its rank, on logarithmic axes."""
     counts = np.sort(token_counts[token_counts > 0])[::-1]
     # 300 points look like the line through all points.
     ranks = np.unique(np.geomspace(1, max(1, len(counts)), 300).astype(int))
@@ -90,7 +90,7 @@ def plot_frequencies(token_counts: np.ndarray) -> Markup:
 def plot_shares(
     bars: Mapping[str, Sequence[float]], *, names: Sequence[str], aim: float | None = None
 ) -> Markup:
-    """Plots a stacked bar of shares for each entry, with a line at `aim`."""
+    """Plots a stacked bar for each entry: its shares, called `names`. `aim` is drawn as a line."""
     figure = Figure(figsize=(_WIDTH, 0.95 + 0.42 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
     labels = list(bars)
@@ -116,7 +116,7 @@ def plot_shares(
 
 @_STYLED
 def plot_shortcut(shortcut: Shortcut) -> Markup:
-    """Plots the held-out accuracy of each classifier with its interval, and the majority share."""
+    """Plots each classifier's held-out accuracy and interval, and the majority label's accuracy."""
     figure = Figure(figsize=(_WIDTH, 2.2), layout="constrained")
     axes = figure.add_subplot()
     names = [one.name for one in shortcut.classifiers]
@@ -149,6 +149,6 @@ def _svg(figure: Figure) -> Markup:
     text = text[text.index("<svg") :]
     for stand_in, colour in _ON_THE_PAGE.items():
         text = text.replace(stand_in, colour)
-    # These ids are never referenced, and would repeat in each figure of a page.
+    # Nothing refers to these ids, and the other figures of the page have the same ids.
     text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
     return Markup(text)

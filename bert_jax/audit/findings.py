@@ -1,4 +1,4 @@
-"""Findings: problems of prepared data that a user should know before training, with remedies."""
+"""Finds problems of prepared data in their passport (`passport.json`), and names remedies."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from bert_jax.audit.shortcut import Shortcut
 HIGHEST_UNKNOWN_RATE = 0.01
 LOWEST_FILL = 0.9
 LARGEST_IMBALANCE = 0.1
-"""Largest accepted distance of the share of label 1 from 0.5."""
+"""Largest accepted difference between 0.5 and the share of the pairs with label 1."""
 LARGEST_UNUSED_SHARE = 0.1
 FEWEST_HELD_OUT_DOCUMENTS = 50
 
@@ -39,23 +39,23 @@ def _repetitions(passport: dict) -> Iterator[Finding]:
     if shared := passport.get("shared_documents"):
         yield Finding(
             f"{_count(shared, 'document')} in training and in evaluation",
-            "The model is evaluated on text that it was trained on, so its figures are too good.",
-            "Remove the copies from the corpus and prepare again.",
+            "The model is evaluated on text that it was trained on, so its metrics are too good.",
+            "Remove the copies from the corpus, and prepare the data again.",
         )
     for names in passport.get("identical_shards", ()):
         yield Finding(
             f"{len(names)} identical shards",
-            f"{', '.join(names)} hold the same documents, so each document counts {len(names)} "
+            f"{', '.join(names)} hold the same documents, so each document is used {len(names)} "
             "times.",
-            "Look for files that occur twice in the corpus, and prepare again.",
+            "Look for files that occur twice in the corpus, and prepare the data again.",
         )
     for split, summary in passport["splits"].items():
         if copies := summary.get("identical_documents"):
             yield Finding(
                 f"{_count(copies, 'repeated document')} in {SPLIT_NAMES[split]}",
-                f"Each is equal to an earlier document among {summary['documents']:,}. A model "
-                "memorizes repeated text and gives it too much weight.",
-                "Remove the copies from the corpus. To weight a source, write SPEC@WEIGHT.",
+                f"Each is a copy of an earlier document; the split has {summary['documents']:,} "
+                "in all. A model memorizes repeated text and gives it too much weight.",
+                "Remove the copies from the corpus. To use a source more often, write SPEC@WEIGHT.",
             )
 
 
@@ -65,7 +65,7 @@ def _unknown(passport: dict) -> Iterator[Finding]:
         if rate > HIGHEST_UNKNOWN_RATE:
             yield Finding(
                 f"[UNK] is {rate:.1%} of {SPLIT_NAMES[split]}",
-                "The model cannot learn from this text. The usual rate is well below "
+                "The model cannot learn from unknown words. The usual rate is well below "
                 f"{HIGHEST_UNKNOWN_RATE:.0%}.",
                 "Train a vocabulary on this text (omit --vocabulary), and check that "
                 "data.lower_case and data.max_word_length suit the text.",
@@ -76,17 +76,17 @@ def _shortcuts(passport: dict, shortcut: Shortcut | None) -> Iterator[Finding]:
     if shortcut is None:
         return
     best, majority = shortcut.best, shortcut.majority
-    remedy = "Only pair accuracy above this figure shows understanding of the text."
+    remedy = f"Pair accuracy up to {max(best.accuracy.value, majority):.1%} shows no understanding."
     if passport["preparation"]["pairs"] == "next_sentence":
         remedy += (
             " With data.pairs='sentence_order' both texts come from the same place, so topic and "
-            "words do not give the answer away. data.pairs='none' omits the task."
+            "words do not reveal the label. data.pairs='none' omits the pair task."
         )
     if best.accuracy.low > majority:
         yield Finding(
             f"A classifier without word order gets {best.accuracy.value:.1%} of pairs right",
-            f"It sees {best.name} only. The majority label alone gets {majority:.1%}. The pair "
-            "task can be solved to this degree without understanding the text.",
+            f"It sees only {best.name}. Always answering with the majority label gets "
+            f"{majority:.1%}. A model can do as well without understanding the text.",
             remedy,
         )
         return
@@ -94,9 +94,9 @@ def _shortcuts(passport: dict, shortcut: Shortcut | None) -> Iterator[Finding]:
     if ranked.ranking.low > 0.5:
         yield Finding(
             "A classifier without word order can distinguish the pairs",
-            f"From {ranked.name} alone, it ranks {ranked.ranking.value:.0%} of pairs with "
-            f"different labels correctly; chance is 50%. Accuracy does not show this, since the "
-            f"majority label is right {majority:.1%} of the time.",
+            f"It sees only {ranked.name}. It ranks a pair of label 1 above a pair of label 0 in "
+            f"{ranked.ranking.value:.0%} of cases; chance is 50%. Accuracy does not show this, "
+            f"because the majority label is right {majority:.1%} of the time.",
             remedy,
         )
 
@@ -109,12 +109,12 @@ def _imbalance(passport: dict) -> Iterator[Finding]:
     if abs(rate - 0.5) <= LARGEST_IMBALANCE:
         return
     if passport["preparation"]["pairs"] == "sentence_order":
-        explanation = "Pairs are swapped with probability 50%, so there are too few pairs."
-        remedy = "Use more text."
+        explanation = "Pairs are swapped with probability 50%. The share is far from it by chance."
+        remedy = "Use more text: with more pairs, the share comes closer to 50%."
     else:
         explanation = (
-            "The recipe aims at 50%, but a chunk of a single sentence always gets a random B. A "
-            "model that always answers with the more frequent label is right "
+            "The recipe aims at 50%, but B is always random if A's chunk of the document is a "
+            "single sentence. A model that always answers with the more frequent label is right "
             f"{max(rate, 1 - rate):.1%} of the time."
         )
         remedy = (
@@ -133,7 +133,7 @@ def _fill(passport: dict) -> Iterator[Finding]:
     yield Finding(
         f"Training rows are {fill:.1%} full",
         f"The other {1 - fill:.1%} of the positions are padding, which costs as much as text.",
-        f"Pack with --set data.pairs_per_row={pairs_per_row + 2}, or lower "
+        f"Pack more pairs into a row with --set data.pairs_per_row={pairs_per_row + 2}, or lower "
         f"data.sequence_length, which is {preparation['sequence_length']}.",
     )
 
@@ -152,7 +152,7 @@ def _few_documents(passport: dict) -> Iterator[Finding]:
     if summary["documents"] < FEWEST_HELD_OUT_DOCUMENTS:
         yield Finding(
             f"Held-out rows come from {_count(summary['documents'], 'document')}",
-            "Rows of the same text resemble each other. Intervals that treat all "
+            "Rows of the same document resemble each other. Intervals that treat all "
             f"{summary['examples']:,} rows as independent are too narrow.",
             "Raise data.held_out_fraction, or treat small differences on these data with caution.",
         )
@@ -162,7 +162,7 @@ SPLIT_NAMES = {"train": "training", "eval": "evaluation"}
 
 
 def label_one(passport: dict) -> str:
-    """Returns the name for pairs of label 1."""
+    """Returns the word for pairs with label 1: 'swapped' or 'random'."""
     return "swapped" if passport["preparation"]["pairs"] == "sentence_order" else "random"
 
 

@@ -1,4 +1,4 @@
-"""Writes `audit.html`: the passport of prepared data as a self-contained page."""
+"""Writes `audit.html`, a self-contained page on the passport (`passport.json`) of the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _RARE = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """The results on the page: the passport and what was measured."""
+    """The content of the page: the passport, the measured shortcut and the findings."""
 
     path: Path
     passport: dict
@@ -34,7 +34,7 @@ def write_page(directory: str | Path) -> Audit:
     """Writes the page into the directory. The same data give the same bytes.
 
     Raises:
-      DataError: the directory holds no prepared data, or a file of the passport is missing.
+      DataError: the directory holds no prepared data, or lacks a file that the passport names.
     """
     directory = Path(directory)
     passport = passports.load_passport(directory)
@@ -82,16 +82,16 @@ def _load_counts(directory: Path, tokenizer: Tokenizer) -> np.ndarray:
     try:
         counts = passports.load_token_counts(directory)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); prepare again") from error
+        raise DataError(f"{path} cannot be read ({error}); prepare the data again") from error
     if counts.shape != (tokenizer.vocab_size,):
         raise DataError(
-            f"{path} has shape {counts.shape}; accepted: ({tokenizer.vocab_size},), the vocabulary"
+            f"{path} has shape {counts.shape}; accepted: ({tokenizer.vocab_size},), the vocab_size"
         )
     return counts
 
 
 def _describe_tokens(counts: np.ndarray, tokenizer: Tokenizer) -> dict:
-    """Returns statistics of the vocabulary in the training records, special pieces aside."""
+    """Returns how often pieces of the vocabulary (not special ones) occur in training records."""
     special = [getattr(tokenizer, f"{name}_id") for name in ("pad", "unk", "cls", "sep", "mask")]
     ordinary = ~np.isin(np.arange(len(counts)), special)
     unused = np.flatnonzero(ordinary & (counts == 0))

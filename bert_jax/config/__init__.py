@@ -1,6 +1,7 @@
-"""Configs are values: load an experiment file, override fields, compare, store, hash.
+"""Loads configs from experiment files; overrides, compares, stores and hashes them.
 
-The modules work on any dataclass. Only `migration` knows fields by name: it reads older formats.
+A config is a frozen dataclass, and the modules work on any such class. Only `migration` knows the
+names of fields, because it reads older formats.
 """
 
 from bert_jax.config.bounds import PositiveFloat as PositiveFloat

@@ -20,11 +20,11 @@ def main(*specs: str) -> None:
     """Runs the command."""
     if not flags.FLAGS.diff:
         if specs:
-            raise ConfigError(f"unexpected argument {specs[0]!r}; accepted: after --diff")
+            raise ConfigError(f"unexpected argument {specs[0]!r}; accepted: none without --diff")
         print(json.dumps(config.to_json(command.experiment_from_flags()), indent=2))
         return
     if flags.FLAGS["experiment"].present or flags.FLAGS["set"].present:
-        raise ConfigError("--experiment and --set do not go with --diff; accepted: experiments")
+        raise ConfigError("--experiment or --set is given with --diff; accepted: only --diff")
     if len(specs) < 2:
         raise ConfigError(f"--diff has {len(specs)} experiments; accepted: two or more")
     print(difference_table(specs, [command.load(spec) for spec in specs]))
@@ -51,6 +51,6 @@ def difference_table(specs: Sequence[str], experiments: Sequence[Any]) -> str:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_bool(
-        "diff", False, "Compares the experiments that follow: files or the config.json of runs."
+        "diff", False, "Compares experiments, given as arguments: files, or config.json of runs."
     )
     command.run(main, operands=True)

@@ -1,9 +1,9 @@
-"""Bounds of config fields: written beside the field, checked whenever a config is made.
+"""Checks config fields whenever a config is made. The type of a field includes its bounds:
 
     batch_size: Annotated[int, Meta(ge=1)] = 256
 
-Dataclasses do not check types. msgspec checks them when it reads JSON, but its message omits the
-value. These functions check each value alone, and name field, value and what is accepted.
+Dataclasses do not check types. msgspec checks them when it reads JSON, but its messages omit the
+value. The messages of these functions name the field, its value and what is accepted.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ def check_bounds(config: Any, section: str = "") -> None:
 
     Args:
       config: a dataclass.
-      section: name of the config in its parent, such as `data`; empty for a root.
+      section: name of the config in its parent, such as `data`; empty if it has no parent.
 
     Raises:
-      ConfigError: names the first field that is wrong, its value and what is accepted.
+      ConfigError: a field is wrong. The message names it, its value and what is accepted.
     """
     for name, hint in field_types(type(config)).items():
         convert_value(getattr(config, name), hint, _join(section, name))
@@ -42,13 +42,13 @@ def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> A
     """Converts a value of plain JSON types to the type of its field.
 
     Args:
-      value: what JSON holds, or a value that already has the type.
+      value: a value as read from JSON, or a value that already has the type.
       hint: the type of the field, with its bounds.
       path: path of the field, for messages; empty for a whole config.
-      strict: whether a string in place of a number is an error.
+      strict: whether a string is refused where the type is a number.
 
     Raises:
-      ConfigError: an unknown name, another type, or a number that is out of bounds or not finite.
+      ConfigError: a name is unknown, a type is wrong, or a number is out of bounds or not finite.
     """
     _check_below(value, hint, path)
     try:

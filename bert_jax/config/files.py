@@ -1,4 +1,4 @@
-"""Experiment files: Python files that return a config."""
+"""Loads experiment files: Python files with a function `get_config` that returns a config."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ def load_experiment(spec: str | Path) -> Any:
       spec: `FILE` or `FILE:VARIANT`; the file may lie anywhere.
 
     Raises:
-      ConfigError: no such file or variant, or the file itself fails.
+      ConfigError: the file or the variant does not exist, or the file raises an exception.
     """
     file, variant = _split_spec(str(spec))
     get_config = getattr(_import_file(file), "get_config", None)
@@ -51,7 +51,7 @@ def load_module(spec: str | Path) -> Any:
     """Returns the module of an experiment file, `FILE` or `FILE:VARIANT`.
 
     Raises:
-      ConfigError: no such file, or the file itself fails.
+      ConfigError: the file does not exist, or it raises an exception.
     """
     return _import_file(_split_spec(str(spec))[0])
 
@@ -73,7 +73,7 @@ def _import_file(file: Path) -> Any:
     if module_spec is None or module_spec.loader is None:
         raise ConfigError(f"{file} is not a Python file; accepted: FILE.py or FILE.py:VARIANT")
     module = importlib.util.module_from_spec(module_spec)
-    # Files beside this one can be imported by name, as with `python FILE`.
+    # The experiment file can import the files beside it by name, as with `python FILE`.
     sys.path.insert(0, str(file.parent.resolve()))
     try:
         with _errors_of(file):
@@ -85,7 +85,7 @@ def _import_file(file: Path) -> Any:
 
 @contextlib.contextmanager
 def _errors_of(file: Path) -> Iterator[None]:
-    """Turns an exception of an experiment file into a ConfigError that names the line."""
+    """Turns an exception of an experiment file into a ConfigError with the line number."""
     try:
         yield
     except ConfigError:

@@ -8,7 +8,7 @@ from bert_jax.config.bounds import nearest
 from bert_jax.errors import ConfigError
 
 FORMAT_VERSION = 2
-"""Version 1 had at most two phases; its section `second_phase` described the second."""
+"""Version 1 had at most two training phases. Its section `second_phase` described the second."""
 
 REMOVED_FIELDS: dict[str, Any] = {
     "training.layer_decay": 1.0,
@@ -26,8 +26,7 @@ def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of a stored config in the current format, without `format_version`.
 
     Raises:
-      ConfigError: an unknown format version, or a removed field with another value than its
-        default.
+      ConfigError: the format version is unknown, or a removed field does not have its default.
     """
     fields = copy.deepcopy(dict(description))
     version = fields.pop("format_version", None)
@@ -41,8 +40,8 @@ def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
         value = section.pop(name)
         if value != default:
             raise ConfigError(
-                f"{path} is {value!r}, a field that was removed; accepted: {default!r}, which is "
-                "what every config does now"
+                f"{path} is {value!r}, but this field was removed; accepted: {default!r}, which "
+                "now holds for every config"
             )
     if version == 1:
         _migrate_second_phase(fields)
@@ -65,7 +64,7 @@ SECOND_PHASE = {
 
 
 def _migrate_second_phase(fields: dict[str, Any]) -> None:
-    """Replaces `second_phase`, a section with fields of its own, by an entry of `phases`."""
+    """Replaces `second_phase`, a section with fields of its own, by an entry in `phases`."""
     given = fields.pop("second_phase", {})
     for name in given:
         if name not in SECOND_PHASE:

@@ -1,4 +1,4 @@
-"""Overrides: a config with some of its fields replaced, by their paths."""
+"""Overrides: replaces fields of a config that are named by their paths."""
 
 import contextlib
 import dataclasses
@@ -24,11 +24,11 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     Args:
       config: a frozen dataclass of frozen dataclasses.
       overrides: maps `path.to.field` to a value. A string is read as the type of its field. A
-        value may be a whole sub-config. A path contains the numbers of list entries, from 0, and
-        the keys of dictionaries, such as `phases.0.changes.data.batch_size`.
+        value may be a whole sub-config. In a path, a list entry is named by its number from 0, and
+        a dictionary entry by its key, as in `phases.0.changes.data.batch_size`.
 
     Raises:
-      ConfigError: an unknown field, a wrong type, or a combination that the config refuses.
+      ConfigError: a field is unknown, a type is wrong, or the config refuses the combination.
     """
     content = json.loads(json.dumps(to_json(config)))  # lists in place of tuples
     found = leaves(overrides)
@@ -46,7 +46,7 @@ def leaves(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Splits overrides into single fields; a JSON object sets only the fields that it names.
 
     Raises:
-      ConfigError: a field is set twice, or a string that starts as a JSON object is not JSON.
+      ConfigError: a field is set twice, or a string that starts with `{` is not JSON.
     """
     found: dict[str, Any] = {}
     for path, value in overrides.items():
@@ -77,12 +77,12 @@ def _field_type(root: Any, config: Any, name: Any) -> Any:
 
 
 def _walk(root: Any, path: str) -> list[tuple[Any, Any]]:
-    """Returns each config along a path, with the next name or number of the path.
+    """Returns each config that the path passes, with the name or number that comes next.
 
-    The keys of a dictionary are field paths, so the whole rest of the path is one key.
+    The keys of a dictionary are themselves field paths, so the rest of the path is a single key.
 
     Raises:
-      ConfigError: a config does not have the name.
+      ConfigError: a config has no field of that name.
     """
     config, names, found = root, path.split("."), []
     for depth, name in enumerate(names):
@@ -110,12 +110,12 @@ def _hint(config: Any, name: str, walked: Sequence[str]) -> str:
         return f"; did you mean {', '.join('.'.join([*walked, candidate]) for candidate in near)}"
     if config == ():
         return f": {'.'.join(walked)} is empty; accepted: a JSON list"
-    return f": nothing lies below a {type(config).__name__}"
+    return f": a value of type {type(config).__name__} has no fields"
 
 
 def _coerce(value: Any, hint: Any, path: str) -> Any:
     if not isinstance(value, str) or hint is str:
         return convert_value(value, hint, path)
-    with contextlib.suppress(ValueError):  # not JSON: a name of a Literal, an axis of the mesh
+    with contextlib.suppress(ValueError):  # not JSON but a plain string, as a Literal accepts
         value = json.loads(value)
     return convert_value(value, hint, path, strict=False)

@@ -1,4 +1,4 @@
-"""Configs as values: their leaves, their JSON, and the hash that names them."""
+"""Converts configs to flat fields, to JSON and back, and to a hash that names them."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns every leaf of a config by its path, such as `phases.0.changes.data.batch_size`."""
+    """Returns all values by path, such as `phases.0.changes.data.batch_size`; no sub-configs."""
     leaves: dict[str, Any] = {}
     for name, hint in field_types(type(config)).items():
         value, path = getattr(config, name), prefix + name
@@ -48,24 +48,24 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
-    """Rebuilds a config from `to_json` of this or an earlier format.
+    """Rebuilds a config from the output of `to_json`, in the current or an earlier format.
 
     A missing field gets its default. The default of a new field must therefore describe what
     happened before the field existed.
 
     Raises:
-      ConfigError: an unknown field, a value of another type or out of its bounds.
+      ConfigError: a field is unknown, or a value has the wrong type or is out of bounds.
     """
     return convert_value(migrate(description), root, "")
 
 
 def normalize(config: Config) -> Config:
-    """Returns the config as it comes back from JSON: tuples for lists, floats where declared.
+    """Converts each value to the type of its field: lists to tuples, and integers to floats.
 
-    Equal configs are then equal in their JSON and their hash.
+    Equal configs then have equal JSON and equal hashes.
 
     Raises:
-      ConfigError: a value of another type than its field's.
+      ConfigError: a value cannot have the type of its field.
     """
     return from_json(type(config), to_json(config))
 
@@ -83,9 +83,9 @@ def config_hash(config: Any) -> str:
 
 
 def _without_defaults(config: Any, defaults: Any = None) -> dict[str, Any]:
-    """Returns the fields that differ from `defaults`, or from those of their class if None.
+    """Returns the fields that differ from `defaults`, or from the class's defaults if None.
 
-    The defaults of a sub-config are those of the field that holds it.
+    The defaults of a sub-config come from the field that holds it.
     """
     content: dict[str, Any] = {}
     for field in dataclasses.fields(config):

@@ -1,7 +1,7 @@
 """The contract between data and model: what one batch holds.
 
 The axis `batch` counts rows, `length` is `data.sequence_length`, `predictions` is
-`data.masking.max_predictions` and `pairs` is `data.pairs_per_row`. Filler rows complete a last
+`data.masking.max_predictions` and `pairs` is `data.pairs_per_row`. Filler rows complete the last
 batch; all their weights and `pack_ids` are 0.
 """
 
@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     segment_ids: Int[Any, "batch length"]
     """0 for [CLS] A [SEP], 1 for B [SEP], 0 for padding, int32."""
     pack_ids: Int[Any, "batch length"]
-    """Number of the pair in its row that a position belongs to, from 1; 0 at padding, int32."""
+    """The pair that a position belongs to, numbered from 1 in its row; 0 at padding, int32."""
     mask_positions: Int[Any, "batch predictions"]
     """Ascending positions to predict; 0 in slots of weight 0, int32."""
     mask_labels: Int[Any, "batch predictions"]

@@ -1,4 +1,4 @@
-"""Data configs: where the data of an experiment lie, how they are prepared and how masked."""
+"""Data configs: where the data of an experiment are, and how they are prepared and masked."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -14,27 +14,27 @@ class MaskingConfig:
     """How words are chosen and replaced for the masked language model (Devlin et al. 2018, 3.1)."""
 
     unit: Literal["token", "word", "span"] = "token"
-    """Unit of masking. `token`: single tokens. `word`: all tokens of a word, each replaced on its
-    own (the whole-word models of google-research/bert). `span`: several whole words in a row, all
-    replaced in the same way; their number is geometric with p = 0.2 and at most 10 (SpanBERT,
-    Joshi et al. 2019)."""
+    """Unit of masking. `token`: single tokens. `word`: all tokens of a word; each gets its own
+    replacement (the whole-word models of google-research/bert). `span`: consecutive whole words,
+    all replaced in the same way; the number of words is geometric with p = 0.2 and at most 10
+    (SpanBERT, Joshi et al. 2019)."""
     rate: Annotated[float, Meta(gt=0, le=1)] = 0.15
-    """Share of a row's tokens that is predicted; [CLS] and [SEP] count as tokens."""
+    """Share of a row's tokens that are predicted; [CLS] and [SEP] count as tokens."""
     rate_points: tuple[tuple[float, float], ...] = ()
-    """Points (share of the run's steps, rate) of a rate that changes during training. Straight
-    lines lead from `rate` at the start through the points; the last rate stays. Two points at the
-    same share are a jump. `((1.0, 0.15),)` anneals linearly (Ankner et al. 2023)."""
+    """Points (share of the run's steps, rate) of a rate that changes during training. The rate
+    starts at `rate`, is interpolated linearly between the points, and is constant after the last
+    point. Two points at the same share make it jump. `((1.0, 0.15),)` anneals it linearly (Ankner
+    et al. 2023)."""
     count: Literal["rounded", "floored", "drawn"] = "rounded"
     """Number of predictions in a row of n tokens. `rounded`: `rate * n` to the nearest integer,
     halves to even, at least 1 (google-research/bert). `floored`: rounded down, at least 1.
-    `drawn`: each token, or word, is drawn with probability `rate` (Hugging Face); the number can
-    be 0."""
+    `drawn`: each token or word is drawn with probability `rate` (Hugging Face). 0 is possible."""
     max_predictions: PositiveInt = 20
     """Maximum number of predictions in a row, the static width of a batch's `mask_*` fields."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of the chosen words that become [MASK], become a random word, or stay unchanged."""
     static: bool = False
-    """Whether every epoch has the masks of the first, like files with fixed masks
+    """Whether every epoch has the masks of the first epoch, as in files with fixed masks
     (google-research/bert). A text then has `data.dupe_factor` different masks."""
 
     def __post_init__(self):
@@ -42,12 +42,12 @@ class MaskingConfig:
         for share, rate in self.rate_points:
             if not 0 < rate <= 1:
                 raise ConfigError(
-                    f"masking.rate_points has rate {rate} at {share}; accepted: above 0, at most 1"
+                    f"masking.rate_points has rate {rate} at {share}; accepted: rates in (0, 1]"
                 )
         shares = [share for share, _ in self.rate_points]
         if shares != sorted(shares) or not all(0 <= share <= 1 for share in shares):
             raise ConfigError(
-                f"masking.rate_points has shares of the steps {shares}; accepted: ascending, 0 to 1"
+                f"masking.rate_points has shares {shares}; accepted: ascending shares from 0 to 1"
             )
         if self.unit == "span" and self.count == "drawn":
             raise ConfigError(
@@ -64,7 +64,7 @@ class MaskingConfig:
         return max(self.rate, *(rate for _, rate in self.rate_points), 0)
 
     def at(self, progress: float) -> "MaskingConfig":
-        """Returns the masking after a share of the run's steps, with a constant rate."""
+        """Returns the config, with a constant rate, that holds after this share of the steps."""
         if not self.rate_points:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
@@ -79,41 +79,41 @@ class DataConfig:
     """The pretraining data of an experiment."""
 
     directory: str
-    """Directory of vocabulary and shards: `bert_jax.prepare` writes it, training reads it."""
+    """Directory of the vocabulary and the shards. `bert_jax.prepare` writes it for training."""
     corpus: str
-    """Raw text, SPEC[@WEIGHT],..., such as `embedded:sotu` or `text:GLOB`; see docs/data.md."""
+    """Raw text as SPEC[@WEIGHT],..., such as `embedded:sotu` or `text:GLOB`; see docs/data.md."""
     batch_size: PositiveInt = 256
-    """Rows of the global batch, all devices and hosts together."""
+    """Number of rows in the global batch, over all devices and hosts."""
     sequence_length: Annotated[int, Meta(ge=5)] = 128
-    """Tokens of a row; the shortest pair is [CLS] a [SEP] b [SEP]."""
+    """Number of tokens in a row, at least 5: the shortest pair is [CLS] a [SEP] b [SEP]."""
     tokenizer: Literal["wordpiece", "sentencepiece"] = "wordpiece"
     """Kind of tokenizer: BERT's WordPiece, or the unigram model of ALBERT and T5, which needs no
     spaces between words."""
     lower_case: bool = True
     """Whether text is lower-cased. WordPiece then also strips accents (the uncased models)."""
     max_word_length: PositiveInt = 200
-    """Maximum length of a word in characters; a longer word is [UNK]. Google's code has 200,
-    Hugging Face's 100. SentencePiece has no limit."""
+    """Maximum length of a word in characters; a longer word becomes [UNK]. The limit is 200 in
+    Google's code and 100 in Hugging Face's. SentencePiece has no limit."""
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
-    """Texts A and B of an example and its label. `next_sentence`: B follows A or is random (BERT).
+    """How texts A and B of an example are chosen. `next_sentence`: B follows A or is random (BERT).
     `sentence_order`: B follows A or A follows B (ALBERT). `none`: whole sentences as a single text
     without a label (RoBERTa)."""
     pairs_per_row: PositiveInt = 1
     """Maximum number of pairs packed into one row (1 = no packing). Attention does not cross pairs.
     Held-out rows are never packed, so evaluations are comparable."""
     dupe_factor: PositiveInt = 10
-    """Number of times that each document is cut into pairs, with new lengths and partners."""
+    """Number of times that each document is cut into pairs, each time with new lengths and B."""
     short_sequence_probability: Share = 0.1
     """Probability that a document's pairs are cut to a random shorter length."""
     single_text_separator: bool = True
     """Whether a single text ends with [SEP]: [CLS] A [SEP], or [CLS] A."""
     held_out_fraction: Share = 0.005
-    """Share of the documents that is held out for evaluation. `embedded:sotu` has its own held-out
-    documents and ignores it."""
+    """Share of the documents that are held out for evaluation. `embedded:sotu` has its own held-out
+    documents and ignores this field."""
     train_shards: PositiveInt = 8
     """Number of files of training rows."""
     preparation_seed: int = 12345
-    """Seed of lengths and partners; the experiment's `seed` draws masks and order."""
+    """Seed of the lengths and the random B. The experiment's `seed` draws masks and row order."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     evaluation_masking: MaskingConfig = field(default_factory=MaskingConfig)
     """Masking of held-out rows. Their masks are the same for every seed and at every step."""
@@ -128,27 +128,27 @@ class DataConfig:
             )
         if "://" in self.directory:
             raise ConfigError(
-                f"data.directory is {self.directory!r}; accepted: a local path, also of a mounted "
-                "file system"
+                f"data.directory is {self.directory!r}; accepted: a local path, which may be on a "
+                "mounted file system"
             )
         for name in ("masking", "evaluation_masking"):
             masking = getattr(self, name)
             chosen = int(self.sequence_length * masking.highest_rate)
             if masking.max_predictions < chosen:
                 raise ConfigError(
-                    f"data.{name}.max_predictions is {masking.max_predictions}, which cuts "
-                    f"data.{name}.rate {masking.highest_rate} of {self.sequence_length} tokens "
-                    f"short; accepted: at least {chosen}"
+                    f"data.{name}.max_predictions is {masking.max_predictions}, which is less than "
+                    f"data.{name}.rate {masking.highest_rate} of {self.sequence_length} tokens; "
+                    f"accepted: at least {chosen}"
                 )
         if self.masking.static and self.masking.rate_points:
             raise ConfigError(
-                "data.masking.static is True with data.masking.rate_points, under which masks "
-                "cannot stay; accepted: one of the two"
+                "data.masking.static is True, but data.masking.rate_points change the masks "
+                "during training; accepted: one of the two"
             )
         if self.evaluation_masking.rate_points:
             raise ConfigError(
                 f"data.evaluation_masking.rate_points is {self.evaluation_masking.rate_points}; "
-                "accepted: none, held-out masks being the same at every step"
+                "accepted: (), because held-out masks are the same at every step"
             )
 
 
@@ -165,4 +165,4 @@ PREPARATION_FIELDS = (
     "train_shards",
     "preparation_seed",
 )
-"""Fields of DataConfig that the files in `directory` depend on, besides the text."""
+"""Fields of DataConfig that determine the files in `directory`, together with the text."""

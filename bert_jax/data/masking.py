@@ -1,4 +1,4 @@
-"""Lays out and masks pairs in NumPy, a whole batch at a time.
+"""Converts pairs to rows of token ids and masks them, a whole batch at a time in NumPy.
 
 The random numbers of a row are a pure function of (seed, epoch, record index). A row therefore has
 the same mask in any batch, in any order and on any number of hosts.
@@ -26,11 +26,11 @@ class BatchForm:
     """How rows of pairs become arrays of token ids."""
 
     batch_size: int
-    """Number of rows, fillers included."""
+    """Number of rows, filler rows included."""
     sequence_length: int
     """Number of tokens in a row, padding included."""
     tokenizer: Tokenizer
-    """The vocabulary of the ids, and its [CLS], [SEP], [MASK] and [PAD]."""
+    """The tokenizer of the ids, which also has the ids of [CLS], [SEP], [MASK] and [PAD]."""
     single_text_separator: bool = True
     """Whether a single text ends in [SEP]."""
     pairs_per_row: int = 1
@@ -67,7 +67,7 @@ def masked_batch(
     seed: int,
     config: MaskingConfig,
 ) -> Batch:
-    """Lays out and masks rows of pairs; rows after the last one are fillers of weight 0.
+    """Lays out and masks rows of pairs; filler rows of weight 0 complete the batch.
 
     Args:
       addresses: (epoch, record index) of each row.
@@ -142,10 +142,10 @@ def draw_uniforms(
     sequence_length: int,
     max_predictions: int,
 ) -> RowUniforms:
-    """Draws the uniform numbers of rows from their (epoch, record index); 0 in filler rows."""
+    """Draws the uniform numbers of each row from its (epoch, record index); filler rows get 0."""
     bits = np.zeros((batch_size, sequence_length + 3 * max_predictions), np.uint64)
-    # NumPy keeps raw bits the same in every version, but not the numbers of a Generator. A single
-    # object is set to the state of each row: a new object takes four times as long as its numbers.
+    # Raw bits are the same in every NumPy version; the numbers of a Generator are not. All rows use
+    # one Philox object, because making an object takes four times as long as drawing for a row.
     philox = np.random.Philox(key=0)
     start = philox.state
     for row, (epoch, index) in enumerate(addresses):
@@ -174,10 +174,11 @@ def mask_tokens(
 ) -> Batch:
     """Chooses tokens to predict and replaces each by [MASK], by a random piece or by itself.
 
-    `config.count` says how the number of predictions follows from the number of tokens of the row,
-    [CLS] and [SEP] included; it is at most `max_predictions`. Whole words and spans need
-    `word_starts`; a word that would exceed the number is left out, unless it is the first word.
-    A random piece may be any piece of the vocabulary, special pieces included.
+    `config.count` is the rule that gives the number of predictions from a row's number of tokens,
+    [CLS] and [SEP] included. The maximum is `max_predictions`. Whole words and spans need
+    `word_starts`, True for the ids that start a word. For them, the number is at least the length
+    of the row's shortest word, and a word that would exceed the number is left out. A random piece
+    may be any piece of the vocabulary, special pieces included.
     """
     token_ids = layout.token_ids
     if word_starts is None:
@@ -211,7 +212,7 @@ def mask_tokens(
 
 
 def _budgets(layout: Layout, config: MaskingConfig) -> Int[np.ndarray, "batch"]:
-    """Returns the number of tokens to predict in each row, if `config.count` is not drawn."""
+    """Returns the number of tokens to predict in each row, unless `config.count` is 'drawn'."""
     shares = layout.pack_ids.astype(bool).sum(axis=1) * config.rate
     counts = np.maximum(np.rint(shares) if config.count == "rounded" else shares // 1, 1)
     return np.minimum(counts, config.max_predictions).astype(int)
@@ -228,8 +229,7 @@ def _choose_tokens(
         counts = np.minimum(counts, config.max_predictions)
     else:
         counts = np.minimum(_budgets(layout, config), maskable.sum(axis=1))
-    # The tokens with the smallest numbers are chosen. A slot without a prediction holds the
-    # length of the row, which sorts after all positions.
+    # The tokens with the smallest numbers are chosen. The length of the row sorts after them.
     order = np.argsort(np.where(maskable, uniforms.selection, 2.0), axis=1)
     order = order[:, : config.max_predictions]
     chosen = np.arange(order.shape[1]) < counts[:, None]

@@ -38,11 +38,11 @@ def build_pairs(
     short_sequence_probability: float,
     rng: random.Random,
 ) -> list[Pair]:
-    """Cuts documents (sentences of token ids) into pairs, each as often as `dupe_factors` says.
+    """Cuts each document (sentences of token ids) into pairs, as often as `dupe_factors` says.
 
-    Each side of a pair holds at least one token. Both together hold at most `sequence_length - 3`
-    tokens. A random B comes from another document. If ten draws find no other document, it comes
-    from the same document; its label is then 0 if it happens to follow A.
+    A and B hold at least one token each, and at most `sequence_length - 3` tokens together. A
+    random B comes from another document. If ten draws find no other document, B comes from the
+    same document. If this B happens to follow A, its label is 0.
     """
     flat = [
         (_flatten(document), times) for document, times in zip(documents, dupe_factors, strict=True)
@@ -125,7 +125,7 @@ def _draw_other(index: int, *, count: int, rng: random.Random) -> int:
 
 
 def _below(bound: int, rng: random.Random) -> int:
-    """Draws as `rng.randrange(bound)` does, in a third of the time. Each pair needs several."""
+    """Draws like `rng.randrange(bound)`, in a third of the time. Each pair needs several draws."""
     bits = bound.bit_length()
     drawn = rng.getrandbits(bits)
     while drawn >= bound:

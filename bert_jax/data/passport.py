@@ -1,4 +1,4 @@
-"""The passport of prepared data: their sources, their settings and their statistics."""
+"""The passport of prepared data: a JSON file of their sources, settings and statistics."""
 
 import hashlib
 import json
@@ -21,8 +21,8 @@ def load_passport(directory: str | Path) -> dict:
     """Reads the passport that `prepare_data` wrote.
 
     Raises:
-      MissingDataError: the directory has none.
-      DataError: the passport is damaged or of another format.
+      MissingDataError: the directory has no passport.
+      DataError: the passport is damaged, or has another format version.
     """
     path = Path(directory) / PASSPORT_FILE
     if not path.exists():
@@ -62,7 +62,7 @@ def _identity(passport: dict) -> dict:
 
 
 def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str]) -> None:
-    """Compares the hashes of the token counts and of the shards of some splits.
+    """Checks the SHA-256 of the file of token counts and of the shards of the given splits.
 
     Raises:
       DataError: a file is missing, or differs from the file that the passport describes.
@@ -84,7 +84,7 @@ def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str])
 
 
 def join_passports(passports: Sequence[dict]) -> dict:
-    """Returns the passport of a run: the first phase's, with the rest under `second_phase`."""
+    """Nests the passports of a run's phases: each holds the next under `second_phase`."""
     first, *others = passports
     return {**first, "second_phase": join_passports(others)} if others else first
 
@@ -94,9 +94,9 @@ def check_tokenizer(passport: dict, fingerprint: str, *, directory: str | Path) 
     made_with = passport["tokenizer_fingerprint"]
     if fingerprint != made_with:
         raise DataError(
-            f"{directory}/tokenizer.json is another vocabulary ({fingerprint[:12]}) than the "
-            f"vocabulary of the shards there ({made_with[:12]}); accepted: the vocabulary of the "
-            "shards, or data prepared in another directory"
+            f"{directory}/tokenizer.json holds vocabulary {fingerprint[:12]}, but the shards there "
+            f"were made with vocabulary {made_with[:12]}; accepted: the vocabulary of the shards, "
+            "or data prepared in another directory"
         )
 
 
@@ -133,7 +133,7 @@ def read_json(path: Path) -> dict:
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{path} has format_version {version}; accepted: {FORMAT_VERSION}, in data that are "
-            "prepared again in another directory"
+            f"{path} has format_version {version}; accepted: {FORMAT_VERSION}; prepare the data "
+            "again in another directory"
         )
     return content

@@ -1,8 +1,8 @@
-"""Reads batches from prepared data: element k is this host's rows of global batch k.
+"""Reads batches from prepared data: each host reads its rows of every global batch.
 
-The step is the whole state of the training data. With n records, example j of a run is record
-`shuffle(j mod n)` of epoch `j div n`. Global batch k holds the examples from k * batch_size on.
-Hosts, threads and restarts therefore do not change which examples are read.
+The step number is the only state of the training data. With n records, example j of a run is
+record `shuffle(j mod n)` of epoch `j div n`. Global batch k holds the `batch_size` examples from
+k * batch_size on. Hosts, threads and restarts therefore do not change which examples are read.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import DataError
 
 EVALUATION_SEED = 20181011
-"""Seed of the frozen held-out masks. A change makes all published evaluations incomparable."""
+"""Seed of the fixed held-out masks. With another seed, published evaluations do not compare."""
 
 _SHUFFLE_STREAM = 1
 _PREFETCHED_BATCHES = 8
@@ -49,7 +49,7 @@ ONE_HOST = Host()
 
 @dataclass(frozen=True, kw_only=True)
 class ReadPlan:
-    """Which training batches are read: a whole run, or one phase of it."""
+    """The training batches to read: those of a whole run, or of one phase of a run."""
 
     config: DataConfig
     seed: int
@@ -57,9 +57,9 @@ class ReadPlan:
     num_steps: int
     """Number of batches."""
     steps_before: int = 0
-    """Updates that the run makes before batch 0. The masking rate follows the whole run."""
+    """Number of the run's updates before batch 0. They count for a masking rate that changes."""
     run_steps: int | None = None
-    """Updates of the whole run; None if it equals `num_steps`."""
+    """Number of updates of the whole run; None means `num_steps`."""
 
 
 class TrainingSource:
@@ -85,7 +85,7 @@ class TrainingSource:
         return self._records.batch(addresses, seed=plan.seed, masking=masking)
 
     def addresses(self, examples: range) -> list[tuple[int, int]]:
-        """Returns (epoch, record index) of the run's examples, counted over all epochs."""
+        """Returns the (epoch, record index) of examples, which are numbered over all epochs."""
         count = len(self._records)
         addresses = []
         for example in examples:
@@ -101,9 +101,7 @@ class TrainingSource:
 def training_batches(
     plan: ReadPlan, *, first_step: int = 0, host: Host = ONE_HOST, threads: int = 2
 ) -> Iterator[Batch]:
-    """Yields this host's rows of global batch `first_step`, ..., `num_steps - 1`.
-
-    Threads read ahead.
+    """Yields this host's rows of global batches `first_step` to `num_steps - 1`; reads ahead.
 
     Raises:
       DataError: the data are not prepared as the config says, or the number of hosts does not
@@ -122,14 +120,14 @@ def evaluation_batches(
     max_examples: int | None = None,
     host: Host = ONE_HOST,
 ) -> Iterator[Batch]:
-    """Yields this host's rows of the held-out records, in order and with frozen masks.
+    """Yields this host's rows of the held-out records, in order and with fixed masks.
 
     Rows that fill up the last global batch have weight 0. Every host gets the same number of
     batches.
 
     Args:
-      max_examples: how many records to take evenly from the split: record
-        `i * n // max_examples` for each i. None takes all n.
+      max_examples: number of records to take, evenly spaced over the n records of the split:
+        record `i * n // max_examples` for each i. None takes all.
     """
     rows = host.rows(batch_size)
     records = _Records(config, split="eval", batch_size=len(rows))
@@ -143,7 +141,7 @@ def evaluation_batches(
 
 
 class _Records:
-    """The records of a split, numbered through its shards."""
+    """The records of a split, numbered from 0 over all its shards."""
 
     def __init__(self, config: DataConfig, *, split: str, batch_size: int):
         passport = load_passport(config.directory)
@@ -174,5 +172,5 @@ class _Records:
 
 @lru_cache(maxsize=64)
 def _shuffle_seed(seed: int, epoch: int) -> int:
-    """Returns a hash of both. A sum would make an epoch of one seed equal to one of another."""
+    """Hashes seed and epoch. Their sum would be the same for (1, 2) and (2, 1)."""
     return int(np.random.SeedSequence([seed, epoch, _SHUFFLE_STREAM]).generate_state(1)[0])

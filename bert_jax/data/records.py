@@ -1,7 +1,7 @@
 """Stores rows of pairs as records of array_record files.
 
-A record is little-endian uint16, or uint32 if the vocabulary has more than 65,536 pieces. For each
-pair of the row it holds the length of A, the length of B, the label, the ids of A and the ids of B.
+A record is a little-endian array of uint16, or of uint32 if the vocabulary exceeds 65,536 pieces.
+It holds for each pair: the length of A, the length of B, the label, the ids of A, the ids of B.
 """
 
 import os
@@ -37,7 +37,7 @@ def encode_pairs(pairs: Sequence[Pair], *, dtype: str) -> list[bytes]:
 
 
 def count_tokens(encoded: Iterable[bytes], *, dtype: str, vocab_size: int) -> np.ndarray:
-    """Counts each id in the encoded pairs, int64 [vocab_size]."""
+    """Returns how often each id occurs in the encoded pairs, int64 [vocab_size]."""
     header_bytes = HEADER_LENGTH * np.dtype(dtype).itemsize
     ids = b"".join(pair[header_bytes:] for pair in encoded)
     return np.bincount(np.frombuffer(ids, _little_endian(dtype)), minlength=vocab_size)
@@ -60,11 +60,11 @@ def decode_rows(records: Iterable[bytes], *, dtype: str) -> list[list[Pair]]:
 
 
 def open_split(directory: str | Path, passport: dict, *, split: str) -> ArrayRecordDataSource:
-    """Opens the records of a split for random access, numbered through its shards.
+    """Opens the records of a split for random access, numbered from 0 over all its shards.
 
     Raises:
       DataError: a shard is missing or damaged, or the number of records differs from the passport.
-        Damage within a record is found, and raised, when that record is read.
+        A record that is damaged inside raises DataError only when it is read.
     """
     shards = passport["splits"][split]["shards"]
     paths = [Path(directory) / shard["file"] for shard in shards]
@@ -82,7 +82,7 @@ def open_split(directory: str | Path, passport: dict, *, split: str) -> ArrayRec
 
 
 class _Shards(ArrayRecordDataSource):
-    """Adds the name of the file to the errors of array_record, which name only the byte."""
+    """Adds the file name to array_record's errors, which give only the position in the file."""
 
     def __init__(self, paths: Sequence[str]):
         try:
@@ -120,20 +120,20 @@ def _little_endian(dtype: str) -> np.dtype:
 
 
 def write_records(records: Iterable[bytes], *, path: Path) -> str:
-    """Writes the file whole or not at all, and returns its SHA-256.
+    """Writes the file atomically and returns its SHA-256.
 
     Raises:
       UnfinishedError: the disk is full, or the directory cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
-    # A group holds one record, so that single records can be read. Compressed one by one, records
-    # would hardly be smaller and reading them would take several times as long.
+    # A group holds one record, so a record can be read alone. Compressing each record would save
+    # little space, and reading would take several times as long.
     writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
     try:
         for record in records:
             writer.write(record)
         writer.close()
-    except RuntimeError as error:  # array_record raises it for every error of the system
+    except RuntimeError as error:  # array_record raises it for every system error
         temporary.unlink(missing_ok=True)
         raise UnfinishedError(
             f"{path} cannot be written: {str(error).split(';')[0]}; finished shards are kept, and "
@@ -145,7 +145,7 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
 
 
 def write_array(array: np.ndarray, *, path: Path) -> None:
-    """Writes a `.npy` file whole or not at all."""
+    """Writes a `.npy` file atomically."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as stream:
         np.save(stream, array)

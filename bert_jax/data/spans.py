@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Int
 
 _LONGEST = 10
 _STOP = 0.2
-# Truncated, not clipped: a span has 3.8 words on average, as in the paper.
+# The geometric distribution is truncated, not clipped. Its mean is 3.8 words, as in the paper.
 _LENGTHS = (1 - (1 - _STOP) ** np.arange(1, _LONGEST + 1)) / (1 - (1 - _STOP) ** _LONGEST)
 
 
 def span_lengths(numbers: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
-    """Maps uniform numbers in [0, 1) to numbers of words, geometric on 1 to 10."""
+    """Maps uniform numbers in [0, 1) to the geometric numbers of words in a span, 1 to 10."""
     return np.minimum(np.searchsorted(_LENGTHS, numbers, side="right"), _LONGEST - 1) + 1
 
 
@@ -30,18 +30,18 @@ def choose_spans(
 ) -> Int[np.ndarray, "batch length"]:
     """Chooses whole words until the budget of each row is spent.
 
-    Returns the number of its span, from 1, at each chosen token and 0 at the others. Spans start
-    at the candidates, in the order of their selection numbers. A span ends at the end of its text,
-    or before a word that exceeds the rest of the budget. It may pass over words of an earlier
-    span, but it does not start at such a word. A row gets no prediction if each of its words is
-    longer than `max_predictions`. The choice in a row does not depend on the other rows.
+    The result holds, at each chosen token, the number of its span from 1, and 0 at other tokens.
+    Spans start at the candidates, in the order of their selection numbers. A span ends at the end
+    of its text, or before a word that exceeds the rest of the budget. A span may pass over words
+    of an earlier span, but it does not start at such a word. A row gets no prediction if all its
+    words are longer than `max_predictions`. The choice in a row does not depend on other rows.
 
     Args:
       is_start: True at the first token of a word, and only at text.
       maskable: True at text.
       is_candidate: True at the first tokens where a span may start.
       selection: uniform numbers.
-      lengths: number of words of each span of a row; None chooses single words.
+      lengths: number of words in each span of a row; None chooses single words.
       budgets: maximum number of tokens in each row, raised to the length of its shortest word;
         None means `max_predictions`.
       max_predictions: maximum number of tokens in every row.

@@ -88,7 +88,7 @@ def test_a_finding_names_each_group_of_identical_shards():
     passport = changed("identical_shards", [["a", "b", "c"], ["d", "e"]])
     one, other = find(passport, unused_share=0, shortcut=NONE)
     assert (one.title, other.title) == ("3 identical shards", "2 identical shards")
-    assert one.explanation.startswith("a, b, c hold the same documents, so each document counts 3")
+    assert one.explanation.startswith("a, b, c hold the same documents, so each document is used 3")
 
 
 def test_a_shortcut_is_reported_by_the_lower_end_of_its_interval():

@@ -157,7 +157,7 @@ def test_the_page_names_the_most_frequent_and_counts_the_unused_pieces(prepared)
     unused = int((counts[special:] == 0).sum())
     share = unused / (len(counts) - special)
     assert unused > 1  # words that only held-out documents contain
-    assert f"{unused} ({share:.1%}, special pieces aside) never occur" in text
+    assert f"{unused} pieces ({share:.1%} of all that are not special) never occur" in text
 
 
 NEW = {
@@ -203,7 +203,7 @@ def test_optional_passport_fields_appear_only_if_present(copied):
     for words in (
         "9.87%",
         "3.45%",
-        "documents in both 5",
+        "documents in both splits 5",
         "in 1,234 training rows",
         "by span",
         "15.11%",

@@ -34,8 +34,8 @@ def test_two_points_at_one_step_make_a_jump():
     [
         ({"rate_points": ((0.5, 0.0),)}, "masking.rate_points has rate 0.0 at 0.5"),
         ({"rate_points": ((0.5, float("nan")),)}, "masking.rate_points is .*nan.*accepted: finite"),
-        ({"rate_points": ((0.5, 0.1), (0.4, 0.1))}, "ascending, 0 to 1"),
-        ({"rate_points": ((1.5, 0.1),)}, "ascending, 0 to 1"),
+        ({"rate_points": ((0.5, 0.1), (0.4, 0.1))}, "accepted: ascending shares from 0 to 1"),
+        ({"rate_points": ((1.5, 0.1),)}, "accepted: ascending shares from 0 to 1"),
         ({"rate_points": ((float("nan"), 0.1),)}, "accepted: finite numbers"),
         ({"unit": "span", "count": "drawn"}, "accepted: 'rounded', 'floored'"),
     ],
@@ -50,7 +50,7 @@ def test_invalid_masking_is_refused(fields, said):
     [
         (
             {"masking": MaskingConfig(rate=0.15, rate_points=((0.5, 0.4),), max_predictions=20)},
-            "data.masking.rate 0.4 of 128 tokens short; accepted: at least 51",
+            "data.masking.rate 0.4 of 128 tokens; accepted: at least 51",
         ),
         (
             {"evaluation_masking": MaskingConfig(rate_points=((1.0, 0.1),))},
