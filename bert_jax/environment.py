@@ -22,7 +22,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 def configure_jax() -> None:
     """Adds this package's XLA flags and turns on the compilation cache.
 
-    Flags and cache directories of the user take precedence. Call it before jax is imported.
+    The user's own flags and cache directory take precedence. Call this before jax is imported.
     """
     given = os.environ.get("XLA_FLAGS", "")
     ours = [f"{name}={value}" for name, value in cpu.XLA_FLAGS.items() if name not in given]

@@ -33,7 +33,7 @@ def read_huggingface(directory: Path) -> Source:
     """
     file = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
     if file is None:
-        raise CheckpointError(f"{directory} holds neither {' nor '.join(WEIGHTS)}")
+        raise CheckpointError(f"{directory} has no weights; accepted: {' or '.join(WEIGHTS)}")
     config = read_config(directory / "config.json")
     tokenizer = read_tokenizer(directory)
     check_vocabulary(tokenizer, config, directory)

@@ -25,7 +25,7 @@ class Name(NamedTuple):
     huggingface: str
     google: str
     inputs: int = 0
-    """How many leading dimensions of bert_jax form the inputs of the matrix; 0 for a vector."""
+    """How many leading dimensions of the parameter are a matrix's inputs; 0 for a vector."""
     transposed: tuple[Convention, ...] = ()
     """Conventions that store the matrix as [outputs, inputs]."""
     padded: bool = False

@@ -100,7 +100,7 @@ def config_json(config: BertConfig) -> dict[str, Any]:
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, file: Path) -> None:
-    """Refuses a vocabulary with more pieces than the model's token table has rows."""
+    """Raises CheckpointError if the vocabulary has more pieces than the token table has rows."""
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{file} has {tokenizer.vocab_size} pieces; accepted: at most the config's vocab_size, "
@@ -109,5 +109,5 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, file: Path) -> No
 
 
 def looks_lower_case(pieces: tuple[str, ...] | list[str]) -> bool:
-    """Returns whether the pieces, special pieces aside, contain no capital letter."""
+    """Returns whether no piece has a capital letter. Special pieces do not count."""
     return not any(piece != piece.lower() for piece in pieces if piece not in SPECIAL_PIECES)

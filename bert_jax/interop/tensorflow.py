@@ -126,7 +126,7 @@ def _read_variable(name: str, entry: _Entry, data: list[np.ndarray], prefix: Pat
         raise CheckpointError(f"{file} ends before the end of {name}; accepted: a whole file")
     content = data[entry.shard][entry.offset : entry.offset + entry.size]
     if entry.size != math.prod(entry.shape) * entry.dtype.itemsize:
-        raise CheckpointError(f"{prefix}.index: shape of {name} is not that of {entry.size} bytes")
+        raise CheckpointError(f"{prefix}.index: {entry.size} bytes do not fit the shape of {name}")
     if _masked_checksum(content.tobytes()) != entry.checksum:
         raise CheckpointError(f"{file} is damaged: the checksum of {name} differs")
     return content.view(entry.dtype).reshape(entry.shape)

@@ -50,8 +50,8 @@ class Embeddings(nn.Module):
         length = token_ids.shape[1]
         if length > self.config.max_positions:
             raise ConfigError(
-                f"the input has {length} positions but model.max_positions is "
-                f"{self.config.max_positions}; accepted: inputs at most that long"
+                f"the input has {length} positions; accepted: at most model.max_positions, "
+                f"{self.config.max_positions}"
             )
         # If the table were sharded along `embed`, XLA would gather it whole for a lookup.
         tokens = jnp.take(constrain(self.token_table, ("vocab", None), self.rules), token_ids, 0)

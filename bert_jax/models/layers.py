@@ -1,6 +1,6 @@
 """The layers that BERT is made of: Dense, LayerNorm, dropout and the feed-forward block.
 
-Parameters are float32. A layer computes in `model.dtype`, and its statistics in float32.
+Parameters are float32. Layers compute in `model.dtype`, except LayerNorm, which uses float32.
 """
 
 import math

@@ -55,7 +55,7 @@ class Run:
 
         Raises:
           DataError: the text has no [MASK] or is longer than the model's positions.
-          CheckpointError: the weights lack the head.
+          CheckpointError: the weights lack the masked-token head.
         """
         self.check_trained("masked_token_head")
         texts = self.text_model
@@ -106,7 +106,7 @@ class Run:
 
         Raises:
           DataError: a text is empty, or both together are longer than the model's positions.
-          CheckpointError: the head was not trained.
+          CheckpointError: the next-sentence head was not trained.
         """
         self.check_trained("bert/pooler", "next_sentence_head")
         pair = inference.encode_pair(self.text_model, a, b, truncate=truncate)
@@ -127,7 +127,7 @@ class Run:
         Raises:
           DataError: the prompt and the pieces together are longer than the model's positions.
           ConfigError: a number is out of range.
-          CheckpointError: the weights lack the head.
+          CheckpointError: the weights lack the masked-token head.
         """
         self.check_trained("masked_token_head")
         new = generate(
@@ -320,7 +320,7 @@ def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, 
 
 
 def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeights | None:
-    """Opens `training.init_from`. Returns None if it is empty or `workdir` has a checkpoint.
+    """Opens `training.init_from`. Returns None if it is empty, or if `workdir` has a checkpoint.
 
     Raises:
       CheckpointError, DataError: see `load_run`.

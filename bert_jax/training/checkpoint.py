@@ -176,7 +176,7 @@ class Description(NamedTuple):
     tokenizer: dict[str, Any]
     """The tokenizer's `to_json()`."""
     passport: dict[str, Any] | None
-    """The passport of the training data; None if it is not known."""
+    """The data's `passport.json` (sources, settings, statistics); None if it is not known."""
     head: dict[str, Any] | None
     """The configuration of a fine-tuned model's output layer; None for pretraining."""
 

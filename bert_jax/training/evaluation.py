@@ -19,7 +19,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns loss, accuracies and perplexity, each computed from totals over all batches.
 
-    The loss is the mean over masked words + the mean over pairs, whatever `mlm_reduction` is.
+    The loss is the mean over masked words + the mean over pairs, even if `mlm_reduction` is sum.
     """
     row = merge([step(params, batch) for batch in batches])
     row["loss"] = row["mlm_loss"] + row.get("nsp_loss", 0.0)

@@ -90,9 +90,9 @@ class Phase:
     number: int
     """Number of the phase, from 1."""
     first_step: int
-    """Number of updates before the phase."""
+    """Number of updates of the run before the phase."""
     last_step: int
-    """Number of updates at the end of the phase."""
+    """Number of updates of the run at the end of the phase."""
     run_steps: int
     """Number of updates of all phases."""
     experiment: Experiment

@@ -33,8 +33,8 @@ def cross_entropy(
     """Returns the negative log likelihood of the labels, in nats.
 
     All logits except the label's may be -inf. The gradient is written by hand as softmax minus the
-    one-hot label. It keeps no array except the logits, and needs no scatter. This matters because
-    passes over the vocabulary take most of the masked-LM head's time.
+    one-hot label. It stores no array over the vocabulary except the logits, and needs no scatter.
+    This matters because passes over the vocabulary take most of the masked-LM head's time.
     """
     return jax.nn.logsumexp(logits, axis=-1) - _of_labels(logits, labels)
 

@@ -1,4 +1,4 @@
-"""Means, stored as a total and a weight, so no code averages averages."""
+"""Means, stored as a total and a weight, so means of unequal batches merge correctly."""
 
 from __future__ import annotations
 

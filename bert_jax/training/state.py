@@ -51,7 +51,7 @@ def random_stream(seed: int, name: Literal["init", "dropout"]) -> Array:
 
 
 def init_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
-    """Returns float32 parameters, boxed with the names of their dimensions.
+    """Returns float32 parameters in flax's boxes, which hold the names of their dimensions.
 
     `inputs` are example inputs of the model, by default a `Batch`.
     """

@@ -189,7 +189,7 @@ def train_phase(
     # ---- Baselines: they need no model, and score the positions that the model is scored on ---
     to_beat = baselines(held_out(), data.directory)
     found = ", ".join(f"{name} {value:.3f}" for name, value in to_beat.items())
-    _report(f"to beat on held-out text: {found}")
+    _report(f"baselines on held-out text: {found}")
 
     # ---- Loop: an update returns early, so batch s + 1 is read while the devices run step s ---
     if phase.number > 1 and first_step <= phase.first_step:
