@@ -207,5 +207,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "steps", 20, "Number of timed updates, after two updates without timing.", lower_bound=1
     )
-    flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
+    flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
     command.run(main)

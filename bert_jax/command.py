@@ -26,7 +26,7 @@ _EXPERIMENT = flags.DEFINE_string(
 _SET = flags.DEFINE_multi_string(
     "set",
     [],
-    "Replace one field of the experiment. May be repeated, e.g. "
+    "Replaces one field of the experiment. May be repeated, e.g. "
     "--set optimizer.learning_rate=2e-4 --set model.num_layers=6.",
 )
 

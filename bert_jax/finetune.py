@@ -41,7 +41,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
-    flags.DEFINE_string("checkpoint", None, "Pretrained weights: a run or a directory.")
+    flags.DEFINE_string("checkpoint", None, "Pretrained weights: see CHECKPOINT above.")
     flags.DEFINE_string("workdir", None, "Directory for the seeds and their result.")
-    flags.DEFINE_integer("seeds", 1, "Number of seeds.")
+    flags.DEFINE_integer("seeds", 1, "Number of seeds, counted up from `seed`.")
     command.run(main)

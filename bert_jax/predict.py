@@ -189,7 +189,7 @@ if __name__ == "__main__":
     # If the reader of the output ends first, such as `head`, this process ends without a message.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     flags.DEFINE_string(
-        "run", None, "Run, converted or Hugging Face directory, or Google's bert_model.ckpt."
+        "run", None, "A run, a converted or Hugging Face directory, or Google's bert_model.ckpt."
     )
     flags.DEFINE_integer("step", None, "Step of the checkpoint (default: the last).")
     flags.DEFINE_enum("task", None, list(FLAGS_OF), "Task; see above.")
@@ -198,11 +198,11 @@ if __name__ == "__main__":
         "[CLS]. pooled: the pooler's output. mean, max: average or maximum of the last layer over "
         "the tokens. last4: average of the last four layers over the tokens."
     )  # fmt: skip
-    flags.DEFINE_bool("truncate", False, "Cut off the last tokens of a text that is too long.")
+    flags.DEFINE_bool("truncate", False, "Cuts off the last tokens of a text that is too long.")
     flags.DEFINE_integer("top_k", None, "Number of pieces to show or draw from.", lower_bound=1)
     flags.DEFINE_integer("length", 16, "Number of pieces to generate.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of `generate`: the same seed gives the same text.")
-    flags.DEFINE_float("temperature", 1.0, "Below 1, it draws probable pieces more often.")
-    flags.DEFINE_integer("sweeps", 8, "Number of draws of each piece.", lower_bound=1)
+    flags.DEFINE_float("temperature", 1.0, "Below 1, `generate` draws probable pieces more often.")
+    flags.DEFINE_integer("sweeps", 8, "Number of times each piece is drawn.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "Number of lines answered together.", lower_bound=1)
     command.run(main)

@@ -209,9 +209,9 @@ if __name__ == "__main__":
         "engine",
         "pool",
         ["pool", "beam"],
-        "What runs the work: a pool of processes or Apache Beam.",
+        "Runs the work in a pool of processes (pool) or on Apache Beam (beam).",
     )
-    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of processes.", lower_bound=1)
+    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes of the pool.", lower_bound=1)
     flags.DEFINE_string(
         "audit", None, "Directory of prepared data. Writes audit.html there and prepares nothing."
     )
