@@ -136,7 +136,7 @@ def test_the_search_agrees_with_a_plain_search(excluding):
     ("content", "said"),
     [
         (b"good text\nbad \xff\n", r"texts:2 holds byte 0xff at column 5; accepted: UTF-8"),
-        (b"", "holds 0 texts, none of 8 words or more; accepted: a file with one text a line"),
+        (b"", "holds 0 texts, none of 8 words or more; accepted: a file with one text per line"),
         (b"yes\nno\n", "holds 2 texts, none of 8 words or more"),
     ],
     ids=["encoding", "empty", "short"],

@@ -242,10 +242,10 @@ def test_the_error_names_a_changed_corpus_file(config, tmp_path):
     (tmp_path / "corpus.txt").write_text(text)
     (tmp_path / "more.txt").write_text(text)
     both = dataclasses.replace(config, corpus=f"text:{tmp_path}/*.txt")
-    with pytest.raises(DataError, match="made of 1 files of .*, and not of the 2 of"):
+    with pytest.raises(DataError, match="made from 1 files of .*, not from the 2 files of"):
         prepare(both)
     heavier = dataclasses.replace(config, corpus=f"{config.corpus}@2")
-    with pytest.raises(DataError, match="made of 1 files"):
+    with pytest.raises(DataError, match="made from 1 files"):
         prepare(heavier)
     assert contents(config.directory) == files
 
@@ -334,7 +334,7 @@ def test_a_split_without_rows_is_refused(config, tmp_path):
     assert (
         sum(is_held_out(Document("", line), fraction=held_out) for line in text.split("\n\n")) == 0
     )
-    with pytest.raises(DataError, match="no row for evaluation could be made of the 1 documents"):
+    with pytest.raises(DataError, match="the 1 documents for evaluation in .* give no row"):
         prepare_data(
             dataclasses.replace(config, corpus=corpus, held_out_fraction=held_out),
             tokenizer=TOKENIZER,
@@ -451,9 +451,9 @@ def test_another_tokenizer_is_refused_even_before_the_first_shard(config, tmp_pa
 
 def test_a_tokenizer_that_contradicts_the_settings_is_refused(config):
     cased = dataclasses.replace(TOKENIZER, lower_case=False)
-    with pytest.raises(DataError, match=r"for data\.lower_case False, and .* is True; accepted"):
+    with pytest.raises(DataError, match=r"for data\.lower_case False, but .* is True; accepted"):
         prepare(config, tokenizer=cased)
-    with pytest.raises(DataError, match=r"for data\.tokenizer 'wordpiece', and .* 'sentencepiece'"):
+    with pytest.raises(DataError, match=r"for data\.tokenizer 'wordpiece', but .* 'sentencepiece'"):
         prepare(dataclasses.replace(config, tokenizer="sentencepiece"))
     assert not Path(config.directory).exists()
 

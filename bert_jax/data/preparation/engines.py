@@ -1,7 +1,7 @@
-"""Ways to run tasks: in this process, in a pool of processes, or on Apache Beam.
+"""Runs tasks in this process, in a pool of processes, or on Apache Beam.
 
-A task writes its result to a file that `finished` reads, so no engine has to return it. The file
-does not depend on the engine.
+A task writes its result to a file that `finished` reads, so no engine has to return the result.
+The file is the same with every engine.
 """
 
 import os
@@ -22,7 +22,7 @@ class Task(Protocol):
     """A task whose files depend only on its fields and on the text that they name."""
 
     def run(self) -> dict:
-        """Writes its files, each whole or not at all, and returns the result."""
+        """Writes the files of the task, each atomically, and returns the result."""
         ...
 
     def finished(self) -> dict | None:
@@ -31,7 +31,7 @@ class Task(Protocol):
 
     @property
     def path(self) -> Path:
-        """The file that is written last, or that names the task."""
+        """The main file of the task; messages name it."""
         ...
 
     @property
@@ -46,7 +46,7 @@ class Engine:
 
     kind: Literal["pool", "beam"] = "pool"
     workers: int = 1
-    """Number of processes. With Beam it applies to the DirectRunner; other runners have options."""
+    """Number of processes. With Beam, only the DirectRunner uses it; others use `beam_options`."""
     beam_options: tuple[str, ...] = ()
     """Options of Beam's command line: `--runner=DataflowRunner`, `--project=...`."""
 
@@ -81,7 +81,7 @@ def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, 
 
 
 def _start_worker() -> None:
-    """Ends this worker when its parent ends or is killed, and silently on Ctrl-C."""
+    """Makes this worker end when its parent ends or is killed, and end silently on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = parent_process()
 
@@ -134,7 +134,7 @@ def _run_on_beam(
 
 
 def _run_or_report(task: Task) -> None:
-    """Runs a task; writes a DataError to a file, because Beam would retry and wrap it."""
+    """Runs a task. A DataError goes to a file, because Beam would retry the task and wrap it."""
     _error_path(task).unlink(missing_ok=True)
     try:
         task.run()

@@ -23,13 +23,13 @@ def build_examples(
     short_sequence_probability: float,
     rng: random.Random,
 ) -> list[Pair]:
-    """Cuts documents (sentences of token ids) into examples, each as often as `dupe_factors` says.
+    """Cuts each document (sentences of token ids) into examples, as often as `dupe_factors` says.
 
     A single text consists of whole sentences. A pair consists of two adjacent runs of sentences,
-    cut at their ends if they are too long together. A run of one sentence gives a single text
-    without a label. No example crosses documents. A sentence longer than a row is cut into several.
-    After the first time, the first example of a document has a random length, so the following
-    examples are cut at other places.
+    cut at their ends if they are too long together. If there is only one sentence for a pair, it
+    becomes a single text without a label. No example crosses documents. A sentence longer than a
+    row is cut into several. From the second time on, the first example of a document has a random
+    length. The next examples are then cut at other places than before.
     """
     if kind == "next_sentence":
         return build_pairs(
@@ -70,7 +70,7 @@ def _pieces(sentences: Sentences, *, longest: int) -> list[Sequence[int]]:
 
 
 def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields the longest runs that fit the next length; a longer sentence is a run of its own."""
+    """Yields the longest runs of sentences, or single sentences, that fit the next of `lengths`."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences):
         if end > start and tokens + len(sentence) > length:
@@ -82,7 +82,7 @@ def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sente
 
 
 def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields the shortest runs that reach the next length, then the rest."""
+    """Yields the shortest runs of sentences that reach the next of `lengths`, then the rest."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences, start=1):
         tokens += len(sentence)
@@ -92,7 +92,7 @@ def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[S
 
 
 def _ordered_pair(run: Sentences, *, max_tokens: int, rng: random.Random) -> Pair:
-    """Cuts between two sentences and swaps the sides with probability 1/2.
+    """Cuts a run between two sentences into A and B, and swaps them with probability 1/2.
 
     A run of one sentence becomes a single text without a label.
     """
@@ -101,7 +101,7 @@ def _ordered_pair(run: Sentences, *, max_tokens: int, rng: random.Random) -> Pai
     middle = rng.randint(1, len(run) - 1)
     sides = _join(run[:middle]), _join(run[middle:])
     label = int(rng.random() < 0.5)
-    # Shortened after the swap, so that the cut does not reveal the label.
+    # The texts are shortened after the swap, so the cut does not reveal the label.
     a, b = reversed(sides) if label else sides
     b_length = min(len(b), max(max_tokens // 2, max_tokens - len(a)))
     a_length = min(len(a), max_tokens - b_length)

@@ -3,11 +3,11 @@
 A document is dropped if it shares 13 consecutive words with a text. Words are lower-cased and have
 no accents or punctuation, so case, white space and tokenization make no difference. In scripts
 without spaces between words (Chinese, Japanese, Thai, ...) each character counts as a word. A text
-of 8 to 12 words is searched for as a whole. A shorter text is not searched for: `yes` is
-everywhere.
+of 8 to 12 words is searched for as a whole. A shorter text, such as `yes`, is not searched for,
+because it occurs everywhere.
 
-Reference: the lengths of 13 and 8 words are from Brown et al. 2020 (GPT-3), appendix C. It
-removes only the surroundings of a match and ignores frequent runs of words.
+Reference: the lengths of 13 and 8 words are from Brown et al. 2020 (GPT-3), appendix C. GPT-3
+removed only the text around a match, and ignored frequent runs of words.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits everywhere: 2**64 
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
-    """The evaluation texts by file. A process that receives it reads the texts again."""
+    """The files of evaluation texts. Each process that receives an Exclusion reads the files."""
 
     files: tuple[tuple[str, str], ...] = ()
     """Path and SHA-256 of each file; () excludes nothing."""
@@ -72,7 +72,7 @@ class Exclusion:
 
 
 def open_exclusion(paths: Sequence[str]) -> Exclusion:
-    """Reads files of evaluation texts, one text a line in UTF-8.
+    """Reads files of evaluation texts: UTF-8, with one text per line.
 
     Args:
       paths: local paths or fsspec URLs, also of `.gz` files.
@@ -86,7 +86,7 @@ def open_exclusion(paths: Sequence[str]) -> Exclusion:
         if runs.texts == runs.short_texts:
             raise DataError(
                 f"{path} holds {runs.texts} texts, none of {MIN_WORDS} words or more; accepted: "
-                "a file with one text a line"
+                "a file with one text per line"
             )
     if not files:
         return Exclusion()
@@ -100,7 +100,7 @@ def _sha256_of(path: str) -> str:
     except OSError as error:
         reason = error.strerror or type(error).__name__  # fsspec sets no strerror
         raise DataError(
-            f"--exclude={path} cannot be read ({reason}); accepted: a file with one text a line"
+            f"--exclude={path} cannot be read ({reason}); accepted: a file with one text per line"
         ) from error
 
 
@@ -110,7 +110,7 @@ class _Runs:
     def __init__(self, paths: Sequence[str]):
         self.texts = self.short_texts = 0
         self._ids: dict[str, int] = {}
-        heads: list[np.ndarray] = [np.empty(0, np.uint64)]
+        heads: list[np.ndarray] = [np.empty(0, np.uint64)]  # hashes of the first 8 words
         hashes: defaultdict[int, list[np.ndarray]] = defaultdict(list)
         learn = _encoder(lambda word: self._ids.setdefault(word, len(self._ids) + 1))
         for text in _read_texts(paths):
@@ -124,16 +124,16 @@ class _Runs:
             heads.append(_hash_runs(ids, starts, MIN_WORDS))
             hashes[length].append(_hash_runs(ids, starts, length))
         self._heads = np.unique(np.concatenate(heads))
-        # The sieve rejects five of six runs that are no heads at a tenth of the cost of a search.
+        # The sieve rejects five of six runs that are no heads, ten times as fast as a search.
         self._sieve = np.zeros(2**_SIEVE_BITS, bool)
         self._sieve[self._heads >> _SIEVE_SHIFT] = True
         self._hashes = {length: np.unique(np.concatenate(hashes[length])) for length in hashes}
-        self._encode = _encoder(lambda word: self._ids.get(word, 0))  # 0 is in no text
+        self._encode = _encoder(lambda word: self._ids.get(word, 0))  # 0: a new word
 
     def occur_in(self, text: str) -> bool:
-        """Returns whether a run occurs in the text.
+        """Returns whether a run of an evaluation text occurs in `text`.
 
-        Only runs that begin like an evaluation text are compared in full; they are few.
+        Few runs of `text` begin like an evaluation text. Only these are compared in full.
         """
         ids = self._encode(text)
         starts = np.arange(len(ids) - MIN_WORDS + 1)

@@ -1,4 +1,4 @@
-"""Describes a corpus when it is read: files, sizes, SHA-256, weights, licences."""
+"""Describes the corpus that data are prepared from: files, sizes, SHA-256, weights, licences."""
 
 import dataclasses
 import hashlib
@@ -70,12 +70,12 @@ def check_inputs(path: Path, inputs: dict, *, settings: dict) -> None:
     for name in sorted(old.keys() & new.keys()):
         if old[name] != new[name]:
             raise DataError(
-                f"{name} has changed since {path.parent} was made of it (SHA-256 "
+                f"{name} has changed since {path.parent} was made from it (SHA-256 "
                 f"{old[name][:12]}, now {new[name][:12]}); {accepted}"
             )
     raise DataError(
-        f"{path.parent} was made of {len(old)} files of {before['spec']}, and not of the "
-        f"{len(new)} of {inputs['spec']}; {accepted}"
+        f"{path.parent} was made from {len(old)} files of {before['spec']}, not from the "
+        f"{len(new)} files of {inputs['spec']}; {accepted}"
     )
 
 

@@ -1,6 +1,6 @@
 """Packs several pairs into a row.
 
-Rows are packed when data are prepared. A row therefore has an index, which its masks depend on.
+Rows are packed when data are prepared, because the masks of a row depend on its record index.
 
 Reference: packing by a histogram of lengths, Krell et al. 2021, https://arxiv.org/abs/2107.02027
 """
@@ -21,8 +21,8 @@ def pack_pairs(
     """Packs pairs into few rows, at most `pairs_per_row` in each.
 
     Each row starts with the longest pair that is left. Then the pairs that fill it best are added.
-    Among equally good fillings, more pairs of about equal length are preferred, because a rest of
-    many short pairs is hard to place.
+    If several fillings are equally good, the one with more pairs of about equal length is chosen.
+    Otherwise many short pairs would be left at the end, and these are hard to place.
     """
     stock = _Stock(pairs, sequence_length)
     rows = []
@@ -60,13 +60,13 @@ class _Stock:
         return pair
 
     def longest(self, room: int) -> int:
-        """Returns the greatest length of at most `room`, or -1."""
+        """Returns the greatest length among pairs of at most `room` tokens, or -1."""
         return (self.present & ((2 << room) - 1)).bit_length() - 1
 
     def longest_two(self, room: int) -> list[int]:
-        """Returns the two lengths whose sum is the greatest within `room`, or nothing.
+        """Returns the lengths of the two pairs that fill `room` tokens best, or [].
 
-        Among equal sums it returns the most equal lengths.
+        If several pairs of lengths have the same sum, it returns the most equal lengths.
         """
         for total in range(room, 1, -1):
             # Bit x is set if lengths x and total - x exist and x is at most total / 2.
@@ -86,7 +86,7 @@ class _Stock:
 
 
 def _filling(stock: _Stock, *, room: int, slots: int) -> list[int]:
-    """Returns the lengths to add to the row next: none, one or two."""
+    """Returns the lengths of the pairs to add to the row next: none, one or two."""
     one = stock.longest(room)
     if one < 0 or not slots:
         return []

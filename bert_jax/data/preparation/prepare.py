@@ -32,12 +32,12 @@ from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import sha256_of_file, write_json
 
 Report = Callable[[str, int, int], None]
-"""Called with the name of the stage, the bytes that are done and the bytes of the whole stage."""
+"""Called with the name of a stage, its number of bytes done and its total number of bytes."""
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The corpus as it was found, and the settings that all prepared files share."""
+    """The slices and the description of the corpus, and the settings of all prepared files."""
 
     slices: Sequence[Slice]
     description: dict
@@ -54,10 +54,10 @@ def train_vocabulary(
 ) -> Tokenizer:
     """Trains a vocabulary on the documents for training, or loads an earlier run's vocabulary.
 
-    Leaves a survey of the corpus in `config.directory`. `prepare_data` uses it and removes it.
+    Leaves a survey of the corpus in `config.directory`. `prepare_data` uses and removes the survey.
 
     Raises:
-      DataError: as `prepare_data` does, or the corpus does not give `vocab_size` pieces.
+      DataError: the corpus does not give `vocab_size` pieces, or an error of `prepare_data`.
     """
     directory = Path(config.directory)
     inputs = _open_inputs(config, engine=engine, exclusion=exclusion)
@@ -84,11 +84,11 @@ def prepare_data(
     Keeps the files that an earlier run with the same text and the same settings finished.
 
     Args:
-      exclusion: evaluation texts; documents that contain one are left out.
+      exclusion: evaluation texts; documents that contain such a text are left out.
 
     Raises:
-      DataError: the directory holds files made with other settings or of other text (they stay
-        as they are), the corpus cannot be read, or it has too few documents.
+      DataError: the corpus cannot be read or has too few documents, or the directory holds files
+        of other text or of other settings. These files stay as they are.
     """
     directory = Path(config.directory)
     inputs = _open_inputs(config, engine=engine, exclusion=exclusion)
@@ -110,7 +110,7 @@ def prepare_data(
         training = [replace(t, excluded=names) for t, names in zip(training, excluded, strict=True)]
 
     directory.mkdir(parents=True, exist_ok=True)
-    # Written before the vocabulary: a later run reuses that only if these settings are the same.
+    # Written before the vocabulary, since a later run reuses it only if these settings are equal.
     write_json(directory / INPUTS_FILE, inputs.description | {"settings": inputs.settings})
     if not (directory / "tokenizer.json").exists():
         save_tokenizer(tokenizer, directory)
@@ -174,9 +174,9 @@ def _survey_tasks(
 
 @contextmanager
 def _removed_if_refused(directory: Path) -> Iterator[None]:
-    """Deletes the survey directory if the data are refused.
+    """Deletes the survey directory if a DataError is raised.
 
-    Keeps it if it existed before, or if the same command can continue from it.
+    Keeps the directory if it existed before, or if the same command can continue from it.
     """
     was_there = directory.exists()
     try:
@@ -192,9 +192,9 @@ def _check_rows(config: DataConfig, **statistics: Sequence[dict]) -> None:
         if not any(shard["examples"] for shard in shards):
             documents = sum(shard["documents"] for shard in shards)
             raise DataError(
-                f"no row for {split} could be made of the {documents} documents for it in "
-                f"{config.corpus}; accepted: documents with text, and shares and weights that "
-                "leave some of them, in another data.directory"
+                f"the {documents} documents for {split} in {config.corpus} give no row; accepted: "
+                "documents with text, a data.held_out_fraction and weights that leave documents "
+                f"for {split}, and another data.directory"
             )
 
 
@@ -217,7 +217,7 @@ def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | N
     """Loads the vocabulary that an earlier run trained; None if there is none.
 
     Raises:
-      DataError: it was trained with other settings.
+      DataError: the vocabulary was trained with other settings.
     """
     path = Path(config.directory) / "tokenizer.json"
     if not path.exists():
@@ -240,7 +240,7 @@ def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
     for name, value in found.items():
         if getattr(config, name) != value:
             raise DataError(
-                f"the given vocabulary is for data.{name} {value!r}, and data.{name} is "
+                f"the given vocabulary is for data.{name} {value!r}, but data.{name} is "
                 f"{getattr(config, name)!r}; accepted: the same value"
             )
     path = Path(config.directory) / "tokenizer.json"

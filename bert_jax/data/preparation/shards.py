@@ -1,4 +1,4 @@
-"""Shard tasks: each encodes a slice of a corpus into one file of rows.
+"""Shard tasks: each encodes a slice of the corpus and writes one file of rows.
 
 A directory of prepared data holds:
 - `corpus.json`: a description of the text.
@@ -34,13 +34,13 @@ from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.files import sha256_of_file, write_json
 
 BLOCK_TOKENS = 2**20
-"""Approximate number of tokens in a block (about 5 MB of English). One block is in memory at a
-time: partners of random pairs are drawn, and rows are packed and shuffled, within a block."""
+"""Approximate number of tokens in a block (about 5 MB of English). Only one block is in memory at a
+time. Random texts B are drawn, and rows are packed and shuffled, within a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """Everything that the bytes of one shard depend on, except the text that it names."""
+    """Encodes one shard. Its bytes depend only on these fields and on the text that they name."""
 
     split: Literal["train", "eval"]
     index: int
@@ -79,7 +79,7 @@ class ShardTask:
           DataError: the corpus cannot be read, or the shard cannot be written.
         """
         statistics = _Statistics(self)
-        gc.disable()  # 1/6 of the time for nothing: a block has 100,000 lists and no cycle
+        gc.disable()  # it would take 1/6 of the time; a block has 100,000 lists and no cycle
         try:
             digest = records.write_records(_records(self, statistics), path=self.path)
         finally:
@@ -99,7 +99,7 @@ class ShardTask:
         return _without_token_counts(result)
 
     def finished(self) -> dict | None:
-        """Returns the statistics if they match the files of the shard."""
+        """Returns the statistics if they match the files of the shard, otherwise None."""
         paths = {"sha256": self.path, "documents_sha256": self.documents_path}
         if not all(path.exists() for path in (self.statistics_path, *paths.values())):
             return None
@@ -197,7 +197,7 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
 def _blocks(
     task: ShardTask, statistics: _Statistics
 ) -> Iterator[tuple[list[list[list[int]]], list[int]]]:
-    """Yields blocks: documents as sentences of token ids, and how often each is cut into pairs."""
+    """Yields blocks: documents (sentences of token ids), and how often each is cut into pairs."""
     encode = _warm(task.tokenizer).encode
     documents, times, tokens = [], [], 0
     for document, weight in corpora.read_slice(task.corpus_slice):
@@ -232,5 +232,5 @@ def _blocks(
 
 @lru_cache(maxsize=1)
 def _warm(tokenizer: Tokenizer) -> Tokenizer:
-    """Returns the equal tokenizer of the worker's previous task, which has cached words."""
+    """Returns the previous task's tokenizer if it is equal, since its cache holds many words."""
     return tokenizer

@@ -1,4 +1,4 @@
-"""Summarizes prepared data: the figures of a passport over all shards."""
+"""Summarizes the statistics of all shards for the passport of prepared data."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ _SUMS = "examples documents sentences tokens positions pairs random_pairs bytes_
 
 
 def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict]) -> dict:
-    """Adds up the statistics of the shards and returns part of a passport.
+    """Adds up the statistics of the shards and returns three fields of a passport.
 
-    `splits` holds the sums of each split, `shared_documents` the number of texts in both splits,
-    and `identical_shards` groups of files with the same bytes or the same documents.
+    `splits` holds the sums of each split. `shared_documents` is the number of texts in both splits.
+    `identical_shards` lists groups of files with the same bytes or the same documents.
     """
     shards = {"train": training, "eval": evaluation}
     repeated, shared = _count_repeated(directory, shards)
@@ -34,7 +34,7 @@ def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence
     for split, of_split in shards.items():
         summaries[split] = _summary(of_split)
         summaries[split]["identical_documents"] = repeated[split]
-        # Training shards read the dropped documents of both splits.
+        # Training tasks read the whole corpus, so they count the dropped documents of both splits.
         dropped = sum(shard["excluded_documents"][split] for shard in training)
         summaries[split]["excluded_documents"] = dropped
     return {
@@ -68,8 +68,8 @@ def find_warnings(passport: dict) -> list[str]:
 def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) -> dict:
     """Measures masks on the first training rows, drawn with seed 0 for the first step.
 
-    `rate` is the share of all tokens, [CLS] and [SEP] included, that are predicted. The other
-    shares are of the predictions: replaced by [MASK], replaced by another piece, or kept.
+    In the result, `rate` is the share of all tokens, [CLS] and [SEP] included, that are predicted.
+    Three shares of these say how many became [MASK], became another piece or stayed unchanged.
     """
     masking = config.masking.at(0.0)
     source = open_split(config.directory, passport, split="train")
@@ -115,7 +115,7 @@ def _summary(shards: Sequence[dict]) -> dict:
 def _count_repeated(
     directory: Path, shards: dict[str, Sequence[dict]]
 ) -> tuple[dict[str, int], int]:
-    """Counts repeated documents in each split, and texts that occur in all splits.
+    """Counts repeated documents in each split, and texts that occur in both splits.
 
     The files of hashes are sorted, so only one range of hashes is in memory at a time.
     """

@@ -1,6 +1,6 @@
 """Surveys a corpus: reads every slice once, before any shard is written.
 
-The survey finds errors in the text, counts documents and puts held-out documents aside. If a
+The survey finds errors in the text, counts documents and copies held-out documents to files. If a
 vocabulary is to be trained, it also counts words.
 """
 
@@ -61,11 +61,11 @@ class SurveyTask:
     def run(self) -> dict:
         """Runs the task and returns its result; raises DataError if the text cannot be read."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)  # it must not describe files that are only half written
+        self.path.unlink(missing_ok=True)  # a result must not describe half-written files
         try:
             return self._run()
         except OSError as error:
-            if error.filename or not error.errno:  # an error of the corpus
+            if error.filename or not error.errno:  # an error in reading the corpus
                 raise
             raise UnfinishedError(
                 f"{self.directory} cannot be written ({error.strerror}); the same command "
@@ -97,7 +97,7 @@ class SurveyTask:
         return result
 
     def _count(self, texts: Iterator[str]) -> Counter[str]:
-        """Counts the words of sentences, because sentences are encoded later."""
+        """Counts words. SentencePiece counts within sentences, because these are encoded later."""
         if self.config.tokenizer == "wordpiece":
             return train_wordpiece.count_words(texts, lower_case=self.config.lower_case)
         sentences = chain.from_iterable(map(corpora.split_sentences, texts))
@@ -108,7 +108,7 @@ class SurveyTask:
     ) -> Iterator[str]:
         """Yields each training text as often as it is used.
 
-        Names excluded documents in `excluded` and writes held-out documents to `held_out`.
+        Adds the names of excluded documents to `excluded`; writes held-out ones to `held_out`.
         """
         for document, weight in corpora.read_slice(self.corpus_slice):
             if self.exclusion.drops(document.text):
@@ -148,9 +148,9 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
         )
     if 0 in train:
         raise DataError(
-            f"data.train_shards is {config.train_shards}, but there are {sum(train)} "
-            f"documents for training in {left}, and {held_out} held out, which leaves shard "
-            f"{train.index(0)} empty; accepted: fewer shards, such as {max(1, sum(train) // 20)}"
+            f"data.train_shards is {config.train_shards}, but {left} has only {sum(train)} "
+            f"documents for training (and {held_out} held out), so shard {train.index(0)} is "
+            f"empty; accepted: fewer shards, such as {max(1, sum(train) // 20)}"
         )
 
 
@@ -164,10 +164,10 @@ def held_out_slice(tasks: Sequence[SurveyTask]) -> corpora.Slice:
 
 
 def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenizer:
-    """Trains a vocabulary on the words of all slices; it does not depend on the workers.
+    """Trains a vocabulary on the words of all slices; the number of workers does not matter.
 
     Raises:
-      DataError: the corpus is too small for `vocab_size`, or has more characters than that.
+      DataError: the corpus is too small for `vocab_size`, or has more distinct characters.
     """
     config = tasks[0].config
     parts = (_read_words(task.words_path) for task in tasks)
