@@ -260,7 +260,7 @@ def test_special_pieces_of_published_models_are_found_by_name(symbols, model_typ
         ({"pad_id": -1}, r"lacks \[PAD\]; accepted: control symbols \[PAD\], .* or <pad>"),
         (
             {"control_symbols": ["[CLS]", "[SEP]"], "user_defined_symbols": ["[MASK]"]},
-            r"'\[MASK\]' is no control symbol, and text could spell it; accepted",
+            r"'\[MASK\]' is no control symbol, so text could contain it; accepted",
         ),
     ],
     ids=["t5", "pad", "user_defined"],

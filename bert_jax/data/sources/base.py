@@ -1,4 +1,4 @@
-"""The interface of text sources: files, and the documents in any part of a file."""
+"""Defines the interface of text sources: their files, and the documents in a part of a file."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Document:
     name: str
     """A unique name within the corpus: file, field and place, or a title."""
     text: str
-    """Lines joined by newlines. A line is a sentence or running prose."""
+    """Lines joined by newlines. A line holds one or several sentences."""
     held_out: bool | None = None
     """Whether the corpus names this document for evaluation. None leaves the choice to a hash."""
 
@@ -25,7 +25,7 @@ class ByteRange:
     """The part of a file that belongs to a slice of the corpus.
 
     A file that can be read from the middle gives the documents that begin in the bytes from
-    `start` to `end`. Another file gives every `parts`-th document, from number `part` on.
+    `start` to `end`. Any other file gives every `parts`-th document, from number `part` on.
     """
 
     file: "CorpusFile"
@@ -39,7 +39,7 @@ class ByteRange:
 
 
 class CorpusFile(Protocol):
-    """A file of documents. It can be pickled for another process."""
+    """A file of documents. The object can be pickled for another process."""
 
     @property
     def path(self) -> str:
@@ -57,7 +57,7 @@ class CorpusFile(Protocol):
         Ranges that cover the file without overlap yield each document once.
 
         Raises:
-          DataError: the file, its line or record number, and what is wrong there.
+          DataError: a document is malformed; the message names the file and the line or record.
         """
         ...
 

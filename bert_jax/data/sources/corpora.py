@@ -3,7 +3,7 @@
 A corpus is written SPEC[@WEIGHT][,SPEC[@WEIGHT]...]. A SPEC is one of
 
   text:GLOB                       UTF-8 text, a blank line between documents; also .gz
-  jsonl:GLOB[:FIELD]              a JSON object a line; also .gz
+  jsonl:GLOB[:FIELD]              a JSON object on each line; also .gz
   parquet:GLOB[:FIELD]
   tfds:NAME[/CONFIG][:SPLIT[:FIELD]]    a TensorFlow dataset, by name or directory
   embedded:sotu                   the State of the Union addresses 1790-2021
@@ -39,7 +39,7 @@ DEFAULT_FIELD = "text"
 DEFAULT_SPLIT = "train"
 
 _BETWEEN_SPECS = re.compile(r",\s*(?=[a-z]+:)")
-_WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[-+.\de]+|[-+]?\w*)")  # name@home.txt is a file
+_WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[-+.\de]+|[-+]?\w*)")  # a@home.txt has none
 _GLOB = re.compile(r"(?P<pattern>.+?)(:(?P<field>\w+))?")
 _TFDS = re.compile(r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[.*\])?)(:(?P<field>\w+))?)?")
 
@@ -60,7 +60,7 @@ class Corpus:
         dealt = []
         for first, source in enumerate(self.sources):
             parts = _cut_source(source, count)
-            # Each source starts at a different slice. Otherwise all small sources are in slice 0.
+            # Each source starts at another slice. Otherwise slice 0 would hold all small sources.
             dealt.append(parts[-first % count :] + parts[: -first % count])
         return list(zip(*dealt, strict=True))
 
@@ -100,17 +100,17 @@ def open_corpus(spec: str) -> Corpus:
 def read_slice(corpus_slice: Slice) -> Iterator[tuple[Document, float]]:
     """Yields documents with their weights, always in the same order.
 
-    All sources are read in step: after a third of one source, a third of each other is read.
+    The sources are mixed evenly: when a third of one source is read, a third of the others is too.
 
     Raises:
-      DataError: a file does not have the format of its spec. Names the file and the line.
+      DataError: a file does not have the format of its spec; the message names file and line.
     """
     for _, document, weight in heapq.merge(*map(_read_source, corpus_slice), key=itemgetter(0)):
         yield document, weight
 
 
 def _read_source(byte_ranges: Sequence[ByteRange]) -> Iterator[tuple[float, Document, float]]:
-    """Yields (share of the source's bytes read before, document, weight)."""
+    """Yields (share of the source's bytes that were read before, document, weight)."""
     size, read = max(1, size_of([byte_ranges])), 0
     for byte_range in byte_ranges:
         for document in byte_range.file.read(byte_range):
@@ -130,10 +130,10 @@ def read_documents(spec: str) -> Iterator[Document]:
 
 
 def is_held_out(document: Document, *, fraction: float) -> bool:
-    """Returns whether the document belongs to evaluation instead of training.
+    """Returns whether the document is used for evaluation instead of training.
 
-    The corpus may say so. Otherwise a hash of the text holds out about `fraction` of the
-    documents. Equal texts are always on the same side.
+    Some corpora name their held-out documents. Otherwise a hash of the text holds out about
+    `fraction` of the documents. Equal texts are always in the same split.
     """
     if document.held_out is not None:
         return document.held_out

@@ -50,7 +50,7 @@ def open_embedded() -> CorpusSource:
 
 
 def read_addresses() -> Iterator[Document]:
-    """Yields the 233 addresses in order of time."""
+    """Yields the 233 addresses in chronological order."""
     with _PACKED.open("rb") as stream, lzma.open(stream, "rt", encoding="utf-8") as lines:
         for line in lines:
             fields = json.loads(line)

@@ -1,4 +1,4 @@
-"""Lists, opens, hashes and reads the files of a corpus, local or behind an fsspec URL."""
+"""Lists, opens, hashes and reads the files of a corpus: local paths or fsspec URLs."""
 
 import glob
 import gzip
@@ -20,7 +20,7 @@ _BUFFER = 2**20
 
 
 def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
-    """Returns paths and sizes of the matching files, sorted. `**` matches directories.
+    """Returns the sorted (path, size in bytes) of the matching files. `**` matches directories.
 
     Raises:
       DataError: no file matches, a file is empty, or the URL's protocol is not supported.
@@ -37,7 +37,7 @@ def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
         found = glob.glob(pattern, recursive=True)
         sizes = {path: os.path.getsize(path) for path in filter(os.path.isfile, found)}
     if not sizes:
-        matched, accepted = "no file", "a pattern that does"
+        matched, accepted = "no file", "a pattern that matches files"
         if found:
             matched, accepted = "a directory and no file", f"{pattern.rstrip('/')}/*"
         raise DataError(f"corpus {spec!r} matches {matched}; accepted: {accepted}")
@@ -97,7 +97,7 @@ def decode_line(line: bytes, *, path: str, offset: int) -> str:
 
 
 def line_place(path: str, offset: int) -> str:
-    """Returns `path:line` for an offset. Counts the lines, since only an error needs them."""
+    """Returns `path:line` for a byte offset. Lines are counted only here, for an error message."""
     with open_file(path) as stream:
         newlines = 0
         while offset > 0 and (block := stream.read(min(_BUFFER, offset))):
@@ -109,7 +109,7 @@ def line_place(path: str, offset: int) -> str:
 def _filesystem(url: str):
     try:
         return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # a protocol unknown, or without its library
+    except (ImportError, ValueError) as error:  # an unknown protocol, or its library is missing
         raise DataError(f"{url} cannot be opened: {error}") from error
 
 
@@ -121,7 +121,7 @@ def _open_raw(path: str) -> io.BufferedReader:
 
 
 def _skip_line(stream: io.BufferedReader) -> int:
-    """Reads to the end of the line and returns how many bytes that were."""
+    """Reads to the end of the line and returns the number of bytes read."""
     skipped = 0
     while block := stream.readline(_BUFFER):
         skipped += len(block)
@@ -138,8 +138,8 @@ def _read_line(stream: io.BufferedReader, *, path: str, offset: int) -> bytes:
         raise DataError(f"{path} {damage} ({error}); accepted: a whole .gz file") from error
     if not offset and b"\r" in line.rstrip() and not line.endswith(b"\n"):
         raise DataError(
-            f"{path}:1 has carriage returns and no line feed in it; accepted: lines that end in a "
-            "line feed, with a carriage return before it or without"
+            f"{path}:1 has carriage returns and no line feed; accepted: lines that end in a line "
+            "feed, or in a carriage return and a line feed"
         )
     if len(line) > MAX_LINE_BYTES:
         raise too_long(line_place(path, offset))

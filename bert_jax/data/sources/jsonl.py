@@ -35,5 +35,5 @@ class JsonlFile:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             place = line_place(self.path, offset)
-            raise DataError(f"{place} is not JSON ({error}); accepted: an object a line") from error
+            raise DataError(f"{place} is not JSON ({error}); accepted: JSON Lines") from error
         return text_of(record, self.field, place=lambda: line_place(self.path, offset))

@@ -24,7 +24,7 @@ class ParquetFile:
 
         with open_file(self.path) as stream:
             try:
-                # Without read-ahead, since a row group may be larger than memory.
+                # There is no read-ahead, because a row group may be larger than memory.
                 file = parquet.ParquetFile(stream, pre_buffer=False)
             except pyarrow.ArrowInvalid as error:
                 raise DataError(f"{self.path} is not a Parquet file ({error})") from error
@@ -50,7 +50,7 @@ class ParquetFile:
                 ) from error
 
     def _values(self, file, first: int, last: int) -> Iterator[tuple[int, object]]:
-        """Yields number and value of the column's rows from `first` to `last`."""
+        """Yields the number and the value of the column's rows `first` to `last - 1`."""
         group_start = 0
         for group in range(file.metadata.num_row_groups):
             group_end = group_start + file.metadata.row_group(group).num_rows

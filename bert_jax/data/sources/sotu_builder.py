@@ -1,4 +1,4 @@
-"""The embedded corpus as the dataset `tfds:sotu`, in array_record files, without TensorFlow."""
+"""Builds `tfds:sotu`, the embedded corpus in array_record files, without TensorFlow."""
 
 from collections.abc import Iterator
 

@@ -10,7 +10,7 @@ from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_
 
 @dataclass(frozen=True)
 class TextFile:
-    """A line is a sentence or running prose."""
+    """A text file. A line of it holds one or several sentences."""
 
     path: str
     size: int
@@ -22,10 +22,10 @@ class TextFile:
 
 
 def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:
-    """Yields the documents after a blank line that begins in the bytes from `start` to `end`.
+    """Yields each document if the blank line before it begins in the bytes `start` to `end`.
 
-    The position of the blank line decides, because a reader that starts in the middle of a file
-    cannot look back.
+    The blank line decides, because a reader that starts in the middle of a file cannot know where
+    the current document began.
     """
     lines, first, size = [], 0, 0
     ours = start == 0 != end  # the first document has no blank line before it

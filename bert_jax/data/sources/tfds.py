@@ -1,7 +1,7 @@
 """`tfds:NAME[/CONFIG][:SPLIT[:FIELD]]`: prepared TensorFlow Datasets, read without TensorFlow.
 
 NAME is a dataset that is prepared in the TFDS data directory, or the path of a prepared dataset.
-array_record files allow random access. tfrecord files are read by skipping from record to record.
+array_record files allow random access. In tfrecord files, the reader skips the records before.
 """
 
 import os
@@ -28,7 +28,7 @@ class TfdsFile:
     file_format: str
     first: int
     count: int
-    """Number of records of the file that belong to the split, from number `first` on."""
+    """Number of the file's records that belong to the split, beginning with record `first`."""
     field: str
 
     def read(self, byte_range: ByteRange) -> Iterator[Document]:
@@ -39,7 +39,7 @@ class TfdsFile:
             yield Document(name, text_of(example, self.field, place=partial(str, place)))
 
     def examples(self, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields number and decoded fields of the records `first` to `last` of the file."""
+        """Yields the number and the decoded fields of the file's records `first` to `last - 1`."""
         features = _builder(self.builder_directory).info.features
         read = _array_records if self.file_format == "array_record" else _tfrecords
         for number, record in enumerate(read(self.path, first, last), start=first):
@@ -65,7 +65,7 @@ def open_tfds(name: str, *, split: str, field: str, spec: str) -> CorpusSource:
 
 
 def read_examples(name: str, *, split: str, spec: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Yields place, decoded fields and TFDS features of the examples of a split.
+    """Yields the place, the decoded fields and the TFDS features of each example of a split.
 
     Raises:
       DataError: the library, the dataset or the split is missing.
@@ -84,7 +84,7 @@ def _files_of(directory: str, *, split: str, field: str, spec: str) -> tuple[Tfd
     except (KeyError, ValueError) as error:
         known = ", ".join(info.splits)
         raise DataError(
-            f"{spec} has no split {split!r}; accepted: {known}, or [a:b] of one"
+            f"{spec} has no split {split!r}; accepted: {known}, or a part SPLIT[a:b]"
         ) from error
     file_format = info.file_format.value
     if file_format not in ("array_record", "tfrecord"):
@@ -118,7 +118,7 @@ def _directory_of(name: str, *, spec: str) -> str:
     except tfds.core.DatasetNotFoundError as error:
         raise DataError(
             f"{spec}: TFDS has no dataset {name!r}, and there is no such directory; accepted: a "
-            "dataset prepared in TFDS_DATA_DIR (needed for glue and others that use TensorFlow)"
+            "dataset prepared in TFDS_DATA_DIR (glue and others must be, as they use TensorFlow)"
         ) from error
     except (ValueError, KeyError) as error:
         said, *_ = str(error).strip().splitlines()
@@ -148,7 +148,7 @@ def _builder(directory: str) -> Any:
 
 
 def _array_records(path: str, first: int, last: int) -> Iterator[bytes]:
-    # No threads and no read-ahead: several workers read at a time, each only its own slice.
+    # There are no threads and no read-ahead, because several workers read at the same time.
     reader = ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0")
     try:
         for start in range(first, last, _RECORDS_AT_ONCE):
@@ -158,7 +158,7 @@ def _array_records(path: str, first: int, last: int) -> Iterator[bytes]:
 
 
 def _tfrecords(path: str, first: int, last: int) -> Iterator[bytes]:
-    """Yields the records `first` to `last`.
+    """Yields the records `first` to `last - 1`.
 
     A record is stored as length (uint64), checksum of the length (4 bytes), content and checksum
     of the content, little-endian.

@@ -14,21 +14,21 @@ SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class Encoding(NamedTuple):
-    """Ids of a text, and for each id the (start, end) of its characters in the text."""
+    """The ids of a text, and for each id the (start, end) of its characters in the text."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
 
 
 class Tokenizer(ABC):
-    """Converts text to ids of pieces and back. Tokenizers are immutable."""
+    """Converts text to ids of vocabulary pieces and back. Tokenizers are immutable."""
 
     pieces: tuple[str, ...]
     """The piece of each id."""
     special_ids: Mapping[str, int]
     """The id of each of `SPECIAL_PIECES`."""
     word_starts: Bool[np.ndarray, "vocab"]
-    """True for ids of special pieces and of pieces that start a word. Read-only."""
+    """True for the ids of special pieces and of pieces that start a word. Read-only."""
 
     @property
     def vocab_size(self) -> int:
@@ -69,9 +69,9 @@ class Tokenizer(ABC):
     def encode_with_offsets(self, text: str) -> Encoding:
         """Returns the ids of `encode`, and for each id its place in the original text.
 
-        `text[start:end]`, cleaned like the whole text, gives the piece. A removed character, such
-        as a separate accent, belongs to a piece only if it lies within the piece. If a character
-        gives several pieces, it belongs to each of them. [UNK] covers its whole word.
+        The piece is `text[start:end]` after cleaning, such as lower-casing. A character that is
+        removed, such as a separate accent, belongs to a piece only if it lies within the piece. If
+        a character gives several pieces, it belongs to each of them. [UNK] covers its whole word.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Bounded-memory counts."""
+"""Adds counts of words in bounded memory."""
 
 import random
 from collections import Counter
@@ -18,10 +18,10 @@ def merge_counts(parts: Iterable[Mapping[str, int]], *, limit: int) -> Counter[s
 def bound(counts: dict[str, int], *, limit: int, rng: random.Random) -> None:
     """Samples at most `limit // 2` keys, in place, if there are more than `limit`.
 
-    The expected count of every key stays the same.
-    Threshold sampling (Duffield et al. 2005) with a threshold t: a key with t or more occurrences
-    keeps its count. Another key stays with probability count / t, and then gets the count t.
-    Dropping all rare keys instead would leave nothing of text without spaces.
+    The expected count of every key stays the same. The method is threshold sampling (Duffield et
+    al. 2005) with a threshold t: a key with t or more occurrences keeps its count. Another key
+    stays with probability count / t, and then gets the count t. Dropping all rare keys instead
+    would leave nothing of a text without spaces, because its keys hardly repeat.
     """
     if len(counts) <= limit:
         return

@@ -14,7 +14,7 @@ from bert_jax.files import write_atomically
 def tokenizer_from_json(description: dict) -> Tokenizer:
     """Rebuilds a tokenizer from its `to_json`. Raises DataError for any other description."""
     if isinstance(description.get("model"), dict):
-        raise DataError("is Hugging Face's format; accepted: the output of bert_jax.convert")
+        raise DataError("this is Hugging Face's format; accepted: the output of bert_jax.convert")
     if (version := description.get("format_version")) != FORMAT_VERSION:
         raise DataError(f"tokenizer format_version is {version!r}; accepted: {FORMAT_VERSION}")
     if (kind := description.get("kind")) not in (kinds := ("wordpiece", "sentencepiece")):
@@ -40,10 +40,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
-    """Writes `tokenizer.json`, and a file for other tools.
+    """Writes `tokenizer.json`, and a vocabulary file for other tools.
 
-    The other file is `vocab.txt` for WordPiece, with a piece on each line, or `spiece.model` in
-    the format of SentencePiece.
+    The vocabulary file of WordPiece is `vocab.txt`, with a piece on each line. The file of
+    SentencePiece is `spiece.model`, in the format of the library.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

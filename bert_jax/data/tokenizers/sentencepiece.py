@@ -1,6 +1,6 @@
 """SentencePiece: converts text to ids of pieces with the normalizer and segmentation of a model.
 
-Reference: Kudo and Richardson 2018. The model format is the library's; ALBERT and T5 use it.
+Reference: Kudo and Richardson 2018. ALBERT and T5 also use the model files of this library.
 """
 
 import base64
@@ -21,7 +21,7 @@ from bert_jax.data.tokenizers.words import is_unspaced
 from bert_jax.errors import DataError
 
 SPACE = "▁"
-"""The character for a space in a piece. It begins a word."""
+"""The character that stands for a space. A piece that begins with it begins a word."""
 
 _SURROGATES = {code: "\ufffd" for code in range(0xD800, 0xE000)}
 
@@ -41,8 +41,8 @@ class SentencePiece(Tokenizer):
             i = self.special_ids[piece]
             if piece != "[UNK]" and not self._processor.is_control(i):
                 raise DataError(
-                    f"piece {self._processor.id_to_piece(i)!r} is no control symbol, and text "
-                    "could spell it; accepted: a model trained with it in control_symbols"
+                    f"piece {self._processor.id_to_piece(i)!r} is no control symbol, so text could "
+                    "contain it; accepted: a model trained with it in control_symbols"
                 )
 
     @classmethod
@@ -61,7 +61,7 @@ class SentencePiece(Tokenizer):
         try:
             model = base64.b64decode(description["model"], validate=True)
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
-            raise DataError("tokenizer model is not base64; accepted: what to_json gave") from error
+            raise DataError("tokenizer model is not base64; accepted: to_json's output") from error
         tokenizer = cls(model=model)
         expected = tokenizer.to_json()
         if description.keys() != expected.keys():

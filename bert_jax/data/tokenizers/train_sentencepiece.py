@@ -19,7 +19,7 @@ MAX_PRETOKEN_LENGTH = 128
 """Maximum length of a pretoken in characters. Longer pretokens are cut, to bound memory. Pieces
 have at most 16 characters, so cuts hardly change the vocabulary."""
 MAX_TRAINING_CHARACTERS = 2**23
-"""Maximum number of characters for the trainer, which takes 20 to 40 bytes for each."""
+"""Maximum number of characters in the trainer's input. Each takes 20 to 40 bytes of memory."""
 
 _PRETOKEN = re.compile(rf"\S{{1,{MAX_PRETOKEN_LENGTH}}}")
 _NORMALIZERS = {True: "nmt_nfkc_cf", False: "nmt_nfkc"}
@@ -49,8 +49,8 @@ def train_sentencepiece(
 ) -> SentencePiece:
     """Trains a unigram model (Kudo 2018) of exactly `vocab_size` pieces, special pieces first.
 
-    The order of the counts does not matter. Characters may fill three quarters of the vocabulary
-    and cover at most 99.995 % of the text. The remaining, rarest characters are in no piece.
+    The order of the counts does not matter. Single characters fill at most three quarters of the
+    vocabulary and cover at most 99.995 % of the text. The rarest characters are in no piece.
 
     Args:
       counts: counts from `count_pretokens` with the same `lower_case`.
@@ -58,7 +58,7 @@ def train_sentencepiece(
       lower_case: whether the normalizer lower-cases text.
 
     Raises:
-      DataError: the corpus is too small for `vocab_size`, or `vocab_size` is too small.
+      DataError: `vocab_size` is too large for the corpus, or too small for its characters.
     """
     sample = _sample(counts)
     model = io.BytesIO()
@@ -100,8 +100,8 @@ def _sample(counts: Mapping[str, int]) -> dict[str, int]:
 def _coverage(counts: Mapping[str, int], *, most: int) -> float:
     """Returns the share of the text that the characters of the vocabulary should cover.
 
-    ALBERT has 99.995 %. Chinese has more characters than a small vocabulary; the trainer accepts
-    98 % or more.
+    ALBERT's share is 99.995 %. Chinese has more characters than a small vocabulary, so the share
+    may be lower. The trainer accepts 98 % or more.
     """
     characters = Counter()
     for pretoken, count in counts.items():
@@ -112,7 +112,7 @@ def _coverage(counts: Mapping[str, int], *, most: int) -> float:
 
 
 def _explained(error: RuntimeError, *, vocab_size: int, empty: bool) -> Exception:
-    """Converts the trainer's error about an unreachable size to a DataError."""
+    """Converts the trainer's error to a DataError if the corpus cannot give `vocab_size`."""
     said = str(error)
     if empty or (match := re.search(r"value <= (\d+)", said)):
         largest = 0 if empty else int(match[1])

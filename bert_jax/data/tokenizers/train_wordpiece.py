@@ -1,4 +1,4 @@
-"""Trains a WordPiece vocabulary by byte-pair encoding over word counts, equal on every machine."""
+"""Trains a WordPiece vocabulary by byte-pair encoding. All machines give the same vocabulary."""
 
 import io
 import random
@@ -63,8 +63,8 @@ def train_wordpiece(
     """Trains a vocabulary of exactly `vocab_size` pieces. The order of the counts does not matter.
 
     The first ids are [PAD] [UNK] [CLS] [SEP] [MASK]. Then come the characters by frequency, as
-    `x`, `##x` or both. The last are merged pieces in the order of byte-pair encoding (Sennrich et
-    al. 2016).
+    `x`, `##x` or both. At the end are longer pieces, in the order in which byte-pair encoding
+    (Sennrich et al. 2016) merges them.
 
     Args:
       word_counts: counts from `count_words` with the same `lower_case`.
@@ -73,7 +73,7 @@ def train_wordpiece(
       max_word_length: maximum length in characters; a longer word becomes [UNK].
 
     Raises:
-      DataError: the corpus gives fewer pieces than `vocab_size`, or its alphabet has more.
+      DataError: the corpus gives fewer than `vocab_size` pieces, or its alphabet has more.
     """
     pieces = [*SPECIAL_PIECES, *_alphabet(word_counts)]
     if vocab_size < len(pieces):
@@ -105,7 +105,7 @@ def _alphabet(word_counts: Mapping[str, int]) -> list[str]:
 
 
 def _merged_pieces(word_counts: Mapping[str, int], *, vocab_size: int) -> list[str]:
-    """Returns merged pieces by rank: at least `vocab_size`, if the corpus gives so many."""
+    """Returns merged pieces in the order of merges: at least `vocab_size`, if there are enough."""
     words = [
         word
         for word in sorted(word_counts)
@@ -120,7 +120,7 @@ def _merged_pieces(word_counts: Mapping[str, int], *, vocab_size: int) -> list[s
         model_writer=model,
         input_format="tsv",
         model_type="bpe",
-        # Room for <unk>, for every character, and for the word mark merged with each.
+        # <unk>, the word mark, every character, and the word mark merged with each character.
         vocab_size=vocab_size + 2 * characters + 2,
         hard_vocab_limit=False,
         character_coverage=1.0,

@@ -41,14 +41,14 @@ class WordPiece(Tokenizer):
         if missing:
             raise DataError(
                 f"vocabulary of {len(self.pieces)} pieces lacks {', '.join(missing)}; "
-                f"accepted: one that holds {', '.join(SPECIAL_PIECES)}"
+                f"accepted: a vocabulary that holds {', '.join(SPECIAL_PIECES)}"
             )
 
     @classmethod
     def from_vocabulary_file(
         cls, path: str | Path, *, lower_case: bool, max_word_length: int = MAX_WORD_LENGTH
     ) -> "WordPiece":
-        """Reads a `vocab.txt` with a piece on each line; line number (from 0) = id."""
+        """Reads a `vocab.txt` with a piece on each line. The line number, from 0, is the id."""
         pieces = read_text(Path(path)).removesuffix("\n").split("\n")
         try:
             return cls(
@@ -116,7 +116,7 @@ class WordPiece(Tokenizer):
 
     @cached_property
     def _encode_aligned_word(self) -> Callable[[str], Encoding]:
-        """Returns ids as `_encode_word` does, with offsets into the word."""
+        """Returns the ids of `_encode_word`, with their offsets in the word."""
 
         def encode_aligned_word(word: str) -> Encoding:
             ids, offsets = [], []

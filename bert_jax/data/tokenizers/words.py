@@ -8,10 +8,10 @@ accents are removed.
 Hugging Face's `BertTokenizer` gives the same words, with these exceptions:
 
 - bert_jax keeps private-use characters; Hugging Face removes them like control characters;
-- the ideographs U+2B820 to U+2B91F are words here; Hugging Face's range starts after them;
+- bert_jax makes words of the ideographs U+2B820 to U+2B91F; Hugging Face's range starts after them;
 - bert_jax recognizes accents, punctuation and format characters that Unicode added after
   version 8; Hugging Face lower-cases letters whose lower case came after version 14;
-- a sigma at the end of a word becomes a final sigma here, since `str.lower` does so.
+- bert_jax lower-cases a sigma at the end of a word to a final sigma, like `str.lower`.
 
 `tests/reference/test_tokenizer.py` lists each differing code point and tests that there are no
 others. A word with a lone surrogate becomes [UNK]; Hugging Face refuses such text.
@@ -63,8 +63,8 @@ AlignedCharacter = tuple[str, int]
 class RecentWords(dict[str, _Value]):
     """A cache of a function's results for at least the last `size` distinct words.
 
-    The cache holds at most `2 * size` words, and no word of more than 64 characters: in text
-    without spaces such a word is a sentence, and rarely repeats. A hit is faster than a hit of
+    The cache holds at most `2 * size` words. It holds no word of more than 64 characters, because
+    in text without spaces such a word is a sentence and rarely repeats. A hit is faster than in
     `functools.lru_cache`.
     """
 
@@ -106,7 +106,7 @@ def split_word(word: str, *, lower_case: bool) -> list[str]:
 
 
 def is_unspaced(character: str) -> bool:
-    """Returns whether the character's script puts no space between words, as Chinese or Thai."""
+    """Returns whether the character's script puts no spaces between words, like Chinese or Thai."""
     return bool(_UNSPACED.match(character))
 
 
@@ -121,7 +121,7 @@ def split_unspaced(word: str) -> list[str]:
 
 
 def locate_whitespace_split(text: str) -> Iterator[tuple[int, str]]:
-    """Yields start and text of each result of `split_whitespace`, with its control characters."""
+    """Yields the start and text of each word of `split_whitespace`, with control characters."""
     for match in _RAW_WORD.finditer(text):
         yield match.start(), match.group()
 
