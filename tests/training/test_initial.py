@@ -153,7 +153,7 @@ def test_weights_of_another_vocabulary_are_refused(origin, still, tmp_path):
         "cased": dataclasses.replace(run.tokenizer, lower_case=False),
     }
     says = {
-        "swapped": f"another vocabulary: id 7 is {pieces[7]!r}, in .* {pieces[8]!r}; accepted",
+        "swapped": f"another vocabulary: id 7 is {pieces[7]!r}, but in .* {pieces[8]!r}; accepted",
         "fewer": "has 500 rows for 499 pieces",
         "cased": "has lower_case False",
     }
