@@ -1,15 +1,16 @@
 """BERT as published (Devlin et al. 2018), and the smaller sizes of Turc et al. 2019.
 
-The corpus is English Wikipedia and books as plain UTF-8 text. This repository does not hold it. Put
-files with a sentence or paragraph on each line and a blank line between documents under
-corpora/wikibooks/, then
+The corpus is English Wikipedia and books as plain UTF-8 text. It is not part of this repository.
+Put the text files under corpora/wikibooks/, with a sentence or a paragraph on each line and a blank
+line between documents. Then run
 
     python -m bert_jax.prepare --experiment=experiments/bert.py:base
     python -m bert_jax.pretrain --experiment=experiments/bert.py:base --workdir=runs/base
 
 As published, the last tenth of the updates uses rows of 512 tokens, and one schedule spans all
-updates; `--dry_run` shows the cost. `prepare` writes the long rows to data/wikibooks-512. With
-`--set 'phases=[]'` all updates use rows of 128, and the positions beyond stay untrained.
+updates. `pretrain --dry_run` prints the FLOPs. `prepare` writes the long rows to
+data/wikibooks-512. With `--set 'phases=[]'` all updates use rows of 128 tokens, and the embeddings
+of later positions are not trained.
 
 References:
   https://arxiv.org/abs/1810.04805, https://arxiv.org/abs/1908.08962
@@ -36,7 +37,11 @@ SIZES = {  # layers, hidden size, attention heads
 def get_config(
     variant: Literal["tiny", "mini", "small", "medium", "base", "large"] = "base",
 ) -> Experiment:
-    """Returns a size: 256 rows of 128, later 512 tokens, a million updates, AdamW at 1e-4."""
+    """Returns BERT in one size.
+
+    Training makes a million updates with AdamW at a learning rate of 1e-4. A batch has 256 rows of
+    128 tokens, in the last tenth of the updates of 512 tokens.
+    """
     num_layers, hidden_size, num_heads = SIZES[variant]
     return Experiment(
         data=DataConfig(

@@ -1,6 +1,6 @@
 """A small BERT on your own text: copy this file and change it.
 
-Put UTF-8 text with a blank line between documents under corpora/mine, then
+Put UTF-8 text files under corpora/mine, with a blank line between documents. Then run
 
     python -m bert_jax.prepare --experiment=experiments/own_text.py
     python -m bert_jax.pretrain --experiment=experiments/own_text.py --workdir=runs/mine

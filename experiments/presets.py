@@ -3,22 +3,23 @@
     python -m bert_jax.config --diff experiments/presets.py:devlin2018 experiments/presets.py:mlperf
     python -m bert_jax.pretrain --experiment=experiments/presets.py:hf_bert --workdir=runs/hf_bert
 
-A preset has the behaviour of the source's code and the published settings of its main run. The
-corpus is English Wikipedia and books, as in bert.py. It is prepared once for each sequence length
-and each limit of the length of words.
+A preset reproduces the behaviour of the source's code with the published settings of its main run.
+The corpus is English Wikipedia and books, as in bert.py. It is prepared separately for each
+sequence length and each maximum length of a word.
 
-No preset follows these points:
+No preset reproduces these details of the sources:
 
-- A mean of the means of replicas or micro-batches. Every loss here is divided by the masked words
-  of the global batch.
-- Clipping on each replica before the gradients are summed (google_bert_tf1 on TPUs, MLPerf's
-  reference). The update would depend on the number of replicas.
-- The 1e-5 that Google's code adds to the number of masked words, at most 1e-5 of the loss.
-- fp16 with loss scaling (nvidia_lamb). The preset uses bfloat16.
+- The loss is a mean of the means of replicas or micro-batches. Here every loss is divided by the
+  number of masked words in the global batch.
+- Each replica clips its gradients before they are summed (google_bert_tf1 on TPUs, MLPerf's
+  reference). The update would then depend on the number of replicas.
+- Google's code adds 1e-5 to the number of masked words. This lowers the loss by at most 1e-5 of its
+  value.
+- nvidia_lamb trains in fp16 with loss scaling. Here it uses bfloat16.
 
-The docstring of a preset names what only its source does. All presets have the same evaluation
-masks, 80/10/10 and rounded, so their runs are comparable. All but hf_bert have static masks:
-`dupe_factor` masks for each text.
+The docstring of a preset names the details that only its source has. All presets draw evaluation
+masks in the same way (80/10/10 split, rounded number), so their runs are comparable. All presets
+except hf_bert have static masks, so each text has only `dupe_factor` different masks.
 """
 
 from collections.abc import Mapping
@@ -36,8 +37,8 @@ from bert_jax.training.optim import OptimizerConfig
 def devlin2018() -> Experiment:
     """The paper and the checkpoints released with it: BERT-base, 256 rows, a million updates.
 
-    GELU is the exact erf form; the released checkpoints were trained with it. The last tenth of the
-    updates uses rows of 512 tokens, under the same schedule.
+    GELU has the exact erf form, with which the released checkpoints were trained. The last tenth of
+    the updates uses rows of 512 tokens, under the same learning-rate schedule.
 
     References:
       https://arxiv.org/abs/1810.04805
@@ -55,9 +56,9 @@ def devlin2018() -> Experiment:
 def google_bert_tf1() -> Experiment:
     """google-research/bert today, with the defaults of its run_pretraining.py.
 
-    GELU is now the tanh form. The defaults, 32 rows and 100,000 updates, are for first trials.
-    Two points are not followed: clipping on each replica, on TPUs; evaluation of only 100 batches.
-    Here all held-out rows are evaluated.
+    GELU now has the tanh form. The defaults of 32 rows and 100,000 updates are for first trials.
+    Two details are not reproduced. On TPUs, the source clips the gradients on each replica. It
+    evaluates only 100 batches; here all held-out rows are evaluated.
 
     References:
       https://github.com/google-research/bert
@@ -74,10 +75,11 @@ def google_bert_tf1() -> Experiment:
 def hf_bert() -> Experiment:
     """Hugging Face's BertForPreTraining under its Trainer: torch's AdamW, masks drawn word by word.
 
-    Learning rate, warm-up and batch are the paper's; the Trainer's defaults are for fine-tuning.
-    The Trainer has no limit of the predictions of a row. Here a row has room for 40 predictions, at
-    512 tokens for 120; fewer than one row in a million needs more.
-    One point is not followed: there the embedding of [PAD] starts at 0. No loss depends on it.
+    Learning rate, warm-up and batch size are those of the paper, because the Trainer's defaults are
+    for fine-tuning. The Trainer does not limit the number of predictions in a row. Here a row of
+    128 tokens has room for 40 predictions and a row of 512 tokens for 120. Fewer than one row in a
+    million needs more. One detail is not reproduced: Hugging Face initializes the embedding of
+    [PAD] with 0. No loss depends on it.
 
     References:
       https://github.com/huggingface/transformers, modeling_bert.py, trainer.py, data_collator.py
@@ -98,13 +100,15 @@ def hf_bert() -> Experiment:
 
 
 def nvidia_lamb() -> Experiment:
-    """NVIDIA's BERT-large with LAMB: 7,038 updates on 65,536 rows, 1,563 on 32,768 of 512 tokens.
+    """NVIDIA's BERT-large with LAMB.
 
-    Each phase has its own schedule. The second phase keeps the moments and counts from 0. The
-    optimizer is FusedLAMB without NVLAMB: parameters without weight decay have no trust ratio. The
-    rate falls with the square root of the share of steps that remain. GELU is the erf form, as in
-    its PyTorch code. Two points are not followed: fp16; a vocabulary padded to 30,528 entries, all
-    of which take part in the softmax.
+    The first phase has 7,038 updates on 65,536 rows of 128 tokens. The second phase has 1,563
+    updates on 32,768 rows of 512 tokens. It keeps Adam's moments and counts its steps from 0. Each
+    phase has its own learning-rate schedule; the rate falls with the square root of the share of
+    steps that remain. The optimizer is FusedLAMB without the NVLAMB option: parameters without
+    weight decay have no trust ratio. GELU has the erf form, as in NVIDIA's PyTorch code. Two
+    details are not reproduced: fp16, and a vocabulary that is padded to 30,528 entries, all of them
+    in the softmax.
 
     References:
       https://github.com/NVIDIA/DeepLearningExamples, PyTorch/LanguageModeling/BERT
@@ -142,9 +146,9 @@ def nvidia_lamb() -> Experiment:
 def mlperf() -> Experiment:
     """MLPerf Training's BERT-large at 512 tokens on TPUs: 8,192 rows, 600 updates of LAMB.
 
-    The benchmark starts from its own phase-one checkpoint (`training.init_from`) and ends at a
-    masked-LM accuracy of 0.72 on 10,000 examples. One point is not followed: clipping on each
-    replica.
+    The benchmark starts from its own checkpoint of phase one; `training.init_from` can name it. It
+    ends at a masked-LM accuracy of 0.72 on 10,000 examples. One detail is not reproduced: clipping
+    on each replica.
 
     References:
       https://github.com/mlcommons/training, retired_benchmarks/bert
@@ -170,8 +174,8 @@ def mlperf() -> Experiment:
 def textbook() -> Experiment:
     """BERT as it is taught.
 
-    Masked words always become [MASK]. The loss is the sum over a pair's masked words plus its pair
-    loss. A single text has no final [SEP].
+    Masked words always become [MASK]. The loss of a pair is the sum of the losses of its masked
+    words plus the next-sentence loss. A single text has no final [SEP].
     """
     paper = devlin2018()
     masking = replace(paper.data.masking, split=(1.0, 0.0, 0.0))
@@ -190,7 +194,7 @@ def get_config(
         "devlin2018", "google_bert_tf1", "hf_bert", "nvidia_lamb", "mlperf", "textbook"
     ] = "devlin2018",
 ) -> Experiment:
-    """Returns a preset; its docstring names the source and the points that it does not follow."""
+    """Returns a preset. Its docstring names the source and the details not reproduced."""
     return {preset.__name__: preset for preset in PRESETS}[variant]()
 
 

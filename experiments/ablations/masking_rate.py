@@ -1,8 +1,10 @@
-"""How many words to mask: 15 % as published, or more (Wettig et al. 2022), on the quick start.
+"""Ablation of the masking rate: 15 % as published, or more (Wettig et al. 2022).
+
+The model and the data are those of the quick start.
 
     python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --workdir=DIR
 
-Held-out masks stay at 15 %, so the losses can be compared.
+Held-out rows always have a masking rate of 15 %, so the held-out losses can be compared.
 
 References:
   https://arxiv.org/abs/2202.08005
@@ -21,12 +23,12 @@ def get_config() -> Experiment:
 
 
 def sweep_masking() -> Iterator[dict]:
-    """Yields rates of 15 to 60 %, each with enough predictions for a row of 32 tokens."""
+    """Yields masking rates of 15 to 60 %, with a limit of predictions that fits rows of 32."""
     for rate in (0.15, 0.3, 0.45, 0.6):
         yield {"data.masking.rate": rate, "data.masking.max_predictions": round(32 * rate)}
 
 
 def sweep_seed() -> Iterator[dict]:
-    """Three seeds."""
+    """Yields three seeds."""
     for seed in range(3):
         yield {"seed": seed}

@@ -1,6 +1,8 @@
-"""With and without next-sentence prediction (table 5 of Devlin et al. 2018), on the quick start.
+"""Ablation of next-sentence prediction (table 5 of Devlin et al. 2018).
 
-python -m bert_jax.sweep --experiment=experiments/ablations/objective.py --workdir=DIR
+The model and the data are those of the quick start.
+
+    python -m bert_jax.sweep --experiment=experiments/ablations/objective.py --workdir=DIR
 """
 
 from collections.abc import Iterator
@@ -16,12 +18,15 @@ def get_config() -> Experiment:
 
 
 def sweep_objective() -> Iterator[dict]:
-    """Yields training with and without the pair loss. Without it no pair accuracy is reported."""
+    """Yields training with and without the pair loss.
+
+    Without the pair loss, no pair accuracy is reported.
+    """
     for next_sentence in (True, False):
         yield {"objective.next_sentence": next_sentence}
 
 
 def sweep_seed() -> Iterator[dict]:
-    """Three seeds."""
+    """Yields three seeds."""
     for seed in range(3):
         yield {"seed": seed}

@@ -1,15 +1,16 @@
-r"""BoolQ: does a passage answer a question with yes? 11,265 pairs.
+r"""BoolQ: 11,265 pairs of a yes/no question and a passage that answers it.
 
     python benchmarks/task_sets.py --output=data/tasks --only=boolq
     python -m bert_jax.finetune --experiment=experiments/finetune/boolq.py \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/boolq --seeds=1
 
-test is the published dev set, in which 62.2 % of the answers are yes. dev is a tenth of the
-training set. 1,432 of the 12,697 published pairs are left out, because they are training pairs on a
-passage of test.
+The test set is the published dev set, in which 62.2 % of the answers are yes. The dev set is a
+tenth of the published training set. 1,432 of the 12,697 published pairs are left out, because they
+are training pairs whose passage is also in the test set.
 
-Result of one seed (docs/results.md): accuracy on test 0.666, interval 0.648 to 0.682; the majority
-has 0.622. It took 1,342 s on two busy cores of an AMD EPYC server.
+Result of one seed (docs/results.md): the accuracy on test is 0.666, with the 95 % interval 0.648 to
+0.682. Always predicting the majority label has an accuracy of 0.622. The seed took 1,342 s on two
+busy cores of an AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

@@ -1,19 +1,19 @@
-r"""Named entities of CoNLL-2003.
+r"""Named entity recognition on CoNLL-2003, as in Devlin et al. 2018.
 
     python -m bert_jax.finetune --experiment=experiments/finetune/conll2003.py \
       --checkpoint=bert-base-cased --workdir=runs/conll2003 --seeds=5 \
       --set task.train=conll:eng.train --set task.dev=conll:eng.testa \
       --set task.test=conll:eng.testb
 
-The hyper-parameters of table 7 were chosen on dev and are not published. Appendix A.3 says that
-batches of 16 or 32, rates of 5e-5, 3e-5 or 2e-5 and 2, 3 or 4 epochs work well on all tasks. This
-file uses 32, 5e-5 and 3.
+The paper chose the hyper-parameters of its table 7 on dev and does not publish them. Appendix A.3
+says that these values work well on all tasks: batches of 16 or 32, learning rates of 5e-5, 3e-5 or
+2e-5, and 2, 3 or 4 epochs. This file uses batches of 32, a learning rate of 5e-5 and 3 epochs.
 
-In table 7, fine-tuned BERT-base has an F1 of 96.4 on dev and 92.4 on test, mean of 5 seeds. The
+In table 7, fine-tuned BERT-base has an F1 of 96.4 on dev and 92.4 on test (means of 5 seeds). The
 paper adds the rest of the document to each sentence (section 5.3); this file does not.
 
-`--set training.frozen=true --set task.representation=last4` is a linear probe. Table 7 uses two
-LSTM layers instead.
+With `--set training.frozen=true --set task.representation=last4` only a linear output layer is
+trained. On such frozen representations, table 7 trains two LSTM layers instead.
 
 Reference: https://arxiv.org/abs/1810.04805
 """

@@ -6,12 +6,13 @@ r"""DisflQA: 1,000 disfluent questions on SQuAD 2 passages; a quarter of them ha
     python -m bert_jax.finetune --experiment=experiments/finetune/disfl_qa.py \
       --checkpoint=runs/narrative_qa/seed-0 --workdir=runs/disfl_qa --seeds=3
 
-Only 585 training questions have an answer, so the model is first trained on narrative_qa.py. The
-metric is answerable_f1, so every question gets an answer.
+Only 585 training questions have an answer, so the model is first trained on the task of
+narrative_qa.py. The metric is answerable_f1: the F1 of the questions that have an answer. With this
+metric, the model answers every question.
 
-Result of 3 seeds (docs/results.md): answerable_f1 on test 0.372, standard deviation 0.019,
-interval 0.287 to 0.456; the sentence with most shared words has 0.198. A seed took 693 to 991 s on
-one core of an AMD EPYC server.
+Result of 3 seeds (docs/results.md): answerable_f1 on test is 0.372 with a standard deviation of
+0.019 and the 95 % interval 0.287 to 0.456. Predicting the sentence that shares most words with the
+question has 0.198. A seed took 693 to 991 s on one core of an AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

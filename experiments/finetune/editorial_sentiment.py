@@ -1,12 +1,12 @@
-r"""Sentiment of 4,946 sentences from editorials: the mean of twenty ratings.
+r"""Sentiment of 4,946 sentences from editorials; the label is the mean of twenty ratings.
 
     python benchmarks/task_sets.py --output=data/tasks --only=editorial_sentiment
     python -m bert_jax.finetune --experiment=experiments/finetune/editorial_sentiment.py \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/editorial_sentiment --seeds=3
 
-Ratings go from -4 to 4. Half of the means are within 0.65 of 0, where a sign says little, so the
-task is a regression, measured by Spearman's correlation. 244 sentences with a mean of 0 are left
-out, as in movie_sentiment.py.
+Ratings are between -4 and 4. Half of the means are between -0.65 and 0.65, where the sign says
+little. The task is therefore a regression, measured by Spearman's correlation. 244 sentences with a
+mean of 0 are left out, because movie_sentiment.py leaves them out too.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

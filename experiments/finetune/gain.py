@@ -1,4 +1,4 @@
-r"""The gain from pretraining: the model of experiments/mix.py, pretrained and from scratch.
+r"""The gain from pretraining: compares the model of experiments/mix.py with random weights.
 
     python benchmarks/task_sets.py --output=data/tasks
     python -m bert_jax.finetune --experiment=experiments/finetune/gain.py:brown_tags \
@@ -8,15 +8,15 @@ r"""The gain from pretraining: the model of experiments/mix.py, pretrained and f
         --experiment=experiments/finetune/gain.py:editorial_sentiment_$fold --seeds=2
     done
 
-Run the same for movie_sentiment_$fold. Then run everything in other workdirs with
---set training.from_scratch=true, and compare:
+Run the loop for movie_sentiment_$fold too. Then run all commands again with
+--set training.from_scratch=true and other workdirs. This command compares both:
 
     python benchmarks/paired_difference.py --first=runs/gain/editorials \
       --second=runs/gain/editorials_from_scratch
 
-A test set of a tenth of the sentences is too small to show the difference, so there are ten
-folds, and each sentence is in test of one fold. A small model needs a higher rate than the
-published rates, and so does a model from scratch.
+A test set with a tenth of the sentences is too small to show the difference. There are therefore
+ten folds, and each sentence is in the test set of one fold. A small model needs a higher learning
+rate than the published rates, and so does a model with random weights.
 """
 
 from dataclasses import replace

@@ -1,24 +1,26 @@
-r"""The tasks of GLUE as in Devlin et al. 2018, read from TFDS.
+r"""The GLUE tasks as in Devlin et al. 2018, read from TFDS.
 
     python -m bert_jax.finetune --experiment=experiments/finetune/glue.py:sst2 \
       --checkpoint=bert-base-uncased --workdir=runs/sst2 --seeds=5
 
-The paper trains 3 epochs on batches of 32 and chooses the rate of each task on dev: 5e-5, 4e-5,
-3e-5 or 2e-5 (section 4.1). The chosen rates are not published. This file uses 2e-5 and rows of 128
-tokens, the values for MRPC in the README of google-research/bert; set another rate with
---set optimizer.learning_rate. The warm-up over a tenth of the steps is that of run_classifier.py.
+The paper trains 3 epochs on batches of 32. It chooses the learning rate of each task on dev, from
+5e-5, 4e-5, 3e-5 and 2e-5 (section 4.1), and does not publish the choices. This file uses 2e-5 and
+rows of 128 tokens, the values for MRPC in the README of google-research/bert. To change the rate,
+use --set optimizer.learning_rate. As in run_classifier.py, the warm-up takes a tenth of the steps.
 
 `--set optimizer.bias_correction=false --set optimizer.decay_from=start` gives the optimizer of
 run_classifier.py, which fails more often on small sets (Mosbach et al. 2021).
 
 dev is GLUE's validation set. For MNLI, dev is the matched set and test is the mismatched set.
-BERT-base had on the test sets MNLI 84.6 and 83.4, QQP 71.2, QNLI 90.5, SST-2 93.5, CoLA 52.1, STS-B
-85.8, MRPC 88.9, RTE 66.4; the paper leaves out WNLI (table 1).
+On the hidden test sets, BERT-base had these scores (table 1): MNLI 84.6 (matched) and 83.4
+(mismatched), QQP 71.2, QNLI 90.5, SST-2 93.5, CoLA 52.1, STS-B 85.8, MRPC 88.9 and RTE 66.4. The
+paper leaves out WNLI.
 
-With `--set task.test=tfds:glue/sst2:test`, whose labels are hidden, a seed's predictions_test.tsv
-is the SST-2.tsv that GLUE's server accepts.
+The labels of tfds:glue/sst2:test are hidden. With `--set task.test=tfds:glue/sst2:test`, the file
+predictions_test.tsv of a seed is the SST-2.tsv that GLUE's server accepts.
 
-TFDS must have prepared the set: run `tfds build glue/sst2` elsewhere and set TFDS_DATA_DIR.
+TFDS must have prepared the data set: run `tfds build glue/sst2` in an environment with TensorFlow,
+and set TFDS_DATA_DIR.
 
 References:
   https://arxiv.org/abs/1810.04805
@@ -32,8 +34,9 @@ from bert_jax.training.optim import OptimizerConfig
 
 Variant = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
 
-# Fields of the texts, metric of table 1, and split for dev. GLUE's own score is the mean of F1 and
-# accuracy for MRPC and QQP, and the mean of both correlations for STS-B.
+# For each task: the fields of the two texts, the metric of table 1, and the split used as dev.
+# GLUE's own score is the mean of F1 and accuracy for MRPC and QQP, and the mean of Pearson's and
+# Spearman's correlation for STS-B.
 TASKS = {
     "cola": ("sentence", "", "matthews", "validation"),
     "sst2": ("sentence", "", "accuracy", "validation"),
@@ -46,8 +49,8 @@ TASKS = {
     "wnli": ("sentence1", "sentence2", "accuracy", "validation"),
 }
 
-# Labels as in GLUE's files and submissions, in the order of their numbers in TFDS. The F1 of MRPC
-# and QQP is the F1 of number 1.
+# The labels as GLUE's files and submissions write them, in the order of their numbers in TFDS. The
+# F1 of MRPC and QQP is the F1 of label number 1.
 LABELS = {
     "cola": ("0", "1"),
     "sst2": ("0", "1"),

@@ -1,15 +1,17 @@
-r"""NarrativeQA: 1,823 questions on plots of books and films; each answer is in its plot.
+r"""NarrativeQA: 1,823 questions about plots of books and films; the plot contains the answer.
 
     python benchmarks/task_sets.py --output=data/tasks --only=narrative_qa
     python -m bert_jax.finetune --experiment=experiments/finetune/narrative_qa.py \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/narrative_qa
 
-A passage is the part of a plot that contains the answer. The first mention of the
-answer in the passage counts, which is not always correct. disfl_qa.py starts from the result.
+A passage is the part of a plot that contains the answer. The first mention of the answer in the
+passage is taken as the gold span, which is not always correct. disfl_qa.py starts from the weights
+of this experiment.
 
-Result of one seed (docs/results.md): F1 on test 0.503, interval 0.423 to 0.584; the sentence
-with most shared words has 0.129. The interval resamples questions, not the 6 plots of test. It took
-1,266 s on one core of an AMD EPYC server.
+Result of one seed (docs/results.md): the F1 on test is 0.503, with the 95 % interval 0.423 to
+0.584. The bootstrap resamples questions, but not the 6 plots of the test set. Predicting the
+sentence that shares most words with the question has 0.129. The seed took 1,266 s on one core of an
+AMD EPYC server.
 """
 
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

@@ -3,7 +3,7 @@ r"""Ablation of the representation of a sentence, on the sentiment of film revie
     python -m bert_jax.finetune --experiment=experiments/finetune/representation.py:max \
       --checkpoint=all-MiniLM-L6-v2 --workdir=runs/representation/max --seeds=3
 
-MiniLM was trained without its pooler, so `pooled` starts from a pooler that was never used.
+MiniLM was trained without its pooler, so `pooled` starts from an untrained pooler.
 """
 
 from dataclasses import replace

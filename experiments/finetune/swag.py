@@ -1,11 +1,12 @@
-r"""SWAG: the right one of four endings.
+r"""SWAG: choose the correct one of four endings of a text.
 
     python -m bert_jax.finetune --experiment=experiments/finetune/swag.py \
       --checkpoint=bert-base-uncased --workdir=runs/swag \
       --set task.train=csv:train.csv --set task.dev=csv:val.csv
 
-3 epochs at a rate of 2e-5 on batches of 16 are the values of Devlin et al. 2018 (section 4.4). The
-length of the rows is not published. BERT-base had an accuracy of 81.6 on dev (table 4).
+As in Devlin et al. 2018 (section 4.4), training takes 3 epochs with batches of 16 and a learning
+rate of 2e-5. The paper does not publish the length of the rows. Its BERT-base has an accuracy of
+81.6 on dev (table 4).
 
 Reference: https://arxiv.org/abs/1810.04805
 """
