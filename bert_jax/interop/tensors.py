@@ -26,7 +26,7 @@ SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class LoadingReport:
-    """What was done with each tensor, one line for each."""
+    """A report of how each tensor was used, one line for each tensor."""
 
     used: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
