@@ -29,7 +29,7 @@ class TaskConfig:
     family: FamilyName
     train: str
     dev: str
-    """Examples on which the checkpoint, and the threshold for no answer, are chosen."""
+    """Examples used to choose the checkpoint, and the threshold above which no answer is given."""
     test: str = ""
     """Examples that are evaluated once, with the checkpoint and threshold chosen on dev."""
     columns: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class TaskConfig:
     labels: tuple[str, ...] = ()
     """All labels in the order of their numbers; if empty, the labels of the training examples."""
     metric: str = ""
-    """Main metric: it chooses the checkpoint and gets an interval. Default: the family's first."""
+    """Main metric. It chooses the checkpoint and gets an interval; if empty, the family's first."""
     max_length: Annotated[int, Meta(ge=8)] = 128
     """Maximum length of a row in tokens, including [CLS] and [SEP]."""
     representation: Representation = "cls"
@@ -75,7 +75,7 @@ class TaskConfig:
                 f"passage in task.max_length {self.max_length}"
             )
         if len(set(self.labels)) < len(self.labels):
-            raise ConfigError(f"task.labels are {self.labels}; accepted: different ones")
+            raise ConfigError(f"task.labels are {self.labels}; accepted: each label once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class TaskTrainingConfig:
     dropout: Annotated[float, Meta(ge=0, lt=1)] | None = None
     """Dropout rate of the encoder and before the output layer; null keeps the model's rates."""
     from_scratch: bool = False
-    """Whether all parameters start at random; the checkpoint gives only model and vocabulary."""
+    """Whether all parameters start at random; the checkpoint gives model config and vocabulary."""
     reinitialize_pooler: bool = False
     """Whether the pooler starts at random, for a checkpoint whose pooler was not trained."""
 

@@ -58,7 +58,7 @@ def load_dataset(task: TaskConfig) -> Dataset:
     """Reads and checks all examples of a task.
 
     Raises:
-      DataError: the first wrong record by file and line, or a set without examples.
+      DataError: a record is wrong (the message names its file and line), or a set has no examples.
       ConfigError: the family has no such metric, or `task.train` or `task.dev` is empty.
     """
     for name in ("train", "dev"):
@@ -90,20 +90,20 @@ def load_dataset(task: TaskConfig) -> Dataset:
         hidden = next((one for one in splits[name].examples if one.gold is None), None)
         if hidden:
             raise DataError(
-                f"{hidden.place}: {task.label} is hidden; accepted in task.{name}: examples with it"
+                f"{hidden.place}: {task.label} is hidden; accepted in task.{name}: labelled ones"
             )
     return Dataset(family=family, labels=labels, splits=splits, metric=metric)
 
 
 def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bool:
-    """Returns whether no test record has a label: it is absent, or -1 where that is no label."""
+    """Returns whether test labels are hidden: all are absent, or all are -1 and -1 is no label."""
     given = [record.fields[task.label] for record in test if task.label in record.fields]
     minus_one = len(given) == len(test) and all(label in HIDDEN for label in given)
     return not given or (minus_one and not set(HIDDEN) & set(labels))
 
 
 def encode_split(split: Split, task: TaskConfig, tokenizer: Tokenizer) -> Split:
-    """Returns the split with its rows."""
+    """Returns the split with the rows that encode its examples."""
     family = FAMILIES[task.family]
     rows = [
         row

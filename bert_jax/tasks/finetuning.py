@@ -41,7 +41,7 @@ def finetune(
     The first seed is `config.seed`. `source` holds pretrained weights that `load_run` opens.
 
     Raises:
-      ConfigError, DataError, CheckpointError: something is wrong; raised before any compile.
+      ConfigError, DataError, CheckpointError: an input is wrong; raised before any compile.
       DivergenceError: every seed diverged.
     """
     if jax.process_count() > 1:
@@ -65,7 +65,7 @@ def finetune(
     highest = max(metrics[dataset.metric] for metrics in baselines["dev"].values())
     say(
         f"{len(dataset.splits['train'].rows):,} rows of {setup.length} tokens, {setup.steps:,} "
-        f"steps a seed; best baseline on dev: {dataset.metric} {highest:.4f}"
+        f"steps per seed; best baseline on dev: {dataset.metric} {highest:.4f}"
     )
     if "test" in dataset.splits and "test" not in baselines:
         hidden = sum(one.gold is None for one in dataset.splits["test"].examples)
@@ -191,7 +191,7 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
     """Builds the setup that all seeds share; compiles nothing.
 
     Raises:
-      ConfigError: model, task and mesh do not fit.
+      ConfigError: model, task and mesh do not fit together.
     """
     training, family, rows = config.training, dataset.family, dataset.splits["train"].rows
     model = state.make_model(config, run.model.config, family, dataset.labels)

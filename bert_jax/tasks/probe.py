@@ -21,13 +21,13 @@ from bert_jax.tasks.state import make_model
 
 FAMILIES = ("classification", "regression")
 TRAIN_EXAMPLES, DEV_EXAMPLES = 1000, 500
-"""Maximum numbers of examples; with these a probe takes seconds."""
+"""Maximum numbers of examples; a probe of this size takes seconds."""
 
 
 def make_probe(
     config: FineTuningConfig, encoder: BertConfig, tokenizer: Tokenizer
 ) -> Callable[[Any], dict[str, float]]:
-    """Returns a function of pretraining parameters, for `training.train.train(probes=...)`.
+    """Returns a probe: a function of pretraining parameters for `training.train.train(probes=...)`.
 
     The function returns `eval/probe_METRIC`: the main metric on dev of a logistic or ridge
     regression, fitted to standardized representations of training examples.
@@ -77,7 +77,7 @@ def make_probe(
 
 
 def sample(split: Split, count: int) -> Split:
-    """Returns a split of at most `count` examples, the same at every call."""
+    """Returns a split with at most `count` of the examples, the same at every call."""
     chosen = sorted(shuffled(len(split.examples), seed=0, epoch=0)[:count].tolist())
     return replace(split, examples=[split.examples[i] for i in chosen])
 

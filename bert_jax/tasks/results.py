@@ -1,4 +1,4 @@
-"""Statistics over seeds: mean, deviation, bootstrap interval, and a table of them."""
+"""Statistics over seeds: mean, standard deviation, bootstrap interval, and a table of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,7 +53,7 @@ def percentiles(values: Sequence[float | None]) -> tuple[float, float]:
 def summarize(
     outcomes: Sequence[Outcomes], metrics: dict[str, Callable[[Outcomes], float | None]], main: str
 ) -> dict[str, dict[str, Any]]:
-    """Returns mean and sample deviation of each metric, and the interval of the main metric."""
+    """Returns each metric's mean and sample standard deviation, and the main metric's interval."""
     summary = {}
     for name, metric in metrics.items():
         values = [value for one in outcomes if (value := metric(one)) is not None]

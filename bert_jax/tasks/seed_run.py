@@ -116,7 +116,7 @@ def evaluation_steps(steps: int, training: TaskTrainingConfig) -> set[int]:
 def diverged_at(window: Sequence[dict[str, Mean]], last: int) -> int | None:
     """Returns the first step of a window, up to step `last`, with an infinite or nan loss or norm.
 
-    A step's loss is computed before its update, so only the norm shows that the last update failed.
+    The loss is computed before the update, so only the parameter norm shows a failed last update.
     """
     for step, metrics in enumerate(jax.device_get(window), start=last - len(window) + 1):
         if not all(math.isfinite(metrics[name].total) for name in ("loss", "param_norm")):

@@ -28,7 +28,7 @@ def num_tokens(row: Row) -> int:
 def stack(
     rows: Sequence[Row], *, family: Family, batch_size: int, length: int, pad_id: int
 ) -> TaskBatch:
-    """Returns a batch of rows; missing rows are padding with weight 0."""
+    """Returns a batch of `batch_size` rows; missing rows are filled with padding of weight 0."""
     choices = max(len(row.inputs) for row in rows)
     token_ids = np.full((batch_size, choices, length), pad_id, np.int32)
     segment_ids = np.zeros((batch_size, choices, length), np.int32)
@@ -58,7 +58,7 @@ def shuffled(count: int, *, seed: int, epoch: int) -> np.ndarray:
 def epoch_batches(
     rows: Sequence[Row], *, seed: int, epoch: int, size: int, by_length: bool
 ) -> Iterator[list[Row]]:
-    """Returns the batches of an epoch; one may be smaller than `size`.
+    """Returns the batches of an epoch; one of them may be smaller than `size`.
 
     With `by_length` a batch holds rows of similar length: the shuffled rows are cut into groups of
     16 batches, each group is sorted by length, and the batches are shuffled.

@@ -1,4 +1,4 @@
-"""A label for a text or a pair of texts: sentiment, entailment, paraphrase, acceptability."""
+"""Classification of texts or pairs of texts: sentiment, entailment, paraphrase, acceptability."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from bert_jax.training.metrics import Mean
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
-    """Reads texts and label; a null label is hidden."""
+    """Reads the texts and the label of a record; a null label is hidden."""
     gold = texts.gold_label(record, task, labels)
     return Example(record.place, texts.texts_of(record, task), gold, texts.glue_index(record))
 
 
 def score(predictions: Sequence[float], examples: Sequence[Example], labels: Labels) -> Outcomes:
-    """Returns the predicted and the gold value of each example."""
+    """Returns the predicted and the gold value of each example, [examples, 2]."""
     golds = [example.gold for example in examples]
     return np.array(list(zip(predictions, golds, strict=True)), np.float64)
 

@@ -51,7 +51,7 @@ class Row(NamedTuple):
     inputs: tuple[EncoderInput, ...]
     """One input; in multiple choice, one input for each choice."""
     label: Any
-    """A number, a number for each token, or first and last position."""
+    """A label number, one for each token, or the first and last position of an answer."""
     weight: Any
     """The weight in the loss: one number, or a number for each token."""
     example: int
@@ -67,12 +67,12 @@ class TaskBatch(NamedTuple):
     """
 
     token_ids: Any
-    """[B, C, S] int32."""
+    """[B, C, S] int32, like `segment_ids` and `pack_ids`."""
     segment_ids: Any
     pack_ids: Any
     """1 at tokens, 0 at padding."""
     labels: Any
-    """[B], [B, S] or [B, 2]."""
+    """[B], [B, S] or [B, 2], with the family's `label_dtype`."""
     weights: Any
     """[B] or [B, S] float32."""
 
@@ -106,9 +106,9 @@ class Family:
     apply_threshold: Callable[[list[Any], float | None], list[Any]] = lambda predictions, _: (
         predictions
     )
-    """The predictions after the threshold."""
+    """The predictions, with no answer where the threshold demands it."""
     score: Callable[[list[Any], Sequence[Example], Labels], Outcomes]
-    """Compares each prediction with its example."""
+    """The outcomes: the comparison of each prediction with its example."""
     metrics: dict[str, Callable[[Outcomes], float | None]]
     """The metrics by name; the first is the default main metric. A metric returns None where it
     cannot be computed, such as the F1 of entities for parts of speech."""

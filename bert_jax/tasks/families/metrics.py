@@ -1,4 +1,4 @@
-"""Metrics of a split from the outcomes of its examples, most of them by scikit-learn and SciPy.
+"""Metrics of a split from its examples' outcomes. scikit-learn and SciPy compute most of them.
 
 An undefined metric, such as the correlation of a constant, is 0.
 """
@@ -30,7 +30,7 @@ def accuracy(outcomes: Outcomes) -> float:
 
 
 def f1(outcomes: Outcomes, *, average: Literal["binary", "macro"]) -> float:
-    """Returns the F1 of label number 1, as for MRPC and QQP, or the mean of the labels' F1."""
+    """Returns the F1 of label 1 (binary, for MRPC, QQP) or the mean F1 of all labels (macro)."""
     from sklearn.metrics import f1_score
 
     outcomes = outcomes == 1 if average == "binary" else outcomes

@@ -1,4 +1,4 @@
-"""A span of a passage as the answer to a question, or no answer: SQuAD 1.1 and 2.0."""
+"""Question answering: predicts a span of a passage, or no answer, as in SQuAD 1.1 and 2.0."""
 
 import bisect
 import json
@@ -42,13 +42,13 @@ class Window(NamedTuple):
     first: int
     """The position of the first passage token in the row."""
     offsets: list[tuple[int, int]]
-    """The characters of each token in the passage: start and end."""
+    """The character offsets of each token in the passage: (start, end)."""
     best: np.ndarray
-    """Whether this window is the best for each token; see `best_windows`."""
+    """For each token, whether this window gives it the most context; see `best_windows`."""
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
-    """Reads question, passage and answers, and checks the place of each answer."""
+    """Reads question, passage and answers, and checks the position of each answer."""
     passage, given = record.text(task.text_pair), record[task.label]
     name = str(record.fields.get("id", record.place))
     texts = (record.text(task.text), passage)
@@ -61,17 +61,17 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
         if passage[start : start + len(text)] != text:
             raise DataError(
                 f"{record.place}: answer {text!r:.60} is not at character {start} of its passage; "
-                "accepted: a part of it"
+                "accepted: a part of the passage"
             )
         if not text.strip():
             raise DataError(f"{record.place}: an answer is empty; accepted: a part of its passage")
     if not answers and not task.no_answer:
-        raise DataError(f"{record.place} has no answer; accepted: some, or task.no_answer=true")
+        raise DataError(f"{record.place} has no answer; accepted: any, or task.no_answer=true")
     return Example(record.place, texts, tuple(answers), name)
 
 
 def answers_of(given: Any, passage: str, *, place: str, field: str) -> list[tuple[str, int]]:
-    """Returns text and start of each answer.
+    """Returns the text of each answer and its start, in characters of the passage.
 
     An answer is a text, (text, start) or {"text": ..., "answer_start": ...}. Without a start, the
     first occurrence of the text counts. The field holds an answer, a list of answers, or Hugging
@@ -111,7 +111,7 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
     question = tokenizer.encode(example.texts[QUESTION])[: task.max_question_length]
     passage = tokenizer.encode_with_offsets(example.texts[PASSAGE])
     answer = token_span(passage, *example.gold[0]) if example.gold else None
-    # The tokenizer may remove all characters of an answer; such a row teaches nothing.
+    # The tokenizer may remove all characters of an answer. The rows then have weight 0.
     weight = float(answer is not None or not example.gold)
     room = task.max_length - len(question) - 3
     starts = window_starts(len(passage.ids), room=room, stride=task.stride)
@@ -131,7 +131,7 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
 
 
 def window_starts(length: int, *, room: int, stride: int) -> list[int]:
-    """Returns the first tokens of windows of `room` tokens; the last window reaches the end."""
+    """Returns each window's first token. A window has `room` tokens; the last reaches the end."""
     starts = [0]
     while starts[-1] + room < length:
         starts.append(starts[-1] + min(stride, room))
@@ -142,7 +142,7 @@ def best_windows(starts: Sequence[int], *, room: int, length: int) -> np.ndarray
     """Returns for each token the index of the window with the most context, [length].
 
     As in run_squad.py, the context is the smaller number of tokens on either side, plus a
-    hundredth of the window's length. If windows are equal, the first one wins.
+    hundredth of the window's length. If several windows are equal, the first is taken.
     """
     tokens, first = np.arange(length), np.array(starts)[:, None]
     last = np.minimum(first + room, length) - 1
@@ -182,7 +182,7 @@ def decode(
 def best_span(
     start: np.ndarray, end: np.ndarray, window: Window, *, max_length: int
 ) -> tuple[float, tuple[int, int]]:
-    """Returns the highest score of a span and its characters in the passage.
+    """Returns the score of the best span and its characters in the passage, (start, end).
 
     A span starts at a token for which this is the best window, and has at most `max_length` tokens.
     """
@@ -202,7 +202,7 @@ def best_span(
 def choose_threshold(
     predictions: Sequence[Answer], examples: Sequence[Example], metric: str
 ) -> float | None:
-    """Returns the margin with the highest F1; a prediction above the margin becomes no answer.
+    """Returns the threshold with the highest F1. Above it, a `null_margin` means no answer.
 
     Returns None, which keeps every answer, if all questions have an answer or if the metric
     measures only questions that have one. As in `find_best_thresh` of SQuAD 2's evaluation script,
@@ -232,7 +232,7 @@ def apply_threshold(predictions: list[Answer], threshold: float | None) -> list[
 
 
 def score(predictions: Sequence[Answer], examples: Sequence[Example], labels: Labels) -> Outcomes:
-    """Returns exact match and F1 with the best gold answer, and whether there is an answer."""
+    """Returns exact match and F1 with the best gold answer, and whether a gold answer exists."""
     outcomes = np.zeros((len(examples), 3))
     for row, predicted, example in zip(outcomes, predictions, examples, strict=True):
         golds = [text for text, _ in example.gold if normalize_answer(text)] or [""]
@@ -280,7 +280,7 @@ def span_loss(logits, batch) -> Mean:
     padded length. This loss does not.
     """
     is_token = batch.pack_ids[:, 0, :, None] > 0
-    # A finite value, because filler rows have no token and -inf would give nan.
+    # The value is finite: rows of only padding have no token, and -inf would give them nan.
     logits = jnp.where(is_token, logits, -1e9)
     start, end = (cross_entropy(logits[..., i], batch.labels[:, i]) for i in range(2))
     return Mean.of((start + end) / 2, batch.weights)

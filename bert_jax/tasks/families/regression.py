@@ -1,4 +1,4 @@
-"""A number for a text or a pair of texts, such as the similarity of two sentences."""
+"""Regression: predicts a number for a text or a pair, such as the similarity of two sentences."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from bert_jax.training.metrics import Mean
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
-    """Reads texts and a finite number; null is hidden."""
+    """Reads the texts of a record and its label, a finite number; a null label is hidden."""
     value = record[task.label]
     try:
         gold = None if value is None else float(value)
@@ -31,7 +31,7 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[float]]:
-    """Predicts the mean of the training examples; a constant has no correlation."""
+    """Predicts the mean label of training for each example; the correlation of a constant is 0."""
     return {"mean": [float(np.mean([example.gold for example in train]))] * len(examples)}
 
 

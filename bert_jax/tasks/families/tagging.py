@@ -1,4 +1,4 @@
-"""A tag for each token of a sentence: parts of speech, named entities."""
+"""Tagging: predicts a tag for each token of a sentence, for parts of speech or named entities."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from bert_jax.tasks.families.texts import label_number, sorted_labels
 from bert_jax.tasks.readers.records import Record
 
 CORRECT, TOKENS, FOUND, PREDICTED, GOLD = range(5)
-"""Columns of the outcomes: correct tokens, tokens; correct, predicted and gold entities."""
+"""Columns of the outcomes: numbers of correct tokens, tokens; correct, predicted, gold entities."""
 
 Entity = tuple[int, int, str]
-"""First token, last token, type."""
+"""(index of the first token, index of the last token, type)."""
 
 
 def label_names(records: Sequence[Record], task: TaskConfig) -> Labels:
@@ -78,7 +78,7 @@ def decode(
     examples: Sequence[Example],
     task: TaskConfig,
 ) -> list[list[int]]:
-    """Returns the tag of each token."""
+    """Returns the tag number of each token, for each example."""
     predictions = [[0] * len(example.texts) for example in examples]
     for tags, row in zip(outputs, rows, strict=True):
         for position, token in row.alignment:
@@ -89,7 +89,7 @@ def decode(
 def entities(tags: Sequence[str]) -> set[Entity]:
     """Returns the entities of a sentence, as conlleval reads IOB1, IOB2 and IOBES.
 
-    A tag starts an entity if its type differs from the type before, whatever its letter.
+    A tag starts an entity if its type differs from that of the tag before, whatever its letter.
 
     Reference: conlleval of the CoNLL-2000 and 2003 shared tasks.
     """

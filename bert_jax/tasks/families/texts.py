@@ -1,4 +1,4 @@
-"""Functions for all families: read texts and labels, encode texts, write GLUE's prediction file."""
+"""Shared functions: they read texts and labels, encode texts and write GLUE's prediction file."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,13 +24,13 @@ def label_name(value: Any) -> str | None:
 
 
 def sorted_labels(values: Iterable[Any]) -> Labels:
-    """Returns every label once, sorted by name; null is no label."""
+    """Returns every label once, sorted by name; null is not a label."""
     names = {label_name(value) for value in values}
     return tuple(sorted(name for name in names if name is not None))
 
 
 def label_number(value: Any, record: Record, task: TaskConfig, labels: Labels) -> int:
-    """Returns the index of a label in `labels`, by its name or else by its stored number.
+    """Returns the index of a label in `labels`, found by name, otherwise by its stored number.
 
     Raises:
       DataError: the label is not in `labels`.

@@ -12,12 +12,12 @@ CONLLU_COLUMNS = "id form lemma upos xpos feats head deprel deps misc".split()
 
 
 def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """Returns a record for each sentence; a field is the list of a column's cells.
+    """Returns a record for each sentence. Each field is a column: the list of its cells.
 
     Tabs or spaces separate columns. `-DOCSTART-` lines belong to no sentence.
 
     Raises:
-      DataError: the columns have no names, or a line has another number of columns.
+      DataError: `columns` is empty, or a line has another number of columns.
     """
     if not columns:
         raise DataError(f"{path}: task.columns is empty; accepted: the names of its columns")

@@ -19,7 +19,7 @@ class Record(NamedTuple):
     """One example as it is stored."""
 
     place: str
-    """`file:line`."""
+    """`file:line`, for error messages."""
     fields: dict[str, Any]
 
     def __getitem__(self, name: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -44,7 +44,7 @@ class Record(NamedTuple):
 def cells_by_name(
     place: str, cells: Sequence[str], columns: Sequence[str], *, separator: str
 ) -> dict[str, str]:
-    """Returns the cells of a line; raises DataError if it has another number of cells."""
+    """Returns a line's cells by column name; raises DataError if their number is wrong."""
     if len(cells) != len(columns):
         raise DataError(
             f"{place} has {len(cells)} columns; accepted: {len(columns)}, {', '.join(columns)}, "
