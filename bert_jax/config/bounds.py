@@ -45,7 +45,7 @@ def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> A
       value: a value as read from JSON, or a value that already has the type.
       hint: the type of the field, with its bounds.
       path: path of the field, for messages; empty for a whole config.
-      strict: whether a string is refused where the type is a number.
+      strict: if True, a string is an error where the type is a number; if False, it is converted.
 
     Raises:
       ConfigError: a name is unknown, a type is wrong, or a number is out of bounds or not finite.

@@ -79,7 +79,7 @@ def _field_type(root: Any, config: Any, name: Any) -> Any:
 def _walk(root: Any, path: str) -> list[tuple[Any, Any]]:
     """Returns each config that the path passes, with the name or number that comes next.
 
-    The keys of a dictionary are themselves field paths, so the rest of the path is a single key.
+    Below a dictionary, the rest of `path` is one key: keys are field paths (`data.batch_size`).
 
     Raises:
       ConfigError: a config has no field of that name.

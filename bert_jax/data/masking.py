@@ -174,11 +174,11 @@ def mask_tokens(
 ) -> Batch:
     """Chooses tokens to predict and replaces each by [MASK], by a random piece or by itself.
 
-    `config.count` is the rule that gives the number of predictions from a row's number of tokens,
-    [CLS] and [SEP] included. The maximum is `max_predictions`. Whole words and spans need
-    `word_starts`, True for the ids that start a word. For them, the number is at least the length
-    of the row's shortest word, and a word that would exceed the number is left out. A random piece
-    may be any piece of the vocabulary, special pieces included.
+    `config.count` names the rule that computes how many tokens of a row are predicted, at most
+    `max_predictions`. For 'rounded' and 'floored', [CLS] and [SEP] count as tokens of the row.
+    Whole words and spans need `word_starts`, True for the ids that start a word. For them, both
+    rules give at least the length of the row's shortest word. A word that does not fit into the
+    rest of the number is skipped. A random piece may be any piece, special pieces included.
     """
     token_ids = layout.token_ids
     if word_starts is None:

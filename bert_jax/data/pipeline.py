@@ -22,7 +22,7 @@ from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import DataError
 
 EVALUATION_SEED = 20181011
-"""Seed of the fixed held-out masks. With another seed, published evaluations do not compare."""
+"""Seed of the fixed held-out masks. Published evaluations are comparable only with this seed."""
 
 _SHUFFLE_STREAM = 1
 _PREFETCHED_BATCHES = 8
@@ -57,7 +57,7 @@ class ReadPlan:
     num_steps: int
     """Number of batches."""
     steps_before: int = 0
-    """Number of the run's updates before batch 0. They count for a masking rate that changes."""
+    """Number of the run's updates before batch 0. A changing masking rate counts them too."""
     run_steps: int | None = None
     """Number of updates of the whole run; None means `num_steps`."""
 

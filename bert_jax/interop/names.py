@@ -25,7 +25,7 @@ class Name(NamedTuple):
     huggingface: str
     google: str
     inputs: int = 0
-    """How many leading dimensions of the parameter are a matrix's inputs; 0 for a vector."""
+    """Number of leading dimensions that form the matrix's input dimension; 0 for a vector."""
     transposed: tuple[Convention, ...] = ()
     """Conventions that store the matrix as [outputs, inputs]."""
     padded: bool = False
@@ -110,8 +110,7 @@ class TaskClass(NamedTuple):
     layer: str
     """Name of the dense layer."""
     representation: str
-    """Input of the dense layer, as `task.representation` names it. A class for the input `pooled`
-    has a pooler."""
+    """The layer's input, as in `task.representation`. If it is `pooled`, the class has a pooler."""
 
 
 _SEQUENCE = TaskClass("BertForSequenceClassification", "classifier", "pooled")
@@ -126,7 +125,7 @@ TASK_CLASSES = {
 
 
 def task_names(task: TaskClass) -> tuple[Name, ...]:
-    """Returns the names of a fine-tuned model's parameters. The Google names have no meaning."""
+    """Names a fine-tuned model's parameters. The output layer's Google name is a placeholder."""
     encoder = [name for name in NAMES if name.path.startswith("bert/")]
     if task.representation != "pooled":
         encoder = [name for name in encoder if "/pooler/" not in name.path]

@@ -64,7 +64,7 @@ class Run:
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text. Other texts change a vector only by rounding.
+        """Returns a float32 vector for each text. Other texts of a call change it by rounding only.
 
         Args:
           texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Training leaves
@@ -97,8 +97,7 @@ class Run:
     def next_sentence(self, a: str, b: str, *, truncate: bool = False) -> float:
         """Returns the probability that text B follows text A: class 0 of the published head.
 
-        Class 1 depends on the run. B is a random text, but with `data.pairs` 'sentence_order' it
-        is the text before A.
+        Class 1 means that B is random, or, with `data.pairs` 'sentence_order', that A follows B.
 
         Args:
           a, b: the two texts.

@@ -157,9 +157,9 @@ def compare_seeds(
 def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -> bool:
     """Returns whether a seed diverged, or does not beat every baseline on dev.
 
-    A perfect seed has not failed, even if a baseline is perfect too. With a threshold chosen on
-    dev, every seed is at least as good as the baseline of no answer. The comparison is therefore
-    made without the threshold, on the questions that have an answer.
+    A perfect seed has not failed, even if a baseline is perfect too. A threshold chosen on dev
+    makes every seed at least as good as the baseline that never answers. Such seeds are therefore
+    compared without the threshold, and only on questions that have an answer.
     """
     if "dev" not in result:
         return True

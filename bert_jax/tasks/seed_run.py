@@ -57,7 +57,7 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
     """Trains one seed and writes its checkpoint, metrics, predictions and, last, result.json.
 
     If the loss or the parameters of a seed become infinite or nan, the seed ends at its next
-    evaluation, and its result holds only the step of that update.
+    evaluation, and its result holds only the seed and the first step with such a value.
     """
     dataset, training = setup.dataset, setup.config.training
     started = time.monotonic()
@@ -114,9 +114,10 @@ def evaluation_steps(steps: int, training: TaskTrainingConfig) -> set[int]:
 
 
 def diverged_at(window: Sequence[dict[str, Mean]], last: int) -> int | None:
-    """Returns the first step of a window, up to step `last`, with an infinite or nan loss or norm.
+    """Returns the first step at which the loss or the parameter norm is infinite or nan, if any.
 
-    The loss is computed before the update, so only the parameter norm shows a failed last update.
+    `last` is the last step of the window. The loss is computed before the update, so only the
+    parameter norm shows a failed last update.
     """
     for step, metrics in enumerate(jax.device_get(window), start=last - len(window) + 1):
         if not all(math.isfinite(metrics[name].total) for name in ("loss", "param_norm")):

@@ -176,7 +176,7 @@ def train_phase(
     probes: Sequence[Probe],
     save: Callable[[int, TrainState], None],
 ) -> tuple[TrainState, dict[str, float]]:
-    """Trains a phase, without its steps up to `first_step`, which are already made.
+    """Trains a phase. Its steps up to `first_step` were already made and are skipped.
 
     Returns:
       The last state, and the metrics and baselines on the phase's held-out examples.

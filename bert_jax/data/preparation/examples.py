@@ -28,8 +28,8 @@ def build_examples(
     A single text consists of whole sentences. A pair consists of two adjacent runs of sentences,
     cut at their ends if they are too long together. If there is only one sentence for a pair, it
     becomes a single text without a label. No example crosses documents. A sentence longer than a
-    row is cut into several. From the second time on, the first example of a document has a random
-    length. The next examples are then cut at other places than before.
+    row is cut into several. Each time after the first that a document is cut, its first example has
+    a random length. The later examples therefore start at other places.
     """
     if kind == "next_sentence":
         return build_pairs(
@@ -70,7 +70,7 @@ def _pieces(sentences: Sentences, *, longest: int) -> list[Sequence[int]]:
 
 
 def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields the longest runs of sentences, or single sentences, that fit the next of `lengths`."""
+    """Yields runs of as many sentences as the next entry of `lengths` allows, but at least one."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences):
         if end > start and tokens + len(sentence) > length:
@@ -82,7 +82,7 @@ def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sente
 
 
 def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields the shortest runs of sentences that reach the next of `lengths`, then the rest."""
+    """Yields the shortest runs that reach the next entry of `lengths`, then the last sentences."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences, start=1):
         tokens += len(sentence)

@@ -21,8 +21,8 @@ def pack_pairs(
     """Packs pairs into few rows, at most `pairs_per_row` in each.
 
     Each row starts with the longest pair that is left. Then the pairs that fill it best are added.
-    If several fillings are equally good, the one with more pairs of about equal length is chosen.
-    Otherwise many short pairs would be left at the end, and these are hard to place.
+    If several fillings are equally good, the one with more pairs is chosen, and its pairs have
+    about equal lengths. Otherwise many short pairs would remain for the last rows.
     """
     stock = _Stock(pairs, sequence_length)
     rows = []

@@ -110,7 +110,7 @@ def prepare_data(
         training = [replace(t, excluded=names) for t, names in zip(training, excluded, strict=True)]
 
     directory.mkdir(parents=True, exist_ok=True)
-    # Written before the vocabulary, since a later run reuses it only if these settings are equal.
+    # Written first: a later run reuses the vocabulary only if these settings are equal.
     write_json(directory / INPUTS_FILE, inputs.description | {"settings": inputs.settings})
     if not (directory / "tokenizer.json").exists():
         save_tokenizer(tokenizer, directory)

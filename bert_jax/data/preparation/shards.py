@@ -232,5 +232,5 @@ def _blocks(
 
 @lru_cache(maxsize=1)
 def _warm(tokenizer: Tokenizer) -> Tokenizer:
-    """Returns the previous task's tokenizer if it is equal, since its cache holds many words."""
+    """If the previous task's tokenizer is equal, returns that one: its cache holds many words."""
     return tokenizer

@@ -68,8 +68,9 @@ def find_warnings(passport: dict) -> list[str]:
 def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) -> dict:
     """Measures masks on the first training rows, drawn with seed 0 for the first step.
 
-    In the result, `rate` is the share of all tokens, [CLS] and [SEP] included, that are predicted.
-    Three shares of these say how many became [MASK], became another piece or stayed unchanged.
+    `rate` is the share of all tokens, [CLS] and [SEP] included, that are predicted. `mask_share`,
+    `random_share` and `kept_share` are the shares of the predicted tokens that became [MASK],
+    became another piece or stayed unchanged.
     """
     masking = config.masking.at(0.0)
     source = open_split(config.directory, passport, split="train")

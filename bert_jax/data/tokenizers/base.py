@@ -69,9 +69,9 @@ class Tokenizer(ABC):
     def encode_with_offsets(self, text: str) -> Encoding:
         """Returns the ids of `encode`, and for each id its place in the original text.
 
-        The piece is `text[start:end]` after cleaning, such as lower-casing. A character that is
-        removed, such as a separate accent, belongs to a piece only if it lies within the piece. If
-        a character gives several pieces, it belongs to each of them. [UNK] covers its whole word.
+        The piece is `text[start:end]` after cleaning, such as lower-casing. A removed character,
+        such as a separate accent, lies in this range only if the piece surrounds it. If a character
+        becomes several pieces, each of them has its place. [UNK] covers its whole word.
         """
 
     @abstractmethod

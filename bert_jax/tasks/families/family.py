@@ -82,7 +82,7 @@ class Family:
     """The functions of a family of tasks."""
 
     unit: Literal["text", "token"]
-    """The input of the output layer: one vector a row, or one vector a position."""
+    """The input of the output layer: one vector per row, or one per position."""
     dropout: bool = True
     """Whether dropout is applied before the output layer."""
     row_label: Literal["number", "token", "span"] = "number"
