@@ -202,7 +202,7 @@ def test_losses_are_the_same_on_another_mesh(mesh, finished, private, stopped):
         assert row.keys() == other.keys()
         for name in ("train/mlm_loss", "train/nsp_loss", "eval/mlm_loss"):
             if name in row:
-                # docs/design.md promises 1e-5; another mask or dropout moves a loss by over 1e-2.
+                # docs/scaling.md states 1e-5; another mask or dropout moves a loss by over 1e-2.
                 assert other[name] == pytest.approx(row[name], rel=1e-5), (row["step"], name)
 
 
