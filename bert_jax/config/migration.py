@@ -7,8 +7,9 @@ from typing import Any
 from bert_jax.config.bounds import nearest
 from bert_jax.errors import ConfigError
 
-FORMAT_VERSION = 2
-"""Version 1 had at most two training phases. Its section `second_phase` described the second."""
+FORMAT_VERSION = 3
+"""Version 2 drew dropout from threefry. Version 1 also had at most two training phases, and its
+section `second_phase` described the second."""
 
 REMOVED_FIELDS: dict[str, Any] = {
     "training.layer_decay": 1.0,
@@ -30,7 +31,7 @@ def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
     """
     fields = copy.deepcopy(dict(description))
     version = fields.pop("format_version", None)
-    if version not in (1, FORMAT_VERSION):
+    if version not in range(1, FORMAT_VERSION + 1):
         raise ConfigError(f"config has format_version {version!r}; accepted: 1 to {FORMAT_VERSION}")
     for path, default in REMOVED_FIELDS.items():
         parent, _, name = path.rpartition(".")
@@ -45,6 +46,8 @@ def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
             )
     if version == 1:
         _migrate_second_phase(fields)
+    if version < 3 and isinstance(model := fields.get("model"), dict):
+        model["dropout_bits"] = "threefry"
     return fields
 
 

@@ -6,7 +6,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.models.config import BertConfig
-from bert_jax.models.layers import Dense, Dropout
+from bert_jax.models.dropout import Dropout
+from bert_jax.models.layers import Dense
 
 
 def attention_mask(pack_ids: Int[Array, "batch length"]) -> Bool[Array, "batch 1 queries keys"]:
@@ -58,6 +59,6 @@ class SelfAttention(nn.Module):
             for name in ("query", "key", "value")
         )
         probabilities = attention_probabilities(query, key, mask)
-        probabilities = Dropout(c.attention_dropout)(probabilities, train=train)
+        probabilities = Dropout(c.attention_dropout, c.dropout_bits)(probabilities, train=train)
         context = jnp.einsum("bhqk,bhkd->bhqd", probabilities.astype(value.dtype), value)
         return Dense(c, heads, embed, name="output")(context.transpose(0, 2, 1, 3))

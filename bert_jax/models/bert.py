@@ -15,9 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 from bert_jax.data.batch import Batch
 from bert_jax.models.attention import SelfAttention, attention_mask
 from bert_jax.models.config import BertConfig
+from bert_jax.models.dropout import Dropout
 from bert_jax.models.embeddings import Embeddings
 from bert_jax.models.heads import MaskedTokenHead, NextSentenceHead, Pooler, gather_positions
-from bert_jax.models.layers import Dropout, FeedForward, LayerNorm
+from bert_jax.models.layers import FeedForward, LayerNorm
 from bert_jax.sharding import ShardingRules, constrain
 
 
@@ -68,10 +69,10 @@ class EncoderLayer(nn.Module):
     ) -> tuple[Float[Array, "batch length embed"], Float[Array, "batch length embed"] | None]:
         c = self.config
         attended = SelfAttention(c, name="attention")(x, mask, train=train)
-        attended = Dropout(c.dropout)(attended, train=train)
+        attended = Dropout(c.dropout, c.dropout_bits)(attended, train=train)
         x = LayerNorm(c, name="attention_layer_norm")(x + attended)
         fed = FeedForward(c, name="feed_forward")(x)
-        fed = Dropout(c.dropout)(fed, train=train)
+        fed = Dropout(c.dropout, c.dropout_bits)(fed, train=train)
         x = LayerNorm(c, name="feed_forward_layer_norm")(x + fed)
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
         return x, x if keep else None

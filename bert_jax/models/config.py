@@ -29,6 +29,9 @@ class BertConfig:
     """Dropout rate after the embeddings, the attention output and the feed-forward output."""
     attention_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Dropout rate of the attention probabilities."""
+    dropout_bits: Literal["hash", "threefry"] = "hash"
+    """Source of dropout's random bits. `hash`: a hash of each element's index, computed where it is
+    used and again in the backward pass. `threefry`: generated as an array (formats 1 and 2)."""
     activation: Literal["gelu_erf", "gelu_tanh"] = "gelu_erf"
     """Form of GELU: erf in the released checkpoints and Hugging Face, tanh in google-research/bert
     today."""

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
-from bert_jax.models.layers import Dropout, LayerNorm, kernel_initializer, partitioned
+from bert_jax.models.dropout import Dropout
+from bert_jax.models.layers import LayerNorm, kernel_initializer, partitioned
 from bert_jax.sharding import ShardingRules, constrain
 
 
@@ -33,7 +34,7 @@ class Embeddings(nn.Module):
         self.position_table = table("position", c.max_positions, "positions")
         self.segment_table = table("segment", c.num_segments, "segments")
         self.layer_norm = LayerNorm(c)
-        self.dropout = Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout, c.dropout_bits)
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""The layers that BERT is made of: Dense, LayerNorm, dropout and the feed-forward block.
+"""The layers that BERT is made of: Dense, LayerNorm and the feed-forward block.
 
 Parameters are float32. Layers compute in `model.dtype`, except LayerNorm, which uses float32.
 """
@@ -104,33 +104,6 @@ class LayerNorm(nn.Module):
         variance = jnp.square(centred).mean(-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(variance + self.config.layer_norm_epsilon)
         return (normal * scale + bias).astype(jnp.dtype(self.config.dtype))
-
-
-def dropout(x: Array, *, rate: float, rng: Array) -> Array:
-    """Zeroes elements with probability `rate`, and rescales the rest to keep the expectation.
-
-    A draw has 16 bits, so each generated word of 32 bits gives two draws. The realised rate
-    differs from `rate` by at most 1/131072, and the rescaling uses the realised rate.
-    """
-    dropped = min(round(rate * 65536), 65535)
-    words = jax.random.bits(rng, (*x.shape[:-1], -(-x.shape[-1] // 2)), "uint32")
-    draws = jax.lax.bitcast_convert_type(words, jnp.uint16)
-    draws = draws.reshape(*words.shape[:-1], -1)[..., : x.shape[-1]]
-    # The factor stays in float32: bfloat16 would round it by 0.2 % at a rate of 0.1.
-    kept = (x.astype(jnp.float32) * (65536 / (65536 - dropped))).astype(x.dtype)
-    return jnp.where(draws >= dropped, kept, jnp.zeros((), x.dtype))
-
-
-class Dropout(nn.Module):
-    """Dropout in training, else the identity. Random keys come from flax's `dropout` stream."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        if not train or self.rate == 0:
-            return x
-        return dropout(x, rate=self.rate, rng=self.make_rng("dropout"))
 
 
 def activation(x: Array, name: str) -> Array:

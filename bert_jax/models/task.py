@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.models.bert import Bert
 from bert_jax.models.config import BertConfig, Pooling, TaskHeadConfig
-from bert_jax.models.layers import Dense, Dropout
+from bert_jax.models.dropout import Dropout
+from bert_jax.models.layers import Dense
 from bert_jax.models.pooling import pool, token_vectors
 from bert_jax.sharding import ShardingRules
 
@@ -33,7 +34,9 @@ class BertForTask(nn.Module):
         self.bert = Bert(self.config, self.rules)
         width = {"embed": self.config.hidden_size}
         self.output = Dense(self.config, width, {"classes": self.head.outputs})
-        self.output_dropout = Dropout(self.config.dropout if self.head.dropout else 0.0)
+        self.output_dropout = Dropout(
+            self.config.dropout if self.head.dropout else 0.0, self.config.dropout_bits
+        )
 
     def features(
         self,

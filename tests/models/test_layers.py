@@ -1,4 +1,4 @@
-"""Properties of the layers: products and their gradients, LayerNorm, dropout, activations."""
+"""Properties of the layers: products and their gradients, LayerNorm, activations."""
 
 import math
 
@@ -11,10 +11,8 @@ from flax import linen as nn
 from bert_jax.models.config import BertConfig
 from bert_jax.models.layers import (
     Dense,
-    Dropout,
     LayerNorm,
     activation,
-    dropout,
     kernel_initializer,
     product,
 )
@@ -125,66 +123,6 @@ def test_layer_norm_of_bfloat16_computes_in_float32():
         rtol=2**-8,
         atol=1e-5,
     )
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_drops_at_its_rate_and_keeps_the_expectation(rate):
-    shape = (40, 50, 101)  # odd size: half of the last generated word is unused
-    x = normal(*shape).astype(np.float32)
-    found = np.asarray(dropout(jnp.asarray(x), rate=rate, rng=jax.random.key(3)))
-    kept = found != 0
-    count = x.size
-    # 5 deviations of a binomial; the rate itself is rounded by up to 2^-17.
-    bound = 5 * math.sqrt(rate * (1 - rate) / count)
-    assert abs((1 - kept.mean()) - rate) < bound + 2**-17
-    # Kept elements are scaled by 1 / (1 - rate), up to the rounding of the rate and of float32.
-    np.testing.assert_allclose(found[kept], x[kept] / (1 - rate), rtol=1e-4)
-    # At each index of the last dimension the mean over the others is within 5 deviations.
-    assert np.all(abs((~kept).mean((0, 1)) - rate) < 5 * math.sqrt(rate * (1 - rate) / 2000))
-
-
-def test_dropout_draws_of_one_generated_word_are_independent():
-    """Two draws share 32 random bits; the draws of a word and of adjacent words are independent."""
-    rate = 0.3
-    x = jnp.ones((1000, 100))
-    dropped = np.asarray(dropout(x, rate=rate, rng=jax.random.key(4))) == 0
-    for first, second in (
-        (dropped[:, ::2], dropped[:, 1::2]),
-        (dropped[:, 1:-1:2], dropped[:, 2::2]),
-    ):
-        p = rate**2
-        # 5 deviations of a binomial over at least 49,000 pairs.
-        assert abs((first & second).mean() - p) < 5 * math.sqrt(p * (1 - p) / first.size)
-
-
-def test_dropout_is_a_function_of_its_key():
-    x = jnp.ones((16, 64))
-    first = dropout(x, rate=0.5, rng=jax.random.key(0))
-    np.testing.assert_array_equal(first, dropout(x, rate=0.5, rng=jax.random.key(0)))
-    other = dropout(x, rate=0.5, rng=jax.random.key(1))
-    # Independent masks of rate 1/2 differ at half of 1024 places, within 5 deviations.
-    assert abs(np.mean(first != other) - 0.5) < 5 * 0.5 / 32
-
-
-def test_dropout_of_bfloat16_keeps_the_expectation():
-    """The scale is not rounded to bfloat16: 1.1094 instead of 1 / 0.9 would lose 0.16%."""
-    x = jnp.asarray(1 + np.random.default_rng(0).random((200, 500)), jnp.bfloat16)
-    found = dropout(x, rate=0.1, rng=jax.random.key(5))
-    assert found.dtype == jnp.bfloat16
-    found, x = np.asarray(found, np.float64), np.asarray(x, np.float64)
-    kept = found != 0
-    ratio = found[kept].sum() / x[kept].sum()
-    # Rounding 1.11 x to bfloat16 errs by up to 2^-8 in either direction. The average error over
-    # the 128 fractions is 3e-5 at this rate. A rounded scale errs by 1.6e-3.
-    assert ratio == pytest.approx(1 / 0.9, rel=5e-4)
-
-
-def test_dropout_does_nothing_outside_training_and_needs_no_key():
-    x = jnp.asarray(normal(4, 8))
-    assert Dropout(0.5).apply({}, x, train=False) is x
-    assert Dropout(0.0).apply({}, x, train=True) is x
-    dropped = Dropout(0.5).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
-    assert np.any(dropped == 0)
 
 
 def test_gelu_erf_is_the_exact_form():

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax.models.bert import Bert, BertForPretraining
-from bert_jax.models.layers import dropout
+from bert_jax.models.dropout import dropout
 from bert_jax.sharding import MeshConfig, make_mesh
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.losses import ObjectiveConfig
