@@ -309,11 +309,11 @@ def test_an_invalid_stored_config_is_refused_by_name(change, named):
 
 def test_the_hash_depends_only_on_values_and_is_stable(experiment):
     # The canonical form is written out, because a change of it would rename every run.
-    canonical = '{"format_version":2,"name":"mill"}'
+    canonical = '{"format_version":3,"name":"mill"}'
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert config_hash(HOUSE) == config_hash(House(name="mill")) == digest
     changed = override(HOUSE, {"wing.shares": (0.25, 0.75), "height": 9})
-    canonical = '{"format_version":2,"height":9,"name":"mill","wing":{"shares":[0.25,0.75]}}'
+    canonical = '{"format_version":3,"height":9,"name":"mill","wing":{"shares":[0.25,0.75]}}'
     assert config_hash(changed) == hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert config_hash(from_json(Experiment, to_json(experiment))) == config_hash(experiment)
 
@@ -346,7 +346,7 @@ def test_defaults_of_a_section_are_those_of_its_owner():
 
     names = {config_hash(Street(house=House(name="mill", height=h))) for h in (8, 12)}
     assert len(names) == 2
-    canonical = '{"format_version":2}'
+    canonical = '{"format_version":3}'
     assert config_hash(Street()) == hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
@@ -371,6 +371,15 @@ def test_a_removed_field_is_dropped_only_at_its_old_default(experiment, monkeypa
         from_json(Experiment, stored)
     with pytest.raises(ConfigError, match="depth is 4"):
         from_json(House, to_json(HOUSE) | {"depth": 4})
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_config_of_an_older_format_keeps_threefry_dropout(experiment, version):
+    stored = {**to_json(experiment), "format_version": version}
+    del stored["model"]["dropout_bits"]
+    assert from_json(Experiment, stored).model.dropout_bits == "threefry"
+    stored["format_version"] = 3
+    assert from_json(Experiment, stored).model.dropout_bits == "hash"
 
 
 def test_a_second_phase_of_format_1_becomes_a_phase(experiment):

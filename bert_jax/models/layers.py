@@ -5,6 +5,7 @@ Parameters are float32. Layers compute in `model.dtype`, except LayerNorm, which
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -84,6 +85,46 @@ class Dense(nn.Module):
         return (y + bias.reshape(out_size)).astype(dtype).reshape(*x.shape[:2], *out_shape)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, "*batch embed"],
+    scale: Float[Array, "embed"],
+    bias: Float[Array, "embed"],
+    epsilon: float,
+) -> Float[Array, "*batch embed"]:
+    """Normalizes the last dimension in float32. The backward pass keeps `x` and two statistics."""
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(
+    x: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[Array, tuple[Array, ...]]:
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True)
+    centred = wide - mean
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    deviation = jax.lax.rsqrt(variance + epsilon)
+    return (centred * deviation * scale + bias).astype(x.dtype), (x, scale, mean, deviation)
+
+
+def _layer_norm_backward(
+    epsilon: float, residuals: tuple[Array, ...], gradient: Array
+) -> tuple[Array, Array, Array]:
+    del epsilon  # it is in `deviation`
+    x, scale, mean, deviation = residuals
+    normal = (x.astype(jnp.float32) - mean) * deviation
+    wide = gradient.astype(jnp.float32)
+    leading = tuple(range(x.ndim - 1))
+    to_normal = wide * scale
+    common = to_normal.mean(-1, keepdims=True)
+    along = (to_normal * normal).mean(-1, keepdims=True)
+    to_x = deviation * (to_normal - common - normal * along)
+    return to_x.astype(x.dtype), (wide * normal).sum(leading), wide.sum(leading)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
 class LayerNorm(nn.Module):
     """Layer normalization over the last dimension. It computes in float32.
 
@@ -99,15 +140,13 @@ class LayerNorm(nn.Module):
         ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
         scale = self.param("scale", partitioned(ones, ("embed",)), size)
         bias = self.param("bias", partitioned(zeros, ("embed",)), size)
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + self.config.layer_norm_epsilon)
-        return (normal * scale + bias).astype(jnp.dtype(self.config.dtype))
+        y = layer_norm(x, scale, bias, self.config.layer_norm_epsilon)
+        return y.astype(jnp.dtype(self.config.dtype))
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def activation(x: Array, name: str) -> Array:
-    """Applies an activation.
+    """Applies an activation; the backward pass keeps `x` only.
 
     `gelu_erf` is the exact form. It uses erf, because the erfc of `jax.nn.gelu` is slower.
     `gelu_tanh` is the approximation.
@@ -118,6 +157,20 @@ def activation(x: Array, name: str) -> Array:
     if name == "gelu_erf":
         return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
     return jax.nn.gelu(x, approximate=True)
+
+
+def _activation_backward(name: str, x: Array, gradient: Array) -> tuple[Array]:
+    """Differentiates in float32. The derivative of `gelu_erf` is Phi(x) + x phi(x)."""
+    wide = x.astype(jnp.float32)
+    if name == "gelu_erf":
+        density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * math.pi) ** -0.5
+        slope = 0.5 * (1 + jax.lax.erf(wide * 0.5**0.5)) + wide * density
+    else:
+        slope = jax.grad(lambda x: jax.nn.gelu(x, approximate=True).sum())(wide)
+    return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+activation.defvjp(lambda x, name: (activation(x, name), x), _activation_backward)
 
 
 class FeedForward(nn.Module):
