@@ -320,7 +320,7 @@ def test_the_hash_depends_only_on_values_and_is_stable(experiment):
 
 def test_the_hashes_of_two_runs_are_pinned():
     """A changed hash renames every run of a sweep, so it needs a new format version."""
-    for spec, digest in (("bert.py:base", "26f1da9f159b"), ("presets.py:mlperf", "d0162c0dd157")):
+    for spec, digest in (("bert.py:base", "a71b61361738"), ("presets.py:mlperf", "7453ce47e26f")):
         assert config_hash(load_experiment(ROOT / "experiments" / spec)) == digest, spec
 
 
@@ -356,7 +356,8 @@ def test_a_second_phase_without_steps_does_not_change_the_hash(experiment):
     del stored["phases"]
     for second in ({}, {"steps": 0}, {"steps": 0, "batch_size": 128}):
         again = from_json(Experiment, {**stored, "second_phase": second})
-        assert again == experiment and config_hash(again) == config_hash(experiment)
+        same = override(experiment, {"model.dropout_bits": "threefry"})
+        assert again == same and config_hash(again) == config_hash(same)
 
 
 def test_a_removed_field_is_dropped_only_at_its_old_default(experiment, monkeypatch):

@@ -384,14 +384,14 @@ def unflipped(stage, base):
     return STAGES[stage](base)
 
 
-def each_flip():
-    """Yields the fields; those of model and objective compile a model each, which takes minutes."""
-    for field in FLIPS:
-        slow = field.startswith(("model.", "objective."))
-        yield pytest.param(field, marks=pytest.mark.slow) if slow else field
+# Each field of model and objective compiles a model, which takes minutes together.
+FLIP_MARKS = [
+    pytest.param(field, marks=[pytest.mark.slow] * field.startswith(("model.", "objective.")))
+    for field in FLIPS
+]
 
 
-@pytest.mark.parametrize("field", each_flip())
+@pytest.mark.parametrize("field", FLIP_MARKS)
 def test_a_changed_field_changes_its_stage_and_no_earlier_stage(field):
     value, changes = FLIPS[field]
     base = small()

@@ -14,6 +14,7 @@ from bert_jax.models.layers import (
     LayerNorm,
     activation,
     kernel_initializer,
+    layer_norm,
     product,
 )
 
@@ -164,3 +165,58 @@ def test_normal_initializer_is_not_truncated():
     assert abs(values).max() > 0.07  # about 40 of 90,000 draws are beyond 3.5 deviations
     # Five standard errors of the estimate; each is 1 / sqrt(2 * 90,000) of it.
     assert values.std() == pytest.approx(0.02, rel=0.012)
+
+
+# ---- Backward passes that are written out -------------------------------------------------------
+
+
+def plain_layer_norm(x, scale, bias):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-12) * scale + bias
+
+
+def plain_gelu(x, name):
+    if name == "gelu_tanh":
+        return jax.nn.gelu(x, approximate=True)
+    return x * jax.scipy.stats.norm.cdf(x)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2**-8)])
+def test_the_gradient_of_layer_norm_is_that_of_its_formula(dtype, tolerance):
+    x = jnp.asarray(normal(3, 5, 32), dtype)
+    scale, bias = (jnp.asarray(normal(32, seed=seed), jnp.float32) for seed in (1, 2))
+    weights = jnp.asarray(normal(3, 5, 32, seed=3), dtype)
+
+    def gradients(function, x):
+        def total(x, scale, bias):
+            return (function(x, scale, bias).astype(jnp.float32) * weights).sum()
+
+        return jax.grad(total, argnums=(0, 1, 2))(x, scale, bias)
+
+    found = gradients(lambda *given: layer_norm(*given, 1e-12), x)
+    expected = gradients(plain_layer_norm, x.astype(jnp.float32))
+    assert [leaf.dtype for leaf in found] == [jnp.dtype(dtype), jnp.float32, jnp.float32]
+    # Float32 rounds sums of 32 terms; the gradient of x is rounded once to its dtype.
+    for leaf, reference in zip(found, expected, strict=True):
+        assert distance(leaf, reference) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2**-8)])
+@pytest.mark.parametrize("name", ["gelu_erf", "gelu_tanh"])
+def test_the_gradient_of_the_activation_is_that_of_its_formula(name, dtype, tolerance):
+    x = jnp.linspace(-6, 6, 1001, dtype=dtype)
+    found = jax.grad(lambda x: activation(x, name).astype(jnp.float32).sum())(x)
+    expected = jax.grad(lambda x: plain_gelu(x, name).sum())(x.astype(jnp.float32))
+    assert found.dtype == x.dtype
+    # Float32 rounds a sum of two terms near 1; bfloat16 rounds the result once.
+    assert distance(found, expected) < tolerance
+
+
+def test_the_backward_passes_store_one_array_of_the_input_each():
+    x = jnp.ones((4, 8, 32))
+    _, backward = jax.vjp(lambda x: activation(x, "gelu_erf"), x)
+    assert sum(leaf.size for leaf in jax.tree.leaves(backward)) == x.size
+    ones = jnp.ones(32)
+    _, backward = jax.vjp(lambda x: layer_norm(x, ones, ones, 1e-12), x)
+    # The input, the mean and the deviation of each vector, and the scale.
+    assert sum(leaf.size for leaf in jax.tree.leaves(backward)) == x.size + 2 * 4 * 8 + 32
