@@ -25,21 +25,22 @@ def lowbias32(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 def hashed_bits(words: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
     """Returns 32 bits for each element of an array: a hash of two key words and its index.
 
-    Each row (index of the first dimension) gets two words of its own from the key. Both enter the
-    hash of the index within the row, one before each of two rounds. With a single round, rows
+    Each vector along the last dimension gets two words of its own from the key. Both enter the hash
+    of the index within the vector, one before each of two rounds. With a single round, vectors
     whose words are close would get the same bits in another order.
 
-    The index is that of the whole array, so the bits do not depend on how devices share it. The
-    elements of a row must be fewer than 2^32.
+    The index is that of the whole array, so the bits do not depend on how devices share it. An
+    array must have fewer than 2^32 vectors.
     """
-    if math.prod(shape[1:]) >= 2**32:
-        raise ValueError(f"rows of shape {shape[1:]} have too many elements; accepted: below 2^32")
-    row = jnp.arange(shape[0], dtype="uint32").reshape(-1, *[1] * (len(shape) - 1))
-    first, second = lowbias32(row ^ words[0]), lowbias32(row + words[1])
-    index = jnp.zeros(shape, "uint32")
-    for dimension in range(1, len(shape)):
-        stride = jnp.uint32(math.prod(shape[dimension + 1 :]))
-        index += jax.lax.broadcasted_iota("uint32", shape, dimension) * stride
+    if math.prod(shape[:-1]) >= 2**32:
+        raise ValueError(f"an array of shape {shape} has too many vectors; accepted: below 2^32")
+    vectors = (*shape[:-1], 1)
+    vector = jnp.zeros(vectors, "uint32")
+    for dimension in range(len(shape) - 1):
+        stride = jnp.uint32(math.prod(shape[dimension + 1 : -1]))
+        vector += jax.lax.broadcasted_iota("uint32", vectors, dimension) * stride
+    first, second = lowbias32(vector ^ words[0]), lowbias32(vector + words[1])
+    index = jax.lax.broadcasted_iota("uint32", shape, len(shape) - 1)
     return lowbias32(lowbias32(index ^ first) + second)
 
 
