@@ -37,8 +37,7 @@ def attention_probabilities(
     return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=-1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def attend(
+def _attend(
     query: Float[Array, "batch heads queries head_dim"],
     key: Float[Array, "batch heads keys head_dim"],
     value: Float[Array, "batch heads keys head_dim"],
@@ -93,6 +92,7 @@ def _attend_backward(
     return to_query.astype(dtype), to_key.astype(dtype), to_value.astype(dtype), None, None
 
 
+attend = jax.custom_vjp(_attend, nondiff_argnums=(5, 6))
 attend.defvjp(_attend_forward, _attend_backward)
 
 

@@ -5,7 +5,6 @@ Parameters are float32. Layers compute in `model.dtype`, except LayerNorm, which
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -85,8 +84,7 @@ class Dense(nn.Module):
         return (y + bias.reshape(out_size)).astype(dtype).reshape(*x.shape[:2], *out_shape)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(
+def _layer_norm(
     x: Float[Array, "*batch embed"],
     scale: Float[Array, "embed"],
     bias: Float[Array, "embed"],
@@ -122,6 +120,7 @@ def _layer_norm_backward(
     return to_x.astype(x.dtype), (wide * normal).sum(leading), wide.sum(leading)
 
 
+layer_norm = jax.custom_vjp(_layer_norm, nondiff_argnums=(3,))
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
@@ -144,8 +143,7 @@ class LayerNorm(nn.Module):
         return y.astype(jnp.dtype(self.config.dtype))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def activation(x: Array, name: str) -> Array:
+def _activation(x: Array, name: str) -> Array:
     """Applies an activation; the backward pass keeps `x` only.
 
     `gelu_erf` is the exact form. It uses erf, because the erfc of `jax.nn.gelu` is slower.
@@ -170,7 +168,8 @@ def _activation_backward(name: str, x: Array, gradient: Array) -> tuple[Array]:
     return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
 
 
-activation.defvjp(lambda x, name: (activation(x, name), x), _activation_backward)
+activation = jax.custom_vjp(_activation, nondiff_argnums=(1,))
+activation.defvjp(lambda x, name: (_activation(x, name), x), _activation_backward)
 
 
 class FeedForward(nn.Module):
