@@ -1,0 +1,181 @@
+"""Compiles the update of an experiment for a topology that is not present.
+
+`compile_update` starts this module as a process of its own, because the compiler may crash, or
+take longer than it may. The process writes what it found as JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bert_jax import config
+from bert_jax.errors import ConfigError
+from bert_jax.planning.topology import Topology, parse_topology
+
+OPTIMIZATION_LEVEL = "O1"
+"""XLA's level. It compiles two to four times faster than the default, O2."""
+
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    # Without a TPU these keep libtpu from asking the network, from locking and from logging.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+USER_ERROR = 2
+
+
+def compile_update(
+    experiment: Any, topology: Topology, *, time_limit: float
+) -> tuple[dict[str, Any], str]:
+    """Compiles in another process; returns what `_describe` found and the compiled program's text.
+
+    Raises:
+      ConfigError: the experiment does not suit the topology, or the compiler cannot compile it.
+    """
+    ignored = ("JAX_", "XLA_", "LIBTPU_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ignored)}
+    with tempfile.TemporaryDirectory() as directory:
+        request, found, program = (Path(directory) / name for name in ("request", "found", "hlo"))
+        request.write_text(json.dumps(config.to_json(experiment)))
+        command = [sys.executable, "-m", __name__, topology.name, request, found, program]
+        try:
+            result = subprocess.run(
+                command,
+                env=kept | ENVIRONMENT,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=time_limit,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ConfigError(
+                f"the compiler has not finished after {time_limit:.0f} s; accepted: a longer "
+                "--time_limit, or model.scan_layers=true, which compiles one layer for all"
+            ) from error
+        last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        if result.returncode == USER_ERROR:
+            raise ConfigError(last_line)
+        if result.returncode:
+            raise ConfigError(
+                f"the compiler for {topology.name} ended with status {result.returncode}: "
+                f"{last_line[:300]}"
+            )
+        return json.loads(found.read_text()), program.read_text() if program.exists() else ""
+
+
+def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
+    """Compiles; returns the memory, the arrays of the state, the mesh, and the program's text."""
+    import jax
+
+    from bert_jax.sharding import make_mesh
+    from bert_jax.training.build import assemble, batch_sharding
+    from bert_jax.training.experiment import phases
+    from bert_jax.training.state import abstract_state, example_batch
+
+    jax.config.update("jax_optimization_level", OPTIMIZATION_LEVEL)
+    devices = _devices(parse_topology(name))
+    mesh = make_mesh(experiment.mesh, devices)
+    if mesh.size != len(devices):
+        raise ConfigError(
+            f"mesh has {mesh.size} devices, but {name} has {len(devices)}; accepted: a mesh of all "
+            "devices, such as mesh.data=-1"
+        )
+    assembly = assemble(phases(experiment)[0], mesh)
+    state = abstract_state(assembly.initialize, assembly.sharding)
+    data, rows = experiment.data, batch_sharding(experiment, mesh)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows),
+        example_batch(
+            batch_size=data.batch_size,
+            length=data.sequence_length,
+            predictions=data.masking.max_predictions,
+            pairs=data.pairs_per_row,
+        ),
+    )
+    found: dict[str, Any] = {
+        "mesh": dict(mesh.shape),
+        "hosts": len({device.process_index for device in devices}),
+        "state": [_leaf(*leaf) for leaf in jax.tree_util.tree_leaves_with_path(state)],
+        "batch_bytes": sum(_leaf((), leaf)["device_bytes"] for leaf in batch),
+    }
+    start = time.perf_counter()
+    with jax.set_mesh(mesh):
+        lowered = assembly.lower(state, batch)
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return found | {"out_of_memory": str(error)}, ""
+    found["compile_seconds"] = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    found["memory"] = {
+        kind: getattr(memory, f"{kind}_in_bytes")
+        for kind in (
+            *("peak_memory", "argument_size", "output_size", "alias_size", "temp_size"),
+            "generated_code_size",
+        )
+    }
+    return found, compiled.as_text()
+
+
+def _devices(topology: Topology) -> list[Any]:
+    from jax.experimental import topologies
+
+    extra = "plan" if topology.chip.platform == "tpu" else "plan-gpu"
+    try:
+        described = topologies.get_topology_desc(
+            topology.xla_name, platform=topology.chip.platform, **topology.xla_options
+        )
+    except Exception as error:  # its class depends on what is missing
+        message = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"--topology={topology.name} cannot be compiled for ({message}); accepted: a shape of "
+            f"this chip that exists, after pip install 'bert_jax[{extra}]'"
+        ) from error
+    return list(described.devices)
+
+
+def _leaf(path: tuple, leaf: Any) -> dict[str, Any]:
+    import math
+
+    import jax
+
+    shard = leaf.sharding.shard_shape(leaf.shape)
+    return {
+        "path": jax.tree_util.keystr(path, simple=True, separator="/"),
+        "shape": list(leaf.shape),
+        "shard": list(shard),
+        "axes": [list(axes) if isinstance(axes, tuple) else [axes] for axes in leaf.sharding.spec],
+        "bytes": leaf.size * leaf.dtype.itemsize,
+        "device_bytes": math.prod(shard) * leaf.dtype.itemsize,
+    }
+
+
+def _main(topology: str, request: str, found: str, program: str) -> None:
+    from bert_jax.training.experiment import Experiment
+
+    try:
+        experiment = config.from_json(Experiment, json.loads(Path(request).read_text()))
+        description, text = _describe(topology, experiment)
+    except ConfigError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        sys.exit(USER_ERROR)
+    if text:
+        Path(program).write_text(text)
+    Path(found).write_text(json.dumps(description))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

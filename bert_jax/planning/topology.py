@@ -1,0 +1,118 @@
+"""Names of topologies, such as v5e:16x16, and the chips that they consist of."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bert_jax.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """What a chip can do, per second where it is a rate. A TPU's figures are of its data sheet."""
+
+    platform: Literal["tpu", "cuda"]
+    memory: float
+    """Bytes that a program may use. A TPU's compiler states them when a program needs more."""
+    flops: float
+    """Dense bfloat16 FLOPs."""
+    memory_bandwidth: float
+    """Bytes between the chip's memory and its units."""
+    link_bandwidth: float
+    """Bytes sent over all links to other chips, in one direction."""
+
+
+CHIPS = {
+    "v4": Chip(
+        platform="tpu",
+        memory=30.75 * 2**30,
+        flops=275e12,
+        memory_bandwidth=1200e9,
+        link_bandwidth=300e9,
+    ),
+    "v5e": Chip(
+        platform="tpu",
+        memory=15.75 * 2**30,
+        flops=197e12,
+        memory_bandwidth=819e9,
+        link_bandwidth=200e9,
+    ),
+    "v5p": Chip(
+        platform="tpu",
+        memory=95.74 * 2**30,
+        flops=459e12,
+        memory_bandwidth=2765e9,
+        link_bandwidth=600e9,
+    ),
+    "v6e": Chip(
+        platform="tpu",
+        memory=31.25 * 2**30,
+        flops=918e12,
+        memory_bandwidth=1640e9,
+        link_bandwidth=400e9,
+    ),
+    # By default jax lets a program use three quarters of a GPU's memory.
+    "h100": Chip(
+        platform="cuda",
+        memory=0.75 * 84_978_434_048,
+        flops=989e12,
+        memory_bandwidth=3352e9,
+        link_bandwidth=450e9,
+    ),
+}
+
+H100 = Path(__file__).with_name("h100.txtpb")
+"""The description of an H100 that XLA compiles for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Chips and how they are arranged."""
+
+    name: str
+    chip: Chip
+    num_chips: int
+
+    @property
+    def xla_name(self) -> str:
+        """The name for `jax.experimental.topologies`."""
+        if self.chip.platform == "tpu":
+            return self.name
+        shape = self.name.partition(":")[2].split("x")
+        return "x".join(["1"] * (3 - len(shape)) + shape)
+
+    @property
+    def xla_options(self) -> dict[str, str]:
+        """Further arguments for `jax.experimental.topologies`."""
+        if self.chip.platform == "cuda":
+            return {"target_config": H100.read_text(encoding="utf-8")}
+        # Without it, a v4 chip has two devices.
+        return {"chip_config_name": "megacore"} if self.name.startswith("v4:") else {}
+
+
+def parse_topology(given: str) -> Topology:
+    """Returns the topology with a name such as v5e:2x4, v5p:2x2x2, h100:8 or h100:4x8.
+
+    The name of a GPU topology has the number of hosts, if there are several, and the number of
+    GPUs of a host.
+
+    Raises:
+      ConfigError: the name has another form, or the chip is not known.
+    """
+    found = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*){0,2})", given)
+    if not found or found[1] not in CHIPS:
+        raise ConfigError(
+            f"--topology is {given!r}; accepted: CHIP:SHAPE, with a chip of {', '.join(CHIPS)}, "
+            "such as v5e:2x4, v5p:2x2x2 or h100:8"
+        )
+    sizes = [int(size) for size in found[2].split("x")]
+    chip = CHIPS[found[1]]
+    dimensions = {"v5e": (2,), "v6e": (2,), "h100": (1, 2)}.get(found[1], (3,))
+    if len(sizes) not in dimensions:
+        accepted = " or ".join(map(str, dimensions))
+        raise ConfigError(
+            f"--topology is {given!r}; accepted: {accepted} dimensions for {found[1]}"
+        )
+    return Topology(name=given, chip=chip, num_chips=math.prod(sizes))
