@@ -136,7 +136,7 @@ def _devices(topology: Topology) -> list[Any]:
     extra = "plan" if topology.chip.platform == "tpu" else "plan-gpu"
     try:
         described = topologies.get_topology_desc(
-            topology.xla_name, platform=topology.chip.platform, **topology.xla_options
+            platform=topology.chip.platform, **topology.xla_arguments
         )
     except Exception as error:  # its class depends on what is missing
         message = " ".join(str(error).split())[:200]

@@ -76,20 +76,18 @@ class Topology:
     num_chips: int
 
     @property
-    def xla_name(self) -> str:
-        """The name for `jax.experimental.topologies`."""
-        if self.chip.platform == "tpu":
-            return self.name
-        shape = self.name.partition(":")[2].split("x")
-        return "x".join(["1"] * (3 - len(shape)) + shape)
-
-    @property
-    def xla_options(self) -> dict[str, str]:
-        """Further arguments for `jax.experimental.topologies`."""
+    def xla_arguments(self) -> dict[str, str]:
+        """The arguments of `jax.experimental.topologies.get_topology_desc` but the platform."""
         if self.chip.platform == "cuda":
-            return {"target_config": H100.read_text(encoding="utf-8")}
-        # Without it, a v4 chip has two devices.
-        return {"chip_config_name": "megacore"} if self.name.startswith("v4:") else {}
+            shape = self.name.partition(":")[2].split("x")
+            hosts_and_devices = "x".join(["1"] * (3 - len(shape)) + shape)
+            return {
+                "topology": hosts_and_devices,
+                "target_config": H100.read_text(encoding="utf-8"),
+            }
+        # Without megacore, a v4 chip has two devices.
+        megacore = {"chip_config_name": "megacore"} if self.name.startswith("v4:") else {}
+        return {"topology_name": self.name} | megacore
 
 
 def parse_topology(given: str) -> Topology:

@@ -103,13 +103,16 @@ def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
         sharding = named_sharding(
             ("batch",), rules=experiment.sharding, mesh=mesh, shape=(size,), what=what
         )
-        rows = sharding.addressable_devices_indices_map((size,)).values()
-        here = len({i for index in rows for i in range(size)[(index or (slice(None),))[0]]})
-        if here * jax.process_count() != size:
+        held: dict[int, set[int]] = {}
+        for device, index in sharding.devices_indices_map((size,)).items():
+            held.setdefault(device.process_index, set()).update(range(size)[index[0]])
+        process, rows = min(held.items(), key=lambda item: len(item[1]))
+        if any(len(other) * len(held) != size for other in held.values()):
+            devices = mesh.size // len(held)
             raise ConfigError(
-                f"mesh: process {jax.process_index()} holds {here} of {size} rows, but each of "
-                f"the {jax.process_count()} processes must hold an equal part; accepted: a "
-                f"mesh.tensor that divides the {jax.local_device_count()} devices of a process"
+                f"mesh: process {process} holds {len(rows)} of {size} rows, but each of "
+                f"the {len(held)} processes must hold an equal part; accepted: a "
+                f"mesh.tensor that divides the {devices} devices of a process"
             )
     return sharding
 

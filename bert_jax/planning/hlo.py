@@ -1,0 +1,212 @@
+"""Reads the text of an optimized XLA program: instructions, sizes, FLOPs and loop counts.
+
+XLA's own cost analysis counts the body of a loop once, however often it runs.
+"""
+
+import functools
+import math
+import re
+from dataclasses import dataclass
+
+SIZES = {
+    **{"pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "f16": 2},
+    **{"bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8},
+}
+"""Bytes of an element of each type."""
+
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{")
+_INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\((.*)")
+_ARRAY = re.compile(r"\b([a-z]+\d+[a-z0-9]*|pred)\[([\d,]*)\](\{[^}]*\})?")
+# Memory spaces of a TPU beside its large memory. Reading them costs no bandwidth.
+_ON_CHIP = re.compile(r"S\([1-9]\)")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a program."""
+
+    name: str
+    type: str
+    """The type of the result with its layout, or of several results in parentheses."""
+    op: str
+    operands: tuple[str, ...]
+    arguments: str
+    """The text between the parentheses."""
+    attributes: str
+    """The text after the parentheses."""
+    is_root: bool
+
+    def attribute(self, pattern: str) -> str | None:
+        """Returns the first group of a pattern in the attributes, or None."""
+        found = re.search(pattern, self.attributes)
+        return found[1] if found else None
+
+    @property
+    def called(self) -> list[str]:
+        """Names of the computations that the instruction runs once."""
+        pattern = r"(?:calls|to_apply|branch_computations)=\{?%?([\w.\-]+)"
+        return re.findall(pattern, self.attributes)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Computations by name. A computation is its instructions by name, in order."""
+
+    computations: dict[str, dict[str, Instruction]]
+    entry: str
+
+    def root(self, computation: str) -> Instruction:
+        """Returns the instruction whose result is the result of the computation."""
+        return next(one for one in self.computations[computation].values() if one.is_root)
+
+
+def parse(text: str) -> Program:
+    """Returns the program of the text that `jax.stages.Compiled.as_text` gives."""
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if not line.startswith(" ") and (head := _COMPUTATION.match(line)):
+            current = computations.setdefault(head[2], {})
+            entry = head[2] if head[1] else entry
+        # The text of a TPU kernel contains further lines, also "}". They are no instructions.
+        elif current is not None and (found := _INSTRUCTION.match(line)):
+            root, name, type_, op, rest = found.groups()
+            end = _closing_parenthesis(rest)
+            operands = tuple(re.findall(r"%([\w.\-]+)", rest[:end]))
+            current[name] = Instruction(
+                name, type_, op, operands, rest[:end], rest[end + 1 :], bool(root)
+            )
+    return Program(computations, entry)
+
+
+def num_bytes(type_: str, *, in_memory: bool = False) -> int:
+    """Returns the bytes of all arrays of a type; with `in_memory` without those kept on the chip."""
+    return sum(
+        SIZES.get(dtype, 0) * _product(shape)
+        for dtype, shape, layout in _ARRAY.findall(type_)
+        if not (in_memory and _ON_CHIP.search(layout))
+    )
+
+
+def dtypes(type_: str) -> list[str]:
+    """Returns the element types of the arrays of a type, sorted."""
+    return sorted({dtype for dtype, _, _ in _ARRAY.findall(type_)})
+
+
+def group_size(instruction: Instruction) -> int:
+    """Returns the number of devices that a collective connects with each other."""
+    if found := instruction.attribute(r"replica_groups=\{\{([\d,]+)\}"):
+        return len(found.split(","))
+    if found := instruction.attribute(r"replica_groups=\[([\d,]+)\]<="):
+        return int(found.split(",")[-1])
+    found = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", instruction.attributes)
+    if not found:
+        return 1
+    sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
+
+
+def trip_count(program: Program, loop: Instruction) -> int:
+    """Returns how often a loop runs its body; 1 if the text does not say it."""
+    if known := loop.attribute(r'known_trip_count":\{"n":"(\d+)"'):
+        return int(known)
+    condition = program.computations[loop.attribute(r"condition=%?([\w.\-]+)") or ""]
+    body = program.computations[loop.attribute(r"body=%?([\w.\-]+)") or ""]
+    constants = _integers(condition)
+    root = next(one for one in condition.values() if one.is_root)
+    bounds = [constants[name] for name in root.operands if name in constants]
+    if not bounds:
+        return max(1, *constants.values()) if len(constants) == 1 else 1
+    # A loop over slices of a matrix product may advance by two.
+    counter, step = condition.get(root.operands[0]), 1
+    if counter and counter.op == "get-tuple-element":
+        index = int(counter.attribute(r"index=(\d+)") or 0)
+        result = next(one for one in body.values() if one.is_root)
+        if result.op == "tuple" and index < len(result.operands):
+            advance = body.get(result.operands[index])
+            if advance and advance.op == "add":
+                steps = _integers(body)
+                step = next((steps[o] for o in advance.operands if o in steps), 1)
+    return max(1, -(-bounds[0] // max(step, 1)))
+
+
+def flops(computation: dict[str, Instruction], instruction: Instruction) -> float:
+    """Returns the FLOPs of a matrix product, `dot` or `convolution`; 0 for other instructions."""
+    if instruction.op not in ("dot", "convolution"):
+        return 0.0
+    left, right = (_shape(computation[name].type) for name in instruction.operands[:2])
+    result = _shape(instruction.type)
+    if instruction.op == "dot":
+        summed = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
+        return 2.0 * math.prod(result) * math.prod(left[int(d)] for d in summed.split(",") if d)
+    labels = instruction.attribute(r"dim_labels=(\S+?)(?:,|$)") or "bf_io->bf"
+    of_left, of_right, of_result = re.split("_|->", labels)
+    total = 2.0 * result[of_result.index("b")] * result[of_result.index("f")]
+    total *= right[of_right.index("i")]
+    window = instruction.attribute(r"window=\{([^}]*)\}") or ""
+    fields = dict(part.split("=") for part in window.split())
+    for number, size in enumerate(fields.get("size", "").split("x") if fields else []):
+
+        def field(name: str, default: str, number: int = number) -> str:
+            return fields[name].split("x")[number] if name in fields else default
+
+        total *= _window_products(
+            left[of_left.index(str(number))],
+            result[of_result.index(str(number))],
+            size=int(size),
+            stride=int(field("stride", "1")),
+            padding=int(field("pad", "0_0").split("_")[0]),
+            left_dilation=int(field("lhs_dilate", "1")),
+            right_dilation=int(field("rhs_dilate", "1")),
+        )
+    return total
+
+
+@functools.lru_cache
+def _window_products(
+    length: int,
+    results: int,
+    *,
+    size: int,
+    stride: int,
+    padding: int,
+    left_dilation: int,
+    right_dilation: int,
+) -> int:
+    """Returns how many products one dimension of a convolution makes; padding makes none.
+
+    XLA writes the batch dimensions of a matrix product as windows that hold one element each.
+    """
+    last = (length - 1) * left_dilation
+    places = (
+        result * stride + element * right_dilation - padding
+        for result in range(results)
+        for element in range(size)
+    )
+    return sum(0 <= place <= last and place % left_dilation == 0 for place in places)
+
+
+def _shape(type_: str) -> list[int]:
+    found = _ARRAY.search(type_)
+    return [int(size) for size in found[2].split(",") if size] if found else []
+
+
+def _product(shape: str) -> int:
+    return math.prod(int(size) for size in shape.split(",") if size)
+
+
+def _integers(computation: dict[str, Instruction]) -> dict[str, int]:
+    return {
+        one.name: int(one.arguments)
+        for one in computation.values()
+        if one.op == "constant" and re.fullmatch(r"-?\d+", one.arguments)
+    }
+
+
+def _closing_parenthesis(text: str) -> int:
+    depth = 1
+    for position, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return position
+    return len(text)

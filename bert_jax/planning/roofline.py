@@ -1,0 +1,224 @@
+"""Adds up what a compiled program does in one update: FLOPs, memory traffic, collectives.
+
+The roofline time of an instruction is the larger of FLOPs / peak and bytes / bandwidth.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bert_jax.planning import hlo
+from bert_jax.planning.hlo import Instruction, Program
+from bert_jax.planning.topology import Chip
+
+WIRE: dict[str, Callable[[int], float]] = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: (n - 1) / n,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "ragged-all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1.0,
+    "collective-broadcast": lambda n: 1.0,
+}
+"""Bytes that a device sends for each byte of the whole array, with a ring of n devices."""
+
+FREE = frozenset(
+    ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all")
+    + ("partition-id", "replica-id", "iota", "opt-barrier")
+)
+"""Instructions without memory traffic."""
+
+
+@dataclass
+class Collective:
+    """Collectives of one kind, element type and group size."""
+
+    kind: str
+    dtype: str
+    group: int
+    """Number of devices that exchange data."""
+    count: float = 0
+    payload_bytes: float = 0
+    """Bytes of the whole arrays."""
+    wire_bytes: float = 0
+    """Bytes that a device sends."""
+
+
+@dataclass
+class Totals:
+    """What a device does in one update."""
+
+    flops: float = 0
+    memory_bytes: float = 0
+    matrix_seconds: float = 0
+    memory_seconds: float = 0
+    roofline_seconds: float = 0
+    """Sum of the roofline times of all instructions, without collectives."""
+    collectives: list[Collective] = field(default_factory=list)
+
+    @property
+    def wire_bytes(self) -> float:
+        return sum(one.wire_bytes for one in self.collectives)
+
+
+class _Fusion(NamedTuple):
+    reads: dict[int, int | None]
+    """Bytes that are read of each parameter; None means all."""
+    writes: int | None
+    """Bytes that are written; None means the whole result."""
+    flops: float
+
+
+def totals(program: Program, chip: Chip) -> Totals:
+    """Returns the sums over all instructions of a program, as often as they run."""
+    return _Walk(program, chip).run()
+
+
+class _Walk:
+    def __init__(self, program: Program, chip: Chip):
+        self.program, self.chip = program, chip
+        self.totals = Totals()
+        self.collectives: dict[tuple[str, str, int], Collective] = {}
+        self.fusions: dict[str, _Fusion] = {}
+        self.channels: set[str] = set()
+
+    def run(self) -> Totals:
+        self.computation(self.program.entry, 1)
+        self.totals.collectives = sorted(self.collectives.values(), key=lambda c: -c.wire_bytes)
+        return self.totals
+
+    def computation(self, name: str, times: float, *, collectives_only: bool = False) -> None:
+        instructions = self.program.computations.get(name, {})
+        for one in instructions.values():
+            kind = one.op.removesuffix("-start")
+            if one.op == "while":
+                body = one.attribute(r"body=%?([\w.\-]+)") or ""
+                self.computation(body, times * hlo.trip_count(self.program, one))
+            elif one.op in ("call", "conditional", "async-start"):
+                for called in one.called:
+                    self.computation(called, times)
+            elif kind in WIRE:
+                self.collective(one, kind, times)
+            elif one.op == "fusion" and any(k in one.called[0] for k in WIRE):
+                self.fused_collective(one.called[0], times)
+                self.compute(instructions, one, times)
+            elif one.op not in FREE and not one.op.endswith("-done") and not collectives_only:
+                self.compute(instructions, one, times)
+
+    def collective(self, one: Instruction, kind: str, times: float, scatter: bool = False) -> None:
+        channel = one.attribute(r"channel_id=(\d+)")
+        # One gather may be written into several asynchronous fusions.
+        if channel and channel in self.channels:
+            return
+        self.channels |= {channel} if channel else set()
+        payload, group = float(hlo.num_bytes(one.type)), hlo.group_size(one)
+        if one.op == "collective-permute-start":  # its type has the operand and the result
+            payload /= 2
+        elif one.op == "all-gather-start":
+            payload *= group / (group + 1)
+        elif kind == "reduce-scatter":  # its type has this device's part
+            payload *= group
+        kind = "reduce-scatter" if scatter else kind
+        numbers = [t for t in hlo.dtypes(one.type) if not t.startswith(("u", "s"))]
+        key = (kind, "+".join(numbers) or "integers", group)
+        entry = self.collectives.setdefault(key, Collective(*key))
+        entry.count += times
+        entry.payload_bytes += times * payload
+        entry.wire_bytes += times * payload * WIRE[kind](group)
+
+    def fused_collective(self, computation: str, times: float) -> None:
+        """Adds the collectives in a fusion. A TPU writes a reduce-scatter as an all-reduce there."""
+        for one in self.program.computations[computation].values():
+            kind = one.op.removesuffix("-start")
+            if kind in WIRE:
+                scatter = kind == "all-reduce" and "all-reduce-scatter" in computation
+                self.collective(one, kind, times, scatter)
+
+    def compute(self, scope: dict[str, Instruction], one: Instruction, times: float) -> None:
+        def whole(name: str) -> int:
+            return hlo.num_bytes(scope[name].type, in_memory=True) if name in scope else 0
+
+        result, flops = hlo.num_bytes(one.type, in_memory=True), 0.0
+        if one.op == "fusion":
+            reads, writes, flops = self.fusion(one.called[0])
+            traffic = result if writes is None else min(result, writes)
+            for number, name in enumerate(one.operands):
+                part = reads.get(number)
+                traffic += whole(name) if part is None else min(part, whole(name))
+        elif one.op in ("copy-start", "slice-start"):  # the type has the operand and the result
+            traffic = result
+        elif one.op == "dynamic-slice":
+            traffic = 2 * result
+        elif one.op == "dynamic-update-slice":
+            traffic = 2 * whole(one.operands[1])
+        else:
+            flops = hlo.flops(scope, one)
+            traffic = result + sum(map(whole, one.operands))
+        matrix, memory = flops / self.chip.flops, traffic / self.chip.memory_bandwidth
+        total = self.totals
+        total.flops += times * flops
+        total.memory_bytes += times * traffic
+        total.matrix_seconds += times * matrix
+        total.memory_seconds += times * memory
+        total.roofline_seconds += times * max(matrix, memory)
+
+    def fusion(self, computation: str) -> _Fusion:
+        """Returns traffic and FLOPs of a fusion, in which a slice of an array counts as a slice."""
+        if computation not in self.fusions:
+            scope = self.program.computations[computation]
+            users = defaultdict(list)
+            flops = 0.0
+            for one in scope.values():
+                flops += hlo.flops(scope, one)
+                if one.op in ("fusion", "call"):
+                    flops += sum(self.fusion(called).flops for called in one.called)
+                for name in one.operands:
+                    users[name].append(one)
+            reads = {
+                int(one.arguments): self.read(one, users)
+                for one in scope.values()
+                if one.op == "parameter"
+            }
+            writes = self.written(scope, self.program.root(computation))
+            self.fusions[computation] = _Fusion(reads, writes, flops)
+        return self.fusions[computation]
+
+    def read(self, one: Instruction, users: dict[str, list[Instruction]]) -> int | None:
+        total = 0
+        for user in users[one.name]:
+            if user.op == "dynamic-slice":
+                part = hlo.num_bytes(user.type, in_memory=True)
+            elif user.op == "dynamic-update-slice" and user.operands[0] == one.name:
+                part = 0
+            elif user.op in ("bitcast", "reshape", "copy", "convert") and not user.is_root:
+                part = self.read(user, users)
+            elif user.op == "fusion":
+                part = self.fusion(user.called[0]).reads.get(user.operands.index(one.name))
+                if part is None and self._only_moves(user.called[0]) and not user.is_root:
+                    part = self.read(user, users)
+            else:
+                part = None
+            if part is None:
+                return None
+            total += part
+        return total
+
+    def _only_moves(self, computation: str) -> bool:
+        moves = {"parameter", "bitcast", "copy", "reshape", "convert"}
+        return {one.op for one in self.program.computations[computation].values()} <= moves
+
+    def written(self, scope: dict[str, Instruction], one: Instruction) -> int | None:
+        if one.op == "dynamic-update-slice":
+            return hlo.num_bytes(scope[one.operands[1]].type, in_memory=True)
+        if one.op == "bitcast" and one.operands[0] in scope:
+            return self.written(scope, scope[one.operands[0]])
+        if one.op == "fusion":
+            return self.fusion(one.called[0]).writes
+        if one.op != "tuple":
+            return None
+        total = 0
+        for part in (scope[name] for name in one.operands):
+            written = self.written(scope, part)
+            total += hlo.num_bytes(part.type, in_memory=True) if written is None else written
+        return total
