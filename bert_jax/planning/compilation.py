@@ -5,6 +5,7 @@ take longer than it may. The process writes what it found as JSON.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -148,16 +149,13 @@ def _devices(topology: Topology) -> list[Any]:
 
 
 def _leaf(path: tuple, leaf: Any) -> dict[str, Any]:
-    import math
-
     import jax
 
+    cut = [axes if isinstance(axes, tuple) else (axes,) for axes in leaf.sharding.spec]
     shard = leaf.sharding.shard_shape(leaf.shape)
     return {
         "path": jax.tree_util.keystr(path, simple=True, separator="/"),
-        "shape": list(leaf.shape),
-        "shard": list(shard),
-        "axes": [list(axes) if isinstance(axes, tuple) else [axes] for axes in leaf.sharding.spec],
+        "mesh_axes": [axis for axes in cut for axis in axes if axis],
         "bytes": leaf.size * leaf.dtype.itemsize,
         "device_bytes": math.prod(shard) * leaf.dtype.itemsize,
     }

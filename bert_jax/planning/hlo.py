@@ -80,7 +80,7 @@ def parse(text: str) -> Program:
 
 
 def num_bytes(type_: str, *, in_memory: bool = False) -> int:
-    """Returns the bytes of all arrays of a type; with `in_memory` without those kept on the chip."""
+    """Returns the bytes of the arrays of a type; `in_memory` leaves out those kept on the chip."""
     return sum(
         SIZES.get(dtype, 0) * _product(shape)
         for dtype, shape, layout in _ARRAY.findall(type_)

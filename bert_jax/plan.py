@@ -1,0 +1,108 @@
+"""Says whether an update fits a TPU or GPU topology, and estimates its time. Needs no device.
+
+  python -m bert_jax.plan --experiment=experiments/bert.py:base --topology=v5e:2x4
+      --set model.dtype=bfloat16
+  python -m bert_jax.plan --experiment=experiments/bert.py:base --topology=v5e:16x16 --phases --json
+
+It compiles the update of a phase, by default the first, in a process of its own. XLA's level is O1,
+which compiles several times faster than the default of training. Memory differs little; training
+sends and moves fewer bytes. --largest searches for the largest microbatch that fits.
+
+Topologies of TPUs are v4, v5e, v5p and v6e with a shape, such as v5e:2x4; they need
+pip install 'bert_jax[plan]'. h100:8 is one host with 8 GPUs, and h100:4x8 has four such hosts; they
+need pip install 'bert_jax[plan-gpu]'.
+
+A program that does not fit is an answer, with exit status 0, and the fields with which it fits.
+docs/scaling.md explains every line. What the compiler found is kept in ~/.cache/bert_jax/plan.
+"""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from bert_jax import command
+from bert_jax.errors import ConfigError
+
+if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
+    from bert_jax.planning.topology import Topology
+    from bert_jax.training.experiment import Experiment, Phase
+
+FORMAT_VERSION = 1
+
+
+def plan_run(
+    experiment: "Experiment", topology: "Topology", *, all_phases: bool, largest: bool
+) -> dict[str, Any]:
+    """Returns the estimates of the first phase, or of all, as plain JSON values."""
+    from bert_jax.planning import cache, compilation
+    from bert_jax.training.experiment import phases
+
+    run = phases(experiment)
+    chosen = run if all_phases else run[:1]
+    return {
+        "format_version": FORMAT_VERSION,
+        "estimate": True,
+        "topology": topology.name,
+        "platform": topology.chip.platform,
+        "chips": topology.num_chips,
+        "level": compilation.OPTIMIZATION_LEVEL,
+        "versions": cache.compiler_versions(topology),
+        "num_phases": len(run),
+        "phases": [_plan_phase(phase, topology, largest=largest) for phase in chosen],
+    }
+
+
+def _plan_phase(phase: "Phase", topology: "Topology", *, largest: bool) -> dict[str, Any]:
+    from bert_jax.planning import cache, search
+    from bert_jax.planning.estimate import estimate
+
+    def compile_(experiment: "Experiment") -> tuple[dict[str, Any], str]:
+        return cache.compile_update(experiment, topology, time_limit=flags.FLAGS.time_limit)
+
+    _progress(f"phase {phase.number}: compiling the update for {topology.name}")
+    result = estimate(phase, topology, *compile_(phase.experiment))
+    if not result["fits"]:
+        fitting = search.what_fits(phase, topology, result, compile_=compile_, report=_progress)
+        result["fitting"] = fitting
+        if fitting:
+            fields = " ".join(f"--set {path}={value}" for path, value in fitting["fields"].items())
+            needed = fitting["needed"] / 2**30
+            result["recommendation"] = f"{fields} fits: it needs {needed:.2f} GiB a device"
+    if largest:
+        result["largest"] = search.largest_microbatch(
+            phase, topology, result, compile_=compile_, report=_progress
+        )
+    return result
+
+
+def _progress(message: str) -> None:
+    print(f"{message} ...", file=sys.stderr)
+
+
+def main() -> None:
+    """Runs the command."""
+    if not flags.FLAGS.topology:
+        raise ConfigError("--topology is missing; accepted: CHIP:SHAPE, such as v5e:2x4 or h100:8")
+    from bert_jax.planning.report import report
+    from bert_jax.planning.topology import parse_topology
+
+    topology = parse_topology(flags.FLAGS.topology)
+    experiment = command.experiment_from_flags()
+    plan = plan_run(
+        experiment, topology, all_phases=flags.FLAGS.phases, largest=flags.FLAGS.largest
+    )
+    print(json.dumps(plan) if flags.FLAGS.json else report(plan))
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(command)
+    flags.DEFINE_string("topology", None, "CHIP:SHAPE, such as v5e:16x16, v5p:2x2x2 or h100:8.")
+    flags.DEFINE_bool("phases", False, "Plans every phase of the run, not only the first.")
+    flags.DEFINE_bool("largest", False, "Searches for the largest microbatch that fits.")
+    flags.DEFINE_bool("json", False, "Prints one JSON object instead of text.")
+    flags.DEFINE_integer(
+        "time_limit", 1200, "Seconds that the compiler may take for one update.", lower_bound=1
+    )
+    command.run(main)

@@ -1,0 +1,82 @@
+"""Keeps what the compiler found, so that the same update is compiled once."""
+
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bert_jax import config
+from bert_jax.errors import ConfigError
+from bert_jax.files import write_atomically, write_json
+from bert_jax.planning import compilation
+from bert_jax.planning.topology import Topology
+
+PACKAGES = {"tpu": ("libtpu", "plan"), "cuda": ("jax-cuda12-plugin", "plan-gpu")}
+"""The package that compiles for a platform, and the extra of bert_jax that installs it."""
+
+Compile = Callable[..., tuple[dict[str, Any], str]]
+
+
+def directory() -> Path:
+    """Returns the directory of the cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bert_jax" / "plan"
+
+
+def compiler_versions(topology: Topology) -> dict[str, str]:
+    """Returns the versions of jax and of the topology's compiler.
+
+    Raises:
+      ConfigError: the compiler is not installed.
+    """
+    package, extra = PACKAGES[topology.chip.platform]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    try:
+        return versions | {package: importlib.metadata.version(package)}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError(
+            f"--topology={topology.name} needs {package}, which is not installed; accepted: "
+            f"after pip install 'bert_jax[{extra}]'"
+        ) from error
+
+
+def compile_update(
+    experiment: Any,
+    topology: Topology,
+    *,
+    time_limit: float,
+    compile_: Compile = compilation.compile_update,
+) -> tuple[dict[str, Any], str]:
+    """Returns the description and the text of the compiled update, from the cache if it is there.
+
+    The description gets the fields `versions` and `program`, the file with the text.
+
+    Raises:
+      ConfigError: see `compilation.compile_update`; or the compiler is not installed.
+    """
+    versions = compiler_versions(topology)
+    key = f"{config.config_hash(experiment)}-{_key(topology, versions)}"
+    file = directory() / f"{key}.json"
+    program = file.with_suffix(".hlo.gz")
+    if file.exists():
+        found = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        found, text = compile_(experiment, topology, time_limit=time_limit)
+        found |= {"versions": versions, "program": str(program)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(program, gzip.compress(text.encode(), mtime=0))
+        write_json(file, found)
+    return found, gzip.decompress(program.read_bytes()).decode()
+
+
+def _key(topology: Topology, versions: dict[str, str]) -> str:
+    """Returns 12 digits for the topology, the compiler and the code of this package."""
+    code = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        code.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    content = [topology.name, compilation.OPTIMIZATION_LEVEL, versions, code.hexdigest()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,159 @@
+"""Estimates memory, time and communication of one phase of a run from its compiled update."""
+
+import dataclasses
+import re
+from typing import Any
+
+from bert_jax.planning import hlo, roofline
+from bert_jax.planning.theory import wire_bytes
+from bert_jax.planning.topology import Topology
+from bert_jax.training.experiment import Phase
+from bert_jax.training.flops import update_flops
+from bert_jax.training.timeline import phase_flops
+
+SMALL = 64 * 2**10
+"""A parameter of at most so many bytes may be whole on every device."""
+
+
+def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str) -> dict[str, Any]:
+    """Returns the estimate as plain JSON values, in bytes, seconds and FLOPs of one device.
+
+    `found` and `text` are the results of `compilation.compile_update`. Of a program that does not
+    fit, only the memory is known. Of a GPU only memory and collectives are: its compiler calls
+    libraries, whose FLOPs and traffic the program does not show.
+    """
+    experiment, mesh = phase.experiment, found["mesh"]
+    memory = _memory(found, topology)
+    result = {
+        "phase": phase.number,
+        "updates": phase.steps,
+        "rows": experiment.data.batch_size,
+        "microbatches": experiment.training.microbatches,
+        "sequence_length": experiment.data.sequence_length,
+        "mesh": mesh,
+        "hosts": found["hosts"],
+        "compile_seconds": found.get("compile_seconds"),
+        "fits": memory["needed"] is not None and memory["needed"] <= memory["available"],
+        "memory_bytes": memory,
+        "whole_parameters": _whole_parameters(found, topology),
+        "program": found.get("program"),
+    }
+    if text:
+        totals = roofline.totals(hlo.parse(text), topology.chip)
+        theory = wire_bytes(experiment, found["state"], mesh)
+        result["collectives"] = [dataclasses.asdict(one) for one in totals.collectives]
+        result["wire_bytes"] = totals.wire_bytes
+        result["wire_bytes_in_theory"] = theory
+        if topology.chip.platform == "tpu":
+            result |= _times(phase, topology, totals)
+    return result | {"recommendation": recommend(result, phase)}
+
+
+def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[str, Any]:
+    """Returns FLOPs, times and MFU; communication is either hidden behind the rest or added."""
+    experiment, chip, chips = phase.experiment, topology.chip, topology.num_chips
+    data = experiment.data
+    computed = update_flops(
+        experiment.model,
+        pair_lengths=[data.sequence_length] * data.batch_size,
+        predictions=data.batch_size * data.masking.max_predictions,
+    )
+    wire = totals.wire_bytes / chip.link_bandwidth
+    ideal = phase_flops(phase) / phase.steps / chips / chip.flops
+    steps = [max(totals.roofline_seconds, wire), totals.roofline_seconds + wire]
+    hours = [step * phase.steps / 3600 for step in steps]
+    return {
+        "flops": totals.flops,
+        "flops_over_formula": totals.flops / (computed / chips),
+        "memory_traffic_bytes": totals.memory_bytes,
+        "seconds": {
+            "matrix": totals.matrix_seconds,
+            "memory": totals.memory_seconds,
+            "roofline": totals.roofline_seconds,
+            "communication": wire,
+        },
+        "step_seconds": steps,
+        "model_flops_utilization": [ideal / step for step in steps],
+        "hours": hours,
+        "chip_hours": [chips * one for one in hours],
+    }
+
+
+def _memory(found: dict[str, Any], topology: Topology) -> dict[str, float | None]:
+    """Returns the bytes that the update needs on a device, their kinds, and what a device has."""
+    kinds = {"parameters": 0, "optimizer": 0, "batch": found["batch_bytes"]}
+    for leaf in found["state"]:
+        kind = "parameters" if leaf["path"].startswith("params/") else "optimizer"
+        kinds[kind] += leaf["device_bytes"]
+    if message := found.get("out_of_memory"):
+        needed = memory_in_message(message)
+    else:
+        # Not all of the arguments and temporaries live at once, so the peak is below their sum.
+        needed = found["memory"]["peak_memory"]
+    rest = None if needed is None else needed - sum(kinds.values())
+    return {
+        "needed": needed,
+        "available": topology.chip.memory,
+        **kinds,
+        "activations_and_gradients": rest,
+    }
+
+
+def memory_in_message(message: str) -> float | None:
+    """Returns the bytes that a program needs, from the compiler's message that it does not fit."""
+    form = r"(?:total memory required[^(]*\(|Used )([\d.]+)([MG])"
+    found = re.search(form, message)
+    return float(found[1]) * {"M": 2**20, "G": 2**30}[found[2]] if found else None
+
+
+def _whole_parameters(found: dict[str, Any], topology: Topology) -> list[dict[str, Any]]:
+    """Returns the parameters of more than `SMALL` bytes that every device holds whole."""
+    whole = [
+        {"path": leaf["path"].removeprefix("params/"), "bytes": leaf["bytes"]}
+        for leaf in found["state"]
+        if leaf["path"].startswith("params/")
+        and leaf["device_bytes"] == leaf["bytes"] > SMALL
+        and topology.num_chips > 1
+    ]
+    return sorted(whole, key=lambda leaf: -leaf["bytes"])
+
+
+def recommend(result: dict[str, Any], phase: Phase) -> str:
+    """Returns one sentence: the change of the experiment that promises most."""
+    memory, mesh, model = result["memory_bytes"], result["mesh"], phase.experiment.model
+    available = memory["available"]
+    state = memory["parameters"] + memory["optimizer"]
+    if not result["fits"]:
+        if state > 0.8 * available and mesh["fsdp"] < mesh["data"] * mesh["fsdp"]:
+            return "cut the state with mesh.fsdp: it alone nearly fills the memory"
+        return "process the batch in more parts with training.microbatches"
+    if state > 0.3 * available and mesh["data"] > 1:
+        return (
+            f"set mesh.fsdp={mesh['data'] * mesh['fsdp']} and mesh.data=1: the state takes "
+            f"{state / available:.0%} of the memory of every device"
+        )
+    seconds = result.get("seconds")
+    used = memory["needed"] / available
+    if seconds and seconds["communication"] > seconds["roofline"]:
+        return (
+            "use more rows per device, or fewer chips: communication takes longer than computation"
+        )
+    if seconds and model.dtype == "float32":
+        return "set model.dtype=bfloat16: it halves the memory traffic of the activations"
+    if result["microbatches"] > 1 and used < 0.5:
+        return (
+            f"use fewer than {result['microbatches']} training.microbatches: "
+            f"{1 - used:.0%} of the memory is free"
+        )
+    if seconds and seconds["communication"] > 0.2 * seconds["roofline"]:
+        return (
+            "use more rows per device if the recipe allows it: an update sends the same bytes for "
+            "any number of rows"
+        )
+    if seconds and seconds["memory"] > 2 * seconds["matrix"]:
+        ratio = seconds["memory"] / seconds["matrix"]
+        return (
+            f"none: memory traffic limits the step ({ratio:.1f} x the matrix time), and only "
+            "another model or less dropout reduces it"
+        )
+    return "none: the update fits and no part dominates its time"

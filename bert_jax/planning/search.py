@@ -1,0 +1,112 @@
+"""Searches for a batch that fits, by compiling the update with several of them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from bert_jax.config import override
+from bert_jax.errors import ConfigError
+from bert_jax.planning.estimate import estimate
+from bert_jax.planning.topology import Topology
+from bert_jax.training.experiment import Experiment, Phase
+
+MAX_COMPILES = 4
+
+Compile = Callable[[Experiment], tuple[dict[str, Any], str]]
+Report = Callable[[str], None]
+
+
+def what_fits(
+    phase: Phase, topology: Topology, result: dict[str, Any], *, compile_: Compile, report: Report
+) -> dict[str, Any] | None:
+    """Returns fields with which the batch of `result`, which does not fit, does; None if none do.
+
+    More microbatches are tried first, then a state that is cut among all devices.
+    """
+    for fields in list(_candidates(phase, result))[:MAX_COMPILES]:
+        report(f"trying {_assignments(fields)}")
+        try:
+            tried = _estimate(phase, topology, fields, compile_)
+        except ConfigError:  # the mesh does not divide a parameter
+            continue
+        if tried["fits"]:
+            return {"fields": fields, "needed": tried["memory_bytes"]["needed"]}
+    return None
+
+
+def _candidates(phase: Phase, result: dict[str, Any]) -> Iterator[dict[str, int]]:
+    """Yields overrides that should fit if the activations grow linearly with the microbatch."""
+    memory, mesh = result["memory_bytes"], result["mesh"]
+    ways = mesh["data"] * mesh["fsdp"]
+    state = memory["parameters"] + memory["optimizer"]
+    for fsdp in dict.fromkeys((mesh["fsdp"], ways)):
+        cut = mesh["fsdp"] / fsdp
+        # Accumulated gradients are as large as the parameters.
+        free = memory["available"] - (state + memory["parameters"]) * cut - memory["batch"]
+        if free <= 0:
+            continue
+        rows = result["rows"] // ways
+        activations = memory["activations_and_gradients"] or 0.0
+        for parts in range(result["microbatches"], rows + 1):
+            small_enough = activations * result["microbatches"] / parts <= free
+            if rows % parts == 0 and small_enough:
+                fields = {"training.microbatches": parts}
+                if fsdp != mesh["fsdp"]:
+                    fields = {"mesh.data": 1, "mesh.fsdp": fsdp} | fields
+                yield fields
+
+
+def largest_microbatch(
+    phase: Phase, topology: Topology, result: dict[str, Any], *, compile_: Compile, report: Report
+) -> dict[str, Any]:
+    """Returns the largest number of rows of a device and microbatch that fits, as `rows`.
+
+    `needed` is the bytes that it needs. `too_large` is the smallest number of rows that did not
+    fit, or None. Each try assumes that the activations grow linearly with the rows.
+    """
+    ways = result["mesh"]["data"] * result["mesh"]["fsdp"]
+    rows = result["rows"] // ways // result["microbatches"]
+    largest, needed, too_large = 0, None, None
+    tried, known = result if result["microbatches"] == 1 else None, {}
+    for _ in range(MAX_COMPILES):
+        if tried is None:
+            report(f"trying {rows} rows per device")
+            fields = {"training.microbatches": 1, "data.batch_size": rows * ways}
+            tried = _estimate(phase, topology, fields, compile_)
+        memory = tried["memory_bytes"]
+        known[rows] = memory
+        if tried["fits"]:
+            largest, needed = rows, memory["needed"]
+        else:
+            too_large = rows
+        rows = _next_rows(rows, memory, largest, too_large)
+        if rows in known or rows < 1:
+            break
+        tried = None
+    return {"rows": largest, "needed": needed, "too_large": too_large}
+
+
+def _next_rows(rows: int, memory: dict[str, Any], largest: int, too_large: int | None) -> int:
+    """Returns how many rows to try next, between the largest that fit and the smallest too many."""
+    activations = memory["activations_and_gradients"]
+    if activations is None:
+        guess = rows // 2
+    else:
+        state = memory["needed"] - activations
+        guess = int(rows * (memory["available"] - state) / activations)
+    if guess > 8:
+        guess -= guess % 8
+    if too_large is not None and guess >= too_large:
+        guess = (largest + too_large) // 2
+    return max(guess, largest)
+
+
+def _estimate(
+    phase: Phase, topology: Topology, fields: dict[str, int], compile_: Compile
+) -> dict[str, Any]:
+    changed = replace(phase, experiment=override(phase.experiment, fields))
+    return estimate(changed, topology, *compile_(changed.experiment))
+
+
+def _assignments(fields: dict[str, int]) -> str:
+    return " ".join(f"--set {path}={value}" for path, value in fields.items())
