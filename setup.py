@@ -12,7 +12,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["bert_jax", "bert_jax.*"]),
-    package_data={"bert_jax.audit": ["page.html"], "bert_jax.data": ["embedded/*"]},
+    package_data={
+        "bert_jax.audit": ["page.html"],
+        "bert_jax.data": ["embedded/*"],
+        "bert_jax.planning": ["*.txtpb"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.3",
@@ -42,6 +46,9 @@ setup(
         "corpora": ["importlib_resources", "pyarrow>=18", "tensorflow-datasets>=4.9.10,<5"],
         # For an environment of its own: it asks for older protobuf and pyarrow than the rest.
         "beam": ["apache-beam>=2.77,<3"],
+        # The compilers of `plan`. Neither needs a device or the libraries of CUDA.
+        "plan": ["libtpu==0.0.42.1"],
+        "plan-gpu": ["jax-cuda12-plugin>=0.10.2,<0.11"],
         # The page of `prepare --audit`.
         "audit": ["jinja2>=3.1", "matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.14"],
         # What fine-tuning is measured with.

@@ -22,16 +22,11 @@ from typing import Any
 from absl import flags
 
 from bert_jax import command, cpu, environment
+from bert_jax.planning.topology import CHIPS
 
-PEAK_FLOPS = {  # dense bfloat16, per second and chip, from the vendors' data sheets
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
+# Dense bfloat16, per second and chip, from the vendors' data sheets.
+PEAK_FLOPS = {chip.device_kind: chip.flops for chip in CHIPS.values()}
+PEAK_FLOPS |= {"NVIDIA A100": 312e12, "NVIDIA H200": 989e12}
 
 
 def measure(experiment: Any, steps: int) -> dict[str, Any]:

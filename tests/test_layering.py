@@ -14,7 +14,8 @@ import bert_jax
 ROOT = Path(bert_jax.__file__).parents[1]
 PACKAGE = ROOT / "bert_jax"
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
-COMMANDS = ("bench", "convert", "evaluate", "finetune", "predict", "prepare", "pretrain", "sweep")
+COMMANDS = ("bench", "convert", "evaluate", "finetune", "plan", "predict", "prepare")
+COMMANDS += ("pretrain", "sweep")
 
 
 # ---- Rules ---------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
             "generated_code_size",
         )
     }
-    return found, compiled.as_text()
+    return found, compiled.as_text() or ""
 
 
 def _devices(topology: Topology) -> list[Any]:

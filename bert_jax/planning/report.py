@@ -1,5 +1,6 @@
 """Writes an estimate as text."""
 
+from collections.abc import Sequence
 from typing import Any
 
 GIB, MIB = 2**30, 2**20
@@ -122,6 +123,6 @@ def _largest(largest: dict[str, Any]) -> str:
     return f"{largest['rows']} rows per device and microbatch need {needed:.2f} GiB{failed}"
 
 
-def _range(values: list[float], form: str) -> str:
+def _range(values: Sequence[float], form: str) -> str:
     low, high = (form.format(value) for value in values)
     return low if low == high else f"{low} to {high}"

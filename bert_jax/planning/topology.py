@@ -2,18 +2,18 @@
 
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bert_jax.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chip:
-    """What a chip can do, per second where it is a rate. A TPU's figures are of its data sheet."""
+class Chip(NamedTuple):
+    """What a chip can do. The rates are per second, from the vendors' data sheets."""
 
     platform: Literal["tpu", "cuda"]
+    device_kind: str
+    """How jax names the chip."""
     memory: float
     """Bytes that a program may use. A TPU's compiler states them when a program needs more."""
     flops: float
@@ -24,51 +24,21 @@ class Chip:
     """Bytes sent over all links to other chips, in one direction."""
 
 
+GIB = 2**30
 CHIPS = {
-    "v4": Chip(
-        platform="tpu",
-        memory=30.75 * 2**30,
-        flops=275e12,
-        memory_bandwidth=1200e9,
-        link_bandwidth=300e9,
-    ),
-    "v5e": Chip(
-        platform="tpu",
-        memory=15.75 * 2**30,
-        flops=197e12,
-        memory_bandwidth=819e9,
-        link_bandwidth=200e9,
-    ),
-    "v5p": Chip(
-        platform="tpu",
-        memory=95.74 * 2**30,
-        flops=459e12,
-        memory_bandwidth=2765e9,
-        link_bandwidth=600e9,
-    ),
-    "v6e": Chip(
-        platform="tpu",
-        memory=31.25 * 2**30,
-        flops=918e12,
-        memory_bandwidth=1640e9,
-        link_bandwidth=400e9,
-    ),
+    "v4": Chip("tpu", "TPU v4", 30.75 * GIB, 275e12, 1200e9, 300e9),
+    "v5e": Chip("tpu", "TPU v5 lite", 15.75 * GIB, 197e12, 819e9, 200e9),
+    "v5p": Chip("tpu", "TPU v5", 95.74 * GIB, 459e12, 2765e9, 600e9),
+    "v6e": Chip("tpu", "TPU v6 lite", 31.25 * GIB, 918e12, 1640e9, 400e9),
     # By default jax lets a program use three quarters of a GPU's memory.
-    "h100": Chip(
-        platform="cuda",
-        memory=0.75 * 84_978_434_048,
-        flops=989e12,
-        memory_bandwidth=3352e9,
-        link_bandwidth=450e9,
-    ),
+    "h100": Chip("cuda", "NVIDIA H100", 0.75 * 84_978_434_048, 989e12, 3352e9, 450e9),
 }
 
 H100 = Path(__file__).with_name("h100.txtpb")
 """The description of an H100 that XLA compiles for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Topology:
+class Topology(NamedTuple):
     """Chips and how they are arranged."""
 
     name: str
@@ -106,11 +76,10 @@ def parse_topology(given: str) -> Topology:
             "such as v5e:2x4, v5p:2x2x2 or h100:8"
         )
     sizes = [int(size) for size in found[2].split("x")]
-    chip = CHIPS[found[1]]
     dimensions = {"v5e": (2,), "v6e": (2,), "h100": (1, 2)}.get(found[1], (3,))
     if len(sizes) not in dimensions:
         accepted = " or ".join(map(str, dimensions))
         raise ConfigError(
             f"--topology is {given!r}; accepted: {accepted} dimensions for {found[1]}"
         )
-    return Topology(name=given, chip=chip, num_chips=math.prod(sizes))
+    return Topology(given, CHIPS[found[1]], math.prod(sizes))
