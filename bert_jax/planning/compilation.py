@@ -23,6 +23,7 @@ OPTIMIZATION_LEVEL = "O1"
 
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
+    "JAX_OPTIMIZATION_LEVEL": OPTIMIZATION_LEVEL,
     "CUDA_VISIBLE_DEVICES": "-1",
     # Without a TPU these keep libtpu from asking the network, from locking and from logging.
     "TPU_SKIP_MDS_QUERY": "1",
@@ -84,7 +85,6 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
     from bert_jax.training.experiment import phases
     from bert_jax.training.state import abstract_state, example_batch
 
-    jax.config.update("jax_optimization_level", OPTIMIZATION_LEVEL)
     devices = _devices(parse_topology(name))
     mesh = make_mesh(experiment.mesh, devices)
     if mesh.size != len(devices):
@@ -106,7 +106,6 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
     )
     found: dict[str, Any] = {
         "mesh": dict(mesh.shape),
-        "hosts": len({device.process_index for device in devices}),
         "state": [_leaf(*leaf) for leaf in jax.tree_util.tree_leaves_with_path(state)],
         "batch_bytes": sum(_leaf((), leaf)["device_bytes"] for leaf in batch),
     }

@@ -31,7 +31,6 @@ def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str)
         "microbatches": experiment.training.microbatches,
         "sequence_length": experiment.data.sequence_length,
         "mesh": mesh,
-        "hosts": found["hosts"],
         "compile_seconds": found.get("compile_seconds"),
         "fits": memory["needed"] is not None and memory["needed"] <= memory["available"],
         "memory_bytes": memory,
@@ -156,4 +155,4 @@ def recommend(result: dict[str, Any], phase: Phase) -> str:
             f"none: memory traffic limits the step ({ratio:.1f} x the matrix time), and only "
             "another model or less dropout reduces it"
         )
-    return "none: the update fits and no part dominates its time"
+    return "none: the update fits" + (" and no part dominates its time" if seconds else "")

@@ -10,11 +10,10 @@ LISTED = 5
 def report(plan: dict[str, Any]) -> str:
     """Returns the text of the result of `bert_jax.plan`."""
     first = plan["phases"][0]
-    hosts = f"{first['hosts']} host{'s' if first['hosts'] > 1 else ''}"
     mesh = " x ".join(f"{axis}={size}" for axis, size in first["mesh"].items())
     scope = "" if plan["platform"] == "tpu" else " For a GPU, no times are estimated."
     lines = [
-        f"{plan['topology']}: {plan['chips']} chips, {hosts}; mesh {mesh}",
+        f"{plan['topology']}: {plan['chips']} chips, mesh {mesh}",
         f"Every figure is an estimate from the program that XLA compiles at {plan['level']}; "
         f"nothing was run.{scope}",
     ]

@@ -128,7 +128,7 @@ class _Walk:
         entry.wire_bytes += times * payload * WIRE[kind](group)
 
     def fused_collective(self, computation: str, times: float) -> None:
-        """Adds the collectives in a fusion, where a TPU writes a reduce-scatter as an all-reduce."""
+        """Adds the collectives of a fusion. A TPU puts a reduce-scatter there as an all-reduce."""
         for one in self.program.computations[computation].values():
             kind = one.op.removesuffix("-start")
             if kind in WIRE:
