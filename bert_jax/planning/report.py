@@ -36,7 +36,7 @@ def _phase(phase: dict[str, Any], plan: dict[str, Any]) -> list[str]:
         lines += _times(phase)
     if "collectives" in phase:
         lines += _collectives(phase)
-    lines += _whole(phase["whole_parameters"])
+    lines += _whole(phase)
     if "largest" in phase:
         lines.append(f"largest           {_largest(phase['largest'])}")
     lines.append(f"recommendation    {phase['recommendation']}")
@@ -100,18 +100,21 @@ def _collectives(phase: dict[str, Any]) -> list[str]:
         group = f"over {one['group']}" if one["group"] > 1 else ""
         lines.append(
             f"                  {one['kind']:19}{one['dtype']:9}{group:9}{one['count']:6,.0f} x  "
-            f"payload {one['payload_bytes'] / MIB:8,.1f} MiB  wire {one['wire_bytes'] / MIB:8,.1f}"
+            f"payload {one['payload_bytes'] / MIB:9,.2f} MiB  wire {one['wire_bytes'] / MIB:9,.2f}"
         )
     return lines
 
 
-def _whole(whole: list[dict[str, Any]]) -> list[str]:
+def _whole(phase: dict[str, Any]) -> list[str]:
+    whole, mesh = phase["whole_parameters"], phase["mesh"]
     if not whole:
         return []
-    size = sum(leaf["bytes"] for leaf in whole) / MIB
+    size = f"{sum(leaf['bytes'] for leaf in whole) / MIB:,.1f} MiB"
+    if mesh["fsdp"] == mesh["tensor"] == 1:
+        return [f"whole everywhere  all parameters, {size}, as mesh.fsdp and mesh.tensor are 1"]
     largest = ", ".join(leaf["path"] for leaf in whole[:LISTED])
     more = f" and {len(whole) - LISTED} more" if len(whole) > LISTED else ""
-    return [f"whole everywhere  {size:,.0f} MiB of parameters: {largest}{more}"]
+    return [f"whole everywhere  {size} of parameters: {largest}{more}"]
 
 
 def _largest(largest: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from commands import assert_one_line
 
 import bert_jax
+from bert_jax.command import load
 from bert_jax.config import override
 from bert_jax.errors import ConfigError
 from bert_jax.planning import cache, compilation, search
@@ -25,6 +26,17 @@ TOPOLOGY = parse_topology("v5e:2x4")
 GIB = 2**30
 
 # ---- The update of a small BERT, compiled for eight simulated devices ----------------------------
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    """A BERT of 2 layers of width 32, 12 updates. A plan needs no prepared data."""
+    fields = {
+        **{"model.vocab_size": 500, "model.hidden_size": 32, "model.num_layers": 2},
+        **{"model.scan_layers": True, "training.steps": 12, "optimizer.warmup_steps": 2},
+        **{"data.batch_size": 16, "evaluation.batch_size": 16},
+    }
+    return override(load(f"{ROOT}/experiments/quickstart.py"), fields)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,78 @@
+"""`bert_jax.plan` with the compiler of a TPU, which needs no TPU: BERT-tiny on four v5e chips."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """`plan(flag, ...)` runs the command for BERT-tiny in bfloat16 and returns the process."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            *(sys.executable, "-m", "bert_jax.plan", "--experiment=experiments/bert.py:tiny"),
+            *("--set=model.dtype=bfloat16", "--set=model.scan_layers=true", "--set=phases=[]"),
+        ]
+        return subprocess.run(
+            [*command, *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def result(plan):
+    process = plan("--topology=v5e:2x2", "--json")
+    assert process.returncode == 0, process.stderr
+    (phase,) = json.loads(process.stdout)["phases"]
+    return phase
+
+
+def test_the_program_computes_and_sends_what_theory_says(result):
+    assert result["flops_over_formula"] == pytest.approx(1, abs=0.01)
+    assert result["wire_bytes"] <= 1.02 * sum(result["wire_bytes_in_theory"].values())
+    assert [one["kind"] for one in result["collectives"] if one["dtype"] == "f32"] == ["all-reduce"]
+
+
+def test_it_fits_and_its_times_are_consistent(result):
+    memory, seconds = result["memory_bytes"], result["seconds"]
+    assert result["fits"] and memory["needed"] < memory["available"] / 10
+    assert seconds["matrix"] < seconds["memory"] <= seconds["roofline"]
+    assert 0 < result["model_flops_utilization"][1] < result["model_flops_utilization"][0] < 1
+
+
+def test_a_second_plan_comes_from_the_cache(plan, result):
+    process = plan("--topology=v5e:2x2")
+    assert process.returncode == 0, process.stderr
+    assert "1.000 of the formula" in process.stdout
+    program = Path(result["program"])
+    assert len(list(program.parent.glob("*.json"))) == 1
+
+
+def test_a_program_that_does_not_fit_is_answered_with_one_that_does(plan):
+    process = plan("--topology=v5e:2x2", "--set=data.batch_size=32768", "--json")
+    assert process.returncode == 0, process.stderr
+    (phase,) = json.loads(process.stdout)["phases"]
+    assert not phase["fits"] and phase["memory_bytes"]["needed"] > 15.75 * 2**30
+    assert phase["fitting"]["fields"]["training.microbatches"] > 1
+    assert phase["fitting"]["needed"] <= 15.75 * 2**30
+
+
+def test_a_shape_that_no_slice_has_ends_in_one_line(plan):
+    process = plan("--topology=v5e:3x3")
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr.splitlines()[-1].startswith("error: --topology=v5e:3x3 ")
+    assert "Traceback" not in process.stderr
