@@ -1,5 +1,6 @@
 """Searches for a batch that fits, by compiling the update with several of them."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ def what_fits(
 
     More microbatches are tried first, then a state that is cut among all devices.
     """
-    for fields in list(_candidates(phase, result))[:MAX_COMPILES]:
+    for fields in itertools.islice(_candidates(result), MAX_COMPILES):
         report(f"trying {_assignments(fields)}")
         try:
             tried = _estimate(phase, topology, fields, compile_)
@@ -34,26 +35,24 @@ def what_fits(
     return None
 
 
-def _candidates(phase: Phase, result: dict[str, Any]) -> Iterator[dict[str, int]]:
+def _candidates(result: dict[str, Any]) -> Iterator[dict[str, int]]:
     """Yields overrides that should fit if the activations grow linearly with the microbatch."""
     memory, mesh = result["memory_bytes"], result["mesh"]
     ways = mesh["data"] * mesh["fsdp"]
     state = memory["parameters"] + memory["optimizer"]
+    rows, microbatches = result["rows"] // ways, result["microbatches"]
+    activations = memory["activations_and_gradients"] or 0.0
     for fsdp in dict.fromkeys((mesh["fsdp"], ways)):
+        unchanged = fsdp == mesh["fsdp"]
         cut = mesh["fsdp"] / fsdp
         # Accumulated gradients are as large as the parameters.
         free = memory["available"] - (state + memory["parameters"]) * cut - memory["batch"]
         if free <= 0:
             continue
-        rows = result["rows"] // ways
-        activations = memory["activations_and_gradients"] or 0.0
-        for parts in range(result["microbatches"], rows + 1):
-            small_enough = activations * result["microbatches"] / parts <= free
-            if rows % parts == 0 and small_enough:
-                fields = {"training.microbatches": parts}
-                if fsdp != mesh["fsdp"]:
-                    fields = {"mesh.data": 1, "mesh.fsdp": fsdp} | fields
-                yield fields
+        for parts in range(microbatches + unchanged, rows + 1):
+            if rows % parts == 0 and activations * microbatches / parts <= free:
+                cuts = {} if unchanged else {"mesh.data": 1, "mesh.fsdp": fsdp}
+                yield cuts | {"training.microbatches": parts}
 
 
 def largest_microbatch(
@@ -66,23 +65,17 @@ def largest_microbatch(
     """
     ways = result["mesh"]["data"] * result["mesh"]["fsdp"]
     rows = result["rows"] // ways // result["microbatches"]
-    largest, needed, too_large = 0, None, None
-    tried, known = result if result["microbatches"] == 1 else None, {}
-    for _ in range(MAX_COMPILES):
-        if tried is None:
-            report(f"trying {rows} rows per device")
-            fields = {"training.microbatches": 1, "data.batch_size": rows * ways}
-            tried = _estimate(phase, topology, fields, compile_)
-        memory = tried["memory_bytes"]
-        known[rows] = memory
+    largest, needed, too_large, known = 0, None, None, set()
+    while len(known) < MAX_COMPILES and rows not in known and rows > 0:
+        known.add(rows)
+        report(f"trying {rows} rows per device")
+        fields = {"training.microbatches": 1, "data.batch_size": rows * ways}
+        memory = (tried := _estimate(phase, topology, fields, compile_))["memory_bytes"]
         if tried["fits"]:
             largest, needed = rows, memory["needed"]
         else:
             too_large = rows
         rows = _next_rows(rows, memory, largest, too_large)
-        if rows in known or rows < 1:
-            break
-        tried = None
     return {"rows": largest, "needed": needed, "too_large": too_large}
 
 
