@@ -88,7 +88,7 @@ class _Walk:
         self.totals.collectives = sorted(self.collectives.values(), key=lambda c: -c.wire_bytes)
         return self.totals
 
-    def computation(self, name: str, times: float, *, collectives_only: bool = False) -> None:
+    def computation(self, name: str, times: float) -> None:
         instructions = self.program.computations.get(name, {})
         for one in instructions.values():
             kind = one.op.removesuffix("-start")
@@ -100,10 +100,7 @@ class _Walk:
                     self.computation(called, times)
             elif kind in WIRE:
                 self.collective(one, kind, times)
-            elif one.op == "fusion" and any(k in one.called[0] for k in WIRE):
-                self.fused_collective(one.called[0], times)
-                self.compute(instructions, one, times)
-            elif one.op not in FREE and not one.op.endswith("-done") and not collectives_only:
+            elif one.op not in FREE and not one.op.endswith("-done"):
                 self.compute(instructions, one, times)
 
     def collective(self, one: Instruction, kind: str, times: float, scatter: bool = False) -> None:
@@ -127,7 +124,7 @@ class _Walk:
         entry.payload_bytes += times * payload
         entry.wire_bytes += times * payload * WIRE[kind](group)
 
-    def fused_collective(self, computation: str, times: float) -> None:
+    def fused_collectives(self, computation: str, times: float) -> None:
         """Adds the collectives of a fusion. A TPU puts a reduce-scatter there as an all-reduce."""
         for one in self.program.computations[computation].values():
             kind = one.op.removesuffix("-start")
@@ -141,6 +138,7 @@ class _Walk:
 
         result, flops = hlo.num_bytes(one.type, in_memory=True), 0.0
         if one.op == "fusion":
+            self.fused_collectives(one.called[0], times)
             reads, writes, flops = self.fusion(one.called[0])
             traffic = result if writes is None else min(result, writes)
             for number, name in enumerate(one.operands):
