@@ -38,8 +38,8 @@ def compiler_versions(topology: Topology) -> dict[str, str]:
         return versions | {package: importlib.metadata.version(package)}
     except importlib.metadata.PackageNotFoundError as error:
         raise ConfigError(
-            f"--topology={topology.name} needs {package}, which is not installed; accepted: "
-            f"after pip install 'bert_jax[{extra}]'"
+            f"--topology={topology.name} needs {package}, which is not installed; install it "
+            f"with pip install 'bert_jax[{extra}]'"
         ) from error
 
 

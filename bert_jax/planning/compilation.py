@@ -133,16 +133,15 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
 def _devices(topology: Topology) -> list[Any]:
     from jax.experimental import topologies
 
-    extra = "plan" if topology.chip.platform == "tpu" else "plan-gpu"
     try:
         described = topologies.get_topology_desc(
             platform=topology.chip.platform, **topology.xla_arguments
         )
-    except Exception as error:  # its class depends on what is missing
+    except Exception as error:  # its class depends on the platform
         message = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"--topology={topology.name} cannot be compiled for ({message}); accepted: a shape of "
-            f"this chip that exists, after pip install 'bert_jax[{extra}]'"
+            f"--topology={topology.name} is not known to its compiler ({message}); accepted: a "
+            "shape in which this chip exists"
         ) from error
     return list(described.devices)
 

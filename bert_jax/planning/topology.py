@@ -34,6 +34,9 @@ CHIPS = {
     "h100": Chip("cuda", "NVIDIA H100", 0.75 * 84_978_434_048, 989e12, 3352e9, 450e9),
 }
 
+SHAPES_2D = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+"""The shapes of slices of v5e and v6e."""
+
 H100 = Path(__file__).with_name("h100.txtpb")
 """The description of an H100 that XLA compiles for."""
 
@@ -75,11 +78,14 @@ def parse_topology(given: str) -> Topology:
             f"--topology is {given!r}; accepted: CHIP:SHAPE, with a chip of {', '.join(CHIPS)}, "
             "such as v5e:2x4, v5p:2x2x2 or h100:8"
         )
-    sizes = [int(size) for size in found[2].split("x")]
-    dimensions = {"v5e": (2,), "v6e": (2,), "h100": (1, 2)}.get(found[1], (3,))
-    if len(sizes) not in dimensions:
-        accepted = " or ".join(map(str, dimensions))
-        raise ConfigError(
-            f"--topology is {given!r}; accepted: {accepted} dimensions for {found[1]}"
-        )
-    return Topology(given, CHIPS[found[1]], math.prod(sizes))
+    chip, shape = found[1], found[2]
+    sizes = [int(size) for size in shape.split("x")]
+    if chip in ("v5e", "v6e") and shape not in SHAPES_2D:
+        accepted = f"a shape of {', '.join(SHAPES_2D)}"
+    elif chip in ("v4", "v5p") and len(sizes) != 3:
+        accepted = "a shape of three dimensions, such as 2x2x1"
+    elif chip == "h100" and len(sizes) > 2:
+        accepted = "the GPUs of a host, or HOSTSxGPUS"
+    else:
+        return Topology(given, CHIPS[chip], math.prod(sizes))
+    raise ConfigError(f"--topology is {given!r}; accepted: {accepted}")

@@ -251,7 +251,8 @@ def test_the_same_update_is_compiled_once(cached, experiment):
 
 
 @pytest.mark.parametrize(
-    "name", ["v5e", "v5e:", "v5e-8", "v7x:2x2", "v5e:0x2", "v5e:2x2x2", "v4:2x2", "h100:1x2x4"]
+    "name",
+    ["v5e", "v5e:", "v5e-8", "v7x:2x2", "v5e:0x2", "v5e:3x3", "v5e:2x2x2", "v4:2x2", "h100:1x2x4"],
 )
 def test_a_topology_that_has_no_meaning_is_refused(name):
     with pytest.raises(ConfigError, match=f"--topology is '{name}'; accepted: "):

@@ -72,7 +72,7 @@ def test_a_program_that_does_not_fit_is_answered_with_one_that_does(plan):
 
 
 def test_a_shape_that_no_slice_has_ends_in_one_line(plan):
-    process = plan("--topology=v5e:3x3")
+    process = plan("--topology=v5p:3x2x2")
     assert process.returncode == 2 and process.stdout == ""
-    assert process.stderr.splitlines()[-1].startswith("error: --topology=v5e:3x3 ")
+    assert process.stderr.splitlines()[-1].startswith("error: --topology=v5p:3x2x2 ")
     assert "Traceback" not in process.stderr
