@@ -92,10 +92,7 @@ class Dropout(nn.Module):
     bits: DropoutBits = "hash"
 
     @nn.compact
-    def rng(self, *, train: bool) -> Array | None:
-        """Returns the key of this place, or None where there is no dropout."""
-        return self.make_rng("dropout") if train and self.rate else None
-
     def __call__(self, x: Array, *, train: bool) -> Array:
-        rng = self.rng(train=train)
-        return x if rng is None else dropout(x, rate=self.rate, rng=rng, bits=self.bits)
+        if not train or self.rate == 0:
+            return x
+        return dropout(x, rate=self.rate, rng=self.make_rng("dropout"), bits=self.bits)
