@@ -33,7 +33,7 @@ _FOLLOWED_TOKENIZER = {
 
 
 def read_tokenizer(directory: str | Path) -> WordPiece:
-    """Reads a Hugging Face directory with the tokenizer of `BertTokenizer`.
+    """Reads the WordPiece tokenizer in a directory of Hugging Face.
 
     The pieces come from `tokenizer.json`, or from `vocab.txt` if there is no `tokenizer.json`.
     `tokenizer_config.json` and `tokenizer.json` say whether text is lower-cased, and must agree.

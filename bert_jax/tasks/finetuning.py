@@ -158,8 +158,8 @@ def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -
     """Returns whether a seed diverged, or does not beat every baseline on dev.
 
     A perfect seed has not failed, even if a baseline is perfect too. A threshold chosen on dev
-    makes every seed at least as good as the baseline that never answers. Such seeds are therefore
-    compared without the threshold, and only on questions that have an answer.
+    makes a seed at least as good as the baseline that never answers. A seed with a threshold is
+    therefore compared without it, and only on questions that have an answer.
     """
     if "dev" not in result:
         return True

@@ -141,7 +141,7 @@ def is_held_out(document: Document, *, fraction: float) -> bool:
 
 
 def copies(document: Document, *, times: float) -> int:
-    """Rounds `times` up or down by a hash of the document.
+    """Rounds `times` up or down; a hash of the document decides which.
 
     With `times` = 2.3, three of ten documents get 3 and the others get 2.
     """

@@ -24,8 +24,8 @@ class TextFile:
 def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:
     """Yields each document if the blank line before it begins in the bytes `start` to `end`.
 
-    The blank line decides, because a reader that starts in the middle of a file cannot know where
-    the current document began.
+    A reader that starts in the middle of a file cannot know where the current document began. The
+    place of the blank line before a document therefore decides who reads the document.
     """
     lines, first, size = [], 0, 0
     ours = start == 0 != end  # the first document has no blank line before it
