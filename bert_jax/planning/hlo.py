@@ -44,7 +44,7 @@ class Instruction:
     @property
     def called(self) -> list[str]:
         """Names of the computations that the instruction runs once."""
-        pattern = r"(?:calls|to_apply|branch_computations)=\{?%?([\w.\-]+)"
+        pattern = r"(?:calls|to_apply)=\{?%?([\w.\-]+)"
         return re.findall(pattern, self.attributes)
 
 

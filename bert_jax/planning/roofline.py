@@ -95,7 +95,7 @@ class _Walk:
             if one.op == "while":
                 body = one.attribute(r"body=%?([\w.\-]+)") or ""
                 self.computation(body, times * hlo.trip_count(self.program, one))
-            elif one.op in ("call", "conditional", "async-start"):
+            elif one.op in ("call", "async-start"):
                 for called in one.called:
                     self.computation(called, times)
             elif kind in WIRE:
@@ -104,16 +104,10 @@ class _Walk:
                 self.compute(instructions, one, times)
 
     def collective(self, one: Instruction, kind: str, times: float, scatter: bool = False) -> None:
-        channel = one.attribute(r"channel_id=(\d+)")
-        # One gather may be written into several asynchronous fusions.
-        if channel and channel in self.channels:
-            return
-        self.channels |= {channel} if channel else set()
         payload, group = float(hlo.num_bytes(one.type)), hlo.group_size(one)
-        if one.op == "collective-permute-start":  # its type has the operand and the result
-            payload /= 2
-        elif one.op == "all-gather-start":
-            payload *= group / (group + 1)
+        if one.op.endswith("-start") and kind != "all-reduce":  # the type has operand and result
+            whole_and_part = kind in ("all-gather", "reduce-scatter")
+            payload *= group / (group + 1) if whole_and_part else 0.5
         elif kind == "reduce-scatter":  # its type has this device's part
             payload *= group
         kind = "reduce-scatter" if scatter else kind
@@ -128,9 +122,14 @@ class _Walk:
         """Adds the collectives of a fusion. A TPU puts a reduce-scatter there as an all-reduce."""
         for one in self.program.computations[computation].values():
             kind = one.op.removesuffix("-start")
-            if kind in WIRE:
+            if kind not in WIRE:
+                continue
+            # One gather may be written into several asynchronous fusions.
+            channel = one.attribute(r"channel_id=(\d+)")
+            if channel not in self.channels:
                 scatter = kind == "all-reduce" and "all-reduce-scatter" in computation
                 self.collective(one, kind, times, scatter)
+            self.channels |= {channel} if channel else set()
 
     def compute(self, scope: dict[str, Instruction], one: Instruction, times: float) -> None:
         def whole(name: str) -> int:
@@ -144,8 +143,10 @@ class _Walk:
             for number, name in enumerate(one.operands):
                 part = reads.get(number)
                 traffic += whole(name) if part is None else min(part, whole(name))
-        elif one.op in ("copy-start", "slice-start"):  # the type has the operand and the result
+        elif one.op == "copy-start":  # the type has the operand and the result
             traffic = result
+        elif one.op == "slice-start":  # so has this type, but only the slice is read
+            traffic = hlo.num_bytes(one.type) - hlo.num_bytes(scope[one.operands[0]].type)
         elif one.op == "dynamic-slice":
             traffic = 2 * result
         elif one.op == "dynamic-update-slice":

@@ -155,6 +155,31 @@ def test_collectives_have_payload_and_wire_bytes(program):
     }
 
 
+def test_an_asynchronous_slice_reads_only_the_slice():
+    text = (
+        "ENTRY %e (p: f32[64]) -> f32[8] {\n  %p = f32[64]{0} parameter(0)\n"
+        "  %s = ((f32[64]{0}), f32[8]{0:S(1)}) slice-start(%p), slice={[0:8]}\n"
+        "  ROOT %d = f32[8]{0:S(1)} slice-done(%s)\n}"
+    )
+    assert roofline.totals(hlo.parse(text), CHIP).memory_bytes == 32
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_collective_that_is_written_into_two_fusions_counts_once(fused):
+    gather = "f32[64]{0} all-gather(%p), channel_id=7, replica_groups=[1,8]<=[8]"
+    call = "f32[64]{0} fusion(%p), kind=kCustom, calls=%" if fused else ""
+    text = "".join(
+        f"%{name} (p: f32[8]) -> f32[64] {{\n  %p = f32[8]{{0}} parameter(0)\n"
+        f"  ROOT %g = {gather}\n}}\n"
+        for name in ("f", "g")
+    )
+    text += "ENTRY %e (p: f32[8]) -> f32[64] {\n  %p = f32[8]{0} parameter(0)\n"
+    text += f"  %a = {call + 'f' if fused else gather}\n"
+    text += f"  ROOT %b = {call + 'g' if fused else gather}\n}}"
+    (one,) = roofline.totals(hlo.parse(text), CHIP).collectives
+    assert one.count == (1 if fused else 2)
+
+
 @pytest.mark.parametrize(
     ("line", "payload", "wire"),
     [
@@ -165,6 +190,8 @@ def test_collectives_have_payload_and_wire_bytes(program):
             32,
         ),
         ("f32[8]{0} reduce-scatter(%p), replica_groups=[1,8]<=[8]", 256, 224),
+        ("((f32[64]{0}), f32[8]{0}) reduce-scatter-start(%p), replica_groups=[1,8]<=[8]", 256, 224),
+        ("((f32[64]{0}), f32[64]{0}) all-to-all-start(%p), replica_groups=[1,8]<=[8]", 256, 224),
         ("f32[64]{0} all-reduce-start(%p), replica_groups=[1,8]<=[8]", 256, 448),
     ],
 )
