@@ -47,7 +47,7 @@ class Collective:
 
 @dataclass
 class Totals:
-    """What a device does in one update."""
+    """Sums of the work of one device in one update."""
 
     flops: float = 0
     memory_bytes: float = 0

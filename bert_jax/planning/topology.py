@@ -9,7 +9,7 @@ from bert_jax.errors import ConfigError
 
 
 class Chip(NamedTuple):
-    """What a chip can do. The rates are per second, from the vendors' data sheets."""
+    """Rates and memory of a chip. The rates are per second, from the vendors' data sheets."""
 
     platform: Literal["tpu", "cuda"]
     device_kind: str

@@ -1,4 +1,4 @@
-"""What the text of a compiled program says. `tpu_scan.hlo` is cut from a program for v5e."""
+"""Reading the text of a compiled program. `tpu_scan.hlo` is cut from a program for v5e."""
 
 from pathlib import Path
 
