@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import IO, Any
@@ -31,8 +31,12 @@ _SET = flags.DEFINE_multi_string(
 )
 
 
-def experiment_from_flags(root: Any = None) -> Any:
+def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any:
     """Returns the experiment that the flags describe. Its class is `root`, or else `Experiment`.
+
+    `begun` has the experiments of the runs that the command goes on with. If one of them has the
+    default that a field had in an earlier config format, the experiment gets this value too. A
+    field that `--set` names keeps the value of `--set`.
 
     Raises:
       ConfigError: the flags or the experiment are not valid.
@@ -45,7 +49,17 @@ def experiment_from_flags(root: Any = None) -> Any:
         if not equals:
             raise ConfigError(f"--set {assignment}: accepted: --set path.to.field=value")
         overrides[path.strip()] = value.strip()
-    return config.override(load(_EXPERIMENT.value, root), overrides)
+    experiment = config.override(load(_EXPERIMENT.value, root), overrides)
+    values = [config.flatten(run) for run in (experiment, *begun)]
+    earlier = {
+        path: default
+        for path, default in config.EARLIER_DEFAULTS.items()
+        if path not in overrides and default in [run[path] for run in values[1:]]
+    }
+    for path, default in earlier.items():
+        if values[0][path] != default:
+            print(f"{path} stays {default!r}, its default when the run began", file=sys.stderr)
+    return config.override(experiment, earlier)
 
 
 def load(spec: str, root: Any = None) -> Any:

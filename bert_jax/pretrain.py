@@ -37,7 +37,11 @@ def main() -> None:
     """Runs the command."""
     environment.configure_jax()
     cpu.keep_freed_memory()
-    experiment = command.experiment_from_flags()
+    workdir = Path(flags.FLAGS.workdir or ".")
+    config_file = workdir / "config.json"
+    continues = bool(flags.FLAGS.workdir) and config_file.exists()
+    begun = [command.load(str(config_file))] if continues else []
+    experiment = command.experiment_from_flags(begun=begun)
     from bert_jax.training.experiment import phases
 
     if flags.FLAGS.dry_run:
@@ -66,7 +70,7 @@ def main() -> None:
     from bert_jax.training.checkpoint import latest_step
     from bert_jax.training.train import train
 
-    workdir, profile_steps = Path(flags.FLAGS.workdir), range(0)
+    profile_steps = range(0)
     if flags.FLAGS.profile_steps is not None:
         profile_steps = parse_steps(
             flags.FLAGS.profile_steps, after=latest_step(workdir), last=experiment.training.steps

@@ -5,9 +5,10 @@
 
 Beside get_config, the file has a function sweep(), or several functions sweep_*(). Each yields
 overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}; the runs are the product of all
-functions. A run's directory is DIR/ID, where ID is the hash of its config. A directory that an
-older config format named keeps its name. The same command again makes the missing runs and
-continues an interrupted run. A failed run does not end the sweep. DIR/summary.{csv,md} has results.
+functions. A run's directory is DIR/ID, where ID is the hash of its config. A sweep that began with
+an earlier config format keeps its directories' names and the defaults of that format. The same
+command again makes the missing runs and continues an interrupted run. A failed run does not end
+the sweep. DIR/summary.{csv,md} has results.
 """
 
 import csv
@@ -15,7 +16,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -63,22 +64,23 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
     return list(points.values())
 
 
-def keep_ids(points: Sequence[Point], workdir: Path) -> list[Point]:
-    """Returns the points, with the name of the directory that already holds their config, if any.
+def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
+    """Returns the experiment of each run whose directory was named by an earlier config format.
 
-    If an older config format named the directory, its name is not today's hash of the config.
+    The keys are the names of the directories. Such a name is not today's hash of the config.
 
     Raises:
       ConfigError: the config of a run in `workdir` cannot be read.
     """
-    names: dict[str, str] = {}
-    for file in sorted(workdir.glob("*/config.json")):
-        config = command.load(str(file))
-        names[config_hash(config)] = file.parent.name
-    return [
-        point if (workdir / point.id).exists() else replace(point, id=names.get(point.id, point.id))
-        for point in points
-    ]
+    files = sorted(workdir.glob("*/config.json"))
+    runs = {file.parent.name: command.load(str(file)) for file in files}
+    return {name: run for name, run in runs.items() if name != config_hash(run)}
+
+
+def keep_ids(points: Sequence[Point], earlier: Mapping[str, Any]) -> list[Point]:
+    """Returns the points; a point whose config is in `earlier` gets the name of that directory."""
+    names = {config_hash(run): name for name, run in earlier.items()}
+    return [replace(point, id=names.get(point.id, point.id)) for point in points]
 
 
 def status(directory: Path) -> str:
@@ -143,17 +145,16 @@ def _cell(value: Any) -> str:
 
 def main() -> None:
     """Runs the command."""
-    base = command.experiment_from_flags()
+    workdir = Path(flags.FLAGS.workdir or ".")
+    earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
+    base = command.experiment_from_flags(begun=list(earlier.values()))
     module = load_module(flags.FLAGS.experiment)
     names = sorted(name for name in vars(module) if name == "sweep" or name.startswith("sweep_"))
     if not names:
         raise ConfigError(f"{flags.FLAGS.experiment} defines no sweep() and no sweep_*()")
-    points = expand(base, [getattr(module, name)() for name in names])
+    points = keep_ids(expand(base, [getattr(module, name)() for name in names]), earlier)
     if not flags.FLAGS.workdir and not flags.FLAGS.dry_run:
         raise ConfigError("--workdir is missing; accepted: a directory for the runs, or --dry_run")
-    workdir = Path(flags.FLAGS.workdir or ".")
-    if flags.FLAGS.workdir:
-        points = keep_ids(points, workdir)
 
     console = Console(highlight=False)
     table = Table("id", "status", "overrides")

@@ -207,6 +207,21 @@ def test_assignments_apply_together_and_the_last_for_a_field_wins(file, experime
     assert changed == dataclasses.replace(experiment, seed=2, model=model)
 
 
+@pytest.mark.parametrize(
+    "assignments, kept", [([], "threefry"), (["--set=model.dropout_bits=hash"], "hash")]
+)
+def test_a_begun_run_keeps_an_earlier_default_unless_a_flag_names_the_field(
+    assignments, kept, file, experiment, capsys
+):
+    begun = override(experiment, {"model.dropout_bits": "threefry", "seed": "7"})
+    with flagsaver.flagsaver():
+        flags.FLAGS(["pretrain", f"--experiment={file}", *assignments])
+        changed = command.experiment_from_flags(begun=[begun])
+    assert changed == override(experiment, {"model.dropout_bits": kept})
+    said = "model.dropout_bits stays 'threefry', its default when the run began\n"
+    assert capsys.readouterr().err == (said if kept == "threefry" else "")
+
+
 def test_a_second_process_in_a_directory_is_refused(tmp_path):
     with command.exclusive(tmp_path):
         with pytest.raises(CheckpointError, match="another process is at work"):

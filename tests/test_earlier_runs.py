@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax import load_run
-from bert_jax.config import from_json, override
+from bert_jax import command, load_run
+from bert_jax.config import from_json, override, to_json
 from bert_jax.errors import CheckpointError
+from bert_jax.models.config import BertConfig
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.finetuning import finetune
 
@@ -59,15 +60,22 @@ def test_an_earlier_fine_tuned_seed_gives_the_same_outputs(earlier, outputs):
 
 @pytest.mark.parametrize("name", ["one_phase", pytest.param("two_phases", marks=pytest.mark.slow)])
 def test_an_earlier_run_resumes_with_the_same_losses(name, earlier, tmp_path):
-    """Resumes at step 4 of 8, so the two-phase run enters its second phase after step 5."""
+    """Resumes at step 4 of 8, so the two-phase run enters its second phase after step 5.
+
+    The command gets the experiment with today's defaults, as its experiment file gives it now.
+    """
     shutil.copytree(earlier, tmp_path / "runs")
     workdir = tmp_path / "runs" / name
     for later in ("5", "8"):
         shutil.rmtree(workdir / "checkpoints" / later, ignore_errors=True)
     (workdir / "result.json").unlink()
-    command = ["-m", "bert_jax.pretrain", "--experiment", f"{name}/config.json", "--workdir", name]
+    experiment = command.load(str(workdir / "config.json"))
+    assert experiment.model.dropout_bits == "threefry"
+    today = to_json(override(experiment, {"model.dropout_bits": BertConfig().dropout_bits}))
+    (tmp_path / "runs" / "today.json").write_text(json.dumps(today))
+    arguments = ["-m", "bert_jax.pretrain", "--experiment", "today.json", "--workdir", name]
     result = subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, *arguments],
         cwd=tmp_path / "runs",
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
@@ -75,6 +83,7 @@ def test_an_earlier_run_resumes_with_the_same_losses(name, earlier, tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    assert "model.dropout_bits stays 'threefry', its default when the run began" in result.stderr
     rows, before = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         for path in (workdir, earlier / name)

@@ -16,7 +16,7 @@ import pytest
 from bert_jax import command
 from bert_jax import config as configs
 from bert_jax.errors import ConfigError
-from bert_jax.sweep import expand, keep_ids, status
+from bert_jax.sweep import expand, keep_ids, runs_of_earlier_formats, status
 
 FILE = """
 from bert_jax.config import from_json
@@ -169,15 +169,22 @@ def test_a_failed_run_does_not_stop_the_others(experiment, tmp_path):
 
 
 def test_a_finished_run_of_an_earlier_format_is_not_repeated(tmp_path):
-    """The directory of an archived run of config format 1 has the id of format 1."""
+    """The directory of an archived run of config format 1 has the id of format 1.
+
+    The experiment file has today's default of model.dropout_bits, which the run has not.
+    """
     shutil.unpack_archive(Path(__file__).parent / "goldens" / "runs" / "runs.tar.xz", tmp_path)
     workdir = tmp_path / "sweep"
     shutil.move(tmp_path / "one_phase", workdir / "bc56393585ed")
     experiment = command.load(str(workdir / "bc56393585ed" / "config.json"))
     assert configs.config_hash(experiment) != "bc56393585ed"
-    file = write_file(tmp_path / "one.py", experiment, rates=[2e-3], seeds=[3])
-    (again,) = keep_ids(expand(experiment, [[{"seed": 3}]]), workdir)
+    earlier = runs_of_earlier_formats(workdir)
+    assert earlier == {"bc56393585ed": experiment}
+    (again,) = keep_ids(expand(experiment, [[{"seed": 3}]]), earlier)
     assert (again.id, again.experiment) == ("bc56393585ed", experiment)
+    today = configs.override(experiment, {"model.dropout_bits": "hash"})
+    assert [point.id for point in expand(today, [[{"seed": 3}]])] != ["bc56393585ed"]
+    file = write_file(tmp_path / "one.py", today, rates=[2e-3], seeds=[3])
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     sweep = start(file, workdir, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = sweep.communicate(timeout=200)[1]

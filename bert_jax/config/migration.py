@@ -23,6 +23,14 @@ belong to `Experiment` and `FineTuningConfig`.
 """
 
 
+EARLIER_DEFAULTS: dict[str, Any] = {"model.dropout_bits": "threefry"}
+"""The default that a field had before it changed, by the field's path.
+
+A stored config of a format without the field gets this value, and a run or a sweep that began
+with it goes on with it.
+"""
+
+
 def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of a stored config in the current format, without `format_version`.
 
@@ -47,7 +55,7 @@ def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
     if version == 1:
         _migrate_second_phase(fields)
     if version < 3 and isinstance(model := fields.get("model"), dict):
-        model["dropout_bits"] = "threefry"
+        model["dropout_bits"] = EARLIER_DEFAULTS["model.dropout_bits"]
     return fields
 
 
