@@ -78,7 +78,7 @@ def _plan_phase(phase: "Phase", topology: "Topology", *, largest: bool) -> dict[
 
 
 def _progress(message: str) -> None:
-    print(f"{message} ...", file=sys.stderr)
+    print(message, file=sys.stderr)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ Compile = Callable[..., tuple[dict[str, Any], str]]
 
 def directory() -> Path:
     """Returns the directory of the cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bert_jax" / "plan"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bert_jax" / "plan"
 
 
 def compiler_versions(topology: Topology) -> dict[str, str]:
@@ -52,20 +52,19 @@ def compile_update(
 ) -> tuple[dict[str, Any], str]:
     """Returns the description and the text of the compiled update, from the cache if it is there.
 
-    The description gets the fields `versions` and `program`, the file with the text.
+    The description gets the field `program`, the file with the text.
 
     Raises:
       ConfigError: see `compilation.compile_update`; or the compiler is not installed.
     """
-    versions = compiler_versions(topology)
-    key = f"{config.config_hash(experiment)}-{_key(topology, versions)}"
+    key = f"{config.config_hash(experiment)}-{_key(topology, compiler_versions(topology))}"
     file = directory() / f"{key}.json"
     program = file.with_suffix(".hlo.gz")
-    if file.exists():
+    if file.exists() and program.exists():
         found = json.loads(file.read_text(encoding="utf-8"))
     else:
         found, text = compile_(experiment, topology, time_limit=time_limit)
-        found |= {"versions": versions, "program": str(program)}
+        found["program"] = str(program)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(program, gzip.compress(text.encode(), mtime=0))
         write_json(file, found)

@@ -63,7 +63,7 @@ def compile_update(
         except subprocess.TimeoutExpired as error:
             raise ConfigError(
                 f"the compiler has not finished after {time_limit:.0f} s; accepted: a longer "
-                "--time_limit, or model.scan_layers=true, which compiles one layer for all"
+                "--time_limit, or model.scan_layers=true, which compiles a single layer"
             ) from error
         last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
         if result.returncode == USER_ERROR:
@@ -119,14 +119,7 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
                 raise
             return found | {"out_of_memory": str(error)}, ""
     found["compile_seconds"] = time.perf_counter() - start
-    memory = compiled.memory_analysis()
-    found["memory"] = {
-        kind: getattr(memory, f"{kind}_in_bytes")
-        for kind in (
-            *("peak_memory", "argument_size", "output_size", "alias_size", "temp_size"),
-            "generated_code_size",
-        )
-    }
+    found["peak_bytes"] = compiled.memory_analysis().peak_memory_in_bytes
     return found, compiled.as_text() or ""
 
 
@@ -165,9 +158,11 @@ def _main(topology: str, request: str, found: str, program: str) -> None:
     try:
         experiment = config.from_json(Experiment, json.loads(Path(request).read_text()))
         description, text = _describe(topology, experiment)
-    except ConfigError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        sys.exit(USER_ERROR)
+    except Exception as error:  # the user sees the last line, so it has the whole message
+        mistake = isinstance(error, ConfigError)
+        kind = "" if mistake else f"{type(error).__name__}: "
+        print(kind + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(USER_ERROR if mistake else 1)
     if text:
         Path(program).write_text(text)
     Path(found).write_text(json.dumps(description))

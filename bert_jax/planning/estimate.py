@@ -88,7 +88,7 @@ def _memory(found: dict[str, Any], topology: Topology) -> dict[str, Any]:
         needed = memory_in_message(message)
     else:
         # Not all of the arguments and temporaries live at once, so the peak is below their sum.
-        needed = found["memory"]["peak_memory"]
+        needed = found["peak_bytes"]
     rest = None if needed is None else needed - sum(kinds.values())
     return {
         "needed": needed,
@@ -100,9 +100,8 @@ def _memory(found: dict[str, Any], topology: Topology) -> dict[str, Any]:
 
 def memory_in_message(message: str) -> float | None:
     """Returns the bytes that a program needs, from the compiler's message that it does not fit."""
-    form = r"(?:total memory required[^(]*\(|Used )([\d.]+)([MG])"
-    found = re.search(form, message)
-    return float(found[1]) * {"M": 2**20, "G": 2**30}[found[2]] if found else None
+    found = re.search(r"(?:total memory required[^(]*\(|Used )([\d.]+)([MGT])", message)
+    return float(found[1]) * {"M": 2**20, "G": 2**30, "T": 2**40}[found[2]] if found else None
 
 
 def _whole_parameters(found: dict[str, Any], topology: Topology) -> list[dict[str, Any]]:
@@ -118,14 +117,15 @@ def _whole_parameters(found: dict[str, Any], topology: Topology) -> list[dict[st
 
 
 def recommend(result: dict[str, Any], phase: Phase) -> str:
-    """Returns one sentence: the change of the experiment that promises most."""
+    """Returns one sentence: the change of the experiment that promises most.
+
+    The shares of memory and time from which a change is worth it are rules of thumb.
+    """
     memory, mesh, model = result["memory_bytes"], result["mesh"], phase.experiment.model
     available = memory["available"]
     state = memory["parameters"] + memory["optimizer"]
     if not result["fits"]:
-        if state > 0.8 * available and mesh["fsdp"] < mesh["data"] * mesh["fsdp"]:
-            return "cut the state with mesh.fsdp: it alone nearly fills the memory"
-        return "process the batch in more parts with training.microbatches"
+        return "use more chips or a shorter data.sequence_length: no update that was tried fits"
     if state > 0.3 * available and mesh["data"] > 1:
         return (
             f"set mesh.fsdp={mesh['data'] * mesh['fsdp']} and mesh.data=1: the state takes "

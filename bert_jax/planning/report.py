@@ -119,7 +119,8 @@ def _whole(phase: dict[str, Any]) -> list[str]:
 
 def _largest(largest: dict[str, Any]) -> str:
     if not largest["rows"]:
-        return f"no number of rows that was tried fits; the smallest was {largest['too_large']}"
+        tried = largest["too_large"]
+        return "no number of rows that was tried fits" + (f", down to {tried}" if tried else "")
     failed = f"{largest['too_large']} do not fit" if largest["too_large"] else "more: not tried"
     needed = largest["needed"] / GIB
     return f"{largest['rows']} rows per device and microbatch need {needed:.2f} GiB; {failed}"

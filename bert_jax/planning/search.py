@@ -20,7 +20,7 @@ Report = Callable[[str], None]
 def what_fits(
     phase: Phase, topology: Topology, result: dict[str, Any], *, compile_: Compile, report: Report
 ) -> dict[str, Any] | None:
-    """Returns fields with which the batch of `result`, which does not fit, does; None if none do.
+    """Returns fields with which the batch of `result` fits, or None if none of those tried do.
 
     More microbatches are tried first, then a state that is cut among all devices.
     """
@@ -28,7 +28,8 @@ def what_fits(
         report(f"trying {_assignments(fields)}")
         try:
             tried = _estimate(phase, topology, fields, compile_)
-        except ConfigError:  # the mesh does not divide a parameter
+        except ConfigError as error:  # such as a mesh that does not divide a parameter
+            report(f"not compiled: {error}")
             continue
         if tried["fits"]:
             return {"fields": fields, "needed": tried["memory_bytes"]["needed"]}
@@ -60,8 +61,9 @@ def largest_microbatch(
 ) -> dict[str, Any]:
     """Returns the largest number of rows of a device and microbatch that fits, as `rows`.
 
-    `needed` is the bytes that it needs. `too_large` is the smallest number of rows that did not
-    fit, or None. Each try assumes that the activations grow linearly with the rows.
+    `needed` is the bytes that it needs, without the sum of gradients of several microbatches.
+    `too_large` is the smallest number of rows that did not fit, or None. Each try assumes that the
+    activations grow linearly with the rows.
     """
     ways = result["mesh"]["data"] * result["mesh"]["fsdp"]
     rows = result["rows"] // ways // result["microbatches"]
@@ -70,7 +72,12 @@ def largest_microbatch(
         known.add(rows)
         report(f"trying {rows} rows per device")
         fields = {"training.microbatches": 1, "data.batch_size": rows * ways}
-        memory = (tried := _estimate(phase, topology, fields, compile_))["memory_bytes"]
+        try:
+            tried = _estimate(phase, topology, fields, compile_)
+        except ConfigError as error:
+            report(f"not compiled: {error}")
+            break
+        memory = tried["memory_bytes"]
         if tried["fits"]:
             largest, needed = rows, memory["needed"]
         else:
