@@ -131,10 +131,11 @@ def recommend(result: dict[str, Any], phase: Phase) -> str:
             f"set mesh.fsdp={mesh['data'] * mesh['fsdp']} and mesh.data=1: the state takes "
             f"{state / available:.0%} of the memory of every device"
         )
-    if mesh["fsdp"] > 1 and state * mesh["fsdp"] < 0.2 * available:
+    whole = state * mesh["fsdp"]
+    if whole > state and whole < 0.2 * available and memory["needed"] + whole - state < available:
         return (
             "set mesh.data=-1 and mesh.fsdp=1: the whole state takes "
-            f"{state * mesh['fsdp'] / available:.0%} of the memory, and no layer must be gathered"
+            f"{whole / available:.0%} of the memory, and no layer must be gathered"
         )
     seconds = result.get("seconds")
     used = memory["needed"] / available

@@ -361,6 +361,8 @@ def test_a_mistake_ends_in_one_line(arguments, said):
     [
         ({"fits": False}, "use more chips"),
         ({"parameters": 2.0, "optimizer": 4.0}, "set mesh.fsdp=8 and mesh.data=1"),
+        ({"fsdp": 8, "parameters": 0.1, "optimizer": 0.2}, "set mesh.data=-1 and mesh.fsdp=1"),
+        ({"fsdp": 8, "parameters": 0.1, "optimizer": 0.2, "needed": 15.0}, "none: the update"),
         ({"communication": 2.0}, "fewer chips"),
         ({"microbatches": 4}, "fewer than 4"),
         ({"communication": 0.3}, "more rows per device"),
@@ -371,18 +373,18 @@ def test_a_mistake_ends_in_one_line(arguments, said):
 def test_one_change_is_recommended(change, said, experiment):
     values = {
         **{"fits": True, "microbatches": 1, "parameters": 1.0, "optimizer": 2.0},
-        **{"communication": 0.1, "memory": 0.5, "matrix": 0.5},
+        **{"communication": 0.1, "memory": 0.5, "matrix": 0.5, "needed": 4.0, "fsdp": 1},
         **change,
     }
     available = CHIPS["v5e"].memory
     result = {
         **{name: values[name] for name in ("fits", "microbatches")},
-        "mesh": {"data": 8, "fsdp": 1, "tensor": 1},
+        "mesh": {"data": 8 // values["fsdp"], "fsdp": values["fsdp"], "tensor": 1},
         "seconds": {"roofline": 1.0}
         | {name: values[name] for name in ("communication", "memory", "matrix")},
         "memory_bytes": {
-            **{name: values[name] * GIB for name in ("parameters", "optimizer")},
-            **{"needed": 4 * GIB, "available": available},
+            **{name: values[name] * GIB for name in ("parameters", "optimizer", "needed")},
+            "available": available,
         },
     }
     (phase,) = phases(override(experiment, {"model.dtype": "bfloat16"}))
