@@ -71,6 +71,15 @@ def test_a_program_that_does_not_fit_is_answered_with_one_that_does(plan):
     assert phase["fitting"]["needed"] <= 15.75 * 2**30
 
 
+def test_a_mesh_that_hosts_cannot_feed_ends_in_one_line(plan):
+    """v5e:2x4 has two hosts. With mesh.tensor=8 both would hold all rows."""
+    fields = ("mesh.data=1", "mesh.tensor=8", "model.num_heads=8")
+    process = plan("--topology=v5e:2x4", *(f"--set={field}" for field in fields))
+    assert process.returncode == 2 and process.stdout == ""
+    assert "each of the 2 processes must hold an equal part" in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+
+
 def test_a_shape_that_no_slice_has_ends_in_one_line(plan):
     process = plan("--topology=v5p:3x2x2")
     assert process.returncode == 2 and process.stdout == ""
