@@ -119,7 +119,9 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
                 raise
             return found | {"out_of_memory": str(error)}, ""
     found["compile_seconds"] = time.perf_counter() - start
-    found["peak_bytes"] = compiled.memory_analysis().peak_memory_in_bytes
+    memory = compiled.memory_analysis()
+    assert memory is not None  # the compilers of TPUs and GPUs have it
+    found["peak_bytes"] = memory.peak_memory_in_bytes
     return found, compiled.as_text() or ""
 
 
