@@ -50,13 +50,7 @@ def choose_spans(
     if not count:
         return np.zeros(is_start.shape, np.int32)
     batch = np.arange(len(is_start))
-    word = np.maximum(np.cumsum(is_start, axis=1) - 1, 0)  # at each position
-    flat = (word + batch[:, None] * count)[maskable]
-    size = np.bincount(flat, minlength=len(batch) * count).reshape(-1, count)  # of each word
-    rows, starts = np.nonzero(is_start)
-    text = np.full(size.shape, -1)  # of each word
-    text[rows, word[rows, starts]] = np.cumsum(~maskable, axis=1)[rows, starts]
-
+    word, size, text = _words(is_start, maskable, count)
     order = np.argsort(np.where(is_candidate, selection, 2.0), axis=1)
     order = np.take_along_axis(word, order[:, :count], axis=1)
     candidates = is_candidate.sum(axis=1)
@@ -85,3 +79,24 @@ def choose_spans(
         at, offset = np.nonzero(taken)
         span_of_word[rows[at], window[at, offset]] = spans[rows[at]]
     return np.where(maskable, np.take_along_axis(span_of_word, word, axis=1), 0)
+
+
+def _words(
+    is_start: Bool[np.ndarray, "batch length"],
+    maskable: Bool[np.ndarray, "batch length"],
+    count: int,
+) -> tuple[
+    Int[np.ndarray, "batch length"], Int[np.ndarray, "batch words"], Int[np.ndarray, "batch words"]
+]:
+    """Returns the number of the word at each position, and the tokens and the text of each word.
+
+    `count` is the largest number of words in a row. Words of one text have the same text number.
+    A word that a row does not have has 0 tokens and text -1.
+    """
+    word = np.maximum(np.cumsum(is_start, axis=1) - 1, 0)
+    flat = (word + np.arange(len(word))[:, None] * count)[maskable]
+    size = np.bincount(flat, minlength=len(word) * count).reshape(-1, count)
+    rows, starts = np.nonzero(is_start)
+    text = np.full(size.shape, -1)
+    text[rows, word[rows, starts]] = np.cumsum(~maskable, axis=1)[rows, starts]
+    return word, size, text

@@ -103,13 +103,18 @@ def to_parameters(
             report.unexpected.append(f"{source} {_describe(tensors[source])}: {why}")
         else:
             problems.append(f"unexpected {source} (allow this name to ignore the tensor)")
-    if problems:
-        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise CheckpointError("; ".join(problems[:SHOWN] + more))
+    _raise_if_any(problems)
     for path, initial in (initialize(missing) if missing else {}).items():
         parameters[path] = initial
         report.missing.append(f"{path} {_describe(initial)}: initialized")
     return parameters, report
+
+
+def _raise_if_any(problems: list[str]) -> None:
+    """Raises a CheckpointError that lists the first SHOWN problems, if there are any."""
+    if problems:
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise CheckpointError("; ".join(problems[:SHOWN] + more))
 
 
 def from_parameters(
