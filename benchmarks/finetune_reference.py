@@ -8,12 +8,12 @@ Run it in the environment of tests/reference, which `bash launch/test.sh --refer
 The program reads `config.json` (hyper-parameters, data sets, seeds) and `result.json` (accuracies)
 of the run, and imports nothing of bert_jax.
 
-Both programs have the same weights, data sets, order of the examples, batches, AdamW with its
-schedule and its parameters without decay, clipping, dropout rates, the mean over positions with one
-dense layer, the evaluations on dev, and the choice of the checkpoint for test. They differ in the
-random numbers of the output layer and of dropout.
+Both programs use the same weights, data sets, order of the examples and batches. Both compute the
+mean over positions and one dense layer, with the same dropout rates. AdamW, its schedule, the
+parameters without decay and the clipping are the same, and so are the evaluations on dev and the
+choice of the checkpoint. Only the random numbers of the output layer and of dropout differ.
 
-A seed takes some minutes on one core. The same command continues after the seeds in --output.
+A seed takes some minutes on one core. If --output holds seeds, the same command skips them.
 """
 
 import copy
@@ -83,7 +83,7 @@ def read_examples(source: str, task: dict[str, Any], tokenizer: Any) -> Examples
 
 
 def batch_of(examples: Examples, numbers: Any) -> tuple[torch.Tensor, ...]:
-    """Returns ids and mask, padded to the longest of these examples, and labels."""
+    """Returns ids, mask and labels of examples; rows are padded to the longest example."""
     chosen = [torch.tensor(examples.token_ids[i]) for i in numbers]
     ids = nn.utils.rnn.pad_sequence(chosen, batch_first=True)  # [PAD] is 0
     lengths = torch.tensor([len(one) for one in chosen])
@@ -194,10 +194,10 @@ def check(config: dict[str, Any]) -> None:
 
 
 def compare(seeds: list[dict], ours: dict[str, Any]) -> dict[str, Any]:
-    """Returns mean and deviation over seeds of both programs, and whether the means agree.
+    """Returns the mean accuracies of both programs, their deviations, and whether the means agree.
 
-    The means agree if their difference is at most the pooled deviation: the root of the mean of
-    both squared deviations.
+    The means agree if their difference is at most the pooled standard deviation: the square root of
+    the mean of both variances over seeds.
     """
     compared = {}
     for split in ("dev", "test"):

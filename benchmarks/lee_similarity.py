@@ -8,10 +8,10 @@ and Welsh 2005, "An empirical evaluation of models of text document similarity")
 Spearman's rank correlation between cosine and rating. It is measured for each pooling, for each
 --run, and for an untrained model with the shape and vocabulary of the first --run.
 
-The interval is a 95 % percentile bootstrap over documents. Pairs are not independent, because a
-pair shares each of its documents with 48 other pairs; intervals from resampled pairs are too
-narrow. Each draw takes 50 documents with replacement and all pairs of two different documents.
-Nobody rated the similarity of a document to itself. All rows use the same draws.
+The interval is a 95 % percentile bootstrap over documents. Intervals from resampled pairs would be
+too narrow, because pairs are not independent: a pair shares each of its documents with 48 other
+pairs. Each draw takes 50 documents with replacement and all pairs of two different documents, since
+a document has no rating with itself. All models and poolings use the same draws.
 
 --output is a record (docs/runs/README.md) with the cosine of every pair.
 
@@ -83,7 +83,7 @@ def fetch(cache: Path) -> Path:
 
 
 def read(wheel: Path) -> Lee:
-    """Returns texts and ratings. The file fills only the upper half of its matrix."""
+    """Returns texts and ratings. The file has each rating once, above the diagonal."""
     with zipfile.ZipFile(wheel) as files:
         documents = files.read(DOCUMENTS).decode("latin-1").strip().split("\n")  # pound signs
         rows = [line.split() for line in files.read(RATINGS).decode("ascii").splitlines()]
@@ -116,7 +116,7 @@ def evaluate(vectors: Float[np.ndarray, "documents embed"], ratings: np.ndarray)
 
 
 def symmetric(above: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "documents documents"]:
-    """Returns the matrix with these values above the diagonal, mirrored below, and 1 on it."""
+    """Returns the symmetric matrix with these values above the diagonal, and 1 on the diagonal."""
     count = round((1 + np.sqrt(1 + 8 * len(above))) / 2)
     matrix = np.zeros((count, count))
     matrix[np.triu_indices(count, 1)] = above

@@ -1,20 +1,20 @@
-r"""Prints by how much a fine-tuning is better than another on the same data, with an interval.
+r"""Prints the difference between two fine-tunings on the same data, with an interval.
 
   python benchmarks/paired_difference.py --first=runs/sentiment --second=runs/sentiment_from_scratch
   python benchmarks/paired_difference.py --first=docs/runs/NAME.jsonl:pretrained \
     --second=docs/runs/NAME.jsonl:from_scratch --output=docs/runs/NAME.jsonl
 
---first and --second each name a workdir of `finetune`, a directory with a workdir for each fold of
-a cross-validation, or the same in a record (benchmarks/record.py). With a record as --output, the
-difference becomes a line of the record.
+--first and --second are each a workdir of `finetune`, or a directory with a workdir for each fold
+of a cross-validation. FILE.jsonl:NAME names such runs in a record (benchmarks/record.py). If
+--output is a record, the difference becomes a line of the record.
 
 The interval is a 95 % percentile bootstrap. Its statistic is the mean over folds of the difference
 between the means over seeds. Each draw resamples the folds, then the seeds and the examples of each
 fold. Both fine-tunings get the same examples.
 
-Scores on dev are too high for both, because dev chose their checkpoints. The folds of a
-cross-validation share most of their training examples, and no interval from a single
-cross-validation can account for this (Bengio and Grandvalet 2004).
+Scores on dev are too high for both, because the checkpoints were chosen on dev. The folds of a
+cross-validation share most of their training examples. No interval from a single cross-validation
+can account for this (Bengio and Grandvalet 2004).
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ Pair = tuple[Sequence[Outcomes], Sequence[Outcomes]]
 
 
 def load_folds(source: str) -> dict[str, Line]:
-    """Returns a fine-tuning, or the folds of a cross-validation, by their places.
+    """Returns the line of a fine-tuning, or of each fold, by its place as in `load_runs`.
 
     Raises:
       DataError: a run is missing or is no fine-tuning, or the folds are not of one
@@ -180,7 +180,7 @@ def _name(source: str) -> str:
 
 
 def write(file: Path, found: Line) -> None:
-    """Writes a difference as JSON, or as a line of a record in place of an equally named one."""
+    """Writes a difference to a JSON file, or to a record in place of the one with its names."""
     if file.suffix != ".jsonl":
         write_json(file, found)
         return
@@ -212,6 +212,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("first", None, "Workdir, directory of folds, or FILE.jsonl:NAME.")
-    flags.DEFINE_string("second", None, "The same for the fine-tuning to compare with.")
+    flags.DEFINE_string("second", None, "Fine-tuning to compare with, in the form of --first.")
     flags.DEFINE_string("output", None, "JSON file to write, or record that gets another line.")
     command.run(main)

@@ -28,8 +28,9 @@ def make_disfl_qa(archive: Path) -> tuple[Written, set[str]]:
 def make_narrative_qa(archive: Path) -> tuple[Written, set[str]]:
     """Makes questions about plots of books and films. The plot contains each answer word for word.
 
-    A plot is split into passages of whole sentences. The passage of a question contains the answer
-    and shares the most words with the question. The answer is its first mention in the passage.
+    A plot is split into passages of whole sentences. A question gets the passage that contains the
+    answer and shares the most words with the question. The first mention of the answer in this
+    passage is the gold span.
     """
     passages: dict[str, list[dict]] = {}
     part_by_passage = {}

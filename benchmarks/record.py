@@ -1,4 +1,4 @@
-r"""Writes run directories into one record: a JSON Lines file with the source of a figure.
+r"""Writes run directories into one record: a JSON Lines file that supports published figures.
 
   python benchmarks/record.py runs/gain/pretrained runs/gain/from_scratch \
     --output=docs/runs/gain_sentiment.jsonl
@@ -26,7 +26,7 @@ from bert_jax.files import write_atomically
 FLAGS = flags.FLAGS
 FORMAT_VERSION = 1
 DTYPES = ("<u1", "<i4", "<f4", "<f8")
-"""Types of packed numbers, from the smallest. The first that loses nothing is used."""
+"""Types of packed numbers, by size. `pack` uses the first that holds all values exactly."""
 ACCEPTED = (
     "accepted: the workdir of a finished run, a directory of workdirs, or FILE.jsonl[:NAME] of a "
     "record"
@@ -136,10 +136,11 @@ def write_record(file: Path, lines: list[Line]) -> None:
 
 
 def load_runs(source: str) -> dict[str, Line]:
-    """Returns runs by their place: those of a workdir, of a directory of workdirs or of a record.
+    """Returns the line of each run in `source`. Its key is its place: a path, or FILE.jsonl:NAME.
 
     Args:
-      source: a directory, FILE.jsonl, or FILE.jsonl:NAME. NAME also selects every NAME/FOLD.
+      source: a workdir, a directory of workdirs, FILE.jsonl, or FILE.jsonl:NAME. NAME also selects
+        every NAME/FOLD.
 
     Raises:
       DataError: there is no such run.

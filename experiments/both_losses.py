@@ -6,8 +6,8 @@
 The quick start learns only the masked language model. Three differences let this experiment learn
 the next-sentence prediction too:
 
-- Rows of 128 tokens hold several sentences, so about half of the pairs are random. In rows of 32
-  tokens 85 % are random.
+- Rows of 128 tokens hold several sentences, so about half of the held-out pairs are random. In rows
+  of 32 tokens 85 % of these pairs are random.
 - The encoder has two layers. The first finds words that both texts share, and the second can
   collect this in [CLS].
 - A first phase with rows of 16 tokens trains the attention to neighbouring words at a low cost.
@@ -33,7 +33,7 @@ def get_config() -> Experiment:
             batch_size=64,
             sequence_length=16,
             dupe_factor=6,
-            # A short pair is often a single sentence, whose partner is always random.
+            # A short pair is often cut from a single sentence, and then B is always random.
             short_sequence_probability=0.0,
             train_shards=4,
             masking=masking,

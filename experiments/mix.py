@@ -7,9 +7,9 @@ r"""A small BERT on the mix of benchmarks/corpus_mix.py, for two CPU cores.
     python -m bert_jax.pretrain --experiment=experiments/mix.py --workdir=runs/mix
 
 The model has two layers of width 256. Rows have 64 tokens, which is enough for most sentences. The
-model is smaller than BERT-mini, so two cores can train on each of the 322,966 rows 1.8 times in
-5,870 s. Each text is in two rows. Half of the mix is documentation of a single kind, so the weight
-of the documentation is lowered to 0.34.
+model is smaller than BERT-mini. On two cores, training takes 5,870 s and reads each of the 322,966
+rows 1.8 times. Each text is in two rows. Half of the mix is documentation of a single kind, so the
+weight of the documentation is lowered to 0.34.
 """
 
 from bert_jax import Experiment

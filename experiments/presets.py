@@ -4,8 +4,8 @@
     python -m bert_jax.pretrain --experiment=experiments/presets.py:hf_bert --workdir=runs/hf_bert
 
 A preset reproduces the behaviour of the source's code with the published settings of its main run.
-The corpus is English Wikipedia and books, as in bert.py. It is prepared separately for each
-sequence length and each maximum length of a word.
+The corpus is English Wikipedia and books, as in bert.py. `prepare` writes one directory for each
+sequence length and each `data.max_word_length`.
 
 No preset reproduces these details of the sources:
 
@@ -103,12 +103,12 @@ def nvidia_lamb() -> Experiment:
     """NVIDIA's BERT-large with LAMB.
 
     The first phase has 7,038 updates on 65,536 rows of 128 tokens. The second phase has 1,563
-    updates on 32,768 rows of 512 tokens. It keeps Adam's moments and counts its steps from 0. Each
-    phase has its own learning-rate schedule; the rate falls with the square root of the share of
-    steps that remain. The optimizer is FusedLAMB without the NVLAMB option: parameters without
-    weight decay have no trust ratio. GELU has the erf form, as in NVIDIA's PyTorch code. Two
-    details are not reproduced: fp16, and a vocabulary that is padded to 30,528 entries, all of them
-    in the softmax.
+    updates on 32,768 rows of 512 tokens. It keeps Adam's moments, but the step count of their bias
+    correction starts at 0. Each phase has its own learning-rate schedule; the rate is proportional
+    to the square root of the share of steps that remain. The optimizer is FusedLAMB without the
+    NVLAMB option: parameters without weight decay have no trust ratio. GELU has the erf form, as in
+    NVIDIA's PyTorch code. Two details are not reproduced: fp16, and a softmax over all 30,528
+    entries of a padded vocabulary.
 
     References:
       https://github.com/NVIDIA/DeepLearningExamples, PyTorch/LanguageModeling/BERT
@@ -194,7 +194,7 @@ def get_config(
         "devlin2018", "google_bert_tf1", "hf_bert", "nvidia_lamb", "mlperf", "textbook"
     ] = "devlin2018",
 ) -> Experiment:
-    """Returns a preset. Its docstring names the source and the details not reproduced."""
+    """Returns the preset that `variant` names, such as `devlin2018()`."""
     return {preset.__name__: preset for preset in PRESETS}[variant]()
 
 

@@ -5,13 +5,13 @@
 The masked language model learns. The next-sentence head learns next to nothing: seed 0 ended at a
 held-out pair accuracy of 0.851, and the majority label alone gets 0.845. The reason is the data. A
 pair is cut from a run of sentences that fills the row. The sentences of the held-out addresses have
-39 tokens on average, so most runs in a row of 32 tokens are a single sentence. A single sentence
-has no next sentence in its run, so its partner is always random. About 81 % of the training pairs
-are random.
+39 tokens on average, so a single sentence often fills a row of 32 tokens. The run then has no
+second sentence, so text B is random. About 81 % of the training pairs are random.
 
-Longer rows have more balanced pairs, but a BERT stays near the word counts until attention finds
-the neighbouring words, and more positions make this slower. docs/quickstart-trials.md compares
-other shapes. both_losses.py learns both objectives, in less than 20 minutes.
+In longer rows, the share of random pairs is closer to a half. The masked loss, however, stays near
+the unigram loss until attention finds the neighbouring words, and this takes longer in longer rows.
+docs/quickstart-trials.md compares other shapes. both_losses.py learns both objectives, in less than
+20 minutes.
 """
 
 from bert_jax import Experiment

@@ -1,7 +1,7 @@
 # Makes .venv in the root of the repository and activates it. The other scripts source this file.
-# ENVIRONMENT names another directory than .venv, REQUIREMENTS another file than requirements.txt,
-# and EXTRA_REQUIREMENTS a second file to install.
-# Packages that are installed already stay as they are.
+# Variables: ENVIRONMENT is the directory (default: .venv), REQUIREMENTS is the file of packages to
+# install (default: requirements.txt), and EXTRA_REQUIREMENTS is a second such file.
+# If the files have not changed since the last call, nothing is installed.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pretrains a small BERT on the embedded corpus, on one machine with two CPU cores, in five minutes
 # after the install: vocabulary, shards, training, evaluation, masks filled in three sentences.
-# A second call reuses what is there. Arguments are passed to bert_jax.pretrain, e.g. --set seed=1.
+# A second call reuses the files of the first. Arguments are passed to bert_jax.pretrain, e.g. --set seed=1.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 

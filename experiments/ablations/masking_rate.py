@@ -23,7 +23,7 @@ def get_config() -> Experiment:
 
 
 def sweep_masking() -> Iterator[dict]:
-    """Yields masking rates of 15 to 60 %, with a limit of predictions that fits rows of 32."""
+    """Yields masking rates of 15 to 60 %, each with the limit for rows of 32 tokens."""
     for rate in (0.15, 0.3, 0.45, 0.6):
         yield {"data.masking.rate": rate, "data.masking.max_predictions": round(32 * rate)}
 

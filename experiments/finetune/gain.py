@@ -9,14 +9,15 @@ r"""The gain from pretraining: compares the model of experiments/mix.py with ran
     done
 
 Run the loop for movie_sentiment_$fold too. Then run all commands again with
---set training.from_scratch=true and other workdirs. This command compares both:
+--set training.from_scratch=true and other workdirs. This command compares the pretrained runs with
+the runs from scratch:
 
     python benchmarks/paired_difference.py --first=runs/gain/editorials \
       --second=runs/gain/editorials_from_scratch
 
 A test set with a tenth of the sentences is too small to show the difference. There are therefore
-ten folds, and each sentence is in the test set of one fold. A small model needs a higher learning
-rate than the published rates, and so does a model with random weights.
+ten folds, and each sentence is in the test set of one fold. The learning rates are higher than the
+published rates, because a small model and a model with random weights need higher rates.
 """
 
 from dataclasses import replace
