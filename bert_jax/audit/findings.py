@@ -109,7 +109,7 @@ def _imbalance(passport: dict) -> Iterator[Finding]:
     if abs(rate - 0.5) <= LARGEST_IMBALANCE:
         return
     if passport["preparation"]["pairs"] == "sentence_order":
-        explanation = "Pairs are swapped with probability 50%. The share is far from it by chance."
+        explanation = "Pairs are swapped with probability 50%. This share is far off by chance."
         remedy = "Use more text: with more pairs, the share comes closer to 50%."
     else:
         explanation = (
@@ -119,7 +119,7 @@ def _imbalance(passport: dict) -> Iterator[Finding]:
         )
         remedy = (
             "Raise data.sequence_length until rows hold several sentences, or compare pair "
-            "accuracy with that share and not with 50%."
+            "accuracy with the share of the more frequent label and not with 50%."
         )
     yield Finding(f"{rate:.1%} of training pairs are {label_one(passport)}", explanation, remedy)
 

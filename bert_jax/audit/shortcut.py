@@ -66,7 +66,7 @@ class Shortcut:
 
 
 def measure_data(directory: Path, passport: dict) -> Shortcut | None:
-    """Measures the shortcut in prepared data; returns None unless pairs have two labels."""
+    """Measures the shortcut in prepared data; returns None if a split does not have both labels."""
     if passport["preparation"]["pairs"] == "none":
         return None
     return measure_shortcut(
@@ -192,10 +192,10 @@ def _rarity(pairs: Sequence[Pair], *, vocab_size: int) -> np.ndarray:
 
 
 def _overlap(a, b, shared, *, rarity: np.ndarray) -> np.ndarray:
-    """Returns [pairs, 2]: the cosine similarity of A and B, and their share of common pieces.
+    """Returns [pairs, 2]: the cosine of A and B, and their common pieces as a share of the smaller.
 
-    In the cosine, rare pieces have more weight. Both features are multiplied by 10. The penalty
-    then affects them about as much as the 0-or-1 feature of a piece.
+    In the cosine, rare pieces have more weight. Both features are multiplied by 10. The penalty of
+    the regression then affects each of them about as much as the 0-or-1 feature of a piece.
     """
     weight = rarity**2
     cosine = (shared @ weight) / np.sqrt((a @ weight) * (b @ weight))

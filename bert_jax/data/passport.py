@@ -34,7 +34,7 @@ def load_passport(directory: str | Path) -> dict:
 
 
 def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> None:
-    """Raises DataError if the prepared data do not match `config` and the model."""
+    """Raises DataError if the data were not prepared with `config` and `vocab_size`."""
     wanted = {
         "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
         "vocab_size": vocab_size,
@@ -106,7 +106,7 @@ def load_token_counts(directory: str | Path) -> np.ndarray:
 
 
 def majority_pair_label(passport: dict) -> int:
-    """Returns the label of more than half of the training pairs, 0 if there are no pairs."""
+    """Returns 1 if more than half of the training pairs have label 1, otherwise 0."""
     train = passport["splits"]["train"]
     return int(2 * train["random_pairs"] > train["pairs"])
 

@@ -57,7 +57,7 @@ class ReadPlan:
     num_steps: int
     """Number of batches."""
     steps_before: int = 0
-    """Number of the run's updates before batch 0. A changing masking rate counts them too."""
+    """Number of updates in earlier phases of the run. `masking.rate_points` counts them too."""
     run_steps: int | None = None
     """Number of updates of the whole run; None means `num_steps`."""
 
@@ -172,5 +172,5 @@ class _Records:
 
 @lru_cache(maxsize=64)
 def _shuffle_seed(seed: int, epoch: int) -> int:
-    """Hashes seed and epoch. Their sum would be the same for (1, 2) and (2, 1)."""
+    """Hashes seed and epoch. A sum would give (1, 2) and (2, 1) the same order of records."""
     return int(np.random.SeedSequence([seed, epoch, _SHUFFLE_STREAM]).generate_state(1)[0])

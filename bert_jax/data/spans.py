@@ -14,7 +14,7 @@ _LENGTHS = (1 - (1 - _STOP) ** np.arange(1, _LONGEST + 1)) / (1 - (1 - _STOP) **
 
 
 def span_lengths(numbers: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
-    """Maps uniform numbers in [0, 1) to the geometric numbers of words in a span, 1 to 10."""
+    """Maps uniform numbers in [0, 1) to lengths of spans, 1 to 10 words, which are geometric."""
     return np.minimum(np.searchsorted(_LENGTHS, numbers, side="right"), _LONGEST - 1) + 1
 
 
@@ -30,21 +30,20 @@ def choose_spans(
 ) -> Int[np.ndarray, "batch length"]:
     """Chooses whole words until the budget of each row is spent.
 
-    The result holds, at each chosen token, the number of its span from 1, and 0 at other tokens.
-    Spans start at the candidates, in the order of their selection numbers. A span ends at the end
-    of its text, or before a word that exceeds the rest of the budget. A span may pass over words
-    of an earlier span, but it does not start at such a word. A row gets no prediction if all its
-    words are longer than `max_predictions`. The choice in a row does not depend on other rows.
+    The result holds the number of its span, from 1, at each chosen token, and 0 at other tokens.
+    Candidates start spans in ascending order of `selection`. A span ends early at the end of its
+    text, or before a word for which too little of the budget is left. It skips words that an
+    earlier span has chosen, and does not start at such a word. Rows are independent of each other.
 
     Args:
-      is_start: True at the first token of a word, and only at text.
-      maskable: True at text.
-      is_candidate: True at the first tokens where a span may start.
+      is_start: True at the first token of each word of the text.
+      maskable: True at every token of the text.
+      is_candidate: True at those first tokens where a span may start.
       selection: uniform numbers.
       lengths: number of words in each span of a row; None chooses single words.
-      budgets: maximum number of tokens in each row, raised to the length of its shortest word;
-        None means `max_predictions`.
-      max_predictions: maximum number of tokens in every row.
+      budgets: maximum number of chosen tokens in each row, or the length of the row's shortest
+        word if this is greater; None means `max_predictions`.
+      max_predictions: maximum number of chosen tokens in every row. Longer words are not chosen.
     """
     count = int(is_start.sum(axis=1).max(initial=0))
     if not count:

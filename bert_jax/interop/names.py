@@ -162,7 +162,7 @@ def explain(name: str, convention: Convention) -> str | None:
 def canonical(name: str, convention: Convention) -> str:
     """Returns a tensor's name as `NAMES` spells it.
 
-    In Hugging Face's names it adds the prefix `bert.` and replaces LayerNorm's old gamma and beta.
+    It adds Hugging Face's prefix `bert.`, and renames LayerNorm's old gamma and beta.
     """
     if convention == "google":
         return name

@@ -42,7 +42,7 @@ DTYPES = {
 }
 """NumPy dtype for each number of TensorFlow's types.proto."""
 
-# Fields of BundleHeaderProto, BundleEntryProto, TensorShapeProto and its Dim.
+# Field numbers of BundleHeaderProto, BundleEntryProto, TensorShapeProto and its Dim.
 _NUM_SHARDS, _ENDIANNESS = 1, 2
 _DTYPE, _SHAPE, _SHARD, _OFFSET, _SIZE, _CHECKSUM, _SLICES = 1, 2, 3, 4, 5, 6, 7
 _DIM, _UNKNOWN_RANK, _DIM_SIZE = 2, 3, 1
@@ -226,7 +226,7 @@ def _fields(message: bytes) -> dict[int, list]:
 
 
 def _varint(content: bytes, start: int) -> tuple[int, int]:
-    """Decodes an integer of 7-bit groups, lowest first. Returns it and the position after it."""
+    """Decodes an integer from 7-bit groups, lowest first; returns (integer, next position)."""
     value = shift = 0
     while True:
         byte = content[start]

@@ -57,8 +57,8 @@ def to_parameters(
       tensors: arrays by the source's names; each is read once, or twice if it is tied.
       shapes: shapes of the model's parameters by path.
       initialize: makes parameters for the given paths; called for paths that the source lacks.
-      convention: whose names and matrix orientation the source has.
-      vocab_size: number of rows of the source's token table. The parameter's other rows are zero.
+      convention: the source's convention for names and for the orientation of matrices.
+      vocab_size: number of rows of the source's token table. bert_jax's padding rows are zero.
       allow: unexpected tensors to ignore, and parts of OPTIONAL_PARTS that may be missing.
 
     Raises:
@@ -167,7 +167,7 @@ def _foreign_shape(name: Name, ours: Shape, convention: Convention, vocab_size: 
 
 
 def _matrix(name: Name, ours: Shape) -> Shape:
-    """Returns the shape as a vector or a matrix: attention heads are part of one dimension."""
+    """Returns the shape of the vector or matrix, with heads and head size in one dimension."""
     if not name.inputs:
         return (math.prod(ours),)
     return math.prod(ours[: name.inputs]), math.prod(ours[name.inputs :])

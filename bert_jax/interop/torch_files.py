@@ -96,8 +96,8 @@ def read_torch(file: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a state dictionary by name. Legacy files are memory-mapped.
 
     Raises:
-      CheckpointError: the file is truncated, or holds other objects than tensors, or names
-        another function.
+      CheckpointError: the file is truncated, or holds an object other than a tensor, or names a
+        function that tensors do not need.
     """
     try:
         with file.open("rb") as opened:

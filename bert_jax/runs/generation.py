@@ -1,7 +1,7 @@
 """Generates text with a masked language model, by Gibbs sampling.
 
 Each step masks one position and draws its piece again. A sweep visits every position once in a
-random order, so no [MASK] remains after the first sweep. Wang and Cho choose positions at random.
+random order, so no [MASK] remains after the first sweep. Wang and Cho draw each position at random.
 
 References:
   Wang and Cho 2019, https://arxiv.org/abs/1902.04094

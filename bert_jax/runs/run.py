@@ -64,11 +64,11 @@ class Run:
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text. Other texts of a call change it by rounding only.
+        """Returns a float32 vector for each text. It depends, up to rounding, on this text alone.
 
         Args:
-          texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Training leaves
-            the embeddings of positions that are beyond its rows at their initial values.
+          texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond
+            the row length of the training have untrained embeddings.
           pooling: see `bert_jax.models.pooling`.
           truncate: cuts off the last tokens of a long text, instead of raising an error.
 
@@ -121,7 +121,7 @@ class Run:
         top_k: int = 100,
         sweeps: int = 8,
     ) -> str:
-        """Returns the unchanged prompt and `length` word pieces after it; see `generation`.
+        """Returns the prompt and `length` word pieces after it; see `bert_jax.runs.generation`.
 
         Raises:
           DataError: the prompt and the pieces together are longer than the model's positions.

@@ -37,7 +37,7 @@ class TaskConfig:
     text: str = "text"
     """Field of the text, the tokens or the question."""
     text_pair: str = ""
-    """Field of the second text or the passage; in multiple choice, fields joined by commas."""
+    """Field of the second text or the passage. In multiple choice: the choices' fields, `a,b,c`."""
     choice_start: str = ""
     """Field of a text that is put before each choice."""
     label: str = "label"
@@ -52,7 +52,7 @@ class TaskConfig:
     """Input of the output layer, defined in `bert_jax.models.pooling`: `cls`, `pooled`, `mean`,
     `max` or `last4` for a text; `last` or `last4` for each token."""
     stride: PositiveInt = 128
-    """Distance between the windows of a passage, in tokens."""
+    """Distance between the starts of a passage's windows, in tokens."""
     max_question_length: PositiveInt = 64
     """Maximum length of a question in tokens; longer questions are cut."""
     max_answer_length: PositiveInt = 30

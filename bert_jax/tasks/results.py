@@ -17,8 +17,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Returns the percentile bootstrap interval of a metric's mean over seeds.
 
-    Each resample draws seeds and examples with replacement, and the same examples for all seeds.
-    Every seed has outcomes of the same examples in the same order.
+    Each resample draws seeds and examples with replacement. All seeds use the same drawn examples.
+    `outcomes` has one array for each seed, with the examples in the same order.
 
     References:
       Efron and Tibshirani 1993, chapter 13.
@@ -43,7 +43,7 @@ def mean_of_draw(
 
 
 def percentiles(values: Sequence[float | None]) -> tuple[float, float]:
-    """Returns the ends of the interval with the middle `CONFIDENCE` of the values."""
+    """Returns the ends of the interval that holds the middle 95 % of the values."""
     tail = 50 * (1 - CONFIDENCE)
     found = [value for value in values if value is not None]
     low, high = np.percentile(found, [tail, 100 - tail])

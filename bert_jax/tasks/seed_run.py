@@ -147,7 +147,7 @@ def place_batch(setup: Setup, rows: Sequence[Row], batch_size: int, length: int)
 
 
 def predict(setup: Setup, params: Any, split: Split) -> list[Any]:
-    """Returns the prediction of each example of a split, before the threshold."""
+    """Returns the prediction of each example of a split, before any threshold is applied."""
     size, task = setup.config.training.evaluation_batch_size, setup.config.task
     outputs: dict[int, Any] = {}
     # Rows of similar length share a batch, which saves padding and changes no prediction.

@@ -46,7 +46,7 @@ class Engine:
 
     kind: Literal["pool", "beam"] = "pool"
     workers: int = 1
-    """Number of processes. With Beam, only the DirectRunner uses it; others use `beam_options`."""
+    """Number of processes. Beam's runners other than DirectRunner take it from `beam_options`."""
     beam_options: tuple[str, ...] = ()
     """Options of Beam's command line: `--runner=DataflowRunner`, `--project=...`."""
 
@@ -134,7 +134,7 @@ def _run_on_beam(
 
 
 def _run_or_report(task: Task) -> None:
-    """Runs a task. A DataError goes to a file, because Beam would retry the task and wrap it."""
+    """Runs a task. A DataError goes to a file, because Beam would wrap it and retry the task."""
     _error_path(task).unlink(missing_ok=True)
     try:
         task.run()

@@ -25,11 +25,11 @@ def build_examples(
 ) -> list[Pair]:
     """Cuts each document (sentences of token ids) into examples, as often as `dupe_factors` says.
 
-    A single text consists of whole sentences. A pair consists of two adjacent runs of sentences,
-    cut at their ends if they are too long together. If there is only one sentence for a pair, it
-    becomes a single text without a label. No example crosses documents. A sentence longer than a
-    row is cut into several. Each time after the first that a document is cut, its first example has
-    a random length. The later examples therefore start at other places.
+    See `build_pairs` for 'next_sentence'. With 'none', an example is a run of sentences that fits
+    into a row. With 'sentence_order', a run is divided between two sentences into A and B, which
+    lose tokens if they do not fit into a row together. A run of one sentence becomes a single text
+    without a label. A sentence longer than a row is cut. If a document is cut into examples again,
+    the first has a random length, so the later examples start at other places than before.
     """
     if kind == "next_sentence":
         return build_pairs(
@@ -70,7 +70,7 @@ def _pieces(sentences: Sentences, *, longest: int) -> list[Sequence[int]]:
 
 
 def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields runs of as many sentences as the next entry of `lengths` allows, but at least one."""
+    """Yields the longest runs of at most `next(lengths)` tokens; a longer sentence is a run too."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences):
         if end > start and tokens + len(sentence) > length:
@@ -82,7 +82,7 @@ def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sente
 
 
 def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields the shortest runs that reach the next entry of `lengths`, then the last sentences."""
+    """Yields the shortest runs of at least `next(lengths)` tokens; the last may have fewer."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences, start=1):
         tokens += len(sentence)

@@ -1,10 +1,10 @@
 """Drops documents that contain evaluation texts, which a model must not have read.
 
-A document is dropped if it shares 13 consecutive words with a text. Words are lower-cased and have
-no accents or punctuation, so case, white space and tokenization make no difference. In scripts
-without spaces between words (Chinese, Japanese, Thai, ...) each character counts as a word. A text
-of 8 to 12 words is searched for as a whole. A shorter text, such as `yes`, is not searched for,
-because it occurs everywhere.
+A document is dropped if it shares 13 consecutive words with an evaluation text. Words are
+lower-cased and lose accents and punctuation, so case, white space and tokenization make no
+difference. In scripts without spaces between words (Chinese, Japanese, Thai, ...) each character
+counts as a word. An evaluation text of 8 to 12 words is searched for as a whole. A shorter text,
+such as `yes`, is not searched for, because it occurs everywhere.
 
 Reference: the lengths of 13 and 8 words are from Brown et al. 2020 (GPT-3), appendix C. GPT-3
 removed only the text around a match, and ignored frequent runs of words.
@@ -110,7 +110,7 @@ class _Runs:
     def __init__(self, paths: Sequence[str]):
         self.texts = self.short_texts = 0
         self._ids: dict[str, int] = {}
-        heads: list[np.ndarray] = [np.empty(0, np.uint64)]  # hashes of the first 8 words
+        heads: list[np.ndarray] = [np.empty(0, np.uint64)]  # hashes of each run's first 8 words
         hashes: defaultdict[int, list[np.ndarray]] = defaultdict(list)
         learn = _encoder(lambda word: self._ids.setdefault(word, len(self._ids) + 1))
         for text in _read_texts(paths):
@@ -124,16 +124,17 @@ class _Runs:
             heads.append(_hash_runs(ids, starts, MIN_WORDS))
             hashes[length].append(_hash_runs(ids, starts, length))
         self._heads = np.unique(np.concatenate(heads))
-        # The sieve rejects five of six runs that are no heads, ten times as fast as a search.
+        # The sieve is a table of the first bits of all heads. It rejects five of six other hashes,
+        # ten times as fast as a search.
         self._sieve = np.zeros(2**_SIEVE_BITS, bool)
         self._sieve[self._heads >> _SIEVE_SHIFT] = True
         self._hashes = {length: np.unique(np.concatenate(hashes[length])) for length in hashes}
-        self._encode = _encoder(lambda word: self._ids.get(word, 0))  # 0: a new word
+        self._encode = _encoder(lambda word: self._ids.get(word, 0))  # 0: in no evaluation text
 
     def occur_in(self, text: str) -> bool:
         """Returns whether a run of an evaluation text occurs in `text`.
 
-        Few runs of `text` begin like an evaluation text. Only these are compared in full.
+        Few places of `text` match the first 8 words of a run. Whole runs are compared only there.
         """
         ids = self._encode(text)
         starts = np.arange(len(ids) - MIN_WORDS + 1)

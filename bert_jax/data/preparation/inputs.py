@@ -58,7 +58,7 @@ def describe_inputs(corpus: Corpus, *, threads: int) -> dict:
 
 
 def check_inputs(path: Path, inputs: dict, *, settings: dict) -> None:
-    """Raises DataError if the file `path` describes other texts or other settings."""
+    """Raises DataError if the file `path` describes other texts or settings than the arguments."""
     if not path.exists():
         return
     before = read_json(path)

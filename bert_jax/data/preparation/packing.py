@@ -20,9 +20,9 @@ def pack_pairs(
 ) -> list[list[Pair]]:
     """Packs pairs into few rows, at most `pairs_per_row` in each.
 
-    Each row starts with the longest pair that is left. Then the pairs that fill it best are added.
-    If several fillings are equally good, the one with more pairs is chosen, and its pairs have
-    about equal lengths. Otherwise many short pairs would remain for the last rows.
+    Each row starts with the longest pair that is left. While three or more pairs may be added, the
+    next pair is the longest that fits into an equal share of the room. At the end, the one or two
+    pairs that fill the row best are added. Equal shares leave fewer short pairs for the last rows.
     """
     stock = _Stock(pairs, sequence_length)
     rows = []
@@ -38,7 +38,7 @@ def pack_pairs(
 
 
 class _Stock:
-    """The pairs that are left, by length.
+    """The pairs that are not yet in a row, by length.
 
     If there is a pair of length n, bit n of `present` and bit `limit - n` of `mirrored` are set.
     """

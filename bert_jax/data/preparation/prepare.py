@@ -57,7 +57,7 @@ def train_vocabulary(
     Leaves a survey of the corpus in `config.directory`. `prepare_data` uses and removes the survey.
 
     Raises:
-      DataError: the corpus does not give `vocab_size` pieces, or an error of `prepare_data`.
+      DataError: the corpus does not give `vocab_size` pieces; other causes: see `prepare_data`.
     """
     directory = Path(config.directory)
     inputs = _open_inputs(config, engine=engine, exclusion=exclusion)
@@ -234,7 +234,7 @@ def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | N
 
 
 def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
-    """Raises DataError if the tokenizer contradicts the settings or an earlier run."""
+    """Raises DataError if the tokenizer contradicts `config` or an earlier run's tokenizer.json."""
     description = tokenizer.to_json()
     found = {"tokenizer": description["kind"], "lower_case": description["lower_case"]}
     for name, value in found.items():

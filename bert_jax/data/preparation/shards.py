@@ -34,8 +34,8 @@ from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.files import sha256_of_file, write_json
 
 BLOCK_TOKENS = 2**20
-"""Approximate number of tokens in a block (about 5 MB of English). Only one block is in memory at a
-time. Random texts B are drawn, and rows are packed and shuffled, within a block."""
+"""Approximate number of tokens in a block of documents (about 5 MB of English). Only one block is
+in memory at a time. Random texts B are drawn, and rows packed and shuffled, within a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class ShardTask:
           DataError: the corpus cannot be read, or the shard cannot be written.
         """
         statistics = _Statistics(self)
-        gc.disable()  # it would take 1/6 of the time; a block has 100,000 lists and no cycle
+        gc.disable()  # collection takes 1/6 of the time; a block has 100,000 lists and no cycle
         try:
             digest = records.write_records(_records(self, statistics), path=self.path)
         finally:
@@ -214,7 +214,7 @@ def _blocks(
         else:
             used = 1
         if tokens >= BLOCK_TOKENS and len(documents) > 2:
-            # The last document moves on, because a block of one document has no random partner.
+            # The last document opens the next block: a document alone in a block has no partner.
             yield documents[:-1], times[:-1]
             documents, times = documents[-1:], times[-1:]
             tokens = sum(map(len, documents[0]))
@@ -232,5 +232,5 @@ def _blocks(
 
 @lru_cache(maxsize=1)
 def _warm(tokenizer: Tokenizer) -> Tokenizer:
-    """If the previous task's tokenizer is equal, returns that one: its cache holds many words."""
+    """Returns the previous task's tokenizer if it is equal: its cache already holds many words."""
     return tokenizer

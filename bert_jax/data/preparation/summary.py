@@ -45,7 +45,7 @@ def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence
 
 
 def find_warnings(passport: dict) -> list[str]:
-    """Returns a line for each property of the data that misleads or wastes training."""
+    """Returns a warning for each property of the data that spoils the evaluation or training."""
     warnings = []
     if shared := passport["shared_documents"]:
         warnings.append(

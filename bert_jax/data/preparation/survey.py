@@ -97,7 +97,7 @@ class SurveyTask:
         return result
 
     def _count(self, texts: Iterator[str]) -> Counter[str]:
-        """Counts words. SentencePiece counts within sentences, because these are encoded later."""
+        """Counts words. For SentencePiece, text is first cut into sentences, as for encoding."""
         if self.config.tokenizer == "wordpiece":
             return train_wordpiece.count_words(texts, lower_case=self.config.lower_case)
         sentences = chain.from_iterable(map(corpora.split_sentences, texts))

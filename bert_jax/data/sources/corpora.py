@@ -55,7 +55,7 @@ class Corpus:
     def slices(self, count: int) -> list[Slice]:
         """Cuts the corpus into `count` slices of about equal size that share no document.
 
-        Each slice has its share of every source, so each shard is a small mixture.
+        Each slice has the same fraction of every source, so each shard is a small mixture.
         """
         dealt = []
         for first, source in enumerate(self.sources):
@@ -100,7 +100,7 @@ def open_corpus(spec: str) -> Corpus:
 def read_slice(corpus_slice: Slice) -> Iterator[tuple[Document, float]]:
     """Yields documents with their weights, always in the same order.
 
-    The sources are mixed evenly: when a third of one source is read, a third of the others is too.
+    The sources are mixed evenly: at any point, the same fraction of each source has been read.
 
     Raises:
       DataError: a file does not have the format of its spec; the message names file and line.

@@ -14,7 +14,7 @@ from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, too_long
 from bert_jax.errors import DataError
 
 MAX_LINE_BYTES = 2 * MAX_DOCUMENT_BYTES
-"""Maximum length of a line. JSON takes more bytes than the text in it."""
+"""Maximum length of a line in bytes. A line of JSON is longer than the document in it."""
 
 _BUFFER = 2**20
 

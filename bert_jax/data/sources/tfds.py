@@ -1,7 +1,7 @@
 """`tfds:NAME[/CONFIG][:SPLIT[:FIELD]]`: prepared TensorFlow Datasets, read without TensorFlow.
 
 NAME is a dataset that is prepared in the TFDS data directory, or the path of a prepared dataset.
-array_record files allow random access. In tfrecord files, the reader skips the records before.
+array_record files allow random access. In a tfrecord file, the reader skips all earlier records.
 """
 
 import os

@@ -67,11 +67,12 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_with_offsets(self, text: str) -> Encoding:
-        """Returns the ids of `encode`, and for each id its place in the original text.
+        """Returns the ids of `encode`, and for each id the (start, end) of its piece in the text.
 
-        The piece is `text[start:end]` after cleaning, such as lower-casing. A removed character,
-        such as a separate accent, lies in this range only if the piece surrounds it. If a character
-        becomes several pieces, each of them has its place. [UNK] covers its whole word.
+        Cleaning, such as lower-casing, makes the piece from `text[start:end]`. A removed character,
+        such as a separate accent, is in this range only if it stands within the piece. If a
+        character becomes several pieces, each has the range of the character. [UNK] has the range
+        of its whole word.
         """
 
     @abstractmethod

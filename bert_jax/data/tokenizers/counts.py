@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]], *, limit: int) -> Counter[str]:
-    """Adds the counts of the parts of a corpus, in this order. `bound` keeps the sum small."""
+    """Adds the counts of a corpus's parts, in this order. `bound` limits the number of keys."""
     rng = random.Random(0)
     counts = Counter()
     for part in parts:
@@ -19,7 +19,7 @@ def bound(counts: dict[str, int], *, limit: int, rng: random.Random) -> None:
     """Samples at most `limit // 2` keys, in place, if there are more than `limit`.
 
     The expected count of every key stays the same. The method is threshold sampling (Duffield et
-    al. 2005) with a threshold t: a key with t or more occurrences keeps its count. Another key
+    al. 2005) with a threshold t: a key with t or more occurrences keeps its count. A rarer key
     stays with probability count / t, and then gets the count t. Dropping all rare keys instead
     would leave nothing of a text without spaces, because its keys hardly repeat.
     """

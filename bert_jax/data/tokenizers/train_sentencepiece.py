@@ -29,7 +29,7 @@ _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
 def count_pretokens(sentences: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """Counts the normalized pretokens, which are the runs of characters between spaces.
 
-    A Chinese sentence is a single pretoken. More than `MAX_PRETOKENS` are sampled: see `bound`.
+    A Chinese sentence is a single pretoken. Beyond `MAX_PRETOKENS`, `bound` keeps a sample of them.
     """
     normalizer = sentencepiece.SentencePieceNormalizer(rule_name=_NORMALIZERS[lower_case])
     rng = random.Random(0)
@@ -54,7 +54,6 @@ def train_sentencepiece(
 
     Args:
       counts: counts from `count_pretokens` with the same `lower_case`.
-      vocab_size: number of pieces.
       lower_case: whether the normalizer lower-cases text.
 
     Raises:

@@ -27,8 +27,8 @@ _RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece gives these characte
 def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """Counts each word and punctuation mark of the texts.
 
-    More than `MAX_DISTINCT_WORDS` words are sampled: see `bound`. Words of more than
-    `MAX_WORD_LENGTH` characters are left out.
+    If there are more than `MAX_DISTINCT_WORDS` words, `bound` keeps a sample of them. Words of more
+    than `MAX_WORD_LENGTH` characters are left out.
     """
     rng = random.Random(0)
     raw_words, words = Counter(), Counter()
@@ -68,12 +68,11 @@ def train_wordpiece(
 
     Args:
       word_counts: counts from `count_words` with the same `lower_case`.
-      vocab_size: number of pieces.
       lower_case: whether the tokenizer lower-cases text.
       max_word_length: maximum length in characters; a longer word becomes [UNK].
 
     Raises:
-      DataError: the corpus gives fewer than `vocab_size` pieces, or its alphabet has more.
+      DataError: the corpus gives fewer than `vocab_size` pieces, or its characters alone give more.
     """
     pieces = [*SPECIAL_PIECES, *_alphabet(word_counts)]
     if vocab_size < len(pieces):

@@ -57,7 +57,7 @@ _REMEMBERED_LENGTH = 64
 _Value = TypeVar("_Value")
 
 AlignedCharacter = tuple[str, int]
-"""A character of a word, and the index of the original character behind it."""
+"""A character of a word, and the index of the original character that it comes from."""
 
 
 class RecentWords(dict[str, _Value]):
@@ -121,7 +121,7 @@ def split_unspaced(word: str) -> list[str]:
 
 
 def locate_whitespace_split(text: str) -> Iterator[tuple[int, str]]:
-    """Yields the start and text of each word of `split_whitespace`, with control characters."""
+    """Yields (start, word) for each word of `split_whitespace`, its control characters included."""
     for match in _RAW_WORD.finditer(text):
         yield match.start(), match.group()
 

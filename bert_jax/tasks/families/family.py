@@ -51,7 +51,7 @@ class Row(NamedTuple):
     inputs: tuple[EncoderInput, ...]
     """One input; in multiple choice, one input for each choice."""
     label: Any
-    """A label number, one for each token, or the first and last position of an answer."""
+    """A label number, a label number for each token, or an answer's first and last position."""
     weight: Any
     """The weight in the loss: one number, or a number for each token."""
     example: int
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 class TaskBatch(NamedTuple):
     """Rows padded to one shape. Rows that only fill up a batch have weight 0.
 
-    C is the number of choices, and 1 outside multiple choice.
+    B is the number of rows, C the number of choices (1 outside multiple choice), S the row length.
     """
 
     token_ids: Any
@@ -102,11 +102,11 @@ class Family:
     decode: Callable[..., list[Any]]
     """The prediction of each example, from (outputs of the rows, rows, examples, task)."""
     choose_threshold: Callable[[list[Any], Sequence[Example], str], float | None] = lambda *_: None
-    """The threshold with the best main metric, or None. It is chosen on dev and used on test."""
+    """The threshold above which there is no answer, or None. It is chosen on dev, used on test."""
     apply_threshold: Callable[[list[Any], float | None], list[Any]] = lambda predictions, _: (
         predictions
     )
-    """The predictions, with no answer where the threshold demands it."""
+    """The predictions, with no answer where the threshold is exceeded."""
     score: Callable[[list[Any], Sequence[Example], Labels], Outcomes]
     """The outcomes: the comparison of each prediction with its example."""
     metrics: dict[str, Callable[[Outcomes], float | None]]

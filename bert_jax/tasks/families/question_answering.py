@@ -105,8 +105,8 @@ def answers_of(given: Any, passage: str, *, place: str, field: str) -> list[tupl
 def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:
     """Returns a row for each window of the passage: [CLS] question [SEP] window [SEP].
 
-    The label of a window that does not contain the whole first answer is [CLS], as in run_squad.py
-    of google-research/bert.
+    If a window does not contain the whole first answer, its label is the position of [CLS], as in
+    run_squad.py of google-research/bert.
     """
     question = tokenizer.encode(example.texts[QUESTION])[: task.max_question_length]
     passage = tokenizer.encode_with_offsets(example.texts[PASSAGE])
@@ -141,8 +141,8 @@ def window_starts(length: int, *, room: int, stride: int) -> list[int]:
 def best_windows(starts: Sequence[int], *, room: int, length: int) -> np.ndarray:
     """Returns for each token the index of the window with the most context, [length].
 
-    As in run_squad.py, the context is the smaller number of tokens on either side, plus a
-    hundredth of the window's length. If several windows are equal, the first is taken.
+    As in run_squad.py, the context is the number of tokens to the left or right, whichever is
+    smaller, plus a hundredth of the window's length. Among equal windows, the first is taken.
     """
     tokens, first = np.arange(length), np.array(starts)[:, None]
     last = np.minimum(first + room, length) - 1
@@ -205,8 +205,8 @@ def choose_threshold(
     """Returns the threshold with the highest F1. Above it, a `null_margin` means no answer.
 
     Returns None, which keeps every answer, if all questions have an answer or if the metric
-    measures only questions that have one. As in `find_best_thresh` of SQuAD 2's evaluation script,
-    all questions start without an answer and are answered in the order of their margins.
+    measures only questions that have an answer. The search follows `find_best_thresh` of SQuAD 2's
+    evaluation script: it first answers no question, then one after another by rising margin.
     """
     if metric.startswith("answerable") or all(example.gold for example in examples):
         return None

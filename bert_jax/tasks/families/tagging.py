@@ -16,7 +16,7 @@ from bert_jax.tasks.families.texts import label_number, sorted_labels
 from bert_jax.tasks.readers.records import Record
 
 CORRECT, TOKENS, FOUND, PREDICTED, GOLD = range(5)
-"""Columns of the outcomes: numbers of correct tokens, tokens; correct, predicted, gold entities."""
+"""Columns of the outcomes: correct tokens, all tokens; correct, predicted and gold entities."""
 
 Entity = tuple[int, int, str]
 """(index of the first token, index of the last token, type)."""
@@ -89,7 +89,7 @@ def decode(
 def entities(tags: Sequence[str]) -> set[Entity]:
     """Returns the entities of a sentence, as conlleval reads IOB1, IOB2 and IOBES.
 
-    A tag starts an entity if its type differs from that of the tag before, whatever its letter.
+    A tag whose type differs from the type of the tag before starts an entity, even an I or E tag.
 
     Reference: conlleval of the CoNLL-2000 and 2003 shared tasks.
     """

@@ -1,4 +1,4 @@
-"""Shared functions: they read texts and labels, encode texts and write GLUE's prediction file."""
+"""Functions of several families: texts and labels of a record, encoding, GLUE's prediction file."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
