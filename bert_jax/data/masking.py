@@ -177,8 +177,8 @@ def mask_tokens(
     `config.count` says how the number of predictions in a row is computed. The number is at most
     `max_predictions`. Whole words and spans need `word_starts`, True for the ids that start a word.
     With them, 'rounded' and 'floored' allow at least as many predictions as the row's shortest word
-    has tokens. A word with more tokens than there are predictions left is skipped. A random piece
-    may be any piece, special pieces included.
+    has tokens. A word is skipped if it has more tokens than may still be predicted in the row. A
+    random piece may be any piece, special pieces included.
     """
     token_ids = layout.token_ids
     if word_starts is None:

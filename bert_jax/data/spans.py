@@ -30,7 +30,7 @@ def choose_spans(
 ) -> Int[np.ndarray, "batch length"]:
     """Chooses whole words until the budget of each row is spent.
 
-    The result holds the number of its span, from 1, at each chosen token, and 0 at other tokens.
+    The result holds a span number at each chosen token, counted from 1, and 0 at other tokens.
     Candidates start spans in ascending order of `selection`. A span ends early at the end of its
     text, or before a word for which too little of the budget is left. It skips words that an
     earlier span has chosen, and does not start at such a word. Rows are independent of each other.

@@ -25,7 +25,7 @@ class Name(NamedTuple):
     huggingface: str
     google: str
     inputs: int = 0
-    """Number of leading dimensions that form the matrix's input dimension; 0 for a vector."""
+    """Number of leading input dimensions, such as 2 in [heads, head_size, outputs]; 0: a vector."""
     transposed: tuple[Convention, ...] = ()
     """Conventions that store the matrix as [outputs, inputs]."""
     padded: bool = False

@@ -37,7 +37,7 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
 
     The pieces come from `tokenizer.json`, or from `vocab.txt` if there is no `tokenizer.json`.
     `tokenizer_config.json` and `tokenizer.json` say whether text is lower-cased, and must agree.
-    With `vocab.txt` alone, text is lower-cased if the vocabulary has no capital letters.
+    If neither file says it, text is lower-cased if `vocab.txt` has no capital letters.
 
     Raises:
       DataError: a file is missing or malformed, or has a setting that `WordPiece` does not have.

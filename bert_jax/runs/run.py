@@ -64,7 +64,7 @@ class Run:
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text. It depends, up to rounding, on this text alone.
+        """Returns a float32 vector for each text. Up to rounding, it depends on its own text alone.
 
         Args:
           texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond

@@ -37,7 +37,7 @@ class TaskConfig:
     text: str = "text"
     """Field of the text, the tokens or the question."""
     text_pair: str = ""
-    """Field of the second text or the passage. In multiple choice: the choices' fields, `a,b,c`."""
+    """Field of the second text or passage; in multiple choice, fields of the choices: `a,b,c`."""
     choice_start: str = ""
     """Field of a text that is put before each choice."""
     label: str = "label"

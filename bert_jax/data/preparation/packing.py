@@ -21,8 +21,8 @@ def pack_pairs(
     """Packs pairs into few rows, at most `pairs_per_row` in each.
 
     Each row starts with the longest pair that is left. While three or more pairs may be added, the
-    next pair is the longest that fits into an equal share of the room. At the end, the one or two
-    pairs that fill the row best are added. Equal shares leave fewer short pairs for the last rows.
+    next pair is the longest that fits into an equal share of the row's free positions. At the end,
+    one or two pairs that fill the row best are added. Short pairs are thus spread over the rows.
     """
     stock = _Stock(pairs, sequence_length)
     rows = []

@@ -22,7 +22,7 @@ class TextFile:
 
 
 def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:
-    """Yields each document if the blank line before it begins in the bytes `start` to `end`.
+    """Yields the documents whose preceding blank line begins in the bytes `start` to `end`.
 
     A reader that starts in the middle of a file cannot know where the current document began. The
     place of the blank line before a document therefore decides who reads the document.
