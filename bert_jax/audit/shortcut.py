@@ -194,9 +194,9 @@ def _rarity(pairs: Sequence[Pair], *, vocab_size: int) -> np.ndarray:
 def _overlap(a, b, shared, *, rarity: np.ndarray) -> np.ndarray:
     """Returns [pairs, 2]: the cosine similarity of A and B, and their share of common pieces.
 
-    The share is that of the text with fewer pieces. In the cosine, rare pieces have more weight.
-    Both features are multiplied by 10. The penalty of the regression then affects each of them
-    about as much as the 0-or-1 feature of a piece.
+    The share is relative to the text with fewer pieces. In the cosine, rare pieces have more
+    weight. Both features are multiplied by 10. The penalty of the regression then affects each of
+    them about as much as the 0-or-1 feature of a piece.
     """
     weight = rarity**2
     cosine = (shared @ weight) / np.sqrt((a @ weight) * (b @ weight))

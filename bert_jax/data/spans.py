@@ -87,10 +87,10 @@ def _words(
 ) -> tuple[
     Int[np.ndarray, "batch length"], Int[np.ndarray, "batch words"], Int[np.ndarray, "batch words"]
 ]:
-    """Returns the number of the word at each position, and the tokens and the text of each word.
+    """Returns the word number at each position; each word's number of tokens, and its text number.
 
-    `count` is the largest number of words in a row. Words of one text have the same text number.
-    A word that a row does not have has 0 tokens and text -1.
+    `count` is the largest number of words in a row. Texts are numbered within a row. For the words
+    that a shorter row lacks, the number of tokens is 0 and the text number is -1.
     """
     word = np.maximum(np.cumsum(is_start, axis=1) - 1, 0)
     flat = (word + np.arange(len(word))[:, None] * count)[maskable]

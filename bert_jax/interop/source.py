@@ -57,7 +57,7 @@ class Source(NamedTuple):
 
 
 def read_config(file: Path) -> BertConfig:
-    """Returns the model that a `config.json` or `bert_config.json` describes.
+    """Returns the model config that a `config.json` or `bert_config.json` describes.
 
     Raises:
       CheckpointError: the model is not a BERT, or is a variant that bert_jax cannot compute.

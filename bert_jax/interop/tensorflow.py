@@ -171,7 +171,7 @@ def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block_handle(content: bytes, start: int) -> tuple[tuple[int, int], int]:
-    """Decodes a handle. Returns (offset, size) of its block, and the position after the handle."""
+    """Decodes a handle, a block's place. Returns ((offset, size) of the block, next position)."""
     offset, start = _varint(content, start)
     size, start = _varint(content, start)
     return (offset, size), start

@@ -37,8 +37,8 @@ def generate(
     """Returns `length` ids that follow the prompt. No id is special; the first starts a word.
 
     At the start the row holds the prompt and `length` [MASK]s. Each piece is drawn from the `top_k`
-    most probable pieces, and `temperature` divides the logits. All positions, seeds and prompts
-    with one row length share one compiled program.
+    most probable pieces, and `temperature` divides the logits. All calls with the same padded row
+    length and the same `top_k` share one compiled program.
 
     Raises:
       ConfigError: a number is out of range.

@@ -207,7 +207,7 @@ def _row_length(model: TextModel, pair: Pair) -> int:
 
 
 def as_batch(layout: Layout, mask_positions: Int[Any, "batch predictions"]) -> Batch:
-    """Returns the rows as a batch for the model. Labels and weights are 0."""
+    """Returns the rows as a batch for the model. Labels and weights of the masks are 0."""
     nothing = np.zeros(mask_positions.shape, np.int32)
     return Batch(
         token_ids=layout.token_ids,

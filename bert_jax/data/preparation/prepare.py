@@ -96,7 +96,7 @@ def prepare_data(
     settings = inputs.settings | tokenizer_settings(tokenizer)
     _check_shards(directory, settings)
     make = partial(ShardTask, config=config, tokenizer=tokenizer, settings=settings)
-    held_out = make(split="eval", index=0, corpus_slice=())  # the survey finds its text
+    held_out = make(split="eval", index=0, corpus_slice=())  # the survey will fill it
     training = [make(split="train", index=i, corpus_slice=s) for i, s in enumerate(inputs.slices)]
     # Without an exclusion, only the held-out shard needs the survey.
     dependent = [held_out, *training] if exclusion.files else [held_out]

@@ -108,7 +108,7 @@ class SurveyTask:
     ) -> Iterator[str]:
         """Yields each training text as often as it is used.
 
-        Adds the names of excluded documents to `excluded`; writes held-out ones to `held_out`.
+        Adds names of excluded documents to `excluded`; writes held-out documents to `held_out`.
         """
         for document, weight in corpora.read_slice(self.corpus_slice):
             if self.exclusion.drops(document.text):
@@ -167,7 +167,7 @@ def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenize
     """Trains a vocabulary on the words of all slices; the number of workers does not matter.
 
     Raises:
-      DataError: the corpus is too small for `vocab_size`, or has more distinct characters.
+      DataError: `vocab_size` is too large for the corpus, or too small for its characters.
     """
     config = tasks[0].config
     parts = (_read_words(task.words_path) for task in tasks)

@@ -11,7 +11,7 @@ Hugging Face's `BertTokenizer` gives the same words, with these exceptions:
 - bert_jax makes words of the ideographs U+2B820 to U+2B91F; Hugging Face's range starts after them;
 - bert_jax knows accents, punctuation and format characters that Unicode added after version 8;
   Hugging Face does not, but it also lower-cases letters whose lower case came after version 14;
-- bert_jax lower-cases a sigma at the end of a word to a final sigma, like `str.lower`.
+- bert_jax lower-cases a sigma at the end of a word to a final sigma; Hugging Face does not.
 
 `tests/reference/test_tokenizer.py` lists each differing code point and tests that there are no
 others. A word with a lone surrogate becomes [UNK]; Hugging Face refuses such text.
