@@ -32,7 +32,7 @@ _SET = flags.DEFINE_multi_string(
 
 
 def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any:
-    """Returns the experiment that the flags describe. Its class is `root`, or else `Experiment`.
+    """Returns the experiment of the flags. Its class is `root`; None stands for `Experiment`.
 
     `begun` has the experiments of the runs that the command goes on with. If one of them has the
     default that a field had in an earlier config format, the experiment gets this value too. A

@@ -29,7 +29,7 @@ ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/v
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 TUNABLES = "glibc.malloc.tcache_count=0"
-"""Setting that glibc reads when a process starts."""
+"""Turns off glibc's thread cache. glibc reads this setting only when a process starts."""
 
 SMALL_REST = 256 * 2**20
 """Number of freed bytes that a process may always keep."""
@@ -50,15 +50,15 @@ class MallocInfo(ctypes.Structure):
 def keep_freed_memory() -> None:
     """Makes glibc reuse freed blocks, and bounds the freed memory that the process keeps.
 
-    XLA:CPU allocates the temporaries of an update at its start and frees them at its end. By
-    default glibc returns such a block to the system, and the system clears its pages again for
-    the next update. With this function glibc keeps the block.
+    When an update starts, XLA:CPU allocates a block for temporaries, and it frees the block when
+    the update ends. By default glibc returns the block to the system, and the system clears its
+    pages again for the next update. With this function glibc keeps the block.
 
     Kept memory can grow. glibc's thread cache keeps small pieces between the blocks, so a block
     does not fit into its old place, and glibc takes new memory. The process therefore restarts
-    once with the cache off; glibc reads this setting only when a process starts. A thread limits
-    the remaining growth: it returns all freed memory to the system when the freed memory exceeds
-    the largest amount that was in use at once (or 256 MiB).
+    once with the cache off (`TUNABLES`). A thread limits the remaining growth: it returns all freed
+    memory to the system when the freed memory exceeds the larger of two amounts, 256 MiB and the
+    largest memory that was in use at once.
 
     Measured on BERT-mini at 32 x 128 (845 MB of temporaries) on two busy cores of a CPU. The means
     are over the 12 to 16 updates of a process, including the first. The updates are those of
@@ -111,9 +111,9 @@ def kernel_gradient(
 ) -> "Float[Array, 'inputs outputs']":
     """Returns the float32 gradient of a dense layer's kernel, in the platform's fastest form.
 
-    XLA:CPU makes a transposed copy of the product's first operand. It computes the operand inside
-    this copy, which takes 17 ms for a GELU of 2048 x 1024, but 2 ms for an operand of 2048 x 256.
-    On a CPU the narrower operand is therefore first. The barrier keeps XLA from swapping the
+    XLA:CPU makes a transposed copy of the product's first operand, and computes the operand inside
+    this copy. This takes 17 ms for a GELU of 2048 x 1024, but 2 ms for an operand of 2048 x 256. On
+    a CPU the operand with fewer columns is therefore first. The barrier keeps XLA from swapping the
     operands back.
     """
     import jax

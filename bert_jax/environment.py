@@ -1,4 +1,4 @@
-"""The environment of a run: settings before jax starts, its processes, and a record of both."""
+"""The environment of a run: jax's settings, the processes of the run, and a record of both."""
 
 import hashlib
 import importlib.metadata
@@ -38,11 +38,11 @@ def start_processes(
     """Connects this process with the other processes of its run.
 
     The first three arguments name the processes. Without these arguments, jax finds the processes
-    of a Slurm job, or with `cluster` those of another cluster, such as a Cloud TPU slice. A single
-    process connects to nothing. Call this function before jax is asked for devices.
+    of a Slurm job. With `cluster`, it also finds the processes of other clusters, such as a Cloud
+    TPU slice. A single process connects to nothing. Call this before jax is asked for devices.
 
     Raises:
-      ConfigError: one or two of the three are given, or the index is out of range.
+      ConfigError: only one or two of the three arguments are given, or the index is out of range.
     """
     import jax
 

@@ -3,7 +3,7 @@
   python -m bert_jax.evaluate --run=runs/base --data=data/wikibooks-512
   python -m bert_jax.evaluate --run=runs/base --step=900000 --data=data/mine --json
 
-Examples and masks are fixed, so on the run's own data the metrics equal those of its training.
+Examples and masks are fixed, so on the run's own data the metrics equal the run's eval/ metrics.
 The data's passport.json gives the length of rows. The run's `data.evaluation_masking` gives the
 masks; `max_predictions` is scaled with the length of rows. Pairs are scored if the run was trained
 on pairs of the same kind.

@@ -4,16 +4,16 @@
       --set model.dtype=bfloat16
   python -m bert_jax.plan --experiment=experiments/bert.py:base --topology=v5e:16x16 --phases --json
 
-It compiles the update of a phase, by default the first, in a process of its own. XLA's level is O1,
-which compiles several times faster than the default of training. Memory differs little; training
-sends and moves fewer bytes. --largest searches for the largest microbatch that fits.
+It compiles the update of a phase, by default the first, in a process of its own. It uses XLA's
+optimization level O1, which compiles several times faster than the default level that training
+uses. At the default level, memory is nearly the same, and an update sends and moves fewer bytes.
 
 Topologies of TPUs are v4, v5e, v5p and v6e with a shape, such as v5e:2x4; they need
 pip install 'bert_jax[plan]'. h100:8 is one host with 8 GPUs, and h100:4x8 has four such hosts; they
 need pip install 'bert_jax[plan-gpu]'.
 
-A program that does not fit is an answer, with exit status 0, and the fields with which it fits.
-docs/scaling.md explains every line. What the compiler found is kept in ~/.cache/bert_jax/plan.
+If the update does not fit, the command names fields with which it fits. The exit status is then 0
+too. docs/scaling.md explains every line. Compiled updates are kept in ~/.cache/bert_jax/plan.
 """
 
 import json
@@ -35,7 +35,7 @@ FORMAT_VERSION = 1
 def plan_run(
     experiment: "Experiment", topology: "Topology", *, all_phases: bool, largest: bool
 ) -> dict[str, Any]:
-    """Returns the estimates of the first phase, or of all, as plain JSON values."""
+    """Returns the estimates of the first phase, or of all phases, as plain JSON values."""
     from bert_jax.planning import cache, compilation
     from bert_jax.training.experiment import phases
 

@@ -6,7 +6,7 @@ r"""Answers each line of standard input with a line of JSON, using a trained mod
     python -m bert_jax.predict --run=runs/base --task=next_sentence
   echo 'The president of' | python -m bert_jax.predict --run=runs/base --task=generate --seed=1
 
-Each task expects these lines and gives these answers:
+Each task expects these lines and gives these answers (default values are in parentheses):
 
   fill_mask      a text with [MASK]  {"fillings": [[{"piece": "rain", "probability": 0.3}, ...]]}:
                                      the --top_k (5) most probable pieces for each [MASK]
@@ -17,9 +17,9 @@ Each task expects these lines and gives these answers:
                                      drawn with --seed, --temperature, --top_k (100), --sweeps
 
 Input is UTF-8 of any length. The command reads, answers and writes --batch_size lines at a time,
-but one line at a time from a keyboard or for `generate`. A line is wrong if it is blank, has
-another number of texts, or is longer than the model's positions without --truncate. The command
-answers all lines before the first wrong line. Then it exits with status 2.
+but one line at a time from a keyboard or for `generate`. A line is wrong if it is blank or has too
+few or too many texts. Without --truncate, it is also wrong if it has more tokens than the model has
+positions. The command answers all lines before the first wrong line and exits with status 2.
 """
 
 import json
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
-    """Returns the task `name` for a run. `options` has values by the names of their flags.
+    """Returns the task `name` for a run. `options` maps the names of the task's flags to values.
 
     Raises:
       CheckpointError: the run lacks a part that the task needs.

@@ -13,7 +13,7 @@ The output does not depend on the engine or on the number of workers. After an i
 same command makes the missing shards; finished data stay as they are.
 
 --exclude=FILE names evaluation texts, one text per line. Documents that share 13 consecutive words
-with such a text are left out, so a model is not tested on text that it has read. See
+with any of these texts are left out, so a model is not tested on text that it has read. See
 bert_jax/data/preparation/exclusion.py.
 
   python -m bert_jax.prepare --audit=data/quickstart
@@ -203,7 +203,7 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string(
         "exclude",
         [],
-        "File of evaluation texts, one per line. Documents that share text with one are left out.",
+        "File of evaluation texts, one per line. Documents that share text with them are left out.",
     )
     flags.DEFINE_enum(
         "engine",

@@ -101,7 +101,7 @@ def parse_steps(given: str, *, after: int, last: int) -> range:
       last: the last step of the run.
 
     Raises:
-      ConfigError: the value is not two steps, or the run has made them, or will not make them.
+      ConfigError: the value is not FIRST:LAST, or FIRST is at most `after`, or LAST exceeds `last`.
     """
     found = re.fullmatch(r"(\d+):(\d+)", given)
     steps = range(int(found[1]), int(found[2]) + 1) if found else range(0)

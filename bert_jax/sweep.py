@@ -4,11 +4,11 @@
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --dry_run
 
 Beside get_config, the file has a function sweep(), or several functions sweep_*(). Each yields
-overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}; the runs are the product of all
-functions. A run's directory is DIR/ID, where ID is the hash of its config. A sweep that began with
-an earlier config format keeps its directories' names and the defaults of that format. The same
-command again makes the missing runs and continues an interrupted run. A failed run does not end
-the sweep. DIR/summary.{csv,md} has results.
+overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}. The sweep runs every combination of
+one item from each function. A run's directory is DIR/ID, where ID is the hash of its config. A
+sweep that began with an earlier config format keeps its directories and the defaults of that
+format. The same command again makes the missing runs and continues an interrupted run. A failed run
+does not end the sweep. DIR/summary.{csv,md} has the results.
 """
 
 import csv
@@ -50,7 +50,7 @@ class Point:
 
 
 def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]:
-    """Returns the runs of the product of the sweeps. Equal configs give a single run.
+    """Returns a run for each combination of one item from each sweep. Equal configs give one run.
 
     Raises:
       ConfigError: an override does not fit; raised before anything runs.
@@ -65,7 +65,7 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
 
 
 def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
-    """Returns the experiment of each run whose directory was named by an earlier config format.
+    """Returns the experiments of the runs in directories that an earlier config format named.
 
     The keys are the names of the directories. Such a name is not today's hash of the config.
 

@@ -51,6 +51,6 @@ def difference_table(specs: Sequence[str], experiments: Sequence[Any]) -> str:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_bool(
-        "diff", False, "Compares experiments, given as arguments: files, or config.json of runs."
+        "diff", False, "Compares the experiments (files, or config.json of runs) in the arguments."
     )
     command.run(main, operands=True)

@@ -8,8 +8,8 @@ from bert_jax.config.bounds import nearest
 from bert_jax.errors import ConfigError
 
 FORMAT_VERSION = 3
-"""Version 2 drew dropout from threefry. Version 1 also had at most two training phases, and its
-section `second_phase` described the second."""
+"""Version of the format of stored configs. In versions 1 and 2, dropout used threefry bits. In
+version 1, a run had at most two phases, and a section `second_phase` described the second."""
 
 REMOVED_FIELDS: dict[str, Any] = {
     "training.layer_decay": 1.0,

@@ -43,7 +43,7 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def leaves(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Splits overrides into single fields; a JSON object sets only the fields that it names.
+    """Returns overrides of single fields: a JSON object is split into the fields that it names.
 
     Raises:
       ConfigError: a field is set twice, or a string that starts with `{` is not JSON.
@@ -77,9 +77,9 @@ def _field_type(root: Any, config: Any, name: Any) -> Any:
 
 
 def _walk(root: Any, path: str) -> list[tuple[Any, Any]]:
-    """Returns each config that the path passes, with the name or number that comes next.
+    """Returns each config along a path, with the name or list index that follows it in the path.
 
-    Below a dictionary, the rest of `path` is one key: keys are field paths (`data.batch_size`).
+    All names that follow a dictionary are one key, because its keys are paths: `data.batch_size`.
 
     Raises:
       ConfigError: a config has no field of that name.

@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns all values by path, such as `phases.0.changes.data.batch_size`; no sub-configs."""
+    """Maps paths to values, such as `model.num_layers` to 12. Sub-configs have no own entry."""
     leaves: dict[str, Any] = {}
     for name, hint in field_types(type(config)).items():
         value, path = getattr(config, name), prefix + name

@@ -11,9 +11,9 @@ from bert_jax.models.layers import Dense
 
 
 def attention_mask(pack_ids: Int[Array, "batch length"]) -> Bool[Array, "batch 1 queries keys"]:
-    """Returns True where a query may see a key: at the real tokens of its own pair.
+    """Returns True where a query may attend to a key: the key is a real token of the query's pair.
 
-    A query at padding sees every real token of its row. The published model does the same,
+    A query at padding attends to every real token of its row. The published model does the same,
     because it masks keys only.
     """
     queries, keys = pack_ids[:, None, :, None], pack_ids[:, None, None, :]

@@ -31,19 +31,20 @@ class BertConfig:
     """Dropout rate of the attention probabilities."""
     dropout_bits: Literal["hash", "threefry"] = "hash"
     """Source of dropout's random bits. `hash`: a hash of each element's index, computed where it is
-    used and again in the backward pass. `threefry`: generated as an array (formats 1 and 2)."""
+    used and again in the backward pass. `threefry`: an array (as in config formats 1 and 2)."""
     activation: Literal["gelu_erf", "gelu_tanh"] = "gelu_erf"
     """Form of GELU: erf in the released checkpoints and Hugging Face, tanh in google-research/bert
     today."""
     layer_norm_epsilon: PositiveFloat = 1e-12
     initializer: Literal["truncated_normal", "normal"] = "truncated_normal"
-    """Initial weights: normal, cut at two deviations (Google) or not (Hugging Face, NVIDIA)."""
+    """Distribution of initial weights. `truncated_normal` is cut at two standard deviations
+    (Google). `normal` is not cut (Hugging Face, NVIDIA)."""
     initializer_stddev: PositiveFloat = 0.02
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, softmax, LayerNorm and losses are
     float32."""
     scan_layers: bool = False
-    """Whether one layer is compiled and run in a loop. Results are equal; compiling is faster."""
+    """Whether one layer is compiled and run in a loop. This compiles faster; results are equal."""
 
     def __post_init__(self):
         check_bounds(self, "model")

@@ -23,14 +23,13 @@ def lowbias32(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 
 
 def hashed_bits(words: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
-    """Returns 32 bits for each element of an array: a hash of two key words and its index.
+    """Returns 32 random bits for each element of an array: a hash of the element's index and a key.
 
-    Each vector along the last dimension gets two words of its own from the key. Both enter the hash
-    of the index within the vector, one before each of two rounds. With a single round, vectors
-    whose words are close would get the same bits in another order.
-
-    The index is that of the whole array, so the bits do not depend on how devices share it. An
-    array must have fewer than 2^32 vectors.
+    `words` is the key. Hashing it with a vector's number gives each vector (along the last
+    dimension) two words of its own. Two rounds hash an element's index in its vector, and each
+    round uses one of the two words. With one round, some vectors would get equal bits in another
+    order. Numbers and indices count over the whole array, so the bits do not depend on how devices
+    share the array. An array must have fewer than 2^32 vectors.
     """
     if math.prod(shape[:-1]) >= 2**32:
         raise ValueError(f"an array of shape {shape} has too many vectors; accepted: below 2^32")
@@ -45,7 +44,7 @@ def hashed_bits(words: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Arr
 
 
 def _keep(x: Array, kept: Array, share: float) -> Array:
-    """Zeroes the elements that are not kept, and divides the others by the share of kept ones."""
+    """Zeroes elements that are not kept. Divides the kept elements by `share`, their fraction."""
     # The factor stays in float32: bfloat16 would round it by 0.2 % at a rate of 0.1.
     scaled = (x.astype(jnp.float32) * (1 / share)).astype(x.dtype)
     return jnp.where(kept, scaled, jnp.zeros((), x.dtype))
@@ -56,8 +55,8 @@ def _hash_dropout(x: Array, rate: float, words: Array) -> Array:
     return _keep(x, hashed_bits(words, x.shape) >= jnp.uint32(dropped), 1 - dropped / 2**32)
 
 
-# The gradient is dropout of the incoming gradient. The backward pass computes the bits again, so
-# only the two words of the key are stored.
+# The backward pass applies the same dropout to the gradient. It computes the bits again, so only
+# the two words of the key are stored.
 _recomputed = jax.custom_vjp(_hash_dropout, nondiff_argnums=(1,))
 _recomputed.defvjp(
     lambda x, rate, words: (_hash_dropout(x, rate, words), words),
@@ -66,7 +65,7 @@ _recomputed.defvjp(
 
 
 def _threefry_dropout(x: Array, rate: float, rng: Array) -> Array:
-    """Has 16 bits per draw, so each generated word of 32 bits gives two draws."""
+    """Draws 16 random bits for each element: one generated word of 32 bits serves two elements."""
     dropped = min(round(rate * 65536), 65535)
     words = jax.random.bits(rng, (*x.shape[:-1], -(-x.shape[-1] // 2)), "uint32")
     draws = jax.lax.bitcast_convert_type(words, jnp.uint16)
@@ -75,7 +74,7 @@ def _threefry_dropout(x: Array, rate: float, rng: Array) -> Array:
 
 
 def dropout(x: Array, *, rate: float, rng: Array, bits: DropoutBits = "hash") -> Array:
-    """Zeroes elements with probability `rate`, and rescales the rest to keep the expectation.
+    """Zeroes elements with probability `rate`. Scales other elements to keep the expected value.
 
     The realised rate differs from `rate` by at most 2^-33 (`hash`) or 2^-17 (`threefry`), and the
     rescaling uses the realised rate.

@@ -22,7 +22,7 @@ class Embeddings(nn.Module):
         c = self.config
 
         def initialize(rng: Array, shape: tuple[int, int]) -> Array:
-            # LAMB uses the norm of the table. Padding rows are 0, so they do not change it.
+            # LAMB uses the norm of the table. Padding rows are 0 and do not change this norm.
             is_word = jnp.arange(shape[0])[:, None] < c.vocab_size
             return jnp.where(is_word, kernel_initializer(c)(rng, shape), 0)
 

@@ -38,7 +38,7 @@ def kernel_initializer(config: BertConfig) -> Callable[..., Array]:
 def product(
     x: Float[Array, "batch length inputs"], kernel: Float[Array, "inputs outputs"]
 ) -> Float[Array, "batch length outputs"]:
-    """A matrix product. It and both of its gradients accumulate in float32."""
+    """Returns a matrix product. The product and both gradients accumulate in float32."""
     return jnp.einsum("bsi,io->bso", x, kernel, preferred_element_type=jnp.float32)
 
 
@@ -90,7 +90,7 @@ def _layer_norm(
     bias: Float[Array, "embed"],
     epsilon: float,
 ) -> Float[Array, "*batch embed"]:
-    """Normalizes the last dimension in float32. The backward pass keeps `x` and two statistics."""
+    """Normalizes the last dimension in float32. Backward uses `x` and two stored statistics."""
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
@@ -144,7 +144,7 @@ class LayerNorm(nn.Module):
 
 
 def _activation(x: Array, name: str) -> Array:
-    """Applies an activation; the backward pass keeps `x` only.
+    """Applies an activation. Only `x` is stored for the backward pass.
 
     `gelu_erf` is the exact form. It uses erf, because the erfc of `jax.nn.gelu` is slower.
     `gelu_tanh` is the approximation.

@@ -1,4 +1,4 @@
-"""Keeps what the compiler found, so that the same update is compiled once."""
+"""Caches the compiled updates and their descriptions, so that each update is compiled once."""
 
 import gzip
 import hashlib
@@ -50,9 +50,9 @@ def compile_update(
     time_limit: float,
     compile_: Compile = compilation.compile_update,
 ) -> tuple[dict[str, Any], str]:
-    """Returns the description and the text of the compiled update, from the cache if it is there.
+    """Returns the results of `compilation.compile_update`, from the cache if they are there.
 
-    The description gets the field `program`, the file with the text.
+    The description also gets the field `program`: the path of the file with the text.
 
     Raises:
       ConfigError: see `compilation.compile_update`; or the compiler is not installed.
@@ -72,7 +72,7 @@ def compile_update(
 
 
 def _key(topology: Topology, versions: dict[str, str]) -> str:
-    """Returns 12 digits for the topology, the compiler and the code of this package."""
+    """Returns a hash (12 digits) of the topology, the compiler and the code of this package."""
     code = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):

@@ -1,7 +1,7 @@
-"""Compiles the update of an experiment for a topology that is not present.
+"""Compiles the update of an experiment for chips that this machine does not have.
 
-`compile_update` starts this module as a process of its own, because the compiler may crash, or
-take longer than it may. The process writes what it found as JSON.
+`compile_update` runs this module in a process of its own, because the compiler may crash or exceed
+the time limit. This process writes a description (JSON) and the text of the program to files.
 """
 
 import json
@@ -19,13 +19,13 @@ from bert_jax.errors import ConfigError
 from bert_jax.planning.topology import Topology, parse_topology
 
 OPTIMIZATION_LEVEL = "O1"
-"""XLA's level. It compiles several times faster than the default, which training uses."""
+"""XLA's optimization level. It compiles several times faster than the default, used in training."""
 
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "JAX_OPTIMIZATION_LEVEL": OPTIMIZATION_LEVEL,
     "CUDA_VISIBLE_DEVICES": "-1",
-    # Without a TPU these keep libtpu from asking the network, from locking and from logging.
+    # There is no TPU, so libtpu must not query the network. It also must not lock or log.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -40,10 +40,10 @@ USER_ERROR = 2
 def compile_update(
     experiment: Any, topology: Topology, *, time_limit: float
 ) -> tuple[dict[str, Any], str]:
-    """Compiles in another process; returns what `_describe` found and the compiled program's text.
+    """Compiles the update in another process. Returns its description and its text (`_describe`).
 
     Raises:
-      ConfigError: the experiment does not suit the topology, or the compiler cannot compile it.
+      ConfigError: the experiment does not suit the topology, or the compiler fails or is too slow.
     """
     ignored = ("JAX_", "XLA_", "LIBTPU_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ignored)}
@@ -77,7 +77,7 @@ def compile_update(
 
 
 def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
-    """Compiles; returns the memory, the arrays of the state, the mesh, and the program's text."""
+    """Compiles the update; returns a dict (memory, state arrays, mesh) and the program's text."""
     import jax
 
     from bert_jax.sharding import make_mesh

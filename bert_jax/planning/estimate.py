@@ -12,15 +12,15 @@ from bert_jax.training.flops import update_flops
 from bert_jax.training.timeline import phase_flops
 
 SMALL = 64 * 2**10
-"""A parameter of at most so many bytes may be whole on every device."""
+"""Parameters of more bytes than this are reported if every device holds them whole."""
 
 
 def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str) -> dict[str, Any]:
     """Returns the estimate as plain JSON values, in bytes, seconds and FLOPs of one device.
 
-    `found` and `text` are the results of `compilation.compile_update`. Of a program that does not
-    fit, only the memory is known. Of a GPU only memory and collectives are: its compiler calls
-    libraries, whose FLOPs and traffic the program does not show.
+    `found` and `text` are the results of `compilation.compile_update`. If the program does not fit,
+    only its memory is estimated. For a GPU, only memory and collectives are estimated, because the
+    program calls libraries, and its text does not show their FLOPs and memory traffic.
     """
     experiment, mesh = phase.experiment, found["mesh"]
     memory = _memory(found, topology)
@@ -49,7 +49,7 @@ def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str)
 
 
 def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[str, Any]:
-    """Returns FLOPs, times and MFU; communication is either hidden behind the rest or added."""
+    """Returns FLOPs, times and MFU. Lists have two values: communication hidden, and added."""
     experiment, chip, chips = phase.experiment, topology.chip, topology.num_chips
     data = experiment.data
     computed = update_flops(
@@ -79,7 +79,7 @@ def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[st
 
 
 def _memory(found: dict[str, Any], topology: Topology) -> dict[str, Any]:
-    """Returns the bytes that the update needs on a device, their kinds, and what a device has."""
+    """Returns the bytes that the update needs on a device, in all and by kind, and has there."""
     kinds = {"parameters": 0, "optimizer": 0, "batch": found["batch_bytes"]}
     for leaf in found["state"]:
         kind = "parameters" if leaf["path"].startswith("params/") else "optimizer"

@@ -1,6 +1,6 @@
 """Reads the text of an optimized XLA program: instructions, sizes, FLOPs and loop counts.
 
-XLA's own cost analysis counts the body of a loop once, however often it runs.
+XLA's own cost analysis is not used, because it counts the body of a loop only once.
 """
 
 import functools
@@ -17,7 +17,7 @@ SIZES = {
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{")
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\((.*)")
 _ARRAY = re.compile(r"\b([a-z]+\d+[a-z0-9]*|pred)\[([\d,]*)\](\{[^}]*\})?")
-# Memory spaces of a TPU beside its large memory. Reading them costs no bandwidth.
+# On-chip memory spaces of a TPU. Reading them uses no bandwidth of the chip's large memory (HBM).
 _ON_CHIP = re.compile(r"S\([1-9]\)")
 
 
@@ -68,7 +68,7 @@ def parse(text: str) -> Program:
         if not line.startswith(" ") and (head := _COMPUTATION.match(line)):
             current = computations.setdefault(head[2], {})
             entry = head[2] if head[1] else entry
-        # The text of a TPU kernel contains further lines, also "}". They are no instructions.
+        # The text of a TPU kernel contains lines, such as "}", that are not instructions.
         elif current is not None and (found := _INSTRUCTION.match(line)):
             root, name, type_, op, rest = found.groups()
             end = _closing_parenthesis(rest)
@@ -80,7 +80,7 @@ def parse(text: str) -> Program:
 
 
 def num_bytes(type_: str, *, in_memory: bool = False) -> int:
-    """Returns the bytes of the arrays of a type; `in_memory` leaves out those kept on the chip."""
+    """Returns the bytes of the arrays of a type; `in_memory` leaves out arrays in `_ON_CHIP`."""
     return sum(
         SIZES.get(dtype, 0) * _product(shape)
         for dtype, shape, layout in _ARRAY.findall(type_)
@@ -173,9 +173,9 @@ def _window_products(
     left_dilation: int,
     right_dilation: int,
 ) -> int:
-    """Returns how many products one dimension of a convolution makes; padding makes none.
+    """Returns the number of products along a dimension of a convolution, without those of padding.
 
-    XLA writes the batch dimensions of a matrix product as windows that hold one element each.
+    XLA writes a batch dimension of a matrix product as windows that each hold a single element.
     """
     last = (length - 1) * left_dilation
     places = (

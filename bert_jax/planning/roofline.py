@@ -119,12 +119,12 @@ class _Walk:
         entry.wire_bytes += times * payload * WIRE[kind](group)
 
     def fused_collectives(self, computation: str, times: float) -> None:
-        """Adds the collectives of a fusion. A TPU puts a reduce-scatter there as an all-reduce."""
+        """Adds a fusion's collectives. In a TPU's fusion, an all-reduce can be a reduce-scatter."""
         for one in self.program.computations[computation].values():
             kind = one.op.removesuffix("-start")
             if kind not in WIRE:
                 continue
-            # One gather may be written into several asynchronous fusions.
+            # Several asynchronous fusions may contain one gather; its channel is counted once.
             channel = one.attribute(r"channel_id=(\d+)")
             if channel not in self.channels:
                 scatter = kind == "all-reduce" and "all-reduce-scatter" in computation
@@ -145,7 +145,7 @@ class _Walk:
                 traffic += whole(name) if part is None else min(part, whole(name))
         elif one.op == "copy-start":  # the type has the operand and the result
             traffic = result
-        elif one.op == "slice-start":  # so has this type, but only the slice is read
+        elif one.op == "slice-start":  # the type has both too, but only the slice is read
             traffic = hlo.num_bytes(one.type) - hlo.num_bytes(scope[one.operands[0]].type)
         elif one.op == "dynamic-slice":
             traffic = 2 * result
@@ -163,7 +163,7 @@ class _Walk:
         total.roofline_seconds += times * max(matrix, memory)
 
     def fusion(self, computation: str) -> _Fusion:
-        """Returns traffic and FLOPs of a fusion, in which a slice of an array counts as a slice."""
+        """Returns traffic and FLOPs of a fusion. For a sliced array, only the slice counts."""
         if computation not in self.fusions:
             scope = self.program.computations[computation]
             users = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Searches for a batch that fits, by compiling the update with several of them."""
+"""Searches for batch settings that fit the memory, by compiling the update with several."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ Report = Callable[[str], None]
 def what_fits(
     phase: Phase, topology: Topology, result: dict[str, Any], *, compile_: Compile, report: Report
 ) -> dict[str, Any] | None:
-    """Returns fields with which the batch of `result` fits, or None if none of those tried do.
+    """Returns overrides with which the batch of `result` fits, and the bytes `needed`, or None.
 
-    More microbatches are tried first, then a state that is cut among all devices.
+    More microbatches are tried first. After that, the state is also sharded over all devices.
     """
     for fields in itertools.islice(_candidates(result), MAX_COMPILES):
         report(f"trying {_assignments(fields)}")
@@ -59,11 +59,11 @@ def _candidates(result: dict[str, Any]) -> Iterator[dict[str, int]]:
 def largest_microbatch(
     phase: Phase, topology: Topology, result: dict[str, Any], *, compile_: Compile, report: Report
 ) -> dict[str, Any]:
-    """Returns the largest number of rows of a device and microbatch that fits, as `rows`.
+    """Returns `rows`: the largest number of rows per device and microbatch that was found to fit.
 
-    `needed` is the bytes that it needs, without the sum of gradients of several microbatches.
-    `too_large` is the smallest number of rows that did not fit, or None. Each try assumes that the
-    activations grow linearly with the rows.
+    `needed` is the memory of an update with one microbatch of `rows`, in bytes. `too_large` is the
+    smallest number of rows that did not fit, or None. Each try assumes that the activations grow
+    linearly with the rows.
     """
     ways = result["mesh"]["data"] * result["mesh"]["fsdp"]
     rows = result["rows"] // ways // result["microbatches"]
@@ -87,7 +87,7 @@ def largest_microbatch(
 
 
 def _next_rows(rows: int, memory: dict[str, Any], largest: int, too_large: int | None) -> int:
-    """Returns how many rows to try next, between the largest that fit and the smallest too many."""
+    """Returns the number of rows to try next: at least `largest`, and less than `too_large`."""
     activations = memory["activations_and_gradients"]
     if activations is None:
         guess = rows // 2

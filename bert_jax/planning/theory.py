@@ -15,7 +15,7 @@ from bert_jax.training.experiment import Experiment
 def wire_bytes(
     experiment: Experiment, state: Sequence[Mapping[str, Any]], mesh: Mapping[str, int]
 ) -> dict[str, float]:
-    """Returns the bytes that a device sends along each axis of the mesh that has devices.
+    """Returns the bytes that a device sends along each mesh axis with more than one device.
 
     `state` has the arrays of the state, as `compilation.compile_update` describes them.
     """

@@ -19,7 +19,7 @@ class Chip(NamedTuple):
     flops: float
     """Dense bfloat16 FLOPs."""
     memory_bandwidth: float
-    """Bytes between the chip's memory and its units."""
+    """Bytes that the chip can read from or write to its memory."""
     link_bandwidth: float
     """Bytes sent over all links to other chips, in one direction."""
 
@@ -50,7 +50,7 @@ class Topology(NamedTuple):
 
     @property
     def xla_arguments(self) -> dict[str, str]:
-        """The arguments of `jax.experimental.topologies.get_topology_desc` but the platform."""
+        """Arguments of `jax.experimental.topologies.get_topology_desc`, except the platform."""
         if self.chip.platform == "cuda":
             shape = self.name.partition(":")[2].split("x")
             hosts_and_devices = "x".join(["1"] * (3 - len(shape)) + shape)

@@ -23,7 +23,7 @@ class Assembly(NamedTuple):
     place: Callable[[Batch], Batch]
     """Puts this host's rows of a batch on its devices."""
     initialize: Callable[[], TrainState]
-    """Returns the state before the first update, with boxed parameters; see `state.make_state`."""
+    """Returns the state before the first update, with parameters in boxes (`state.init_params`)."""
     sharding: TrainState
     """The sharding of every array of the state."""
     update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -31,7 +31,7 @@ class Assembly(NamedTuple):
     lower: Callable[[TrainState, Batch], jax.stages.Lowered]
     """Lowers `update` for the shapes of a state and a batch, so that it can be compiled early."""
     begin: Callable[[TrainState], TrainState]
-    """Turns the last state of the previous phase, which it donates, into this phase's first."""
+    """Returns this phase's first state from the previous phase's last state, which it donates."""
     score: Callable[[Any, Batch], Metrics]
     """Returns the metrics of the given parameters on a held-out batch (jitted)."""
 

@@ -76,8 +76,8 @@ def save(
 ) -> None:
     """Starts to save the state of a step. The state may be donated after this function returns.
 
-    The checkpoint of step s holds the data position of the batch for step s + 1. `started` is the
-    value of `time.monotonic` at the start of training, minus the seconds of earlier starts.
+    The checkpoint of step s holds the data position of the batch for step s + 1. It also holds the
+    training time of the run in seconds, which is `time.monotonic() - started`.
     """
     position = {
         **next_batch(phases(experiment), step),

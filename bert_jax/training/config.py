@@ -50,10 +50,10 @@ class PhaseConfig:
     schedule, which spans all steps until the next phase with a schedule of its own."""
     changes: dict[str, Any] = field(default_factory=dict, hash=False)
     """Field paths of the experiment and their values in this phase, such as
-    `{"data.batch_size": 64}`. Every other field has the value of the first phase.
-    `bert_jax.training.experiment.PHASE_FIELDS` may change, and with `own_schedule` also
-    `SCHEDULE_FIELDS`. If the phase changes `data.sequence_length` but not `data.directory`, it
-    reads `<data.directory>-<length>`."""
+    `{"data.batch_size": 64}`. Other fields have the values of the first phase; the fields of the
+    schedule have the values of the phase in which it started. A phase may change `PHASE_FIELDS` of
+    `bert_jax.training.experiment`, and with `own_schedule` also `SCHEDULE_FIELDS`. If it changes
+    `data.sequence_length` but not `data.directory`, it reads `<data.directory>-<length>`."""
 
     def __post_init__(self):
         check_bounds(self, "phases")

@@ -46,7 +46,7 @@ def baseline_step(
 
 
 def baselines(batches: Iterable[Batch], directory: str) -> dict[str, float]:
-    """Returns the unigram loss, and the accuracies of the most frequent token and pair label.
+    """Returns the unigram loss, and the accuracies of predicting the most frequent token or label.
 
     Tokens and pair labels were counted in the training records of `directory`.
     """

@@ -54,7 +54,6 @@ class Experiment:
                 "objective.next_sentence is True, but with data.pairs 'none' there are no pairs to "
                 "learn from; accepted: False"
             )
-        # A row cannot have more masked words than tokens.
         for name in ("masking", "evaluation_masking"):
             width = getattr(self.data, name).max_predictions
             if width > self.data.sequence_length:
@@ -96,7 +95,7 @@ class Phase:
     run_steps: int
     """Number of updates of all phases."""
     experiment: Experiment
-    """The experiment with the phase's fields; `training.steps` is the length of its schedule."""
+    """The experiment with the phase's fields. Its `training.steps` is the schedule's length."""
     schedule_start: int
     """Step of the run at which the learning-rate schedule starts."""
     data_seed: int

@@ -27,7 +27,8 @@ SAME = (
     "activation",
     "layer_norm_epsilon",
 )
-"""Fields of BertConfig that must be equal: they decide the shapes and the function of the model."""
+"""Fields of BertConfig that must be equal in the initial weights and in the experiment. They decide
+the shapes and the function of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class InitialWeights:
     path: Path
     """The run or file that `training.init_from` names."""
     step: int
-    """Number of updates that the source has made; 0 for another implementation."""
+    """Number of updates that the run at `path` has made; 0 for another implementation."""
     config: BertConfig
     params: Any
     """Float32 arrays. Every process has all of them."""
@@ -57,8 +58,8 @@ def check_initial_weights(
     """Checks that a new run may start from these weights; None means random parameters.
 
     Raises:
-      ConfigError: the weights are of a fine-tuned model, or a field of `SAME` or the vocabulary
-        differs, or `training.init_from` is set and `weights` is None.
+      ConfigError: the weights are of a fine-tuned model, or a field of `SAME` or the tokenizer
+        differs, or `weights` is None although `training.init_from` is set.
     """
     where = f"training.init_from={experiment.training.init_from}"
     if weights is None:

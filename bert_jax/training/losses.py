@@ -88,7 +88,7 @@ def loss_weights(
     pack_ids: Int[Array, "batch length"],
     config: ObjectiveConfig,
 ) -> LossWeights:
-    """Returns the divisors for a batch, at least 1. `pack_ids` number a row's texts from 1."""
+    """Returns the divisors for a batch, at least 1. `pack_ids` number a row's pairs from 1."""
     mlm = mask_weights if config.mlm_reduction == "mean" else pack_ids.max(-1)
     return LossWeights(
         jnp.maximum(mlm.sum().astype(jnp.float32), 1), jnp.maximum(pair_weights.sum(), 1)
@@ -98,6 +98,6 @@ def loss_weights(
 def pretraining_objective(
     mlm: Mean, nsp: Mean, weights: LossWeights, config: ObjectiveConfig
 ) -> Float[Array, ""]:
-    """Returns masked-LM loss + next-sentence loss, or a microbatch's share of this sum."""
+    """Returns masked-LM loss + next-sentence loss. Results of microbatches sum to this loss."""
     loss = jnp.divide(mlm.total, weights.mlm)
     return loss + jnp.divide(nsp.total, weights.nsp) if config.next_sentence else loss

@@ -72,7 +72,7 @@ class OptimizerConfig:
 def learning_rate_schedule(
     config: OptimizerConfig, *, steps: int, start: int = 0
 ) -> optax.Schedule:
-    """Returns the learning rate as a function of the number of updates made before.
+    """Returns the learning rate as a function of the number of updates so far.
 
     Let s be the number of updates since `start`, plus `first_step`. During the warm-up the rate is
     `learning_rate` x (s - warmup_start) / warmup_steps. Afterwards it is `learning_rate` x
@@ -154,7 +154,7 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         def of_leaf(path: tuple, update: Array, param: Array) -> Array:
-            # The shape does not tell: another tensor can have as many rows as there are layers.
+            # The path decides: by shape, a tensor with as many rows as layers would look stacked.
             stacked = tuple(key.key for key in path[:2]) == STACKED_LAYERS
             return (jax.vmap(rescale) if stacked else rescale)(update, param)
 

@@ -36,8 +36,8 @@ def pretraining_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Returns masked-LM loss + next-sentence loss, and the metrics of both losses.
 
-    Each summed loss is divided by its entry in `weights`. The default is the weights of `batch`,
-    but a microbatch needs those of the global batch. Dropout is off if `dropout_rng` is None.
+    Each summed loss is divided by its entry in `weights`, by default `loss_weights` of `batch`. A
+    microbatch needs the weights of the global batch. Dropout is off if `dropout_rng` is None.
     """
     if weights is None:
         weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)

@@ -18,7 +18,7 @@ def timeline(experiment: Experiment) -> str:
     labels = [
         *("updates", "data", "rows of a batch", "tokens of a row, at most", "tokens, at most"),
         *("learning rate, first update", "highest", "last update"),
-        *("moments at its start", "FLOPs, at most", "share of all FLOPs"),
+        *("moments at the start", "FLOPs, at most", "share of all FLOPs"),
     ]
     columns = [["", *labels]]
     for phase, cost in zip(plan, costs, strict=True):

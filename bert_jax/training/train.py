@@ -186,7 +186,7 @@ def train_phase(
     def held_out() -> Iterator[Batch]:
         return map(assembly.place, held_out_batches(phase))
 
-    # ---- Baselines: they need no model, and score the positions that the model is scored on ---
+    # ---- Baselines: they need no model, and use the masked positions of the evaluation --------
     to_beat = baselines(held_out(), data.directory)
     found = ", ".join(f"{name} {value:.3f}" for name, value in to_beat.items())
     _report(f"baselines on held-out text: {found}")
@@ -205,13 +205,13 @@ def train_phase(
         evaluating = step % config.eval_every == 0 or step == phase.last_step
         saving = step % config.checkpoint_every == 0 or step == phase.last_step
         if evaluating or saving:
-            row = writer.read_row()  # ended before the evaluation, so it times training only
+            row = writer.read_row()  # before the evaluation, so tokens/s count training only
             if evaluating:
                 evaluation = evaluate(assembly.score, state.params, held_out())
                 row |= {f"eval/{name}": value for name, value in evaluation.items()}
                 for probe in probes:
                     row |= probe(state.params)
-            writer.write(step, row)  # raises if a value is not finite: such a state is not saved
+            writer.write(step, row)  # raises before the save if a value is not finite
             if saving:
                 save(step, state)
             writer.restart_clock()
