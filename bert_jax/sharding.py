@@ -41,7 +41,7 @@ class MeshConfig:
 class ShardingRules:
     """The mesh axes along which each named dimension is cut; None keeps a dimension whole.
 
-    Activations do not use the name `embed`, because `batch` and `embed` both use `fsdp`.
+    Activations use `activation_embed`: with `batch` and `embed` they would be cut by `fsdp` twice.
     """
 
     vocab: MeshAxis = "tensor"

@@ -1,4 +1,4 @@
-"""Overrides: replaces fields of a config that are named by their paths."""
+"""Replaces fields of a config. An override names a field by its path."""
 
 import contextlib
 import dataclasses

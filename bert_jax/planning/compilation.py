@@ -25,7 +25,7 @@ ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "JAX_OPTIMIZATION_LEVEL": OPTIMIZATION_LEVEL,
     "CUDA_VISIBLE_DEVICES": "-1",
-    # There is no TPU, so libtpu must not query the network. It also must not lock or log.
+    # There is no TPU. These settings keep libtpu from network queries, lock files and logs.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",

@@ -79,7 +79,7 @@ def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[st
 
 
 def _memory(found: dict[str, Any], topology: Topology) -> dict[str, Any]:
-    """Returns the bytes that the update needs on a device, in all and by kind, and has there."""
+    """Returns the bytes that the update needs on a device, by kind too, and the available bytes."""
     kinds = {"parameters": 0, "optimizer": 0, "batch": found["batch_bytes"]}
     for leaf in found["state"]:
         kind = "parameters" if leaf["path"].startswith("params/") else "optimizer"

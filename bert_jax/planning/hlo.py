@@ -107,7 +107,7 @@ def group_size(instruction: Instruction) -> int:
 
 
 def trip_count(program: Program, loop: Instruction) -> int:
-    """Returns how often a loop runs its body; 1 if the text does not say it."""
+    """Returns how often a loop runs its body, or 1 if the program's text does not tell."""
     if known := loop.attribute(r'known_trip_count":\{"n":"(\d+)"'):
         return int(known)
     condition = program.computations[loop.attribute(r"condition=%?([\w.\-]+)") or ""]

@@ -166,7 +166,7 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Returns clip -> Adam direction -> + decay * parameter [-> x trust ratio] -> x learning rate.
+    """Returns the chain: clipping, Adam, weight decay, trust ratios (LAMB only), learning rate.
 
     The gradient of the global batch is clipped by its norm. The published TPU code clips on each
     replica before the sum. torch divides by the norm + 1e-6, a relative difference of 1e-6.

@@ -32,8 +32,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class RunWriter:
     """A context manager that merges the metrics of steps into rows and writes the rows.
 
-    It first deletes the rows after `first_step`, which an interrupted run may have left. The file
-    of a resumed run is therefore equal to the file of an uninterrupted run.
+    It first deletes the rows after `first_step`, which an interrupted run may have left. A resumed
+    run therefore leaves the same rows as an uninterrupted run, except for their `perf/` values.
     """
 
     def __init__(
