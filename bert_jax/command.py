@@ -34,9 +34,9 @@ _SET = flags.DEFINE_multi_string(
 def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any:
     """Returns the experiment of the flags. Its class is `root`; None stands for `Experiment`.
 
-    `begun` has the experiments of the runs that the command goes on with. If one of them has the
-    default that a field had in an earlier config format, the experiment gets this value too. A
-    field that `--set` names keeps the value of `--set`.
+    `begun` has the experiments of the runs that the command continues. If one of these experiments
+    has a field's default of an earlier config format, the returned experiment gets this value too.
+    A field that `--set` names keeps the value of `--set`.
 
     Raises:
       ConfigError: the flags or the experiment are not valid.

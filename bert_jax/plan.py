@@ -12,8 +12,8 @@ Topologies of TPUs are v4, v5e, v5p and v6e with a shape, such as v5e:2x4; they 
 pip install 'bert_jax[plan]'. h100:8 is one host with 8 GPUs, and h100:4x8 has four such hosts; they
 need pip install 'bert_jax[plan-gpu]'.
 
-If the update does not fit, the command names fields with which it fits, and the exit status is 0.
-docs/scaling.md explains every line. Compiled updates are kept in ~/.cache/bert_jax/plan.
+If the update does not fit, the command searches for fields with which it fits. The exit status is 0
+in both cases. docs/scaling.md explains every line. ~/.cache/bert_jax/plan keeps compiled updates.
 """
 
 import json

@@ -78,7 +78,7 @@ def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
 
 
 def keep_ids(points: Sequence[Point], earlier: Mapping[str, Any]) -> list[Point]:
-    """Returns the points; a point whose config is in `earlier` gets the name of that directory."""
+    """Returns the points. If `earlier` has a point's config, the `id` is the name of that run."""
     names = {config_hash(run): name for name, run in earlier.items()}
     return [replace(point, id=names.get(point.id, point.id)) for point in points]
 

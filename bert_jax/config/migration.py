@@ -26,8 +26,8 @@ belong to `Experiment` and `FineTuningConfig`.
 EARLIER_DEFAULTS: dict[str, Any] = {"model.dropout_bits": "threefry"}
 """The default that a field had before it changed, by the field's path.
 
-A stored config of a format without the field gets this value, and a run or a sweep that began
-with it goes on with it.
+A stored config of a format without the field gets this default. A run or a sweep that began with
+this default continues with it.
 """
 
 

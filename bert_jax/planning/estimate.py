@@ -119,7 +119,7 @@ def _whole_parameters(found: dict[str, Any], topology: Topology) -> list[dict[st
 def recommend(result: dict[str, Any], phase: Phase) -> str:
     """Returns one sentence: the change of the experiment that promises most.
 
-    The shares of memory and time from which a change is worth it are rules of thumb.
+    The thresholds, which are fractions of the memory or of the time, are rules of thumb.
     """
     memory, mesh, model = result["memory_bytes"], result["mesh"], phase.experiment.model
     available = memory["available"]
