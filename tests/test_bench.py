@@ -46,6 +46,7 @@ def test_memory_of_a_program_equals_that_of_its_arrays():
     assert found["peak"] == size + 400 + 4 + 16 + found["temporaries"]
 
 
+@pytest.mark.slow
 def test_bench_prints_the_memory_of_state_batch_and_temporaries():
     flags = [
         "--experiment=experiments/quickstart.py",

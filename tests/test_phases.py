@@ -389,7 +389,15 @@ def stopped_at(two_phase_run, tmp_path):
     return stop
 
 
-@pytest.mark.parametrize("step", [5, SEAM, 10, 12], ids=["before", "seam", "after", "end"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(5, id="before", marks=pytest.mark.slow),
+        pytest.param(SEAM, id="seam"),
+        pytest.param(10, id="after", marks=pytest.mark.slow),
+        pytest.param(12, id="end"),
+    ],
+)
 def test_a_resumed_run_is_bitwise_equal(step, stopped_at, two_phase_run, two_phases):
     workdir = stopped_at(step)
     result = train(two_phases, workdir)

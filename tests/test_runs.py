@@ -84,6 +84,7 @@ def test_parameters_are_bitwise_equal_to_the_trained_state(step, evaluation, tra
     assert not all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, seen), strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_with_sharded_parameters_opens_on_one_device(experiment, tmp_path):
     many = override(experiment, {"mesh.data": 2, "mesh.fsdp": 2})
     train(many, tmp_path / "run")

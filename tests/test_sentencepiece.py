@@ -158,6 +158,7 @@ def test_export_to_hugging_faces_bert_is_refused_in_one_line(run, tmp_path):
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_weights_with_another_model_of_the_same_pieces_are_refused(
     run, sentencepiece_experiment, tmp_path
 ):

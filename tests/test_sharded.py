@@ -49,14 +49,9 @@ def losses_of_one_device(twenty_steps, tmp_path_factory):
     return losses(workdir)
 
 
-# The default suite compiles one mesh, which cuts every kind of dimension.
-@pytest.mark.parametrize(
-    "name",
-    [
-        "2x2x2",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("8x1x1", "1x8x1", "1x1x4")),
-    ],
-)
+# The default suite compares single updates: tests/training/test_sharding.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MESHES)
 def test_losses_of_twenty_updates_do_not_depend_on_the_mesh(
     name, twenty_steps, losses_of_one_device, tmp_path
 ):

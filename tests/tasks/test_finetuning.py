@@ -390,6 +390,7 @@ def test_infinite_parameters_are_not_a_checkpoint(sentiment, pretrained, tmp_pat
     assert not (tmp_path / "seed-0" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_tags_are_learned_and_written_for_conlleval(write_splits, pretrained, tmp_path):
     tags = {"good": "B-Q", "bad": "B-Q", "very": "B-Q", "film": "I-Q"}
 
@@ -418,6 +419,7 @@ def test_tags_are_learned_and_written_for_conlleval(write_splits, pretrained, tm
     assert [[line.split()[0] for line in block.splitlines()] for block in blocks] == expected
 
 
+@pytest.mark.slow
 def test_answers_are_learned_and_written_for_the_squad_script(write_splits, pretrained, tmp_path):
     def asked(count, seed, more=0):
         for i, (words, good) in enumerate(sentences(count, seed)):
@@ -483,6 +485,7 @@ def test_dev_is_evaluated_at_the_end_of_every_epoch(steps, epochs, per_epoch, ex
     assert evaluation_steps(steps, training) == expected
 
 
+@pytest.mark.slow
 def test_choices_are_learned(write_splits, pretrained, tmp_path):
     def choices(count, seed):
         yield "sent,one,two,label"
@@ -501,6 +504,7 @@ def test_choices_are_learned(write_splits, pretrained, tmp_path):
     assert result["summary"]["dev"]["accuracy"]["mean"] > 0.9
 
 
+@pytest.mark.slow
 def test_similarity_is_learned(write_splits, pretrained, tmp_path):
     def rated(count, seed):
         yield "a\tb\tscore"

@@ -44,12 +44,17 @@ def still(experiment):
     )
 
 
-@pytest.mark.parametrize("form", ["run", "bert_jax", "huggingface"])
-def test_a_run_starts_from_the_weights_only(form, origin, still, tmp_path, capsys):
-    """The weights may have any format. The run is sharded; its step and optimizer are new."""
-    continued = override(
-        still, {"training.init_from": str(origin / form), "mesh.fsdp": 2, "mesh.tensor": 2}
-    )
+@pytest.mark.parametrize(
+    ("form", "mesh"),
+    [
+        pytest.param("run", {"mesh.fsdp": 2, "mesh.tensor": 2}, marks=pytest.mark.slow),
+        ("bert_jax", {}),
+        ("huggingface", {}),
+    ],
+)
+def test_a_run_starts_from_the_weights_only(form, mesh, origin, still, tmp_path, capsys):
+    """The weights may have any format. The run may be sharded; its step and optimizer are new."""
+    continued = override(still, {"training.init_from": str(origin / form)} | mesh)
     start(continued, tmp_path / "run")
     before, after = (flatten_params(load_run(p).params) for p in (origin / "run", tmp_path / "run"))
     for path, leaf in before.items():

@@ -97,7 +97,7 @@ def apply():
     return jax.jit(lambda params, batch: MODEL.apply({"params": params}, batch))
 
 
-@pytest.mark.parametrize("mlm_reduction", ["mean", "sum"])
+@pytest.mark.parametrize("mlm_reduction", ["mean", pytest.param("sum", marks=pytest.mark.slow)])
 def test_loss_and_gradients_of_packed_pairs_equal_those_of_padded_pairs(params, mlm_reduction):
     packed = packed_batch()
     loose = padded(packed)

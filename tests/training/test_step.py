@@ -219,7 +219,7 @@ def accumulated(trainer, params, batch, *, microbatches, rate=0.0, rng=None):
         return jax.device_get(jit(compute)(placed, trainer.place(batch), rng))
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_microbatches_with_uneven_masks_equal_one_large_batch(
     trainer_on, first_state, random_batch, devices
 ):

@@ -48,6 +48,7 @@ def steps_in(file):
     return sorted(int(event["args"]["step_num"]) for event in named)
 
 
+@pytest.mark.slow
 def test_a_trace_holds_the_updates_that_were_asked_for_and_changes_no_number(small, tmp_path):
     """TensorBoard looks for plugins/profile/TIME/HOST.xplane.pb beside an events file."""
     plain = train(small, tmp_path / "plain")
@@ -67,6 +68,7 @@ def test_a_trace_holds_the_updates_that_were_asked_for_and_changes_no_number(sma
     assert b"train_step" in gzip.open(file).read()
 
 
+@pytest.mark.slow
 def test_a_trace_may_reach_over_two_phases(two_phases, tmp_path):
     """Steps are those of the run: the second phase starts after step 8."""
     train(two_phases, tmp_path / "run", profile_steps=range(8, 10))
