@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import jax
+import pytest
 
 from bert_jax import bench, config
 from bert_jax.command import load
