@@ -90,7 +90,7 @@ def plot_frequencies(token_counts: np.ndarray) -> Markup:
 def plot_shares(
     bars: Mapping[str, Sequence[float]], *, names: Sequence[str], aim: float | None = None
 ) -> Markup:
-    """Plots a stacked bar of shares for each entry. `names` are the legend; `aim` is a line."""
+    """Plots each entry of `bars` as a stacked bar. `names` label its shares; a line marks `aim`."""
     figure = Figure(figsize=(_WIDTH, 0.95 + 0.42 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
     labels = list(bars)

@@ -1,4 +1,4 @@
-"""Writes `audit.html`, a self-contained page on the passport (`passport.json`) of the data."""
+"""Writes `audit.html`, a self-contained page that describes prepared data and their problems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _RARE = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """The content of the page: the passport, the measured shortcut and the findings."""
+    """The content of the page: the passport, the results of `shortcut.py` and the findings."""
 
     path: Path
     passport: dict
@@ -91,7 +91,7 @@ def _load_counts(directory: Path, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def _describe_tokens(counts: np.ndarray, tokenizer: Tokenizer) -> dict:
-    """Returns how often pieces of the vocabulary (not special ones) occur in training records."""
+    """Returns statistics about how often each vocabulary piece occurs in training records."""
     special = [getattr(tokenizer, f"{name}_id") for name in ("pad", "unk", "cls", "sep", "mask")]
     ordinary = ~np.isin(np.arange(len(counts)), special)
     unused = np.flatnonzero(ordinary & (counts == 0))
@@ -118,7 +118,7 @@ def _describe_tokens(counts: np.ndarray, tokenizer: Tokenizer) -> dict:
 
 
 def _plots(passport: dict, *, shortcut: Shortcut | None) -> dict:
-    """Returns the plots as SVG by name, with None where the passport lacks the numbers."""
+    """Returns the SVG of each plot by name, or None if the passport lacks the plot's numbers."""
     plots = dict.fromkeys(("lengths", "balance", "masking", "shortcut"))
     summaries = {SPLIT_NAMES[name]: summary for name, summary in passport["splits"].items()}
     if lengths := {name: one["lengths"] for name, one in summaries.items() if "lengths" in one}:

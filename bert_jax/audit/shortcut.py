@@ -1,8 +1,8 @@
 """Measures how well text lengths and words alone solve the pair task: does B follow A?
 
-A classifier without word order cannot judge whether B follows A. If its accuracy exceeds the share
-of the more frequent label, there is a shortcut that a model may use too. A random B often differs
-in topic from A (RoBERTa, Liu et al. 2019, section 4.2; ALBERT, Lan et al. 2019, section 3.1).
+The classifiers do not see word order, so they cannot understand A and B. If they are still more
+accurate than the majority label, a model may use the same shortcut. For instance, a random B often
+has another topic than A (RoBERTa, Liu et al. 2019, 4.2; ALBERT, Lan et al. 2019, 3.1).
 """
 
 import math
@@ -27,7 +27,7 @@ _Z = 1.96  # for a 95 % interval
 _INVERSE_PENALTY = 0.03
 """scikit-learn's `C`. The values 0.01, 0.03, 0.1 and 1 were tried on the embedded corpus, at 32 and
 at 128 positions. With 0.03, the held-out accuracy is within half a point of the best. The default
-of 1 regularizes too little, because documents repeat."""
+of 1 regularizes too little, because each document is cut into pairs several times."""
 
 
 class Estimate(NamedTuple):
@@ -47,7 +47,7 @@ class Classifier:
     """Description of the features."""
     accuracy: Estimate
     ranking: Estimate
-    """Area under the ROC curve: how often a pair of label 1 ranks above a pair of label 0."""
+    """Area under the ROC curve: how often a pair of label 1 scores higher than one of label 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Shortcut:
 
 
 def measure_data(directory: Path, passport: dict) -> Shortcut | None:
-    """Measures the shortcut in prepared data; returns None if a split does not have both labels."""
+    """Applies `measure_shortcut` to prepared data; returns None if `data.pairs` is 'none'."""
     if passport["preparation"]["pairs"] == "none":
         return None
     return measure_shortcut(
@@ -92,7 +92,7 @@ def measure_shortcut(
 ) -> Shortcut | None:
     """Fits the classifiers on the training pairs and measures them on the held-out pairs.
 
-    Returns None if the pairs of a split have a single label.
+    Returns None if all pairs of a split have the same label.
     """
     labels = np.array([pair.label for pair in train])
     wanted = np.array([pair.label for pair in held_out])
@@ -159,7 +159,7 @@ def _features(
 
 
 def _lengths(pairs: Sequence[Pair], *, sequence_length: int) -> sparse.csr_array:
-    """Returns one-hot lengths [pairs, 5 * sequence_length]: each length has its own weight."""
+    """One-hot lengths of A, of B, their sum and difference, [pairs, 5 * sequence_length]."""
     n = sequence_length  # an upper bound of each side and of their sum
     a, b = np.array([(len(pair.a), len(pair.b)) for pair in pairs]).T
     columns = np.stack([a, n + b, 2 * n + a + b, 4 * n + a - b], axis=1)
@@ -167,7 +167,7 @@ def _lengths(pairs: Sequence[Pair], *, sequence_length: int) -> sparse.csr_array
 
 
 def _bags_of_sides(pairs: Sequence[Pair], *, vocab_size: int) -> list[sparse.csr_array]:
-    """Returns an array [pairs, vocab] for A and for B, with 1 where a piece is in the text."""
+    """Returns an array [pairs, vocab] for A and one for B: 1 if the text contains the piece."""
     both = []
     for texts in ([pair.a for pair in pairs], [pair.b for pair in pairs]):
         ends = np.cumsum([0, *map(len, texts)])
@@ -185,18 +185,18 @@ def _ones(columns: np.ndarray, *, ends: np.ndarray, width: int) -> sparse.csr_ar
 
 
 def _rarity(pairs: Sequence[Pair], *, vocab_size: int) -> np.ndarray:
-    """Returns the inverse document frequency of each piece; each side of a pair is a document."""
+    """Returns the inverse document frequency of each piece. A and B of a pair are two documents."""
     a, b = _bags_of_sides(pairs, vocab_size=vocab_size)
     frequency = a.sum(axis=0) + b.sum(axis=0)
     return np.log((2 * len(pairs) + 1) / (frequency + 1)) + 1
 
 
 def _overlap(a, b, shared, *, rarity: np.ndarray) -> np.ndarray:
-    """Returns [pairs, 2]: the cosine similarity of A and B, and their share of common pieces.
+    """Returns [pairs, 2]: the cosine similarity of A and B, and the share of common pieces.
 
-    The share is relative to the text with fewer pieces. In the cosine, rare pieces have more
-    weight. Both features are multiplied by 10. The penalty of the regression then affects each of
-    them about as much as the 0-or-1 feature of a piece.
+    The share is the number of common pieces, divided by the number of pieces of the text with
+    fewer pieces. In the cosine, rare pieces have more weight. Both features are multiplied by 10,
+    so the penalty affects each of them about as much as the 0-or-1 feature of a piece.
     """
     weight = rarity**2
     cosine = (shared @ weight) / np.sqrt((a @ weight) * (b @ weight))

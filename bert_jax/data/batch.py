@@ -18,11 +18,11 @@ class Batch(NamedTuple):
     segment_ids: Int[Any, "batch length"]
     """0 for [CLS] A [SEP], 1 for B [SEP], 0 for padding, int32."""
     pack_ids: Int[Any, "batch length"]
-    """The pair that a position belongs to, numbered from 1 in its row; 0 at padding, int32."""
+    """Number of the pair at each position, from 1 in each row; 0 at padding, int32."""
     mask_positions: Int[Any, "batch predictions"]
     """Positions to predict, in ascending order; 0 in unused slots, int32."""
     mask_labels: Int[Any, "batch predictions"]
-    """The true ids at `mask_positions`, int32."""
+    """Ids at `mask_positions` before masking, int32."""
     mask_weights: Float[Any, "batch predictions"]
     """1 in slots that hold a prediction, 0 in unused slots, float32."""
     cls_positions: Int[Any, "batch pairs"]

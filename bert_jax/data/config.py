@@ -14,21 +14,21 @@ class MaskingConfig:
     """How words are chosen and replaced for the masked language model (Devlin et al. 2018, 3.1)."""
 
     unit: Literal["token", "word", "span"] = "token"
-    """Unit of masking. `token`: single tokens. `word`: all tokens of a word; each gets its own
-    replacement (the whole-word models of google-research/bert). `span`: consecutive whole words,
-    all replaced in the same way; the number of words is geometric with p = 0.2 and at most 10
+    """Unit of masking. `token`: single tokens. `word`: all tokens of a word; `split` is applied to
+    each token (whole-word models of google-research/bert). `span`: consecutive whole words; `split`
+    is applied to the whole span. The number of words is geometric with p = 0.2 and at most 10
     (SpanBERT, Joshi et al. 2019)."""
     rate: Annotated[float, Meta(gt=0, le=1)] = 0.15
     """Share of a row's tokens that are predicted; [CLS] and [SEP] count as tokens."""
     rate_points: tuple[tuple[float, float], ...] = ()
     """Points (share of the run's steps, rate) of a rate that changes during training. The rate
     starts at `rate`, is interpolated linearly between the points, and is constant after the last
-    point. Two points at the same share make the rate jump. `((1.0, 0.15),)` changes it linearly to
-    0.15 (Ankner et al. 2023)."""
+    point. Two points at the same share make the rate jump. `((1.0, 0.15),)` changes the rate
+    linearly from `rate` to 0.15 (Ankner et al. 2023)."""
     count: Literal["rounded", "floored", "drawn"] = "rounded"
     """Number of predictions in a row of n tokens. `rounded`: `rate * n` to the nearest integer,
     halves to even, at least 1 (google-research/bert). `floored`: rounded down, at least 1.
-    `drawn`: each token or word is drawn with probability `rate` (Hugging Face); a row may get 0."""
+    `drawn`: each token or word is drawn with probability `rate` (Hugging Face); possibly none."""
     max_predictions: PositiveInt = 20
     """Maximum number of predictions in a row, the static width of a batch's `mask_*` fields."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
@@ -64,7 +64,7 @@ class MaskingConfig:
         return max(self.rate, *(rate for _, rate in self.rate_points), 0)
 
     def at(self, progress: float) -> "MaskingConfig":
-        """Returns the config with a constant rate: the rate after this share of the run's steps."""
+        """Returns the config with the constant rate that applies after this share of the steps."""
         if not self.rate_points:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))
@@ -85,7 +85,7 @@ class DataConfig:
     batch_size: PositiveInt = 256
     """Number of rows in the global batch, over all devices and hosts."""
     sequence_length: Annotated[int, Meta(ge=5)] = 128
-    """Number of tokens in a row, at least 5: the shortest pair is [CLS] a [SEP] b [SEP]."""
+    """Number of positions in a row, at least 5: the shortest pair is [CLS] a [SEP] b [SEP]."""
     tokenizer: Literal["wordpiece", "sentencepiece"] = "wordpiece"
     """Kind of tokenizer: BERT's WordPiece, or the unigram model of ALBERT and T5, which needs no
     spaces between words."""
@@ -102,9 +102,9 @@ class DataConfig:
     """Maximum number of pairs packed into one row (1 = no packing). Attention does not cross pairs.
     Held-out rows are never packed, so evaluations are comparable."""
     dupe_factor: PositiveInt = 10
-    """Number of times that each document is cut into pairs, with other lengths and texts B."""
+    """Number of times that a document is cut into pairs, each time with other random draws."""
     short_sequence_probability: Share = 0.1
-    """Probability that a document's pairs are cut to a random shorter length."""
+    """Probability that a document is cut into pairs of a random shorter length."""
     single_text_separator: bool = True
     """Whether a single text ends with [SEP]: [CLS] A [SEP], or [CLS] A."""
     held_out_fraction: Share = 0.005
@@ -165,4 +165,4 @@ PREPARATION_FIELDS = (
     "train_shards",
     "preparation_seed",
 )
-"""Fields of DataConfig that determine the files in `directory`, together with the text."""
+"""Fields of DataConfig that, together with the text, determine the files in `directory`."""

@@ -30,7 +30,7 @@ class BatchForm:
     sequence_length: int
     """Number of tokens in a row, padding included."""
     tokenizer: Tokenizer
-    """The tokenizer of the ids, which also has the ids of [CLS], [SEP], [MASK] and [PAD]."""
+    """The tokenizer that made the ids. It gives the ids of [CLS], [SEP], [MASK] and [PAD]."""
     single_text_separator: bool = True
     """Whether a single text ends in [SEP]."""
     pairs_per_row: int = 1
@@ -159,7 +159,7 @@ def draw_uniforms(
 
 @lru_cache(maxsize=64)
 def _epoch_key(seed: int, epoch: int) -> int:
-    """Mixes seed and epoch into 64 bits, so that (1, 2) and (2, 1) share no numbers."""
+    """Hashes seed and epoch to 64 bits: seed 1 in epoch 2 has other bits than seed 2 in epoch 1."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
 
 
@@ -175,10 +175,10 @@ def mask_tokens(
     """Chooses tokens to predict and replaces each by [MASK], by a random piece or by itself.
 
     `config.count` says how the number of predictions in a row is computed. The number is at most
-    `max_predictions`. Whole words and spans need `word_starts`, True for the ids that start a word.
-    With them, 'rounded' and 'floored' allow at least as many predictions as the row's shortest word
-    has tokens. A word is skipped if it has more tokens than may still be predicted in the row. A
-    random piece may be any piece, special pieces included.
+    `max_predictions`. A random piece may be any piece, special pieces included. Whole words and
+    spans need `word_starts`, True for the ids that start a word. A word is skipped if it has more
+    tokens than may still be predicted in the row. With 'rounded' and 'floored', a row may therefore
+    always have as many predictions as its shortest word has tokens.
     """
     token_ids = layout.token_ids
     if word_starts is None:
@@ -212,7 +212,7 @@ def mask_tokens(
 
 
 def _budgets(layout: Layout, config: MaskingConfig) -> Int[np.ndarray, "batch"]:
-    """Returns the number of tokens to predict in each row, unless `config.count` is 'drawn'."""
+    """Returns the number of tokens to predict in each row: `config.rate` of its tokens, rounded."""
     shares = layout.pack_ids.astype(bool).sum(axis=1) * config.rate
     counts = np.maximum(np.rint(shares) if config.count == "rounded" else shares // 1, 1)
     return np.minimum(counts, config.max_predictions).astype(int)
@@ -221,7 +221,7 @@ def _budgets(layout: Layout, config: MaskingConfig) -> Int[np.ndarray, "batch"]:
 def _choose_tokens(
     layout: Layout, uniforms: RowUniforms, config: MaskingConfig
 ) -> Int[np.ndarray, "batch predictions"]:
-    """Returns ascending positions; slots without a prediction hold the length of the row."""
+    """Returns chosen positions, ascending; `sequence_length` in slots without a prediction."""
     maskable = layout.maskable
     batch_size, sequence_length = maskable.shape
     if config.count == "drawn":
@@ -245,7 +245,7 @@ def _choose_words(
     config: MaskingConfig,
     word_starts: Bool[np.ndarray, "vocab"],
 ) -> tuple[Int[np.ndarray, "batch predictions"], Float[np.ndarray, "batch predictions"]]:
-    """Returns positions as `_choose_tokens` does, and uniform numbers that choose replacements."""
+    """Returns positions as `_choose_tokens` does, and the uniform number for each replacement."""
     maskable = layout.maskable
     is_start = word_starts[layout.token_ids]
     is_start[:, 1:] |= ~maskable[:, :-1]  # a word whose front was cut off

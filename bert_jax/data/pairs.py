@@ -38,11 +38,11 @@ def build_pairs(
     short_sequence_probability: float,
     rng: random.Random,
 ) -> list[Pair]:
-    """Cuts each document (sentences of token ids) into pairs, as often as `dupe_factors` says.
+    """Cuts document i (sentences of token ids) into pairs `dupe_factors[i]` times.
 
     A and B hold at least one token each, and at most `sequence_length - 3` tokens together. A
     random B comes from another document. If ten draws find no other document, B comes from the
-    same document. If this B happens to follow A, its label is 0.
+    same document. If such a B happens to follow A, the label is 0.
     """
     flat = [
         (_flatten(document), times) for document, times in zip(documents, dupe_factors, strict=True)
@@ -106,16 +106,16 @@ def _pairs_of_document(
 
 
 def _end_of_chunk(starts: list[int], start: int, target_length: int) -> int:
-    """Returns the end of the shortest run of sentences that reaches the target length.
+    """Returns the number of the sentence after a chunk that begins at sentence `start`.
 
-    If the document is too short for the target, this is the end of the document.
+    The chunk ends when it has `target_length` tokens or more, or at the end of the document.
     """
     end = bisect_left(starts, starts[start] + target_length, start + 1)
     return min(end, len(starts) - 1)
 
 
 def _draw_other(index: int, *, count: int, rng: random.Random) -> int:
-    """Draws up to ten times for an index that differs from `index`; returns the last draw."""
+    """Draws an index until it differs from `index`, at most ten times; returns the last draw."""
     drawn = index
     for _ in range(10):
         drawn = _below(count, rng)
@@ -136,7 +136,7 @@ def _below(bound: int, rng: random.Random) -> int:
 def _truncate(
     a_start: int, a_end: int, b_start: int, b_end: int, *, max_tokens: int, rng: random.Random
 ) -> tuple[int, int, int, int]:
-    """Removes tokens from the longer text, at a random end, until both texts fit.
+    """Removes tokens from the longer text, at a random end, until `max_tokens` are left.
 
     If both texts are equally long, B loses a token.
     """

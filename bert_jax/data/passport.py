@@ -45,8 +45,8 @@ def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> No
 def passport_fingerprint(passport: dict) -> str:
     """Returns the SHA-256 of the passport's content, which includes the hashes of all files.
 
-    Paths of the text do not count. `masking` does not count either, because masks are drawn later
-    and experiments with other masks share the data.
+    The paths of the text are left out. `masking` is left out too, because masks are drawn during
+    training, and experiments with other masks share the data.
     """
     content = json.dumps(_identity(passport), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
@@ -84,7 +84,7 @@ def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str])
 
 
 def join_passports(passports: Sequence[dict]) -> dict:
-    """Nests the passports of a run's phases: each holds the next under `second_phase`."""
+    """Nests the passports of phases: each holds that of the next phase under `second_phase`."""
     first, *others = passports
     return {**first, "second_phase": join_passports(others)} if others else first
 

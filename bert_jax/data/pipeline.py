@@ -1,8 +1,8 @@
 """Reads batches from prepared data: each host reads its rows of every global batch.
 
-The step number is the only state of the training data. With n records, example j of a run is
-record `shuffle(j mod n)` of epoch `j div n`. Global batch k holds the `batch_size` examples from
-k * batch_size on. Hosts, threads and restarts therefore do not change which examples are read.
+Global batch k holds the `batch_size` examples from number k * batch_size on. With n records,
+example j of a run is record `shuffle(j mod n)` in epoch `j div n`, and each epoch has its own
+shuffle. The step number alone therefore gives the batch, on any number of hosts and threads.
 """
 
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ class ReadPlan:
 class TrainingSource:
     """Random access to this host's rows of each global batch; `source[k]` is batch k.
 
-    `training_batches` reads ahead from it. Tests and notebooks use it directly.
+    `training_batches` reads ahead from a TrainingSource. Tests and notebooks use it directly.
     """
 
     def __init__(self, plan: ReadPlan, *, host: Host = ONE_HOST):
@@ -85,7 +85,7 @@ class TrainingSource:
         return self._records.batch(addresses, seed=plan.seed, masking=masking)
 
     def addresses(self, examples: range) -> list[tuple[int, int]]:
-        """Returns the (epoch, record index) of examples, which are numbered over all epochs."""
+        """Returns (epoch, record index) of each example, whose numbers count on over epochs."""
         count = len(self._records)
         addresses = []
         for example in examples:
@@ -101,7 +101,7 @@ class TrainingSource:
 def training_batches(
     plan: ReadPlan, *, first_step: int = 0, host: Host = ONE_HOST, threads: int = 2
 ) -> Iterator[Batch]:
-    """Yields this host's rows of global batches `first_step` to `num_steps - 1`; reads ahead.
+    """Yields this host's rows of batches `first_step` to `num_steps - 1`; threads read ahead.
 
     Raises:
       DataError: the data are not prepared as the config says, or the number of hosts does not
@@ -172,5 +172,5 @@ class _Records:
 
 @lru_cache(maxsize=64)
 def _shuffle_seed(seed: int, epoch: int) -> int:
-    """Hashes seed and epoch. A sum would give (1, 2) and (2, 1) the same order of records."""
+    """Hashes seed and epoch: their sum would be equal for seed 1, epoch 2 and seed 2, epoch 1."""
     return int(np.random.SeedSequence([seed, epoch, _SHUFFLE_STREAM]).generate_state(1)[0])

@@ -14,7 +14,7 @@ _LENGTHS = (1 - (1 - _STOP) ** np.arange(1, _LONGEST + 1)) / (1 - (1 - _STOP) **
 
 
 def span_lengths(numbers: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
-    """Maps uniform numbers in [0, 1) to lengths of spans, 1 to 10 words, which are geometric."""
+    """Maps uniform numbers in [0, 1) to geometric span lengths of 1 to 10 words."""
     return np.minimum(np.searchsorted(_LENGTHS, numbers, side="right"), _LONGEST - 1) + 1
 
 
@@ -31,9 +31,9 @@ def choose_spans(
     """Chooses whole words until the budget of each row is spent.
 
     The result holds a span number at each chosen token, counted from 1, and 0 at other tokens.
-    Candidates start spans in ascending order of `selection`. A span ends early at the end of its
-    text, or before a word for which too little of the budget is left. It skips words that an
-    earlier span has chosen, and does not start at such a word. Rows are independent of each other.
+    Spans start at the candidates, in ascending order of `selection`. A span ends early at the end
+    of its text, or before a word with more tokens than are left of the budget. A span skips words
+    that an earlier span has chosen, and starts at no such word. Rows are independent of each other.
 
     Args:
       is_start: True at the first token of each word of the text.
@@ -41,9 +41,9 @@ def choose_spans(
       is_candidate: True at those first tokens where a span may start.
       selection: uniform numbers.
       lengths: number of words in each span of a row; None chooses single words.
-      budgets: maximum number of chosen tokens in each row, or the length of the row's shortest
-        word if this is greater; None means `max_predictions`.
-      max_predictions: maximum number of chosen tokens in every row. Longer words are not chosen.
+      budgets: maximum number of chosen tokens in each row, raised to the number of tokens of the
+        row's shortest word if that is greater; None means `max_predictions`.
+      max_predictions: maximum number of chosen tokens in any row, and of tokens in a chosen word.
     """
     count = int(is_start.sum(axis=1).max(initial=0))
     if not count:
@@ -87,7 +87,7 @@ def _words(
 ) -> tuple[
     Int[np.ndarray, "batch length"], Int[np.ndarray, "batch words"], Int[np.ndarray, "batch words"]
 ]:
-    """Returns the word number at each position; each word's number of tokens, and its text number.
+    """Returns each position's word number, each word's number of tokens, each word's text number.
 
     `count` is the largest number of words in a row. Texts are numbered within a row. For the words
     that a shorter row lacks, the number of tokens is 0 and the text number is -1.

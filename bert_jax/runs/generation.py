@@ -1,7 +1,8 @@
 """Generates text with a masked language model, by Gibbs sampling.
 
-Each step masks one position and draws its piece again. A sweep visits every position once in a
-random order, so no [MASK] remains after the first sweep. Wang and Cho draw each position at random.
+All positions after the prompt start as [MASK]. Each draw masks a position and draws a piece for it
+from the model. A sweep draws every position once, in a random order, so no [MASK] remains after
+the first sweep. Wang and Cho instead choose the position of each draw at random.
 
 References:
   Wang and Cho 2019, https://arxiv.org/abs/1902.04094
@@ -34,15 +35,14 @@ def generate(
     top_k: int,
     sweeps: int,
 ) -> list[int]:
-    """Returns `length` ids that follow the prompt. No id is special; the first starts a word.
+    """Returns `length` ids to follow the prompt. No id is special; the first id starts a word.
 
-    At the start the row holds the prompt and `length` [MASK]s. Each piece is drawn from the `top_k`
-    most probable pieces, and `temperature` divides the logits. All calls with the same padded row
-    length and the same `top_k` share one compiled program.
+    Each piece is drawn from the `top_k` most probable pieces; `temperature` divides the logits.
+    Calls with the same padded row length and the same `top_k` share a compiled program.
 
     Raises:
       ConfigError: a number is out of range.
-      DataError: the prompt and `length` together need more than `model.max_positions`.
+      DataError: the prompt and the new pieces need more than `model.max_positions` positions.
     """
     for name, value in (("length", length), ("top_k", top_k), ("sweeps", sweeps)):
         if value < 1:
@@ -79,7 +79,7 @@ def generate(
 
 
 def _text_pieces(tokenizer: Tokenizer, rows: int) -> Bool[np.ndarray, "vocab"]:
-    """Returns False for special pieces, for pieces like `[unused1]`, and for padding rows."""
+    """Returns False for special pieces, pieces like `[unused1]` and ids beyond the vocabulary."""
     t, permitted = tokenizer, np.zeros(rows, bool)
     permitted[: t.vocab_size] = [not re.fullmatch(r"(?s)\[.+\]", piece) for piece in t.pieces]
     permitted[[t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id]] = False
@@ -98,7 +98,7 @@ def _redraw(
     address: tuple[Any, Any],
     top_k: int,
 ) -> Int[Array, "1 length"]:
-    """Returns the ids with a new draw at `position`. `address` is (seed, number of the draw)."""
+    """Returns the row with a new id at `position`. `address` is (seed, number of the draw)."""
     token_ids = jnp.asarray(layout.token_ids)
     masked = layout._replace(token_ids=token_ids.at[0, position].set(mask_id))
     batch = as_batch(masked, jnp.full((1, 1), position))

@@ -1,4 +1,4 @@
-"""Inference on texts: fills masks, computes vectors, and predicts if one text follows another.
+"""Inference on texts: fills masks, computes vectors, and predicts whether B follows A.
 
 Rows have the same layout as in training. A batch has 1, 8 or 32 rows of 32, 64, 128, ... positions,
 up to `model.max_positions`. With so few shapes, few programs are compiled.
@@ -59,7 +59,7 @@ def encode_text(model: TextModel, text: str, *, truncate: bool = False) -> Pair:
 
 
 def encode_pair(model: TextModel, a: str, b: str, *, truncate: bool = False) -> Pair:
-    """Returns the ids of two texts. With `truncate` the longer text loses its last ids.
+    """Returns the ids of two texts. `truncate` removes last ids of the longer text until both fit.
 
     Raises:
       DataError: a text is empty, or both together are longer than the model's positions.
@@ -110,7 +110,7 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
 
 @contextlib.contextmanager
 def located(where: str) -> Iterator[None]:
-    """Adds the place of a text, such as its line, to a DataError."""
+    """Puts `where`, such as the line of a text, before the message of a DataError."""
     try:
         yield
     except DataError as error:
@@ -176,9 +176,9 @@ def cosine(
 
 
 def lay_out_batches(model: TextModel, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], Layout]]:
-    """Yields batches of one padded length, as (indices of the pairs, rows).
+    """Yields batches, as (indices of the pairs, rows). Rows of a batch have the same length.
 
-    The rows after the last pair are padding.
+    Rows after the last pair hold only padding.
     """
     by_length = defaultdict(list)
     limit, tokenizer = model.model.config.max_positions, model.tokenizer

@@ -33,12 +33,12 @@ from bert_jax.training.state import abstract_params, unboxed_params
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trained model with its tokenizer and its history."""
+    """A trained model with its tokenizer, its experiment and the passport of its data."""
 
     path: Path
     step: int
     config: Experiment | None
-    """Experiment of the run; None for weights of Hugging Face or Google. See `model.config`."""
+    """Experiment of the run; None for weights of Hugging Face or Google (use `model.config`)."""
     model: BertForPretraining | BertForTask
     """A fine-tuned model has no pretraining heads. `model.head` describes its output layer."""
     params: Any
@@ -64,7 +64,7 @@ class Run:
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text. Up to rounding, it depends on its own text alone.
+        """Returns a float32 vector for each text. Except for rounding, other texts do not matter.
 
         Args:
           texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond
@@ -152,7 +152,7 @@ class Run:
         return inference.TextModel(model, self.params, self.tokenizer, separator)
 
     def check_trained(self, *parts: str) -> None:
-        """Raises CheckpointError if a part is missing or was not trained."""
+        """Raises CheckpointError if a part (such as `bert/pooler`) is missing or not trained."""
         head = self.model.head if isinstance(self.model, BertForTask) else None
         for part in parts:
             if head and not (part == "bert/pooler" and head.representation == "pooled"):
@@ -190,7 +190,7 @@ class Run:
         """Returns the rows of `metrics.jsonl`.
 
         Raises:
-          CheckpointError: there is no such file, because the weights are not from a run.
+          CheckpointError: the file does not exist, because the weights are not from a run.
         """
         if not (self.path / "metrics.jsonl").exists():
             raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
@@ -201,12 +201,12 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
     """Loads a trained model onto the CPU.
 
     Args:
-      path: a run, a converted directory, a Hugging Face directory, or Google's `bert_model.ckpt`
-        with `bert_config.json` and `vocab.txt` beside it.
+      path: a run, an output directory of `convert`, a Hugging Face directory, or Google's
+        `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it.
       step: the step of a run's checkpoint (default: the last).
       allow: names of tensors to ignore, and of parts to initialize if they are missing
-        (`bert/pooler`, `masked_token_head`, `next_sentence_head`). It is for weights of Hugging
-        Face or Google only.
+        (`bert/pooler`, `masked_token_head`, `next_sentence_head`). Accepted only for weights of
+        Hugging Face or Google.
 
     Raises:
       CheckpointError, DataError: the path is none of these, or the checkpoint does not exist, or
@@ -308,7 +308,7 @@ def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
 
 
 def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, np.ndarray]:
-    """Returns initial values of the parameters `paths`, with seed 0. jit skips all others."""
+    """Returns random initial values, with seed 0, of the parameters `paths` alone."""
 
     def initialize() -> dict[str, jax.Array]:
         params = flatten_params(unboxed_params(model, 0))
@@ -319,7 +319,7 @@ def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, 
 
 
 def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeights | None:
-    """Opens `training.init_from`. Returns None if it is empty, or if `workdir` has a checkpoint.
+    """Opens `training.init_from`; None if the field is empty or `workdir` has a checkpoint.
 
     Raises:
       CheckpointError, DataError: see `load_run`.
