@@ -25,7 +25,7 @@ class Name(NamedTuple):
     huggingface: str
     google: str
     inputs: int = 0
-    """Number of leading input dimensions, such as 2 in [heads, head_size, outputs]; 0: a vector."""
+    """Number of input dimensions, such as 2 in [heads, head_size, outputs]; 0 for a vector."""
     transposed: tuple[Convention, ...] = ()
     """Conventions that store the matrix as [outputs, inputs]."""
     padded: bool = False
@@ -162,7 +162,7 @@ def explain(name: str, convention: Convention) -> str | None:
 def canonical(name: str, convention: Convention) -> str:
     """Returns a tensor's name as `NAMES` spells it.
 
-    It adds Hugging Face's prefix `bert.`, and renames LayerNorm's old gamma and beta.
+    The function adds Hugging Face's prefix `bert.`, and renames LayerNorm's old gamma and beta.
     """
     if convention == "google":
         return name

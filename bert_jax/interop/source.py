@@ -33,8 +33,8 @@ DEFAULTS = {"layer_norm_eps": 1e-12, "initializer_range": 0.02}
 ACTIVATIONS = {"gelu_erf": ("gelu",), "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh")}
 """Hugging Face's names of each activation. The first name is used for writing.
 
-`gelu` in Google's `bert_config.json` also means the erf form: Hugging Face reads it so, and the
-first released checkpoints were trained with it. google-research/bert computes the tanh form today.
+`gelu` in Google's `bert_config.json` also means the erf form, as in Hugging Face: the first
+released checkpoints were trained with it. google-research/bert computes the tanh form today.
 """
 
 # Required values of some fields. Other values describe a model that bert_jax does not have.

@@ -1,7 +1,7 @@
 """Reads Google's checkpoints, `bert_model.ckpt.{index,data-*}`, without TensorFlow.
 
-The index is a sorted table in LevelDB's format. Its keys are names of variables. Its values are
-protocol buffers with the place of the variable's bytes in the data files.
+The index is a sorted table in LevelDB's format. Each key is the name of a variable. Its value is a
+protocol buffer that says where the variable's bytes are in the data files.
 
 References:
   https://github.com/google/leveldb/blob/main/doc/table_format.md
@@ -171,7 +171,7 @@ def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block_handle(content: bytes, start: int) -> tuple[tuple[int, int], int]:
-    """Decodes a handle, a block's place. Returns ((offset, size) of the block, next position)."""
+    """Decodes the handle of a block. Returns ((offset, size) of the block, next position)."""
     offset, start = _varint(content, start)
     size, start = _varint(content, start)
     return (offset, size), start

@@ -58,7 +58,7 @@ def to_parameters(
       shapes: shapes of the model's parameters by path.
       initialize: makes parameters for the given paths; called for paths that the source lacks.
       convention: the source's convention for names and for the orientation of matrices.
-      vocab_size: number of rows of the source's token table. bert_jax's padding rows are zero.
+      vocab_size: number of rows of the source's token table. Further rows in bert_jax are zero.
       allow: unexpected tensors to ignore, and parts of OPTIONAL_PARTS that may be missing.
 
     Raises:
@@ -120,7 +120,7 @@ def _raise_if_any(problems: list[str]) -> None:
 def from_parameters(
     parameters: Parameters, *, vocab_size: int, names: Iterable[Name] = NAMES
 ) -> dict[str, np.ndarray]:
-    """Returns a model's tensors under Hugging Face's names, without the tied decoder."""
+    """Returns a model's tensors under Hugging Face's names, each tied tensor once."""
     tensors = {}
     for name in names:
         ours = parameters[name.path]
@@ -133,7 +133,7 @@ def from_parameters(
 
 
 def _source_names(tensors: Mapping[str, np.ndarray], convention: Convention) -> dict[str, str]:
-    """Returns the source's name of each tensor by its canonical name."""
+    """Returns a dict from the canonical name of each tensor to its name in the source."""
     names: dict[str, str] = {}
     for source in sorted(tensors):
         one = canonical(source, convention)

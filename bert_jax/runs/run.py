@@ -64,7 +64,7 @@ class Run:
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text. Except for rounding, other texts do not matter.
+        """Returns a float32 vector for each text. Other texts of the call change only its rounding.
 
         Args:
           texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond

@@ -29,11 +29,11 @@ class TaskConfig:
     family: FamilyName
     train: str
     dev: str
-    """Examples used to choose the checkpoint, and the threshold above which no answer is given."""
+    """Examples that choose the checkpoint and, with `no_answer`, the threshold for no answer."""
     test: str = ""
     """Examples that are evaluated once, with the checkpoint and threshold chosen on dev."""
     columns: tuple[str, ...] = ()
-    """Column names of a TSV or CoNLL file; if empty, the first line of a TSV file has them."""
+    """Column names of a TSV or CoNLL file; if empty, a TSV file has them in line 1."""
     text: str = "text"
     """Field of the text, the tokens or the question."""
     text_pair: str = ""
@@ -45,7 +45,7 @@ class TaskConfig:
     labels: tuple[str, ...] = ()
     """All labels in the order of their numbers; if empty, the labels of the training examples."""
     metric: str = ""
-    """Main metric. It chooses the checkpoint and gets an interval; if empty, the family's first."""
+    """Main metric, which chooses the checkpoint and gets an interval; empty: the family's first."""
     max_length: Annotated[int, Meta(ge=8)] = 128
     """Maximum length of a row in tokens, including [CLS] and [SEP]."""
     representation: Representation = "cls"
@@ -96,7 +96,7 @@ class TaskTrainingConfig:
     dropout: Annotated[float, Meta(ge=0, lt=1)] | None = None
     """Dropout rate of the encoder and before the output layer; null keeps the model's rates."""
     from_scratch: bool = False
-    """Whether all parameters start at random; the checkpoint gives model config and vocabulary."""
+    """Whether all parameters start at random; only config and vocabulary are then loaded."""
     reinitialize_pooler: bool = False
     """Whether the pooler starts at random, for a checkpoint whose pooler was not trained."""
 

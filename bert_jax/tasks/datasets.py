@@ -20,7 +20,7 @@ HIDDEN = (-1, "-1", "-1.0")
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The examples of one part of a task."""
+    """The examples of `train`, `dev` or `test`."""
 
     name: str
     examples: list[Example]
@@ -96,7 +96,7 @@ def load_dataset(task: TaskConfig) -> Dataset:
 
 
 def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bool:
-    """Returns whether test labels are hidden: all are absent, or all are -1 and -1 is no label."""
+    """Returns whether test labels are hidden: all absent, or all -1 where no label is named -1."""
     given = [record.fields[task.label] for record in test if task.label in record.fields]
     minus_one = len(given) == len(test) and all(label in HIDDEN for label in given)
     return not given or (minus_one and not set(HIDDEN) & set(labels))

@@ -158,8 +158,8 @@ def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -
     """Returns whether a seed diverged, or does not beat every baseline on dev.
 
     A perfect seed has not failed, even if a baseline is perfect too. A threshold chosen on dev
-    makes a seed at least as good as the baseline that never answers. A seed with a threshold is
-    therefore compared without it, and only on questions that have an answer.
+    makes every seed at least as good as the baseline "no answer", so dev would show nothing. Such a
+    seed is therefore compared by its `answerable_f1` without the threshold.
     """
     if "dev" not in result:
         return True
@@ -237,7 +237,7 @@ def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict
     changes. A workdir keeps its config hash even if the format of configs changes.
 
     Raises:
-      CheckpointError: the workdir holds another fine-tuning, or something else.
+      CheckpointError: the workdir holds another fine-tuning, or another kind of run.
     """
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")

@@ -164,7 +164,7 @@ def predict(setup: Setup, params: Any, split: Split) -> list[Any]:
 def write_predictions(setup: Setup, params: Any, directory: Path) -> dict[str, Any]:
     """Writes predictions and outcomes of dev and test, and returns their metrics.
 
-    If the family has a threshold, it is chosen on dev and used on both.
+    If the family has a threshold, it is chosen on dev and used on dev and test.
     """
     family, dataset = setup.dataset.family, setup.dataset
     result: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """Runs tasks in this process, in a pool of processes, or on Apache Beam.
 
-A task writes its result to a file that `finished` reads, so no engine has to return the result.
-The file is the same with every engine.
+A task writes its result to a file, and `Task.finished` reads the file. An engine therefore need not
+return the result. The file is the same with every engine.
 """
 
 import os
@@ -19,7 +19,7 @@ from bert_jax.errors import DataError, UnfinishedError
 
 
 class Task(Protocol):
-    """A task whose files depend only on its fields and on the text that they name."""
+    """A task whose files depend only on its fields and on the text that the fields name."""
 
     def run(self) -> dict:
         """Writes the files of the task, each atomically, and returns the result."""
@@ -46,7 +46,7 @@ class Engine:
 
     kind: Literal["pool", "beam"] = "pool"
     workers: int = 1
-    """Number of processes. Beam's runners other than DirectRunner take it from `beam_options`."""
+    """Number of processes. Beam's runners except DirectRunner read it in `beam_options`."""
     beam_options: tuple[str, ...] = ()
     """Options of Beam's command line: `--runner=DataflowRunner`, `--project=...`."""
 
@@ -134,7 +134,7 @@ def _run_on_beam(
 
 
 def _run_or_report(task: Task) -> None:
-    """Runs a task. A DataError goes to a file, because Beam would wrap it and retry the task."""
+    """Runs a task. Writes a DataError to a file, because Beam would retry a task that raises."""
     _error_path(task).unlink(missing_ok=True)
     try:
         task.run()

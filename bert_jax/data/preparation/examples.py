@@ -1,7 +1,7 @@
 """Cuts documents into examples of the kind that `data.pairs` names.
 
 References: RoBERTa, Liu et al. 2019, section 4.2 (DOC-SENTENCES); ALBERT, Lan et al. 2019,
-section 3.1 (sentence order). For next-sentence pairs see `pairs`.
+section 3.1 (sentence order). For next-sentence pairs see `data/pairs.py`.
 """
 
 import random
@@ -23,13 +23,13 @@ def build_examples(
     short_sequence_probability: float,
     rng: random.Random,
 ) -> list[Pair]:
-    """Cuts each document (sentences of token ids) into examples, as often as `dupe_factors` says.
+    """Cuts document i (sentences of token ids) into examples `dupe_factors[i]` times.
 
-    See `build_pairs` for 'next_sentence'. With 'none', an example is a run of sentences that fits
-    into a row. With 'sentence_order', a run is divided between two sentences into A and B, which
-    lose tokens if they do not fit into a row together. A run of one sentence becomes a single text
-    without a label. A sentence longer than a row is cut. If a document is cut into examples again,
-    the first has a random length, so the later examples start at other places than before.
+    See `build_pairs` for 'next_sentence'. With 'none', an example holds consecutive sentences that
+    fit into a row. With 'sentence_order', such sentences are divided into A and B, which lose
+    tokens if they do not fit into a row together. A sentence alone becomes a single text without a
+    label. A sentence longer than a row is cut. When a document is cut again, its first example has
+    a random length, so the later examples start at other places than before.
     """
     if kind == "next_sentence":
         return build_pairs(
@@ -70,7 +70,7 @@ def _pieces(sentences: Sentences, *, longest: int) -> list[Sequence[int]]:
 
 
 def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields the longest runs of at most `next(lengths)` tokens; a longer sentence is a run too."""
+    """Yields the most sentences of `next(lengths)` tokens or fewer, or a longer sentence alone."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences):
         if end > start and tokens + len(sentence) > length:
@@ -82,7 +82,7 @@ def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sente
 
 
 def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields the shortest runs of at least `next(lengths)` tokens; the last may have fewer."""
+    """Yields the fewest sentences of `next(lengths)` tokens or more; the last may have fewer."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences, start=1):
         tokens += len(sentence)
@@ -92,9 +92,9 @@ def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[S
 
 
 def _ordered_pair(run: Sentences, *, max_tokens: int, rng: random.Random) -> Pair:
-    """Cuts a run between two sentences into A and B, and swaps them with probability 1/2.
+    """Divides sentences at a random place into A and B; swaps A and B with probability 1/2.
 
-    A run of one sentence becomes a single text without a label.
+    A sentence alone becomes a single text without a label.
     """
     if len(run) == 1:
         return Pair(_join(run), [], 0)

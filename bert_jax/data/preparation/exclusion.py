@@ -7,7 +7,7 @@ counts as a word. An evaluation text of 8 to 12 words is searched for as a whole
 such as `yes`, is not searched for, because it occurs everywhere.
 
 Reference: the lengths of 13 and 8 words are from Brown et al. 2020 (GPT-3), appendix C. GPT-3
-removed only the text around a match, and ignored frequent runs of words.
+removed only the text around a match, and ignored frequent sequences of words.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class Exclusion:
     def fingerprint(self) -> str | None:
         """Returns the SHA-256 of the rule and the texts; None if nothing is excluded.
 
-        It does not depend on the paths of the files.
+        This SHA-256 does not depend on the paths of the files.
         """
         if not self.files:
             return None
@@ -105,7 +105,7 @@ def _sha256_of(path: str) -> str:
 
 
 class _Runs:
-    """The runs of words to search for, as sorted hashes: 8 bytes for each word of the texts."""
+    """The sequences of words ("runs") to search for, as sorted hashes: 8 bytes for each word."""
 
     def __init__(self, paths: Sequence[str]):
         self.texts = self.short_texts = 0
@@ -134,7 +134,7 @@ class _Runs:
     def occur_in(self, text: str) -> bool:
         """Returns whether a run of an evaluation text occurs in `text`.
 
-        Few places of `text` match the first 8 words of a run. Whole runs are compared only there.
+        The first 8 words of runs are compared first, and whole runs only at the few places found.
         """
         ids = self._encode(text)
         starts = np.arange(len(ids) - MIN_WORDS + 1)
@@ -153,7 +153,7 @@ NOTHING = Exclusion()
 
 @lru_cache(maxsize=1)
 def _runs_of(files: tuple[tuple[str, str], ...]) -> _Runs:
-    """Reads the texts once for each process."""
+    """Reads the texts of the files, once in each process."""
     return _Runs([path for path, _ in files])
 
 

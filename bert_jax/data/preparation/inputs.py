@@ -19,7 +19,7 @@ _WHERE = ("path", "size", "builder_directory")
 
 
 def describe_inputs(corpus: Corpus, *, threads: int) -> dict:
-    """Returns the corpus as JSON; its `fingerprint` does not depend on the location of the files.
+    """Describes the corpus. The `fingerprint` does not depend on the location of the files.
 
     Raises:
       OSError: a file cannot be read.

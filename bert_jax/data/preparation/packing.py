@@ -1,6 +1,6 @@
 """Packs several pairs into a row.
 
-Rows are packed when data are prepared, because the masks of a row depend on its record index.
+`prepare` packs the rows, because a mask depends on the record index: a record must be a whole row.
 
 Reference: packing by a histogram of lengths, Krell et al. 2021, https://arxiv.org/abs/2107.02027
 """
@@ -20,9 +20,9 @@ def pack_pairs(
 ) -> list[list[Pair]]:
     """Packs pairs into few rows, at most `pairs_per_row` in each.
 
-    Each row starts with the longest pair that is left. While three or more pairs may be added, the
-    next pair is the longest that fits into an equal share of the row's free positions. At the end,
-    one or two pairs that fill the row best are added. Short pairs are thus spread over the rows.
+    Each row starts with the longest pair that is left. While k > 2 pairs may still be added, the
+    next pair is the longest with at most 1/k of the row's free positions. Then the one or two pairs
+    that fill the row best are added. Short pairs are thus spread over the rows.
     """
     stock = _Stock(pairs, sequence_length)
     rows = []
@@ -60,13 +60,13 @@ class _Stock:
         return pair
 
     def longest(self, room: int) -> int:
-        """Returns the greatest length among pairs of at most `room` tokens, or -1."""
+        """Returns the length of the longest pair of at most `room` tokens; -1 if there is none."""
         return (self.present & ((2 << room) - 1)).bit_length() - 1
 
     def longest_two(self, room: int) -> list[int]:
         """Returns the lengths of the two pairs that fill `room` tokens best, or [].
 
-        If several pairs of lengths have the same sum, it returns the most equal lengths.
+        Among choices with the same sum, it returns the most equal two lengths.
         """
         for total in range(room, 1, -1):
             # Bit x is set if lengths x and total - x exist and x is at most total / 2.

@@ -52,7 +52,7 @@ def train_vocabulary(
     exclusion: Exclusion = NOTHING,
     report: Report = lambda *_: None,
 ) -> Tokenizer:
-    """Trains a vocabulary on the documents for training, or loads an earlier run's vocabulary.
+    """Trains a vocabulary on the documents for training, or loads that of an earlier call.
 
     Leaves a survey of the corpus in `config.directory`. `prepare_data` uses and removes the survey.
 
@@ -81,7 +81,7 @@ def prepare_data(
 ) -> dict:
     """Writes `config.directory` and returns its passport; the bytes do not depend on the engine.
 
-    Keeps the files that an earlier run with the same text and the same settings finished.
+    Keeps the files that an earlier call with the same text and the same settings finished.
 
     Args:
       exclusion: evaluation texts; documents that contain such a text are left out.
@@ -174,9 +174,9 @@ def _survey_tasks(
 
 @contextmanager
 def _removed_if_refused(directory: Path) -> Iterator[None]:
-    """Deletes the survey directory if a DataError is raised.
+    """Deletes a new survey directory if the body of the `with` statement raises a DataError.
 
-    Keeps the directory if it existed before, or if the same command can continue from it.
+    Keeps the directory if the same command can continue from it.
     """
     was_there = directory.exists()
     try:
@@ -199,7 +199,7 @@ def _check_rows(config: DataConfig, **statistics: Sequence[dict]) -> None:
 
 
 def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) -> list[dict]:
-    """Runs the tasks that are not finished; returns the results of all tasks in their order."""
+    """Runs the unfinished tasks; returns the results of all tasks, in the order of `tasks`."""
     results = {number: task.finished() for number, task in enumerate(tasks)}
     missing = [number for number, result in results.items() if result is None]
     total = sum(task.size for task in tasks)
@@ -214,7 +214,7 @@ def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) ->
 
 
 def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | None:
-    """Loads the vocabulary that an earlier run trained; None if there is none.
+    """Loads the vocabulary that an earlier call trained; returns None if there is none.
 
     Raises:
       DataError: the vocabulary was trained with other settings.

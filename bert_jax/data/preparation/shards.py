@@ -6,7 +6,7 @@ A directory of prepared data holds:
 - `train-00000-of-00008.array_record`, `eval-00000-of-00001.array_record`: rows;
   bert_jax/data/records.py describes a record.
 - the same names with `.json`: the statistics of a shard.
-- the same names with `.documents.npy`: sorted uint64 hashes of its documents.
+- the same names with `.documents.npy`: sorted uint64 hashes of the shard's documents.
 - `token_counts.npy`: how often each id occurs in the training records, int64 [vocab_size].
 - `passport.json`, which is written last.
 """
@@ -35,12 +35,12 @@ from bert_jax.files import sha256_of_file, write_json
 
 BLOCK_TOKENS = 2**20
 """Approximate number of tokens in a block of documents (about 5 MB of English). Only one block is
-in memory at a time. Random texts B are drawn, and rows packed and shuffled, within a block."""
+in memory at a time. Random texts B are drawn, pairs packed and rows shuffled within a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """Encodes one shard. Its bytes depend only on these fields and on the text that they name."""
+    """Encodes one shard. The shard's bytes depend only on these fields and the text they name."""
 
     split: Literal["train", "eval"]
     index: int
@@ -73,7 +73,7 @@ class ShardTask:
         return self.path.with_suffix(".documents.npy")
 
     def run(self) -> dict:
-        """Writes the shard and then its statistics, which it returns.
+        """Writes the shard and then its statistics; returns the statistics without token counts.
 
         Raises:
           DataError: the corpus cannot be read, or the shard cannot be written.
@@ -197,7 +197,7 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
 def _blocks(
     task: ShardTask, statistics: _Statistics
 ) -> Iterator[tuple[list[list[list[int]]], list[int]]]:
-    """Yields blocks: documents (sentences of token ids), and how often each is cut into pairs."""
+    """Yields each block: documents (sentences of token ids), and how often to cut each."""
     encode = _warm(task.tokenizer).encode
     documents, times, tokens = [], [], 0
     for document, weight in corpora.read_slice(task.corpus_slice):
@@ -232,5 +232,5 @@ def _blocks(
 
 @lru_cache(maxsize=1)
 def _warm(tokenizer: Tokenizer) -> Tokenizer:
-    """Returns the previous task's tokenizer if it is equal: its cache already holds many words."""
+    """Returns the previous task's tokenizer if it is equal, to use the words in its cache."""
     return tokenizer

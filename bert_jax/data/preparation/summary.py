@@ -25,7 +25,7 @@ _SUMS = "examples documents sentences tokens positions pairs random_pairs bytes_
 def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict]) -> dict:
     """Adds up the statistics of the shards and returns three fields of a passport.
 
-    `splits` holds the sums of each split. `shared_documents` is the number of texts in both splits.
+    `splits` holds the sums of each split. `shared_documents` counts texts that both splits have.
     `identical_shards` lists groups of files with the same bytes or the same documents.
     """
     shards = {"train": training, "eval": evaluation}
@@ -152,5 +152,5 @@ def _identical(shards: Sequence[dict]) -> list[list[str]]:
 
 
 def _rate(part: int | np.integer, whole: int | np.integer) -> float:
-    """Returns the share, or 0 if the whole is 0."""
+    """Returns `part / whole`, or 0 if `whole` is 0."""
     return round(float(part) / max(1, int(whole)), 6)

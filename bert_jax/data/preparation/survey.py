@@ -97,7 +97,7 @@ class SurveyTask:
         return result
 
     def _count(self, texts: Iterator[str]) -> Counter[str]:
-        """Counts words. For SentencePiece, text is first cut into sentences, as for encoding."""
+        """Counts words. For SentencePiece, texts are first cut into sentences, as for encoding."""
         if self.config.tokenizer == "wordpiece":
             return train_wordpiece.count_words(texts, lower_case=self.config.lower_case)
         sentences = chain.from_iterable(map(corpora.split_sentences, texts))
@@ -106,7 +106,7 @@ class SurveyTask:
     def _training_texts(
         self, documents: Counter[str], excluded: list[str], held_out: TextIO
     ) -> Iterator[str]:
-        """Yields each training text as often as it is used.
+        """Yields each training text as often as the weight of its source says.
 
         Adds names of excluded documents to `excluded`; writes held-out documents to `held_out`.
         """
@@ -122,7 +122,7 @@ class SurveyTask:
                 held_out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def finished(self) -> dict | None:
-        """Returns the result of an earlier run on the same text with the same settings."""
+        """Returns the result of an earlier call with the same text and settings, or None."""
         if not self.path.exists():
             return None
         result = read_json(self.path)
@@ -164,7 +164,7 @@ def held_out_slice(tasks: Sequence[SurveyTask]) -> corpora.Slice:
 
 
 def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenizer:
-    """Trains a vocabulary on the words of all slices; the number of workers does not matter.
+    """Trains a vocabulary on the words of all slices, the same with any number of workers.
 
     Raises:
       DataError: `vocab_size` is too large for the corpus, or too small for its characters.

@@ -17,7 +17,7 @@ class Document:
     text: str
     """Lines joined by newlines. A line holds one or several sentences."""
     held_out: bool | None = None
-    """Whether the corpus names this document for evaluation. None leaves the choice to a hash."""
+    """True: for evaluation; False: for training; None: a hash of the text decides."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,7 @@ def open_corpus(spec: str) -> Corpus:
 def read_slice(corpus_slice: Slice) -> Iterator[tuple[Document, float]]:
     """Yields documents with their weights, always in the same order.
 
-    The sources are mixed evenly: at any point, the same fraction of each source has been read.
+    The sources are mixed evenly: at any point, about the same share of each has been read.
 
     Raises:
       DataError: a file does not have the format of its spec; the message names file and line.

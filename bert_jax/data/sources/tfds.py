@@ -1,7 +1,7 @@
 """`tfds:NAME[/CONFIG][:SPLIT[:FIELD]]`: prepared TensorFlow Datasets, read without TensorFlow.
 
 NAME is a dataset that is prepared in the TFDS data directory, or the path of a prepared dataset.
-array_record files allow random access. In a tfrecord file, the reader skips all earlier records.
+array_record files allow random access. A tfrecord file is read from its beginning.
 """
 
 import os

@@ -56,7 +56,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text. The name of a special piece in the text is ordinary text."""
+        """Returns the ids of a text. `[MASK]` or `[SEP]` in the text is ordinary text."""
 
     def encode_continuation(self, text: str) -> list[int]:
         """Returns the ids of a text that follows another piece, such as [MASK], without a space.
@@ -69,7 +69,7 @@ class Tokenizer(ABC):
     def encode_with_offsets(self, text: str) -> Encoding:
         """Returns the ids of `encode`, and for each id the (start, end) of its piece in the text.
 
-        Cleaning, such as lower-casing, makes the piece from `text[start:end]`. A removed character,
+        The piece is `text[start:end]` after cleaning, such as lower-casing. A removed character,
         such as a separate accent, is in this range only if it stands within the piece. If a
         character becomes several pieces, each has the range of the character. [UNK] has the range
         of its whole word.

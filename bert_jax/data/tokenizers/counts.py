@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]], *, limit: int) -> Counter[str]:
-    """Adds the counts of a corpus's parts, in this order. `bound` limits the number of keys."""
+    """Adds up the counts of the parts, in order. `bound` limits the keys after each part."""
     rng = random.Random(0)
     counts = Counter()
     for part in parts:
@@ -16,7 +16,7 @@ def merge_counts(parts: Iterable[Mapping[str, int]], *, limit: int) -> Counter[s
 
 
 def bound(counts: dict[str, int], *, limit: int, rng: random.Random) -> None:
-    """Samples at most `limit // 2` keys, in place, if there are more than `limit`.
+    """If there are more than `limit` keys, keeps a sample of at most `limit // 2`, in place.
 
     The expected count of every key stays the same. The method is threshold sampling (Duffield et
     al. 2005) with a threshold t: a key with t or more occurrences keeps its count. A rarer key

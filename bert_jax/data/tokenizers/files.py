@@ -12,7 +12,7 @@ from bert_jax.files import write_atomically
 
 
 def tokenizer_from_json(description: dict) -> Tokenizer:
-    """Rebuilds a tokenizer from its `to_json`. Raises DataError for any other description."""
+    """Rebuilds a tokenizer. Raises DataError if `description` is not the output of a `to_json`."""
     if isinstance(description.get("model"), dict):
         raise DataError("this is Hugging Face's format; accepted: the output of bert_jax.convert")
     if (version := description.get("format_version")) != FORMAT_VERSION:

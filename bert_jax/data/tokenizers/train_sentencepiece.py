@@ -1,4 +1,4 @@
-"""Trains a SentencePiece vocabulary: a unigram model over counts of pretokens."""
+"""Trains a SentencePiece unigram model on counts of pretokens (text between two spaces)."""
 
 import io
 import random
@@ -27,9 +27,9 @@ _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
 
 
 def count_pretokens(sentences: Iterable[str], *, lower_case: bool) -> Counter[str]:
-    """Counts the normalized pretokens, which are the runs of characters between spaces.
+    """Counts pretokens: the parts of the normalized text between spaces.
 
-    A Chinese sentence is a single pretoken. Beyond `MAX_PRETOKENS`, `bound` keeps a sample of them.
+    A Chinese sentence is a single pretoken. `bound` keeps a sample of more than `MAX_PRETOKENS`.
     """
     normalizer = sentencepiece.SentencePieceNormalizer(rule_name=_NORMALIZERS[lower_case])
     rng = random.Random(0)
@@ -87,7 +87,7 @@ def train_sentencepiece(
 
 
 def _sample(counts: Mapping[str, int]) -> dict[str, int]:
-    """Scales the counts down to about `MAX_TRAINING_CHARACTERS`, with random rounding."""
+    """Scales counts down, with random rounding, to about `MAX_TRAINING_CHARACTERS` in total."""
     rng = random.Random(0)
     characters = sum(count * (len(pretoken) + 1) for pretoken, count in counts.items())
     share = min(1, MAX_TRAINING_CHARACTERS / max(1, characters))

@@ -14,7 +14,7 @@ from bert_jax.data.tokenizers.words import space_ideographs, split_whitespace, s
 from bert_jax.errors import DataError
 
 MIN_CHARACTER_COUNT = 5
-"""A rarer character gets no piece of its own, since its embedding could not be learnt."""
+"""A character that occurs less often gets no piece: its embedding could not be learnt."""
 MAX_CHARACTERS = 1000
 """Maximum size of the alphabet. Web text has many rare characters."""
 MAX_DISTINCT_WORDS = 2**20
@@ -27,8 +27,8 @@ _RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece gives these characte
 def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """Counts each word and punctuation mark of the texts.
 
-    If there are more than `MAX_DISTINCT_WORDS` words, `bound` keeps a sample of them. Words of more
-    than `MAX_WORD_LENGTH` characters are left out.
+    If there are more than `MAX_DISTINCT_WORDS` distinct words, `bound` keeps a sample of them.
+    Words of more than `MAX_WORD_LENGTH` characters are left out.
     """
     rng = random.Random(0)
     raw_words, words = Counter(), Counter()

@@ -106,7 +106,7 @@ class WordPiece(Tokenizer):
 
     @cached_property
     def _encode_word(self) -> Callable[[str], tuple[int, ...]]:
-        """Returns the ids of a text without spaces, from a cache where possible."""
+        """Returns a function, with a cache, from a text without spaces to its ids."""
 
         def encode_word(word: str) -> tuple[int, ...]:
             tokens = words.split_word(word, lower_case=self.lower_case)
@@ -116,7 +116,7 @@ class WordPiece(Tokenizer):
 
     @cached_property
     def _encode_aligned_word(self) -> Callable[[str], Encoding]:
-        """Returns the ids of `_encode_word`, with their offsets in the word."""
+        """Returns a function like `_encode_word` that also gives the offsets of the ids."""
 
         def encode_aligned_word(word: str) -> Encoding:
             ids, offsets = [], []

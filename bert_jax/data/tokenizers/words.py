@@ -93,7 +93,7 @@ def split_whitespace(text: str) -> list[str]:
 
 
 def split_word(word: str, *, lower_case: bool) -> list[str]:
-    """Cleans a result of `split_whitespace`, and splits off punctuation and ideographs."""
+    """Cleans a word of `split_whitespace`, and splits off punctuation and ideographs."""
     if word.isascii() and word.isalnum():
         return [word.lower() if lower_case else word]
     tokens = []
@@ -116,7 +116,7 @@ def space_ideographs(text: str) -> str:
 
 
 def split_unspaced(word: str) -> list[str]:
-    """Splits off each character of a script without spaces as a word."""
+    """Splits a word: each character of a script without spaces becomes a word."""
     return [word] if word.isascii() else _UNSPACED_OR_REST.findall(word)
 
 
@@ -156,7 +156,7 @@ def _lower_and_strip_accents(token: list[AlignedCharacter]) -> list[AlignedChara
 
 
 def _combining_class(character: AlignedCharacter) -> int:
-    """Returns Unicode's combining class, which orders a run of marks; 0 means no mark."""
+    """Returns Unicode's combining class, the sort key of consecutive marks; 0 means no mark."""
     return unicodedata.combining(character[0])
 
 

@@ -11,8 +11,8 @@ Item = TypeVar("Item")
 
 BATCHES_OF_A_GROUP = 16
 LENGTH_STEP = 16
-"""Batches of similar rows are padded to multiples of this length, because each length needs a
-compiled program of its own."""
+"""Batches of rows of similar length are padded to multiples of this number of tokens, because each
+padded length needs a compiled program of its own."""
 
 
 def padded_length(rows: Sequence[Row], longest: int, *, multiple: int = 8) -> int:
@@ -28,7 +28,7 @@ def num_tokens(row: Row) -> int:
 def stack(
     rows: Sequence[Row], *, family: Family, batch_size: int, length: int, pad_id: int
 ) -> TaskBatch:
-    """Returns a batch of `batch_size` rows; missing rows are filled with padding of weight 0."""
+    """Returns a batch of `batch_size` rows; padding rows of weight 0 follow `rows`."""
     choices = max(len(row.inputs) for row in rows)
     token_ids = np.full((batch_size, choices, length), pad_id, np.int32)
     segment_ids = np.zeros((batch_size, choices, length), np.int32)
@@ -58,7 +58,7 @@ def shuffled(count: int, *, seed: int, epoch: int) -> np.ndarray:
 def epoch_batches(
     rows: Sequence[Row], *, seed: int, epoch: int, size: int, by_length: bool
 ) -> Iterator[list[Row]]:
-    """Returns the batches of an epoch; one of them may be smaller than `size`.
+    """Returns the batches of an epoch; one batch may have fewer than `size` rows.
 
     With `by_length` a batch holds rows of similar length: the shuffled rows are cut into groups of
     16 batches, each group is sorted by length, and the batches are shuffled.

@@ -102,11 +102,11 @@ class Family:
     decode: Callable[..., list[Any]]
     """The prediction of each example, from (outputs of the rows, rows, examples, task)."""
     choose_threshold: Callable[[list[Any], Sequence[Example], str], float | None] = lambda *_: None
-    """The threshold above which there is no answer, or None. It is chosen on dev, used on test."""
+    """The threshold above which a prediction becomes "no answer", or None. Chosen on dev."""
     apply_threshold: Callable[[list[Any], float | None], list[Any]] = lambda predictions, _: (
         predictions
     )
-    """The predictions, with no answer where the threshold is exceeded."""
+    """The predictions; those above the threshold become "no answer"."""
     score: Callable[[list[Any], Sequence[Example], Labels], Outcomes]
     """The outcomes: the comparison of each prediction with its example."""
     metrics: dict[str, Callable[[Outcomes], float | None]]

@@ -205,8 +205,8 @@ def choose_threshold(
     """Returns the threshold with the highest F1. Above it, a `null_margin` means no answer.
 
     Returns None, which keeps every answer, if all questions have an answer or if the metric
-    measures only questions that have an answer. The search follows `find_best_thresh` of SQuAD 2's
-    evaluation script: it first answers no question, then one after another by rising margin.
+    measures only questions that have an answer. Like `find_best_thresh` of SQuAD 2's evaluation
+    script, the search tries every threshold: from no question answered to all, by rising margin.
     """
     if metric.startswith("answerable") or all(example.gold for example in examples):
         return None
@@ -225,7 +225,7 @@ def choose_threshold(
 
 
 def apply_threshold(predictions: list[Answer], threshold: float | None) -> list[Answer]:
-    """Returns the predictions; those whose margin is above the threshold become no answer."""
+    """Returns the predictions; if the margin is above the threshold, the text becomes empty."""
     if threshold is None:
         return predictions
     return [one._replace(text="") if one.null_margin > threshold else one for one in predictions]
@@ -243,14 +243,14 @@ def score(predictions: Sequence[Answer], examples: Sequence[Example], labels: La
 
 
 def mean(outcomes: Outcomes, *, column: int, answerable: bool | None = None) -> float | None:
-    """Returns the mean of a column over all questions, or over those with or without an answer."""
+    """Returns the mean of a column over all questions, or over the (un)answerable questions."""
     if answerable is not None:
         outcomes = outcomes[outcomes[:, ANSWERABLE] == answerable]
     return float(outcomes[:, column].mean()) if len(outcomes) else None
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[Answer]]:
-    """Predicts no answer, and the sentence that shares most words with the question."""
+    """Returns two baselines: no answer, and the sentence with most words of the question."""
     return {
         "no_answer": [Answer("", 0.0)] * len(examples),
         "overlapping_sentence": [Answer(overlapping_sentence(*one.texts), 0.0) for one in examples],
@@ -274,10 +274,10 @@ def write_predictions(
 
 
 def span_loss(logits, batch) -> Mean:
-    """Returns the mean of the cross entropies of start and end over the tokens of a row.
+    """Returns the mean of the cross entropies of start and end; the softmax leaves out padding.
 
-    run_squad.py of google-research/bert includes padding in the softmax, so its loss depends on the
-    padded length. This loss does not.
+    The softmax of run_squad.py of google-research/bert includes padding, so the loss there depends
+    on the padded length.
     """
     is_token = batch.pack_ids[:, 0, :, None] > 0
     # The value is finite: rows of only padding have no token, and -inf would give them nan.

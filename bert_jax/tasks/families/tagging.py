@@ -148,7 +148,7 @@ def entity_f1(outcomes: Outcomes) -> float | None:
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[list[int]]]:
-    """Predicts the most frequent tag, and the most frequent tag of each word seen in training."""
+    """Returns two baselines: the most frequent tag, and the most frequent tag of each word."""
     of_word: dict[str, Counter] = defaultdict(Counter)
     for example in train:
         for word, tag in zip(example.texts, example.gold, strict=True):

@@ -12,7 +12,7 @@ CONLLU_COLUMNS = "id form lemma upos xpos feats head deprel deps misc".split()
 
 
 def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """Returns a record for each sentence. A field holds the list of the cells of one column.
+    """Returns a record for each sentence. Each field is the list of its cells in one column.
 
     Tabs or spaces separate columns. `-DOCSTART-` lines belong to no sentence.
 
