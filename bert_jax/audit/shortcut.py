@@ -167,7 +167,7 @@ def _lengths(pairs: Sequence[Pair], *, sequence_length: int) -> sparse.csr_array
 
 
 def _bags_of_sides(pairs: Sequence[Pair], *, vocab_size: int) -> list[sparse.csr_array]:
-    """Returns an array [pairs, vocab] for A and one for B: 1 if the text contains the piece."""
+    """Returns two arrays [pairs, vocab], for A and for B: 1 if the text contains the piece."""
     both = []
     for texts in ([pair.a for pair in pairs], [pair.b for pair in pairs]):
         ends = np.cumsum([0, *map(len, texts)])

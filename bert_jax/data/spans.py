@@ -28,7 +28,7 @@ def choose_spans(
     budgets: Int[np.ndarray, "batch"] | None,
     max_predictions: int,
 ) -> Int[np.ndarray, "batch length"]:
-    """Chooses whole words until the budget of each row is spent.
+    """Chooses whole words of each row, up to its budget (a maximum number of tokens).
 
     The result holds a span number at each chosen token, counted from 1, and 0 at other tokens.
     Spans start at the candidates, in ascending order of `selection`. A span ends early at the end

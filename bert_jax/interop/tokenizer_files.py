@@ -1,4 +1,4 @@
-"""Reads the tokenizer of a Hugging Face directory. It must be BERT's WordPiece.
+"""Reads the tokenizer of a Hugging Face directory. Only BERT's WordPiece is accepted.
 
 Reference: transformers 5.23.0.
 """
@@ -108,7 +108,7 @@ def _check_fields(
 def _check_added_tokens(
     added: Iterable[tuple[Any, Any]], tokenizer: WordPiece, *, path: Path
 ) -> None:
-    """Raises DataError for an added token that is not a special piece and so changes the ids."""
+    """Raises DataError if an added token is not a special piece of the vocabulary."""
     for i, token in added:
         content = value_at(token, "content")
         known = content in tokenizer.pieces and str(tokenizer.pieces.index(content)) == str(i)

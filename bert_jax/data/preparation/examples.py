@@ -27,9 +27,9 @@ def build_examples(
 
     See `build_pairs` for 'next_sentence'. With 'none', an example holds consecutive sentences that
     fit into a row. With 'sentence_order', such sentences are divided into A and B, which lose
-    tokens if they do not fit into a row together. A sentence alone becomes a single text without a
-    label. A sentence longer than a row is cut. When a document is cut again, its first example has
-    a random length, so the later examples start at other places than before.
+    tokens if they do not fit into a row together. If there is only one sentence, it becomes a text
+    without a label. A sentence longer than a row is cut. When a document is cut again, its first
+    example has a random length, so the later examples start at other places than before.
     """
     if kind == "next_sentence":
         return build_pairs(
@@ -94,7 +94,7 @@ def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[S
 def _ordered_pair(run: Sentences, *, max_tokens: int, rng: random.Random) -> Pair:
     """Divides sentences at a random place into A and B; swaps A and B with probability 1/2.
 
-    A sentence alone becomes a single text without a label.
+    If there is only one sentence, it becomes a single text without a label.
     """
     if len(run) == 1:
         return Pair(_join(run), [], 0)

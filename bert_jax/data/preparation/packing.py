@@ -1,6 +1,6 @@
 """Packs several pairs into a row.
 
-`prepare` packs the rows, because a mask depends on the record index: a record must be a whole row.
+Rows are packed before training: masks depend on the record index, so each row is a record.
 
 Reference: packing by a histogram of lengths, Krell et al. 2021, https://arxiv.org/abs/2107.02027
 """

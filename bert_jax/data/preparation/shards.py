@@ -232,5 +232,5 @@ def _blocks(
 
 @lru_cache(maxsize=1)
 def _warm(tokenizer: Tokenizer) -> Tokenizer:
-    """Returns the previous task's tokenizer if it is equal, to use the words in its cache."""
+    """Returns the previous task's tokenizer if it is equal, to keep its cache of words."""
     return tokenizer
