@@ -1,6 +1,6 @@
 """bert_jax: pretraining BERT in JAX and Flax, with every number traceable.
 
-Importing this package does not import jax, because data workers import it too.
+Importing bert_jax does not import jax, because worker processes of `prepare` must not start jax.
 """
 
 import importlib

@@ -1,17 +1,17 @@
 """Measures the time, memory and FLOPs of the update of an experiment.
 
-It trains on full rows of random words and needs no prepared data. A packed row holds
-`data.pairs_per_row` pairs of equal lengths.
+The command makes a batch of random token ids, so it needs no prepared data. Its rows have no
+padding. Each row holds `data.pairs_per_row` pairs of about equal lengths.
 
   python -m bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32
   python -m bert_jax.bench --experiment=experiments/bert.py:base --steps=50 --json
 
-model_flops_utilization (MFU) is the FLOPs of the model's matrix products, divided by the step time
-and by the device's peak; docs/scaling.md has the formula. The peak of an accelerator is the
-bfloat16 peak of its data sheet. For a CPU, the fastest of several matrix products is measured.
+model_flops_utilization (MFU) is the FLOPs per second of the model's matrix products, divided by the
+peak of all devices of the mesh; docs/scaling.md has the formula. The peak of an accelerator is the
+bfloat16 peak of its data sheet. The peak of a CPU is measured with several matrix products.
 
-Peak memory is the memory of the compiled update on a device: arguments + outputs + temporaries -
-aliased. An output and an argument share aliased memory.
+Peak memory of a device is arguments + outputs + temporaries - aliased memory of the compiled
+update. Aliased memory holds an argument first and an output later, so the sum counts it twice.
 """
 
 import json
@@ -24,13 +24,13 @@ from absl import flags
 from bert_jax import command, cpu, environment
 from bert_jax.planning.topology import CHIPS
 
-# Dense bfloat16, per second and chip, from the vendors' data sheets.
+# Peak FLOPs per second of one chip for dense bfloat16, from the vendors' data sheets.
 PEAK_FLOPS = {chip.device_kind: chip.flops for chip in CHIPS.values()}
 PEAK_FLOPS |= {"NVIDIA A100": 312e12, "NVIDIA H200": 989e12}
 
 
 def measure(experiment: Any, steps: int) -> dict[str, Any]:
-    """Returns times in seconds, tokens per second, FLOPs, MFU, bytes, and number of compiles."""
+    """Times `steps` updates and returns the measurements as plain JSON values."""
     import jax
 
     from bert_jax.sharding import make_mesh
@@ -93,10 +93,10 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
 
 
 def update_memory(analysis: Any) -> dict[str, int]:
-    """Returns the bytes of a compiled program on a device: its peak, and each kind of memory.
+    """Returns the memory of a compiled program on a device in bytes: the peak, and each kind.
 
-    XLA's own `peak_memory_in_bytes` leaves out the temporaries on a CPU. For BERT-mini at 32 x 128
-    it is 135 MB, but the temporaries alone are 845 MB.
+    XLA's own `peak_memory_in_bytes` leaves out the temporaries on a CPU. For BERT-mini with 32 rows
+    of 128 tokens, this field is 135 MB, but the temporaries alone are 845 MB.
     """
     kinds = {
         "arguments": analysis.argument_size_in_bytes,
@@ -114,7 +114,7 @@ def pair_lengths(experiment: Any) -> list[int]:
 
 
 def random_batch(experiment: Any) -> Any:
-    """Returns this host's rows of a batch: full rows of random words, masked as configured."""
+    """Returns this host's rows of a random batch. `data.masking` decides the number of masks."""
     import jax
     import numpy as np
 
@@ -149,7 +149,7 @@ def random_batch(experiment: Any) -> Any:
 
 
 def known_peak(device: Any) -> float | None:
-    """Returns the FLOPs per second of a device from PEAK_FLOPS, or None if it is not listed."""
+    """Returns the peak FLOPs per second of a device, or None if the device is not in PEAK_FLOPS."""
     kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
     return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
 

@@ -32,11 +32,11 @@ _SET = flags.DEFINE_multi_string(
 
 
 def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any:
-    """Returns the experiment of the flags. Its class is `root`; None stands for `Experiment`.
+    """Returns the experiment that the flags describe, an instance of `root` (None: `Experiment`).
 
-    `begun` has the experiments of the runs that the command continues. If one of these experiments
-    has a field's default of an earlier config format, the returned experiment gets this value too.
-    A field that `--set` names keeps the value of `--set`.
+    `begun` has the experiments of the runs that the command continues. Some fields had another
+    default in earlier config formats (`EARLIER_DEFAULTS`). If an experiment of `begun` has such a
+    default, the returned experiment gets the same value, unless `--set` names the field.
 
     Raises:
       ConfigError: the flags or the experiment are not valid.
@@ -66,7 +66,7 @@ def load(spec: str, root: Any = None) -> Any:
     """Returns the experiment of an experiment file or of a run's config.json.
 
     Raises:
-      ConfigError: the experiment is not valid, or its class is not `root`.
+      ConfigError: the experiment is not valid, or it is not an instance of `root`.
     """
     from bert_jax.training.experiment import Experiment
 
@@ -83,9 +83,9 @@ def load(spec: str, root: Any = None) -> Any:
 
 
 def run(main: Callable[..., None], *, operands: bool = False) -> None:
-    """Runs a command. For an error of the user it prints one line on stderr and exits with 2.
+    """Runs a command. After a mistake of the user it prints one line and exits with status 2.
 
-    With `operands`, arguments that are not flags are passed to `main`.
+    If `operands` is True, the arguments that are not flags are passed to `main`.
     """
 
     def guarded(arguments: list[str]) -> None:
@@ -122,10 +122,10 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
 
 @contextlib.contextmanager
 def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -> Iterator[int]:
-    """Locks a directory against a second process, and yields the descriptor of the lock.
+    """Locks a directory, so that one process at a time works in it. Yields the lock's descriptor.
 
-    A child process that inherits the descriptor keeps the lock after its parent ends. After an
-    error of the user, the lock file and the empty directories that this function made are removed.
+    A child process that inherits the descriptor keeps the lock after its parent ends. After a
+    BertJaxError or an OSError, the lock file and the empty directories made here are removed.
 
     Raises:
       CheckpointError: another process holds the lock, and `wait` is False.

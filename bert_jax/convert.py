@@ -1,4 +1,4 @@
-"""Converts weights between bert_jax and Hugging Face, and from Google's TensorFlow checkpoints.
+"""Converts weights of bert_jax, Hugging Face or Google to the format of bert_jax or Hugging Face.
 
   python -m bert_jax.convert --source=DIR --output=DIR --to=huggingface
   python -m bert_jax.convert --source=uncased_L-12_H-768_A-12/bert_model.ckpt --output=DIR
@@ -7,7 +7,7 @@
 
 The command prints a report and writes it to OUTPUT/conversion.txt. The report lists every tensor
 that was used, reshaped, missing or ignored. An unknown or missing tensor is an error, unless
---allow names it.
+--allow names the tensor or the part that it belongs to.
 """
 
 import os

@@ -23,13 +23,13 @@ XLA_FLAGS = {
 }
 
 ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
-"""Device files of GPUs and TPUs. If one of them exists, the model is not trained on the CPU."""
+"""Device files of GPUs and TPUs. If one of these files exists, freed memory is not kept."""
 
 # From glibc's malloc.h; `man mallopt` describes them.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 TUNABLES = "glibc.malloc.tcache_count=0"
-"""Turns off glibc's thread cache. glibc reads this setting only when a process starts."""
+"""Turns off glibc's per-thread cache of freed memory. glibc reads this only at process start."""
 
 SMALL_REST = 256 * 2**20
 """Number of freed bytes that a process may always keep."""
@@ -51,26 +51,25 @@ def keep_freed_memory() -> None:
     """Makes glibc reuse freed blocks, and bounds the freed memory that the process keeps.
 
     When an update starts, XLA:CPU allocates a block for temporaries, and it frees the block when
-    the update ends. By default glibc returns the block to the system, and the system clears its
-    pages again for the next update. With this function glibc keeps the block.
+    the update ends. By default glibc returns the block to the system, which must clear the memory
+    again for the next update. After a call of this function, glibc keeps the block.
 
-    Kept memory can grow. glibc's thread cache keeps small pieces between the blocks, so a block
-    does not fit into its old place, and glibc takes new memory. The process therefore restarts
-    once with the cache off (`TUNABLES`). A thread limits the remaining growth: it returns all freed
-    memory to the system when the freed memory exceeds the larger of two amounts, 256 MiB and the
-    largest memory that was in use at once.
+    The kept memory can grow. glibc's per-thread cache leaves small pieces between the freed blocks.
+    A new block then does not fit into the old place, and glibc takes more memory from the system.
+    The process therefore restarts once with this cache off (`TUNABLES`). A thread limits the growth
+    that remains: it returns all freed memory to the system when the freed memory exceeds both
+    256 MiB and the largest memory ever in use.
 
-    Measured on BERT-mini at 32 x 128 (845 MB of temporaries) on two busy cores of a CPU. The means
-    are over the 12 to 16 updates of a process, including the first. The updates are those of
-    `bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32`:
+    Measured with `bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32`
+    (845 MB of temporaries) on two busy cores. The means are over all 12 to 16 updates of a process:
 
                                      CPU time per update  page faults   largest resident memory
       as glibc does by default       2.34 s               226,000       1.5 GB
       kept, with the cache, bounded  2.26 s               118,000       2.4 GB
       as this function does          1.68 s                 20,500      1.5 GB
 
-    A command calls this function first. It does nothing if the machine has an accelerator, if the
-    user has set a MALLOC_ or GLIBC_TUNABLES variable, or if glibc is older than 2.33.
+    Commands that train call this function first. It does nothing if the machine has an accelerator,
+    if the user has set a MALLOC_ or GLIBC_TUNABLES variable, or if glibc is older than 2.33.
     """
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     restarted = os.environ.get("GLIBC_TUNABLES") == TUNABLES
@@ -90,7 +89,7 @@ def keep_freed_memory() -> None:
 
 
 def _bound_kept_memory(libc: ctypes.CDLL) -> None:
-    """Returns freed memory to the system when it exceeds the largest amount ever in use."""
+    """Returns all freed memory to the system when it exceeds the limit of `keep_freed_memory`."""
     most_used = 0
     while True:
         used = libc.mallinfo2().uordblks
@@ -111,10 +110,10 @@ def kernel_gradient(
 ) -> "Float[Array, 'inputs outputs']":
     """Returns the float32 gradient of a dense layer's kernel, in the platform's fastest form.
 
-    XLA:CPU makes a transposed copy of the product's first operand, and computes the operand inside
-    this copy. This takes 17 ms for a GELU of 2048 x 1024, but 2 ms for an operand of 2048 x 256. On
-    a CPU the operand with fewer columns is therefore first. The barrier keeps XLA from swapping the
-    operands back.
+    XLA:CPU copies the first operand of the product to transpose it, and merges the computation of
+    the operand, such as GELU, into the copy. The copy takes 17 ms for a GELU of 2048 x 1024, but
+    2 ms for an operand of 2048 x 256. On a CPU the operand with fewer columns is therefore first. A
+    barrier keeps XLA from swapping the operands back.
     """
     import jax
     import jax.numpy as jnp

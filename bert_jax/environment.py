@@ -37,9 +37,9 @@ def start_processes(
 ) -> None:
     """Connects this process with the other processes of its run.
 
-    The first three arguments name the processes. Without these arguments, jax finds the processes
-    of a Slurm job. With `cluster`, it also finds the processes of other clusters, such as a Cloud
-    TPU slice. A single process connects to nothing. Call this before jax is asked for devices.
+    The first three arguments are the address of process 0, the number of processes, and the index
+    of this process. If all are None, jax finds the processes of a Slurm job and, with `cluster`, of
+    other clusters, such as a Cloud TPU slice. Call this function before jax is asked for devices.
 
     Raises:
       ConfigError: only one or two of the three arguments are given, or the index is out of range.
@@ -67,7 +67,7 @@ def start_processes(
 def slurm_devices() -> list[int] | None:
     """Returns the indices of all GPUs of the node if Slurm runs one task per node, else None.
 
-    With None, jax gives each task one GPU, whose index is the task's number on its node.
+    If the result is None, jax gives GPU n of a node to Slurm task n of this node.
     """
     tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     gpus = os.environ.get("SLURM_GPUS_ON_NODE")
@@ -76,10 +76,10 @@ def slurm_devices() -> list[int] | None:
 
 
 def check_processes_agree(**facts: Any) -> None:
-    """Checks that all processes have the same facts. If not, every process raises an error.
+    """Checks that the values of `facts` are equal in all processes; if not, all processes raise.
 
     Raises:
-      ConfigError: the facts differ between processes, or the value of a fact is False.
+      ConfigError: a value differs between processes, or a value is False.
     """
     import jax
     import numpy as np
@@ -97,7 +97,7 @@ def check_processes_agree(**facts: Any) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Returns the commit, a hash of uncommitted changes, versions, devices, flags and command."""
+    """Describes the code (commit, uncommitted changes), versions, devices, settings and command."""
     import jax
 
     source = Path(__file__).resolve().parent
@@ -120,7 +120,7 @@ def describe() -> dict[str, Any]:
 
 
 def describe_again(file: Path) -> dict[str, Any]:
-    """Returns `describe()` with a field `earlier`: the descriptions of earlier starts in `file`."""
+    """Returns `describe()`. The descriptions in `file`, if it exists, become the list `earlier`."""
     description = describe()
     if file.exists():
         before = json.loads(file.read_text())

@@ -1,12 +1,12 @@
-"""Evaluates a run on the held-out examples of prepared data that have the run's vocabulary.
+"""Evaluates a run on held-out examples of data that were prepared with the run's vocabulary.
 
   python -m bert_jax.evaluate --run=runs/base --data=data/wikibooks-512
   python -m bert_jax.evaluate --run=runs/base --step=900000 --data=data/mine --json
 
 Examples and masks are fixed, so on the run's own data the metrics equal the run's eval/ metrics.
-The data's passport.json gives the length of rows. The run's `data.evaluation_masking` gives the
-masks; `max_predictions` is scaled with the length of rows. Pairs are scored if the run was trained
-on pairs of the same kind.
+Rows have the length in the data's passport.json. The run's `data.evaluation_masking` decides the
+masks, with `max_predictions` scaled to the length of the rows. The metrics include nsp_loss and
+nsp_accuracy only if the run was trained on pairs of the same kind (`data.pairs`).
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ FORMAT_VERSION = 1
 def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     """Returns metrics and baselines of a run on the held-out examples in `directory`.
 
-    The run's mesh is used if there are enough devices. Otherwise the rows of a batch are split
-    over a number of devices that divides the number of rows.
+    The run's mesh is used if it suits this machine's devices. Otherwise each batch is split by rows
+    over n devices: the greatest common divisor of the numbers of rows and of devices.
 
     Raises:
       DataError: there are no prepared data, or they have another vocabulary.
-      ConfigError: the rows are longer than `model.max_positions`.
+      ConfigError: `run` has no config, or the rows are longer than `model.max_positions`.
     """
     import jax
 
@@ -85,7 +85,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
 
 
 def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "Experiment":
-    """Returns an experiment of one phase, for the evaluation of a run on the passport's data.
+    """Returns the run's experiment as a single phase, whose data are those in `directory`.
 
     Raises:
       ConfigError: the rows are longer than `model.max_positions`.
@@ -116,7 +116,7 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
 
 
 def frozen_masking(data: "DataConfig", sequence_length: int) -> "MaskingConfig":
-    """Returns the evaluation masking, with `max_predictions` scaled to the row length."""
+    """Returns `data.evaluation_masking` with `max_predictions` scaled to `sequence_length`."""
     masking = data.evaluation_masking
     scaled = math.ceil(masking.max_predictions * sequence_length / data.sequence_length)
     room = min(max(scaled, int(sequence_length * masking.rate)), sequence_length)

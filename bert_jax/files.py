@@ -1,4 +1,4 @@
-"""Atomic writes of files, and their hashes. A reader never sees a half-written file."""
+"""Hashes of files, and atomic writes: no process ever reads a half-written file."""
 
 import hashlib
 import json

@@ -9,7 +9,7 @@ CHECKPOINT is a run of pretrain, a directory of Hugging Face's BERT, or Google's
 
 WORKDIR/result.json has the metrics of every seed, their mean, standard deviation and confidence
 interval, and baselines that need no model. WORKDIR/seed-N has the checkpoint that is best on dev,
-metrics.jsonl and predictions; load_run opens it. Repeating the command trains the missing seeds.
+metrics.jsonl and predictions. load_run opens seed-N. Repeating the command trains missing seeds.
 """
 
 from pathlib import Path

@@ -1,19 +1,19 @@
-"""Says whether an update fits a TPU or GPU topology, and estimates its time. Needs no device.
+"""Estimates the memory and time of an update on TPUs or GPUs that this machine does not have.
 
   python -m bert_jax.plan --experiment=experiments/bert.py:base --topology=v5e:2x4
       --set model.dtype=bfloat16
   python -m bert_jax.plan --experiment=experiments/bert.py:base --topology=v5e:16x16 --phases --json
 
-It compiles the update of a phase, by default the first, in a process of its own. It uses XLA's
-optimization level O1, which compiles several times faster than the default level that training
-uses. At the default level, memory is nearly the same, and an update sends and moves fewer bytes.
+The command compiles the update of the first phase (with --phases: of every phase) in a new process,
+at XLA's optimization level O1. Training uses the default level, which compiles several times
+slower. An update then needs about the same memory, and moves and sends fewer bytes.
 
-Topologies of TPUs are v4, v5e, v5p and v6e with a shape, such as v5e:2x4; they need
-pip install 'bert_jax[plan]'. h100:8 is one host with 8 GPUs, and h100:4x8 has four such hosts; they
-need pip install 'bert_jax[plan-gpu]'.
+A TPU topology is a chip (v4, v5e, v5p or v6e) and a shape, such as v5e:2x4. Estimates for TPUs need
+pip install 'bert_jax[plan]'. h100:8 is one host with 8 GPUs, and h100:4x8 is four such hosts.
+Estimates for GPUs need pip install 'bert_jax[plan-gpu]'.
 
-If the update does not fit, the command searches for fields with which it fits. The exit status is 0
-in both cases. docs/scaling.md explains every line. ~/.cache/bert_jax/plan keeps compiled updates.
+If the update does not fit, the command searches for fields with which the update fits, and the exit
+status is 0 too. docs/scaling.md explains the output. ~/.cache/bert_jax/plan has compiled updates.
 """
 
 import json

@@ -16,10 +16,10 @@ Each task expects these lines and gives these answers (default values are in par
   generate       a prompt            {"text": "..."}: the prompt and --length (16) more pieces,
                                      drawn with --seed, --temperature, --top_k (100), --sweeps
 
-Input is UTF-8 of any length. The command reads, answers and writes --batch_size lines at a time,
-but one line at a time from a keyboard or for `generate`. A line is wrong if it is blank or has too
-few or too many texts. Without --truncate, it is also wrong if it has more tokens than the model has
-positions. The command answers all lines before the first wrong line and exits with status 2.
+Input is UTF-8 with any number of lines. The command reads --batch_size lines and writes their
+answers before it reads more. From a keyboard, or for `generate`, it reads one line at a time. A
+wrong line, such as a blank line, ends the command with status 2; the lines before it are answered.
+Without --truncate, a line with more tokens than the model has positions is also wrong.
 """
 
 import json
@@ -57,7 +57,7 @@ FLAGS_OF = {
 
 
 class Task(NamedTuple):
-    """The two functions of a task."""
+    """The two functions of a task: one encodes a line, the other answers a list of lines."""
 
     encode: Callable[..., Any]
     """Encodes the texts of one line for `answer`; raises DataError."""
@@ -145,7 +145,7 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
 
 
 def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: int) -> Iterator[Any]:
-    """Yields the encoded texts of each line.
+    """Yields the encoded texts of each line; a line has `fields` texts, separated by tabs.
 
     Raises:
       DataError: a line is wrong; the message names its number, counted from 1.
@@ -169,7 +169,7 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
 
 
 def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Yields lists of `size` items. On a DataError it first yields the items read so far."""
+    """Yields lists of `size` items. Before a DataError is raised, yields the items read so far."""
     batch = []
     try:
         for item in items:

@@ -16,11 +16,11 @@ same command makes the missing shards; finished data stay as they are.
 with any of these texts are left out, so a model is not tested on text that it has read. See
 bert_jax/data/preparation/exclusion.py.
 
-  python -m bert_jax.prepare --audit=data/quickstart
+--audit=DIRECTORY prepares nothing. It writes DIRECTORY/audit.html, a page about finished data, with
+statistics, plots and findings to look at before training. The page also shows how well lengths and
+words alone predict the pair labels. No --experiment is needed:
 
-writes data/quickstart/audit.html, a page about finished data. It shows statistics with plots,
-findings to look at before training, and how well lengths and words alone predict the pair labels.
-This command needs no --experiment.
+  python -m bert_jax.prepare --audit=data/quickstart
 """
 
 import os

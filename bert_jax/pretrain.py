@@ -5,8 +5,8 @@
       --set optimizer.learning_rate=2e-4 --set model.num_layers=6
   python -m bert_jax.pretrain --experiment=experiments/bert.py:base --dry_run
 
-First prepare the data with python -m bert_jax.prepare. The same command on an existing workdir
-continues from its last checkpoint. A workdir holds config.json, environment.json, metrics.jsonl,
+First prepare the data with python -m bert_jax.prepare. If WORKDIR has a checkpoint, training
+continues from the last checkpoint. WORKDIR gets config.json, environment.json, metrics.jsonl,
 result.json, checkpoints/ and tensorboard/. --dry_run prints the phases of the run with their rows,
 learning rates and FLOPs, and trains nothing. --profile_steps=10:15 traces updates 10 to 15;
 TensorBoard with its profile plugin opens the trace from tensorboard/.

@@ -1,4 +1,4 @@
-"""The layout of arrays: a mesh of devices, and rules that map named dimensions to its axes."""
+"""The layout of arrays: a mesh of devices, and rules that map named dimensions to mesh axes."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MeshAxis = str | tuple[str, ...] | None
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Number of devices along each mesh axis; one size may be -1 for the remaining devices."""
+    """Number of devices along each mesh axis. One of the sizes may be -1: all remaining devices."""
 
     data: int = -1
     """Number of copies of the parameters. Each copy processes its own rows of the batch."""
@@ -41,7 +41,8 @@ class MeshConfig:
 class ShardingRules:
     """The mesh axes along which each named dimension is cut; None keeps a dimension whole.
 
-    Activations use `activation_embed`: with `batch` and `embed` they would be cut by `fsdp` twice.
+    The hidden dimension is `embed` in parameters and `activation_embed` in activations. An array
+    can use a mesh axis only once, and activations are already cut along `fsdp` by `batch`.
     """
 
     vocab: MeshAxis = "tensor"
@@ -73,10 +74,10 @@ class ShardingRules:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh with the axes data, fsdp and tensor; an unused axis has size 1.
 
-    A single process may leave devices unused. With several processes all devices are used.
+    A single process may leave devices unused. Several processes must use all devices.
 
     Raises:
-      ConfigError: the sizes do not multiply to the number of devices.
+      ConfigError: the product of the sizes does not suit the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [config.data, config.fsdp, config.tensor]
@@ -129,7 +130,7 @@ def named_sharding(
     """Returns the sharding of an array with named dimensions.
 
     Raises:
-      ConfigError: see `resolve`; or the mesh axes do not divide a dimension of the array `what`.
+      ConfigError: see `resolve`; or a dimension of the array `what` cannot be cut into equal parts.
     """
     spec = resolve(names, rules)
     for size, name, axes in zip(shape, names, spec, strict=True):
@@ -143,7 +144,7 @@ def named_sharding(
 
 
 def constrain(x: jax.Array, names: Sequence[str | None], rules: ShardingRules | None) -> jax.Array:
-    """Constrains the sharding of an activation. Without rules or a mesh it returns `x`."""
+    """Constrains the sharding of an activation. If there are no rules or no mesh, returns `x`."""
     if rules is None or jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, resolve(names, rules))

@@ -3,12 +3,12 @@
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --workdir=DIR
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --dry_run
 
-Beside get_config, the file has a function sweep(), or several functions sweep_*(). Each yields
-overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}. The sweep runs every combination of
-one item from each function. A run's directory is DIR/ID, where ID is the hash of its config. A
-sweep that began with an earlier config format keeps its directories and the defaults of that
-format. The same command again makes the missing runs and continues an interrupted run. A failed run
-does not end the sweep. DIR/summary.{csv,md} has the results.
+Beside get_config, the file has a function sweep(), or several functions sweep_*(). Each function
+yields overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}. There is a run for every
+combination of one override from each function. The directory of a run is DIR/ID, where ID is the
+hash of the run's config. A sweep that began with an earlier config format keeps the directories and
+the defaults of that format. A failed run does not end the sweep. The same command again makes
+missing or failed runs and continues interrupted runs. DIR/summary.{csv,md} has the results.
 """
 
 import csv
@@ -50,10 +50,10 @@ class Point:
 
 
 def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]:
-    """Returns a run for each combination of one item from each sweep. Equal configs give one run.
+    """Combines one override of each sweep in every way. Returns a point for each different config.
 
     Raises:
-      ConfigError: an override does not fit; raised before anything runs.
+      ConfigError: an override is not valid for `base`.
     """
     points: dict[str, Point] = {}
     for combination in product(*(list(sweep) for sweep in sweeps)):
@@ -65,9 +65,9 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
 
 
 def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
-    """Returns the experiments of the runs in directories that an earlier config format named.
+    """Returns the experiments of the runs that began with an earlier config format, by directory.
 
-    The keys are the names of the directories. Such a name is not today's hash of the config.
+    The name of such a directory is a hash of the earlier format, not today's hash of the config.
 
     Raises:
       ConfigError: the config of a run in `workdir` cannot be read.
@@ -78,7 +78,7 @@ def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
 
 
 def keep_ids(points: Sequence[Point], earlier: Mapping[str, Any]) -> list[Point]:
-    """Returns the points. If `earlier` has a point's config, the `id` is the name of that run."""
+    """Returns the points. If a run in `earlier` has a point's config, the point gets its name."""
     names = {config_hash(run): name for name, run in earlier.items()}
     return [replace(point, id=names.get(point.id, point.id)) for point in points]
 
@@ -92,9 +92,9 @@ def status(directory: Path) -> str:
 
 
 def run_point(point: Point, directory: Path, *, lock: int) -> None:
-    """Runs a point in a process of its own. The process holds the lock until it ends.
+    """Runs `pretrain` on a point in a new process. The process holds the lock until it ends.
 
-    The process writes to the terminal. If it fails, `error.txt` keeps its last 50 lines.
+    The terminal shows its stderr. If the process fails, `error.txt` keeps the last 50 lines.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Loads configs from experiment files; overrides, compares, stores and hashes them.
 
-A config is a frozen dataclass, and the modules work on any such class. Only `migration` knows the
-names of fields, because it reads older formats.
+A config is a frozen dataclass. The modules of this folder work on any frozen dataclass; only
+`migration` knows names of fields, because it converts configs of earlier formats.
 """
 
 from bert_jax.config.bounds import PositiveFloat as PositiveFloat

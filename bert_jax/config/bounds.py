@@ -2,7 +2,7 @@
 
     batch_size: Annotated[int, Meta(ge=1)] = 256
 
-Dataclasses do not check types. msgspec checks them when it reads JSON, but its messages omit the
+Dataclasses do not check types. msgspec checks types when it reads JSON, but its messages omit the
 value. The messages of these functions name the field, its value and what is accepted.
 """
 
@@ -32,7 +32,7 @@ def check_bounds(config: Any, section: str = "") -> None:
       section: name of the config in its parent, such as `data`; empty if it has no parent.
 
     Raises:
-      ConfigError: a field is wrong. The message names it, its value and what is accepted.
+      ConfigError: a field is wrong. The message names the field, its value and what is accepted.
     """
     for name, hint in field_types(type(config)).items():
         convert_value(getattr(config, name), hint, _join(section, name))

@@ -18,16 +18,16 @@ REMOVED_FIELDS: dict[str, Any] = {
 }
 """Path of each field that no longer exists, with the default that it had.
 
-If a config holds the default, the field can be dropped without any effect on the run. The paths
-belong to `Experiment` and `FineTuningConfig`.
+A stored config may still have the default; `migrate` then deletes the field. Another value is an
+error. The paths are those of `Experiment` and `FineTuningConfig`.
 """
 
 
 EARLIER_DEFAULTS: dict[str, Any] = {"model.dropout_bits": "threefry"}
-"""The default that a field had before it changed, by the field's path.
+"""The earlier default of each field whose default has changed, by the field's path.
 
-A stored config of a format without the field gets this default. A run or a sweep that began with
-this default continues with it.
+A stored config gets this default if its format did not have the field. A run or a sweep that began
+with this default keeps the default when it continues.
 """
 
 
@@ -75,7 +75,7 @@ SECOND_PHASE = {
 
 
 def _migrate_second_phase(fields: dict[str, Any]) -> None:
-    """Replaces `second_phase`, a section with fields of its own, by an entry in `phases`."""
+    """Replaces the section `second_phase` of format 1 by an entry in `phases`."""
     given = fields.pop("second_phase", {})
     for name in given:
         if name not in SECOND_PHASE:
@@ -115,7 +115,7 @@ def _migrate_second_phase(fields: dict[str, Any]) -> None:
 
 
 def value_at(content: Any, path: str) -> Any:
-    """Returns the value at a dotted path in nested dictionaries, or None if there is none."""
+    """Returns the value at a dotted path in nested dictionaries, or None if the path ends early."""
     for name in path.split("."):
         content = content.get(name) if isinstance(content, dict) else None
     return content

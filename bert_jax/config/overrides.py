@@ -19,16 +19,16 @@ Config = TypeVar("Config")
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """Returns the config with fields replaced; every check runs again.
+    """Returns a copy of the config with fields replaced. All checks of the config run again.
 
     Args:
       config: a frozen dataclass of frozen dataclasses.
-      overrides: maps `path.to.field` to a value. A string is read as the type of its field. A
-        value may be a whole sub-config. In a path, a list entry is named by its number from 0, and
-        a dictionary entry by its key, as in `phases.0.changes.data.batch_size`.
+      overrides: maps `path.to.field` to a value. A string is converted to the type of its field.
+        A value may be a whole sub-config. The path `phases.0.changes.data.batch_size` names entry 0
+        of the list `phases`, and in its dictionary `changes` the key `data.batch_size`.
 
     Raises:
-      ConfigError: a field is unknown, a type is wrong, or the config refuses the combination.
+      ConfigError: a field is unknown, a type is wrong, or the new values do not fit together.
     """
     content = json.loads(json.dumps(to_json(config)))  # lists in place of tuples
     found = leaves(overrides)
@@ -43,7 +43,7 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def leaves(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns overrides of single fields: a JSON object is split into the fields that it names.
+    """Returns the overrides with each JSON object split into overrides of single fields.
 
     Raises:
       ConfigError: a field is set twice, or a string that starts with `{` is not JSON.
@@ -79,7 +79,7 @@ def _field_type(root: Any, config: Any, name: Any) -> Any:
 def _walk(root: Any, path: str) -> list[tuple[Any, Any]]:
     """Returns each config along a path, with the name or list index that follows it in the path.
 
-    All names that follow a dictionary are one key, because its keys are paths: `data.batch_size`.
+    The names that follow a dictionary form a single key, because its keys are paths themselves.
 
     Raises:
       ConfigError: a config has no field of that name.

@@ -1,4 +1,4 @@
-"""Converts configs to flat fields, to JSON and back, and to a hash that names them."""
+"""Converts configs to JSON and back, and to a flat dict of fields; compares and hashes configs."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Maps paths to values, such as `model.num_layers` to 12. Sub-configs have no own entry."""
+    """Returns the value of each field by its path, such as {"model.num_layers": 12, ...}."""
     leaves: dict[str, Any] = {}
     for name, hint in field_types(type(config)).items():
         value, path = getattr(config, name), prefix + name
@@ -35,7 +35,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def diff(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
     """Returns the fields in which two configs of one type differ, with both values.
 
-    A field that only one config has, such as a field of a further phase, is None in the other.
+    If only one config has a field, such as a field of an additional phase, the other value is None.
     """
     left, right = flatten(first), flatten(second)
     pairs = {path: (left.get(path), right.get(path)) for path in left | right}
@@ -74,8 +74,8 @@ def config_hash(config: Any) -> str:
     """Returns 12 hexadecimal digits that name a config.
 
     The hash covers the format version and the fields that differ from their defaults, so a new
-    field with a default changes no hash. If a default changes, different configs could have the
-    same hash. The format version must then change too.
+    field with a default changes no hash. After a change of a default, a config could have the hash
+    of a different, older config. The format version must therefore change if a default changes.
     """
     content = {"format_version": FORMAT_VERSION} | _without_defaults(normalize(config))
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -83,9 +83,9 @@ def config_hash(config: Any) -> str:
 
 
 def _without_defaults(config: Any, defaults: Any = None) -> dict[str, Any]:
-    """Returns the fields that differ from `defaults`, or from the class's defaults if None.
+    """Returns the fields that differ from `defaults` (None: the defaults of the config's class).
 
-    The defaults of a sub-config come from the field that holds it.
+    A sub-config is compared with the default that its field has in the parent's class.
     """
     content: dict[str, Any] = {}
     for field in dataclasses.fields(config):

@@ -27,8 +27,8 @@ def attention_probabilities(
 ) -> Float[Array, "batch heads queries keys"]:
     """Returns the softmax of the masked and scaled dot products, in float32 for every input dtype.
 
-    The probability of a masked key is exactly 0. The published model adds -10000 to its score,
-    which gives the same: exp(-10000) is 0 in float32.
+    The probability of a masked key is exactly 0. The published model adds -10000 to the score of a
+    masked key. This also gives 0, because exp(-10000) is 0 in float32.
     """
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5

@@ -43,9 +43,9 @@ class PretrainingOutput(NamedTuple):
 def restarting_positions(
     pack_ids: Int[Array, "batch length"], cls_positions: Int[Array, "batch pairs"]
 ) -> Int[Array, "batch length"] | None:
-    """Returns each token's distance from the [CLS] of its pair; None if rows hold one pair.
+    """Returns each token's position in its pair, from 0 at [CLS]; None if rows hold a single pair.
 
-    Padding tokens count from the first [CLS] of their row.
+    The positions of padding tokens count from the first [CLS] of the row.
     """
     if cls_positions.shape[1] == 1:  # None avoids a lookup, whose gradient is a scatter
         return None
@@ -155,7 +155,7 @@ def apply(
 
 
 def num_parameters(params: dict, config: BertConfig) -> int:
-    """Returns the number of parameters without the padding rows of the vocabulary."""
+    """Returns the number of parameters, except those for token ids from `vocab_size` on."""
     padding = config.padded_vocab_size - config.vocab_size
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     count -= padding * config.hidden_size

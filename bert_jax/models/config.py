@@ -17,7 +17,7 @@ class BertConfig:
     """A BERT encoder; the defaults are BERT-base as published (Devlin et al. 2018)."""
 
     vocab_size: PositiveInt = 30522
-    """Number of word pieces of the tokenizer; the token table is padded to a multiple of 128."""
+    """Number of pieces in the vocabulary. The token table is padded to a multiple of 128 rows."""
     hidden_size: PositiveInt = 768
     num_layers: PositiveInt = 12
     num_heads: PositiveInt = 12
@@ -30,11 +30,11 @@ class BertConfig:
     attention_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Dropout rate of the attention probabilities."""
     dropout_bits: Literal["hash", "threefry"] = "hash"
-    """Source of dropout's random bits. `hash`: a hash of each element's index, computed where it is
-    used and again in the backward pass. `threefry`: an array (as in config formats 1 and 2)."""
+    """Source of dropout's random bits. `hash`: a hash of each element's index, computed again in
+    the backward pass. `threefry`: an array from jax's generator (as in config formats 1 and 2)."""
     activation: Literal["gelu_erf", "gelu_tanh"] = "gelu_erf"
-    """Form of GELU: erf in the released checkpoints and Hugging Face, tanh in google-research/bert
-    today."""
+    """Form of GELU. The released checkpoints and Hugging Face use erf; google-research/bert uses
+    tanh today."""
     layer_norm_epsilon: PositiveFloat = 1e-12
     initializer: Literal["truncated_normal", "normal"] = "truncated_normal"
     """Distribution of initial weights. `truncated_normal` is cut at two standard deviations
@@ -77,7 +77,7 @@ class TaskHeadConfig:
     family: str
     """Name of the task family; see bert_jax.tasks.families.registry."""
     labels: tuple[str, ...]
-    """Name of each label, by its number. Empty for a family without labels."""
+    """Names of the labels in the order of their numbers. Empty for a family without labels."""
     outputs: int
     """Number of logits."""
     unit: Literal["text", "token"]

@@ -1,4 +1,4 @@
-"""Dropout with bits that are computed where they are used, or generated as an array."""
+"""Dropout. Its random bits are hashes, computed where they are used, or an array from jax."""
 
 import math
 from typing import Literal
@@ -12,7 +12,7 @@ DropoutBits = Literal["hash", "threefry"]
 
 
 def lowbias32(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    """Maps 32-bit words one-to-one, and changes about half of the bits if one bit changes.
+    """Hashes 32-bit integers one-to-one. If an input bit changes, about 16 output bits change.
 
     References:
       https://github.com/skeeto/hash-prospector, the two-round function [16 21f0aaad 15 d35a2d97 15]
@@ -25,11 +25,11 @@ def lowbias32(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 def hashed_bits(words: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
     """Returns 32 random bits for each element of an array: a hash of the element's index and a key.
 
-    `words` is the key. Hashing it with a vector's number gives each vector (along the last
-    dimension) two words of its own. Two rounds hash an element's index in its vector, and each
-    round uses one of the two words. With one round, some vectors would get equal bits in another
-    order. Numbers and indices count over the whole array, so the bits do not depend on how devices
-    share the array. An array must have fewer than 2^32 vectors.
+    The key is `words`, two integers. A vector is a slice along the last dimension. The key and the
+    number of a vector are hashed to two new integers. The index of an element in its vector is then
+    hashed twice, with one of these integers each time. With a single hash, some vectors would get
+    the bits of another vector in another order. Numbers count over the whole array, so the bits do
+    not depend on the sharding. An array must have fewer than 2^32 vectors.
     """
     if math.prod(shape[:-1]) >= 2**32:
         raise ValueError(f"an array of shape {shape} has too many vectors; accepted: below 2^32")
@@ -44,7 +44,7 @@ def hashed_bits(words: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Arr
 
 
 def _keep(x: Array, kept: Array, share: float) -> Array:
-    """Zeroes elements that are not kept. Divides the kept elements by `share`, their fraction."""
+    """Zeroes the elements that are not `kept`. Divides the others by `share`, the keep rate."""
     # The factor stays in float32: bfloat16 would round it by 0.2 % at a rate of 0.1.
     scaled = (x.astype(jnp.float32) * (1 / share)).astype(x.dtype)
     return jnp.where(kept, scaled, jnp.zeros((), x.dtype))
@@ -65,7 +65,7 @@ _recomputed.defvjp(
 
 
 def _threefry_dropout(x: Array, rate: float, rng: Array) -> Array:
-    """Draws 16 random bits for each element: one generated word of 32 bits serves two elements."""
+    """Draws 16 random bits for each element: two elements share a generated 32-bit integer."""
     dropped = min(round(rate * 65536), 65535)
     words = jax.random.bits(rng, (*x.shape[:-1], -(-x.shape[-1] // 2)), "uint32")
     draws = jax.lax.bitcast_convert_type(words, jnp.uint16)
@@ -76,8 +76,8 @@ def _threefry_dropout(x: Array, rate: float, rng: Array) -> Array:
 def dropout(x: Array, *, rate: float, rng: Array, bits: DropoutBits = "hash") -> Array:
     """Zeroes elements with probability `rate`. Scales other elements to keep the expected value.
 
-    The realised rate differs from `rate` by at most 2^-33 (`hash`) or 2^-17 (`threefry`), and the
-    rescaling uses the realised rate.
+    The rate is first rounded to a multiple of 2^-32 (`hash`) or 2^-16 (`threefry`). The scaling
+    uses the rounded rate.
     """
     if bits == "threefry":
         return _threefry_dropout(x, rate, rng)
@@ -85,7 +85,7 @@ def dropout(x: Array, *, rate: float, rng: Array, bits: DropoutBits = "hash") ->
 
 
 class Dropout(nn.Module):
-    """Dropout in training, and the identity otherwise. Keys come from the `dropout` stream."""
+    """Dropout in training, the identity otherwise. The key comes from flax's `dropout` stream."""
 
     rate: float
     bits: DropoutBits = "hash"

@@ -30,7 +30,7 @@ class Pooler(nn.Module):
 class MaskedTokenHead(nn.Module):
     """Dense layer, activation, LayerNorm, then a product with the token table, plus a bias.
 
-    The logits of the table's padding rows are -inf.
+    The token table has `padded_vocab_size` rows. The logits of rows from `vocab_size` on are -inf.
     """
 
     config: BertConfig
@@ -54,7 +54,7 @@ class MaskedTokenHead(nn.Module):
 
 
 class NextSentenceHead(nn.Module):
-    """Two logits from the pooled output: class 0 is the next text, class 1 a random text."""
+    """Two logits from the pooled output: B follows A, or B does not (B is random or earlier)."""
 
     config: BertConfig
 

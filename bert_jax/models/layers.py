@@ -90,7 +90,7 @@ def _layer_norm(
     bias: Float[Array, "embed"],
     epsilon: float,
 ) -> Float[Array, "*batch embed"]:
-    """Normalizes the last dimension in float32. Backward uses `x` and two stored statistics."""
+    """Normalizes the last dimension in float32. The backward pass uses `x` and two statistics."""
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
@@ -146,8 +146,8 @@ class LayerNorm(nn.Module):
 def _activation(x: Array, name: str) -> Array:
     """Applies an activation. Only `x` is stored for the backward pass.
 
-    `gelu_erf` is the exact form. It uses erf, because the erfc of `jax.nn.gelu` is slower.
-    `gelu_tanh` is the approximation.
+    `gelu_erf` is the exact GELU. It computes erf, because `jax.nn.gelu` computes erfc, which is
+    slower. `gelu_tanh` is the approximation.
 
     References:
       Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415
@@ -158,7 +158,7 @@ def _activation(x: Array, name: str) -> Array:
 
 
 def _activation_backward(name: str, x: Array, gradient: Array) -> tuple[Array]:
-    """Differentiates in float32. The derivative of `gelu_erf` is Phi(x) + x phi(x)."""
+    """Differentiates in float32. The derivative of `gelu_erf` is cdf(x) + x pdf(x), for N(0, 1)."""
     wide = x.astype(jnp.float32)
     if name == "gelu_erf":
         density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * math.pi) ** -0.5

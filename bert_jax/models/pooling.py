@@ -5,7 +5,7 @@
 cls: the output of the last layer at the first position.
 pooled: cls after the pooler's dense layer and tanh. Next-sentence prediction trains the pooler.
 mean, max: the mean or the maximum over the tokens, in each dimension of the last layer.
-last4: the average of the last four layers (all, if there are fewer), then the mean over tokens.
+last4: the average of the last four layers (or of all, if fewer), then the mean over the tokens.
 
 References:
   Devlin et al. 2018, section 5.3 (averages of layers)

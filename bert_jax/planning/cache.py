@@ -52,7 +52,7 @@ def compile_update(
 ) -> tuple[dict[str, Any], str]:
     """Returns the results of `compilation.compile_update`, from the cache if they are there.
 
-    The description also gets the field `program`: the path of the file with the text.
+    The description also gets the field `program`: the path of the file with the program's text.
 
     Raises:
       ConfigError: see `compilation.compile_update`; or the compiler is not installed.

@@ -1,7 +1,7 @@
 """Compiles the update of an experiment for chips that this machine does not have.
 
-`compile_update` runs this module in a process of its own, because the compiler may crash or exceed
-the time limit. This process writes a description (JSON) and the text of the program to files.
+`compile_update` runs this module in a new process, because the compiler may crash or exceed the
+time limit. The new process writes a description (JSON) and the text of the XLA program to files.
 """
 
 import json
@@ -19,7 +19,7 @@ from bert_jax.errors import ConfigError
 from bert_jax.planning.topology import Topology, parse_topology
 
 OPTIMIZATION_LEVEL = "O1"
-"""XLA's optimization level. It compiles several times faster than the default, used in training."""
+"""XLA's optimization level. The default, which training uses, compiles several times slower."""
 
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -40,7 +40,7 @@ USER_ERROR = 2
 def compile_update(
     experiment: Any, topology: Topology, *, time_limit: float
 ) -> tuple[dict[str, Any], str]:
-    """Compiles the update in another process. Returns its description and its text (`_describe`).
+    """Calls `_describe` in a new process. Returns its results: a dict and the program's text.
 
     Raises:
       ConfigError: the experiment does not suit the topology, or the compiler fails or is too slow.

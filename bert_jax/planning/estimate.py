@@ -12,7 +12,7 @@ from bert_jax.training.flops import update_flops
 from bert_jax.training.timeline import phase_flops
 
 SMALL = 64 * 2**10
-"""Parameters of more bytes than this are reported if every device holds them whole."""
+"""Bytes. A parameter of more bytes is reported if every device holds the whole parameter."""
 
 
 def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str)
 
 
 def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[str, Any]:
-    """Returns FLOPs, times and MFU. Lists have two values: communication hidden, and added."""
+    """Returns FLOPs, times and MFU. Lists: first with communication hidden, then not hidden."""
     experiment, chip, chips = phase.experiment, topology.chip, topology.num_chips
     data = experiment.data
     computed = update_flops(
@@ -79,7 +79,7 @@ def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[st
 
 
 def _memory(found: dict[str, Any], topology: Topology) -> dict[str, Any]:
-    """Returns the bytes that the update needs on a device, by kind too, and the available bytes."""
+    """Returns the bytes that an update needs on a device, in all and by kind, and those it has."""
     kinds = {"parameters": 0, "optimizer": 0, "batch": found["batch_bytes"]}
     for leaf in found["state"]:
         kind = "parameters" if leaf["path"].startswith("params/") else "optimizer"
@@ -117,7 +117,7 @@ def _whole_parameters(found: dict[str, Any], topology: Topology) -> list[dict[st
 
 
 def recommend(result: dict[str, Any], phase: Phase) -> str:
-    """Returns one sentence: the change of the experiment that promises most.
+    """Returns the most promising change of the experiment as a sentence.
 
     The thresholds, which are fractions of the memory or of the time, are rules of thumb.
     """

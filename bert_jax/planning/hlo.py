@@ -27,7 +27,7 @@ class Instruction:
 
     name: str
     type: str
-    """The type of the result with its layout, or of several results in parentheses."""
+    """The type and layout of the result. Several results are in parentheses."""
     op: str
     operands: tuple[str, ...]
     arguments: str
@@ -50,7 +50,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """Computations by name. A computation is its instructions by name, in order."""
+    """Computations of a program by name. Each is a dict of its instructions by name, in order."""
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
@@ -80,7 +80,7 @@ def parse(text: str) -> Program:
 
 
 def num_bytes(type_: str, *, in_memory: bool = False) -> int:
-    """Returns the bytes of the arrays of a type; `in_memory` leaves out arrays in `_ON_CHIP`."""
+    """Returns the bytes of the arrays of a type; `in_memory` leaves out arrays that are on chip."""
     return sum(
         SIZES.get(dtype, 0) * _product(shape)
         for dtype, shape, layout in _ARRAY.findall(type_)
@@ -94,7 +94,7 @@ def dtypes(type_: str) -> list[str]:
 
 
 def group_size(instruction: Instruction) -> int:
-    """Returns the number of devices that a collective connects with each other."""
+    """Returns the number of devices in each group that a collective connects."""
     if found := instruction.attribute(r"replica_groups=\{\{([\d,]+)\}"):
         return len(found.split(","))
     if found := instruction.attribute(r"replica_groups=\[([\d,]+)\]<="):
@@ -173,9 +173,9 @@ def _window_products(
     left_dilation: int,
     right_dilation: int,
 ) -> int:
-    """Returns the number of products along a dimension of a convolution, without those of padding.
+    """Returns the number of products along a dimension of a convolution, except with padding.
 
-    XLA writes a batch dimension of a matrix product as windows that each hold a single element.
+    XLA may write a batch dimension as windows in which only one element is not padding.
     """
     last = (length - 1) * left_dilation
     places = (

@@ -1,6 +1,6 @@
 """Adds up what a compiled program does in one update: FLOPs, memory traffic, collectives.
 
-The roofline time of an instruction is the larger of FLOPs / peak and bytes / bandwidth.
+The roofline time of an instruction is the larger of FLOPs / peak and bytes / memory bandwidth.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ FREE = frozenset(
 
 @dataclass
 class Collective:
-    """Collectives of one kind, element type and group size."""
+    """Sums over all collectives of one kind, element type and group size."""
 
     kind: str
     dtype: str
@@ -64,14 +64,14 @@ class Totals:
 
 class _Fusion(NamedTuple):
     reads: dict[int, int | None]
-    """Bytes that are read of each parameter; None means all."""
+    """Bytes that are read of each parameter, by its number; None means the whole parameter."""
     writes: int | None
     """Bytes that are written; None means the whole result."""
     flops: float
 
 
 def totals(program: Program, chip: Chip) -> Totals:
-    """Returns the sums over all instructions of a program, as often as they run."""
+    """Returns sums over all instructions, each as often as it runs: loop bodies run many times."""
     return _Walk(program, chip).run()
 
 
@@ -163,7 +163,7 @@ class _Walk:
         total.roofline_seconds += times * max(matrix, memory)
 
     def fusion(self, computation: str) -> _Fusion:
-        """Returns traffic and FLOPs of a fusion. For a sliced array, only the slice counts."""
+        """Returns traffic and FLOPs of a fusion. If an array is sliced, only the slice counts."""
         if computation not in self.fusions:
             scope = self.program.computations[computation]
             users = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Searches for batch settings that fit the memory, by compiling the update with several."""
+"""Compiles the update with several field values, to find values with which it fits the memory."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ Report = Callable[[str], None]
 def what_fits(
     phase: Phase, topology: Topology, result: dict[str, Any], *, compile_: Compile, report: Report
 ) -> dict[str, Any] | None:
-    """Returns overrides with which the batch of `result` fits, and the bytes `needed`, or None.
+    """Returns overrides (`fields`) with which the batch fits, and the bytes `needed`; or None.
 
-    More microbatches are tried first. After that, the state is also sharded over all devices.
+    More microbatches are tried first. Then the state is also sharded over the devices of `data`.
     """
     for fields in itertools.islice(_candidates(result), MAX_COMPILES):
         report(f"trying {_assignments(fields)}")
@@ -37,7 +37,7 @@ def what_fits(
 
 
 def _candidates(result: dict[str, Any]) -> Iterator[dict[str, int]]:
-    """Yields overrides that should fit if the activations grow linearly with the microbatch."""
+    """Yields overrides that should fit, if activation memory is linear in a microbatch's rows."""
     memory, mesh = result["memory_bytes"], result["mesh"]
     ways = mesh["data"] * mesh["fsdp"]
     state = memory["parameters"] + memory["optimizer"]
@@ -62,8 +62,8 @@ def largest_microbatch(
     """Returns `rows`: the largest number of rows per device and microbatch that was found to fit.
 
     `needed` is the memory of an update with one microbatch of `rows`, in bytes. `too_large` is the
-    smallest number of rows that did not fit, or None. Each try assumes that the activations grow
-    linearly with the rows.
+    smallest number of rows that did not fit, or None. The next number of rows to try is computed as
+    if activation memory were linear in the rows.
     """
     ways = result["mesh"]["data"] * result["mesh"]["fsdp"]
     rows = result["rows"] // ways // result["microbatches"]

@@ -1,9 +1,9 @@
 """The bytes that a device must send in one update, by mesh axis, with collectives on a ring.
 
-Gradients are summed in float32. Under `fsdp` each microbatch gathers the parameters once for the
-forward and once for the backward pass, in the type of the activations. Under `tensor` each layer
-sums its activations twice forward and twice backward. Sums of scalars and of the activations
-outside the layers are not counted.
+Gradients are summed in float32. With `fsdp`, each microbatch gathers the parameters once for the
+forward and once for the backward pass, in the type of the activations. With `tensor`, each layer
+sums activations over devices twice in the forward and twice in the backward pass. Sums of scalars
+and of activations outside the layers are not counted.
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ class Chip(NamedTuple):
     device_kind: str
     """How jax names the chip."""
     memory: float
-    """Bytes that a program may use. A TPU's compiler states them when a program needs more."""
+    """Bytes that a program may use. For TPUs, the compiler's out-of-memory message states them."""
     flops: float
     """Dense bfloat16 FLOPs."""
     memory_bandwidth: float
@@ -38,7 +38,7 @@ SHAPES_2D = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 """The shapes of slices of v5e and v6e."""
 
 H100 = Path(__file__).with_name("h100.txtpb")
-"""The description of an H100 that XLA compiles for."""
+"""The file that describes an H100 to XLA's compiler."""
 
 
 class Topology(NamedTuple):
@@ -66,8 +66,7 @@ class Topology(NamedTuple):
 def parse_topology(given: str) -> Topology:
     """Returns the topology with a name such as v5e:2x4, v5p:2x2x2, h100:8 or h100:4x8.
 
-    The name of a GPU topology has the number of hosts, if there are several, and the number of
-    GPUs of a host.
+    h100:8 is one host with 8 GPUs, and h100:4x8 is four hosts with 8 GPUs each.
 
     Raises:
       ConfigError: the name has another form, or the chip is not known.

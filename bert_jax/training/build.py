@@ -23,15 +23,15 @@ class Assembly(NamedTuple):
     place: Callable[[Batch], Batch]
     """Puts this host's rows of a batch on its devices."""
     initialize: Callable[[], TrainState]
-    """Returns the state before the first update, with parameters in boxes (`state.init_params`)."""
+    """Returns the state before the first update; flax boxes hold the parameters (`init_params`)."""
     sharding: TrainState
     """The sharding of every array of the state."""
     update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    """Makes one optimizer update (jitted). It donates the state."""
+    """Makes one optimizer update (jitted). The given state is donated."""
     lower: Callable[[TrainState, Batch], jax.stages.Lowered]
     """Lowers `update` for the shapes of a state and a batch, so that it can be compiled early."""
     begin: Callable[[TrainState], TrainState]
-    """Returns this phase's first state from the previous phase's last state, which it donates."""
+    """Turns the previous phase's last state, which is donated, into this phase's first state."""
     score: Callable[[Any, Batch], Metrics]
     """Returns the metrics of the given parameters on a held-out batch (jitted)."""
 
@@ -88,7 +88,7 @@ def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its rows are split over the mesh.
 
     Raises:
-      ConfigError: the mesh does not divide the rows of a training batch or a held-out batch.
+      ConfigError: microbatches, devices or processes cannot get equal numbers of rows.
     """
     microbatches = experiment.training.microbatches
     if experiment.data.batch_size % microbatches:

@@ -33,13 +33,13 @@ RESUMABLE = (
     "training.keep_checkpoints",
     "evaluation.probe",
 )
-"""Prefixes of the fields that may change when a run continues. They change no computed number."""
+"""Prefixes of the fields that may change when a run continues. A new mesh changes only rounding."""
 
 
 def open_checkpoints(
     workdir: Path, *, keep: int | None = None, read_only: bool = False
 ) -> CheckpointManager:
-    """Opens `workdir/checkpoints`. Each save deletes all but the newest `keep` steps."""
+    """Opens `workdir/checkpoints`. Each save deletes all but the newest `keep` checkpoints."""
     return CheckpointManager(
         (workdir / "checkpoints").absolute(),
         options=ocp.CheckpointManagerOptions(
@@ -58,7 +58,7 @@ def open_checkpoints(
 def latest_step(workdir: Path) -> int:
     """Returns the step of the last checkpoint, or 0 if there is none.
 
-    orbax renames a directory to its step only after all of its files are written.
+    A directory named by a step is complete: orbax gives it this name after all files are written.
     """
     names = [path.name for path in (workdir / "checkpoints").glob("*")]
     return max((int(name) for name in names if name.isdigit()), default=0)
@@ -97,7 +97,7 @@ def save(
 
 
 def next_batch(plan: Sequence[Phase], step: int) -> dict[str, int]:
-    """Returns the phase of the batch after `step` updates, and the batch's index in that phase."""
+    """Returns the phase of the batch that follows `step` updates, and its index in this phase."""
     phase = next((phase for phase in plan if step < phase.last_step), plan[-1])
     return {"phase": phase.number, "next_batch": step - phase.first_step}
 
@@ -138,8 +138,7 @@ def restore(
     """Returns the state of a step, sharded like `abstract`, and the seconds of training so far.
 
     Raises:
-      CheckpointError: the saved arrays do not fit the model, or the passport of the data is not
-        the saved one.
+      CheckpointError: the saved arrays do not fit the model, or the prepared data have changed.
     """
     check_arrays(manager, abstract, step=step)
     restored = _read(
@@ -168,7 +167,7 @@ def restore_params(manager: CheckpointManager, abstract: Any, *, step: int) -> A
 
 
 class Description(NamedTuple):
-    """Everything that a checkpoint stores beside its arrays."""
+    """The config, tokenizer, passport and head that a checkpoint stores beside its arrays."""
 
     model: BertConfig
     experiment: Experiment | None
@@ -217,7 +216,7 @@ def check_arrays(manager: CheckpointManager, abstract: Any, *, step: int) -> Non
     `abstract` has the expected shapes and dtypes: a whole state, or a dict of some of its fields.
 
     Raises:
-      CheckpointError: an array is missing, unexpected or different. The message names them all.
+      CheckpointError: arrays are missing, unexpected or different. The message names all of them.
     """
     fields = abstract if isinstance(abstract, dict) else vars(abstract)
     saved = manager.item_metadata(step).state
@@ -249,8 +248,8 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Checks that the experiment may start in `workdir`, or continue there.
 
     Raises:
-      CheckpointError: `workdir` is a file, or holds weights without a run, or holds a run with
-        another value of a field. The message names the field.
+      CheckpointError: `workdir` is a file, or holds weights without a run, or holds a run in which
+        a field that is not `RESUMABLE` has another value. The message names the field.
     """
     file = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
@@ -270,9 +269,10 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     given = configs.from_json(Experiment, configs.to_json(experiment))
     for path, (before, now) in configs.diff(saved, given).items():
         if not path.startswith(RESUMABLE):
+            fields = ", ".join(prefix.rstrip(".") for prefix in RESUMABLE)
             raise CheckpointError(
                 f"{workdir} holds a run with {path}={before!r}, not {now!r}; accepted: the same "
-                "value, or another --workdir (only mesh and intervals may change on resume)"
+                f"value, or another --workdir (on resume, only {fields} may change)"
             )
 
 

@@ -15,12 +15,12 @@ class TrainingConfig:
     steps: PositiveInt
     """Number of optimizer updates, all phases together."""
     init_from: str = ""
-    """Path of the initial weights, as `bert_jax.load_run` takes it; empty for random weights. The
+    """Path of the initial weights, which `bert_jax.load_run` opens; empty for random weights. The
     step count and the optimizer state start at 0."""
     microbatches: PositiveInt = 1
-    """Number of parts of the global batch. They are processed one by one to save memory."""
+    """Number of parts of the global batch. To save memory, they are processed one after another."""
     log_every: PositiveInt = 10
-    """Updates between rows of metrics. Every evaluation and checkpoint also writes a row."""
+    """Updates between rows of metrics.jsonl. Every evaluation and checkpoint also writes a row."""
     eval_every: PositiveInt = 1000
     """Updates between evaluations."""
     checkpoint_every: PositiveInt = 1000
@@ -41,7 +41,7 @@ class PhaseConfig:
     """
 
     steps: PositiveInt
-    """Number of optimizer updates of the phase. They are part of `training.steps`."""
+    """Number of optimizer updates of the phase. `training.steps` includes these updates."""
     moments: Literal["kept", "recounted", "zeroed"] = "kept"
     """Adam's moments at the start of the phase. `recounted` keeps the moments and sets the step
     count of the bias correction to 0 (NVIDIA). `zeroed` also sets the moments to 0."""
@@ -50,10 +50,10 @@ class PhaseConfig:
     schedule, which spans all steps until the next phase with a schedule of its own."""
     changes: dict[str, Any] = field(default_factory=dict, hash=False)
     """Field paths of the experiment and their values in this phase, such as
-    `{"data.batch_size": 64}`. Other fields have the values of the first phase; the fields of the
-    schedule have the values of the phase in which it started. A phase may change `PHASE_FIELDS` of
-    `bert_jax.training.experiment`, and with `own_schedule` also `SCHEDULE_FIELDS`. If it changes
-    `data.sequence_length` but not `data.directory`, it reads `<data.directory>-<length>`."""
+    `{"data.batch_size": 64}`. A phase may change `PHASE_FIELDS` of `bert_jax.training.experiment`,
+    and with `own_schedule` also `SCHEDULE_FIELDS`. Other fields have the values of the first phase,
+    but fields of a continued schedule keep the values of the phase in which it started. A phase
+    with another length but no `data.directory` reads `<data.directory>-<length>`."""
 
     def __post_init__(self):
         check_bounds(self, "phases")

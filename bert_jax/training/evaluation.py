@@ -19,7 +19,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns loss, accuracies and perplexity, each computed from totals over all batches.
 
-    The loss is the mean over masked words + the mean over pairs, even if `mlm_reduction` is sum.
+    `loss` is mlm_loss (the mean over masked words) + nsp_loss, even if `mlm_reduction` is sum.
     """
     row = merge([step(params, batch) for batch in batches])
     row["loss"] = row["mlm_loss"] + row.get("nsp_loss", 0.0)
@@ -36,7 +36,7 @@ def unigram_log_probabilities(token_counts: np.ndarray) -> Float[np.ndarray, "vo
 def baseline_step(
     batch: Batch, log_probabilities: Float[Array, "vocab"], majority_label: int
 ) -> Metrics:
-    """Scores the baselines on the masked words and the pairs of a batch. They need no model."""
+    """Scores baselines, which need no model, on the masked words and the pairs of a batch."""
     most_frequent = jnp.argmax(log_probabilities)
     return {
         "unigram_loss": Mean.of(-log_probabilities[batch.mask_labels], batch.mask_weights),
@@ -46,9 +46,9 @@ def baseline_step(
 
 
 def baselines(batches: Iterable[Batch], directory: str) -> dict[str, float]:
-    """Returns the unigram loss, and the accuracies of predicting the most frequent token or label.
+    """Returns the unigram loss, and the accuracies of the most frequent token and pair label.
 
-    Tokens and pair labels were counted in the training records of `directory`.
+    The frequencies are those of the training records of `directory`.
     """
     log_probabilities = unigram_log_probabilities(load_token_counts(directory))
     majority_label = majority_pair_label(load_passport(directory))

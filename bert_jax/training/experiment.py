@@ -79,7 +79,7 @@ PHASE_FIELDS = (
 SCHEDULE_FIELDS = (
     *("optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.warmup_start"),
 )
-"""Fields that a phase with `own_schedule` may change too."""
+"""Fields that a phase may change in addition, if it has `own_schedule`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +95,11 @@ class Phase:
     run_steps: int
     """Number of updates of all phases."""
     experiment: Experiment
-    """The experiment with the phase's fields. Its `training.steps` is the schedule's length."""
+    """The experiment with the phase's fields. `training.steps` is the length of its schedule."""
     schedule_start: int
     """Step of the run at which the learning-rate schedule starts."""
     data_seed: int
-    """Seed of order and masks. Each phase has its own seed, so phases on one corpus differ."""
+    """Seed of the order of the examples and of the masks. Each phase has a different seed."""
     moments: Literal["kept", "recounted", "zeroed"]
     """See `PhaseConfig`."""
 
@@ -113,7 +113,7 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
 
     Raises:
       ConfigError: a phase changes a field that may not change, or its experiment is not valid, or
-        the later phases leave no steps for the first.
+        the later phases leave no steps for the first phase.
     """
     total, later = experiment.training.steps, experiment.phases
     first_steps = total - sum(phase.steps for phase in later)
@@ -164,7 +164,7 @@ def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
 
 
 def _changes(config: PhaseConfig, experiment: Experiment) -> dict[str, Any]:
-    """Returns the changes of a phase by field path. They include the directory of its data.
+    """Returns the new values of a phase by field path, with `data.directory` if the length changes.
 
     Raises:
       ConfigError: the phase changes a field that may not change.

@@ -10,7 +10,7 @@ from bert_jax.models.config import BertConfig
 
 
 def update_flops(config: BertConfig, *, pair_lengths: Sequence[int], predictions: int) -> float:
-    """Returns the FLOPs of the forward and backward pass over pairs of these lengths.
+    """Returns the FLOPs of the forward and backward pass over pairs of these lengths in tokens.
 
     A length includes [CLS] and [SEP]. `predictions` is the number of masked words in all pairs.
     """

@@ -28,7 +28,7 @@ SAME = (
     "layer_norm_epsilon",
 )
 """Fields of BertConfig that must be equal in the initial weights and in the experiment. They decide
-the shapes and the function of the model."""
+the shapes of the parameters and what the model computes from them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ class ObjectiveConfig:
     """`mean`: mean over all masked words of the global batch. `sum`: sum over the masked words of
     each pair, then mean over pairs."""
     next_sentence: bool = True
-    """Whether to train the loss of `data.pairs`. If False, no pair loss or accuracy is reported."""
+    """Whether to train on pair labels (`data.pairs`). If False, no nsp_ metric is reported."""
 
     def __post_init__(self):
         check_bounds(self, "objective")
@@ -32,9 +32,9 @@ def cross_entropy(
 ) -> Float[Array, "*batch"]:
     """Returns the negative log likelihood of the labels, in nats.
 
-    All logits except the label's may be -inf. The gradient is written by hand as softmax minus the
-    one-hot label. It stores no array over the vocabulary except the logits, and needs no scatter.
-    This matters because passes over the vocabulary take most of the masked-LM head's time.
+    Logits may be -inf, except the logit of the label. The gradient, softmax minus the one-hot
+    label, is written by hand: the backward pass needs no stored array over the vocabulary except
+    the logits, and no scatter. Passes over such arrays take most of the masked-token head's time.
     """
     return jax.nn.logsumexp(logits, axis=-1) - _of_labels(logits, labels)
 
@@ -66,9 +66,9 @@ def accuracy(
     labels: Int[Array, "*batch"],
     weights: Float[Array, "*batch"],
 ) -> Mean:
-    """Returns the weighted share of labels with the highest logit; a tie of k logits counts 1/k.
+    """Returns the weighted accuracy. A label counts 1/k if its logit and k - 1 others are highest.
 
-    `jnp.argmax` would be slower on a CPU, and would always choose the first logit of a tie.
+    `jnp.argmax` would be slower on a CPU, and would always choose the first of the k logits.
     """
     of_label, highest = _of_labels(logits, labels), logits.max(-1)
     ties = (logits == highest[..., None]).sum(-1)
@@ -76,7 +76,7 @@ def accuracy(
 
 
 class LossWeights(NamedTuple):
-    """The numbers that divide the summed losses of a global batch, one for each loss."""
+    """The divisors of the two summed losses of a global batch."""
 
     mlm: Float[Array, ""]
     nsp: Float[Array, ""]
@@ -88,7 +88,7 @@ def loss_weights(
     pack_ids: Int[Array, "batch length"],
     config: ObjectiveConfig,
 ) -> LossWeights:
-    """Returns the divisors for a batch, at least 1. `pack_ids` number a row's pairs from 1."""
+    """Returns the divisors for a batch. A divisor is at least 1."""
     mlm = mask_weights if config.mlm_reduction == "mean" else pack_ids.max(-1)
     return LossWeights(
         jnp.maximum(mlm.sum().astype(jnp.float32), 1), jnp.maximum(pair_weights.sum(), 1)
@@ -98,6 +98,6 @@ def loss_weights(
 def pretraining_objective(
     mlm: Mean, nsp: Mean, weights: LossWeights, config: ObjectiveConfig
 ) -> Float[Array, ""]:
-    """Returns masked-LM loss + next-sentence loss. Results of microbatches sum to this loss."""
+    """Returns masked-LM loss + next-sentence loss: summed losses, divided by `weights`."""
     loss = jnp.divide(mlm.total, weights.mlm)
     return loss + jnp.divide(nsp.total, weights.nsp) if config.next_sentence else loss

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 @struct.dataclass
 class Mean:
-    """A weighted sum and its total weight. They are divided once, at the end."""
+    """A mean as a weighted sum (`total`) and the sum of the weights, not yet divided."""
 
     total: ArrayLike
     weight: ArrayLike
@@ -32,7 +32,7 @@ class Mean:
 
 
 def merge(steps: list[dict[str, Mean]]) -> dict[str, float]:
-    """Merges the metrics of several steps on the host, in float64, and divides once.
+    """Returns the weighted mean of each metric over several steps, computed on the host in float64.
 
     The result leaves out a metric whose weight is 0.
     """

@@ -28,7 +28,7 @@ class OptimizerConfig:
     warmup_steps: Annotated[int, Meta(ge=0)] = 10_000
     """Number of updates in which the rate rises linearly."""
     warmup_start: int = 0
-    """Step at which the rate is 0. With a negative step (MLPerf: -76) training starts above 0."""
+    """Step at which the rate is 0. If it is negative (MLPerf: -76), the first rate is above 0."""
     first_step: Literal[0, 1] = 0
     """Number of the first update in the schedule: 0, or 1 (NVIDIA)."""
     schedule: Literal["polynomial", "constant"] = "polynomial"
@@ -74,16 +74,17 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the number of updates so far.
 
-    Let s be the number of updates since `start`, plus `first_step`. During the warm-up the rate is
-    `learning_rate` x (s - warmup_start) / warmup_steps. Afterwards it is `learning_rate` x
-    (1 - (s - o) / (steps - o)) ** power, where o is 0 or the end of the warm-up (`decay_from`).
+    `steps` is the length of the schedule. Let s be the number of updates since `start`, plus
+    `first_step`. During the warm-up the rate is `learning_rate` x (s - warmup_start) /
+    warmup_steps. Afterwards the polynomial is `learning_rate` x (1 - (s - o) / (steps - o)) **
+    power, where o is 0 or the end of the warm-up (`decay_from`).
 
     References:
       google-research/bert, optimization.py: polynomial_decay and warm-up.
       mlcommons/training, optimization.py: the same with `warmup_start`.
       transformers: get_linear_schedule_with_warmup.
       NVIDIA/DeepLearningExamples: PolyWarmUpScheduler. It is stepped before each update, so it
-      counts from 1. Its warm-up is a fraction of all steps; here it is a number of steps.
+      counts from 1. Its warm-up is a fraction of all steps; here the warm-up is a number of steps.
     """
     origin = config.warmup_end if config.decay_from == "warmup_end" else 0
 
@@ -168,8 +169,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the chain: clipping, Adam, weight decay, trust ratios (LAMB only), learning rate.
 
-    The gradient of the global batch is clipped by its norm. The published TPU code clips on each
-    replica before the sum. torch divides by the norm + 1e-6, a relative difference of 1e-6.
+    The gradient of the global batch is clipped by its norm. The published TPU code instead clips
+    the gradient of each replica before the sum. torch divides by the norm + 1e-6, not by the norm.
 
     LAMB without bias correction and with `trust_ratio` 'decayed' is the LAMB of ALBERT
     (google-research/albert, lamb_optimizer.py). LAMB with bias correction is the LAMB of MLPerf's

@@ -128,7 +128,7 @@ def state_sharding(
 
 
 def make_state(initialize: Callable[[], TrainState], sharding: TrainState) -> TrainState:
-    """Makes the first state. Each device computes only its shard."""
+    """Makes the first state. Each device computes only its own part of the state."""
     return jax.jit(lambda: nn.unbox(initialize()), out_shardings=sharding)()
 
 

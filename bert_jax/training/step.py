@@ -63,11 +63,11 @@ def accumulate_gradients(
     objective: ObjectiveConfig,
     microbatches: int,
 ) -> tuple[Any, Metrics]:
-    """Returns the gradient of the loss of the global batch, and its metrics.
+    """Returns the gradient of the loss of the global batch, and the metrics of the batch.
 
-    Only one microbatch is in memory at a time. Its losses are divided by the weights of the global
-    batch. The sum of the gradients is therefore the gradient of the global batch, even if the
-    microbatches have different numbers of masked words. Each microbatch has its own dropout key.
+    Only one microbatch is computed at a time. Its losses are divided by the weights of the global
+    batch. The gradients of all microbatches therefore sum to the gradient of the global batch, even
+    if their numbers of masked words differ. Each microbatch has its own dropout key.
     """
     weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
     gradient = jax.grad(partial(pretraining_loss, model=model, objective=objective), has_aux=True)
@@ -104,7 +104,7 @@ def train_step(
     seed: int,
     microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """Makes one update. Its dropout depends on (seed, step) alone."""
+    """Makes one update. The random bits of dropout depend on (seed, step) alone."""
     dropout_rng = jax.random.fold_in(random_stream(seed, "dropout"), state.step)
     gradients, metrics = accumulate_gradients(
         state.params,

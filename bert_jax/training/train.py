@@ -45,11 +45,11 @@ def train(
     weights: initial.InitialWeights | None = None,
     profile_steps: range = range(0),
 ) -> dict[str, Any]:
-    """Trains to the last step, from the last checkpoint if there is one. Returns `result.json`.
+    """Trains, from the last checkpoint if there is one. Returns the content of `result.json`.
 
     `probes` are called with the parameters at each evaluation. `weights` are the weights of
-    `training.init_from`, which `runs.run.open_initial_weights` opens. A trace for TensorBoard
-    records the steps `profile_steps`.
+    `training.init_from`, which `runs.run.open_initial_weights` opens. The updates `profile_steps`
+    are traced for TensorBoard.
 
     Raises:
       ConfigError, DataError, CheckpointError: the run is not possible; raised before any compile.
@@ -146,8 +146,8 @@ def starting_state(
 ) -> tuple[TrainState, float]:
     """Returns the state that training starts from, and the seconds of training before it.
 
-    It is the state of the last checkpoint. If there is no checkpoint, the state has step 0, a new
-    optimizer state, and the initial weights, or random parameters if `weights` is None.
+    Both come from the last checkpoint. If there is no checkpoint, a new state is made, and its
+    parameters are `weights`, or random if `weights` is None.
 
     Raises:
       CheckpointError: the checkpoint is of another model or of other data, or an earlier start of
@@ -176,7 +176,7 @@ def train_phase(
     probes: Sequence[Probe],
     save: Callable[[int, TrainState], None],
 ) -> tuple[TrainState, dict[str, float]]:
-    """Trains a phase. Its steps up to `first_step` were already made and are skipped.
+    """Trains a phase. Skips steps up to `first_step`, which were made before a restart of the run.
 
     Returns:
       The last state, and the metrics and baselines on the phase's held-out examples.

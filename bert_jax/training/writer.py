@@ -30,7 +30,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class RunWriter:
-    """A context manager that merges the metrics of steps into rows and writes the rows.
+    """A context manager that merges the metrics of steps into rows of `metrics.jsonl`.
 
     It first deletes the rows after `first_step`, which an interrupted run may have left. A resumed
     run therefore leaves the same rows as an uninterrupted run, except for their `perf/` values.
@@ -97,7 +97,7 @@ class RunWriter:
             self._trace.close()
 
     def add(self, metrics: Metrics) -> None:
-        """Adds the metrics of a step without waiting for them.
+        """Adds the metrics of a step without waiting until the devices have computed them.
 
         If `end_row` has ended a row, that row is written now, while the devices run this step.
         """
@@ -116,7 +116,7 @@ class RunWriter:
         return row
 
     def restart_clock(self) -> None:
-        """Excludes the time since `read_row` from the tokens per second."""
+        """Excludes the time since `read_row`, such as an evaluation, from the tokens per second."""
         self._clock = time.monotonic()
 
     def _read(self, window: list[Metrics]) -> dict[str, float]:
