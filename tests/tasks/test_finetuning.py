@@ -204,6 +204,7 @@ def test_a_seed_does_not_depend_on_other_seeds_or_on_an_interruption(
     unfinished = tmp_path / "alone" / "seed-1"  # left by a kill before result.json
     shutil.copytree(workdir / "seed-0", unfinished)
     (unfinished / "result.json").unlink()
+    shutil.copy(workdir / "identity.json", tmp_path / "alone")
     alone = finetune(override(sentiment, {"seed": 1}), pretrained, tmp_path / "alone")
     first, second = (
         {name: value for name, value in seed.items() if name != "seconds"}
@@ -229,12 +230,12 @@ def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, p
 
 
 def test_files_of_a_pretraining_run_are_not_overwritten(sentiment, pretrained, tmp_path):
-    """A pretraining run with another config.json could not continue."""
-    for name in ("config.json", "metrics.jsonl", "checkpoints/1/state"):
-        file = tmp_path / Path(name).stem / name
+    """A pretraining run with another config.json could not continue; `seed-0` may be such a run."""
+    for name in ("config.json", "metrics.jsonl", "checkpoints/1/state", "seed-0/config.json"):
+        workdir = tmp_path / name.replace("/", "-")
+        file = workdir / name
         file.parent.mkdir(parents=True)
         file.write_text("{}")
-        workdir = tmp_path / Path(name).stem
         said = f"{workdir} holds {name.split('/')[0]} of something else than a fine-tuning"
         with pytest.raises(CheckpointError, match=said):
             finetune(sentiment, pretrained, workdir)
