@@ -63,6 +63,28 @@ while cpu._anonymous_bytes() - start > cpu.SMALL_REST and time.monotonic() < dea
 print(cpu._anonymous_bytes() - start)
 """
 
+# A block of 320 MiB in use. A second block of the same size is freed: more than cpu.SMALL_REST, and
+# less than the memory that was in use at once. Two checks later it must still be there.
+IN_USE = """
+import ctypes, time
+from bert_jax import cpu
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+cpu.keep_freed_memory()
+size = cpu.SMALL_REST * 5 // 4
+blocks = [libc.malloc(size) for _ in range(2)]
+for block in blocks:
+    libc.memset(block, 1, size)
+time.sleep(2 * cpu.CHECK_SECONDS)
+before = cpu._anonymous_bytes()
+libc.free(blocks[1])
+time.sleep(2 * cpu.CHECK_SECONDS)
+print(before - cpu._anonymous_bytes())
+"""
+
 
 def numbers_of(code):
     """Runs code in another process, because mallopt cannot be undone. Returns what it prints."""
@@ -87,6 +109,12 @@ def test_freed_memory_is_returned_above_the_bound():
     )
     (kept,) = numbers_of(unbounded)
     assert kept > 1000 * 2**20  # all blocks: without the thread nothing returns them
+
+
+@needs_glibc
+def test_freed_memory_is_kept_up_to_the_largest_amount_in_use():
+    (returned,) = numbers_of(IN_USE)
+    assert returned < 64 * 2**20
 
 
 @needs_glibc
