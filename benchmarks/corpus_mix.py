@@ -32,6 +32,7 @@ from typing import Any
 from absl import flags
 
 from bert_jax import command
+from bert_jax.environment import cache_directory
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.files import write_atomically
 
@@ -218,7 +219,7 @@ def main() -> None:
 
 def assets_directory() -> Path:
     """Returns the directory where archives are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bert_jax/assets"
+    return cache_directory() / "assets"
 
 
 def fetch(part: Any, cache: Path) -> Path:

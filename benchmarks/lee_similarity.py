@@ -143,7 +143,7 @@ def main() -> None:
         missing = "output" if FLAGS.run else "run"
         raise ConfigError(f"--{missing} is missing; accepted: --run=NAME=PATH and --output=FILE")
     paths = dict(named(one) for one in FLAGS.run)
-    lee = read(fetch(cache_directory()))
+    lee = read(fetch(environment.cache_directory() / "assets"))
     models = measure(paths, lee)
     described = environment.describe()
     line = {
@@ -209,11 +209,6 @@ def named(assignment: str) -> tuple[str, str]:
     if not (name and equals and path) or name == "untrained":
         raise ConfigError(f"--run={assignment}; accepted: NAME=PATH with any NAME but untrained")
     return name, path
-
-
-def cache_directory() -> Path:
-    """Returns the directory where downloads are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bert_jax/assets"
 
 
 if __name__ == "__main__":

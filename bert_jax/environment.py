@@ -27,9 +27,13 @@ def configure_jax() -> None:
     given = os.environ.get("XLA_FLAGS", "")
     ours = [f"{name}={value}" for name, value in cpu.XLA_FLAGS.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([*ours, given]).strip()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bert_jax" / "xla"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+
+
+def cache_directory() -> Path:
+    """Returns the directory where bert_jax keeps files that it can make or download again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bert_jax"
 
 
 def start_processes(

@@ -4,12 +4,12 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bert_jax import config
+from bert_jax.environment import cache_directory
 from bert_jax.errors import ConfigError
 from bert_jax.files import write_atomically, write_json
 from bert_jax.planning import compilation
@@ -19,11 +19,6 @@ PACKAGES = {"tpu": ("libtpu", "plan"), "cuda": ("jax-cuda12-plugin", "plan-gpu")
 """The package that compiles for a platform, and the extra of bert_jax that installs it."""
 
 Compile = Callable[..., tuple[dict[str, Any], str]]
-
-
-def directory() -> Path:
-    """Returns the directory of the cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bert_jax" / "plan"
 
 
 def compiler_versions(topology: Topology) -> dict[str, str]:
@@ -58,7 +53,7 @@ def compile_update(
       ConfigError: see `compilation.compile_update`; or the compiler is not installed.
     """
     key = f"{config.config_hash(experiment)}-{_key(topology, compiler_versions(topology))}"
-    file = directory() / f"{key}.json"
+    file = cache_directory() / "plan" / f"{key}.json"
     program = file.with_suffix(".hlo.gz")
     if file.exists() and program.exists():
         found = json.loads(file.read_text(encoding="utf-8"))
