@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from bert_jax.config import from_json, override, to_json
 from bert_jax.errors import CheckpointError
 from bert_jax.models.config import BertConfig
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.tasks.finetuning import finetune
+from bert_jax.tasks.finetuning import finetune, keep_dropout_bits
 
 GOLDENS = Path(__file__).parent / "goldens" / "runs"
 TEXTS = ["the senate and the house of representatives", "peace with all nations"]
@@ -54,8 +55,18 @@ def test_an_earlier_run_gives_the_same_outputs(name, earlier, outputs):
 
 
 def test_an_earlier_fine_tuned_seed_gives_the_same_outputs(earlier, outputs):
-    found = load_run(earlier / "finetuned" / "seed-0").embed(TEXTS, pooling="cls")
-    check_equal(found, outputs["finetuned/embed"])
+    run = load_run(earlier / "finetuned" / "seed-0")
+    check_equal(run.embed(TEXTS, pooling="cls"), outputs["finetuned/embed"])
+
+
+def test_a_fine_tuning_keeps_the_dropout_bits_of_its_earlier_seeds(earlier, tmp_path):
+    """The checkpoint of a seed has a model's config alone, without an experiment."""
+    seed = load_run(earlier / "finetuned" / "seed-0")
+    assert seed.model.config.dropout_bits == "threefry"
+    today = seed.model.clone(config=override(seed.model.config, {"dropout_bits": "hash"}))
+    today = replace(seed, model=today)
+    assert keep_dropout_bits(today, earlier / "finetuned").model == seed.model
+    assert keep_dropout_bits(today, tmp_path) is today
 
 
 @pytest.mark.parametrize("name", ["one_phase", pytest.param("two_phases", marks=pytest.mark.slow)])

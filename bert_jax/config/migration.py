@@ -1,7 +1,7 @@
 """Converts stored configs of earlier formats to the current format."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from bert_jax.config.bounds import nearest
@@ -31,8 +31,10 @@ with this default keeps the default when it continues.
 """
 
 
-def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
+def migrate(description: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Returns the fields of a stored config in the current format, without `format_version`.
+
+    `names` are the names of the fields of the config's class.
 
     Raises:
       ConfigError: the format version is unknown, or a removed field does not have its default.
@@ -54,7 +56,9 @@ def migrate(description: Mapping[str, Any]) -> dict[str, Any]:
             )
     if version == 1:
         _migrate_second_phase(fields)
-    if version < 3 and isinstance(model := fields.get("model"), dict):
+    # The weights of another implementation, and of a fine-tuning, have the config of a model alone.
+    model = fields if "dropout_bits" in names else fields.get("model")
+    if version < 3 and isinstance(model, dict):
         model["dropout_bits"] = EARLIER_DEFAULTS["model.dropout_bits"]
     return fields
 

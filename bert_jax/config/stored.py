@@ -56,7 +56,7 @@ def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: a field is unknown, or a value has the wrong type or is out of bounds.
     """
-    return convert_value(migrate(description), root, "")
+    return convert_value(migrate(description, field_types(root)), root, "")
 
 
 def normalize(config: Config) -> Config:

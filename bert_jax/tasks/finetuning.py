@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def finetune(
 
     # ---- Data, encoder, run directory ---------------------------------------------------------
     dataset = datasets.load_dataset(config.task)
-    run = open_encoder(source, config)
+    run = keep_dropout_bits(open_encoder(source, config), workdir)
     dataset = datasets.encode_dataset(dataset, config.task, run.tokenizer)
     baselines = measure_baselines(dataset)
     setup = make_setup(config, dataset, run)
@@ -186,6 +187,19 @@ def open_encoder(source: Path, config: FineTuningConfig) -> Run:
         except CheckpointError as error:
             raise CheckpointError(f"{error}, or training.reinitialize_pooler=true") from error
     return run
+
+
+def keep_dropout_bits(run: Run, workdir: Path) -> Run:
+    """Returns `run` with the dropout bits of the finished seeds in `workdir`, if there are any.
+
+    The seeds of a result then have the same dropout, even if a default has changed between them.
+    """
+    finished = [file.parent for file in sorted(workdir.glob("seed-*/result.json"))]
+    trained = [seed for seed in finished if (seed / "checkpoints").is_dir()]  # did not diverge
+    if not trained:
+        return run
+    bits = load_run(trained[0]).model.config.dropout_bits
+    return replace(run, model=run.model.clone(config=replace(run.model.config, dropout_bits=bits)))
 
 
 def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
