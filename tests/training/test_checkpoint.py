@@ -191,6 +191,7 @@ def test_data_with_another_fingerprint_are_refused(workdir, short):
         ("training.eval_every", 3, True),
         ("training.checkpoint_every", 3, True),
         ("training.keep_checkpoints", 5, True),
+        ("evaluation.probe", "probe.py", True),
         ("training.steps", 7, False),
         ("evaluation.batch_size", 8, False),
         ("data.batch_size", 8, False),

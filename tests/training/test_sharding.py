@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
+from bert_jax.config import override
 from bert_jax.errors import ConfigError
 from bert_jax.sharding import (
     MeshConfig,
@@ -17,6 +18,7 @@ from bert_jax.sharding import (
     named_sharding,
     resolve,
 )
+from bert_jax.training.build import batch_sharding
 from bert_jax.training.state import make_state, state_sharding
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 4)]
@@ -105,6 +107,21 @@ def test_the_error_names_a_dimension_that_the_mesh_does_not_divide():
     with pytest.raises(ConfigError, match=r"dimension 'batch' has size 6.* 4 .*data, fsdp"):
         named_sharding(("batch",), shape=(6,), **arguments)
     named_sharding(("batch",), shape=(8,), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training.microbatches": 3}, "batch_size is 16; accepted: a multiple of .* 3"),
+        ({"training.microbatches": 4}, "data.batch_size / training.microbatches: .* size 4"),
+        ({"evaluation.batch_size": 4}, "evaluation.batch_size: .* size 4"),
+    ],
+)
+def test_rows_that_microbatches_or_the_mesh_do_not_divide_are_refused(changes, said, experiment):
+    mesh, rows = make_mesh(MeshConfig(data=8)), {"data.batch_size": 16, "evaluation.batch_size": 8}
+    assert batch_sharding(override(experiment, rows), mesh).spec == PartitionSpec(("data", "fsdp"))
+    with pytest.raises(ConfigError, match=said):
+        batch_sharding(override(experiment, rows | changes), mesh)
 
 
 @pytest.mark.parametrize(
