@@ -211,14 +211,17 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
     training, family, rows = config.training, dataset.family, dataset.splits["train"].rows
     model = state.make_model(config, run.model.config, family, dataset.labels)
     mesh = make_mesh(config.mesh)
-    for name in ("batch_size", "evaluation_batch_size"):
-        batch_sharding = named_sharding(
+    # The sharding is the same for any number of rows that the mesh divides.
+    batch_sharding, _ = (
+        named_sharding(
             ("batch",),
             rules=config.sharding,
             mesh=mesh,
             shape=(getattr(training, name),),
             what=f"training.{name}",
         )
+        for name in ("batch_size", "evaluation_batch_size")
+    )
     steps = training.epochs * math.ceil(len(rows) / training.batch_size)
     optimizer, schedule = state.make_task_optimizer(config, steps=steps)
     sharding, first_state = state.state_maker(model, optimizer, config, mesh)

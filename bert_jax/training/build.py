@@ -96,24 +96,28 @@ def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
             f"data.batch_size is {experiment.data.batch_size}; accepted: a multiple of "
             f"training.microbatches {microbatches}"
         )
-    for what, size in (
-        ("evaluation.batch_size", experiment.evaluation.batch_size),
-        ("data.batch_size / training.microbatches", experiment.data.batch_size // microbatches),
-    ):
-        sharding = named_sharding(
-            ("batch",), rules=experiment.sharding, mesh=mesh, shape=(size,), what=what
+    rows = partial(_row_sharding, experiment=experiment, mesh=mesh)
+    rows(experiment.evaluation.batch_size, "evaluation.batch_size")
+    # The sharding is the same for any number of rows that the mesh divides.
+    microbatch = experiment.data.batch_size // microbatches
+    return rows(microbatch, "data.batch_size / training.microbatches")
+
+
+def _row_sharding(size: int, what: str, *, experiment: Experiment, mesh: Mesh) -> NamedSharding:
+    sharding = named_sharding(
+        ("batch",), rules=experiment.sharding, mesh=mesh, shape=(size,), what=what
+    )
+    held: dict[int, set[int]] = {}
+    for device, index in sharding.devices_indices_map((size,)).items():
+        held.setdefault(device.process_index, set()).update(range(size)[index[0]])
+    process, rows = min(held.items(), key=lambda item: len(item[1]))
+    if any(len(other) * len(held) != size for other in held.values()):
+        devices = mesh.size // len(held)
+        raise ConfigError(
+            f"mesh: process {process} holds {len(rows)} of {size} rows, but each of "
+            f"the {len(held)} processes must hold an equal part; accepted: a "
+            f"mesh.tensor that divides the {devices} devices of a process"
         )
-        held: dict[int, set[int]] = {}
-        for device, index in sharding.devices_indices_map((size,)).items():
-            held.setdefault(device.process_index, set()).update(range(size)[index[0]])
-        process, rows = min(held.items(), key=lambda item: len(item[1]))
-        if any(len(other) * len(held) != size for other in held.values()):
-            devices = mesh.size // len(held)
-            raise ConfigError(
-                f"mesh: process {process} holds {len(rows)} of {size} rows, but each of "
-                f"the {len(held)} processes must hold an equal part; accepted: a "
-                f"mesh.tensor that divides the {devices} devices of a process"
-            )
     return sharding
 
 
