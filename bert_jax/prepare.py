@@ -115,7 +115,8 @@ def _print_exclusion(directory: str, passport: dict) -> None:
 
 
 def _audit(directory: str) -> None:
-    for name in ("experiment", "set", "corpus", "output", "vocabulary", "exclude"):
+    preparing = ("corpus", "output", "vocabulary", "exclude", "engine", "workers", "beam")
+    for name in ("experiment", "set", *preparing):
         if FLAGS[name].present:
             raise ConfigError(f"--audit={directory} with --{name}; accepted: --audit alone")
     try:

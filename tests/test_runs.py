@@ -17,7 +17,7 @@ from bert_jax.config import override
 from bert_jax.data.batch import Batch
 from bert_jax.data.passport import load_passport
 from bert_jax.data.tokenizers.files import load_tokenizer
-from bert_jax.errors import CheckpointError, DataError
+from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.runs.run import load_run, save_run
 from bert_jax.training.train import train
 
@@ -181,9 +181,11 @@ def test_a_single_text_has_a_separator_if_the_config_says_so(separator, run):
     assert np.abs(differences).max() > 4e-5
 
 
-def test_a_text_without_a_mask_is_refused(run):
+def test_a_text_without_a_mask_or_a_wrong_top_k_is_refused(run):
     with pytest.raises(DataError, match=r"no \[MASK\] in 'the union'"):
         run.fill_mask("the union")
+    with pytest.raises(ConfigError, match="top_k is -245; accepted: at least 1"):
+        run.fill_mask("the [MASK]", top_k=-245)
 
 
 def test_a_text_may_have_as_many_tokens_as_the_model_has_positions(run):

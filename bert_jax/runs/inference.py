@@ -19,7 +19,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.data.masking import BatchForm, Layout, lay_out
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import DataError
+from bert_jax.errors import ConfigError, DataError
 from bert_jax.models.bert import Bert, BertForPretraining, EncoderOutput, apply
 from bert_jax.models.config import Pooling
 from bert_jax.models.pooling import pool
@@ -121,7 +121,13 @@ def located(where: str) -> Iterator[None]:
 
 
 def fill_mask(model: TextModel, pairs: Sequence[Pair], *, top_k: int) -> list[list[list[Filling]]]:
-    """Returns the `top_k` most probable pieces for each [MASK] of each text, best first."""
+    """Returns the `top_k` most probable pieces for each [MASK] of each text, best first.
+
+    Raises:
+      ConfigError: `top_k` is below 1.
+    """
+    if top_k < 1:
+        raise ConfigError(f"top_k is {top_k}; accepted: at least 1")
     answers: list[list[list[Filling]]] = [[] for _ in pairs]
     vocab_size, pieces = model.tokenizer.vocab_size, model.tokenizer.pieces
     for numbers, layout in lay_out_batches(model, pairs):

@@ -55,6 +55,7 @@ class Run:
 
         Raises:
           DataError: the text has no [MASK] or is longer than the model's positions.
+          ConfigError: `top_k` is below 1.
           CheckpointError: the weights lack the masked-token head.
         """
         self.check_trained("masked_token_head")

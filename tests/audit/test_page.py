@@ -333,7 +333,7 @@ def test_a_missing_passport_is_a_one_line_error_and_writes_nothing(tmp_path):
 
 
 def test_a_flag_that_audit_does_not_accept_is_a_one_line_error(prepared):
-    for flag in ("--experiment=experiments/quickstart.py", "--set=seed=1", "--output=there"):
+    for flag in ("--experiment=quickstart.py", "--set=seed=1", "--output=there", "--workers=3"):
         result = audit(f"--audit={prepared}", flag)
         assert_one_line(result, f"with {flag.split('=')[0]}; accepted: --audit alone")
 
