@@ -56,6 +56,11 @@ def test_the_package_keeps_the_import_rules():
             id="a circle between folders, but between no modules",
         ),
         pytest.param(
+            {"models/layers.py": "from bert_jax.data.sources import corpora\n"},
+            "Models know nothing of data but the batch",
+            id="a model reads text",
+        ),
+        pytest.param(
             {"evaluate.py": "from bert_jax.pretrain import main as other\n"},
             "A folder imports only the folders below it",
             id="imports a command",
