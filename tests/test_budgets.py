@@ -7,16 +7,29 @@ import bert_jax
 
 PACKAGE = Path(bert_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TRAIN = PACKAGE / "training" / "train.py"
 
 LINES_OF_THE_PACKAGE = 19_500
 LINES_OF_THE_CORE = 4_300
 LINES_OF_A_MODULE = 350
 LINES_OF_TRAIN = 100
+LINES_OF_A_FUNCTION = 60
+"""Without its docstring: a screen of code."""
 MODULES_OF_A_FOLDER = 16
 
 
 def lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def lines_of_node(node: ast.stmt) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
 
 
 def test_the_package_keeps_its_budget():
@@ -44,8 +57,16 @@ def test_no_folder_has_too_many_modules():
 
 
 def test_train_reads_as_one_page():
-    tree = ast.parse((PACKAGE / "training" / "train.py").read_text(encoding="utf-8"))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    train = functions["train"]
-    assert train.end_lineno is not None
-    assert train.end_lineno - train.lineno + 1 <= LINES_OF_TRAIN
+    (train,) = (one for one in functions(TRAIN) if one.name == "train")
+    assert lines_of_node(train) <= LINES_OF_TRAIN
+
+
+def test_other_functions_fit_a_screen():
+    too_long = {}
+    for path in MODULES:
+        for function in functions(path):
+            docstring = lines_of_node(function.body[0]) if ast.get_docstring(function) else 0
+            length = lines_of_node(function) - docstring
+            if length > LINES_OF_A_FUNCTION and (path, function.name) != (TRAIN, "train"):
+                too_long[f"{path.name}:{function.name}"] = length
+    assert not too_long, f"split it or simplify it: at most {LINES_OF_A_FUNCTION} lines"
