@@ -1,12 +1,14 @@
 """The families without a model: parsing, encoding, decoding, scoring."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from bert_jax.errors import ConfigError, DataError
-from bert_jax.tasks.config import TaskConfig
+from bert_jax.interop.names import TASK_CLASSES
+from bert_jax.tasks.config import FamilyName, TaskConfig
 from bert_jax.tasks.families import question_answering as qa
 from bert_jax.tasks.families import tagging
 from bert_jax.tasks.families.answers import exact_match, overlap_f1
@@ -19,6 +21,7 @@ from bert_jax.tasks.families.batches import (
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import EncoderInput, Example, Row
 from bert_jax.tasks.families.multiple_choice import MULTIPLE_CHOICE
+from bert_jax.tasks.families.registry import FAMILIES
 from bert_jax.tasks.families.regression import REGRESSION
 from bert_jax.tasks.families.texts import lay_out_texts
 from bert_jax.tasks.readers.records import Record
@@ -32,6 +35,13 @@ def task(family, **fields):
 
 def record(**fields):
     return Record("file:7", fields)
+
+
+def test_every_family_is_named_wherever_a_family_must_be_named():
+    assert set(FAMILIES) == set(get_args(FamilyName)) == set(TASK_CLASSES)
+    for name, family in FAMILIES.items():
+        with pytest.raises(ConfigError, match="accepted for .*: (last|cls), "):
+            task(name, representation="cls" if family.unit == "token" else "last")
 
 
 # ---- Texts ---------------------------------------------------------------------------------------

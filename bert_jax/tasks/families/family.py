@@ -4,8 +4,10 @@
     logits --predict_batch--> outputs --decode--> predictions
     predictions --score--> outcomes --metrics--> numbers
 
-To add a family, write these functions in a module of this folder and add it to `registry.py`.
-`regression.py` is the shortest example.
+To add a family, write these functions in a module of this folder and add it to `registry.py`. Add
+its name to `FamilyName` in `tasks/config.py` and to `TASK_CLASSES` in `interop/names.py` too. If
+its `unit` is 'token', `TaskConfig` must also name it as a token task. `regression.py` is the
+shortest example.
 """
 
 from collections.abc import Callable, Sequence
