@@ -69,6 +69,28 @@ def test_a_fine_tuning_keeps_the_dropout_bits_of_its_earlier_seeds(earlier, tmp_
     assert keep_dropout_bits(today, tmp_path) is today
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "config",
+        "tokenizer",
+        "state",
+        "state/_METADATA",
+        "state/d",
+        "state/manifest.ocdbt",
+        "state/ocdbt.process_0/d",
+    ],
+)
+def test_a_checkpoint_with_missing_files_is_refused(damaged, earlier, tmp_path):
+    shutil.copytree(earlier / "one_phase", tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "8" / damaged
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(
+        CheckpointError, match=r"checkpoints/8 cannot be read \(.*; accepted: a whole"
+    ):
+        load_run(tmp_path / "run")
+
+
 @pytest.mark.parametrize("name", ["one_phase", pytest.param("two_phases", marks=pytest.mark.slow)])
 def test_an_earlier_run_resumes_with_the_same_losses(name, earlier, tmp_path):
     """Resumes at step 4 of 8, so the two-phase run enters its second phase after step 5.

@@ -1,8 +1,9 @@
 """Checkpoints: orbax directories with state, data position, config, tokenizer and data passport."""
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,10 +196,19 @@ def restore_description(manager: CheckpointManager, *, step: int) -> Description
 
 
 def _read(manager: CheckpointManager, step: int, **items: Any) -> Any:
-    try:
+    with _damage_is_refused(manager, step):
         return manager.restore(step, args=ocp.args.Composite(**items))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def _damage_is_refused(manager: CheckpointManager, step: int) -> Iterator[None]:
+    """Turns the errors of orbax about missing or damaged files into a CheckpointError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError):  # the memory is too small for the arrays
+        raise
+    except Exception as error:  # orbax raises many classes, and Exception itself
+        reason = repr(error.__cause__ or error)[:200]
         raise CheckpointError(
             f"{manager.directory}/{step} cannot be read ({reason}); accepted: a whole "
             "checkpoint; delete this directory to continue from the checkpoint before it"
@@ -219,7 +229,9 @@ def check_arrays(manager: CheckpointManager, abstract: Any, *, step: int) -> Non
       CheckpointError: arrays are missing, unexpected or different. The message names all of them.
     """
     fields = abstract if isinstance(abstract, dict) else vars(abstract)
-    saved = manager.item_metadata(step).state
+    with _damage_is_refused(manager, step):
+        state = manager.item_metadata(step).state or {}
+        saved = {field: state[field] for field in fields}
     wrong = []
     for field, arrays in fields.items():
         wanted, found = _describe(arrays), _describe(saved[field])

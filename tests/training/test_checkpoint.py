@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,15 @@ def test_data_with_another_fingerprint_are_refused(workdir, short):
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
         with pytest.raises(CheckpointError, match="data have changed"):
             checkpoint.restore(manager, abstract_of(short), step=12, passport=other)
+
+
+@pytest.mark.parametrize("missing", ["position", "state/_METADATA"])
+def test_a_checkpoint_with_missing_files_does_not_resume(missing, workdir, short, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "12" / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoints/12 cannot be read \("):
+        restore(tmp_path / "run", abstract_of(short), short)
 
 
 @pytest.mark.parametrize(
