@@ -152,7 +152,13 @@ def main() -> None:
     names = sorted(name for name in vars(module) if name == "sweep" or name.startswith("sweep_"))
     if not names:
         raise ConfigError(f"{flags.FLAGS.experiment} defines no sweep() and no sweep_*()")
-    points = keep_ids(expand(base, [getattr(module, name)() for name in names]), earlier)
+    sweeps = {name: list(getattr(module, name)() or ()) for name in names}
+    if empty := [name for name in names if not sweeps[name]]:
+        raise ConfigError(
+            f"{flags.FLAGS.experiment}: {empty[0]}() yields nothing; accepted: at least one "
+            "dictionary of overrides"
+        )
+    points = keep_ids(expand(base, list(sweeps.values())), earlier)
     if not flags.FLAGS.workdir and not flags.FLAGS.dry_run:
         raise ConfigError("--workdir is missing; accepted: a directory for the runs, or --dry_run")
 
