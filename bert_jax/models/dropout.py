@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Bool, UInt32
 
 DropoutBits = Literal["hash", "threefry"]
 
@@ -43,6 +43,36 @@ def hashed_bits(words: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Arr
     return lowbias32(lowbias32(index ^ first) + second)
 
 
+def _hash_kept(words: Array, shape: tuple[int, ...], rate: float) -> tuple[Array, float]:
+    dropped = min(round(rate * 2**32), 2**32 - 1)
+    return hashed_bits(words, shape) >= jnp.uint32(dropped), 1 - dropped / 2**32
+
+
+def _threefry_kept(rng: Array, shape: tuple[int, ...], rate: float) -> tuple[Array, float]:
+    """Draws 16 random bits for each element: two elements share a generated 32-bit integer."""
+    dropped = min(round(rate * 65536), 65535)
+    words = jax.random.bits(rng, (*shape[:-1], -(-shape[-1] // 2)), "uint32")
+    draws = jax.lax.bitcast_convert_type(words, jnp.uint16)
+    draws = draws.reshape(*words.shape[:-1], -1)[..., : shape[-1]]
+    return draws >= dropped, (65536 - dropped) / 65536
+
+
+def kept_elements(
+    rng: Array, shape: tuple[int, ...], *, rate: float, bits: DropoutBits
+) -> tuple[Bool[Array, "*shape"], float]:
+    """Returns which elements dropout keeps, and the share of elements that it keeps on average.
+
+    The rate is first rounded to a multiple of 2^-32 (`hash`) or 2^-16 (`threefry`).
+    """
+    if bits == "threefry":
+        return _threefry_kept(rng, shape, rate)
+    return _hash_kept(_key_words(rng), shape, rate)
+
+
+def _key_words(rng: Array) -> Array:
+    return jax.random.bits(rng, (2,), "uint32")
+
+
 def _keep(x: Array, kept: Array, share: float) -> Array:
     """Zeroes the elements that are not `kept`. Divides the others by `share`, the keep rate."""
     # The factor stays in float32: bfloat16 would round it by 0.2 % at a rate of 0.1.
@@ -51,8 +81,7 @@ def _keep(x: Array, kept: Array, share: float) -> Array:
 
 
 def _hash_dropout(x: Array, rate: float, words: Array) -> Array:
-    dropped = min(round(rate * 2**32), 2**32 - 1)
-    return _keep(x, hashed_bits(words, x.shape) >= jnp.uint32(dropped), 1 - dropped / 2**32)
+    return _keep(x, *_hash_kept(words, x.shape, rate))
 
 
 # The backward pass applies the same dropout to the gradient. It computes the bits again, so only
@@ -64,15 +93,6 @@ _recomputed.defvjp(
 )
 
 
-def _threefry_dropout(x: Array, rate: float, rng: Array) -> Array:
-    """Draws 16 random bits for each element: two elements share a generated 32-bit integer."""
-    dropped = min(round(rate * 65536), 65535)
-    words = jax.random.bits(rng, (*x.shape[:-1], -(-x.shape[-1] // 2)), "uint32")
-    draws = jax.lax.bitcast_convert_type(words, jnp.uint16)
-    draws = draws.reshape(*words.shape[:-1], -1)[..., : x.shape[-1]]
-    return _keep(x, draws >= dropped, (65536 - dropped) / 65536)
-
-
 def dropout(x: Array, *, rate: float, rng: Array, bits: DropoutBits = "hash") -> Array:
     """Zeroes elements with probability `rate`. Scales other elements to keep the expected value.
 
@@ -80,8 +100,8 @@ def dropout(x: Array, *, rate: float, rng: Array, bits: DropoutBits = "hash") ->
     uses the rounded rate.
     """
     if bits == "threefry":
-        return _threefry_dropout(x, rate, rng)
-    return _recomputed(x, rate, jax.random.bits(rng, (2,), "uint32"))
+        return _keep(x, *_threefry_kept(rng, x.shape, rate))
+    return _recomputed(x, rate, _key_words(rng))
 
 
 class Dropout(nn.Module):
@@ -91,7 +111,10 @@ class Dropout(nn.Module):
     bits: DropoutBits = "hash"
 
     @nn.compact
+    def rng(self, *, train: bool) -> Array | None:
+        """Returns the key of this dropout, or None if there is no dropout."""
+        return self.make_rng("dropout") if train and self.rate else None
+
     def __call__(self, x: Array, *, train: bool) -> Array:
-        if not train or self.rate == 0:
-            return x
-        return dropout(x, rate=self.rate, rng=self.make_rng("dropout"), bits=self.bits)
+        rng = self.rng(train=train)
+        return x if rng is None else dropout(x, rate=self.rate, rng=rng, bits=self.bits)
