@@ -22,8 +22,7 @@ def attention_mask(pack_ids: Int[Array, "batch length"]) -> Bool[Array, "batch 1
     return (keys > 0) & ((keys == queries) | (queries == 0))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def attend(
+def _attend(
     query: Float[Array, "batch heads queries head_dim"],
     key: Float[Array, "batch heads keys head_dim"],
     value: Float[Array, "batch heads keys head_dim"],
@@ -91,6 +90,7 @@ def _attend_backward(
     return to_query.astype(dtype), to_key.astype(dtype), to_value.astype(dtype), None, None
 
 
+attend = jax.custom_vjp(_attend, nondiff_argnums=(5,))
 attend.defvjp(_attend_forward, _attend_backward)
 
 
