@@ -170,6 +170,11 @@ ROOM = {"data.masking.max_predictions": 9, "data.evaluation_masking.max_predicti
         ({}, {"model.hidden_size": 8}, ["model.hidden_size cannot change", "data.batch_size"]),
         ({}, {"data.tokenizer": "sentencepiece"}, ["data.tokenizer cannot change"]),
         ({}, {"seed": 1}, ["seed cannot change"]),
+        (
+            {},
+            {"data.sequence_length": 32, "data.pairs_per_row": 3},
+            ["phase 2 of 2", "data.pairs_per_row is 3", "earlier phase has 1", "another data.dir"],
+        ),
         ({}, {"mesh.data": 1}, ["mesh.data cannot change"]),
         ({}, {"phases.0.steps": 1}, ["phases.0.steps cannot change"]),
         ({}, {"data.batch_size": "x"}, ["data.batch_size is 'x'", "int, at least 1"]),

@@ -3,14 +3,14 @@
 import contextlib
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from bert_jax.config import check_bounds, flatten, override
-from bert_jax.data.config import DataConfig
+from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
 from bert_jax.sharding import MeshConfig, ShardingRules
@@ -113,7 +113,8 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
 
     Raises:
       ConfigError: a phase changes a field that may not change, or its experiment is not valid, or
-        the later phases leave no steps for the first phase.
+        it needs other data than an earlier phase in the same directory, or the later phases leave
+        no steps for the first phase.
     """
     total, later = experiment.training.steps, experiment.phases
     first_steps = total - sum(phase.steps for phase in later)
@@ -137,6 +138,7 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
             schedule_end = next((other for other in own if other > start), total)
             steps = {"training.steps": schedule_end - schedule_start}
             phase = override(base, steps | schedule | changes) if later else base
+            _check_directory(phase.data, [earlier.experiment.data for earlier in plan])
         plan.append(
             Phase(
                 number=number,
@@ -181,6 +183,19 @@ def _changes(config: PhaseConfig, experiment: Experiment) -> dict[str, Any]:
     if length != experiment.data.sequence_length and "data.directory" not in changes:
         changes["data.directory"] = f"{experiment.data.directory}-{length}"
     return changes
+
+
+def _check_directory(data: DataConfig, earlier: Sequence[DataConfig]) -> None:
+    """Raises ConfigError if an earlier phase has the same directory but other prepared data."""
+    for other in earlier:
+        for name in ("corpus", *PREPARATION_FIELDS):
+            before, now = getattr(other, name), getattr(data, name)
+            if other.directory == data.directory and before != now:
+                raise ConfigError(
+                    f"data.{name} is {now!r}, but an earlier phase has {before!r} in the same "
+                    f"data.directory {data.directory}; accepted: {before!r}, or another "
+                    "data.directory"
+                )
 
 
 def _data_seed(seed: int, number: int) -> int:
