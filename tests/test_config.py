@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -144,7 +145,7 @@ def test_the_error_for_an_unknown_field_suggests_the_nearest_path(path, nearest,
 def test_suggested_paths_exist(path, experiment):
     with pytest.raises(ConfigError) as error:
         override(experiment, {path: "1"})
-    suggestions = str(error.value).split("did you mean ")[1].split(", ")
+    suggestions = re.split("did you mean |accepted: ", str(error.value))[1].split(", ")
     for suggestion in suggestions:
         leaf(experiment, suggestion)  # raises AttributeError for a path that is not there
 

@@ -209,7 +209,7 @@ def test_phases_can_be_set_by_field_as_json_and_to_none(two_phases, experiment):
     assert phases(bare)[0].experiment is bare and override(bare, {"phases": whole}) == two_phases
     with pytest.raises(ConfigError, match="phases.0.steps.*phases is empty; accepted: a JSON list"):
         override(bare, {"phases.0.steps": "3"})
-    with pytest.raises(ConfigError, match="did you mean phases.0"):
+    with pytest.raises(ConfigError, match="accepted: phases.0"):
         override(two_phases, {"phases.1.steps": "3"})
 
 

@@ -111,13 +111,17 @@ def accepted(hint: Any, value: Any = None) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns, in words, the names that were probably meant, or all names if none is similar."""
+def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:
+    """Returns, in words, the names that were probably meant, or all names if none is similar.
+
+    `prefix` is written before each name.
+    """
     names = list(names)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    words = ", ".join(prefix + one for one in near or names)
     if near or not names:
-        return f"did you mean {', '.join(near)}" if near else "there is none"
-    return f"accepted: {', '.join(names)}"
+        return f"did you mean {words}" if near else "there is none"
+    return f"accepted: {words}"
 
 
 def _bounds(meta: msgspec.Meta) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import json
 import operator
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bert_jax.config.bounds import convert_value, field_types
+from bert_jax.config.bounds import convert_value, field_types, nearest
 from bert_jax.config.stored import from_json, to_json
 from bert_jax.errors import ConfigError
 
@@ -106,8 +105,7 @@ def _entries(config: Any) -> dict[str, Any]:
 
 def _hint(config: Any, name: str, walked: Sequence[str]) -> str:
     if known := _entries(config):
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-        return f"; did you mean {', '.join('.'.join([*walked, candidate]) for candidate in near)}"
+        return f"; {nearest(name, known, prefix=''.join(f'{one}.' for one in walked))}"
     if config == ():
         return f": {'.'.join(walked)} is empty; accepted: a JSON list"
     return f": a value of type {type(config).__name__} has no fields"
