@@ -61,7 +61,7 @@ def latest_step(workdir: Path) -> int:
 
     A directory named by a step is complete: orbax gives it this name after all files are written.
     """
-    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    names = [path.name for path in (workdir / "checkpoints").glob("*") if path.is_dir()]
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 

@@ -153,7 +153,7 @@ def starting_state(
       CheckpointError: the checkpoint is of another model or of other data, or an earlier start of
         this run used other initial weights.
     """
-    if step := manager.latest_step():
+    if step := checkpoint.latest_step(workdir):
         abstract = abstract_state(assembly.initialize, assembly.sharding)
         _report(f"{workdir}: going on from step {step}")
         return checkpoint.restore(manager, abstract, step=step, passport=passport)

@@ -230,6 +230,14 @@ def test_a_list_instead_of_a_tuple_is_the_same_experiment(short, tmp_path):
     checkpoint.check_workdir(tmp_path, written)
 
 
+def test_a_file_is_no_checkpoint(workdir, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "20").touch()
+    assert checkpoint.latest_step(tmp_path) == 0
+    (tmp_path / "checkpoints" / "12").mkdir()
+    assert checkpoint.latest_step(tmp_path) == 12 == checkpoint.latest_step(workdir)
+
+
 def test_an_unreadable_config_is_refused(short, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BertJaxError, match="config.json"):
