@@ -53,8 +53,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     passport = passports.load_passport(directory)
     passports.check_files(passport, directory, splits=("eval",))
     experiment = as_evaluated(run.config, passport, directory)
-    check_vocabulary(run, directory)
-    passports.check_tokenizer(passport, run.tokenizer.fingerprint(), directory=directory)
+    check_vocabulary(run, passport, directory)
     (phase,) = phases(experiment)
     try:
         mesh = make_mesh(experiment.mesh)
@@ -123,11 +122,9 @@ def frozen_masking(data: "DataConfig", sequence_length: int) -> "MaskingConfig":
     return dataclasses.replace(masking, max_predictions=room)
 
 
-def check_vocabulary(run: "Run", directory: str) -> None:
-    """Raises DataError if the data have another vocabulary than the run."""
-    from bert_jax.data.tokenizers.files import load_tokenizer
-
-    found, wanted = load_tokenizer(directory).fingerprint(), run.tokenizer.fingerprint()
+def check_vocabulary(run: "Run", passport: dict, directory: str) -> None:
+    """Raises DataError if the shards were made with another vocabulary than the run's."""
+    found, wanted = passport["tokenizer_fingerprint"], run.tokenizer.fingerprint()
     if found != wanted:
         raise DataError(
             f"{directory} was made with another vocabulary ({found[:12]}) than {run.path} was "
