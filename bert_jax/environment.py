@@ -119,7 +119,11 @@ def describe() -> dict[str, Any]:
         "device_kind": jax.devices()[0].device_kind,
         "processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "malloc": {k: v for k, v in os.environ.items() if k.startswith(("MALLOC_", "GLIBC_T"))},
+        "malloc": {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(("MALLOC_", "GLIBC_T"))
+        },
     }
 
 

@@ -41,7 +41,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     """
     import jax
 
-    from bert_jax.data import passport as passports
+    from bert_jax.data.passport import check_files, load_passport, passport_fingerprint
     from bert_jax.sharding import MeshConfig, make_mesh
     from bert_jax.training.build import assemble
     from bert_jax.training.evaluation import baselines, evaluate
@@ -50,8 +50,8 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
 
     if run.config is None:
         raise ConfigError(f"{run.path} holds weights without a run; accepted: a run of pretrain")
-    passport = passports.load_passport(directory)
-    passports.check_files(passport, directory, splits=("eval",))
+    passport = load_passport(directory)
+    check_files(passport, directory, splits=("eval",))
     experiment = as_evaluated(run.config, passport, directory)
     check_vocabulary(run, passport, directory)
     (phase,) = phases(experiment)
@@ -75,7 +75,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
         "run": str(run.path),
         "step": run.step,
         "data": directory,
-        "data_fingerprint": passports.passport_fingerprint(passport),
+        "data_fingerprint": passport_fingerprint(passport),
         "sequence_length": experiment.data.sequence_length,
         "mesh": dict(mesh.shape),
         **metrics,
@@ -89,7 +89,7 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
     Raises:
       ConfigError: the rows are longer than `model.max_positions`.
     """
-    from bert_jax import config as configs
+    from bert_jax.config import override
     from bert_jax.training.experiment import phases
 
     made = passport["preparation"]
@@ -109,7 +109,7 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
         ),
     }
     try:
-        return configs.override(phase.experiment, overrides)
+        return override(phase.experiment, overrides)
     except ConfigError as error:
         raise ConfigError(f"{directory}: {error}") from error
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from bert_jax import config as configs
+from bert_jax.config import override, to_json
 from bert_jax.sharding import MeshConfig
 from bert_jax.training.train import train
 
@@ -24,7 +24,7 @@ MESHES = {
 @pytest.fixture(scope="module")
 def twenty_steps(experiment):
     """An experiment with 20 updates at a constant rate of 1e-3, with dropout, in float32."""
-    return configs.override(
+    return override(
         experiment,
         {
             "optimizer.schedule": "constant",
@@ -108,9 +108,7 @@ def test_processes_with_different_experiments_end_with_an_error(
 ):
     """Every process ends in one line, before anything is compiled."""
     config = tmp_path / "config.json"
-    config.write_text(
-        json.dumps(configs.to_json(dataclasses.replace(twenty_steps, mesh=MeshConfig())))
-    )
+    config.write_text(json.dumps(to_json(dataclasses.replace(twenty_steps, mesh=MeshConfig()))))
     for process in pretrain_both(config, tmp_path / "run", arguments=arguments):
         errors = process.communicate(timeout=100)[1]
         assert process.returncode == 2, errors
@@ -122,7 +120,7 @@ def test_two_processes_of_four_devices_equal_one_process_of_eight(twenty_steps, 
     """XLA must not warn that it gathers a whole parameter to change its sharding."""
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(configs.to_json(dataclasses.replace(twenty_steps, mesh=mesh))))
+    config.write_text(json.dumps(to_json(dataclasses.replace(twenty_steps, mesh=mesh))))
     alone = pretrain(config, tmp_path / "alone", devices=8)
     errors = alone.communicate(timeout=200)[1]
     assert alone.returncode == 0, errors

@@ -15,7 +15,7 @@ import pytest
 from commands import assert_one_line
 
 from bert_jax import command
-from bert_jax import config as configs
+from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import ConfigError
 from bert_jax.sweep import expand, keep_ids, runs_of_earlier_formats, status
 
@@ -38,7 +38,7 @@ def sweep_seed():
 
 
 def write_file(path, experiment, *, rates, seeds):
-    base = json.dumps(configs.to_json(experiment))
+    base = json.dumps(to_json(experiment))
     path.write_text(FILE.format(base=base, rates=rates, seeds=seeds))
     return path
 
@@ -70,7 +70,7 @@ def test_sweeps_are_multiplied_and_equal_runs_are_merged(experiment):
 
 
 def test_a_value_may_be_a_whole_sub_config(experiment):
-    model = configs.override(experiment.model, {"num_layers": 1})
+    model = override(experiment.model, {"num_layers": 1})
     (point,) = expand(experiment, [[{"model": model}]])
     assert point.experiment.model.num_layers == 1
 
@@ -187,12 +187,12 @@ def test_a_finished_run_of_an_earlier_format_is_not_repeated(tmp_path):
     workdir = tmp_path / "sweep"
     shutil.move(tmp_path / "one_phase", workdir / "bc56393585ed")
     experiment = command.load(str(workdir / "bc56393585ed" / "config.json"))
-    assert configs.config_hash(experiment) != "bc56393585ed"
+    assert config_hash(experiment) != "bc56393585ed"
     earlier = runs_of_earlier_formats(workdir)
     assert earlier == {"bc56393585ed": experiment}
     (again,) = keep_ids(expand(experiment, [[{"seed": 3}]]), earlier)
     assert (again.id, again.experiment) == ("bc56393585ed", experiment)
-    today = configs.override(experiment, {"model.dropout_bits": "hash"})
+    today = override(experiment, {"model.dropout_bits": "hash"})
     assert [point.id for point in expand(today, [[{"seed": 3}]])] != ["bc56393585ed"]
     file = write_file(tmp_path / "one.py", today, rates=[2e-3], seeds=[3])
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}

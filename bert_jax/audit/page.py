@@ -10,7 +10,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bert_jax.audit import figures
 from bert_jax.audit.findings import SPLIT_NAMES, Finding, find, label_one, row_fill
 from bert_jax.audit.shortcut import Estimate, Shortcut, measure_data
-from bert_jax.data import passport as passports
+from bert_jax.data.passport import (
+    TOKEN_COUNTS_FILE,
+    load_passport,
+    load_token_counts,
+    passport_fingerprint,
+)
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer
 from bert_jax.errors import DataError
 from bert_jax.files import write_atomically
@@ -37,7 +42,7 @@ def write_page(directory: str | Path) -> Audit:
       DataError: the directory holds no prepared data, or lacks a file that the passport names.
     """
     directory = Path(directory)
-    passport = passports.load_passport(directory)
+    passport = load_passport(directory)
     tokenizer = load_tokenizer(directory)
     tokens = _describe_tokens(_load_counts(directory, tokenizer), tokenizer)
     shortcut = measure_data(directory, passport)
@@ -59,7 +64,7 @@ def write_page(directory: str | Path) -> Audit:
     html = environment.get_template("page.html").render(
         name=directory.resolve().name,
         passport=passport,
-        fingerprint=passports.passport_fingerprint(passport),
+        fingerprint=passport_fingerprint(passport),
         preparation=passport["preparation"],
         splits=passport["splits"],
         split_names=SPLIT_NAMES,
@@ -78,9 +83,9 @@ def write_page(directory: str | Path) -> Audit:
 
 
 def _load_counts(directory: Path, tokenizer: Tokenizer) -> np.ndarray:
-    path = directory / passports.TOKEN_COUNTS_FILE
+    path = directory / TOKEN_COUNTS_FILE
     try:
-        counts = passports.load_token_counts(directory)
+        counts = load_token_counts(directory)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); prepare the data again") from error
     if counts.shape != (tokenizer.vocab_size,):

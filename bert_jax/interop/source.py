@@ -74,11 +74,11 @@ def read_config(file: Path) -> BertConfig:
     missing = [name for name in (*FIELDS.values(), "hidden_act") if name not in values]
     if missing:
         raise CheckpointError(f"{file} lacks {', '.join(missing)}; accepted: the config of a BERT")
-    act = values["hidden_act"]
-    activation = next((ours for ours, theirs in ACTIVATIONS.items() if act in theirs), None)
+    named = values["hidden_act"]
+    activation = next((ours for ours, theirs in ACTIVATIONS.items() if named in theirs), None)
     if activation is None:
         known = ", ".join(name for theirs in ACTIVATIONS.values() for name in theirs)
-        raise CheckpointError(f"{file}: hidden_act is {act!r}; accepted: {known}")
+        raise CheckpointError(f"{file}: hidden_act is {named!r}; accepted: {known}")
     for ours, theirs in FIELDS.items():
         kind = float if isinstance(getattr(BertConfig, ours), float) else int
         if type(values[theirs]) not in (kind, int):

@@ -46,7 +46,7 @@ def compile_update(
       ConfigError: the experiment does not suit the topology, or the compiler fails or is too slow.
     """
     ignored = ("JAX_", "XLA_", "LIBTPU_")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(ignored)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
     with tempfile.TemporaryDirectory() as directory:
         request, found, program = (Path(directory) / name for name in ("request", "found", "hlo"))
         request.write_text(json.dumps(config.to_json(experiment)))

@@ -80,9 +80,11 @@ def generate(
 
 def _text_pieces(tokenizer: Tokenizer, rows: int) -> Bool[np.ndarray, "vocab"]:
     """Returns False for special pieces, pieces like `[unused1]` and ids beyond the vocabulary."""
-    t, permitted = tokenizer, np.zeros(rows, bool)
-    permitted[: t.vocab_size] = [not re.fullmatch(r"(?s)\[.+\]", piece) for piece in t.pieces]
-    permitted[[t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id]] = False
+    permitted = np.zeros(rows, bool)
+    permitted[: tokenizer.vocab_size] = [
+        not re.fullmatch(r"(?s)\[.+\]", piece) for piece in tokenizer.pieces
+    ]
+    permitted[list(tokenizer.special_ids.values())] = False
     return permitted
 
 

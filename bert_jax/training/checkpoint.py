@@ -11,8 +11,8 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from bert_jax import config as configs
 from bert_jax import environment
+from bert_jax.config import diff, from_json, to_json
 from bert_jax.data.passport import passport_fingerprint
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
@@ -90,7 +90,7 @@ def save(
         args=ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             position=ocp.args.JsonSave(position),
-            config=ocp.args.JsonSave(configs.to_json(experiment)),
+            config=ocp.args.JsonSave(to_json(experiment)),
             tokenizer=ocp.args.JsonSave(tokenizer.to_json()),
             passport=ocp.args.JsonSave(passport),
         ),
@@ -120,7 +120,7 @@ def save_params(
     `experiment` is None for weights of another implementation. `tokenizer` is the tokenizer's
     `to_json()`. `head` configures the output layer of a fine-tuned model.
     """
-    config = configs.to_json(experiment) if experiment else {"model": configs.to_json(model)}
+    config = to_json(experiment) if experiment else {"model": to_json(model)}
     with open_checkpoints(directory) as manager:
         manager.save(
             0,
@@ -190,8 +190,8 @@ def restore_description(manager: CheckpointManager, *, step: int) -> Description
     config, passport = restored["config"], restored.get("passport") or None
     others = (restored["tokenizer"], passport, config.pop("head", None))
     if config.keys() == {"model"}:
-        return Description(configs.from_json(BertConfig, config["model"]), None, *others)
-    experiment = configs.from_json(Experiment, config)
+        return Description(from_json(BertConfig, config["model"]), None, *others)
+    experiment = from_json(Experiment, config)
     return Description(experiment.model, experiment, *others)
 
 
@@ -274,12 +274,12 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
             )
         return
     try:
-        saved = configs.from_json(Experiment, json.loads(file.read_text()))
+        saved = from_json(Experiment, json.loads(file.read_text()))
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}; accepted: the file as the run wrote it") from error
     # JSON turns tuples into lists, so the given config goes through JSON too.
-    given = configs.from_json(Experiment, configs.to_json(experiment))
-    for path, (before, now) in configs.diff(saved, given).items():
+    given = from_json(Experiment, to_json(experiment))
+    for path, (before, now) in diff(saved, given).items():
         if not path.startswith(RESUMABLE):
             fields = ", ".join(prefix.rstrip(".") for prefix in RESUMABLE)
             raise CheckpointError(
@@ -292,7 +292,7 @@ def open_workdir(workdir: Path, experiment: Experiment) -> None:
     """Makes the run directory and writes `config.json` and `environment.json`."""
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", configs.to_json(experiment))
+        write_json(workdir / "config.json", to_json(experiment))
         file = workdir / "environment.json"
         write_json(file, environment.describe_again(file))
     if jax.process_count() > 1:

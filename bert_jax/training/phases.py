@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from bert_jax.data import passport as passports
 from bert_jax.data import pipeline
 from bert_jax.data.batch import Batch
+from bert_jax.data.passport import check_files, check_passport, check_tokenizer, load_passport
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer
 from bert_jax.errors import DataError
 from bert_jax.training.experiment import Phase
@@ -22,11 +22,11 @@ def load_data(phases: Sequence[Phase]) -> tuple[list[dict], Tokenizer]:
     tokenizers, loaded = [], []
     for phase in phases:
         data = phase.experiment.data
-        passport = passports.load_passport(data.directory)
-        passports.check_passport(passport, data, vocab_size=phase.experiment.model.vocab_size)
+        passport = load_passport(data.directory)
+        check_passport(passport, data, vocab_size=phase.experiment.model.vocab_size)
         tokenizers.append(load_tokenizer(data.directory))
         first, found = tokenizers[0].fingerprint(), tokenizers[-1].fingerprint()
-        passports.check_tokenizer(passport, found, directory=data.directory)
+        check_tokenizer(passport, found, directory=data.directory)
         if found != first:
             raise DataError(
                 f"{data.directory} was made with another vocabulary ({found[:12]}) than "
@@ -37,12 +37,12 @@ def load_data(phases: Sequence[Phase]) -> tuple[list[dict], Tokenizer]:
     return loaded, tokenizers[0]
 
 
-def check_files(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
+def check_files_of_phases(phases: Sequence[Phase], loaded: Sequence[dict]) -> None:
     """Raises DataError if the hash of a data file differs from the hash in the passport."""
     # The training split may have hundreds of GB, so only process 0 reads it.
     splits = ("train", "eval") if jax.process_index() == 0 else ("eval",)
     for phase, passport in zip(phases, loaded, strict=True):
-        passports.check_files(passport, phase.experiment.data.directory, splits=splits)
+        check_files(passport, phase.experiment.data.directory, splits=splits)
 
 
 def first_batch(phase: Phase, first_step: int) -> Batch:

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from bert_jax import config as configs
 from bert_jax import environment
+from bert_jax.config import config_hash
 from bert_jax.data.batch import Batch
 from bert_jax.data.passport import join_passports, passport_fingerprint
 from bert_jax.files import write_json
@@ -22,7 +22,7 @@ from bert_jax.training.build import Assembly, assemble, compile_update
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.experiment import Experiment, Phase, errors_of_phase, phases
 from bert_jax.training.phases import (
-    check_files,
+    check_files_of_phases,
     first_batch,
     held_out_batches,
     load_data,
@@ -64,7 +64,7 @@ def train(
     if (workdir / "result.json").exists():
         _report(f"{workdir} is complete")
         return json.loads((workdir / "result.json").read_text())
-    check_files(plan, loaded)
+    check_files_of_phases(plan, loaded)
     first_step = checkpoint.latest_step(workdir)
     if not first_step:
         initial.check_initial_weights(weights, experiment, tokenizer)
@@ -79,7 +79,7 @@ def train(
     checkpoint.open_workdir(workdir, experiment)
     environment.check_processes_agree(
         weights=weights and weights.sha256,
-        experiment=configs.config_hash(experiment),
+        experiment=config_hash(experiment),
         data=passport_fingerprint(passport)[:12],
         checkpoint=first_step,
         workdir_shared=(workdir / "config.json").exists(),
@@ -129,7 +129,7 @@ def train(
         "format_version": RESULT_FORMAT_VERSION,
         "steps": training.steps,
         "seconds": round(time.monotonic() - started, 1),
-        "config_hash": configs.config_hash(experiment),
+        "config_hash": config_hash(experiment),
         **held_out,
     }
     if jax.process_index() == 0:
