@@ -90,8 +90,11 @@ class Bert(nn.Module):
     def setup(self):
         c = self.config
         self.embeddings = Embeddings(c, self.rules)
+        layer = EncoderLayer
+        if c.remat == "full":  # arguments 3 and 4 are `train` and `keep`; 0 is the module
+            layer = nn.remat(layer, prevent_cse=not c.scan_layers, static_argnums=(3, 4))
         self.layers = nn.scan(
-            EncoderLayer,
+            layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast,) * 3,  # pyright: ignore[reportArgumentType]
