@@ -11,6 +11,9 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    # With package_dir, an editable install adds the clone to sys.path. The import hook that
+    # setuptools writes otherwise loses to a clone named bert_jax in the working directory.
+    package_dir={"": "."},
     packages=find_packages(include=["bert_jax", "bert_jax.*"]),
     package_data={
         "bert_jax.audit": ["page.html"],
