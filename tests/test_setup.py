@@ -20,7 +20,7 @@ def test_the_package_is_found_beside_a_clone_of_its_name(tmp_path):
         shutil.copy(ROOT / name, clone)
     build = [sys.executable, "setup.py", "--quiet", "editable_wheel", "--dist-dir=../wheels"]
     subprocess.run(build, cwd=clone, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "wheels").iterdir()
+    (wheel,) = (tmp_path / "wheels").glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     script = f"import site; site.addsitedir({str(tmp_path / 'installed')!r}); import bert_jax; "
     python = [sys.executable, "-S", "-c", script + "print(bert_jax.here)"]
