@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from bert_jax import environment
 from bert_jax.config import diff, from_json, to_json
-from bert_jax.data.passport import passport_fingerprint
+from bert_jax.data.passport import PASSPORT_FILE, passport_fingerprint
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.files import write_json
@@ -260,13 +260,16 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Checks that the experiment may start in `workdir`, or continue there.
 
     Raises:
-      CheckpointError: `workdir` is a file, or holds weights without a run, or holds a run in which
-        a field that is not `RESUMABLE` has another value. The message names the field.
+      CheckpointError: `workdir` is a file, or holds prepared data or weights without a run, or
+        holds a run in which a field that is not `RESUMABLE` has another value. The message names
+        the field.
     """
     file = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
     if not file.exists():
+        if (workdir / PASSPORT_FILE).exists():
+            raise CheckpointError(f"{workdir} holds prepared data; accepted: another --workdir")
         if (workdir / "checkpoints").exists():
             raise CheckpointError(
                 f"{workdir} holds weights without a run; accepted: another --workdir, and "

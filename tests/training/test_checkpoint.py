@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -236,6 +237,11 @@ def test_a_file_is_no_checkpoint(workdir, tmp_path):
     assert checkpoint.latest_step(tmp_path) == 0
     (tmp_path / "checkpoints" / "12").mkdir()
     assert checkpoint.latest_step(tmp_path) == 12 == checkpoint.latest_step(workdir)
+
+
+def test_a_directory_of_prepared_data_is_refused(short):
+    with pytest.raises(CheckpointError, match="holds prepared data; accepted: another --workdir"):
+        checkpoint.check_workdir(Path(short.data.directory), short)
 
 
 def test_an_unreadable_config_is_refused(short, tmp_path):
