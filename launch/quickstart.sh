@@ -32,5 +32,5 @@ The run is in $run. Its curves:
   .venv/bin/tensorboard --logdir $run/tensorboard
 In a notebook:
   from bert_jax import load_run
-  run = load_run("$run"); run.fill_mask("The president of the United [MASK].")
+  run = load_run("$run"); run.fill_mask("The president of the United [MASK] spoke to the congress.")
 EOF
