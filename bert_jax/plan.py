@@ -9,8 +9,8 @@ at XLA's optimization level O1. Training uses the default level, which compiles 
 slower. An update then needs about the same memory, and moves and sends fewer bytes.
 
 A TPU topology is a chip (v4, v5e, v5p or v6e) and a shape, such as v5e:2x4. Estimates for TPUs need
-pip install 'bert_jax[plan]'. h100:8 is one host with 8 GPUs, and h100:4x8 is four such hosts.
-Estimates for GPUs need pip install 'bert_jax[plan-gpu]'.
+pip install -e '.[plan]'. h100:8 is one host with 8 GPUs, and h100:4x8 is four such hosts.
+Estimates for GPUs need pip install -e '.[plan-gpu]'.
 
 If the update does not fit, the command searches for fields with which the update fits, and the exit
 status is 0 too. docs/scaling.md explains the output. ~/.cache/bert_jax/plan has compiled updates.

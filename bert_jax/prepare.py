@@ -122,7 +122,7 @@ def _audit(directory: str) -> None:
     try:
         from bert_jax.audit.page import write_page
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--audit needs {error.name}: pip install 'bert_jax[audit]'") from error
+        raise ConfigError(f"--audit needs {error.name}: pip install -e '.[audit]'") from error
     audit = write_page(directory)
     _print_splits(directory, audit.passport)
     if audit.shortcut:

@@ -287,7 +287,7 @@ def test_an_invalid_flag_is_a_one_line_error_and_nothing_is_written(flag, said, 
 
 def test_tfds_prints_nothing_besides_the_one_line_error(tmp_path):
     """TFDS itself knows MNIST and would warn of the missing directory."""
-    pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
+    pytest.importorskip("tensorflow_datasets", reason="needs pip install -e '.[corpora]'")
     arguments = ("--corpus=tfds:mnist", f"--output={tmp_path}/out")
     result = prepare(*arguments, env={"TFDS_DATA_DIR": str(tmp_path)})
     assert_one_line(result, "tfds:mnist", "another TFDS_DATA_DIR")

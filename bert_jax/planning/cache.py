@@ -34,7 +34,7 @@ def compiler_versions(topology: Topology) -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError as error:
         raise ConfigError(
             f"--topology={topology.name} needs {package}, which is not installed; install it "
-            f"with pip install 'bert_jax[{extra}]'"
+            f"with pip install -e '.[{extra}]'"
         ) from error
 
 

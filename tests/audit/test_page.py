@@ -341,7 +341,7 @@ def test_a_flag_that_audit_does_not_accept_is_a_one_line_error(prepared):
 @pytest.mark.parametrize("library", ["jinja2", "matplotlib", "sklearn"])
 def test_a_missing_library_is_a_one_line_error_with_the_install_command(library, prepared):
     result = audit(f"--audit={prepared}", without=library)
-    assert_one_line(result, f"--audit needs {library}", "pip install 'bert_jax[audit]'")
+    assert_one_line(result, f"--audit needs {library}", "pip install -e '.[audit]'")
 
 
 def test_help_describes_audit():

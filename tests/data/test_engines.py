@@ -42,7 +42,7 @@ class Square:
 
 
 def beam(**settings):
-    pytest.importorskip("apache_beam", reason="needs an environment with 'bert_jax[beam]'")
+    pytest.importorskip("apache_beam", reason="needs pip install -e '.[beam]'")
     return Engine(kind="beam", **settings)
 
 

@@ -196,7 +196,7 @@ def test_workers_do_not_change_a_byte(config, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_beam_does_not_change_a_byte(config, tmp_path, workers):
-    pytest.importorskip("apache_beam", reason="needs an environment with 'bert_jax[beam]'")
+    pytest.importorskip("apache_beam", reason="needs pip install -e '.[beam]'")
     here = prepare(config, vocab_size=100)
     beam_config = dataclasses.replace(config, directory=str(tmp_path / "beam"))
     assert prepare(beam_config, vocab_size=100, workers=workers, kind="beam") == here

@@ -14,7 +14,7 @@ from bert_jax.tasks.datasets import load_dataset
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.readers.read import read_records
 
-tfds = pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
+tfds = pytest.importorskip("tensorflow_datasets", reason="needs pip install -e '.[corpora]'")
 
 PASSAGE = "A good film."
 

@@ -104,7 +104,7 @@ def _run_on_beam(
     except ImportError as error:
         raise DataError(
             "--engine=beam needs Apache Beam, in an environment of its own: "
-            "pip install 'bert_jax[beam]'"
+            "pip install -e '.[beam]'"
         ) from error
     if not tasks:
         return

@@ -195,6 +195,6 @@ def _open_spec(spec: str) -> CorpusSource:
             "embedded:sotu"
         )
     if scheme == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise DataError(f"{spec} needs pyarrow: pip install 'bert_jax[corpora]'")
+        raise DataError(f"{spec} needs pyarrow: pip install -e '.[corpora]'")
     files = tuple(make_file(path=path, size=size) for path, size in list_files(pattern, spec=spec))
     return CorpusSource(spec=spec, files=files)

@@ -108,7 +108,7 @@ def _directory_of(name: str, *, spec: str) -> str:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise DataError(f"{spec} needs TFDS: pip install 'bert_jax[corpora]'") from error
+        raise DataError(f"{spec} needs TFDS: pip install -e '.[corpora]'") from error
     if os.path.isdir(name):
         return name
     from bert_jax.data.sources.sotu_builder import Sotu

@@ -21,7 +21,7 @@ def check_installed() -> None:
     """Raises ConfigError if scikit-learn or SciPy is not installed."""
     for name in ("sklearn", "scipy"):
         if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"tasks are measured with {name}: pip install 'bert_jax[tasks]'")
+            raise ConfigError(f"tasks are measured with {name}: pip install -e '.[tasks]'")
 
 
 def accuracy(outcomes: Outcomes) -> float:

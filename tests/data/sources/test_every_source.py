@@ -54,7 +54,7 @@ def write_corpus(directory, kind, texts):
 
 
 def write_parquet(path, texts):
-    pyarrow = pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pip install -e '.[corpora]'")
     from pyarrow import parquet
 
     table = pyarrow.table({"id": list(range(len(texts))), "text": texts})
@@ -63,9 +63,7 @@ def write_parquet(path, texts):
 
 def write_tfds(directory, kind, parts):
     """Writes a dataset in TFDS's layout, TFRecords by hand (TFDS needs TensorFlow for them)."""
-    tfds = pytest.importorskip(
-        "tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'"
-    )
+    tfds = pytest.importorskip("tensorflow_datasets", reason="needs pip install -e '.[corpora]'")
     from array_record.python.array_record_module import ArrayRecordWriter
 
     features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
@@ -158,7 +156,7 @@ def test_urls_are_read_like_paths(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
 def test_the_error_names_an_empty_file_or_a_pattern_without_files(kind, tmp_path):
-    pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")
+    pytest.importorskip("pyarrow", reason="needs pip install -e '.[corpora]'")
     with pytest.raises(DataError, match=rf"'{kind}:.*\*' matches no file"):
         open_corpus(f"{kind}:{tmp_path}/*")
     for pattern in (tmp_path, f"{tmp_path}/", f"file://{tmp_path}"):

@@ -6,8 +6,8 @@ import pytest
 from bert_jax.data.sources.corpora import read_documents
 from bert_jax.errors import DataError
 
-pyarrow = pytest.importorskip("pyarrow", reason="needs pip install 'bert_jax[corpora]'")
-parquet = pytest.importorskip("pyarrow.parquet", reason="needs pip install 'bert_jax[corpora]'")
+pyarrow = pytest.importorskip("pyarrow", reason="needs pip install -e '.[corpora]'")
+parquet = pytest.importorskip("pyarrow.parquet", reason="needs pip install -e '.[corpora]'")
 
 
 def write(path, **columns):

@@ -8,7 +8,7 @@ import pytest
 from bert_jax.data.sources.corpora import open_corpus, read_documents
 from bert_jax.errors import DataError
 
-pytest.importorskip("tensorflow_datasets", reason="needs pip install 'bert_jax[corpora]'")
+pytest.importorskip("tensorflow_datasets", reason="needs pip install -e '.[corpora]'")
 
 
 @pytest.fixture(scope="module")
