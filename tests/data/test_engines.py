@@ -127,5 +127,5 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 
 def test_a_missing_beam_is_a_one_line_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(DataError, match=r"pip install 'bert_jax\[beam\]'"):
+    with pytest.raises(DataError, match=r"pip install -e '\.\[beam\]'"):
         list(Engine(kind="beam").run([Square(tmp_path / "a", 1)]))

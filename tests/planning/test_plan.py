@@ -290,7 +290,7 @@ def test_a_topology_has_the_arguments_that_jax_takes():
 
 def test_a_compiler_that_is_not_installed_is_named_with_the_extra(monkeypatch):
     monkeypatch.setitem(cache.PACKAGES, "tpu", ("no-such-compiler", "plan"))
-    with pytest.raises(ConfigError, match=r"no-such-compiler.* pip install 'bert_jax\[plan\]'"):
+    with pytest.raises(ConfigError, match=r"no-such-compiler.* pip install -e '\.\[plan\]'"):
         cache.compiler_versions(TOPOLOGY)
 
 

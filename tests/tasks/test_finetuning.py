@@ -567,9 +567,9 @@ def test_the_error_names_a_missing_library_before_reading_data(
     library, sentiment, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
-    with pytest.raises(ConfigError, match=rf"with {library}: pip install 'bert_jax\[tasks\]'"):
+    with pytest.raises(ConfigError, match=rf"with {library}: pip install -e '\.\[tasks\]'"):
         finetune(sentiment, tmp_path / "none", tmp_path / "run")
-    with pytest.raises(ConfigError, match=rf"with {library}: pip install 'bert_jax\[tasks\]'"):
+    with pytest.raises(ConfigError, match=rf"with {library}: pip install -e '\.\[tasks\]'"):
         make_probe(sentiment, None, None)
 
 
