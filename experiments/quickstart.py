@@ -3,7 +3,7 @@
     bash launch/quickstart.sh
 
 The masked language model learns. The next-sentence head learns next to nothing: three runs of seed
-0 had held-out pair accuracies of 0.842 to 0.851, and the majority label alone gets 0.845. The reason
+0 had held-out pair accuracies of 0.842 to 0.851; the majority label alone gets 0.845. The reason
 is the data. A pair is cut from consecutive sentences that fill the row. The sentences of the
 held-out addresses have 39 tokens on average, so a single sentence often fills a row of 32 tokens.
 There is then no second sentence, so text B is random. About 81 % of the training pairs are random.

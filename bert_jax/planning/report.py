@@ -111,10 +111,12 @@ def _whole(phase: dict[str, Any]) -> list[str]:
         return []
     size = f"{sum(leaf['bytes'] for leaf in whole) / MIB:,.1f} MiB"
     if mesh["fsdp"] == mesh["tensor"] == 1:
-        return [f"whole everywhere  all parameters, {size}, as mesh.fsdp and mesh.tensor are 1"]
+        return [
+            f"replicated        all parameters, {size}, because mesh.fsdp and mesh.tensor are 1"
+        ]
     largest = ", ".join(leaf["path"] for leaf in whole[:LISTED])
     more = f" and {len(whole) - LISTED} more" if len(whole) > LISTED else ""
-    return [f"whole everywhere  {size} of parameters: {largest}{more}"]
+    return [f"replicated        {size} of parameters: {largest}{more}"]
 
 
 def _largest(largest: dict[str, Any]) -> str:

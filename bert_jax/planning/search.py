@@ -37,7 +37,7 @@ def what_fits(
 
 
 def _candidates(result: dict[str, Any]) -> Iterator[dict[str, int]]:
-    """Yields overrides that should fit, if activation memory is linear in a microbatch's rows."""
+    """Yields overrides with which the update should fit, if memory grows linearly with the rows."""
     memory, mesh = result["memory_bytes"], result["mesh"]
     ways = mesh["data"] * mesh["fsdp"]
     state = memory["parameters"] + memory["optimizer"]

@@ -251,8 +251,8 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
 def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict[str, Any]:
     """Creates a workdir, or checks that it holds the fine-tuning of `config` and `hashes`.
 
-    Returns the hashes of config, checkpoint and data, the commit and the hash of uncommitted
-    changes. A workdir keeps its config hash even if the format of configs changes.
+    Returns the hashes of config, checkpoint and data. It also returns the commit, and a hash of
+    the uncommitted changes. A workdir keeps its config hash even if the format of configs changes.
 
     Raises:
       CheckpointError: the workdir holds another fine-tuning, or another kind of run.

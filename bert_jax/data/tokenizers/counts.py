@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]], *, limit: int) -> Counter[str]:
-    """Adds up the counts of the parts, in order. `bound` limits the keys after each part."""
+    """Adds up counts, part by part. `bound` then keeps at most `limit` keys after each part."""
     rng = random.Random(0)
     counts = Counter()
     for part in parts:
