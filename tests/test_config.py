@@ -504,6 +504,9 @@ def test_the_error_for_an_unknown_file_suggests_the_nearest(tmp_path):
     for spec in (tmp_path / "quikstart.py", f"{tmp_path / 'quikstart.py'}:wide"):
         with pytest.raises(ConfigError, match=r"did you mean .*quickstart\.py"):
             load_experiment(str(spec))
+    for spec in (tmp_path, f"{tmp_path}:wide"):
+        with pytest.raises(ConfigError, match=r"no experiment file .*; accepted: .*quickstart\.py"):
+            load_experiment(str(spec))
 
 
 def test_the_error_for_an_unknown_file_lists_no_empty_suggestions(tmp_path):

@@ -63,8 +63,10 @@ def _split_spec(spec: str) -> tuple[Path, str]:
     head, colon, variant = spec.rpartition(":")
     path = Path(head if colon else spec)
     if not path.is_file():
-        known = sorted(str(file) for file in path.parent.glob("*.py"))
-        raise ConfigError(f"no experiment file {str(path)!r}; {nearest(str(path), known)}")
+        folder = path if path.is_dir() else path.parent
+        known = sorted(str(file) for file in folder.glob("*.py"))
+        name = "" if path.is_dir() else str(path)  # no file of a directory resembles its name
+        raise ConfigError(f"no experiment file {str(path)!r}; {nearest(name, known)}")
     return path, variant
 
 
