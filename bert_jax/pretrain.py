@@ -101,14 +101,15 @@ def parse_steps(given: str, *, after: int, last: int) -> range:
       last: the last step of the run.
 
     Raises:
-      ConfigError: the value is not FIRST:LAST, or FIRST is at most `after`, or LAST exceeds `last`.
+      ConfigError: the value is not FIRST:LAST, or FIRST is at most `after`, or LAST exceeds `last`,
+        or FIRST exceeds LAST.
     """
     found = re.fullmatch(r"(\d+):(\d+)", given)
     steps = range(int(found[1]), int(found[2]) + 1) if found else range(0)
     if not steps or steps[0] <= after or steps[-1] > last:
         raise ConfigError(
-            f"--profile_steps is {given!r}; accepted: FIRST:LAST, both later than the last "
-            f"checkpoint ({after}) and at most training.steps ({last})"
+            f"--profile_steps is {given!r}; accepted: FIRST:LAST, FIRST at most LAST, "
+            f"both later than the last checkpoint ({after}) and at most training.steps ({last})"
         )
     return steps
 

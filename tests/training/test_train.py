@@ -87,7 +87,8 @@ def test_profile_steps_are_first_and_last():
 def test_profile_steps_that_the_run_does_not_make_are_refused(given):
     with pytest.raises(ConfigError) as error:
         parse_steps(given, after=6, last=12)
-    for part in (f"--profile_steps is '{given}'; accepted: FIRST:LAST", "(6)", "(12)"):
+    said = f"--profile_steps is '{given}'; accepted: FIRST:LAST, FIRST at most LAST"
+    for part in (said, "(6)", "(12)"):
         assert part in str(error.value)
 
 
