@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bert_jax.config.bounds import convert_value, field_types, nearest
-from bert_jax.config.stored import from_json, to_json
+from bert_jax.config.stored import flatten, from_json, to_json
 from bert_jax.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -104,6 +104,9 @@ def _entries(config: Any) -> dict[str, Any]:
 
 
 def _hint(config: Any, name: str, walked: Sequence[str]) -> str:
+    paths = [] if walked else [path for path in flatten(config) if path.endswith(f".{name}")]
+    if paths:
+        return f"; did you mean {', '.join(paths)}"
     if known := _entries(config):
         return f"; {nearest(name, known, prefix=''.join(f'{one}.' for one in walked))}"
     if config == ():
