@@ -210,6 +210,8 @@ def test_a_directory_that_is_not_a_run_is_refused(tmp_path):
             load_run(path)
     with pytest.raises(CheckpointError, match="not a run"):
         load_run("/")
+    with pytest.raises(CheckpointError, match="path of a run is ''; accepted: the path"):
+        load_run("")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -69,7 +69,8 @@ class Run:
 
         Args:
           texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond
-            the row length of the training have untrained embeddings.
+            the row length of the training have untrained embeddings. An empty text has only these
+            two tokens.
           pooling: see `bert_jax.models.pooling`.
           truncate: cuts off the last tokens of a long text, instead of raising an error.
 
@@ -213,6 +214,8 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
       CheckpointError, DataError: the path is none of these, or the checkpoint does not exist, or
         a file is damaged or missing, or an array does not match the model.
     """
+    if not str(path):
+        raise CheckpointError("the path of a run is ''; accepted: the path of a directory")
     path = Path(path)
     if not path.exists() and not checkpoint_prefix(path):
         raise CheckpointError(f"{path} does not exist")
