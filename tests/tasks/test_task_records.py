@@ -175,12 +175,17 @@ def test_the_error_names_a_wrong_line(name, lines, said, write_set):
     assert str(file) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_error_names_invalid_bytes_and_missing_files(tmp_path):
+def test_the_error_names_invalid_bytes_and_missing_files(tmp_path, monkeypatch):
     (tmp_path / "a.tsv").write_bytes(b"text\nfine\nb\xe4d\n")
     with pytest.raises(DataError, match="a.tsv:3 holds byte 0xe4 at column 2"):
         read_records(f"tsv:{tmp_path}/a.tsv")
-    with pytest.raises(DataError, match="nowhere.tsv cannot be read"):
+    with pytest.raises(DataError, match="nowhere.tsv does not exist; accepted: an existing file"):
         read_records(f"tsv:{tmp_path}/nowhere.tsv")
+    with pytest.raises(DataError, match=f"{tmp_path} cannot be read"):
+        read_records(f"tsv:{tmp_path}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="does not exist; .* make it with .*--only=boolq`"):
+        read_records("jsonl:data/tasks/boolq/train.jsonl")
     with pytest.raises(DataError, match="'excel:a' names no set of examples; accepted: tsv:FILE"):
         read_records("excel:a")
 

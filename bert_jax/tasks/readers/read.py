@@ -33,10 +33,19 @@ def read_records(spec: str, columns: tuple[str, ...] = ()) -> list[Record]:
             f"{spec!r} names no set of examples; accepted: "
             f"{', '.join(f'{name}:FILE' for name in list(readers)[:-1])}, tfds:NAME:SPLIT"
         )
+    if kind != "tfds" and not Path(path).exists():
+        raise DataError(f"{path} does not exist{_how_to_make(Path(path))}")
     records = list(readers[kind]())
     if not records:
         raise DataError(f"{path}:1 holds no example; accepted: at least one")
     return records
+
+
+def _how_to_make(path: Path) -> str:
+    if path.parts[:2] != ("data", "tasks") or len(path.parts) < 4:
+        return "; accepted: an existing file"
+    script = f"python benchmarks/task_sets.py --output=data/tasks --only={path.parts[2]}"
+    return f"; if docs/tasks.md lists the set, make it with `{script}`"
 
 
 def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[Record]:
