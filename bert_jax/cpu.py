@@ -1,7 +1,7 @@
 """Optimizations for CPUs: a flag of XLA, the reuse of freed memory, and a matrix product.
 
-Nothing here changes a program for a GPU or a TPU. The module does not import jax when it is
-imported, because the flag must be set before jax is imported.
+Nothing here changes a program for a GPU or a TPU. An import of this module does not import jax,
+because the flag of XLA must be set before jax is imported.
 """
 
 import ctypes
@@ -60,13 +60,13 @@ def keep_freed_memory() -> None:
     that remains: it returns all freed memory to the system when the freed memory exceeds both
     256 MiB and the largest memory ever in use.
 
-    Measured with `bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32`
-    (845 MB of temporaries) on two busy cores. The means are over all 12 to 16 updates of a process:
+    The table shows `bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32`
+    (845 MB of temporaries) on two busy cores, as means over the 12 to 16 updates of a process:
 
-                                     CPU time per update  page faults   largest resident memory
-      as glibc does by default       2.34 s               226,000       1.5 GB
-      kept, with the cache, bounded  2.26 s               118,000       2.4 GB
-      as this function does          1.68 s                 20,500      1.5 GB
+                                 CPU time per update  page faults   largest resident memory
+      glibc's default            2.34 s               226,000       1.5 GB
+      bounded growth, cache on   2.26 s               118,000       2.4 GB
+      bounded growth, cache off  1.68 s                20,500       1.5 GB
 
     Commands that train call this function first. It does nothing if the machine has an accelerator,
     if the user has set a MALLOC_ or GLIBC_TUNABLES variable, or if glibc is older than 2.33.
@@ -89,7 +89,7 @@ def keep_freed_memory() -> None:
 
 
 def _bound_kept_memory(libc: ctypes.CDLL) -> None:
-    """Returns all freed memory to the system when it exceeds the limit of `keep_freed_memory`."""
+    """Returns freed memory to the system when it exceeds 256 MiB and the most memory ever used."""
     most_used = 0
     while True:
         used = libc.mallinfo2().uordblks
@@ -110,10 +110,10 @@ def kernel_gradient(
 ) -> "Float[Array, 'inputs outputs']":
     """Returns the float32 gradient of a dense layer's kernel, in the platform's fastest form.
 
-    XLA:CPU copies the first operand of the product to transpose it, and merges the computation of
-    the operand, such as GELU, into the copy. The copy takes 17 ms for a GELU of 2048 x 1024, but
-    2 ms for an operand of 2048 x 256. On a CPU the operand with fewer columns is therefore first. A
-    barrier keeps XLA from swapping the operands back.
+    The gradient is the product of `x` and `gradient`. XLA:CPU transposes the first operand into a
+    copy, and computes the operand (such as a GELU) while it copies. This takes 17 ms for a GELU of
+    2048 x 1024, but 2 ms for an operand of 2048 x 256. On a CPU the operand with fewer columns is
+    therefore first. A barrier keeps XLA from swapping the operands back.
     """
     import jax
     import jax.numpy as jnp

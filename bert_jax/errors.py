@@ -22,7 +22,7 @@ class UnfinishedError(DataError):
 
 
 class CheckpointError(BertJaxError, ValueError):
-    """A run directory or a checkpoint is missing, incomplete, or not of the given config."""
+    """A run directory or a checkpoint is missing, incomplete, or does not fit the config."""
 
 
 class DivergenceError(BertJaxError, ArithmeticError):

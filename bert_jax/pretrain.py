@@ -96,7 +96,7 @@ def parse_steps(given: str, *, after: int, last: int) -> range:
     """Returns the steps of `--profile_steps=FIRST:LAST`, both included.
 
     Args:
-      given: the value of the flag.
+      given: the value of --profile_steps.
       after: the step of the last checkpoint, 0 if there is none.
       last: the last step of the run.
 

@@ -84,7 +84,7 @@ def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str])
 
 
 def join_passports(passports: Sequence[dict]) -> dict:
-    """Nests the passports of phases: each holds that of the next phase under `second_phase`."""
+    """Nests the passports of phases: each holds the next phase's passport as `second_phase`."""
     first, *others = passports
     return {**first, "second_phase": join_passports(others)} if others else first
 

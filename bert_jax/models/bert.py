@@ -158,7 +158,7 @@ def apply(
 
 
 def num_parameters(params: dict, config: BertConfig) -> int:
-    """Returns the number of parameters, except those for token ids from `vocab_size` on."""
+    """Counts the parameters, without those that only pad the vocabulary to `padded_vocab_size`."""
     padding = config.padded_vocab_size - config.vocab_size
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     count -= padding * config.hidden_size

@@ -45,12 +45,12 @@ def compile_update(
     time_limit: float,
     compile_: Compile = compilation.compile_update,
 ) -> tuple[dict[str, Any], str]:
-    """Returns the results of `compilation.compile_update`, from the cache if they are there.
+    """Returns the description and the text of a compiled update, from the cache if possible.
 
-    The description also gets the field `program`: the path of the file with the program's text.
+    The field `program` of the description is the path of the compressed file with the text.
 
     Raises:
-      ConfigError: see `compilation.compile_update`; or the compiler is not installed.
+      ConfigError: the compiler is missing or fails, or the experiment does not suit the topology.
     """
     key = f"{config.config_hash(experiment)}-{_key(topology, compiler_versions(topology))}"
     file = cache_directory() / "plan" / f"{key}.json"

@@ -1,4 +1,4 @@
-"""The bytes that a device must send in one update, by mesh axis, with collectives on a ring.
+"""Estimates the bytes that a device sends along each mesh axis in an update (ring collectives).
 
 Gradients are summed in float32. With `fsdp`, each microbatch gathers the parameters once for the
 forward and once for the backward pass, in the type of the activations. With `tensor`, each layer
@@ -17,7 +17,7 @@ def wire_bytes(
 ) -> dict[str, float]:
     """Returns the bytes that a device sends along each mesh axis with more than one device.
 
-    `state` has the arrays of the state, as `compilation.compile_update` describes them.
+    `state` describes each array of the training state: the field `state` of a compiled update.
     """
     data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
     activation_size = {"float32": 4, "bfloat16": 2}[experiment.model.dtype]

@@ -65,7 +65,7 @@ class Run:
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text. Other texts of the call change only its rounding.
+        """Returns a float32 vector for each text. The other texts change a vector only by rounding.
 
         Args:
           texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond
@@ -97,9 +97,9 @@ class Run:
         return float(inference.cosine(first[None], second[None])[0])
 
     def next_sentence(self, a: str, b: str, *, truncate: bool = False) -> float:
-        """Returns the probability that text B follows text A: class 0 of the published head.
+        """Returns the probability that text B follows text A: class 0 of the next-sentence head.
 
-        Class 1 means that B is random, or, with `data.pairs` 'sentence_order', that A follows B.
+        Class 1 means that B is random; if `data.pairs` is 'sentence_order', that A follows B.
 
         Args:
           a, b: the two texts.
@@ -211,8 +211,8 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
         Hugging Face or Google.
 
     Raises:
-      CheckpointError, DataError: the path is none of these, or the checkpoint does not exist, or
-        a file is damaged or missing, or an array does not match the model.
+      CheckpointError, DataError: the path holds no such model, the checkpoint does not exist, a
+        file is damaged or missing, or an array does not match the model.
     """
     if not str(path):
         raise CheckpointError("the path of a run is ''; accepted: the path of a directory")
@@ -312,7 +312,7 @@ def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
 
 
 def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, np.ndarray]:
-    """Returns random initial values, with seed 0, of the parameters `paths` alone."""
+    """Returns random initial values for the parameters in `paths`, drawn with seed 0."""
 
     def initialize() -> dict[str, jax.Array]:
         params = flatten_params(unboxed_params(model, 0))

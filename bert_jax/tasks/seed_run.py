@@ -116,8 +116,8 @@ def evaluation_steps(steps: int, training: TaskTrainingConfig) -> set[int]:
 def diverged_at(window: Sequence[dict[str, Mean]], last: int) -> int | None:
     """Returns the first step at which the loss or the parameter norm is infinite or nan, if any.
 
-    `last` is the last step of the window. The loss is computed before the update, so only the
-    parameter norm shows a failed last update.
+    `window` holds the metrics of the steps up to `last`. A step computes its loss before its
+    update, so only the parameter norm shows that the last update failed.
     """
     for step, metrics in enumerate(jax.device_get(window), start=last - len(window) + 1):
         if not all(math.isfinite(metrics[name].total) for name in ("loss", "param_norm")):

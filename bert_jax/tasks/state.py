@@ -55,7 +55,7 @@ def task_logits(
 ) -> jax.Array:
     """Returns logits: [B, n] for texts, [B, S, n] for tokens, [B, C, 1] for C choices.
 
-    The encoder sees each choice as a row. Dropout is off without a key.
+    For the encoder, each choice is a row of its own. Without `dropout_rng`, dropout is off.
     """
     rows, choices, length = batch.token_ids.shape
     logits = model.apply(
@@ -105,8 +105,8 @@ def state_maker(
 ) -> tuple[TrainState, Callable[[jax.Array, Any], TrainState]]:
     """Returns the sharding of the state, and a function that makes the first state of a seed.
 
-    The function takes the seed's key and the encoder's placed parameters. The output layer is
-    random; the config can make the pooler or all parameters random too. Step and moments are 0.
+    The function takes a random key and the encoder's parameters on the devices. It draws the output
+    layer at random; by config also the pooler, or all parameters. Step and moments are 0.
     """
 
     def initialize(rng: jax.Array) -> TrainState:
@@ -160,5 +160,5 @@ def task_step(
 
 
 def seed_streams(seed: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the keys of the first parameters and of dropout."""
+    """Returns the random keys of a seed for the initial parameters and for dropout."""
     return random_stream(seed, "init"), random_stream(seed, "dropout")

@@ -46,9 +46,9 @@ def baseline_step(
 
 
 def baselines(batches: Iterable[Batch], directory: str) -> dict[str, float]:
-    """Returns the unigram loss, and the accuracies of the most frequent token and pair label.
+    """Returns the unigram loss and the accuracies of guessing the most frequent token and label.
 
-    The frequencies are those of the training records of `directory`.
+    Frequencies are counted in the training records of `directory`.
     """
     log_probabilities = unigram_log_probabilities(load_token_counts(directory))
     majority_label = majority_pair_label(load_passport(directory))

@@ -112,9 +112,9 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
     """Returns the phases of a run in order. A run without `phases` is a single phase.
 
     Raises:
-      ConfigError: a phase changes a field that may not change, or its experiment is not valid, or
-        it needs other data than an earlier phase in the same directory, or the later phases leave
-        no steps for the first phase.
+      ConfigError: a phase changes a field that may not change, a phase is not a valid experiment,
+        two phases need different data in the same directory, or the later phases leave no steps
+        for the first phase.
     """
     total, later = experiment.training.steps, experiment.phases
     first_steps = total - sum(phase.steps for phase in later)
@@ -166,7 +166,7 @@ def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
 
 
 def _changes(config: PhaseConfig, experiment: Experiment) -> dict[str, Any]:
-    """Returns the new values of a phase by field path, with `data.directory` if the length changes.
+    """Returns the field values that a phase changes; a new row length adds a `data.directory`.
 
     Raises:
       ConfigError: the phase changes a field that may not change.

@@ -75,7 +75,7 @@ def abstract_params(model: nn.Module, sharding: Sharding, *inputs: Any) -> Any:
 def state_initializer(
     model: nn.Module, optimizer: optax.GradientTransformation, *, seed: int
 ) -> Callable[[], TrainState]:
-    """Returns a function that makes the first state, with the boxed parameters of `init_params`."""
+    """Returns a function that makes the first state. Its parameters are boxed (`init_params`)."""
 
     def initialize() -> TrainState:
         params = init_params(model, seed)

@@ -32,8 +32,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class RunWriter:
     """A context manager that merges the metrics of steps into rows of `metrics.jsonl`.
 
-    It first deletes the rows after `first_step`, which an interrupted run may have left. A resumed
-    run therefore leaves the same rows as an uninterrupted run, except for their `perf/` values.
+    The writer first deletes rows after `first_step`, which an interrupted run may have left. A
+    resumed run therefore writes the same rows as an uninterrupted run, except for `perf/` values.
     """
 
     def __init__(

@@ -197,7 +197,7 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
 def _blocks(
     task: ShardTask, statistics: _Statistics
 ) -> Iterator[tuple[list[list[list[int]]], list[int]]]:
-    """Yields each block: documents (sentences of token ids), and how often to cut each."""
+    """Yields each block: its documents as token ids, and how often each is cut into pairs."""
     encode = _warm(task.tokenizer).encode
     documents, times, tokens = [], [], 0
     for document, weight in corpora.read_slice(task.corpus_slice):
@@ -232,5 +232,5 @@ def _blocks(
 
 @lru_cache(maxsize=1)
 def _warm(tokenizer: Tokenizer) -> Tokenizer:
-    """Returns the previous task's tokenizer if it is equal, to keep its cache of words."""
+    """Returns the previous task's tokenizer if it equals `tokenizer`: its word cache is filled."""
     return tokenizer

@@ -110,7 +110,7 @@ def read_slice(corpus_slice: Slice) -> Iterator[tuple[Document, float]]:
 
 
 def _read_source(byte_ranges: Sequence[ByteRange]) -> Iterator[tuple[float, Document, float]]:
-    """Yields (share of the source's bytes that were read before, document, weight)."""
+    """Yields (share of the byte ranges that was read before, document, weight)."""
     size, read = max(1, size_of([byte_ranges])), 0
     for byte_range in byte_ranges:
         for document in byte_range.file.read(byte_range):
@@ -141,9 +141,9 @@ def is_held_out(document: Document, *, fraction: float) -> bool:
 
 
 def copies(document: Document, *, times: float) -> int:
-    """Rounds `times` up or down; a hash of the document decides which.
+    """Returns how often a document is used: `times`, rounded up or down by the document's hash.
 
-    With `times` = 2.3, three of ten documents get 3 and the others get 2.
+    With `times` = 2.3, about three of ten documents are used 3 times, and the others twice.
     """
     whole = int(times)
     # `person` makes this hash independent of the hash that holds documents out.

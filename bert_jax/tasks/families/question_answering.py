@@ -131,7 +131,7 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
 
 
 def window_starts(length: int, *, room: int, stride: int) -> list[int]:
-    """Returns each window's first token. A window has `room` tokens; the last reaches the end."""
+    """Returns the first token of each window. Windows of `room` tokens cover the whole passage."""
     starts = [0]
     while starts[-1] + room < length:
         starts.append(starts[-1] + min(stride, room))
@@ -139,7 +139,7 @@ def window_starts(length: int, *, room: int, stride: int) -> list[int]:
 
 
 def best_windows(starts: Sequence[int], *, room: int, length: int) -> np.ndarray:
-    """Returns for each token the index of the window with the most context, [length].
+    """Returns for each token the index of the window that shows most of its context, [length].
 
     As in run_squad.py, the context is the number of tokens to the left or right, whichever is
     smaller, plus a hundredth of the window's length. Among equal windows, the first is taken.
@@ -184,7 +184,7 @@ def best_span(
 ) -> tuple[float, tuple[int, int]]:
     """Returns the score of the best span and its characters in the passage, (start, end).
 
-    A span starts at a token for which this is the best window, and has at most `max_length` tokens.
+    A span has at most `max_length` tokens. `window` is the best window for the span's first token.
     """
     count = len(window.offsets)
     inside = slice(window.first, window.first + count)
@@ -202,11 +202,11 @@ def best_span(
 def choose_threshold(
     predictions: Sequence[Answer], examples: Sequence[Example], metric: str
 ) -> float | None:
-    """Returns the threshold with the highest F1. Above it, a `null_margin` means no answer.
+    """Returns the threshold with the highest F1. Answers with a larger `null_margin` are dropped.
 
     Returns None, which keeps every answer, if all questions have an answer or if the metric
-    measures only questions that have an answer. Like `find_best_thresh` of SQuAD 2's evaluation
-    script, the search tries every threshold: from no question answered to all, by rising margin.
+    measures only questions that have an answer. The thresholds are tried in ascending order, as in
+    `find_best_thresh` of SQuAD 2's script: the first drops all answers, the last keeps all.
     """
     if metric.startswith("answerable") or all(example.gold for example in examples):
         return None
@@ -243,14 +243,14 @@ def score(predictions: Sequence[Answer], examples: Sequence[Example], labels: La
 
 
 def mean(outcomes: Outcomes, *, column: int, answerable: bool | None = None) -> float | None:
-    """Returns the mean of a column over all questions, or over the (un)answerable questions."""
+    """Returns a column's mean over all, only the answerable or only the unanswerable questions."""
     if answerable is not None:
         outcomes = outcomes[outcomes[:, ANSWERABLE] == answerable]
     return float(outcomes[:, column].mean()) if len(outcomes) else None
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[Answer]]:
-    """Returns two baselines: no answer, and the sentence with most words of the question."""
+    """Returns two baselines: no answer, and the sentence that shares most words with a question."""
     return {
         "no_answer": [Answer("", 0.0)] * len(examples),
         "overlapping_sentence": [Answer(overlapping_sentence(*one.texts), 0.0) for one in examples],

@@ -1,4 +1,4 @@
-"""The families of tasks by name, as `task.family` names them."""
+"""The families of tasks, by the name that the config field `task.family` has."""
 
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import Family

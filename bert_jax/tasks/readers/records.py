@@ -62,7 +62,7 @@ def fingerprint_records(records: Sequence[Record]) -> str:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""Returns (number from 1, text) of a file's lines, which end with \n or \r\n.
+    r"""Yields the number (from 1) and the text of each line. Lines end with \n or \r\n.
 
     Raises:
       DataError: the file cannot be read or is not UTF-8.
