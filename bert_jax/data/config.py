@@ -64,7 +64,7 @@ class MaskingConfig:
         return max(self.rate, *(rate for _, rate in self.rate_points), 0)
 
     def at(self, progress: float) -> "MaskingConfig":
-        """Returns the config with one rate: the rate after the share `progress` of the steps."""
+        """Returns the config with a constant rate, the rate after share `progress` of the steps."""
         if not self.rate_points:
             return self
         points = ((0.0, self.rate), *self.rate_points, (2.0, self.rate_points[-1][1]))

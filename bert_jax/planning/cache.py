@@ -45,9 +45,9 @@ def compile_update(
     time_limit: float,
     compile_: Compile = compilation.compile_update,
 ) -> tuple[dict[str, Any], str]:
-    """Returns the description and the text of a compiled update, from the cache if possible.
+    """Returns description and program text of a compiled update, from the cache if possible.
 
-    The field `program` of the description is the path of the compressed file with the text.
+    The field `program` of the description is the path of the file with this text.
 
     Raises:
       ConfigError: the compiler is missing or fails, or the experiment does not suit the topology.

@@ -17,7 +17,7 @@ def wire_bytes(
 ) -> dict[str, float]:
     """Returns the bytes that a device sends along each mesh axis with more than one device.
 
-    `state` describes each array of the training state: the field `state` of a compiled update.
+    `state` describes the arrays of the training state; `compile_update` returns it as `state`.
     """
     data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
     activation_size = {"float32": 4, "bfloat16": 2}[experiment.model.dtype]

@@ -106,7 +106,8 @@ def state_maker(
     """Returns the sharding of the state, and a function that makes the first state of a seed.
 
     The function takes a random key and the encoder's parameters on the devices. It draws the output
-    layer at random; by config also the pooler, or all parameters. Step and moments are 0.
+    layer at random. With `reinitialize_pooler`, it also draws the pooler; with `from_scratch`, it
+    draws all parameters. Step and moments are 0.
     """
 
     def initialize(rng: jax.Array) -> TrainState:

@@ -46,7 +46,7 @@ def baseline_step(
 
 
 def baselines(batches: Iterable[Batch], directory: str) -> dict[str, float]:
-    """Returns the unigram loss and the accuracies of guessing the most frequent token and label.
+    """Returns unigram loss, and accuracies of guessing the most frequent token and pair label.
 
     Frequencies are counted in the training records of `directory`.
     """

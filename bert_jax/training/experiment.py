@@ -112,9 +112,8 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
     """Returns the phases of a run in order. A run without `phases` is a single phase.
 
     Raises:
-      ConfigError: a phase changes a field that may not change, a phase is not a valid experiment,
-        two phases need different data in the same directory, or the later phases leave no steps
-        for the first phase.
+      ConfigError: a phase changes a field that may not change, or is no valid experiment, or needs
+        other data than an earlier phase in its directory, or no steps remain for the first phase.
     """
     total, later = experiment.training.steps, experiment.phases
     first_steps = total - sum(phase.steps for phase in later)

@@ -33,7 +33,7 @@ class RunWriter:
     """A context manager that merges the metrics of steps into rows of `metrics.jsonl`.
 
     The writer first deletes rows after `first_step`, which an interrupted run may have left. A
-    resumed run therefore writes the same rows as an uninterrupted run, except for `perf/` values.
+    resumed run therefore leaves the same rows as an uninterrupted run, except for `perf/` values.
     """
 
     def __init__(

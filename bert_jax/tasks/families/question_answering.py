@@ -139,7 +139,7 @@ def window_starts(length: int, *, room: int, stride: int) -> list[int]:
 
 
 def best_windows(starts: Sequence[int], *, room: int, length: int) -> np.ndarray:
-    """Returns for each token the index of the window that shows most of its context, [length].
+    """Returns for each token the index of the window that gives it the most context, [length].
 
     As in run_squad.py, the context is the number of tokens to the left or right, whichever is
     smaller, plus a hundredth of the window's length. Among equal windows, the first is taken.
