@@ -34,9 +34,9 @@ _SET = flags.DEFINE_multi_string(
 def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any:
     """Returns the experiment that the flags describe, an instance of `root` (None: `Experiment`).
 
-    `begun` has the experiments of the runs that the command continues. Some fields had another
-    default in earlier config formats (`EARLIER_DEFAULTS`). If an experiment of `begun` has such a
-    default, the returned experiment gets the same value, unless `--set` names the field.
+    `begun` has the experiments of the runs that the command continues. In earlier config formats,
+    some fields had another default (`EARLIER_DEFAULTS`). If a field has its earlier default in one
+    of these runs, the returned experiment keeps this value, unless `--set` names the field.
 
     Raises:
       ConfigError: the flags or the experiment are not valid.

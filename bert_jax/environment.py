@@ -83,7 +83,7 @@ def check_processes_agree(**facts: Any) -> None:
     """Checks that the values of `facts` are equal in all processes; if not, all processes raise.
 
     Raises:
-      ConfigError: a value differs between processes, or a value is False.
+      ConfigError: there are several processes, and a value differs between them or is False.
     """
     import jax
     import numpy as np
@@ -128,7 +128,7 @@ def describe() -> dict[str, Any]:
 
 
 def describe_again(file: Path) -> dict[str, Any]:
-    """Returns `describe()`. The descriptions in `file`, if it exists, become the list `earlier`."""
+    """Returns `describe()`. Its list `earlier` holds the descriptions in `file`, if it exists."""
     description = describe()
     if file.exists():
         before = json.loads(file.read_text())

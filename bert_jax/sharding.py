@@ -41,8 +41,8 @@ class MeshConfig:
 class ShardingRules:
     """The mesh axes along which each named dimension is cut; None keeps a dimension whole.
 
-    The hidden dimension is `embed` in parameters and `activation_embed` in activations. An array
-    can use a mesh axis only once, and activations are already cut along `fsdp` by `batch`.
+    The hidden dimension has two names, `embed` in parameters and `activation_embed` in activations,
+    because an array can use a mesh axis only once, and `batch` cuts activations along `fsdp`.
     """
 
     vocab: MeshAxis = "tensor"
@@ -130,7 +130,7 @@ def named_sharding(
     """Returns the sharding of an array with named dimensions.
 
     Raises:
-      ConfigError: see `resolve`; or a dimension of the array `what` cannot be cut into equal parts.
+      ConfigError: see `resolve`; or the array (`what` in messages) cannot be cut into equal parts.
     """
     spec = resolve(names, rules)
     for size, name, axes in zip(shape, names, spec, strict=True):

@@ -62,7 +62,7 @@ def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
 def normalize(config: Config) -> Config:
     """Converts each value to the type of its field: lists to tuples, and integers to floats.
 
-    Equal configs then have equal JSON and equal hashes.
+    Normalized configs that are equal have equal JSON and equal hashes.
 
     Raises:
       ConfigError: a value cannot have the type of its field.

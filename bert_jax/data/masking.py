@@ -23,7 +23,7 @@ from bert_jax.data.tokenizers.files import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class BatchForm:
-    """How rows of pairs become arrays of token ids."""
+    """Settings that say how rows of pairs become arrays of token ids."""
 
     batch_size: int
     """Number of rows, filler rows included."""
@@ -177,8 +177,8 @@ def mask_tokens(
     `config.count` says how the number of predictions in a row is computed. The number is at most
     `max_predictions`. A random piece may be any piece, special pieces included. Whole words and
     spans need `word_starts`, True for the ids that start a word. A word is skipped if it has more
-    tokens than may still be predicted in the row. With 'rounded' and 'floored', a row may therefore
-    always have as many predictions as its shortest word has tokens.
+    tokens than may still be predicted in the row. If `config.count` is 'rounded' or 'floored', the
+    number is raised, up to `max_predictions` at most, until the row's shortest word fits.
     """
     token_ids = layout.token_ids
     if word_starts is None:
@@ -212,7 +212,7 @@ def mask_tokens(
 
 
 def _budgets(layout: Layout, config: MaskingConfig) -> Int[np.ndarray, "batch"]:
-    """Returns the number of tokens to predict in each row: `config.rate` of its tokens, rounded."""
+    """Returns each row's number of predictions: `config.rate` of its tokens, rounded or floored."""
     shares = layout.pack_ids.astype(bool).sum(axis=1) * config.rate
     counts = np.maximum(np.rint(shares) if config.count == "rounded" else shares // 1, 1)
     return np.minimum(counts, config.max_predictions).astype(int)
@@ -221,7 +221,7 @@ def _budgets(layout: Layout, config: MaskingConfig) -> Int[np.ndarray, "batch"]:
 def _choose_tokens(
     layout: Layout, uniforms: RowUniforms, config: MaskingConfig
 ) -> Int[np.ndarray, "batch predictions"]:
-    """Returns chosen positions, ascending; `sequence_length` in slots without a prediction."""
+    """Returns chosen positions in ascending order. Unused slots hold `sequence_length`."""
     maskable = layout.maskable
     batch_size, sequence_length = maskable.shape
     if config.count == "drawn":

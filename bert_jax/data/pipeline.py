@@ -85,7 +85,7 @@ class TrainingSource:
         return self._records.batch(addresses, seed=plan.seed, masking=masking)
 
     def addresses(self, examples: range) -> list[tuple[int, int]]:
-        """Returns (epoch, record index) of each example, whose numbers count on over epochs."""
+        """Returns (epoch, record index) of each example. Numbers continue from epoch to epoch."""
         count = len(self._records)
         addresses = []
         for example in examples:

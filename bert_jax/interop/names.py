@@ -16,7 +16,7 @@ OPTIONAL_PARTS = ("bert/pooler", "masked_token_head", "next_sentence_head")
 
 
 class Name(NamedTuple):
-    """A parameter under its three names; `{layer}` is the number of the layer, from 0.
+    """The three names of a parameter. `{layer}` stands for the number of the layer, from 0.
 
     bert_jax stacks the parameters of all layers: their first dimension is the layer.
     """
@@ -125,7 +125,7 @@ TASK_CLASSES = {
 
 
 def task_names(task: TaskClass) -> tuple[Name, ...]:
-    """Names a fine-tuned model's parameters. The output layer's Google name is a placeholder."""
+    """Returns the names in a fine-tuned model. The output layer's Google name is a placeholder."""
     encoder = [name for name in NAMES if name.path.startswith("bert/")]
     if task.representation != "pooled":
         encoder = [name for name in encoder if "/pooler/" not in name.path]

@@ -34,15 +34,15 @@ def _attend(
 
     The probabilities are the softmax of the scaled dot products, in float32 for every dtype. The
     probability of a masked key is exactly 0. The published model adds -10000 to the score of a
-    masked key. This also gives 0, because exp(-10000) is 0 in float32. If the mask allows a query
-    no key, all keys have equal probabilities.
+    masked key. This also gives 0, because exp(-10000) is 0 in float32. If a query may attend
+    to no key, all keys have equal probabilities.
 
     The backward pass uses one stored array of [keys, queries] for each head, in the dtype of the
     values. It multiplies matrices of this dtype and adds the products in float32.
 
     Args:
       mask: True where a query may attend to a key.
-      kept: False where dropout removes a probability; None is no dropout.
+      kept: False where dropout removes a probability; None means no dropout.
       share: the share of the probabilities that dropout keeps on average; 1 without dropout.
     """
     return _attend_forward(query, key, value, mask, kept, share)[0]

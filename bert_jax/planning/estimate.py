@@ -49,7 +49,7 @@ def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str)
 
 
 def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[str, Any]:
-    """Returns FLOPs, times and MFU. Lists: first with communication hidden, then not hidden."""
+    """Returns FLOPs, times and MFU. A list has values with communication hidden and not hidden."""
     experiment, chip, chips = phase.experiment, topology.chip, topology.num_chips
     data = experiment.data
     computed = update_flops(
@@ -79,7 +79,7 @@ def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[st
 
 
 def _memory(found: dict[str, Any], topology: Topology) -> dict[str, Any]:
-    """Returns the bytes that an update needs on a device, in all and by kind, and those it has."""
+    """Returns a device's memory and the bytes of it that an update needs, in all and by kind."""
     kinds = {"parameters": 0, "optimizer": 0, "batch": found["batch_bytes"]}
     for leaf in found["state"]:
         kind = "parameters" if leaf["path"].startswith("params/") else "optimizer"
@@ -99,7 +99,7 @@ def _memory(found: dict[str, Any], topology: Topology) -> dict[str, Any]:
 
 
 def memory_in_message(message: str) -> float | None:
-    """Returns the bytes that a program needs, from the compiler's message that it does not fit."""
+    """Returns the bytes that the compiler's out-of-memory message names; None if it names none."""
     found = re.search(r"(?:total memory required[^(]*\(|Used )([\d.]+)([MGT])", message)
     return float(found[1]) * {"M": 2**20, "G": 2**30, "T": 2**40}[found[2]] if found else None
 

@@ -35,7 +35,7 @@ def generate(
     top_k: int,
     sweeps: int,
 ) -> list[int]:
-    """Returns `length` ids to follow the prompt. No id is special; the first id starts a word.
+    """Returns `length` ids that continue the prompt. The first id starts a word; no id is special.
 
     Each piece is drawn from the `top_k` most probable pieces; `temperature` divides the logits.
     Calls with the same padded row length and the same `top_k` share a compiled program.
@@ -79,7 +79,7 @@ def generate(
 
 
 def _text_pieces(tokenizer: Tokenizer, rows: int) -> Bool[np.ndarray, "vocab"]:
-    """Returns False for special pieces, pieces like `[unused1]` and ids beyond the vocabulary."""
+    """Returns True for ids of the vocabulary, except special pieces and pieces like `[unused1]`."""
     permitted = np.zeros(rows, bool)
     permitted[: tokenizer.vocab_size] = [
         not re.fullmatch(r"(?s)\[.+\]", piece) for piece in tokenizer.pieces

@@ -59,7 +59,7 @@ def load_dataset(task: TaskConfig) -> Dataset:
 
     Raises:
       DataError: a record is wrong (the message names its file and line), or a set has no examples.
-      ConfigError: the family has no such metric, or `task.train` or `task.dev` is empty.
+      ConfigError: the family lacks `task.metric`, or `task.train` or `task.dev` is empty.
     """
     for name in ("train", "dev"):
         if not getattr(task, name):
@@ -96,7 +96,7 @@ def load_dataset(task: TaskConfig) -> Dataset:
 
 
 def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bool:
-    """Returns whether test labels are hidden: all absent, or all -1 where no label is named -1."""
+    """Returns whether test labels are hidden: none exists, or all are -1 and -1 is not a label."""
     given = [record.fields[task.label] for record in test if task.label in record.fields]
     minus_one = len(given) == len(test) and all(label in HIDDEN for label in given)
     return not given or (minus_one and not set(HIDDEN) & set(labels))

@@ -160,8 +160,8 @@ def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -
     """Returns whether a seed diverged, or does not beat every baseline on dev.
 
     A perfect seed has not failed, even if a baseline is perfect too. A threshold chosen on dev
-    makes every seed at least as good as the baseline "no answer", so dev would show nothing. Such a
-    seed is therefore compared by its `answerable_f1` without the threshold.
+    makes every seed at least as good as the baseline "no answer". A seed with a threshold is
+    therefore compared by its `answerable_f1` without the threshold.
     """
     if "dev" not in result:
         return True
@@ -190,9 +190,9 @@ def open_encoder(source: Path, config: FineTuningConfig) -> Run:
 
 
 def keep_dropout_bits(run: Run, workdir: Path) -> Run:
-    """Returns `run` with the dropout bits of the finished seeds in `workdir`, if there are any.
+    """Returns `run` with the `dropout_bits` of the finished seeds in `workdir`, if there are any.
 
-    The seeds of a result then have the same dropout, even if a default has changed between them.
+    All seeds of a result then use the same `dropout_bits`, even if its default has changed.
     """
     finished = [file.parent for file in sorted(workdir.glob("seed-*/result.json"))]
     trained = [seed for seed in finished if (seed / "checkpoints").is_dir()]  # did not diverge

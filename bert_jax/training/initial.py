@@ -55,10 +55,10 @@ class InitialWeights:
 def check_initial_weights(
     weights: InitialWeights | None, experiment: Experiment, tokenizer: Tokenizer
 ) -> None:
-    """Checks that a new run may start from these weights; None means random parameters.
+    """Checks that a new run may start from `weights`; None means random parameters.
 
     Raises:
-      ConfigError: the weights are of a fine-tuned model, or a field of `SAME` or the tokenizer
+      ConfigError: the weights are of a fine-tuned model, a field of `SAME` differs, the tokenizer
         differs, or `weights` is None although `training.init_from` is set.
     """
     where = f"training.init_from={experiment.training.init_from}"

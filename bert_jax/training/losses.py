@@ -66,9 +66,9 @@ def accuracy(
     labels: Int[Array, "*batch"],
     weights: Float[Array, "*batch"],
 ) -> Mean:
-    """Returns the weighted accuracy. A label counts 1/k if its logit and k - 1 others are highest.
+    """Returns the weighted accuracy. If k logits share the maximum, a label among them counts 1/k.
 
-    `jnp.argmax` would be slower on a CPU, and would always choose the first of the k logits.
+    `jnp.argmax` would be slower on a CPU, and would always choose the first of k equal logits.
     """
     of_label, highest = _of_labels(logits, labels), logits.max(-1)
     ties = (logits == highest[..., None]).sum(-1)

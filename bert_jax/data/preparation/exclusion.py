@@ -50,7 +50,7 @@ class Exclusion:
         return bool(self.files) and _runs_of(self.files).occur_in(text)
 
     def fingerprint(self) -> str | None:
-        """Returns the SHA-256 of the rule and the texts; None if nothing is excluded.
+        """Returns a SHA-256 of the exclusion rule and of the files; None if nothing is excluded.
 
         This SHA-256 does not depend on the paths of the files.
         """
@@ -105,7 +105,7 @@ def _sha256_of(path: str) -> str:
 
 
 class _Runs:
-    """The sequences of words ("runs") to search for, as sorted hashes: 8 bytes for each word."""
+    """The sequences of words ("runs") to search for, as sorted hashes of 8 bytes."""
 
     def __init__(self, paths: Sequence[str]):
         self.texts = self.short_texts = 0
@@ -132,9 +132,9 @@ class _Runs:
         self._encode = _encoder(lambda word: self._ids.get(word, 0))  # 0: in no evaluation text
 
     def occur_in(self, text: str) -> bool:
-        """Returns whether a run of an evaluation text occurs in `text`.
+        """Returns whether `text` contains a run (a sequence of words) of an evaluation text.
 
-        The first 8 words of runs are compared first, and whole runs only at the few places found.
+        Whole runs are compared only where the first 8 words of a run were found.
         """
         ids = self._encode(text)
         starts = np.arange(len(ids) - MIN_WORDS + 1)
@@ -153,7 +153,7 @@ NOTHING = Exclusion()
 
 @lru_cache(maxsize=1)
 def _runs_of(files: tuple[tuple[str, str], ...]) -> _Runs:
-    """Reads the texts of the files, once in each process."""
+    """Returns the sequences of words in the files. The last result is cached in the process."""
     return _Runs([path for path, _ in files])
 
 

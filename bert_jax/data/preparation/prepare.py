@@ -79,7 +79,7 @@ def prepare_data(
     exclusion: Exclusion = NOTHING,
     report: Report = lambda *_: None,
 ) -> dict:
-    """Writes `config.directory` and returns its passport; the bytes do not depend on the engine.
+    """Writes `config.directory` and returns its passport. Every engine writes the same bytes.
 
     Keeps the files that an earlier call with the same text and the same settings finished.
 
@@ -88,7 +88,7 @@ def prepare_data(
 
     Raises:
       DataError: the corpus cannot be read or has too few documents, or the directory holds files
-        of other text or of other settings. These files stay as they are.
+        made from other text or with other settings. These files stay as they are.
     """
     directory = Path(config.directory)
     inputs = _open_inputs(config, engine=engine, exclusion=exclusion)

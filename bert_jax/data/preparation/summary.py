@@ -66,7 +66,7 @@ def find_warnings(passport: dict) -> list[str]:
 
 
 def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) -> dict:
-    """Masks the first training rows, with seed 0 and the rate of the first step, and counts.
+    """Masks the first training rows with seed 0 and the first step's rate; measures the shares.
 
     `rate` is the share of all tokens, [CLS] and [SEP] included, that are predicted. `mask_share`,
     `random_share` and `kept_share` are the shares of the predicted tokens that became [MASK],

@@ -79,7 +79,7 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
     Args:
       record: an object with fields.
       field: the name of the field.
-      place: returns the file and line of the record; called only for an error.
+      place: a function that returns the file and line of the record; called only for an error.
 
     Raises:
       DataError: the record lacks the field, or the field holds no text.

@@ -29,7 +29,7 @@ _PAD, _UNK, *_CONTROL = SPECIAL_PIECES
 def count_pretokens(sentences: Iterable[str], *, lower_case: bool) -> Counter[str]:
     """Counts pretokens: the parts of the normalized text between spaces.
 
-    A Chinese sentence is a single pretoken. `bound` keeps a sample of more than `MAX_PRETOKENS`.
+    A Chinese sentence is one pretoken. Beyond `MAX_PRETOKENS`, `bound` keeps a random sample.
     """
     normalizer = sentencepiece.SentencePieceNormalizer(rule_name=_NORMALIZERS[lower_case])
     rng = random.Random(0)
@@ -99,8 +99,8 @@ def _sample(counts: Mapping[str, int]) -> dict[str, int]:
 def _coverage(counts: Mapping[str, int], *, most: int) -> float:
     """Returns the share of the text that the characters of the vocabulary should cover.
 
-    ALBERT's share is 99.995 %. Chinese has more characters than a small vocabulary, so the share
-    may be lower. The trainer accepts 98 % or more.
+    The share is ALBERT's 99.995 %. It is lower if the text, such as Chinese, has too many
+    characters for the vocabulary. The trainer accepts no share below 98 %.
     """
     characters = Counter()
     for pretoken, count in counts.items():

@@ -104,7 +104,7 @@ def _alphabet(word_counts: Mapping[str, int]) -> list[str]:
 
 
 def _merged_pieces(word_counts: Mapping[str, int], *, vocab_size: int) -> list[str]:
-    """Returns merged pieces in the order of merges: at least `vocab_size`, if there are enough."""
+    """Returns merged pieces in the order of merges: `vocab_size` or more, or all that exist."""
     words = [
         word
         for word in sorted(word_counts)
