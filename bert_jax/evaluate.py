@@ -32,8 +32,8 @@ FORMAT_VERSION = 1
 def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     """Returns metrics and baselines of a run on the held-out examples in `directory`.
 
-    The run's mesh is used if it suits this machine's devices. Otherwise each batch is split by rows
-    over n devices: the greatest common divisor of the numbers of rows and of devices.
+    The run's mesh is used if it suits this machine's devices. Otherwise the rows of a batch are
+    split over n devices, where n is the greatest common divisor of the numbers of rows and devices.
 
     Raises:
       DataError: there are no prepared data, or they have another vocabulary.

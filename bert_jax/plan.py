@@ -5,15 +5,15 @@
   python -m bert_jax.plan --experiment=experiments/bert.py:base --topology=v5e:16x16 --phases --json
 
 The command compiles the update of the first phase (with --phases: of every phase) in a new process,
-at XLA's optimization level O1. Training uses the default level, which compiles several times
-slower. An update then needs about the same memory, and moves and sends fewer bytes.
+at XLA's optimization level O1. Training compiles at the default level. This takes several times
+longer, and the update needs about the same memory but moves and sends fewer bytes.
 
 A TPU topology is a chip (v4, v5e, v5p or v6e) and a shape, such as v5e:2x4. Estimates for TPUs need
 pip install -e '.[plan]'. h100:8 is one host with 8 GPUs, and h100:4x8 is four such hosts.
 Estimates for GPUs need pip install -e '.[plan-gpu]'.
 
-If the update does not fit, the command searches for fields with which the update fits, and the exit
-status is 0 too. docs/scaling.md explains the output. ~/.cache/bert_jax/plan has compiled updates.
+If the update does not fit, the command searches for fields with which it fits, and still exits with
+status 0. docs/scaling.md explains the output. ~/.cache/bert_jax/plan has the compiled updates.
 """
 
 import json

@@ -50,7 +50,7 @@ class Point:
 
 
 def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]:
-    """Combines one override of each sweep in every way. Returns a point for each different config.
+    """Returns a point for each different config that combines one override of each sweep.
 
     Raises:
       ConfigError: an override is not valid for `base`.
@@ -67,7 +67,7 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
 def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
     """Returns the experiments of the runs that began with an earlier config format, by directory.
 
-    The name of such a directory is a hash of the earlier format, not today's hash of the config.
+    The name of such a run's directory is the config's hash in the earlier format, not in today's.
 
     Raises:
       ConfigError: the config of a run in `workdir` cannot be read.
@@ -78,7 +78,7 @@ def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
 
 
 def keep_ids(points: Sequence[Point], earlier: Mapping[str, Any]) -> list[Point]:
-    """Returns the points. If a run in `earlier` has a point's config, the point gets its name."""
+    """Returns the points. A point with the same config as a run in `earlier` gets the run's id."""
     names = {config_hash(run): name for name, run in earlier.items()}
     return [replace(point, id=names.get(point.id, point.id)) for point in points]
 
@@ -92,9 +92,9 @@ def status(directory: Path) -> str:
 
 
 def run_point(point: Point, directory: Path, *, lock: int) -> None:
-    """Runs `pretrain` on a point in a new process. The process holds the lock until it ends.
+    """Runs a point with `pretrain` in a new process, which holds the sweep's lock until it ends.
 
-    The terminal shows its stderr. If the process fails, `error.txt` keeps the last 50 lines.
+    The terminal shows the process's stderr. If it fails, `error.txt` keeps the last 50 lines.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)

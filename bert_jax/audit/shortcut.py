@@ -159,7 +159,7 @@ def _features(
 
 
 def _lengths(pairs: Sequence[Pair], *, sequence_length: int) -> sparse.csr_array:
-    """One-hot lengths of A, of B, their sum and difference, [pairs, 5 * sequence_length]."""
+    """Returns one-hot [pairs, 5 * sequence_length]: length of A, of B, their sum, difference."""
     n = sequence_length  # an upper bound of each side and of their sum
     a, b = np.array([(len(pair.a), len(pair.b)) for pair in pairs]).T
     columns = np.stack([a, n + b, 2 * n + a + b, 4 * n + a - b], axis=1)

@@ -41,8 +41,8 @@ def choose_spans(
       is_candidate: True at those first tokens where a span may start.
       selection: uniform numbers.
       lengths: number of words in each span of a row; None chooses single words.
-      budgets: maximum number of chosen tokens in each row, raised to the number of tokens of the
-        row's shortest word if that is greater; None means `max_predictions`.
+      budgets: maximum number of chosen tokens in each row; None means `max_predictions`. If the
+        shortest word of a row has more tokens, the row's maximum is the length of this word.
       max_predictions: maximum number of chosen tokens in any row, and of tokens in a chosen word.
     """
     count = int(is_start.sum(axis=1).max(initial=0))
@@ -87,10 +87,10 @@ def _words(
 ) -> tuple[
     Int[np.ndarray, "batch length"], Int[np.ndarray, "batch words"], Int[np.ndarray, "batch words"]
 ]:
-    """Returns each position's word number, each word's number of tokens, each word's text number.
+    """Returns three arrays: word number by position, token count by word, text number by word.
 
-    `count` is the largest number of words in a row. Texts are numbered within a row. For the words
-    that a shorter row lacks, the number of tokens is 0 and the text number is -1.
+    `count` is the largest number of words in a row. If a row has fewer words, its last entries have
+    token count 0 and text number -1. In each row, the numbers of words and texts start again.
     """
     word = np.maximum(np.cumsum(is_start, axis=1) - 1, 0)
     flat = (word + np.arange(len(word))[:, None] * count)[maskable]

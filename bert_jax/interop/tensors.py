@@ -192,7 +192,7 @@ def _fill(into: np.ndarray, tensor: np.ndarray, name: Name, convention: Conventi
 def _missing_problems(
     missing: dict[str, list[str]], parameters: Parameters, allow: Collection[str]
 ) -> list[str]:
-    """Returns a message for each incomplete part. `allow` lists parts that may be absent."""
+    """Returns a message for each incomplete part of the model. Parts in `allow` may be absent."""
     by_part: dict[str, list[str]] = {}
     for path, names in missing.items():
         part = next((part for part in OPTIONAL_PARTS if path.startswith(part)), "")

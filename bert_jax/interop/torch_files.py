@@ -68,7 +68,7 @@ class _Tensor(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler that resolves only the global names of a state dictionary."""
+    """An unpickler that knows only the functions and types that a state dictionary needs."""
 
     def find_class(self, module: str, name: str) -> Any:
         # New objects at each call, because a pickle can set attributes of the objects it names.

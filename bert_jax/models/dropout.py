@@ -1,4 +1,4 @@
-"""Dropout. Its random bits are hashes, computed where they are used, or an array from jax."""
+"""Dropout. Its random bits are hashes that are not stored, or an array from `jax.random`."""
 
 import math
 from typing import Literal
@@ -25,11 +25,11 @@ def lowbias32(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 def hashed_bits(words: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
     """Returns 32 random bits for each element of an array: a hash of the element's index and a key.
 
-    The key is `words`, two integers. A vector is a slice along the last dimension. The key and the
-    number of a vector are hashed to two new integers. The index of an element in its vector is then
-    hashed twice, with one of these integers each time. With a single hash, some vectors would get
-    the bits of another vector in another order. Numbers count over the whole array, so the bits do
-    not depend on the sharding. An array must have fewer than 2^32 vectors.
+    A vector is a slice along the last dimension. Its number is hashed with each integer of the key
+    `words`. The index of an element in its vector is hashed with the first result, and then with
+    the second. With a single hash, some vectors would get the bits of another vector in another
+    order. Vectors are numbered over the whole array, so the bits do not depend on the sharding. An
+    array must have fewer than 2^32 vectors.
     """
     if math.prod(shape[:-1]) >= 2**32:
         raise ValueError(f"an array of shape {shape} has too many vectors; accepted: below 2^32")
@@ -62,7 +62,7 @@ def kept_elements(
 ) -> tuple[Bool[Array, "*shape"], float]:
     """Returns which elements dropout keeps, and the share of elements that it keeps on average.
 
-    The rate is first rounded to a multiple of 2^-32 (`hash`) or 2^-16 (`threefry`).
+    The rate is first rounded to a multiple of 2^-32 (`bits` 'hash') or 2^-16 ('threefry').
     """
     if bits == "threefry":
         return _threefry_kept(rng, shape, rate)
@@ -96,8 +96,8 @@ _recomputed.defvjp(
 def dropout(x: Array, *, rate: float, rng: Array, bits: DropoutBits = "hash") -> Array:
     """Zeroes elements with probability `rate`. Scales other elements to keep the expected value.
 
-    The rate is first rounded to a multiple of 2^-32 (`hash`) or 2^-16 (`threefry`). The scaling
-    uses the rounded rate.
+    The rate is first rounded to a multiple of 2^-32 (`bits` 'hash') or 2^-16 ('threefry'). The
+    scaling uses the rounded rate.
     """
     if bits == "threefry":
         return _keep(x, *_threefry_kept(rng, x.shape, rate))

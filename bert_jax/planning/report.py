@@ -8,7 +8,7 @@ LISTED = 5
 
 
 def report(plan: dict[str, Any]) -> str:
-    """Returns the text of the result of `bert_jax.plan`."""
+    """Returns the result of `bert_jax.plan` as text."""
     first = plan["phases"][0]
     mesh = " x ".join(f"{axis}={size}" for axis, size in first["mesh"].items())
     scope = "" if plan["platform"] == "tpu" else " For a GPU, no times are estimated."

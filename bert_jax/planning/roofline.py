@@ -32,7 +32,7 @@ FREE = frozenset(
 
 @dataclass
 class Collective:
-    """Sums over all collectives of one kind, element type and group size."""
+    """The number and bytes of all collectives of one kind, element type and group size."""
 
     kind: str
     dtype: str
@@ -71,7 +71,7 @@ class _Fusion(NamedTuple):
 
 
 def totals(program: Program, chip: Chip) -> Totals:
-    """Returns sums over all instructions, each as often as it runs: loop bodies run many times."""
+    """Returns sums over all instructions. The body of a loop is counted once per iteration."""
     return _Walk(program, chip).run()
 
 
@@ -119,7 +119,7 @@ class _Walk:
         entry.wire_bytes += times * payload * WIRE[kind](group)
 
     def fused_collectives(self, computation: str, times: float) -> None:
-        """Adds a fusion's collectives. In a TPU's fusion, an all-reduce can be a reduce-scatter."""
+        """Adds the collectives of a fusion. On TPU, its all-reduce can mean a reduce-scatter."""
         for one in self.program.computations[computation].values():
             kind = one.op.removesuffix("-start")
             if kind not in WIRE:

@@ -20,9 +20,9 @@ Report = Callable[[str], None]
 def what_fits(
     phase: Phase, topology: Topology, result: dict[str, Any], *, compile_: Compile, report: Report
 ) -> dict[str, Any] | None:
-    """Returns overrides (`fields`) with which the batch fits, and the bytes `needed`; or None.
+    """Returns {"fields": overrides, "needed": bytes} for an update that fits the memory, or None.
 
-    More microbatches are tried first. Then the state is also sharded over the devices of `data`.
+    First, more microbatches are tried. Then the state is also sharded over the mesh axis `data`.
     """
     for fields in itertools.islice(_candidates(result), MAX_COMPILES):
         report(f"trying {_assignments(fields)}")
@@ -37,7 +37,7 @@ def what_fits(
 
 
 def _candidates(result: dict[str, Any]) -> Iterator[dict[str, int]]:
-    """Yields overrides with which the update should fit, if memory grows linearly with the rows."""
+    """Yields overrides that should make the update fit. Activation memory is scaled with rows."""
     memory, mesh = result["memory_bytes"], result["mesh"]
     ways = mesh["data"] * mesh["fsdp"]
     state = memory["parameters"] + memory["optimizer"]

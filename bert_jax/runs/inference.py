@@ -59,7 +59,7 @@ def encode_text(model: TextModel, text: str, *, truncate: bool = False) -> Pair:
 
 
 def encode_pair(model: TextModel, a: str, b: str, *, truncate: bool = False) -> Pair:
-    """Returns the ids of two texts. `truncate` removes last ids of the longer text until both fit.
+    """Returns the ids of two texts. `truncate` cuts the end of the longer text until both fit.
 
     Raises:
       DataError: a text is empty, or both together are longer than the model's positions.
@@ -75,7 +75,7 @@ def encode_masked(model: TextModel, text: str, *, truncate: bool = False) -> Pai
     """Returns the ids of a text that contains [MASK].
 
     Raises:
-      DataError: the text has no [MASK], or none after `truncate`, or the text is too long.
+      DataError: the text has no [MASK], or loses every [MASK] by truncation, or is too long.
     """
     first, *rest = text.split(MASK)
     if not rest:

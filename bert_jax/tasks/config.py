@@ -20,7 +20,7 @@ Representation = Literal[Pooling, TokenRepresentation]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """The data of a task, and how they are read, represented and measured.
+    """The data of a task, how they become inputs of the model, and the metric.
 
     `train`, `dev` and `test` are each `tsv:FILE`, `csv:FILE`, `jsonl:FILE`, `conll:FILE`,
     `conllu:FILE`, `squad:FILE` or `tfds:NAME:SPLIT`.

@@ -175,8 +175,8 @@ def make_optimizer(
     LAMB without bias correction and with `trust_ratio` 'decayed' is the LAMB of ALBERT
     (google-research/albert, lamb_optimizer.py). LAMB with bias correction is the LAMB of MLPerf's
     reference and of NVIDIA's FusedLAMB (apex, multi_tensor_lamb.cu). FusedLAMB's `use_nvlamb=True`
-    is `trust_ratio` 'all'. If `weight_decay` is 0, FusedLAMB uses no trust ratios, but ALBERT and
-    this code do.
+    corresponds to `trust_ratio` 'all'. If `weight_decay` is 0, FusedLAMB uses no trust ratios, but
+    ALBERT and this code do.
     """
     if config.bias_correction:
         direction = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
@@ -205,9 +205,9 @@ def restart_moments(
 ) -> optax.OptState:
     """Returns the optimizer state at the start of a phase; the schedule's step count continues.
 
-    `recounted` keeps the moments and sets Adam's step count to 0, as run_pretraining.py of
-    NVIDIA/DeepLearningExamples does with --phase2. Adam without bias correction has no step count,
-    so `recounted` has the effect of `kept`.
+    If `moments` is 'recounted', the moments are kept and Adam's step count becomes 0, as with
+    --phase2 in NVIDIA/DeepLearningExamples' run_pretraining.py. Adam without bias correction has no
+    step count, so 'recounted' has the same effect as 'kept'.
 
     Args:
       opt_state: the state at the end of the previous phase.

@@ -47,9 +47,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains, from the last checkpoint if there is one. Returns the content of `result.json`.
 
-    `probes` are called with the parameters at each evaluation. `weights` are the weights of
-    `training.init_from`, which `runs.run.open_initial_weights` opens. The updates `profile_steps`
-    are traced for TensorBoard.
+    `probes` are called with the parameters at each evaluation. `weights` are the initial weights
+    that `training.init_from` names; `runs.run.open_initial_weights` opens them. The updates in
+    `profile_steps` are traced for TensorBoard.
 
     Raises:
       ConfigError, DataError, CheckpointError: the run is not possible; raised before any compile.
@@ -146,8 +146,8 @@ def starting_state(
 ) -> tuple[TrainState, float]:
     """Returns the state that training starts from, and the seconds of training before it.
 
-    Both come from the last checkpoint. If there is no checkpoint, a new state is made, and its
-    parameters are `weights`, or random if `weights` is None.
+    The state and the seconds come from the last checkpoint. If there is no checkpoint, a new state
+    is made, and its parameters are `weights`, or random if `weights` is None.
 
     Raises:
       CheckpointError: the checkpoint is of another model or of other data, or an earlier start of

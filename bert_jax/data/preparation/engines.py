@@ -1,7 +1,7 @@
 """Runs tasks in this process, in a pool of processes, or on Apache Beam.
 
-A task writes its result to a file, and `Task.finished` reads the file. An engine therefore need not
-return the result. The file is the same with every engine.
+A task writes its result to a file, and `Task.finished` reads the file. With Beam, the results of
+the tasks are read from these files. The files are the same with every engine.
 """
 
 import os

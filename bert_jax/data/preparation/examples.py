@@ -25,9 +25,9 @@ def build_examples(
 ) -> list[Pair]:
     """Cuts document i (sentences of token ids) into examples `dupe_factors[i]` times.
 
-    See `build_pairs` for 'next_sentence'. With 'none', an example holds consecutive sentences that
-    fit into a row. With 'sentence_order', such sentences are divided into A and B, which lose
-    tokens if they do not fit into a row together. If there is only one sentence, it becomes a text
+    If `kind` is 'next_sentence', `build_pairs` makes the examples. If it is 'none', an example
+    holds consecutive sentences that fit into a row. If it is 'sentence_order', sentences that fill
+    a row are divided into A and B, and excess tokens are removed; a single sentence becomes a text
     without a label. A sentence longer than a row is cut. When a document is cut again, its first
     example has a random length, so the later examples start at other places than before.
     """
@@ -70,7 +70,7 @@ def _pieces(sentences: Sentences, *, longest: int) -> list[Sequence[int]]:
 
 
 def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields the most sentences of `next(lengths)` tokens or fewer, or a longer sentence alone."""
+    """Yields consecutive sentences: as many as fit into `next(lengths)` tokens, at least one."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences):
         if end > start and tokens + len(sentence) > length:
@@ -82,7 +82,7 @@ def _runs_within(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sente
 
 
 def _runs_that_reach(sentences: Sentences, lengths: Iterator[int]) -> Iterator[Sentences]:
-    """Yields the fewest sentences of `next(lengths)` tokens or more; the last may have fewer."""
+    """Yields consecutive sentences: as many as needed for `next(lengths)` tokens, or the rest."""
     start, tokens, length = 0, 0, next(lengths)
     for end, sentence in enumerate(sentences, start=1):
         tokens += len(sentence)
@@ -109,7 +109,7 @@ def _ordered_pair(run: Sentences, *, max_tokens: int, rng: random.Random) -> Pai
 
 
 def _shorten(text: list[int], length: int, *, rng: random.Random) -> list[int]:
-    """Removes tokens, each from the front or from the end with probability 1/2."""
+    """Removes tokens until `length` are left, each from the front or end with probability 1/2."""
     excess = len(text) - length
     start = rng.getrandbits(excess).bit_count()
     return text[start : start + length]

@@ -106,7 +106,7 @@ class WordPiece(Tokenizer):
 
     @cached_property
     def _encode_word(self) -> Callable[[str], tuple[int, ...]]:
-        """Returns a function, with a cache, from a text without spaces to its ids."""
+        """Returns a function that converts a text without spaces to ids and caches its results."""
 
         def encode_word(word: str) -> tuple[int, ...]:
             tokens = words.split_word(word, lower_case=self.lower_case)
