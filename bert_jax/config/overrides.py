@@ -76,9 +76,9 @@ def _field_type(root: Any, config: Any, name: Any) -> Any:
 
 
 def _walk(root: Any, path: str) -> list[tuple[Any, Any]]:
-    """Returns each config along a path, with the name or list index that follows it in the path.
+    """Returns a pair for each step along a path: the config, and the name or index to look up.
 
-    The names that follow a dictionary form a single key, because its keys are paths themselves.
+    In a dictionary, all remaining names are looked up as one key, such as `data.batch_size`.
 
     Raises:
       ConfigError: a config has no field of that name.

@@ -38,7 +38,7 @@ def build_pairs(
     short_sequence_probability: float,
     rng: random.Random,
 ) -> list[Pair]:
-    """Cuts document i (sentences of token ids) into pairs `dupe_factors[i]` times.
+    """Cuts document i, a list of sentences, into pairs, and repeats this `dupe_factors[i]` times.
 
     A and B hold at least one token each, and at most `sequence_length - 3` tokens together. A
     random B comes from another document. If ten draws find no other document, B comes from the
@@ -106,7 +106,7 @@ def _pairs_of_document(
 
 
 def _end_of_chunk(starts: list[int], start: int, target_length: int) -> int:
-    """Returns the number of the sentence after a chunk that begins at sentence `start`.
+    """Returns the index of the sentence after a chunk that begins at sentence `start`.
 
     The chunk ends when it has `target_length` tokens or more, or at the end of the document.
     """
@@ -138,7 +138,7 @@ def _truncate(
 ) -> tuple[int, int, int, int]:
     """Removes tokens from the longer text, at a random end, until `max_tokens` are left.
 
-    If both texts are equally long, B loses a token.
+    If both texts are equally long, the token is removed from B.
     """
     draw = rng.random
     for _ in range(a_end - a_start + b_end - b_start - max_tokens):

@@ -36,8 +36,8 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
     """Reads the WordPiece tokenizer in a directory of Hugging Face.
 
     The pieces come from `tokenizer.json`, or from `vocab.txt` if there is no `tokenizer.json`.
-    `tokenizer_config.json` and `tokenizer.json` say whether text is lower-cased, and must agree.
-    If neither file says it, text is lower-cased if `vocab.txt` has no capital letters.
+    `tokenizer.json` and `do_lower_case` in `tokenizer_config.json` say whether text is lower-cased,
+    and must agree. If both are missing, a `vocab.txt` without capital letters means lower-casing.
 
     Raises:
       DataError: a file is missing or malformed, or has a setting that `WordPiece` does not have.

@@ -37,7 +37,7 @@ class Instruction:
     is_root: bool
 
     def attribute(self, pattern: str) -> str | None:
-        """Returns the first group of a pattern in the attributes, or None."""
+        """Returns what the first group of `pattern` matches in the attributes, or None."""
         found = re.search(pattern, self.attributes)
         return found[1] if found else None
 
@@ -50,7 +50,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """Computations of a program by name. Each is a dict of its instructions by name, in order."""
+    """An XLA program: maps the name of a computation to its instructions, by name and in order."""
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
@@ -61,7 +61,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Returns the program of the text that `jax.stages.Compiled.as_text` gives."""
+    """Parses the text of a program, which `jax.stages.Compiled.as_text` returns."""
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -80,7 +80,7 @@ def parse(text: str) -> Program:
 
 
 def num_bytes(type_: str, *, in_memory: bool = False) -> int:
-    """Returns the bytes of the arrays of a type; `in_memory` leaves out arrays that are on chip."""
+    """Returns the bytes of all arrays in an HLO type; `in_memory` skips on-chip arrays."""
     return sum(
         SIZES.get(dtype, 0) * _product(shape)
         for dtype, shape, layout in _ARRAY.findall(type_)
@@ -89,7 +89,7 @@ def num_bytes(type_: str, *, in_memory: bool = False) -> int:
 
 
 def dtypes(type_: str) -> list[str]:
-    """Returns the element types of the arrays of a type, sorted."""
+    """Returns the sorted dtypes of all arrays in an HLO type."""
     return sorted({dtype for dtype, _, _ in _ARRAY.findall(type_)})
 
 
@@ -173,9 +173,9 @@ def _window_products(
     left_dilation: int,
     right_dilation: int,
 ) -> int:
-    """Returns the number of products along a dimension of a convolution, except with padding.
+    """Counts the products along a dimension of a convolution. Products with padding do not count.
 
-    XLA may write a batch dimension as windows in which only one element is not padding.
+    For a batch dimension, XLA may use windows that hold one element of the input, and padding.
     """
     last = (length - 1) * left_dilation
     places = (

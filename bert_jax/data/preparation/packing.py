@@ -1,6 +1,6 @@
 """Packs several pairs into a row.
 
-Rows are packed before training: masks depend on the record index, so each row is a record.
+Masks depend on the record index. Each row is therefore one record, packed before training.
 
 Reference: packing by a histogram of lengths, Krell et al. 2021, https://arxiv.org/abs/2107.02027
 """
@@ -66,7 +66,7 @@ class _Stock:
     def longest_two(self, room: int) -> list[int]:
         """Returns the lengths of the two pairs that fill `room` tokens best, or [].
 
-        Among choices with the same sum, it returns the most equal two lengths.
+        Among choices with the same sum, it returns the two lengths with the smallest difference.
         """
         for total in range(room, 1, -1):
             # Bit x is set if lengths x and total - x exist and x is at most total / 2.
@@ -86,7 +86,7 @@ class _Stock:
 
 
 def _filling(stock: _Stock, *, room: int, slots: int) -> list[int]:
-    """Returns the lengths of the pairs to add to the row next: none, one or two."""
+    """Returns the lengths of the next pairs for the row: no pair, one pair or two pairs."""
     one = stock.longest(room)
     if one < 0 or not slots:
         return []

@@ -24,8 +24,8 @@ class TextFile:
 def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:
     """Yields the documents whose preceding blank line begins in the bytes `start` to `end`.
 
-    A reader that starts in the middle of a file cannot know where the current document began. The
-    place of the blank line before a document therefore decides who reads the document.
+    A reader that starts in the middle of a file cannot know where the current document began. A
+    document is therefore read by the reader whose bytes hold the blank line before the document.
     """
     lines, first, size = [], 0, 0
     ours = start == 0 != end  # the first document has no blank line before it

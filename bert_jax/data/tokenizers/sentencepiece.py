@@ -1,4 +1,4 @@
-"""SentencePiece: normalizes text and divides it into pieces, with a model file of the library.
+"""Normalizes text and divides it into pieces, with a model file of the SentencePiece library.
 
 Reference: Kudo and Richardson 2018. ALBERT and T5 also use the model files of this library.
 """
@@ -57,7 +57,7 @@ class SentencePiece(Tokenizer):
 
     @classmethod
     def from_json(cls, description: dict) -> "SentencePiece":
-        """Rebuilds a tokenizer from `to_json`. DataError if a field contradicts the model."""
+        """Rebuilds a tokenizer. Raises DataError if a field differs from `to_json` of the model."""
         try:
             model = base64.b64decode(description["model"], validate=True)
         except (KeyError, TypeError, ValueError, binascii.Error) as error:

@@ -10,11 +10,11 @@ Hugging Face's `BertTokenizer` gives the same words, with these exceptions:
 - bert_jax keeps private-use characters; Hugging Face removes them like control characters;
 - bert_jax makes words of the ideographs U+2B820 to U+2B91F; Hugging Face's range starts after them;
 - bert_jax knows accents, punctuation and format characters that Unicode added after version 8;
-  Hugging Face does not, but it also lower-cases letters whose lower case came after version 14;
+  Hugging Face does not, but it lower-cases letters that got a lower-case form after version 14;
 - bert_jax lower-cases a sigma at the end of a word to a final sigma; Hugging Face does not.
 
-`tests/reference/test_tokenizer.py` lists each differing code point and tests that there are no
-others. A word with a lone surrogate becomes [UNK]; Hugging Face refuses such text.
+`tests/reference/test_tokenizer.py` lists all code points with a difference, and tests that the list
+is complete. A word with a lone surrogate becomes [UNK]; Hugging Face refuses such text.
 """
 
 import re

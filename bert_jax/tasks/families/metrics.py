@@ -1,4 +1,4 @@
-"""Metrics of a split from its examples' outcomes. scikit-learn and SciPy compute most of them.
+"""Computes a split's metrics from its examples' outcomes, mostly with scikit-learn and SciPy.
 
 An undefined metric, such as the correlation of a constant, is 0.
 """

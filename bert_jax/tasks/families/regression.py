@@ -19,7 +19,7 @@ from bert_jax.training.metrics import Mean
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
-    """Reads the texts of a record and its label, a finite number; a null label is hidden."""
+    """Reads the texts and the label of a record. A label is a finite number, or null if hidden."""
     value = record[task.label]
     try:
         gold = None if value is None else float(value)
@@ -31,7 +31,7 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[float]]:
-    """Predicts the mean label of training for each example; the correlation of a constant is 0."""
+    """Predicts the mean label of `train` for every example. Its correlation with labels is 0."""
     return {"mean": [float(np.mean([example.gold for example in train]))] * len(examples)}
 
 

@@ -78,7 +78,7 @@ def decode(
     examples: Sequence[Example],
     task: TaskConfig,
 ) -> list[list[int]]:
-    """Returns the tag number of each token, for each example."""
+    """Returns a list for each example: the index of the predicted tag of each token."""
     predictions = [[0] * len(example.texts) for example in examples]
     for tags, row in zip(outputs, rows, strict=True):
         for position, token in row.alignment:
@@ -89,7 +89,7 @@ def decode(
 def entities(tags: Sequence[str]) -> set[Entity]:
     """Returns the entities of a sentence, as conlleval reads IOB1, IOB2 and IOBES.
 
-    A tag whose type differs from the type of the tag before starts an entity, even an I or E tag.
+    An I or E tag also starts an entity if the type of the previous tag is different.
 
     Reference: conlleval of the CoNLL-2000 and 2003 shared tasks.
     """
@@ -109,7 +109,7 @@ def entities(tags: Sequence[str]) -> set[Entity]:
 
 
 def marks_entities(labels: Labels) -> bool:
-    """Returns whether the tags mark entities: each is O, or B, I, E or S before `-` and a type."""
+    """Returns whether the tags mark entities: each is O, or is like B-PER (B, I, E or S)."""
     return "O" in labels and all(
         label == "O" or (label[:1] in "BIES" and label[1:2] == "-") for label in labels
     )
@@ -118,7 +118,7 @@ def marks_entities(labels: Labels) -> bool:
 def score(
     predictions: Sequence[Sequence[int]], examples: Sequence[Example], labels: Labels
 ) -> Outcomes:
-    """Returns the counts of each sentence: see the columns at the top of this module."""
+    """Returns a row of counts for each sentence; `CORRECT` to `GOLD` are the columns."""
     outcomes = np.full((len(examples), 5), np.nan)
     has_entities = marks_entities(labels)
     for row, predicted, example in zip(outcomes, predictions, examples, strict=True):

@@ -17,7 +17,7 @@ def texts_of(record: Record, task: TaskConfig) -> tuple[str, ...]:
 
 
 def label_name(value: Any) -> str | None:
-    """Returns a label as `task.labels` spells it; a JSON true is `true`."""
+    """Returns a label as a string, as in `task.labels`; a Boolean becomes `true` or `false`."""
     if isinstance(value, bool):
         return str(value).lower()
     return None if value is None else str(value)
@@ -30,7 +30,7 @@ def sorted_labels(values: Iterable[Any]) -> Labels:
 
 
 def label_number(value: Any, record: Record, task: TaskConfig, labels: Labels) -> int:
-    """Returns the index of a label in `labels`, found by name, otherwise by its stored number.
+    """Finds a label in `labels` by its name, or else by its stored number. Returns its index.
 
     Raises:
       DataError: the label is not in `labels`.
@@ -51,13 +51,13 @@ def gold_label(record: Record, task: TaskConfig, labels: Labels) -> int | None:
 
 
 def glue_index(record: Record) -> str:
-    """Returns `idx`, GLUE's own number of an example at TFDS and Hugging Face, or ''."""
+    """Returns GLUE's number of an example, stored by TFDS and Hugging Face as `idx`, or ''."""
     index = str(record.fields.get("idx", ""))
     return index if index.isdecimal() else ""
 
 
 def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:
-    """Returns one row: the first text, alone or paired with each of the other texts."""
+    """Returns one row. An input is a pair of the first text and another, or a single text."""
     first, *others = (tokenizer.encode(text) for text in example.texts)
     inputs = tuple(
         lay_out_texts(first, other, max_length=task.max_length, tokenizer=tokenizer)
@@ -70,10 +70,10 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
 def lay_out_texts(
     first: list[int], second: list[int] | None, *, max_length: int, tokenizer: Tokenizer
 ) -> EncoderInput:
-    """Returns [CLS] A [SEP], or [CLS] A [SEP] B [SEP]. The longer text loses tokens at its end.
+    """Returns [CLS] A [SEP], or [CLS] A [SEP] B [SEP], with at most `max_length` tokens.
 
-    If both are equally long, the second text loses a token, as in `_truncate_seq_pair` of
-    google-research/bert's run_classifier.py.
+    Tokens are removed from the end of the longer text, or of B if both texts are equally long, as
+    in `_truncate_seq_pair` of google-research/bert's run_classifier.py.
     """
     a, b = len(first), len(second or ())
     room = max_length - (2 if second is None else 3)

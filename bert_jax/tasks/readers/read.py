@@ -13,7 +13,7 @@ from bert_jax.tasks.readers.tfds import read_tfds
 
 
 def read_records(spec: str, columns: tuple[str, ...] = ()) -> list[Record]:
-    """Returns the examples of a set: KIND:FILE or tfds:NAME:SPLIT.
+    """Returns the examples of a set. `spec` is KIND:FILE, such as tsv:FILE, or tfds:NAME:SPLIT.
 
     Raises:
       DataError: the file is missing, a line is wrong, or there is no example.
