@@ -19,7 +19,7 @@ from bert_jax.errors import DataError, UnfinishedError
 
 
 class Task(Protocol):
-    """A task whose files depend only on its fields and on the text that the fields name."""
+    """A task that writes files. Their content depends only on the task's fields and its text."""
 
     def run(self) -> dict:
         """Writes the files of the task, each atomically, and returns the result."""
