@@ -27,9 +27,9 @@ from bert_jax.tasks.families.metrics import check_installed
 from bert_jax.tasks.seed_run import Setup, run_seed
 from bert_jax.training import initial
 
-FILES_OF_A_RUN = ("config.json", "checkpoints", "metrics.jsonl", "seed-*")
-"""Files of a pretraining run or of converted weights, and directories of such runs. A fine-tuning
-neither overwrites nor deletes them."""
+FOREIGN_FILES = ("config.json", "checkpoints", "metrics.jsonl", "passport.json", "seed-*")
+"""Files of a pretraining run, of converted weights or of prepared data, and directories of such
+runs. A fine-tuning neither overwrites nor deletes them."""
 UNUSED_HEADS = ("masked_token_head", "next_sentence_head")
 
 Metrics = dict[str, float]
@@ -274,7 +274,7 @@ def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict
                     f"{given!s:.64}; accepted: the same, or another --workdir"
                 )
         identity |= stored
-    elif foreign := [path.name for name in FILES_OF_A_RUN for path in sorted(workdir.glob(name))]:
+    elif foreign := [path.name for name in FOREIGN_FILES for path in sorted(workdir.glob(name))]:
         raise CheckpointError(
             f"{workdir} holds {', '.join(foreign)} of something else than a fine-tuning; "
             "accepted: another --workdir"

@@ -231,7 +231,8 @@ def test_finished_seeds_are_kept_and_another_task_is_refused(tuned, sentiment, p
 
 def test_files_of_a_pretraining_run_are_not_overwritten(sentiment, pretrained, tmp_path):
     """A pretraining run with another config.json could not continue; `seed-0` may be such a run."""
-    for name in ("config.json", "metrics.jsonl", "checkpoints/1/state", "seed-0/config.json"):
+    names = ("config.json", "metrics.jsonl", "checkpoints/1/state", "seed-0/config.json")
+    for name in (*names, "passport.json"):
         workdir = tmp_path / name.replace("/", "-")
         file = workdir / name
         file.parent.mkdir(parents=True)
