@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from bert_jax.models.config import BertConfig
 from bert_jax.models.dropout import Dropout, kept_elements
 from bert_jax.models.layers import Dense
+from bert_jax.models.splash import splash_attention
+from bert_jax.sharding import ShardingRules
 
 
 def attention_mask(pack_ids: Int[Array, "batch length"]) -> Bool[Array, "batch 1 queries keys"]:
@@ -103,12 +105,14 @@ class SelfAttention(nn.Module):
     """
 
     config: BertConfig
+    rules: ShardingRules | None = None
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch length embed"],
         mask: Bool[Array, "batch 1 length length"],
+        pack_ids: Int[Array, "batch length"],
         *,
         train: bool,
     ) -> Float[Array, "batch length embed"]:
@@ -118,10 +122,15 @@ class SelfAttention(nn.Module):
             Dense(c, embed, heads, name=name)(x).transpose(0, 2, 1, 3)  # [B, H, S, D]
             for name in ("query", "key", "value")
         )
-        rng = Dropout(c.attention_dropout).rng(train=train)
-        kept, share = None, 1.0
-        if rng is not None:
-            shape = (*query.shape[:3], key.shape[2])
-            kept, share = kept_elements(rng, shape, rate=c.attention_dropout, bits=c.dropout_bits)
-        context = attend(query, key, value, mask, kept, share)
+        if c.attention == "splash" and not self.is_initializing():  # its example batch is too small
+            context = splash_attention(query, key, value, pack_ids, self.rules)
+        else:
+            rng = Dropout(c.attention_dropout).rng(train=train)
+            kept, share = None, 1.0
+            if rng is not None:
+                shape = (*query.shape[:3], key.shape[2])
+                kept, share = kept_elements(
+                    rng, shape, rate=c.attention_dropout, bits=c.dropout_bits
+                )
+            context = attend(query, key, value, mask, kept, share)
         return Dense(c, heads, embed, name="output")(context.transpose(0, 2, 1, 3))

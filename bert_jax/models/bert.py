@@ -64,11 +64,12 @@ class EncoderLayer(nn.Module):
         self,
         x: Float[Array, "batch length embed"],
         mask: Bool[Array, "batch 1 length length"],
+        pack_ids: Int[Array, "batch length"],
         train: bool,
         keep: bool = False,
     ) -> tuple[Float[Array, "batch length embed"], Float[Array, "batch length embed"] | None]:
         c = self.config
-        attended = SelfAttention(c, name="attention")(x, mask, train=train)
+        attended = SelfAttention(c, self.rules, name="attention")(x, mask, pack_ids, train=train)
         attended = Dropout(c.dropout, c.dropout_bits)(attended, train=train)
         x = LayerNorm(c, name="attention_layer_norm")(x + attended)
         fed = FeedForward(c, name="feed_forward")(x)
@@ -91,13 +92,13 @@ class Bert(nn.Module):
         c = self.config
         self.embeddings = Embeddings(c, self.rules)
         layer = EncoderLayer
-        if c.remat == "full":  # arguments 3 and 4 are `train` and `keep`; 0 is the module
-            layer = nn.remat(layer, prevent_cse=not c.scan_layers, static_argnums=(3, 4))
+        if c.remat == "full":  # arguments 4 and 5 are `train` and `keep`; 0 is the module
+            layer = nn.remat(layer, prevent_cse=not c.scan_layers, static_argnums=(4, 5))
         self.layers = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast,) * 3,  # pyright: ignore[reportArgumentType]
+            in_axes=(nn.broadcast,) * 4,  # pyright: ignore[reportArgumentType]
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -118,7 +119,8 @@ class Bert(nn.Module):
             token_ids, segment_ids, restarting_positions(pack_ids, cls_positions), train=train
         )
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
-        x, hidden_states = self.layers(x, attention_mask(pack_ids), train, keep_hidden_states)
+        mask = attention_mask(pack_ids)
+        x, hidden_states = self.layers(x, mask, pack_ids, train, keep_hidden_states)
         return EncoderOutput(x, self.pooler(gather_positions(x, cls_positions)), hidden_states)
 
 

@@ -29,6 +29,9 @@ class BertConfig:
     """Dropout rate after the embeddings, the attention output and the feed-forward output."""
     attention_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Dropout rate of the attention probabilities."""
+    attention: Literal["einsum", "splash"] = "einsum"
+    """`einsum`: matrix products, on every device. `splash`: a kernel for TPUs that stores no
+    probabilities. It needs `attention_dropout` 0 and rows of a multiple of 128 tokens."""
     dropout_bits: Literal["hash", "threefry"] = "hash"
     """Source of dropout's random bits. `hash`: a hash of each element's index, computed again in
     the backward pass. `threefry`: an array from jax's generator (as in config formats 1 and 2)."""
@@ -55,6 +58,11 @@ class BertConfig:
             raise ConfigError(
                 f"model.hidden_size {self.hidden_size} is not a multiple of "
                 f"model.num_heads {self.num_heads}"
+            )
+        if self.attention == "splash" and self.attention_dropout:
+            raise ConfigError(
+                f"model.attention_dropout is {self.attention_dropout}; accepted with "
+                "model.attention=splash: 0, because the kernel has no dropout"
             )
 
     @property

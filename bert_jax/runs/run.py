@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -267,10 +267,12 @@ def _open_run(path: Path, step: int | None) -> Run:
         if step not in steps:
             raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")
         description = checkpoint.restore_description(manager, step=step)
-        model, inputs = BertForPretraining(description.model), ()
+        # The rows of a call have any length, and may be computed on any device.
+        encoder = replace(description.model, attention="einsum")
+        model, inputs = BertForPretraining(encoder), ()
         if description.head:
             head = from_json(TaskHeadConfig, description.head)
-            model, inputs = BertForTask(description.model, head), example_ids()
+            model, inputs = BertForTask(encoder, head), example_ids()
         abstract = abstract_params(model, SingleDeviceSharding(_cpu()), *inputs)
         params = checkpoint.restore_params(manager, abstract, step=step)
     return Run(

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError
 from bert_jax.models.bert import BertForPretraining
+from bert_jax.models.splash import KERNEL_TOKENS
 from bert_jax.sharding import named_sharding
 from bert_jax.training.experiment import Experiment, Phase
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
@@ -40,9 +41,12 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
     """Builds the functions of a phase for a mesh. Nothing is compiled yet.
 
     Raises:
-      ConfigError: the mesh does not divide a dimension of a parameter or the rows of a batch.
+      ConfigError: the mesh does not divide a dimension of a parameter or the rows of a batch; or
+        the kernel of `model.attention` does not suit the devices or the length of the rows.
     """
     experiment = phase.experiment
+    if experiment.model.attention == "splash":
+        _check_kernel(experiment, mesh)
     rows = batch_sharding(experiment, mesh)
     model = BertForPretraining(experiment.model, experiment.sharding)
     schedule = learning_rate_schedule(
@@ -77,6 +81,20 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
         begin=jax.jit(begin, out_shardings=sharding, donate_argnums=0),
         score=jax.jit(partial(eval_step, model=model, objective=experiment.objective)),
     )
+
+
+def _check_kernel(experiment: Experiment, mesh: Mesh) -> None:
+    platform, length = mesh.devices.flat[0].platform, experiment.data.sequence_length
+    if platform not in ("tpu", "cpu"):
+        raise ConfigError(
+            f"model.attention is 'splash', a kernel for TPUs, but the devices are {platform}; "
+            "accepted: einsum"
+        )
+    if length % KERNEL_TOKENS:
+        raise ConfigError(
+            f"data.sequence_length is {length}; accepted with model.attention=splash: a multiple "
+            f"of {KERNEL_TOKENS}"
+        )
 
 
 def compile_update(assembly: Assembly, state: TrainState, batch: Batch) -> Assembly:

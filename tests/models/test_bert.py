@@ -227,9 +227,10 @@ def test_layers_are_post_ln_and_are_applied_in_order(params, encode):
     batch = make_batch()
     embed = jit(partial(Embeddings(CONFIG).apply, train=False))
     x = embed({"params": params["bert"]["embeddings"]}, batch.token_ids, batch.segment_ids)
-    layer = jit(lambda params, x, mask: EncoderLayer(CONFIG).apply(params, x, mask, False)[0])
+    mask, ids = attention_mask(batch.pack_ids), batch.pack_ids
+    layer = jit(lambda params, x: EncoderLayer(CONFIG).apply(params, x, mask, ids, False)[0])
     for number in range(CONFIG.num_layers):
-        x = layer(layer_params(params, number), x, attention_mask(batch.pack_ids))
+        x = layer(layer_params(params, number), x)
         # Float32 rounding of 32 numbers up to 4.
         np.testing.assert_allclose(x.mean(-1), 0, atol=1e-6)
         np.testing.assert_allclose(x.var(-1), 1, atol=1e-5)
@@ -256,8 +257,8 @@ def test_every_layer_norm_uses_the_epsilon_of_the_config(params):
             x = Embeddings(config).apply(
                 {"params": tables}, batch.token_ids, batch.segment_ids, train=False
             )
-            mask = attention_mask(batch.pack_ids)
-            x, _ = EncoderLayer(config).apply(layer_params(params, 0), x, mask, False)
+            layer, ids = layer_params(params, 0), batch.pack_ids
+            x, _ = EncoderLayer(config).apply(layer, x, attention_mask(ids), ids, False)
             head = {"params": params["masked_token_head"]}
             MaskedTokenHead(config).apply(head, x, tables["token"])
         return seen
