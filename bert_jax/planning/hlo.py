@@ -175,7 +175,7 @@ def _window_products(
 ) -> int:
     """Counts the products along a dimension of a convolution. Products with padding do not count.
 
-    For a batch dimension, XLA may use windows that hold one element of the input, and padding.
+    For a batch dimension, XLA may use windows with one element of the input; the rest is padding.
     """
     last = (length - 1) * left_dilation
     places = (

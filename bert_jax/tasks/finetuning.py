@@ -252,7 +252,7 @@ def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict
     """Creates a workdir, or checks that it holds the fine-tuning of `config` and `hashes`.
 
     Returns the hashes of config, checkpoint and data. It also returns the commit, and a hash of
-    the uncommitted changes. A workdir keeps its config hash even if the format of configs changes.
+    the uncommitted changes. The config hash of an existing workdir is the one that it has stored.
 
     Raises:
       CheckpointError: the workdir holds another fine-tuning, or another kind of run.

@@ -112,8 +112,8 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
     """Returns the phases of a run in order. A run without `phases` is a single phase.
 
     Raises:
-      ConfigError: a phase changes a field that may not change, or is no valid experiment, or needs
-        other data than an earlier phase in its directory, or no steps remain for the first phase.
+      ConfigError: a phase changes a field that may not change; is no valid experiment; or has the
+        `data.directory` of an earlier phase, but needs other data. Or the first phase has no steps.
     """
     total, later = experiment.training.steps, experiment.phases
     first_steps = total - sum(phase.steps for phase in later)

@@ -16,7 +16,7 @@ padded length needs a compiled program of its own."""
 
 
 def padded_length(rows: Sequence[Row], longest: int, *, multiple: int = 8) -> int:
-    """Returns the longest row's length, rounded up to a `multiple`, and at most `longest`."""
+    """Returns the largest row length, rounded up to a multiple of `multiple`; at most `longest`."""
     return min(-(-max(map(num_tokens, rows)) // multiple) * multiple, longest)
 
 
