@@ -136,9 +136,10 @@ def named_sharding(
     for size, name, axes in zip(shape, names, spec, strict=True):
         parts = math.prod(mesh.shape[axis] for axis in _as_tuple(axes))
         if size % parts:
+            more = f", or model.vocab_multiple={math.lcm(128, parts)}" if name == "vocab" else ""
             raise ConfigError(
                 f"{what}: dimension {name!r} has size {size}, but the mesh cuts it into {parts} "
-                f"parts (axes {', '.join(_as_tuple(axes))}); accepted: a divisor of {size}"
+                f"parts (axes {', '.join(_as_tuple(axes))}); accepted: a divisor of {size}{more}"
             )
     return NamedSharding(mesh, spec)
 

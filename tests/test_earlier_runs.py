@@ -91,7 +91,8 @@ def test_a_checkpoint_with_missing_files_is_refused(damaged, earlier, tmp_path):
         load_run(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["one_phase", pytest.param("two_phases", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one_phase", "two_phases"])
 def test_an_earlier_run_resumes_with_the_same_losses(name, earlier, tmp_path):
     """Resumes at step 4 of 8, so the two-phase run enters its second phase after step 5.
 

@@ -90,7 +90,8 @@ def encode(config, params, inputs, **options):
     return jax.jit(apply, compiler_options={"xla_backend_optimization_level": 0})(params, inputs)
 
 
-@pytest.mark.parametrize("scan_layers", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scan_layers", [False, True])
 def test_hidden_states_equal_the_outputs_of_smaller_encoders(scan_layers):
     inputs = (
         np.arange(12, dtype=np.int32).reshape(2, 6),

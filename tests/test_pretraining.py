@@ -173,6 +173,7 @@ def test_no_held_out_example_is_trained_on(experiment):
     assert not trained & set(held_out)
 
 
+@pytest.mark.slow
 def test_the_seed_of_the_experiment_does_not_change_the_baselines(experiment, trained, tmp_path):
     """Baselines depend only on held-out examples and masks; the model depends on the seed."""
     # One layer without dropout compiles much faster.

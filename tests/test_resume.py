@@ -195,6 +195,7 @@ def test_changed_intervals_change_no_number(finished, private, stopped):
     assert_same_bits(arrays_of(stopped, 12), arrays_of(finished[0], 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2}], ids=["2x2x1"])
 def test_losses_are_the_same_on_another_mesh(mesh, finished, private, stopped):
     train(override(private, {f"mesh.{axis}": size for axis, size in mesh.items()}), stopped)

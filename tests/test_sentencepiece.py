@@ -83,6 +83,7 @@ def test_workers_do_not_change_a_byte(sentencepiece_experiment, tmp_path):
     assert load_passport(alone.directory)["preparation"]["tokenizer"] == "sentencepiece"
 
 
+@pytest.mark.slow
 def test_a_given_model_gives_the_same_data(sentencepiece_experiment, tmp_path):
     """A model of another casing, size or kind than the experiment's ends in one line."""
     prepared = Path(sentencepiece_experiment.data.directory)

@@ -17,7 +17,10 @@ class BertConfig:
     """A BERT encoder; the defaults are BERT-base as published (Devlin et al. 2018)."""
 
     vocab_size: PositiveInt = 30522
-    """Number of pieces in the vocabulary. The token table is padded to a multiple of 128 rows."""
+    """Number of pieces in the vocabulary."""
+    vocab_multiple: PositiveInt = 128
+    """The token table gets more rows than `vocab_size`, up to a multiple of this number. Matrix
+    units of TPUs are 128 wide, and `mesh.tensor` must divide the number of rows."""
     hidden_size: PositiveInt = 768
     num_layers: PositiveInt = 12
     num_heads: PositiveInt = 12
@@ -77,8 +80,8 @@ class BertConfig:
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the token table: `vocab_size` rounded up to a multiple of 128."""
-        return -(-self.vocab_size // 128) * 128
+        """Rows of the token table: `vocab_size` rounded up to a multiple of `vocab_multiple`."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
 
 @dataclass(frozen=True, kw_only=True)

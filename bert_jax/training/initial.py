@@ -18,6 +18,7 @@ from bert_jax.training.experiment import Experiment
 
 SAME = (
     "vocab_size",
+    "vocab_multiple",
     "hidden_size",
     "num_layers",
     "num_heads",

@@ -485,9 +485,13 @@ def test_padding_rows_of_the_vocabulary_are_never_predicted_or_trained(params, a
     assert np.all(np.any(table[:300] != 0, axis=-1)) and np.all(bias[:300] != 0)
 
 
-@pytest.mark.parametrize(("size", "rows"), [(30522, 30592), (128, 128), (129, 256), (1, 128)])
-def test_the_token_table_has_a_multiple_of_128_rows(size, rows):
-    assert BertConfig(vocab_size=size).padded_vocab_size == rows
+@pytest.mark.parametrize(
+    ("size", "multiple", "rows"),
+    [(30522, 128, 30592), (128, 128, 128), (129, 128, 256), (1, 128, 128), (30522, 384, 30720)],
+)
+def test_the_token_table_has_a_multiple_of_vocab_multiple_rows(size, multiple, rows):
+    assert BertConfig(vocab_size=size, vocab_multiple=multiple).padded_vocab_size == rows
+    assert BertConfig().vocab_multiple == 128
 
 
 def test_logits_are_products_with_the_token_table(params, apply):

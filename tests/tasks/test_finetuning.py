@@ -346,6 +346,7 @@ def test_an_untrained_pooler_is_refused(tuned, sentiment, pretrained, experiment
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_same_numbers(sentiment, pretrained, tmp_path):
     """Losses agree to 1e-4: float32 sums have another order in 6 updates at a high rate."""
     losses = []

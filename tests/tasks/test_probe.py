@@ -64,6 +64,7 @@ def test_a_family_without_a_probe_is_refused(pretrained):
         make_probe(tags, run.model.config, run.tokenizer)
 
 
+@pytest.mark.slow
 def test_pretraining_logs_the_probe_and_computes_the_same_loss(task, experiment, tmp_path):
     short = override(experiment, {"training.steps": 4, "training.eval_every": 2})
     tokenizer = load_tokenizer(experiment.data.directory)

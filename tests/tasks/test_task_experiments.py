@@ -50,6 +50,8 @@ PUBLISHED = {
     "swag.py": (3, 16, 2e-5, 80),  # section 4.4; the length is not published
 }
 
+OTHER_FOLDS = [f"_{fold}" for fold in range(1, 10)]
+
 
 @pytest.mark.parametrize("spec", PUBLISHED)
 def test_values_called_published_agree_with_the_paper(spec):
@@ -94,7 +96,11 @@ def test_glue_is_measured_as_in_table_1_and_labelled_as_its_submissions():
     assert {task.test for name, task in tasks.items() if name != "mnli"} == {""}
 
 
-@pytest.mark.parametrize("spec", list(specs()))
+@pytest.mark.parametrize(
+    "spec",
+    # The folds of a set differ only in their files.
+    [pytest.param(s, marks=[pytest.mark.slow] * (s[-2:] in OTHER_FOLDS)) for s in specs()],
+)
 def test_a_fine_tuning_builds_and_one_update_evaluates_abstractly(spec):
     config = load_experiment(DIRECTORY / spec)
     assert isinstance(config, FineTuningConfig)

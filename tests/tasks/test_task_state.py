@@ -53,6 +53,7 @@ def model_of(configuration):
     return make_model(configuration, ENCODER, CLASSIFICATION, ("no", "yes"))
 
 
+@pytest.mark.slow
 def test_the_fine_tuning_may_set_dropout_and_predictions_have_none():
     """`training.dropout` sets all three rates, even for an encoder without dropout."""
     bare = replace(ENCODER, dropout=0.0, attention_dropout=0.0)

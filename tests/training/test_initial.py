@@ -112,6 +112,7 @@ def test_a_run_with_a_checkpoint_resumes_from_it(origin, experiment, tmp_path):
         ({"model.num_layers": 3}, "has num_layers 2, model has 3"),
         ({"model.num_heads": 2}, "has num_heads 4, model has 2"),
         ({"model.intermediate_size": 64}, "has intermediate_size 128, model has 64"),
+        ({"model.vocab_multiple": 256}, "has vocab_multiple 128, model has 256"),
         ({"model.activation": "gelu_tanh"}, "has activation gelu_erf, model has gelu_tanh"),
         ({"model.layer_norm_epsilon": 1e-6}, "has layer_norm_epsilon 1e-12, model has 1e-06"),
     ],

@@ -229,6 +229,7 @@ def test_a_trust_ratio_is_one_if_a_norm_is_zero():
     assert scaled["bert"]["layers"]["bias"].tolist() == [[1, 2], [0, 0], [0, 5]]
 
 
+@pytest.mark.slow
 def test_lamb_on_a_mesh_sums_its_norms_over_the_shards(trainer_on, first_state):
     """Moments are sharded like parameters, no parameter is gathered, the update is the same."""
     trainer = trainer_on(2, 2, 2)

@@ -107,6 +107,12 @@ def test_the_error_names_a_dimension_that_the_mesh_does_not_divide():
     with pytest.raises(ConfigError, match=r"dimension 'batch' has size 6.* 4 .*data, fsdp"):
         named_sharding(("batch",), shape=(6,), **arguments)
     named_sharding(("batch",), shape=(8,), **arguments)
+    arguments["mesh"] = make_mesh(MeshConfig(data=2, tensor=3))
+    with pytest.raises(
+        ConfigError, match=r"'vocab' has size 640.* 3 .*, or model.vocab_multiple=384"
+    ):
+        named_sharding(("vocab", "embed"), shape=(640, 32), **arguments)
+    named_sharding(("vocab", "embed"), shape=(768, 32), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +222,11 @@ def updates(trainer, first_state, batch):
     return rows
 
 
-@pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param(sizes, marks=[pytest.mark.slow] * (sizes == (8, 1, 1))) for sizes in MESHES],
+    ids=lambda sizes: "x".join(map(str, sizes)),
+)
 def test_updates_with_dropout_are_the_same_on_any_mesh(
     sizes, trainer_on, first_state, random_batch, one_device
 ):

@@ -235,6 +235,7 @@ def test_microbatches_with_uneven_masks_equal_one_large_batch(
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_microbatches_have_their_own_dropout(trainer, first_state, random_batch):
     """Four microbatches with the same rows have four different dropout masks."""
     rows = random_batch(rows=2)

@@ -136,6 +136,7 @@ def test_environment_json_names_versions_devices_and_commit(trained):
     assert (record["commit"] or "") == commit
 
 
+@pytest.mark.slow
 def test_a_diverging_update_leaves_no_result_or_checkpoint(experiment, tmp_path):
     """The training loss is computed before the update; the held-out loss after it is NaN.
 
