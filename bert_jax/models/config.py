@@ -52,7 +52,7 @@ class BertConfig:
     scan_layers: bool = False
     """Whether one layer is compiled and run in a loop. This compiles faster; results are equal."""
     remat: Literal["none", "full"] = "none"
-    """What the backward pass computes again (rematerialization). `full`: every layer, from its
+    """Rematerialization. With `full`, the backward pass computes every layer again from the layer's
     input. This stores less and takes about a third more FLOPs; results are equal."""
 
     def __post_init__(self):

@@ -42,7 +42,7 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
 
     Raises:
       ConfigError: the mesh does not divide a dimension of a parameter or the rows of a batch; or
-        the kernel of `model.attention` does not suit the devices or the length of the rows.
+        the kernel of `model.attention` does not suit the devices, the rules or the rows' length.
     """
     experiment = phase.experiment
     if experiment.model.attention == "splash":
@@ -90,6 +90,12 @@ def _check_kernel(experiment: Experiment, mesh: Mesh) -> None:
             f"model.attention is 'splash', a kernel for TPUs, but the devices are {platform}; "
             "accepted: einsum"
         )
+    for name in ("length", "head_dim"):
+        if axes := getattr(experiment.sharding, name):
+            raise ConfigError(
+                f"sharding.{name} is {axes!r}; accepted with model.attention=splash: null, because "
+                "the kernel needs whole rows and heads"
+            )
     if length % KERNEL_TOKENS:
         raise ConfigError(
             f"data.sequence_length is {length}; accepted with model.attention=splash: a multiple "

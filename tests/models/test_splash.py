@@ -76,8 +76,18 @@ def test_the_kernel_has_no_attention_dropout():
         BertConfig(attention="splash")
 
 
-def test_rows_of_another_length_are_refused_before_anything_is_compiled(experiment):
-    changes = {"model.attention": "splash", "model.attention_dropout": 0.0}
-    (phase,) = phases(override(experiment, changes))
-    with pytest.raises(ConfigError, match=r"data.sequence_length is 32; accepted .* of 128"):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, r"data.sequence_length is 32; accepted .* a multiple of 128"),
+        ({"sharding.length": "tensor"}, r"sharding.length is 'tensor'; accepted .*: null"),
+        ({"sharding.head_dim": "tensor"}, r"sharding.head_dim is 'tensor'; accepted .*: null"),
+    ],
+)
+def test_what_the_kernel_cannot_do_is_refused_before_anything_is_compiled(
+    changes, said, experiment
+):
+    kernel = {"model.attention": "splash", "model.attention_dropout": 0.0}
+    (phase,) = phases(override(experiment, kernel | changes))
+    with pytest.raises(ConfigError, match=said):
         assemble(phase, make_mesh(experiment.mesh))
