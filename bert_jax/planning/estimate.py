@@ -43,6 +43,7 @@ def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str)
         result["collectives"] = [dataclasses.asdict(one) for one in totals.collectives]
         result["wire_bytes"] = totals.wire_bytes
         result["wire_bytes_in_theory"] = theory
+        result["not_counted"] = totals.not_counted
         if topology.chip.platform == "tpu":
             result |= _times(phase, topology, totals)
     return result | {"recommendation": recommend(result, phase)}

@@ -14,6 +14,12 @@ SIZES = {
 }
 """Bytes of an element of each type."""
 
+KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
+"""Number of matrix products in each kernel of `model.attention=splash`, by the start of its name.
+
+Both backward kernels compute the scores and the gradient of the probabilities.
+"""
+
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{")
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\((.*)")
 _ARRAY = re.compile(r"\b([a-z]+\d+[a-z0-9]*|pred)\[([\d,]*)\](\{[^}]*\})?")
@@ -106,8 +112,8 @@ def group_size(instruction: Instruction) -> int:
     return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
 
 
-def trip_count(program: Program, loop: Instruction) -> int:
-    """Returns how often a loop runs its body, or 1 if the program's text does not tell."""
+def trip_count(program: Program, loop: Instruction) -> int | None:
+    """Returns how often a loop runs its body, or None if the program's text does not tell."""
     if known := loop.attribute(r'known_trip_count":\{"n":"(\d+)"'):
         return int(known)
     condition = program.computations[loop.attribute(r"condition=%?([\w.\-]+)") or ""]
@@ -116,7 +122,7 @@ def trip_count(program: Program, loop: Instruction) -> int:
     root = next(one for one in condition.values() if one.is_root)
     bounds = [constants[name] for name in root.operands if name in constants]
     if not bounds:
-        return max(1, *constants.values()) if len(constants) == 1 else 1
+        return max(1, *constants.values()) if len(constants) == 1 else None
     # A loop over slices of a matrix product may advance by two.
     counter, step = condition.get(root.operands[0]), 1
     if counter and counter.op == "get-tuple-element":
@@ -128,6 +134,25 @@ def trip_count(program: Program, loop: Instruction) -> int:
                 steps = _integers(body)
                 step = next((steps[o] for o in advance.operands if o in steps), 1)
     return max(1, -(-bounds[0] // max(step, 1)))
+
+
+def is_kernel(instruction: Instruction) -> bool:
+    """Returns whether the instruction calls a TPU kernel that is written by hand (Pallas)."""
+    return instruction.op == "custom-call" and "tpu_custom_call" in instruction.attributes
+
+
+def kernel_flops(computation: dict[str, Instruction], kernel: Instruction) -> float | None:
+    """Returns the FLOPs of the matrix products in a kernel; None if the kernel is not known.
+
+    The first two operands of rank 4 are the queries and the keys, [batch, heads, length, head_dim].
+    """
+    number = next((n for name, n in KERNEL_PRODUCTS.items() if kernel.name.startswith(name)), None)
+    shapes = [_shape(computation[name].type) for name in kernel.operands]
+    arrays = [shape for shape in shapes if len(shape) == 4]
+    if number is None or len(arrays) < 2:
+        return None
+    queries, keys = arrays[:2]
+    return number * 2.0 * math.prod(queries) * keys[2]
 
 
 def flops(computation: dict[str, Instruction], instruction: Instruction) -> float:

@@ -36,6 +36,8 @@ def _phase(phase: dict[str, Any], plan: dict[str, Any]) -> list[str]:
         lines += _times(phase)
     if "collectives" in phase:
         lines += _collectives(phase)
+    if phase.get("not_counted"):
+        lines.append(f"not counted       {_some(phase['not_counted'])}: figures are too low")
     lines += _whole(phase)
     if "largest" in phase:
         lines.append(f"largest           {_largest(phase['largest'])}")
@@ -114,9 +116,13 @@ def _whole(phase: dict[str, Any]) -> list[str]:
         return [
             f"replicated        all parameters, {size}, because mesh.fsdp and mesh.tensor are 1"
         ]
-    largest = ", ".join(leaf["path"] for leaf in whole[:LISTED])
-    more = f" and {len(whole) - LISTED} more" if len(whole) > LISTED else ""
-    return [f"replicated        {size} of parameters: {largest}{more}"]
+    return [f"replicated        {size} of parameters: {_some([leaf['path'] for leaf in whole])}"]
+
+
+def _some(names: list[str]) -> str:
+    """Returns the first names and the number of the others."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def _largest(largest: dict[str, Any]) -> str:

@@ -56,6 +56,8 @@ class Totals:
     roofline_seconds: float = 0
     """Sum of the roofline times of all instructions, without collectives."""
     collectives: list[Collective] = field(default_factory=list)
+    not_counted: list[str] = field(default_factory=list)
+    """Descriptions of work that the program's text does not tell."""
 
     @property
     def wire_bytes(self) -> float:
@@ -68,6 +70,11 @@ class _Fusion(NamedTuple):
     writes: int | None
     """Bytes that are written; None means the whole result."""
     flops: float
+
+
+def _is_free(one: Instruction) -> bool:
+    allocates = 'custom_call_target="AllocateBuffer"' in one.attributes  # and writes nothing
+    return one.op in FREE or one.op.endswith("-done") or allocates
 
 
 def totals(program: Program, chip: Chip) -> Totals:
@@ -93,14 +100,19 @@ class _Walk:
         for one in instructions.values():
             kind = one.op.removesuffix("-start")
             if one.op == "while":
+                trips = hlo.trip_count(self.program, one)
+                if trips is None:
+                    self.totals.not_counted.append(f"iterations of {one.name} after the first")
                 body = one.attribute(r"body=%?([\w.\-]+)") or ""
-                self.computation(body, times * hlo.trip_count(self.program, one))
+                self.computation(body, times * (trips or 1))
+            elif one.op == "conditional":
+                self.totals.not_counted.append(f"branches of {one.name}")
             elif one.op in ("call", "async-start"):
                 for called in one.called:
                     self.computation(called, times)
             elif kind in WIRE:
                 self.collective(one, kind, times)
-            elif one.op not in FREE and not one.op.endswith("-done"):
+            elif not _is_free(one):
                 self.compute(instructions, one, times)
 
     def collective(self, one: Instruction, kind: str, times: float, scatter: bool = False) -> None:
@@ -152,7 +164,7 @@ class _Walk:
         elif one.op == "dynamic-update-slice":
             traffic = 2 * whole(one.operands[1])
         else:
-            flops = hlo.flops(scope, one)
+            flops = self.flops(scope, one)
             traffic = result + sum(map(whole, one.operands))
         matrix, memory = flops / self.chip.flops, traffic / self.chip.memory_bandwidth
         total = self.totals
@@ -161,6 +173,14 @@ class _Walk:
         total.matrix_seconds += times * matrix
         total.memory_seconds += times * memory
         total.roofline_seconds += times * max(matrix, memory)
+
+    def flops(self, scope: dict[str, Instruction], one: Instruction) -> float:
+        if not hlo.is_kernel(one):
+            return hlo.flops(scope, one)
+        flops = hlo.kernel_flops(scope, one)
+        if flops is None:
+            self.totals.not_counted.append(f"FLOPs of the kernel {one.name}")
+        return flops or 0.0
 
     def fusion(self, computation: str) -> _Fusion:
         """Returns traffic and FLOPs of a fusion. If an array is sliced, only the slice counts."""

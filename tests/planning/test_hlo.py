@@ -72,6 +72,35 @@ def test_a_loop_runs_from_zero_to_its_bound(step, known, trips):
     assert hlo.trip_count(program, program.computations[program.entry]["while.1"]) == trips
 
 
+def test_a_loop_of_unknown_length_and_an_unknown_kernel_are_named():
+    text = Path(__file__).with_name("tpu_scan.hlo").read_text()
+    assert roofline.totals(hlo.parse(text), CHIP).not_counted == [
+        "FLOPs of the kernel custom-call.1"
+    ]
+    # The bound comes from outside the loop.
+    text = text.replace(
+        "%constant.3 = s32[]{:T(128)} constant(12)", "%constant.3 = s32[] negate(%x)"
+    )
+    totals = roofline.totals(hlo.parse(text), CHIP)
+    assert totals.not_counted[0] == "iterations of while.1 after the first"
+    assert totals.flops == 2 * ACTIVATIONS * 768
+
+
+@pytest.mark.parametrize(("kernel", "products"), [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_flops_of_the_kernels_of_attention(kernel, products):
+    """The types of the operands are from a program for v5e: block indices, then arrays."""
+    array = "bf16[32,12,512,64]{3,2,1,0:T(8,128)(2,1)}"
+    text = (
+        f"ENTRY %e (i: s8[1,1,1], a: bf16[32,12,512,64]) -> bf16[32,12,512,64] {{\n"
+        f"  %i = s8[1,1,1]{{2,1,0}} parameter(0)\n  %a = {array} parameter(1)\n"
+        f"  ROOT %splash_mha_{kernel}_segmented_no_residuals.2 = {array} custom-call(%i, %i, %a, "
+        '%a, %a), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={\n}'
+    )
+    totals = roofline.totals(hlo.parse(text), CHIP)
+    assert totals.flops == products * 2 * 32 * 12 * 512 * 512 * 64
+    assert not totals.not_counted
+
+
 def convolution(left: str, right: str, result: str, attributes: str) -> float:
     text = (
         f"ENTRY %e (a: {left}, b: {right}) -> {result} {{\n  %a = {left}{{0}} parameter(0)\n"

@@ -83,10 +83,11 @@ def test_the_text_has_the_figures_and_calls_them_estimates(compiled):
     _, _, result = compiled
     plan = {
         **{"topology": "v5e:2x4", "platform": "tpu", "chips": 8, "level": "O1", "num_phases": 2},
-        "phases": [result, result | {"phase": 2, "fits": False}],
+        "phases": [result, result | {"phase": 2, "fits": False, "not_counted": ["while.1"]}],
     }
     text = report(plan)
     assert "estimate" in text and "O1" in text and "phase 2 of 2" in text
+    assert text.count("not counted") == 1 and "while.1: figures are too low" in text
     assert "fits, 15.7" in text and "does not fit" in text
     assert "all phases" in text and "chip-hours for 24 updates" in text
     assert f"MFU {result['model_flops_utilization'][1]:.3f}" in text
