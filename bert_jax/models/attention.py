@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.models.config import BertConfig
 from bert_jax.models.dropout import Dropout, kept_elements
+from bert_jax.models.kernels import kernel_attention
 from bert_jax.models.layers import Dense
-from bert_jax.models.splash import splash_attention
 from bert_jax.sharding import ShardingRules
 
 
@@ -122,8 +122,10 @@ class SelfAttention(nn.Module):
             Dense(c, embed, heads, name=name)(x).transpose(0, 2, 1, 3)  # [B, H, S, D]
             for name in ("query", "key", "value")
         )
-        if c.attention == "splash" and not self.is_initializing():  # its example batch is too small
-            context = splash_attention(query, key, value, pack_ids, self.rules)
+        if c.attention != "einsum" and not self.is_initializing():  # its example batch is too small
+            context = kernel_attention(
+                query, key, value, pack_ids, kernel=c.attention, rules=self.rules
+            )
         else:
             rng = Dropout(c.attention_dropout).rng(train=train)
             kept, share = None, 1.0

@@ -32,9 +32,11 @@ class BertConfig:
     """Dropout rate after the embeddings, the attention output and the feed-forward output."""
     attention_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Dropout rate of the attention probabilities."""
-    attention: Literal["einsum", "splash"] = "einsum"
-    """`einsum`: matrix products, on every device. `splash`: a kernel for TPUs that stores no
-    probabilities. It needs `attention_dropout` 0 and rows of a multiple of 128 tokens."""
+    attention: Literal["einsum", "splash", "cudnn"] = "einsum"
+    """`einsum`: matrix products, on every device. `splash` and `cudnn`: kernels for TPUs and NVIDIA
+    GPUs that store no probabilities; both need `attention_dropout` 0. `splash` needs rows of a
+    multiple of 128 tokens. `cudnn` needs `dtype` bfloat16, a head width of a multiple of 8 up to
+    128, and one pair a row. `cudnn` has not run on a GPU yet."""
     dropout_bits: Literal["hash", "threefry"] = "hash"
     """Source of dropout's random bits. `hash`: a hash of each element's index, computed again in
     the backward pass. `threefry`: an array from jax's generator (as in config formats 1 and 2)."""
@@ -62,10 +64,19 @@ class BertConfig:
                 f"model.hidden_size {self.hidden_size} is not a multiple of "
                 f"model.num_heads {self.num_heads}"
             )
-        if self.attention == "splash" and self.attention_dropout:
+        if self.attention != "einsum" and self.attention_dropout:
             raise ConfigError(
                 f"model.attention_dropout is {self.attention_dropout}; accepted with "
-                "model.attention=splash: 0, because the kernel has no dropout"
+                f"model.attention={self.attention}: 0, because the kernel has no dropout"
+            )
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise ConfigError(
+                f"model.dtype is {self.dtype!r}; accepted with model.attention=cudnn: bfloat16"
+            )
+        if self.attention == "cudnn" and (self.head_dim % 8 or self.head_dim > 128):
+            raise ConfigError(
+                f"model.hidden_size / model.num_heads is {self.head_dim}; accepted with "
+                "model.attention=cudnn: a multiple of 8 up to 128"
             )
 
     @property

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError
 from bert_jax.models.bert import BertForPretraining
-from bert_jax.models.splash import KERNEL_TOKENS
+from bert_jax.models.kernels import SPLASH_TOKENS
 from bert_jax.sharding import named_sharding
 from bert_jax.training.experiment import Experiment, Phase
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
@@ -42,10 +42,10 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
 
     Raises:
       ConfigError: the mesh does not divide a dimension of a parameter or the rows of a batch; or
-        the kernel of `model.attention` does not suit the devices, the rules or the rows' length.
+        the kernel of `model.attention` does not suit the devices, the rules or the rows.
     """
     experiment = phase.experiment
-    if experiment.model.attention == "splash":
+    if experiment.model.attention != "einsum":
         _check_kernel(experiment, mesh)
     rows = batch_sharding(experiment, mesh)
     model = BertForPretraining(experiment.model, experiment.sharding)
@@ -84,22 +84,34 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
 
 
 def _check_kernel(experiment: Experiment, mesh: Mesh) -> None:
-    platform, length = mesh.devices.flat[0].platform, experiment.data.sequence_length
-    if platform not in ("tpu", "cpu"):
+    kernel, data = experiment.model.attention, experiment.data
+    platform = mesh.devices.flat[0].platform
+    # A TPU that is only described compiles splash; cuDNN must be in this process.
+    if kernel == "splash" and platform not in ("tpu", "cpu"):
         raise ConfigError(
             f"model.attention is 'splash', a kernel for TPUs, but the devices are {platform}; "
             "accepted: einsum"
         )
+    if kernel == "cudnn" and jax.default_backend() != "gpu":
+        raise ConfigError(
+            "model.attention is 'cudnn', a kernel for NVIDIA GPUs, but this process runs on "
+            f"{jax.default_backend()}; accepted: einsum"
+        )
     for name in ("length", "head_dim"):
         if axes := getattr(experiment.sharding, name):
             raise ConfigError(
-                f"sharding.{name} is {axes!r}; accepted with model.attention=splash: null, because "
-                "the kernel needs whole rows and heads"
+                f"sharding.{name} is {axes!r}; accepted with model.attention={kernel}: null, "
+                "because the kernel needs whole rows and heads"
             )
-    if length % KERNEL_TOKENS:
+    if kernel == "splash" and data.sequence_length % SPLASH_TOKENS:
         raise ConfigError(
-            f"data.sequence_length is {length}; accepted with model.attention=splash: a multiple "
-            f"of {KERNEL_TOKENS}"
+            f"data.sequence_length is {data.sequence_length}; accepted with "
+            f"model.attention=splash: a multiple of {SPLASH_TOKENS}"
+        )
+    if kernel == "cudnn" and data.pairs_per_row > 1:
+        raise ConfigError(
+            f"data.pairs_per_row is {data.pairs_per_row}; accepted with model.attention=cudnn: 1, "
+            "because the kernel masks nothing but padding"
         )
 
 
