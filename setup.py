@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+JAX = ">=0.10.2,<0.13"
+
 setup(
     name="bert_jax",
     version="0.1.0",
@@ -28,7 +30,7 @@ setup(
         "fsspec>=2025.1",
         "google-crc32c>=1.5",
         "grain>=0.2.18,<0.3",
-        "jax>=0.10.2,<0.11",
+        f"jax{JAX}",
         "jaxtyping>=0.3",
         "ml_dtypes>=0.5",
         "msgspec>=0.20",
@@ -43,15 +45,17 @@ setup(
         "tensorboardX>=2.6",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
-        "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
+        "tpu": [f"jax[tpu]{JAX}"],
+        "cuda12": [f"jax[cuda12]{JAX}"],
+        "cuda13": [f"jax[cuda13]{JAX}"],
         # Parquet and TensorFlow Datasets; TFDS does not say that it needs importlib_resources.
         "corpora": ["importlib_resources", "pyarrow>=18", "tensorflow-datasets>=4.9.10,<5"],
         # For an environment of its own: it asks for older protobuf and pyarrow than the rest.
         "beam": ["apache-beam>=2.77,<3"],
-        # The compilers of `plan`. Neither needs a device or the libraries of CUDA.
-        "plan": ["libtpu==0.0.42.1"],
-        "plan-gpu": ["jax-cuda12-plugin>=0.10.2,<0.11"],
+        # The compilers of `plan`: libtpu, and the CUDA plugin without CUDA. The installed jax names
+        # their versions. Neither needs a device.
+        "plan": [f"jax[tpu]{JAX}"],
+        "plan-gpu": [f"jax[cuda12-local]{JAX}"],
         # The page of `prepare --audit`.
         "audit": ["jinja2>=3.1", "matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.14"],
         # What fine-tuning is measured with.

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# ---- 1. Where bert_jax is installed with pip install -e '.[cuda]' -----------------------------------
+# ---- 1. Where bert_jax is installed with pip install -e '.[cuda13]' ---------------------------------
 source .venv/bin/activate
 
 # ---- 2. What to train, and its workdir; several machines need storage that all share ----------------

@@ -1,5 +1,6 @@
 """Caches the compiled updates and their descriptions, so that each update is compiled once."""
 
+import contextlib
 import gzip
 import hashlib
 import importlib.metadata
@@ -15,8 +16,11 @@ from bert_jax.files import write_atomically, write_json
 from bert_jax.planning import compilation
 from bert_jax.planning.topology import Topology
 
-PACKAGES = {"tpu": ("libtpu", "plan"), "cuda": ("jax-cuda12-plugin", "plan-gpu")}
-"""The package that compiles for a platform, and the extra of bert_jax that installs it."""
+PACKAGES = {
+    "tpu": (["libtpu"], "plan"),
+    "cuda": (["jax-cuda13-plugin", "jax-cuda12-plugin"], "plan-gpu"),
+}
+"""The packages that compile for a platform, and the extra of bert_jax that installs one of them."""
 
 Compile = Callable[..., tuple[dict[str, Any], str]]
 
@@ -27,15 +31,17 @@ def compiler_versions(topology: Topology) -> dict[str, str]:
     Raises:
       ConfigError: the compiler is not installed.
     """
-    package, extra = PACKAGES[topology.chip.platform]
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-    try:
-        return versions | {package: importlib.metadata.version(package)}
-    except importlib.metadata.PackageNotFoundError as error:
+    packages, extra = PACKAGES[topology.chip.platform]
+    versions = {}
+    for name in ("jax", "jaxlib", *packages):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    if not versions.keys() & packages:
         raise ConfigError(
-            f"--topology={topology.name} needs {package}, which is not installed; install it "
-            f"with pip install -e '.[{extra}]'"
-        ) from error
+            f"--topology={topology.name} needs {' or '.join(packages)}, which is not installed; "
+            f"install it with pip install -e '.[{extra}]'"
+        )
+    return versions
 
 
 def compile_update(

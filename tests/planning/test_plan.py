@@ -290,9 +290,14 @@ def test_a_topology_has_the_arguments_that_jax_takes():
 
 
 def test_a_compiler_that_is_not_installed_is_named_with_the_extra(monkeypatch):
-    monkeypatch.setitem(cache.PACKAGES, "tpu", ("no-such-compiler", "plan"))
+    monkeypatch.setitem(cache.PACKAGES, "tpu", (["no-such-compiler"], "plan"))
     with pytest.raises(ConfigError, match=r"no-such-compiler.* pip install -e '\.\[plan\]'"):
         cache.compiler_versions(TOPOLOGY)
+
+
+def test_one_of_several_compilers_is_enough(monkeypatch):
+    monkeypatch.setitem(cache.PACKAGES, "cuda", (["no-such-compiler", "numpy"], "plan-gpu"))
+    assert list(cache.compiler_versions(parse_topology("h100:8"))) == ["jax", "jaxlib", "numpy"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Splits text into words, the first step of BERT's tokenization.
 
 The rules are those of Google's `tokenization.py` (google-research/bert), with the Unicode tables
-of the running Python (version 14.0 in Python 3.11). Control characters are removed. Each CJK
-ideograph and each punctuation mark is a word. With `lower_case`, text is lower-cased and its
-accents are removed.
+of the running Python (14.0 in Python 3.11, 15.0 in Python 3.12). Control characters are removed.
+Each CJK ideograph and each punctuation mark is a word. With `lower_case`, text is lower-cased and
+its accents are removed.
 
 Hugging Face's `BertTokenizer` gives the same words, with these exceptions:
 
