@@ -1,14 +1,20 @@
-"""Measures the time, memory and FLOPs of the update of an experiment.
+r"""Measures the time, memory and FLOPs of the update of an experiment.
 
 The command makes a batch of random token ids, so it needs no prepared data. Its rows have no
 padding. Each row holds `data.pairs_per_row` pairs of about equal lengths.
 
   python -m bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32
   python -m bert_jax.bench --experiment=experiments/bert.py:base --steps=50 --json
+  python -m bert_jax.bench --experiment=experiments/bert.py:mini --set data.batch_size=32 \
+    --against=huggingface
 
 model_flops_utilization (MFU) is the FLOPs per second of the model's matrix products, divided by the
 peak of all devices of the mesh; docs/scaling.md has the formula. The peak of an accelerator is the
 bfloat16 peak of its data sheet. The peak of a CPU is measured with several matrix products.
+
+With --against=huggingface, the command trains Hugging Face's BertForPreTraining on the same batch,
+in rounds in which bert_jax and two forms of the peer take turns, on one device. docs/performance.md
+explains the output.
 
 Peak memory of a device is arguments + outputs + temporaries - aliased memory of the compiled
 update. Aliased memory holds an argument first and an output later, so the sum counts it twice.
@@ -16,12 +22,14 @@ update. Aliased memory holds an argument first and an output later, so the sum c
 
 import json
 import statistics
+import sys
 import time
 from typing import Any
 
 from absl import flags
 
 from bert_jax import command, cpu, environment
+from bert_jax.benchmarking.timing import UNTIMED
 from bert_jax.planning.topology import CHIPS
 
 # Peak FLOPs per second of one chip for dense bfloat16, from the vendors' data sheets.
@@ -33,119 +41,44 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     """Times `steps` updates and returns the measurements as plain JSON values."""
     import jax
 
-    from bert_jax.sharding import make_mesh
-    from bert_jax.training.build import assemble
-    from bert_jax.training.experiment import phases
+    from bert_jax.benchmarking import ours
+    from bert_jax.benchmarking.batches import pair_lengths
     from bert_jax.training.flops import update_flops
-    from bert_jax.training.state import make_state
 
-    compiles = []
-
-    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if "backend_compile" in event:
-            compiles.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    mesh = make_mesh(experiment.mesh)
-    assembly = assemble(phases(experiment)[0], mesh)
-    batch = assembly.place(random_batch(experiment))
-    state = make_state(assembly.initialize, assembly.sharding)
-    jax.block_until_ready(state)
-    compiles.clear()
-    times = []
-    with jax.set_mesh(mesh):
-        start = time.perf_counter()
-        update = assembly.lower(state, batch).compile()
-        compile_seconds = time.perf_counter() - start
-        for step in range(steps + 2):
+    made = ours.compile_update(experiment)
+    state, times = made.state, []
+    with jax.set_mesh(made.mesh):
+        for step in range(steps + UNTIMED):
             start = time.perf_counter()
-            state, metrics = update(state, batch)
+            state, metrics = made.update(state, made.batch)
             jax.block_until_ready(metrics)
-            if step >= 2:
+            if step >= UNTIMED:
                 times.append(time.perf_counter() - start)
 
-    programs = len(compiles)
-
-    data, device, median = experiment.data, mesh.devices.flat[0], statistics.median(times)
-    tokens = data.batch_size * data.sequence_length
+    data, median = experiment.data, statistics.median(times)
+    device, devices = made.mesh.devices.flat[0], made.mesh.size
     model_flops = update_flops(
         experiment.model,
         pair_lengths=pair_lengths(experiment) * data.batch_size,
-        predictions=int(batch.mask_weights.sum()),
+        predictions=int(made.batch.mask_weights.sum()),
     )
     peak = known_peak(device)
     if peak is None and device.platform == "cpu":
         # Simulated devices share the cores of one machine.
-        peak = measured_peak(dtype=experiment.model.dtype) / mesh.size
+        peak = ours.product_rate(experiment.model.dtype) / devices
     return {
         "format_version": 2,
         "device": device.device_kind,
-        "mesh": dict(mesh.shape),
+        "mesh": dict(made.mesh.shape),
         "step_seconds": {"median": median, "min": min(times), "max": max(times)},
-        "tokens_per_second": tokens / median,
+        "tokens_per_second": data.batch_size * data.sequence_length / median,
         "model_flops": model_flops,
-        "model_flops_utilization": model_flops / median / mesh.size / peak if peak else None,
+        "model_flops_utilization": model_flops / median / devices / peak if peak else None,
         "peak_flops_per_second": peak,
-        "compile_seconds": compile_seconds,
-        "compiles": programs,
-        "memory_bytes": update_memory(update.memory_analysis()),
+        "compile_seconds": made.compile_seconds,
+        "compiles": made.programs,
+        "memory_bytes": ours.update_memory(made.update.memory_analysis()),
     }
-
-
-def update_memory(analysis: Any) -> dict[str, int]:
-    """Returns the memory of a compiled program on a device in bytes: the peak, and each kind.
-
-    XLA's own `peak_memory_in_bytes` leaves out the temporaries on a CPU. For BERT-mini with 32 rows
-    of 128 tokens, this field is 135 MB, but the temporaries alone are 845 MB.
-    """
-    kinds = {
-        "arguments": analysis.argument_size_in_bytes,
-        "outputs": analysis.output_size_in_bytes,
-        "temporaries": analysis.temp_size_in_bytes,
-        "aliased": analysis.alias_size_in_bytes,
-    }
-    return {"peak": sum(kinds.values()) - 2 * kinds["aliased"], **kinds}
-
-
-def pair_lengths(experiment: Any) -> list[int]:
-    """Returns the lengths in tokens of the pairs that fill a row."""
-    length, pairs = experiment.data.sequence_length, experiment.data.pairs_per_row
-    return [length * (n + 1) // pairs - length * n // pairs for n in range(pairs)]
-
-
-def random_batch(experiment: Any) -> Any:
-    """Returns this host's rows of a random batch. `data.masking` decides the number of masks."""
-    import jax
-    import numpy as np
-
-    from bert_jax.data.batch import Batch
-
-    data, vocab_size = experiment.data, experiment.model.vocab_size
-    rows, length = data.batch_size // jax.process_count(), data.sequence_length
-    width = data.masking.max_predictions
-    count = min(width, round(length * data.masking.rate))
-    rng = np.random.default_rng(jax.process_index())
-    lengths = pair_lengths(experiment)
-    starts = np.cumsum([0, *lengths[:-1]])
-    within = np.arange(length) - np.repeat(starts, lengths)
-
-    def each_row(values: np.ndarray) -> np.ndarray:
-        return np.tile(values.astype(np.int32), (rows, 1))
-
-    positions = np.zeros((rows, width), np.int32)
-    positions[:, :count] = np.sort(rng.random((rows, length - 1)).argsort(1)[:, :count] + 1)
-    weights = (np.arange(width) < count).astype(np.float32)
-    return Batch(
-        token_ids=rng.integers(0, vocab_size, (rows, length), np.int32),
-        segment_ids=each_row(within >= np.repeat(lengths, lengths) // 2),
-        pack_ids=each_row(np.repeat(np.arange(len(lengths)), lengths) + 1),
-        mask_positions=positions,
-        mask_labels=rng.integers(0, vocab_size, (rows, width), np.int32),
-        mask_weights=np.tile(weights, (rows, 1)),
-        cls_positions=each_row(starts),
-        pair_labels=rng.integers(0, 2, (rows, len(lengths)), np.int32),
-        pair_weights=np.ones((rows, len(lengths)), np.float32),
-    )
 
 
 def known_peak(device: Any) -> float | None:
@@ -154,24 +87,25 @@ def known_peak(device: Any) -> float | None:
     return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
 
 
-def measured_peak(*, dtype: str, size: int = 1024, rounds: int = 10) -> float:
-    """Returns the FLOPs per second of the fastest of `rounds` matrix products on one device."""
-    import jax
-    import jax.numpy as jnp
+def compare() -> None:
+    """Prints the comparison that --against asks for."""
+    from bert_jax.benchmarking import comparison
 
-    x = jnp.ones((size, size), dtype)
-    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    multiply(x, x).block_until_ready()
-    best = float("inf")
-    for _ in range(rounds):
-        start = time.perf_counter()
-        multiply(x, x).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    comparison.check_installed()
+    result = comparison.compare(
+        command.experiment_from_flags(),
+        rounds=flags.FLAGS.rounds,
+        seconds=flags.FLAGS.seconds,
+        report=lambda line: print(line, file=sys.stderr),
+    )
+    print(json.dumps(result) if flags.FLAGS.json else comparison.table(result))
 
 
 def main() -> None:
     """Runs the command."""
+    if flags.FLAGS.against:
+        compare()
+        return
     environment.configure_jax()
     cpu.keep_freed_memory()
     result = measure(command.experiment_from_flags(), flags.FLAGS.steps)
@@ -203,4 +137,12 @@ if __name__ == "__main__":
         "steps", 20, "Number of timed updates, after two updates without timing.", lower_bound=1
     )
     flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
+    flags.DEFINE_enum(
+        "against",
+        None,
+        ["huggingface"],
+        "Also times the same updates in another library: Hugging Face's BERT in torch.",
+    )
+    flags.DEFINE_integer("rounds", 5, "Number of rounds of --against.", lower_bound=1)
+    flags.DEFINE_float("seconds", 3.0, "Least seconds of updates in a round.", lower_bound=0.0)
     command.run(main)

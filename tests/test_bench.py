@@ -1,4 +1,4 @@
-"""The bench command reports the memory and the compiles of an update."""
+"""The bench command reports memory and compiles of an update, and its ratio to another library."""
 
 import json
 import subprocess
@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from bert_jax import bench, config
+from bert_jax import config
+from bert_jax.benchmarking import comparison, ours, timing
 from bert_jax.command import load
+from bert_jax.errors import ConfigError
 
 
 def test_peak_counts_every_kind_and_aliased_outputs_once():
@@ -19,7 +21,7 @@ def test_peak_counts_every_kind_and_aliased_outputs_once():
         temp_size_in_bytes=1000,
         alias_size_in_bytes=80,
     )
-    assert bench.update_memory(analysis) == {
+    assert ours.update_memory(analysis) == {
         "peak": 1110,
         "arguments": 100,
         "outputs": 90,
@@ -37,7 +39,7 @@ def test_memory_of_a_program_equals_that_of_its_arrays():
 
     matrix, vector = jax.numpy.zeros((256, 256)), jax.numpy.zeros(100)
     compiled = jax.jit(work, donate_argnums=0).lower(matrix, vector).compile()
-    found = bench.update_memory(compiled.memory_analysis())
+    found = ours.update_memory(compiled.memory_analysis())
     size = 4 * 256 * 256
     assert found["arguments"] == size + 400
     # The sum, and a pointer of 8 bytes for each output.
@@ -45,6 +47,44 @@ def test_memory_of_a_program_equals_that_of_its_arrays():
     assert found["aliased"] == size
     assert size <= found["temporaries"] < 4 * size
     assert found["peak"] == size + 400 + 4 + 16 + found["temporaries"]
+
+
+def test_ratios_are_those_of_medians_and_normalized_by_the_ceilings():
+    mine = [{"seconds": seconds} for seconds in (1.0, 2.0, 1.5)]
+    theirs = [{"seconds": seconds} for seconds in (3.0, 3.0, 6.0)]
+    found = comparison.ratios(mine, theirs, {"bert_jax": [90.0, 100.0], "torch": [50.0, 40.0]})
+    assert found == {"ratio": 2.0, "min": 1.5, "max": 4.0, "normalized": 1.0}
+
+
+def test_a_comparison_names_the_missing_libraries_and_what_differs(monkeypatch):
+    monkeypatch.setattr(comparison, "NEEDED", ("no_such_library",))
+    with pytest.raises(ConfigError, match="needs no_such_library.*pip install no_such_library"):
+        comparison.check_installed()
+    experiment = load("experiments/quickstart.py")
+    assert comparison.comparable(experiment).mesh.data == 1
+    packed = config.override(experiment, {"data.pairs_per_row": 2})
+    with pytest.raises(ConfigError, match=r"data.pairs_per_row is 2; accepted .*: 1"):
+        comparison.comparable(packed)
+
+
+def test_updates_are_timed_until_the_seconds_are_over(monkeypatch):
+    now = iter(range(1000))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(now)))
+    made = []
+    found = timing.time_updates(lambda: made.append(1), lambda result: None, seconds=4.5)
+    # The clock is read once per update, so an update takes a second.
+    assert len(made) == timing.UNTIMED + 5
+    assert (found["updates"], found["seconds"]) == (5, 1.0)
+
+
+def test_the_peak_of_the_resident_memory_starts_again():
+    block = bytearray(2**27)
+    block[:: 2**12] = b"x" * 2**15  # touches every page
+    del block
+    before = timing.peak_bytes()
+    timing.restart_peak()
+    after = timing.peak_bytes()
+    assert before is None or after <= before - 2**26
 
 
 @pytest.mark.slow

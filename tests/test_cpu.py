@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from bert_jax import config
-from bert_jax.bench import random_batch
+from bert_jax.benchmarking.batches import random_batch
 from bert_jax.command import load
 from bert_jax.sharding import make_mesh
 from bert_jax.training.build import assemble
