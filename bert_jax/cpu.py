@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jax.typing import DTypeLike
     from jaxtyping import Array, Float
 
 XLA_FLAGS = {
@@ -106,9 +107,11 @@ def _anonymous_bytes() -> int:
 
 
 def kernel_gradient(
-    x: "Float[Array, 'batch length inputs']", gradient: "Float[Array, 'batch length outputs']"
+    x: "Float[Array, 'batch length inputs']",
+    gradient: "Float[Array, 'batch length outputs']",
+    dtype: "DTypeLike",
 ) -> "Float[Array, 'inputs outputs']":
-    """Returns the float32 gradient of a dense layer's kernel, in the platform's fastest form.
+    """Returns the gradient of a dense layer's kernel in `dtype`, in the platform's fastest form.
 
     The gradient is the product of `x` and `gradient`. XLA:CPU transposes the first operand into a
     copy, and computes the operand (such as a GELU) while it copies. This takes 17 ms for a GELU of
@@ -119,7 +122,7 @@ def kernel_gradient(
     import jax.numpy as jnp
 
     def plain(x: "Array", gradient: "Array") -> "Array":
-        return jnp.einsum("bsi,bso->io", x, gradient, preferred_element_type=jnp.float32)
+        return jnp.einsum("bsi,bso->io", x, gradient, preferred_element_type=dtype)
 
     def narrow_first(x: "Array", gradient: "Array") -> "Array":
         return jax.lax.optimization_barrier(plain(gradient, x)).T

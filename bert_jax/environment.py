@@ -127,9 +127,12 @@ def describe() -> dict[str, Any]:
     }
 
 
-def describe_again(file: Path) -> dict[str, Any]:
-    """Returns `describe()`. Its list `earlier` holds the descriptions in `file`, if it exists."""
-    description = describe()
+def describe_again(file: Path, **settings: Any) -> dict[str, Any]:
+    """Returns `describe()` and `settings`, which this process chose by itself.
+
+    The list `earlier` holds the descriptions in `file`, if it exists.
+    """
+    description = describe() | settings
     if file.exists():
         before = json.loads(file.read_text())
         description["earlier"] = [*before.pop("earlier", []), before]

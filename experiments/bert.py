@@ -55,7 +55,6 @@ def get_config(
             num_layers=num_layers,
             hidden_size=hidden_size,
             num_heads=num_heads,
-            scan_layers=num_layers >= 12,
         ),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
         training=TrainingConfig(

@@ -240,7 +240,6 @@ def _large(**changes) -> BertConfig:
         num_layers=24,
         num_heads=16,
         dtype="bfloat16",
-        scan_layers=True,
         **changes,
     )
 

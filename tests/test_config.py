@@ -311,18 +311,18 @@ def test_an_invalid_stored_config_is_refused_by_name(change, named):
 
 def test_the_hash_depends_only_on_values_and_is_stable(experiment):
     # The canonical form is written out, because a change of it would rename every run.
-    canonical = '{"format_version":3,"name":"mill"}'
+    canonical = '{"format_version":4,"name":"mill"}'
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert config_hash(HOUSE) == config_hash(House(name="mill")) == digest
     changed = override(HOUSE, {"wing.shares": (0.25, 0.75), "height": 9})
-    canonical = '{"format_version":3,"height":9,"name":"mill","wing":{"shares":[0.25,0.75]}}'
+    canonical = '{"format_version":4,"height":9,"name":"mill","wing":{"shares":[0.25,0.75]}}'
     assert config_hash(changed) == hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert config_hash(from_json(Experiment, to_json(experiment))) == config_hash(experiment)
 
 
 def test_the_hashes_of_two_runs_are_pinned():
     """A changed hash renames every run of a sweep, so it needs a new format version."""
-    for spec, digest in (("bert.py:base", "a71b61361738"), ("presets.py:mlperf", "7453ce47e26f")):
+    for spec, digest in (("bert.py:base", "b831832db59a"), ("presets.py:mlperf", "6ff13155d111")):
         assert config_hash(load_experiment(ROOT / "experiments" / spec)) == digest, spec
 
 
@@ -348,7 +348,7 @@ def test_defaults_of_a_section_are_those_of_its_owner():
 
     names = {config_hash(Street(house=House(name="mill", height=h))) for h in (8, 12)}
     assert len(names) == 2
-    canonical = '{"format_version":3}'
+    canonical = '{"format_version":4}'
     assert config_hash(Street()) == hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
@@ -383,6 +383,27 @@ def test_a_config_of_an_older_format_keeps_threefry_dropout(experiment, version)
     assert from_json(Experiment, stored).model.dropout_bits == "threefry"
     stored["format_version"] = 3
     assert from_json(Experiment, stored).model.dropout_bits == "hash"
+
+
+def test_bfloat16_gradients_need_a_bfloat16_model(experiment):
+    halved = {"model.dtype": "bfloat16", "training.gradient_dtype": "bfloat16"}
+    assert override(experiment, halved).training.gradient_dtype == "bfloat16"
+    with pytest.raises(ConfigError, match="accepted with model.dtype=float32: float32"):
+        override(experiment, {"training.gradient_dtype": "bfloat16"})
+
+
+@pytest.mark.parametrize(
+    ("layers", "stored", "value"),
+    [(4, False, None), (4, True, True), (12, True, None), (12, False, None)],
+)
+def test_up_to_format_3_the_usual_values_of_scan_layers_become_null(
+    layers, stored, value, experiment
+):
+    content = to_json(override(experiment, {"model.num_layers": layers}))
+    content["model"]["scan_layers"] = stored
+    assert from_json(Experiment, content).model.scan_layers is stored
+    content["format_version"] = 3
+    assert from_json(Experiment, content).model.scan_layers is value
 
 
 def test_a_second_phase_of_format_1_becomes_a_phase(experiment):

@@ -90,6 +90,23 @@ def test_products_have_operands_of_the_compute_dtype_and_float32_sums(length, dt
         assert equation.outvars[0].aval.dtype == jnp.float32
 
 
+def test_the_kernels_of_dense_layers_get_gradients_of_gradient_dtype(update_of):
+    """Devices add a product in the dtype of its output."""
+    experiment, state, _ = update_of(128, "bfloat16")
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+    kernels = sum(path[-1].key == "kernel" for path in paths)  # those of the layers are stacked
+    outputs = {}
+    for dtype in ("float32", "bfloat16"):
+        experiment = config.override(experiment, {"training.gradient_dtype": dtype})
+        mesh = make_mesh(experiment.mesh)
+        assembly = assemble(phases(experiment)[0], mesh)
+        with jax.set_mesh(mesh):
+            update = assembly.update.trace(state, random_batch(experiment))
+        found = [equation.outvars[0].aval for equation, _ in products(update.jaxpr.jaxpr)]
+        outputs[dtype] = sum(out.dtype == jnp.bfloat16 for out in found)
+    assert outputs == {"float32": 0, "bfloat16": kernels}
+
+
 @pytest.mark.parametrize("length", SHAPES)
 def test_no_product_is_computed_twice(length, update_of):
     experiment, _, update = update_of(length, "float32")

@@ -7,9 +7,10 @@ from typing import Any
 from bert_jax.config.bounds import nearest
 from bert_jax.errors import ConfigError
 
-FORMAT_VERSION = 3
-"""Version of the format of stored configs. In versions 1 and 2, dropout used threefry bits. In
-version 1, a run had at most two phases, and a section `second_phase` described the second."""
+FORMAT_VERSION = 4
+"""Version of the format of stored configs. Up to version 3, `model.scan_layers` was not null. In
+versions 1 and 2, dropout used threefry bits. In version 1, a run had at most two phases, and a
+section `second_phase` described the second."""
 
 REMOVED_FIELDS: dict[str, Any] = {
     "training.layer_decay": 1.0,
@@ -60,6 +61,11 @@ def migrate(description: Mapping[str, Any], names: Collection[str]) -> dict[str,
     model = fields if "dropout_bits" in names else fields.get("model")
     if version < 3 and isinstance(model, dict):
         model["dropout_bits"] = EARLIER_DEFAULTS["model.dropout_bits"]
+    if version < 4 and isinstance(model, dict) and "scan_layers" in model:
+        # The experiments had the value that is chosen for null on an accelerator, or the default,
+        # false. The results do not depend on it.
+        if not model["scan_layers"] or model.get("num_layers", 12) >= 12:
+            del model["scan_layers"]
     return fields
 
 

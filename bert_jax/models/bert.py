@@ -91,16 +91,16 @@ class Bert(nn.Module):
     def setup(self):
         c = self.config
         self.embeddings = Embeddings(c, self.rules)
-        layer = EncoderLayer
+        layer, loop = EncoderLayer, c.layers_loop(jax.default_backend())
         if c.remat == "full":  # arguments 4 and 5 are `train` and `keep`; 0 is the module
-            layer = nn.remat(layer, prevent_cse=not c.scan_layers, static_argnums=(4, 5))
+            layer = nn.remat(layer, prevent_cse=not loop, static_argnums=(4, 5))
         self.layers = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast,) * 4,  # pyright: ignore[reportArgumentType]
             length=c.num_layers,
-            unroll=1 if c.scan_layers else c.num_layers,
+            unroll=1 if loop else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.rules)
         self.pooler = Pooler(c)

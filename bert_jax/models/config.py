@@ -51,8 +51,9 @@ class BertConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, softmax, LayerNorm and losses are
     float32."""
-    scan_layers: bool = False
-    """Whether one layer is compiled and run in a loop. This compiles faster; results are equal."""
+    scan_layers: bool | None = None
+    """Whether one layer is compiled and run in a loop. This compiles faster; results are equal.
+    null: a loop on GPUs and TPUs if there are at least 12 layers, and no loop on CPUs."""
     remat: Literal["none", "full"] = "none"
     """Rematerialization. With `full`, the backward pass computes every layer again from the layer's
     input. This stores less and takes about a third more FLOPs; results are equal."""
@@ -78,6 +79,15 @@ class BertConfig:
                 f"model.hidden_size / model.num_heads is {self.head_dim}; accepted with "
                 "model.attention=cudnn: a multiple of 8 up to 128"
             )
+
+    def layers_loop(self, platform: str) -> bool:
+        """Returns `scan_layers`, or whether the layers run in a loop on a platform of jax.
+
+        On a CPU, an update with a loop is slower.
+        """
+        if self.scan_layers is None:
+            return platform != "cpu" and self.num_layers >= 12
+        return self.scan_layers
 
     @property
     def feed_forward_size(self) -> int:

@@ -45,7 +45,7 @@ class MaskedTokenHead(nn.Module):
         c = self.config
         x = Dense(c, {"embed": c.hidden_size}, {"mlp": c.hidden_size}, name="transform")(x)
         x = LayerNorm(c, name="layer_norm")(activation(x, c.activation))
-        table = constrain(token_table, ("vocab", None), self.rules).astype(x.dtype)
+        table = constrain(token_table, ("vocab", None), self.rules)
         zeros = partitioned(nn.initializers.zeros_init(), ("vocab",))
         bias = self.param("bias", zeros, (c.padded_vocab_size,))
         bias = jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, bias, -jnp.inf)

@@ -38,8 +38,11 @@ def kernel_initializer(config: BertConfig) -> Callable[..., Array]:
 def product(
     x: Float[Array, "batch length inputs"], kernel: Float[Array, "inputs outputs"]
 ) -> Float[Array, "batch length outputs"]:
-    """Returns a matrix product. The product and both gradients accumulate in float32."""
-    return jnp.einsum("bsi,io->bso", x, kernel, preferred_element_type=jnp.float32)
+    """Returns a float32 product of matrices in the dtype of `x`.
+
+    Both gradients accumulate in float32. The gradient of the kernel has the dtype of the kernel.
+    """
+    return jnp.einsum("bsi,io->bso", x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -49,9 +52,10 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 def _product_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     gradient = gradient.astype(x.dtype)
-    to_x = jnp.einsum("bso,io->bsi", gradient, kernel, preferred_element_type=jnp.float32)
-    to_kernel = kernel_gradient(x, gradient)
-    return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
+    to_x = jnp.einsum(
+        "bso,io->bsi", gradient, kernel.astype(x.dtype), preferred_element_type=jnp.float32
+    )
+    return to_x.astype(x.dtype), kernel_gradient(x, gradient, kernel.dtype)
 
 
 product.defvjp(_product_forward, _product_backward)
@@ -78,8 +82,7 @@ class Dense(nn.Module):
         )
         in_size, out_size = math.prod(in_shape), math.prod(out_shape)
         y = product(
-            x.reshape(*x.shape[:2], in_size).astype(dtype),
-            kernel.reshape(in_size, out_size).astype(dtype),
+            x.reshape(*x.shape[:2], in_size).astype(dtype), kernel.reshape(in_size, out_size)
         )
         return (y + bias.reshape(out_size)).astype(dtype).reshape(*x.shape[:2], *out_shape)
 

@@ -1,6 +1,7 @@
 """Builds the model, the optimizer and the jitted functions of one phase of a run, for a mesh."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,7 +49,9 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
     if experiment.model.attention != "einsum":
         _check_kernel(experiment, mesh)
     rows = batch_sharding(experiment, mesh)
-    model = BertForPretraining(experiment.model, experiment.sharding)
+    # `plan` compiles for the devices of the mesh, which this machine does not have.
+    loop = experiment.model.layers_loop(mesh.devices.flat[0].platform)
+    model = BertForPretraining(replace(experiment.model, scan_layers=loop), experiment.sharding)
     schedule = learning_rate_schedule(
         experiment.optimizer, steps=experiment.training.steps, start=phase.schedule_start
     )
@@ -63,6 +66,7 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
         objective=experiment.objective,
         seed=experiment.seed,
         microbatches=experiment.training.microbatches,
+        gradient_dtype=experiment.training.gradient_dtype,
     )
 
     update = jax.jit(step, out_shardings=(sharding, None), donate_argnums=0)

@@ -297,6 +297,7 @@ def open_workdir(workdir: Path, experiment: Experiment) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "config.json", to_json(experiment))
         file = workdir / "environment.json"
-        write_json(file, environment.describe_again(file))
+        loop = experiment.model.layers_loop(jax.default_backend())
+        write_json(file, environment.describe_again(file, scan_layers=loop))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("workdir")  # the other processes read it afterwards

@@ -19,6 +19,9 @@ class TrainingConfig:
     step count and the optimizer state start at 0."""
     microbatches: PositiveInt = 1
     """Number of parts of the global batch. To save memory, they are processed one after another."""
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which devices add the gradients of the kernels of dense layers. `bfloat16` sends half
+    the bytes and needs `model.dtype` bfloat16. All other gradients are float32."""
     log_every: PositiveInt = 10
     """Updates between rows of metrics.jsonl. Every evaluation and checkpoint also writes a row."""
     eval_every: PositiveInt = 1000

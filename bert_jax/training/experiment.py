@@ -54,6 +54,11 @@ class Experiment:
                 "objective.next_sentence is True, but with data.pairs 'none' there are no pairs to "
                 "learn from; accepted: False"
             )
+        if self.training.gradient_dtype != "float32" and self.model.dtype == "float32":
+            raise ConfigError(
+                f"training.gradient_dtype is {self.training.gradient_dtype!r}; accepted with "
+                "model.dtype=float32: float32"
+            )
         for name in ("masking", "evaluation_masking"):
             width = getattr(self.data, name).max_predictions
             if width > self.data.sequence_length:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bert_jax.data.batch import Batch
@@ -61,16 +62,24 @@ def accumulate_gradients(
     *,
     model: BertForPretraining,
     objective: ObjectiveConfig,
-    microbatches: int,
+    microbatches: int = 1,
+    dtype: DTypeLike = "float32",
 ) -> tuple[Any, Metrics]:
-    """Returns the gradient of the loss of the global batch, and the metrics of the batch.
+    """Returns the float32 gradient of the loss of the global batch, and the metrics of the batch.
 
     Only one microbatch is computed at a time. Its losses are divided by the weights of the global
     batch. The gradients of all microbatches therefore sum to the gradient of the global batch, even
     if their numbers of masked words differ. Each microbatch has its own dropout key.
+
+    The gradients of kernels are computed in `dtype`; devices add them in it (`gradient_dtype`).
     """
     weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
-    gradient = jax.grad(partial(pretraining_loss, model=model, objective=objective), has_aux=True)
+
+    @partial(jax.grad, has_aux=True)
+    def gradient(params: Any, *inputs: Any) -> tuple[Array, Metrics]:
+        params = _with_kernels_in(dtype, params)
+        return pretraining_loss(params, *inputs, model=model, objective=objective)
+
     if microbatches == 1:
         return gradient(params, batch, weights, dropout_rng)
 
@@ -93,6 +102,15 @@ def accumulate_gradients(
     return jax.lax.scan(add, zeros, (parts, rngs))[0]
 
 
+def _with_kernels_in(dtype: DTypeLike, params: Any) -> Any:
+    """Converts the kernels of dense layers: a product gives its kernel a gradient in its dtype."""
+
+    def convert(path: tuple, leaf: Array) -> Array:
+        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(convert, params)
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -103,6 +121,7 @@ def train_step(
     objective: ObjectiveConfig,
     seed: int,
     microbatches: int = 1,
+    gradient_dtype: DTypeLike = "float32",
 ) -> tuple[TrainState, Metrics]:
     """Makes one update. The random bits of dropout depend on (seed, step) alone."""
     dropout_rng = jax.random.fold_in(random_stream(seed, "dropout"), state.step)
@@ -113,6 +132,7 @@ def train_step(
         model=model,
         objective=objective,
         microbatches=microbatches,
+        dtype=gradient_dtype,
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     # Per-step scalars get weight 1, so a log row reports their mean over its steps.

@@ -603,6 +603,21 @@ def test_scanned_layers_equal_unrolled_layers(params, rate):
         np.testing.assert_allclose(scanned, unrolled, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("platform", "layers", "value", "loop"),
+    [
+        ("cpu", 12, None, False),
+        ("tpu", 12, None, True),
+        ("gpu", 8, None, False),
+        ("cpu", 12, True, True),
+        ("tpu", 12, False, False),
+    ],
+)
+def test_layers_loop_on_accelerators_if_there_are_many(platform, layers, value, loop):
+    config = BertConfig(num_layers=layers, scan_layers=value)
+    assert config.layers_loop(platform) is loop
+
+
 @pytest.mark.parametrize("scan_layers", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_rematerialized_layers_have_equal_gradients_and_store_less(params, scan_layers):
     batch, compiled, gradients = make_batch(), [], []
