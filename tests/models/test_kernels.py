@@ -48,10 +48,10 @@ def test_outputs_and_gradients_of_real_tokens_are_those_of_the_matrix_products(k
     ids = jnp.asarray(KERNELS[kernel])
     real = (ids > 0)[:, None, :, None]
 
-    def by_kernel(*arrays):
-        return kernel_attention(
-            *arrays, ids, kernel=kernel, rules=ShardingRules() if mesh else None
-        )
+    rules = ShardingRules() if mesh else None
+
+    def by_kernel(query, key, value):
+        return kernel_attention(query, key, value, ids, kernel=kernel, rules=rules)
 
     def by_products(*arrays):
         return attend(*arrays, attention_mask(ids), None, 1.0)
