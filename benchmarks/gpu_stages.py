@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from gpu_cases import prepared_experiment
+from gpu_kernels import check_kernels
+from gpu_times import check_times
 from gpu_training import check_training
 
 from bert_jax import config, environment
@@ -37,21 +39,20 @@ Write = Callable[..., None]
 # ---- The device ----------------------------------------------------------------------------------
 
 
-def check_environment(write: Write, *, small: bool, **_: Any) -> None:
-    """Measures the speed of a bfloat16 matrix product and of memory. Records card and versions."""
+def check_environment(write: Write, *, small: bool, **_options: Any) -> None:
+    """Measures the speed of matrix products in bfloat16 and of memory. Records the card."""
     import jax
     import jax.numpy as jnp
 
-    size, elements = (512, 2**20) if small else (8192, 2**30)
-    left, right = jax.random.normal(jax.random.key(0), (2, size, size), jnp.bfloat16)
-    product = seconds_of(jax.jit(jnp.matmul), left, right)
-    array = jnp.ones(elements, jnp.float32)
-    negation = seconds_of(jax.jit(jnp.negative), array)  # reads and writes each element once
+    from bert_jax.benchmarking.ours import product_rate
+
+    array = jnp.ones(2**20 if small else 2**30, jnp.float32)
+    seconds = seconds_of(jax.jit(jnp.negative), array)  # reads and writes each element once
     write(
         **environment.describe(),
         card=_card(),
-        product_flops=2 * size**3 / product,
-        memory_bytes_per_second=2 * array.nbytes / negation,
+        product_flops=product_rate("bfloat16"),
+        memory_bytes_per_second=2 * array.nbytes / seconds,
     )
 
 
@@ -84,7 +85,7 @@ def _card() -> str | None:
 # ---- Losses --------------------------------------------------------------------------------------
 
 
-def check_losses(write: Write, *, small: bool, on_the_cpu: bool = False, **_: Any) -> None:
+def check_losses(write: Write, *, small: bool, on_the_cpu: bool = False, **_options: Any) -> None:
     """Makes updates of a small model with dropout, in each of `SETTINGS`.
 
     The CPU, whose losses the others are compared with, uses the first setting only. The updates run
@@ -136,7 +137,7 @@ def _guard_stops_copies(array: Any) -> bool:
 # ---- Attention -----------------------------------------------------------------------------------
 
 
-def check_attention(write: Write, *, small: bool, **_: Any) -> None:
+def check_attention(write: Write, *, small: bool, **_options: Any) -> None:
     """Compares each path of attention with the matrix products in float32: outputs, gradients.
 
     Rows have 0 to all positions filled. Outputs and gradients are compared at real tokens, and must
@@ -213,6 +214,8 @@ STAGES: dict[str, Callable[..., None]] = {
     "losses_on_the_cpu": partial(check_losses, on_the_cpu=True),
     "attention": check_attention,
     "training": check_training,
+    "kernels": check_kernels,
+    "times": check_times,
 }
 
 

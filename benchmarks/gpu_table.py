@@ -83,10 +83,53 @@ def of_training(rows: list[Row]) -> Iterator[str]:
             )
 
 
+def of_times(rows: list[Row]) -> Iterator[str]:
+    """Yields the lines of the stage `times`."""
+    yield (
+        f"{'':21}{'rows':>5}{'ms':>9}{'tokens/s':>11}{'MFU':>7}{'memory, GiB':>13}"
+        f"{'compile, s':>12}{'ratio':>7}"
+    )
+    for row in rows:
+        name = f"{row['case']:10} {row['side']:10}"
+        if "error" in row:
+            yield f"{name} {row['error']}"
+            continue
+        utilization = row["model_flops_utilization"]
+        # Our seconds in the same case; the ratio of our own row is left out.
+        ours = [a for a in rows if (a["case"], a["side"]) == (row["case"], "bert_jax")]
+        ratio = row["seconds"] / ours[0]["seconds"] if ours and "seconds" in ours[0] else None
+        yield (
+            f"{name}{row['rows']:5}{row['seconds'] * 1e3:9.2f}{row['tokens_per_second']:11,.0f}"
+            f"{'' if utilization is None else f'{utilization:.3f}':>7}"
+            f"{row['peak_bytes'] / 2**30:13.2f}{row['compile_seconds']:12.1f}"
+            f"{'' if ratio is None else f'{ratio:.2f}':>7}"
+        )
+
+
+def of_kernels(rows: list[Row]) -> Iterator[str]:
+    """Yields the lines of the stage `kernels`."""
+    for row in rows:
+        busy = row["seconds_of_kernels"]
+        yield (
+            f"{row['case']}: {busy * 1e3:.2f} ms of kernels in an update of "
+            f"{row['seconds'] * 1e3:.2f} ms"
+        )
+        for part, seconds in row["parts"].items():
+            yield f"{seconds * 1e3:9.3f} ms{seconds / busy:7.1%}  {part}"
+        yield "the longest kernels, with their calls in an update"
+        for one in row["longest"]:
+            yield (
+                f"{one['seconds'] * 1e3:9.3f} ms{one['seconds'] / busy:7.1%}{one['calls']:6.0f}  "
+                f"{one['name'][:40]:40}  {one['place'][-70:]}"
+            )
+
+
 SECTIONS = {
     "environment": of_environment,
     "losses": of_losses,
     "attention": of_attention,
+    "times": of_times,
+    "kernels": of_kernels,
     "training": of_training,
 }
 

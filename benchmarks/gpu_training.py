@@ -15,7 +15,7 @@ from gpu_cases import prepared_experiment
 from bert_jax import config
 
 
-def check_training(write: Callable[..., None], *, out: Path, small: bool, **_: Any) -> None:
+def check_training(write: Callable[..., None], *, out: Path, small: bool, **_options: Any) -> None:
     """Pretrains BERT-base for two minutes: evaluations, checkpoints, kill -9, the same command."""
     seconds, limit, rows, every = (20, 200, 8, 8) if small else (120, 90, 256, 250)
     fields = {
