@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import jax
@@ -144,11 +145,51 @@ def named_sharding(
     return NamedSharding(mesh, spec)
 
 
+def cut_last(sharding: NamedSharding, shape: Sequence[int], rules: ShardingRules) -> NamedSharding:
+    """Cuts the last dimension of a parameter along the axes of `embed`, if no dimension uses them.
+
+    Biases have no dimension `embed`. A bias stays whole if the mesh does not divide it.
+    """
+    spec, mesh = list(sharding.spec), sharding.mesh
+    axes = _as_tuple(rules.embed)
+    if not spec or set(axes) & {axis for cut in spec for axis in _as_tuple(cut)}:
+        return sharding
+    axes = (*_as_tuple(spec[-1]), *axes)
+    if not axes or shape[-1] % math.prod(mesh.shape[axis] for axis in axes):
+        return sharding
+    return NamedSharding(mesh, PartitionSpec(*spec[:-1], axes))
+
+
 def constrain(x: jax.Array, names: Sequence[str | None], rules: ShardingRules | None) -> jax.Array:
     """Constrains the sharding of an activation. If there are no rules or no mesh, returns `x`."""
     if rules is None or jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, resolve(names, rules))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def whole_rows(table: jax.Array, names: tuple[str, str], rules: ShardingRules | None) -> jax.Array:
+    """Returns a table whose second dimension is whole on every device, for all uses of the table.
+
+    The gradients of all uses are added first. Their sum is cut like the table, so each device
+    receives only its own part of the sum over the devices.
+    """
+    return constrain(table, (names[0], None), rules)
+
+
+def _whole_rows_forward(
+    table: jax.Array, names: tuple[str, str], rules: ShardingRules | None
+) -> tuple[jax.Array, None]:
+    return whole_rows(table, names, rules), None
+
+
+def _whole_rows_backward(
+    names: tuple[str, str], rules: ShardingRules | None, _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+    return (constrain(gradient, names, rules),)
+
+
+whole_rows.defvjp(_whole_rows_forward, _whole_rows_backward)
 
 
 def _as_tuple(axes: MeshAxis) -> tuple[str, ...]:

@@ -121,7 +121,9 @@ class Bert(nn.Module):
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
         mask = attention_mask(pack_ids)
         x, hidden_states = self.layers(x, mask, pack_ids, train, keep_hidden_states)
-        return EncoderOutput(x, self.pooler(gather_positions(x, cls_positions)), hidden_states)
+        first = constrain(gather_positions(x, cls_positions), ("batch", None, None), self.rules)
+        pooled = constrain(self.pooler(first), ("batch", None, None), self.rules)
+        return EncoderOutput(x, pooled, hidden_states)
 
 
 class BertForPretraining(nn.Module):

@@ -9,7 +9,7 @@ from bert_jax.errors import ConfigError
 from bert_jax.models.config import BertConfig
 from bert_jax.models.dropout import Dropout
 from bert_jax.models.layers import LayerNorm, kernel_initializer, partitioned
-from bert_jax.sharding import ShardingRules, constrain
+from bert_jax.sharding import ShardingRules, constrain, whole_rows
 
 
 class Embeddings(nn.Module):
@@ -28,7 +28,9 @@ class Embeddings(nn.Module):
 
         def table(name: str, rows: int, dimension: str) -> Array:
             first = initialize if dimension == "vocab" else kernel_initializer(c)
-            return self.param(name, partitioned(first, (dimension, "embed")), (rows, c.hidden_size))
+            names = (dimension, "embed")
+            value = self.param(name, partitioned(first, names), (rows, c.hidden_size))
+            return whole_rows(value, names, self.rules)
 
         self.token_table = table("token", c.padded_vocab_size, "vocab")
         self.position_table = table("position", c.max_positions, "positions")

@@ -88,7 +88,7 @@ class _Walk:
         self.totals = Totals()
         self.collectives: dict[tuple[str, str, int], Collective] = {}
         self.fusions: dict[str, _Fusion] = {}
-        self.channels: set[str] = set()
+        self.channels: set[tuple[str | None, str]] = set()
 
     def run(self) -> Totals:
         self.computation(self.program.entry, 1)
@@ -136,12 +136,13 @@ class _Walk:
             kind = one.op.removesuffix("-start")
             if kind not in WIRE:
                 continue
-            # Several asynchronous fusions may contain one gather; its channel is counted once.
-            channel = one.attribute(r"channel_id=(\d+)")
+            # Several asynchronous fusions may contain one gather, which is counted once. Combined
+            # collectives have the same channel but different types.
+            channel = (one.attribute(r"channel_id=(\d+)"), one.type)
             if channel not in self.channels:
                 scatter = kind == "all-reduce" and "all-reduce-scatter" in computation
                 self.collective(one, kind, times, scatter)
-            self.channels |= {channel} if channel else set()
+            self.channels |= {channel} if channel[0] else set()
 
     def compute(self, scope: dict[str, Instruction], one: Instruction, times: float) -> None:
         def whole(name: str) -> int:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError
-from bert_jax.sharding import ShardingRules, named_sharding
+from bert_jax.sharding import ShardingRules, cut_last, named_sharding
 
 
 @struct.dataclass
@@ -102,9 +102,8 @@ def state_sharding(
         strict=True,
     ):
         what = "/".join(str(key.key) for key in path)
-        by_path[path] = named_sharding(
-            tuple(spec), rules=rules, mesh=mesh, shape=leaf.shape, what=what
-        )
+        named = named_sharding(tuple(spec), rules=rules, mesh=mesh, shape=leaf.shape, what=what)
+        by_path[path] = cut_last(named, leaf.shape, rules)
     shape_of = dict(jax.tree_util.tree_leaves_with_path(shapes))
     whole = NamedSharding(mesh, PartitionSpec())
 
