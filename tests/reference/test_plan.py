@@ -1,12 +1,16 @@
 """`bert_jax.plan` with the compiler of a TPU, which needs no TPU: BERT-tiny on four v5e chips."""
 
+import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bert_jax.planning import hlo, roofline
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +49,18 @@ def test_the_program_computes_and_sends_what_theory_says(result):
     assert result["flops_over_formula"] == pytest.approx(1, abs=0.01)
     assert result["wire_bytes"] <= 1.02 * sum(result["wire_bytes_in_theory"].values())
     assert [one["kind"] for one in result["collectives"] if one["dtype"] == "f32"] == ["all-reduce"]
+
+
+def test_the_logits_are_the_only_array_of_their_size(result):
+    """The loss and the gradient of the logits are computed inside the fusions that use them."""
+    with gzip.open(result["program"], "rt") as file:
+        program = hlo.parse(file.read())
+    found = [
+        one.op
+        for one in program.computations[program.entry].values()
+        if re.search(r"\[64,20,30592\]", one.type) and one.op not in roofline.FREE
+    ]
+    assert found == ["fusion"]
 
 
 def test_it_fits_and_its_times_are_consistent(result):
