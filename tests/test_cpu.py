@@ -5,12 +5,14 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
 from bert_jax import config
 from bert_jax.benchmarking.batches import random_batch
 from bert_jax.command import load
+from bert_jax.models.layers import product
 from bert_jax.sharding import make_mesh
 from bert_jax.training.build import assemble
 from bert_jax.training.experiment import phases
@@ -168,3 +170,10 @@ def test_the_program_of_an_accelerator_has_no_cpu_form(traced_update, name):
     # Each kernel's gradient is computed in the kernel's own order of dimensions.
     assert found.count("256x1024xf32") == found.count("1024x256xf32") == 1
     assert "2x256xf32" not in found
+
+
+def test_a_bfloat16_gradient_of_a_transposed_kernel_can_be_computed():
+    """The masked-token head multiplies with the transposed token table."""
+    x, table = jnp.ones((1, 60, 32), jnp.bfloat16), jnp.ones((128, 32))
+    gradient = jax.jit(jax.grad(lambda table: product(x, table.T).sum()))(table)
+    assert gradient.dtype == jnp.float32 and (gradient == 60).all()

@@ -1,6 +1,7 @@
 """A run gives the same losses on any mesh and with any number of processes."""
 
 import dataclasses
+import functools
 import json
 import os
 import socket
@@ -17,8 +18,23 @@ MESHES = {
     "8x1x1": MeshConfig(data=8),
     "1x8x1": MeshConfig(data=1, fsdp=8),
     "2x2x2": MeshConfig(data=2, fsdp=2, tensor=2),
-    "1x1x4": MeshConfig(data=1, tensor=4),
+    "1x2x4": MeshConfig(data=1, fsdp=2, tensor=4),
+    "6x1x1": MeshConfig(data=6),
 }
+
+PROGRAMS = {
+    "unrolled": {},
+    "scanned": {"model.scan_layers": True},
+    "remat": {"model.remat": "full"},
+    "scanned-remat": {"model.scan_layers": True, "model.remat": "full"},
+    "bfloat16": {"model.dtype": "bfloat16"},
+}
+"""Changes that give another program for the same losses; bfloat16 has losses of its own."""
+
+CASES = [
+    *((mesh, program) for mesh in MESHES for program in ("unrolled", "scanned-remat", "bfloat16")),
+    *(("2x2x2", program) for program in ("scanned", "remat")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +59,31 @@ def losses(workdir):
 
 
 @pytest.fixture(scope="module")
-def losses_of_one_device(twenty_steps, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("one") / "run"
-    train(twenty_steps, workdir)
-    return losses(workdir)
+def losses_of_one_device(tmp_path_factory):
+    """Returns the losses of an experiment on one device, with unrolled layers."""
+
+    @functools.cache
+    def of(experiment):
+        workdir = tmp_path_factory.mktemp("one") / "run"
+        train(experiment, workdir)
+        return losses(workdir)
+
+    return of
 
 
 # The default suite compares single updates: tests/training/test_sharding.py.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MESHES)
-def test_losses_of_twenty_updates_do_not_depend_on_the_mesh(
-    name, twenty_steps, losses_of_one_device, tmp_path
+@pytest.mark.parametrize(("mesh", "program"), CASES)
+def test_losses_of_twenty_updates_do_not_depend_on_mesh_or_program(
+    mesh, program, twenty_steps, losses_of_one_device, tmp_path
 ):
-    train(dataclasses.replace(twenty_steps, mesh=MESHES[name]), tmp_path)
-    # Float32 sums in another order: 2e-6 was measured after three updates of a larger model.
-    assert losses(tmp_path) == pytest.approx(losses_of_one_device, abs=1e-5)
+    rows = {"data.batch_size": 12, "evaluation.batch_size": 12} if mesh == "6x1x1" else {}
+    one = override(twenty_steps, rows)
+    tolerance = 1e-5  # float32 sums in another order
+    if program == "bfloat16":
+        one, tolerance = override(one, PROGRAMS[program]), 2e-3  # rounding to 8 bits
+    train(override(dataclasses.replace(one, mesh=MESHES[mesh]), PROGRAMS[program]), tmp_path)
+    assert losses(tmp_path) == pytest.approx(losses_of_one_device(one), abs=tolerance)
 
 
 def pretrain(config, workdir, *arguments, devices):
