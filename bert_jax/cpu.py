@@ -1,7 +1,7 @@
-"""Optimizations for CPUs: a flag of XLA, the reuse of freed memory, and a matrix product.
+"""Optimizations for CPUs: the reuse of freed memory, and a matrix product.
 
 Nothing here changes a program for a GPU or a TPU. An import of this module does not import jax,
-because the flag of XLA must be set before jax is imported.
+because `keep_freed_memory` must run first.
 """
 
 import ctypes
@@ -16,12 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
     from jaxtyping import Array, Float
-
-XLA_FLAGS = {
-    # Vectors of 512 bits make GELU and dropout 1.3 to 1.9 times as fast as the default of 256 on
-    # a CPU with AVX-512. Other backends ignore the flag.
-    "--xla_cpu_prefer_vector_width": "512",
-}
 
 ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 """Device files of GPUs and TPUs. If one of these files exists, freed memory is not kept."""

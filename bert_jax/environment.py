@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bert_jax import cpu
+from bert_jax import xla_flags
 from bert_jax.errors import ConfigError
 
 FORMAT_VERSION = 1
@@ -24,9 +24,7 @@ def configure_jax() -> None:
 
     The user's own flags and cache directory take precedence. Call this before jax is imported.
     """
-    given = os.environ.get("XLA_FLAGS", "")
-    ours = [f"{name}={value}" for name, value in cpu.XLA_FLAGS.items() if name not in given]
-    os.environ["XLA_FLAGS"] = " ".join([*ours, given]).strip()
+    xla_flags.set_variables()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 
@@ -119,6 +117,7 @@ def describe() -> dict[str, Any]:
         "device_kind": jax.devices()[0].device_kind,
         "processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS", ""),
         "malloc": {
             name: value
             for name, value in os.environ.items()

@@ -17,7 +17,7 @@ from absl.testing import flagsaver
 from commands import assert_one_line
 
 import bert_jax
-from bert_jax import command, environment
+from bert_jax import command, environment, xla_flags
 from bert_jax.config import override, to_json
 from bert_jax.errors import BertJaxError, CheckpointError, ConfigError
 from bert_jax.training.train import train
@@ -265,6 +265,26 @@ def test_a_slurm_task_alone_on_its_node_takes_all_of_its_gpus(tasks, devices, mo
     else:
         monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
     assert environment.slurm_devices() == devices
+
+
+def test_flags_of_the_user_replace_ours(monkeypatch):
+    width, scheduler = "--xla_cpu_prefer_vector_width", "--xla_gpu_enable_latency_hiding_scheduler"
+    given = {"XLA_FLAGS": f"--xla_dump_to=a  {width}=256", "HOME": "home"}
+    monkeypatch.setattr(os, "environ", given)
+    environment.configure_jax()
+    assert os.environ["XLA_FLAGS"] == f"{scheduler}=true --xla_dump_to=a {width}=256"
+    assert os.environ["LIBTPU_INIT_ARGS"] == xla_flags.merge("LIBTPU_INIT_ARGS", "")
+    environment.configure_jax()  # a second call changes nothing
+    assert os.environ["XLA_FLAGS"] == f"{scheduler}=true --xla_dump_to=a {width}=256"
+
+
+def test_a_flag_is_replaced_by_its_whole_name():
+    longer = "--xla_cpu_prefer_vector_width_of_nothing=1"
+    merged = xla_flags.merge("XLA_FLAGS", longer).split()
+    assert merged[-1] == longer and "--xla_cpu_prefer_vector_width=512" in merged
+    memory = "xla_tpu_scoped_vmem_limit_kib"
+    merged = xla_flags.merge("LIBTPU_INIT_ARGS", f"-{memory}=1")
+    assert merged.count(memory) == 1 and "windowed_einsum" in merged
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bert_jax import config
+from bert_jax import config, xla_flags
 from bert_jax.errors import ConfigError
 from bert_jax.planning.topology import Topology, parse_topology
 
@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
+    **{variable: xla_flags.merge(variable, "") for variable in xla_flags.VARIABLES.values()},
 }
 
 USER_ERROR = 2

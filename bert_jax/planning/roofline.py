@@ -88,7 +88,7 @@ class _Walk:
         self.totals = Totals()
         self.collectives: dict[tuple[str, str, int], Collective] = {}
         self.fusions: dict[str, _Fusion] = {}
-        self.channels: set[tuple[str | None, str]] = set()
+        self.channels: set[tuple[str | None, int]] = set()
 
     def run(self) -> Totals:
         self.computation(self.program.entry, 1)
@@ -137,8 +137,8 @@ class _Walk:
             if kind not in WIRE:
                 continue
             # Several asynchronous fusions may contain one gather, which is counted once. Combined
-            # collectives have the same channel but different types.
-            channel = (one.attribute(r"channel_id=(\d+)"), one.type)
+            # collectives share a channel too, but their sizes differ.
+            channel = (one.attribute(r"channel_id=(\d+)"), hlo.num_bytes(one.type))
             if channel not in self.channels:
                 scatter = kind == "all-reduce" and "all-reduce-scatter" in computation
                 self.collective(one, kind, times, scatter)

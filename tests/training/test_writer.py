@@ -123,6 +123,7 @@ def test_environment_json_names_versions_devices_and_commit(trained):
     assert record["command"] == sys.argv
     assert record["devices"] and record["device_kind"] and record["processes"] == 1
     assert record["xla_flags"] == os.environ["XLA_FLAGS"]
+    assert record["libtpu_init_args"] == os.environ.get("LIBTPU_INIT_ARGS", "")
     assert record["scan_layers"] is False  # chosen for a CPU
     for package in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"):
         assert record["versions"][package] == __import__("importlib.metadata").metadata.version(
