@@ -1,12 +1,15 @@
 """Batches depend only on seed and step, and not on hosts, threads or restarts."""
 
 import dataclasses
+import json
 import random
+import re
 import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.passport import load_passport
@@ -20,6 +23,7 @@ from bert_jax.data.pipeline import (
 )
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.records import write_records
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 
@@ -311,6 +315,46 @@ def test_a_damaged_record_names_its_shard(number, config, tmp_path):
         except DataError:
             pass
     assert 0 < read < 12
+
+
+def test_a_shard_that_is_cut_while_it_is_open_gives_no_empty_rows(config, tmp_path):
+    """array_record returns b"" beyond the end of the file."""
+    cut = dataclasses.replace(config, directory=str(tmp_path / "data"))
+    shutil.copytree(config.directory, cut.directory)
+    source = TrainingSource(plan_of(cut))
+    assert len(source[0].token_ids)
+    for shard in (tmp_path / "data").glob("train-*.array_record"):
+        with open(shard, "r+b") as stream:
+            stream.truncate(0)
+    with pytest.raises(DataError, match=r"train-.* is damaged \(record \d+ has 0 bytes; accepted"):
+        source[1]
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (b"", "record 3 has 0 bytes; accepted: a positive multiple of 2"),
+        (b"\1\0\2", "record 3 has 3 bytes; accepted: a positive multiple of 2"),
+        (b"\1\0", "record 3 has 1 numbers, but its pairs take 4; accepted"),
+        (b"\1\0\2\0\0\0\7\0", "record 3 has 4 numbers, but its pairs take 6; accepted"),
+        (b"\1\0\0\0\0\0\xff\xff", "record 3 has the id 65535; accepted: below "),
+    ],
+    ids=["empty", "half-a-number", "short-header", "short-text", "beyond-the-vocabulary"],
+)
+def test_a_record_that_is_not_whole_is_named(record, said, config, tmp_path):
+    damaged = dataclasses.replace(config, directory=str(tmp_path / "data"))
+    shutil.copytree(config.directory, damaged.directory)
+    (shard,) = (tmp_path / "data").glob("eval-*.array_record")
+    records = ArrayRecordDataSource([str(shard)]).__getitems__(range(5))
+    passport = json.loads((tmp_path / "data" / "passport.json").read_text())
+    passport["splits"]["eval"]["shards"][0] |= {
+        "examples": 5,
+        "sha256": write_records([*records[:3], record, records[4]], path=shard),
+    }
+    (tmp_path / "data" / "passport.json").write_text(json.dumps(passport))
+    with pytest.raises(DataError, match=re.escape(said)) as error:
+        evaluate(damaged)
+    assert f"{shard} is damaged" in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"torn", bytes(2**17)])

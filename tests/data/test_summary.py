@@ -12,7 +12,7 @@ from bert_jax.data.passport import load_passport, passport_fingerprint
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
 from bert_jax.data.preparation.summary import find_warnings, summarize
-from bert_jax.data.records import decode_rows, open_split
+from bert_jax.data.records import open_split
 from bert_jax.data.sources.corpora import is_held_out, open_corpus, read_documents, read_slice
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
@@ -46,8 +46,7 @@ def prepare(config, **options):
 
 def rows_of(config, passport, split):
     source = open_split(config.directory, passport, split=split)
-    records = source.__getitems__(range(len(source)))
-    return decode_rows(records, dtype=passport["record_dtype"])
+    return source.rows(range(len(source)))
 
 
 def test_one_sentence_documents_are_warned_about_unless_data_have_no_pairs(config, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.masking import BatchForm, masked_batch
-from bert_jax.data.records import decode_rows, open_split
+from bert_jax.data.records import open_split
 from bert_jax.data.tokenizers.files import Tokenizer
 
 RANGE_DOCUMENTS = 2**22
@@ -75,7 +75,7 @@ def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) ->
     masking = config.masking.at(0.0)
     source = open_split(config.directory, passport, split="train")
     count = min(MEASURED_ROWS, len(source))
-    rows = decode_rows(source.__getitems__(range(count)), dtype=passport["record_dtype"])
+    rows = source.rows(range(count))
     form = BatchForm(
         batch_size=count,
         sequence_length=config.sequence_length,
