@@ -49,7 +49,7 @@ FLAGS = (
     Flag(
         "tpu",
         "--xla_tpu_scoped_vmem_limit_kib",
-        "65536",
+        "32768",
         "On-chip memory of an instruction (default: 16384). With less, XLA does not scatter the "
         "gradient of the token table, but sums it whole on every device. DENSE_VMEM_LIMIT_FLAG "
         f"(98304) in {MAXTEXT}",

@@ -209,6 +209,22 @@ def test_a_collective_that_is_written_into_two_fusions_counts_once(fused):
     assert one.count == (1 if fused else 2)
 
 
+def test_two_fusions_with_collectives_of_different_sizes_share_a_channel():
+    """XLA combines reduce-scatters and gives all combined ones channel 1."""
+    text = "".join(
+        f"%all-reduce-scatter.{size} (p: f32[{size}]) -> f32[{size}] {{\n"
+        f"  %p = f32[{size}]{{0}} parameter(0)\n  ROOT %r = f32[{size}]{{0}} all-reduce(%p), "
+        "channel_id=1, replica_groups=[1,8]<=[8]\n}\n"
+        for size in (64, 128)
+    )
+    text += "ENTRY %e (p: f32[64], q: f32[128]) -> f32[128] {\n  %p = f32[64]{0} parameter(0)\n"
+    text += "  %q = f32[128]{0} parameter(1)\n"
+    text += "  %a = f32[64]{0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.64\n"
+    text += "  ROOT %b = f32[128]{0} fusion(%q), kind=kCustom, calls=%all-reduce-scatter.128\n}"
+    (one,) = roofline.totals(hlo.parse(text), CHIP).collectives
+    assert (one.kind, one.count, one.payload_bytes) == ("reduce-scatter", 2, 4 * (64 + 128))
+
+
 @pytest.mark.parametrize(
     ("line", "payload", "wire"),
     [
