@@ -42,8 +42,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     import jax
 
     from bert_jax.benchmarking import ours
-    from bert_jax.benchmarking.batches import pair_lengths
-    from bert_jax.training.flops import update_flops
+    from bert_jax.benchmarking.batches import model_flops
 
     made = ours.compile_update(experiment)
     state, times = made.state, []
@@ -57,11 +56,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
 
     data, median = experiment.data, statistics.median(times)
     device, devices = made.mesh.devices.flat[0], made.mesh.size
-    model_flops = update_flops(
-        experiment.model,
-        pair_lengths=pair_lengths(experiment) * data.batch_size,
-        predictions=int(made.batch.mask_weights.sum()),
-    )
+    flops = model_flops(experiment)
     peak = known_peak(device)
     if peak is None and device.platform == "cpu":
         # Simulated devices share the cores of one machine.
@@ -72,8 +67,8 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
         "mesh": dict(made.mesh.shape),
         "step_seconds": {"median": median, "min": min(times), "max": max(times)},
         "tokens_per_second": data.batch_size * data.sequence_length / median,
-        "model_flops": model_flops,
-        "model_flops_utilization": model_flops / median / devices / peak if peak else None,
+        "model_flops": flops,
+        "model_flops_utilization": flops / median / devices / peak if peak else None,
         "peak_flops_per_second": peak,
         "compile_seconds": made.compile_seconds,
         "compiles": made.programs,

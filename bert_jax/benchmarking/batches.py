@@ -1,10 +1,11 @@
-"""A batch of random token ids, so that an update can be timed without prepared data."""
+"""A batch of random token ids, so that an update can be timed without prepared data; its FLOPs."""
 
 from typing import Any
 
 import numpy as np
 
 from bert_jax.data.batch import Batch
+from bert_jax.training.flops import update_flops
 
 
 def pair_lengths(experiment: Any) -> list[int]:
@@ -40,4 +41,14 @@ def random_batch(experiment: Any, *, host: int = 0, hosts: int = 1) -> Batch:
         cls_positions=each_row(starts),
         pair_labels=rng.integers(0, 2, (rows, len(lengths)), np.int32),
         pair_weights=np.ones((rows, len(lengths)), np.float32),
+    )
+
+
+def model_flops(experiment: Any) -> float:
+    """Returns the FLOPs of the matrix products of an update on `random_batch`."""
+    data = experiment.data
+    return update_flops(
+        experiment.model,
+        pair_lengths=pair_lengths(experiment) * data.batch_size,
+        predictions=int(random_batch(experiment).mask_weights.sum()),
     )

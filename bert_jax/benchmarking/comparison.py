@@ -14,12 +14,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert_jax import config
-from bert_jax.benchmarking.batches import random_batch
+from bert_jax.benchmarking.batches import model_flops, random_batch
 from bert_jax.benchmarking.peer import FORMS
 from bert_jax.errors import BertJaxError, ConfigError
 from bert_jax.interop.source import config_json
@@ -46,6 +46,8 @@ ALLOCATOR = {
 }
 """Makes glibc keep freed memory. An update of torch on a CPU is otherwise up to eight times as
 slow. `cpu.keep_freed_memory` does this for our side."""
+
+NO_VARIABLES: Mapping[str, str] = {}
 
 MOVED = 0.05
 """A ceiling that changes by more than this share makes the comparison doubtful."""
@@ -99,44 +101,57 @@ def request_of(experiment: Experiment, directory: Path, *, weights: Path | None 
     return file
 
 
-def run_side(*arguments: Any) -> dict[str, Any]:
-    """Runs a module of this folder in a new process. Returns the JSON that it prints.
+def run_side(
+    module: str, *arguments: Any, environment: Mapping[str, str] = NO_VARIABLES
+) -> dict[str, Any]:
+    """Runs `ours` or `peer` in a new process. Returns the JSON that it prints.
+
+    The process gets the variables of `environment` in addition.
 
     Raises:
       BertJaxError: the process fails, for instance because memory is too small.
     """
-    name, *rest = map(str, arguments)
+    command = [f"bert_jax.benchmarking.{module}", *map(str, arguments)]
     # The reuse of memory that this process may have been started with is for our side only.
     kept = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     result = subprocess.run(
-        [sys.executable, "-m", f"bert_jax.benchmarking.{name}", *rest],
-        env=kept | (ALLOCATOR if name == "peer" else {}),
+        [sys.executable, "-m", *command],
+        env=kept | (ALLOCATOR if module == "peer" else {}) | dict(environment),
         capture_output=True,
         text=True,
         check=False,
     )
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BertJaxError(f"{name} {rest[0]} ended with status {result.returncode}: {last}")
+        raise BertJaxError(f"{' '.join(command)} ended with status {result.returncode}: {last}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
+class Side(NamedTuple):
+    """The arguments of `run_side` for a side of a comparison."""
+
+    module: str
+    arguments: tuple[Any, ...]
+    environment: Mapping[str, str] = NO_VARIABLES
+
+
 def run_rounds(
-    sides: Mapping[str, Sequence[Any]], *, rounds: int, report: Report
+    sides: Mapping[str, Side], *, rounds: int, report: Report
 ) -> dict[str, list[dict[str, Any]]]:
     """Runs the sides in turn, `rounds` times. Returns the results of each side.
 
     Args:
-      sides: the arguments of `run_side` by the name of the side.
+      sides: the sides by name.
       rounds: number of rounds.
       report: prints a line of progress.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(1, rounds + 1):
-        for name, arguments in sides.items():
-            results[name].append(run_side(*arguments))
-        found = ", ".join(f"{name} {side[-1]['seconds']:.4f} s" for name, side in results.items())
-        report(f"round {number} of {rounds}: {found}")
+        for name, side in sides.items():
+            found = run_side(side.module, *side.arguments, environment=side.environment)
+            results[name].append(found)
+        line = ", ".join(f"{name} {done[-1]['seconds']:.4f} s" for name, done in results.items())
+        report(f"round {number} of {rounds}: {line}")
     return results
 
 
@@ -164,8 +179,8 @@ def compare(
         file = Path(directory) / "config.json"
         file.write_text(json.dumps(config.to_json(experiment)))
         request = request_of(experiment, Path(directory))
-        sides: dict[str, list[Any]] = {OURS: ["ours", "update", file, seconds]}
-        sides |= {form: ["peer", "update", request, form, seconds] for form in FORMS}
+        sides = {OURS: Side("ours", ("update", file, seconds))}
+        sides |= {form: Side("peer", ("update", request, form, seconds)) for form in FORMS}
         report(f"measuring the matrix products of both libraries in {dtype}")
         before = ceilings(dtype)
         results = run_rounds(sides, rounds=rounds, report=report)
@@ -193,6 +208,7 @@ def summary(
         "rows": data.batch_size,
         "length": data.sequence_length,
         "predictions": data.masking.max_predictions,
+        "model_flops": model_flops(experiment),
         "ceilings": dict(measured),
         "sides": dict(results),
         "ratios": {form: ratios(ours, results[form], measured) for form in results if form != OURS},
@@ -225,20 +241,27 @@ def median(results: Sequence[Mapping[str, Any]], name: str) -> float:
     return statistics.median(result[name] for result in results)
 
 
+def share_of_ceiling(result: Mapping[str, Any], name: str) -> float:
+    """Returns the model's FLOPs per second of a side, divided by the ceiling of its library."""
+    ceiling = max(result["ceilings"][OURS if name == OURS else "torch"])
+    return result["model_flops"] / median(result["sides"][name], "seconds") / ceiling
+
+
 def table(result: Mapping[str, Any]) -> str:
-    """Returns the figures as text, one line for each side."""
-    sides, tokens = result["sides"], result["rows"] * result["length"]
-    lines = [f"{'':12}{'update':>10}{'tokens/s':>12}{'peak memory':>14}"]
-    for name, rounds in sides.items():
+    """Returns the figures as text, one line for each side, ratio and ceiling."""
+    tokens = result["rows"] * result["length"]
+    lines = [f"{'':16}{'update':>10}{'tokens/s':>12}{'of ceiling':>12}{'peak memory':>14}"]
+    for name, rounds in result["sides"].items():
         seconds, peak = median(rounds, "seconds"), rounds[-1]["peak_bytes"]
         memory = "unknown" if peak is None else f"{peak / 2**20:,.0f} MiB"
-        compiled = "  torch.compile" if rounds[-1].get("compiled") else ""
-        line = f"{name:12}{seconds:>8.4f} s{tokens / seconds:>12,.0f}{memory:>14}{compiled}"
-        lines.append(line)
-    lines.append(f"{'':12}{'ratio':>10}{'min':>12}{'max':>14}{'normalized':>12}")
+        share = share_of_ceiling(result, name)
+        compiled = "  with torch.compile" if rounds[-1].get("compiled") else ""
+        line = f"{name:16}{seconds:>8.4f} s{tokens / seconds:>12,.0f}{share:>12.3f}{memory:>14}"
+        lines.append(line + compiled)
+    lines.append(f"{'':16}{'ratio':>10}{'min':>12}{'max':>12}{'normalized':>14}")
     for form, found in result["ratios"].items():
-        values = f"{found['ratio']:>10.2f}{found['min']:>12.2f}{found['max']:>14.2f}"
-        lines.append(f"over {form:12}"[:12] + f"{values}{found['normalized']:>12.2f}")
+        line = f"{found['ratio']:>10.2f}{found['min']:>12.2f}{found['max']:>12.2f}"
+        lines.append(f"{'over ' + form:16}{line}{found['normalized']:>14.2f}")
     for name, (first, last) in result["ceilings"].items():
         lines.append(f"ceiling of {name}: {first / 1e9:,.0f} GFLOP/s first, {last / 1e9:,.0f} last")
     return "\n".join(lines)
