@@ -14,7 +14,7 @@ from bert_jax import bench, config
 from bert_jax.benchmarking import comparison
 from bert_jax.benchmarking.batches import pair_lengths
 from bert_jax.errors import BertJaxError
-from bert_jax.training.flops import update_flops
+from bert_jax.models.flops import update_flops
 
 SIDES = (
     *("base@512 bert_jax", "base@512 strongest", "large@512 bert_jax", "base@128 bert_jax"),

@@ -66,7 +66,7 @@ def main() -> None:
     )
     import jax
 
-    from bert_jax.runs.run import open_initial_weights
+    from bert_jax.runs.initial import open_initial_weights
     from bert_jax.training.checkpoint import latest_step
     from bert_jax.training.train import train
 

@@ -68,6 +68,7 @@ def test_a_run_keeps_the_passport_of_its_data(experiment, tmp_path):
 def test_an_old_run_without_a_passport_can_be_opened(trained, tmp_path):
     shutil.copytree(trained[0] / "checkpoints" / "12", tmp_path / "run" / "checkpoints" / "12")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "12" / "passport")
+    (tmp_path / "run" / "checkpoints" / "12" / "digests.json").unlink()
     assert load_run(tmp_path / "run").passport is None
 
 
@@ -237,7 +238,7 @@ def test_the_error_names_arrays_of_another_shape(trained, tmp_path):
     description["model"]["num_layers"] = 3
     file.write_text(json.dumps(description))
     with pytest.raises(CheckpointError) as error:
-        load_run(workdir)
+        load_run(workdir, verify=False)
     said = str(error.value)
     assert "params/bert/layers/attention/query/kernel is float32[2, 32, 4, 8]" in said
     assert "not float32[3, 32, 4, 8]" in said and "embeddings" not in said

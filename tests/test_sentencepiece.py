@@ -19,7 +19,8 @@ from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import CheckpointError, ConfigError, DataError
-from bert_jax.runs.run import load_run, open_initial_weights, save_run
+from bert_jax.runs.initial import open_initial_weights
+from bert_jax.runs.run import load_run, save_run
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]

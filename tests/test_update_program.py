@@ -14,10 +14,10 @@ from flax import linen as nn
 from bert_jax import config
 from bert_jax.benchmarking.batches import random_batch
 from bert_jax.command import load
+from bert_jax.models.flops import update_flops
 from bert_jax.sharding import make_mesh
 from bert_jax.training.build import assemble
 from bert_jax.training.experiment import phases
-from bert_jax.training.flops import update_flops
 
 SHAPES = {128: (8, 20), 512: (2, 77)}
 """Rows and predictions of each length."""

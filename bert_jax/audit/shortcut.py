@@ -81,8 +81,8 @@ def load_pairs(directory: str | Path, passport: dict, *, split: str, rows: int) 
     """Returns the labelled pairs of at most `rows` records, evenly spaced over the split."""
     source = open_split(directory, passport, split=split)
     count = min(rows, len(source))
-    rows = source.rows([i * len(source) // count for i in range(count)])
-    return [pair for row in rows for pair in row if len(pair.b)]
+    decoded = source.rows([i * len(source) // count for i in range(count)])
+    return [pair for row in decoded for pair in row if len(pair.b)]
 
 
 def measure_shortcut(

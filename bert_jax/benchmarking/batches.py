@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.batch import Batch
-from bert_jax.training.flops import update_flops
+from bert_jax.models.flops import update_flops
 
 
 def pair_lengths(experiment: Any) -> list[int]:

@@ -26,8 +26,9 @@ from bert_jax.runs import inference
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
 from bert_jax.training import checkpoint
+from bert_jax.training.damage import check_step
 from bert_jax.training.experiment import Experiment
-from bert_jax.training.initial import InitialWeights, flatten_params
+from bert_jax.training.initial import flatten_params
 from bert_jax.training.state import abstract_params, unboxed_params
 
 
@@ -199,7 +200,13 @@ class Run:
         return [json.loads(line) for line in (self.path / "metrics.jsonl").open()]
 
 
-def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str] = ()) -> Run:
+def load_run(
+    path: str | Path,
+    step: int | None = None,
+    *,
+    allow: Collection[str] = (),
+    verify: bool = True,
+) -> Run:
     """Loads a trained model onto the CPU.
 
     Args:
@@ -209,6 +216,7 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
       allow: names of tensors to ignore, and of parts to initialize if they are missing
         (`bert/pooler`, `masked_token_head`, `next_sentence_head`). Accepted only for weights of
         Hugging Face or Google.
+      verify: whether the SHA-256 of each file of a run's checkpoint is compared first.
 
     Raises:
       CheckpointError, DataError: the path holds no such model, the checkpoint does not exist, a
@@ -224,7 +232,7 @@ def load_run(path: str | Path, step: int | None = None, *, allow: Collection[str
     if (path / "checkpoints").is_dir():
         if allow:
             raise CheckpointError(f"{path} is a run of bert_jax; accepted: no allow")
-        return _open_run(path, step)
+        return _open_run(path, step, verify=verify)
     prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
     is_huggingface = any((path / name).is_file() for name in WEIGHTS)
     if not is_huggingface and not prefix:
@@ -258,7 +266,7 @@ def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"
     save_tokenizer(run.tokenizer, directory)
 
 
-def _open_run(path: Path, step: int | None) -> Run:
+def _open_run(path: Path, step: int | None, *, verify: bool) -> Run:
     with checkpoint.open_checkpoints(path, read_only=True) as manager:
         steps: Sequence[int] = manager.all_steps()
         if not steps:
@@ -266,6 +274,8 @@ def _open_run(path: Path, step: int | None) -> Run:
         step = max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")
+        if verify:
+            check_step(path, step)
         description = checkpoint.restore_description(manager, step=step)
         # The rows of a call have any length, and may be computed on any device.
         encoder = replace(description.model, attention="einsum")
@@ -322,26 +332,6 @@ def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, 
 
     with jax.default_device(_cpu()):
         return jax.device_get(jax.jit(initialize)())
-
-
-def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeights | None:
-    """Opens `training.init_from`; None if the field is empty or `workdir` has a checkpoint.
-
-    Raises:
-      CheckpointError, DataError: see `load_run`.
-    """
-    source = experiment.training.init_from
-    if not source or checkpoint.latest_step(workdir):
-        return None
-    run = load_run(source)
-    return InitialWeights(
-        path=run.path,
-        step=run.step,
-        config=run.model.config,
-        params=run.params,
-        tokenizer=run.tokenizer,
-        report=run.report(),
-    )
 
 
 def _cpu() -> Any:

@@ -18,6 +18,7 @@ from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.files import write_json
 from bert_jax.models.config import BertConfig
+from bert_jax.training import damage
 from bert_jax.training.experiment import Experiment, Phase, phases
 from bert_jax.training.initial import flatten_params
 from bert_jax.training.state import TrainState
@@ -32,6 +33,7 @@ RESUMABLE = (
     "training.eval_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.on_damaged_checkpoint",
     "evaluation.probe",
 )
 """Prefixes of the fields that may change when a run continues. A new mesh changes only rounding."""
@@ -48,6 +50,10 @@ def open_checkpoints(
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             save_root_metadata=not read_only,
+            async_options=ocp.options.AsyncOptions(
+                # orbax's thread calls it when all files are written, before it renames the step.
+                post_finalization_callback=lambda: _add_digests(workdir / "checkpoints")
+            ),
         ),
         item_handlers={
             "state": ocp.PyTreeCheckpointHandler(),
@@ -56,13 +62,14 @@ def open_checkpoints(
     )
 
 
-def latest_step(workdir: Path) -> int:
-    """Returns the step of the last checkpoint, or 0 if there is none.
+def _add_digests(checkpoints: Path) -> None:
+    if jax.process_index() == 0:
+        damage.write_digests(checkpoints)
 
-    A directory named by a step is complete: orbax gives it this name after all files are written.
-    """
-    names = [path.name for path in (workdir / "checkpoints").glob("*") if path.is_dir()]
-    return max((int(name) for name in names if name.isdigit()), default=0)
+
+def latest_step(workdir: Path) -> int:
+    """Returns the step of the last checkpoint, or 0 if there is none."""
+    return max(damage.saved_steps(workdir), default=0)
 
 
 def save(
@@ -84,6 +91,7 @@ def save(
         **next_batch(phases(experiment), step),
         "data_fingerprint": passport_fingerprint(passport),
         "seconds": time.monotonic() - started,
+        "digests": True,  # without digests.json, the step is damaged
     }
     manager.save(
         step,
@@ -280,13 +288,37 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
         saved = from_json(Experiment, json.loads(file.read_text()))
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}; accepted: the file as the run wrote it") from error
+    _check_same(saved, experiment, what=f"{workdir} holds a run")
+
+
+def check_run_of_step(
+    manager: CheckpointManager, experiment: Experiment, tokenizer: Tokenizer, *, step: int
+) -> None:
+    """Checks that the experiment and the tokenizer wrote a step, or may continue from it.
+
+    Raises:
+      CheckpointError: the tokenizer differs, or a field of the experiment that is not `RESUMABLE`.
+    """
+    description = restore_description(manager, step=step)
+    where = f"{manager.directory}/{step}"
+    if description.experiment is None:
+        raise CheckpointError(f"{where} is of no run; accepted: a checkpoint of this run")
+    _check_same(description.experiment, experiment, what=f"{where} is of a run")
+    if description.tokenizer != tokenizer.to_json():
+        raise CheckpointError(
+            f"{where} is of a run with another tokenizer; accepted: the tokenizer of the prepared "
+            "data"
+        )
+
+
+def _check_same(saved: Experiment, experiment: Experiment, *, what: str) -> None:
     # JSON turns tuples into lists, so the given config goes through JSON too.
     given = from_json(Experiment, to_json(experiment))
     for path, (before, now) in diff(saved, given).items():
         if not path.startswith(RESUMABLE):
             fields = ", ".join(prefix.rstrip(".") for prefix in RESUMABLE)
             raise CheckpointError(
-                f"{workdir} holds a run with {path}={before!r}, not {now!r}; accepted: the same "
+                f"{what} with {path}={before!r}, not {now!r}; accepted: the same "
                 f"value, or another --workdir (on resume, only {fields} may change)"
             )
 

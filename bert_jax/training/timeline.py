@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.models.flops import update_flops
 from bert_jax.training.experiment import Experiment, Phase, phases
-from bert_jax.training.flops import update_flops
 from bert_jax.training.optim import learning_rate_schedule
 
 

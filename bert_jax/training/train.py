@@ -19,6 +19,7 @@ from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.build import Assembly, assemble, compile_update
+from bert_jax.training.damage import newest_whole_step
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.experiment import Experiment, Phase, errors_of_phase, phases
 from bert_jax.training.phases import (
@@ -48,7 +49,7 @@ def train(
     """Trains, from the last checkpoint if there is one. Returns the content of `result.json`.
 
     `probes` are called with the parameters at each evaluation. `weights` are the initial weights
-    that `training.init_from` names; `runs.run.open_initial_weights` opens them. The updates in
+    that `training.init_from` names; `runs.initial.open_initial_weights` opens them. The updates in
     `profile_steps` are traced for TensorBoard.
 
     Raises:
@@ -65,7 +66,7 @@ def train(
         _report(f"{workdir} is complete")
         return json.loads((workdir / "result.json").read_text())
     check_files_of_phases(plan, loaded)
-    first_step = checkpoint.latest_step(workdir)
+    first_step = newest_whole_step(workdir, on_damaged=training.on_damaged_checkpoint)
     if not first_step:
         initial.check_initial_weights(weights, experiment, tokenizer)
 
@@ -85,7 +86,9 @@ def train(
         workdir_shared=(workdir / "config.json").exists(),
     )
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
-    state, seconds = starting_state(assemblies[1], manager, workdir, passport, weights)
+    if first_step:
+        checkpoint.check_run_of_step(manager, experiment, tokenizer, step=first_step)
+    state, seconds = starting_state(first_step, assemblies[1], manager, workdir, passport, weights)
     started = time.monotonic() - seconds
     parameters, kind = num_parameters(state.params, experiment.model), jax.devices()[0].device_kind
     _report(
@@ -138,6 +141,7 @@ def train(
 
 
 def starting_state(
+    step: int,
     assembly: Assembly,
     manager: checkpoint.CheckpointManager,
     workdir: Path,
@@ -146,14 +150,14 @@ def starting_state(
 ) -> tuple[TrainState, float]:
     """Returns the state that training starts from, and the seconds of training before it.
 
-    The state and the seconds come from the last checkpoint. If there is no checkpoint, a new state
-    is made, and its parameters are `weights`, or random if `weights` is None.
+    The state and the seconds come from the checkpoint of `step`. If `step` is 0, a new state is
+    made, and its parameters are `weights`, or random if `weights` is None.
 
     Raises:
       CheckpointError: the checkpoint is of another model or of other data, or an earlier start of
         this run used other initial weights.
     """
-    if step := checkpoint.latest_step(workdir):
+    if step:
         abstract = abstract_state(assembly.initialize, assembly.sharding)
         _report(f"{workdir}: going on from step {step}")
         return checkpoint.restore(manager, abstract, step=step, passport=passport)

@@ -1,0 +1,28 @@
+"""Opens the initial weights of a run: `training.init_from`."""
+
+from pathlib import Path
+
+from bert_jax.runs.run import load_run
+from bert_jax.training import checkpoint
+from bert_jax.training.experiment import Experiment
+from bert_jax.training.initial import InitialWeights
+
+
+def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeights | None:
+    """Opens `training.init_from`; None if the field is empty or `workdir` has a checkpoint.
+
+    Raises:
+      CheckpointError, DataError: see `load_run`.
+    """
+    source = experiment.training.init_from
+    if not source or checkpoint.latest_step(workdir):
+        return None
+    run = load_run(source)
+    return InitialWeights(
+        path=run.path,
+        step=run.step,
+        config=run.model.config,
+        params=run.params,
+        tokenizer=run.tokenizer,
+        report=run.report(),
+    )

@@ -1,0 +1,157 @@
+"""Finds damaged checkpoints: a step is saved with the SHA-256 of every file.
+
+The digests are compared before anything is restored.
+"""
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bert_jax.errors import CheckpointError
+from bert_jax.files import sha256_of_file, write_json
+
+DIGESTS_FILE = "digests.json"
+
+FORMAT_VERSION = 1
+
+TEMPORARY = ".orbax-checkpoint-tmp"
+"""Part of the name that orbax gives to a step until all files are written."""
+
+WRITTEN_LATER = "_CHECKPOINT_METADATA"
+"""File to which orbax adds the time of the rename. Nothing that is restored comes from it."""
+
+THREADS = 4
+"""Number of files that are hashed at once; hashing releases Python's global lock."""
+
+
+def write_digests(checkpoints: Path) -> None:
+    """Writes `digests.json` into the step that is being saved, before it gets its final name."""
+    for step in checkpoints.glob(f"*{TEMPORARY}*"):
+        files = [path for path in sorted(step.rglob("*")) if path.is_file()]
+        files = [path for path in files if path != step / WRITTEN_LATER]
+        content = {"format_version": FORMAT_VERSION, "sha256": _hash(files, step)}
+        write_json(step / DIGESTS_FILE, content)
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Returns the steps in `workdir/checkpoints`, the last first.
+
+    A directory named by a step is complete: orbax gives it this name after all files are written.
+    """
+    names = [path.name for path in (workdir / "checkpoints").glob("*") if path.is_dir()]
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def check_step(workdir: Path, step: int) -> None:
+    """Checks that the files of a saved step are what was saved.
+
+    A step of an earlier version of bert_jax has no digests; a line on stderr says so.
+
+    Raises:
+      CheckpointError: a file is missing or has changed. The message names it.
+    """
+    directory = workdir / "checkpoints" / str(step)
+    promised = False
+    if (workdir / "config.json").exists():  # weights alone have no position
+        promised = _position(directory).get("digests", False)
+    if (directory / DIGESTS_FILE).exists():
+        _check_files(directory)
+    elif promised:
+        raise _damaged(directory, f"{DIGESTS_FILE} is missing")
+    else:
+        print(f"{directory} has no {DIGESTS_FILE}: its files are not checked", file=sys.stderr)
+
+
+def newest_whole_step(workdir: Path, *, on_damaged: Literal["previous", "stop"]) -> int:
+    """Returns the last step whose files are what was saved; 0 if nothing was saved.
+
+    Process 0 checks the files for all. With `on_damaged` 'previous' it moves newer, damaged steps
+    to `workdir/damaged`.
+
+    Raises:
+      CheckpointError: no step is whole; or the last step is damaged, and `on_damaged` is 'stop'.
+    """
+    found, problem = 0, None
+    if jax.process_index() == 0:
+        try:
+            found = _newest_whole_step(workdir, on_damaged)
+        except CheckpointError as error:
+            found, problem = -1, error
+    if jax.process_count() > 1:
+        found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+    if found < 0:
+        raise problem or CheckpointError(f"{workdir}: process 0 found a damaged checkpoint")
+    return found
+
+
+def _newest_whole_step(workdir: Path, on_damaged: Literal["previous", "stop"]) -> int:
+    errors: dict[int, CheckpointError] = {}
+    whole = 0
+    for step in saved_steps(workdir):
+        try:
+            check_step(workdir, step)
+        except CheckpointError as error:
+            errors[step] = error
+            if on_damaged == "stop":
+                raise
+        else:
+            whole = step
+            break
+    if errors and not whole:
+        raise next(iter(errors.values()))
+    for step, error in errors.items():
+        aside = _unused(workdir / "damaged" / str(step))
+        aside.parent.mkdir(exist_ok=True)
+        (workdir / "checkpoints" / str(step)).rename(aside)
+        print(f"{str(error).partition(';')[0]}; it is now {aside}", file=sys.stderr)
+    return whole
+
+
+def _unused(path: Path) -> Path:
+    names = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))]
+    return next(name for name in names if not name.exists())
+
+
+def _check_files(step: Path) -> None:
+    try:
+        wanted: dict[str, str] = json.loads((step / DIGESTS_FILE).read_bytes())["sha256"]
+        found = _hash([step / name for name in wanted if (step / name).is_file()], step)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(step, f"{DIGESTS_FILE} has changed") from error
+    wrong = [
+        f"{name} {'has changed' if name in found else 'is missing'}"
+        for name, digest in wanted.items()
+        if found.get(name) != digest
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more files" if len(wrong) > 3 else ""
+        raise _damaged(step, ", ".join(wrong[:3]) + more)
+
+
+def _position(step: Path) -> dict[str, Any]:
+    try:
+        position = json.loads((step / "position" / "metadata").read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(step, "its position cannot be read") from error
+    if not isinstance(position, dict):
+        raise _damaged(step, "its position is not a JSON object")
+    return position
+
+
+def _damaged(step: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{step} is damaged ({problem}); accepted: a whole checkpoint; delete this directory to "
+        "continue from the checkpoint before it"
+    )
+
+
+def _hash(files: list[Path], step: Path) -> dict[str, str]:
+    names = (str(file.relative_to(step)) for file in files)
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(names, pool.map(sha256_of_file, files), strict=True))
