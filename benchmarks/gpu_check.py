@@ -34,7 +34,7 @@ class Stage(NamedTuple):
 
 STAGES = {
     "environment": Stage(40),
-    "losses": Stage(70),
+    "losses": Stage(90),
     "attention": Stage(40),
     "training": Stage(140),
     # A trace may show a CUDA graph, which XLA calls a command buffer, as one kernel.
@@ -54,7 +54,7 @@ def main() -> None:
         parser.error(f"there is no stage {unknown[0]}; accepted: {', '.join(STAGES)}")
     names = [name for name in STAGES if name in given.stages or not given.stages]
     out = Path(os.environ["OUT"])
-    deadline = time.monotonic() + float(os.environ.get("DEADLINE", 900 if given.small else 480))
+    deadline = time.monotonic() + float(os.environ["DEADLINE"])
     options = ["--small"] if given.small else []
     if given.small:
         os.environ |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}

@@ -94,7 +94,7 @@ def check_losses(write: Write, *, small: bool, on_the_cpu: bool = False, **_opti
     import jax
 
     from bert_jax.sharding import make_mesh
-    from bert_jax.training.build import assemble
+    from bert_jax.training.build import assemble, compile_update
     from bert_jax.training.experiment import phases
     from bert_jax.training.phases import first_batch
     from bert_jax.training.state import make_state
@@ -110,6 +110,7 @@ def check_losses(write: Write, *, small: bool, on_the_cpu: bool = False, **_opti
         assembly, losses = assemble(phase, mesh), []
         with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
             state = make_state(assembly.initialize, assembly.sharding)
+            assembly = compile_update(assembly, state, batches[0])
             for batch in map(assembly.place, batches):
                 with jax.transfer_guard("disallow"):
                     state, metrics = assembly.update(state, batch)

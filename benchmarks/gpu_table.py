@@ -86,11 +86,11 @@ def of_training(rows: list[Row]) -> Iterator[str]:
 def of_times(rows: list[Row]) -> Iterator[str]:
     """Yields the lines of the stage `times`."""
     yield (
-        f"{'':21}{'rows':>5}{'ms':>9}{'tokens/s':>11}{'MFU':>7}{'memory, GiB':>13}"
+        f"{'':31}{'rows':>5}{'ms':>9}{'tokens/s':>11}{'MFU':>7}{'memory, GiB':>13}"
         f"{'compile, s':>12}{'ratio':>7}"
     )
     for row in rows:
-        name = f"{row['case']:10} {row['side']:10}"
+        name = f"{row['case']:10} {row['side']:20}"
         if "error" in row:
             yield f"{name} {row['error']}"
             continue

@@ -49,6 +49,9 @@ if ! "$python" -c 'import array_record, google_crc32c, grain, msgspec, sentencex
     --target "$work/site" .gpu/wheels/*.whl
   export PYTHONPATH=$PYTHONPATH:$work/site
 fi
+deadline=480
+if [[ " $* " == *" --small "* ]]; then deadline=900; fi
+export DEADLINE=$((${DEADLINE:-$deadline} - SECONDS))
 # Everything that is cached is in the output directory, too.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$work/xla}
 export TORCHINDUCTOR_CACHE_DIR=$work/inductor TRITON_CACHE_DIR=$work/triton

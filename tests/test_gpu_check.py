@@ -66,7 +66,7 @@ def test_all_stages_run_on_a_cpu(clone):
     assert max(abs(a - b) for row in losses for a, b in zip(row, losses[0], strict=True)) < 1e-2
     for row in result["rows"]:
         if row["stage"] == "attention":
-            assert row["finite"] and max(row["differences"]) < 0.01, row
+            assert row["finite"] and max(row["differences"]) < 0.03, row  # bfloat16
     training = rows["training"]
     assert training["resumed_from"] <= training["killed_after"] < training["last_step"]
     assert training["repeated_losses_differ_by"] == 0
@@ -128,7 +128,7 @@ def test_the_table_shows_results_and_errors():
     text = table(result)
     assert "largest difference 2.5e-01" in text
     assert "16.00        20.0   1.50" in text
-    assert "large@512  stock      out of memory" in text
+    assert "large@512  stock                out of memory" in text
     assert "attention      40.0 s  not done after 40 s" in text
 
 
