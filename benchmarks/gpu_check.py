@@ -58,16 +58,17 @@ def main() -> None:
     options = ["--small"] if given.small else []
     if given.small:
         os.environ |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    ends, on_cpu = [], None
-    if "losses" in names:  # a CPU computes the losses, too, while the GPU works
-        on_cpu = start("losses_on_the_cpu", out, *options, JAX_PLATFORMS="cpu")
-    for name in names:
-        limit = deadline - time.monotonic()
-        if not given.small:
-            limit = min(limit, STAGES[name].seconds)
-        ends.append({"name": name, **run(name, out, *options, limit=limit)})
-    if on_cpu:
-        end(on_cpu, seconds=deadline - time.monotonic())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the stages, too
+    with contextlib.ExitStack() as background:
+        if "losses" in names:  # a CPU computes the losses, too, while the GPU works
+            on_cpu = start("losses_on_the_cpu", out, *options, JAX_PLATFORMS="cpu")
+            background.callback(end, on_cpu, seconds=LEAST_SECONDS)
+        ends = []
+        for name in names:
+            limit = deadline - time.monotonic()
+            if not given.small:
+                limit = min(limit, STAGES[name].seconds)
+            ends.append({"name": name, **run(name, out, *options, limit=limit)})
     file = out / "work" / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     result = {"format_version": FORMAT_VERSION, "small": given.small, "stages": ends, "rows": rows}
@@ -115,13 +116,14 @@ def end(process: subprocess.Popen, *, seconds: float) -> int | None:
     Returns:
       Its status, or None if it was not done in time.
     """
-    status = None
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        status = process.wait(timeout=max(seconds, 1))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return status
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 if __name__ == "__main__":

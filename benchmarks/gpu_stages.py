@@ -141,8 +141,8 @@ def _guard_stops_copies(array: Any) -> bool:
 def check_attention(write: Write, *, small: bool, **_options: Any) -> None:
     """Compares each path of attention with the matrix products in float32: outputs, gradients.
 
-    Rows have 0 to all positions filled. Outputs and gradients are compared at real tokens, and must
-    be finite everywhere. `differences` are of output, query, key and value.
+    Rows have 0 to all positions filled. `differences` are of the output, at real tokens, and of the
+    gradients of query, key and value, at all positions.
     """
     import jax
     import jax.numpy as jnp
@@ -153,12 +153,11 @@ def check_attention(write: Write, *, small: bool, **_options: Any) -> None:
     *inputs, gradient = jnp.asarray(rng.normal(size=(4, *shape)), jnp.bfloat16)
     lengths = np.linspace(0, shape[2], shape[0]).astype(int)
     ids = jnp.asarray(np.arange(shape[2]) < lengths[:, None], jnp.int32)
-    real = ids[:, None, :, None]
-    gradient *= real
+    gradient *= ids[:, None, :, None]
 
     def outputs(function: Callable, *arrays: Any) -> tuple[Any, ...]:
         found, backward = jax.vjp(lambda *arrays: function(*arrays, ids), *arrays)
-        return found, *backward(gradient.astype(found.dtype))
+        return found, found * ids[:, None, :, None], *backward(gradient.astype(found.dtype))
 
     paths = attention_paths()
     with jax.default_matmul_precision("highest"):
@@ -171,12 +170,12 @@ def check_attention(write: Write, *, small: bool, **_options: Any) -> None:
         except Exception as error:  # of any library; the other paths are still compared
             write(path=name, error=" ".join(str(error).split())[:300])
             continue
-        compared = zip(found, expected, strict=True)
+        compared = zip(found[1:], expected[1:], strict=True)
         write(
             path=name,
             finite=all(bool(jnp.isfinite(array).all()) for array in found),
             seconds=seconds_of(run, *inputs, rounds=3),
-            differences=[largest_difference(a * real, b * real) for a, b in compared],
+            differences=[largest_difference(a, b) for a, b in compared],
         )
 
 
