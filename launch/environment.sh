@@ -6,8 +6,8 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3}
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-  echo "error: $python is $("$python" --version 2>&1); accepted: Python 3.11 or newer (set PYTHON=)" >&2
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  echo "error: $python is $("$python" --version 2>&1 | head -n 1); accepted: Python 3.11 or newer (set PYTHON=)" >&2
   exit 2
 fi
 environment=${ENVIRONMENT:-.venv}

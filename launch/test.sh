@@ -2,6 +2,8 @@
 # Runs the tests in .venv. Arguments are passed to pytest, e.g. tests/models -k padding.
 #   bash launch/test.sh                the default suite: at most 8 minutes on two cores
 #   bash launch/test.sh --slow         the tests that are marked slow: at most 20 minutes
+#   bash launch/test.sh --newest       tests of the model, training and meshes, in .venv-3.12: Python
+#                                      3.12 with the newest tested jax; at most 4 minutes
 #   bash launch/test.sh --reference    tests/reference, in .venv-reference: compares bert_jax with
 #                                      other implementations
 #   bash launch/test.sh --beam         the tests of engines and preparation, in .venv-beam, which
@@ -9,6 +11,16 @@
 set -euo pipefail
 suite=${1:-}
 case "$suite" in
+  --newest)
+    shift
+    ENVIRONMENT=.venv-3.12
+    PYTHON=${PYTHON:-python3.12}
+    EXTRA_REQUIREMENTS=requirements-test.txt
+    source "$(dirname "$0")/environment.sh"
+    python -m pytest -n 2 --dist loadfile \
+      tests/models tests/test_{sharded,update_program,resume,cpu}.py \
+      tests/training/test_{step,sharding,train,checkpoint,losses_and_metrics,optim}.py "$@"
+    ;;
   --reference)
     shift
     ENVIRONMENT=.venv-reference
