@@ -53,6 +53,7 @@ class Inputs:
         self.goal: float = goal["goal"]
         self.rates: list[float] = goal["rates"]
         self.every: int = goal["every"]
+        self.torch_compile: bool = goal["torch_compile"]
 
     def batch(self, split: str, number: int) -> dict[str, np.ndarray]:
         """Returns the arrays of a batch by the names of the fields of `data.batch.Batch`."""
@@ -193,7 +194,7 @@ def train_peer(directory: Path) -> dict[str, Any]:
     held_out = [model.tensors(batch) for batch in inputs.held_out()]
 
     def compile_() -> None:
-        if model.device == "cuda":
+        if inputs.torch_compile:
             model.compute = torch.compile(model.compute)
             model.loss(model.tensors(inputs.batch("train", 0))).backward()
             model.optimizer.zero_grad(set_to_none=True)
@@ -267,7 +268,8 @@ def compare(experiment: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         write_json(directory / "config.json", config.to_json(experiment))
-        write_json(directory / "goal.json", {"nats": FLAGS.nats, "every": FLAGS.every})
+        settings = {name: FLAGS[name].value for name in ("nats", "every", "torch_compile")}
+        write_json(directory / "goal.json", settings)
         run_stage("inputs", directory)
         for side in ("bert_jax", "huggingface"):
             sides[side] = run_stage(side, directory)
@@ -317,6 +319,7 @@ if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_float("nats", 1.0, "How far below the unigram loss the goal is.")
     flags.DEFINE_integer("every", 50, "Updates between evaluations.", lower_bound=1)
+    flags.DEFINE_bool("torch_compile", False, "Uses torch.compile, which pays for long runs only.")
     flags.DEFINE_string("output", None, "JSON file to write.")
     flags.DEFINE_enum("stage", None, list(STAGES), "For the processes of the command itself.")
     command.run(main, operands=True)
