@@ -51,8 +51,10 @@ FLAGS = (
         "--xla_tpu_scoped_vmem_limit_kib",
         "32768",
         "On-chip memory of an instruction (default: 16384). With less, XLA does not scatter the "
-        "gradient of the token table, but sums it whole on every device. DENSE_VMEM_LIMIT_FLAG "
-        f"(98304) in {MAXTEXT}",
+        "gradient of the token table, but sums it whole on every device, which then sends 78 MiB "
+        "more in the same estimate. The flag costs 1.5 % of the roofline time of BERT-base with "
+        "256 rows of 512 tokens, mesh.data=8 and the attention kernel, at XLA's default level. "
+        f"DENSE_VMEM_LIMIT_FLAG (98304) in {MAXTEXT}",
     ),
 )
 
