@@ -268,14 +268,14 @@ def test_a_slurm_task_alone_on_its_node_takes_all_of_its_gpus(tasks, devices, mo
 
 
 def test_flags_of_the_user_replace_ours(monkeypatch):
-    width, scheduler = "--xla_cpu_prefer_vector_width", "--xla_gpu_enable_latency_hiding_scheduler"
+    width = "--xla_cpu_prefer_vector_width"
     given = {"XLA_FLAGS": f"--xla_dump_to=a  {width}=256", "HOME": "home"}
     monkeypatch.setattr(os, "environ", given)
     environment.configure_jax()
-    assert os.environ["XLA_FLAGS"] == f"{scheduler}=true --xla_dump_to=a {width}=256"
+    assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=a {width}=256"
     assert os.environ["LIBTPU_INIT_ARGS"] == xla_flags.merge("LIBTPU_INIT_ARGS", "")
     environment.configure_jax()  # a second call changes nothing
-    assert os.environ["XLA_FLAGS"] == f"{scheduler}=true --xla_dump_to=a {width}=256"
+    assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=a {width}=256"
 
 
 def test_a_flag_is_replaced_by_its_whole_name():
