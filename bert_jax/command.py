@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from bert_jax import config
 from bert_jax.errors import BertJaxError, CheckpointError, ConfigError, MissingDataError
+from bert_jax.training import signals
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -89,6 +90,7 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
     """
 
     def guarded(arguments: list[str]) -> None:
+        signals.raise_on_signals()
         try:
             if len(arguments) > 1 and not operands:
                 raise ConfigError(f"unexpected argument {arguments[1]!r}; see --help")
@@ -102,9 +104,10 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
                 sys.exit(_fail(error))
             where = f"{error.filename} cannot be read or written"
             sys.exit(_fail(f"{where} ({error.strerror}); accepted: a path that can be"))
-        except KeyboardInterrupt:
-            print("interrupted; the same command resumes from what was saved", file=sys.stderr)
-            sys.exit(130)
+        except KeyboardInterrupt as error:
+            said = str(error) or "interrupted"
+            print(f"{said}; the same command goes on from what was saved", file=sys.stderr)
+            sys.exit(signals.STATUS)
 
     def parse(arguments: list[str]) -> list[str]:
         try:

@@ -127,7 +127,7 @@ def _print_timeline(experiment: "Experiment") -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # another process may hold the accelerator
-    from bert_jax.training.timeline import timeline
+    from bert_jax.planning.timeline import timeline
 
     print(timeline(experiment))
 

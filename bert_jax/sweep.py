@@ -16,6 +16,7 @@ import io
 import json
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -31,6 +32,7 @@ from bert_jax.config import config_hash, load_module, override, to_json
 from bert_jax.data.passport import check_passport, load_passport
 from bert_jax.errors import BertJaxError, ConfigError
 from bert_jax.files import write_atomically, write_json
+from bert_jax.training import signals
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
@@ -95,6 +97,9 @@ def run_point(point: Point, directory: Path, *, lock: int) -> None:
     """Runs a point with `pretrain` in a new process, which holds the sweep's lock until it ends.
 
     The terminal shows the process's stderr. If it fails, `error.txt` keeps the last 50 lines.
+
+    Raises:
+      Interrupted: a signal came to this process, which passes it on, or to the new process.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)
@@ -109,12 +114,23 @@ def run_point(point: Point, directory: Path, *, lock: int) -> None:
         text=True,
         pass_fds=[lock],
     ) as process:
-        lines = []
-        for line in process.stderr or ():
-            sys.stderr.write(line)
-            lines = [*lines[-49:], line]
+        lines: deque[str] = deque(maxlen=50)
+        try:
+            _show(process, lines)
+        except KeyboardInterrupt:
+            process.terminate()  # the run saves its state and ends
+            _show(process, lines)
+            raise
+    if process.returncode == signals.STATUS:
+        raise signals.Interrupted(f"{directory} was interrupted")
     if process.returncode:
         (directory / "error.txt").write_text("".join(lines))
+
+
+def _show(process: subprocess.Popen[str], lines: deque[str]) -> None:
+    for line in process.stderr or ():
+        sys.stderr.write(line)
+        lines.append(line)
 
 
 def summarize(points: Sequence[Point], workdir: Path) -> list[dict[str, Any]]:

@@ -23,13 +23,13 @@ from bert_jax.data.preparation.prepare import prepare_data
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
+from bert_jax.planning.timeline import timeline
 from bert_jax.runs.run import load_run
 from bert_jax.training.checkpoint import next_batch
 from bert_jax.training.config import PhaseConfig
 from bert_jax.training.experiment import Experiment, phases
 from bert_jax.training.optim import learning_rate_schedule
 from bert_jax.training.phases import first_batch, held_out_batches, training_batches
-from bert_jax.training.timeline import timeline
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]

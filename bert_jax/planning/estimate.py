@@ -7,9 +7,9 @@ from typing import Any
 from bert_jax.models.flops import update_flops
 from bert_jax.planning import hlo, roofline
 from bert_jax.planning.theory import wire_bytes
+from bert_jax.planning.timeline import phase_flops
 from bert_jax.planning.topology import Topology
 from bert_jax.training.experiment import Phase
-from bert_jax.training.timeline import phase_flops
 
 SMALL = 64 * 2**10
 """Bytes. A parameter of more bytes is reported if every device holds the whole parameter."""

@@ -21,6 +21,7 @@ from bert_jax.models.config import BertConfig
 from bert_jax.training import damage
 from bert_jax.training.experiment import Experiment, Phase, phases
 from bert_jax.training.initial import flatten_params
+from bert_jax.training.metrics import PendingRow
 from bert_jax.training.state import TrainState
 
 CheckpointManager = ocp.CheckpointManager
@@ -81,16 +82,19 @@ def save(
     experiment: Experiment,
     tokenizer: Tokenizer,
     passport: dict[str, Any],
+    pending: PendingRow = (),
 ) -> None:
     """Starts to save the state of a step. The state may be donated after this function returns.
 
     The checkpoint of step s holds the data position of the batch for step s + 1. It also holds the
-    training time of the run in seconds, which is `time.monotonic() - started`.
+    training time of the run in seconds, `time.monotonic() - started`, and the metrics of the steps
+    since the last row of metrics.jsonl, `pending`.
     """
     position = {
         **next_batch(phases(experiment), step),
         "data_fingerprint": passport_fingerprint(passport),
         "seconds": time.monotonic() - started,
+        "pending": list(pending),
         "digests": True,  # without digests.json, the step is damaged
     }
     manager.save(
@@ -141,10 +145,20 @@ def save_params(
         )
 
 
+class Restored(NamedTuple):
+    """What a run goes on from."""
+
+    state: TrainState
+    seconds: float = 0.0
+    """Seconds of training so far."""
+    pending: PendingRow = ()
+    """Metrics of the steps since the last row of metrics.jsonl."""
+
+
 def restore(
     manager: CheckpointManager, abstract: TrainState, *, step: int, passport: dict[str, Any]
-) -> tuple[TrainState, float]:
-    """Returns the state of a step, sharded like `abstract`, and the seconds of training so far.
+) -> Restored:
+    """Returns the state of a step, sharded like `abstract`, and what was saved with it.
 
     Raises:
       CheckpointError: the saved arrays do not fit the model, or the prepared data have changed.
@@ -160,7 +174,8 @@ def restore(
             f"(fingerprint then {saved[:12]}, now {now[:12]}); accepted: the same data, "
             "or another --workdir"
         )
-    return restored["state"], restored["position"]["seconds"]
+    position = restored["position"]
+    return Restored(restored["state"], position["seconds"], position.get("pending", ()))
 
 
 def restore_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any:

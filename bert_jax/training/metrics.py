@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+
+PendingRow = Sequence[dict[str, tuple[float, float]]]
+"""Total and weight of each metric of each step since the last row of metrics.jsonl."""
 
 
 @struct.dataclass

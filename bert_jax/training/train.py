@@ -29,6 +29,7 @@ from bert_jax.training.phases import (
     load_data,
     training_batches,
 )
+from bert_jax.training.signals import Interrupted, Notice
 from bert_jax.training.state import TrainState, abstract_state, make_state
 from bert_jax.training.writer import RunWriter
 
@@ -88,7 +89,9 @@ def train(
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
     if first_step:
         checkpoint.check_run_of_step(manager, experiment, tokenizer, step=first_step)
-    state, seconds = starting_state(first_step, assemblies[1], manager, workdir, passport, weights)
+    state, seconds, pending = starting_state(
+        first_step, assemblies[1], manager, workdir, passport, weights
+    )
     started = time.monotonic() - seconds
     parameters, kind = num_parameters(state.params, experiment.model), jax.devices()[0].device_kind
     _report(
@@ -114,8 +117,8 @@ def train(
         passport=passport,
     )
     held_out: dict[str, float] = {}
-    writer = RunWriter(workdir, training, first_step, profile_steps)
-    with jax.set_mesh(mesh), manager, writer:
+    writer = RunWriter(workdir, training, first_step, profile_steps, pending)
+    with jax.set_mesh(mesh), manager, writer, Notice() as notice:
         for phase in remaining or plan[-1:]:  # the last phase if only the result is missing
             if len(plan) > 1:
                 data = phase.experiment.data
@@ -123,15 +126,28 @@ def train(
                 writer.phase = phase.number
             assembly = assemblies[phase.number]
             state, held_out = train_phase(
-                state, phase, assembly, writer, first_step=first_step, probes=probes, save=save
+                state,
+                phase,
+                assembly,
+                writer,
+                notice,
+                first_step=first_step,
+                probes=probes,
+                save=save,
             )
         manager.wait_until_finished()
 
-    # ---- Result -------------------------------------------------------------------------------
+    return write_result(workdir, experiment, held_out, seconds=time.monotonic() - started)
+
+
+def write_result(
+    workdir: Path, experiment: Experiment, held_out: dict[str, float], *, seconds: float
+) -> dict[str, Any]:
+    """Writes `result.json` and returns its content."""
     result = {
         "format_version": RESULT_FORMAT_VERSION,
-        "steps": training.steps,
-        "seconds": round(time.monotonic() - started, 1),
+        "steps": experiment.training.steps,
+        "seconds": round(seconds, 1),
         "config_hash": config_hash(experiment),
         **held_out,
     }
@@ -147,11 +163,11 @@ def starting_state(
     workdir: Path,
     passport: dict,
     weights: initial.InitialWeights | None,
-) -> tuple[TrainState, float]:
-    """Returns the state that training starts from, and the seconds of training before it.
+) -> checkpoint.Restored:
+    """Returns the state that training starts from, and what the checkpoint holds beside it.
 
-    The state and the seconds come from the checkpoint of `step`. If `step` is 0, a new state is
-    made, and its parameters are `weights`, or random if `weights` is None.
+    It comes from the checkpoint of `step`. If `step` is 0, a new state is made, and its parameters
+    are `weights`, or random if `weights` is None.
 
     Raises:
       CheckpointError: the checkpoint is of another model or of other data, or an earlier start of
@@ -167,7 +183,7 @@ def starting_state(
         _report(weights.report)
         params = initial.place(weights.params, assembly.sharding.params)
         state = TrainState(state.step, params, state.opt_state)
-    return state, 0.0
+    return checkpoint.Restored(state)
 
 
 def train_phase(
@@ -175,15 +191,19 @@ def train_phase(
     phase: Phase,
     assembly: Assembly,
     writer: RunWriter,
+    notice: Notice,
     *,
     first_step: int,
     probes: Sequence[Probe],
-    save: Callable[[int, TrainState], None],
+    save: Callable[..., None],
 ) -> tuple[TrainState, dict[str, float]]:
     """Trains a phase. Skips steps up to `first_step`, which were made before a restart of the run.
 
     Returns:
       The last state, and the metrics and baselines on the phase's held-out examples.
+
+    Raises:
+      Interrupted: a signal came to a process of the run. The state is saved.
     """
     config, data = phase.experiment.training, phase.experiment.data
 
@@ -221,6 +241,10 @@ def train_phase(
             writer.restart_clock()
         elif step % config.log_every == 0:
             writer.end_row(step)
+        if notice.reached(step) and step < phase.run_steps:
+            if not saving:
+                save(step, state, pending=writer.pending())
+            raise Interrupted(f"interrupted by {notice.signal or 'SIGTERM'}: step {step} is saved")
     if not evaluation:  # no step was left: the run stopped after its last checkpoint
         evaluation = evaluate(assembly.score, state.params, held_out())
     return state, {**evaluation, **to_beat}

@@ -22,7 +22,7 @@ from tensorboardX import SummaryWriter
 from bert_jax.errors import DivergenceError
 from bert_jax.files import write_atomically
 from bert_jax.training.config import TrainingConfig
-from bert_jax.training.metrics import merge
+from bert_jax.training.metrics import Mean, PendingRow, merge
 from bert_jax.training.step import Metrics
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -42,6 +42,7 @@ class RunWriter:
         config: TrainingConfig,
         first_step: int,
         profile_steps: range = range(0),
+        pending: PendingRow = (),
     ):
         self.phase: int | None = None
         """Number of the phase, written into each row; None in a run of one phase."""
@@ -49,7 +50,9 @@ class RunWriter:
         self._active = jax.process_index() == 0
         self._profile_steps = profile_steps if self._active else range(0)
         self._trace = contextlib.ExitStack()
-        self._window: list[Metrics] = []
+        self._window: list[Metrics] = [
+            {name: Mean(*value) for name, value in step.items()} for step in pending
+        ]
         self._ended: tuple[int, list[Metrics]] | None = None
         self._clock = time.monotonic()
         self._last_line = 0.0
@@ -115,6 +118,24 @@ class RunWriter:
         row, self._window = self._read(self._window), []
         return row
 
+    def pending(self) -> PendingRow:
+        """Returns the metrics of the steps since the last row, for a resumed run. Waits for them.
+
+        Raises:
+          DivergenceError: a value is not finite.
+        """
+        if self._ended is not None:
+            (step, ended), self._ended = self._ended, None
+            self.write(step, self._read(ended))
+        values = [
+            {name: (float(mean.total), float(mean.weight)) for name, mean in step.items()}
+            for step in jax.device_get(self._window)
+        ]
+        for step in values:
+            for name, (total, _) in step.items():
+                self._check_finite(name, total, "the last step")
+        return values
+
     def restart_clock(self) -> None:
         """Excludes the time since `read_row`, such as an evaluation, from the tokens per second."""
         self._clock = time.monotonic()
@@ -134,12 +155,7 @@ class RunWriter:
           DivergenceError: a value is not finite.
         """
         for name, value in row.items():
-            if not math.isfinite(value):
-                raise DivergenceError(
-                    f"{self._workdir}: {name} is {value} at step {step}; accepted: finite "
-                    "values. The checkpoints are kept. A lower optimizer.learning_rate or a longer "
-                    "optimizer.warmup_steps may help, in another --workdir"
-                )
+            self._check_finite(name, value, f"step {step}")
         if not self._active:
             return
         with (self._workdir / "metrics.jsonl").open("a") as file:
@@ -153,6 +169,14 @@ class RunWriter:
         if evaluated or (due and not self._console.is_terminal):
             self._last_line = time.monotonic()
             self._console.print(f"step {step:>7}  {_summary(row)}", soft_wrap=True)
+
+    def _check_finite(self, name: str, value: float, when: str) -> None:
+        if not math.isfinite(value):
+            raise DivergenceError(
+                f"{self._workdir}: {name} is {value} at {when}; accepted: finite values. The "
+                "checkpoints are kept. A lower optimizer.learning_rate or a longer "
+                "optimizer.warmup_steps may help, in another --workdir"
+            )
 
 
 def _summary(row: dict[str, float]) -> str:

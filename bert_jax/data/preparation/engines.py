@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -71,6 +71,10 @@ def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, 
         try:
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
+        except KeyboardInterrupt:
+            for worker in active_children():  # do not wait for the shards that they write
+                worker.terminate()
+            raise
         except BrokenProcessPool as error:
             raise UnfinishedError(
                 f"one of {workers} workers died without an error, perhaps for lack of memory; run "

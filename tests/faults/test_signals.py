@@ -1,0 +1,234 @@
+"""A signal ends a command with status 75, and the same command goes on as if it had not come."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import bert_jax
+from bert_jax.config import override, to_json
+from bert_jax.training import signals
+from bert_jax.training.train import train
+
+ROOT = Path(bert_jax.__file__).parents[1]
+SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
+
+
+def rows_of(workdir):
+    """Returns the rows of metrics.jsonl without the fields that depend on time."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if "perf/" not in k} for line in lines]
+
+
+def arrays_of(workdir, step):
+    """Returns every array of a checkpoint, also of one that several processes wrote."""
+    directory = (workdir / "checkpoints" / str(step) / "state").absolute()
+    reader = ocp.PyTreeCheckpointer()
+    saved = reader.metadata(directory).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+    return jax.tree.leaves(reader.restore(directory, restore_args=as_numpy))
+
+
+def assert_same_run(one, other, *, step):
+    assert rows_of(one) == rows_of(other)
+    for first, second in zip(arrays_of(one, step), arrays_of(other, step), strict=True):
+        assert np.asarray(first).tobytes() == np.asarray(second).tobytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(experiment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(experiment, workdir)
+    return workdir
+
+
+# Step 6 is evaluated and saved anyway, step 8 ends a row, and step 9 lies within a row.
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [(signal.SIGTERM, 6), (signal.SIGHUP, 8), (signal.SIGINT, 9), (signal.SIGTERM, 12)],
+)
+def test_a_signal_saves_the_step_and_the_run_goes_on_bitwise(
+    number, step, experiment, undisturbed, tmp_path, monkeypatch
+):
+    asked = signals.Notice.reached
+
+    def send_once(notice, now):
+        if now == step and not (tmp_path / "sent").exists():
+            (tmp_path / "sent").touch()
+            os.kill(os.getpid(), number)
+        return asked(notice, now)
+
+    monkeypatch.setattr(signals.Notice, "reached", send_once)
+    handlers = [signal.getsignal(one) for one in SIGNALS]
+    if step < 12:  # after the last step, only the result is left to write
+        with pytest.raises(signals.Interrupted, match=f"{number.name}: step {step} is saved"):
+            train(experiment, tmp_path / "run")
+        assert not (tmp_path / "run" / "result.json").exists()
+        assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+    assert [signal.getsignal(one) for one in SIGNALS] == handlers
+    train(experiment, tmp_path / "run")
+    assert_same_run(tmp_path / "run", undisturbed, step=12)
+
+
+def start(module, *arguments, devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", f"bert_jax.{module}", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(condition, process):
+    while not condition():
+        if process.poll() is not None:
+            pytest.fail(f"ended before its signal:\n{process.communicate()[1]}")
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def long(experiment, tmp_path_factory):
+    """The config.json of a run of 400 updates that saves after the last alone."""
+    changes = {"training.steps": 400, "training.eval_every": 400, "training.checkpoint_every": 400}
+    file = tmp_path_factory.mktemp("long") / "config.json"
+    file.write_text(json.dumps(to_json(override(experiment, changes))))
+    return file
+
+
+def test_a_command_says_how_to_go_on(long, tmp_path):
+    process = start("pretrain", f"--experiment={long}", f"--workdir={tmp_path / 'run'}")
+    wait_for((tmp_path / "run" / "metrics.jsonl").exists, process)
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == signals.STATUS
+    (saved,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+    assert stderr.endswith(
+        f"interrupted by SIGTERM: step {saved} is saved; the same command goes on from what was "
+        "saved\n"
+    )
+
+
+PROCESSES, STEPS_OF_BOTH = 2, 120
+"""jax tells the processes of a signal within some seconds; 120 updates take longer."""
+
+
+@pytest.fixture(scope="module")
+def on_eight_devices(experiment, tmp_path_factory):
+    every = {"training.eval_every": STEPS_OF_BOTH, "training.checkpoint_every": STEPS_OF_BOTH}
+    changes = {"training.steps": STEPS_OF_BOTH, "mesh.data": 8, **every}
+    file = tmp_path_factory.mktemp("both") / "config.json"
+    file.write_text(json.dumps(to_json(override(experiment, changes))))
+    return file
+
+
+def start_both(config, workdir):
+    port = free_port()
+    return [
+        start(
+            "pretrain",
+            *(f"--experiment={config}", f"--workdir={workdir}"),
+            *(f"--coordinator=127.0.0.1:{port}", f"--process_count={PROCESSES}"),
+            f"--process_index={index}",
+            devices=8 // PROCESSES,
+        )
+        for index in range(PROCESSES)
+    ]
+
+
+def end_of(processes, status):
+    said = [process.communicate(timeout=600)[1] for process in processes]
+    assert [process.returncode for process in processes] == [status] * PROCESSES, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def undisturbed_on_eight_devices(on_eight_devices, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    end_of(start_both(on_eight_devices, workdir), 0)
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
+    number, on_eight_devices, undisturbed_on_eight_devices, tmp_path
+):
+    processes = start_both(on_eight_devices, tmp_path)
+    wait_for((tmp_path / "metrics.jsonl").exists, processes[0])
+    processes[1].send_signal(number)
+    said = end_of(processes, signals.STATUS)
+    (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
+    assert all(f"step {saved} is saved" in one for one in said) and saved < STEPS_OF_BOTH
+    end_of(start_both(on_eight_devices, tmp_path), 0)
+    assert_same_run(tmp_path, undisturbed_on_eight_devices, step=STEPS_OF_BOTH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_a_sweep_saves_the_running_run_and_starts_no_other(number, long, tmp_path):
+    file, workdir = tmp_path / "mine.py", tmp_path / "sweep"
+    file.write_text(
+        "import json\n\nfrom bert_jax.config import from_json\n"
+        "from bert_jax.training.experiment import Experiment\n\n\ndef get_config() -> Experiment:\n"
+        f"    return from_json(Experiment, json.loads({long.read_text()!r}))\n\n\n"
+        "def sweep():\n    yield {'seed': 1}\n    yield {'seed': 2}\n"
+    )
+    process = start("sweep", f"--experiment={file}", f"--workdir={workdir}")
+    wait_for(lambda: list(workdir.glob("*/metrics.jsonl")), process)
+    process.send_signal(number)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == signals.STATUS
+    (run,) = (path.parent for path in workdir.glob("*/config.json"))
+    assert len(list((run / "checkpoints").glob("[0-9]*"))) == 1
+    assert stderr.endswith(
+        f"interrupted by {number.name}; the same command goes on from what was saved\n"
+    )
+    process = start("sweep", f"--experiment={file}", f"--workdir={workdir}")
+    stderr = process.communicate(timeout=240)[1]
+    assert process.returncode == 0 and "going on from step" in stderr
+    assert len(list(workdir.glob("*/result.json"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_prepare_keeps_finished_shards(number, experiment, tmp_path):
+    changes = {
+        "data.corpus": "embedded:sotu",
+        "data.directory": str(tmp_path / "data"),
+        "data.train_shards": 24,
+        "data.dupe_factor": 8,
+    }
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(to_json(override(experiment, changes))))
+    arguments = (f"--experiment={config}", "--workers=2")
+    process = start("prepare", *arguments)
+    wait_for(lambda: list((tmp_path / "data").glob("train-*.json")), process)
+    sent = time.monotonic()
+    process.send_signal(number)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == signals.STATUS and time.monotonic() - sent < 10
+    assert stderr.rstrip().endswith("the same command goes on from what was saved"), stderr
+    finished = (tmp_path / "data").glob("train-*.json")  # the last file of a shard
+    shards = {path: path.stat().st_mtime_ns for path in finished}
+    assert 0 < len(shards) < 24
+    process = start("prepare", *arguments)
+    process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards
