@@ -55,7 +55,7 @@ def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any
     earlier = {
         path: default
         for path, default in config.EARLIER_DEFAULTS.items()
-        if path not in overrides and default in [run[path] for run in values[1:]]
+        if path not in overrides and default in [run.get(path) for run in values[1:]]
     }
     for path, default in earlier.items():
         if values[0][path] != default:
@@ -83,10 +83,11 @@ def load(spec: str, root: Any = None) -> Any:
         raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
 
 
-def run(main: Callable[..., None], *, operands: bool = False) -> None:
+def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = False) -> None:
     """Runs a command. After a mistake of the user it prints one line and exits with status 2.
 
-    If `operands` is True, the arguments that are not flags are passed to `main`.
+    If `operands` is True, the arguments that are not flags are passed to `main`. `resumes` says
+    whether the same command goes on after a signal.
     """
 
     def guarded(arguments: list[str]) -> None:
@@ -105,8 +106,8 @@ def run(main: Callable[..., None], *, operands: bool = False) -> None:
             where = f"{error.filename} cannot be read or written"
             sys.exit(_fail(f"{where} ({error.strerror}); accepted: a path that can be"))
         except KeyboardInterrupt as error:
-            said = str(error) or "interrupted"
-            print(f"{said}; the same command goes on from what was saved", file=sys.stderr)
+            more = "; the same command goes on from what was saved" if resumes else ""
+            print((str(error) or "interrupted") + more, file=sys.stderr)
             sys.exit(signals.STATUS)
 
     def parse(arguments: list[str]) -> list[str]:

@@ -44,4 +44,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "Pretrained weights: see CHECKPOINT above.")
     flags.DEFINE_string("workdir", None, "Directory for the seeds and their result.")
     flags.DEFINE_integer("seeds", 1, "Number of seeds, counted up from `seed`.")
-    command.run(main)
+    command.run(main, resumes=True)

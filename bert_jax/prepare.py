@@ -219,4 +219,4 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string(
         "beam", [], "An option of Beam, such as --beam=--runner=DataflowRunner."
     )
-    command.run(main)
+    command.run(main, resumes=True)

@@ -150,4 +150,4 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("process_count", None, "Number of processes.")
     flags.DEFINE_integer("process_index", None, "Index of this process, from 0.")
-    command.run(main)
+    command.run(main, resumes=True)

@@ -212,4 +212,4 @@ if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_string("workdir", None, "Directory of the runs and their summary.")
     flags.DEFINE_bool("dry_run", False, "Only prints the table of runs.")
-    command.run(main)
+    command.run(main, resumes=True)

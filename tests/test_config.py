@@ -406,6 +406,13 @@ def test_up_to_format_3_the_usual_values_of_scan_layers_become_null(
     assert from_json(Experiment, content).model.scan_layers is value
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_up_to_format_3_gradients_had_the_dtype_of_the_model(dtype, experiment):
+    content = to_json(override(experiment, {"model.dtype": dtype})) | {"format_version": 3}
+    del content["training"]["gradient_dtype"]
+    assert from_json(Experiment, content).training.gradient_dtype == dtype
+
+
 def test_a_second_phase_of_format_1_becomes_a_phase(experiment):
     def read(**second):
         stored = {**to_json(experiment), "format_version": 1}

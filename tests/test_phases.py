@@ -451,7 +451,10 @@ def test_changed_data_of_the_second_phase_are_refused(stopped_at, two_phases, tm
     shutil.copytree(f"{two_phases.data.directory}-48", other)
     workdir = stopped_at(5)
     moved = override(two_phases, {"phases.0.changes.data.directory": str(other)})
-    (workdir / "config.json").write_text(json.dumps(to_json(moved)))
+    step = workdir / "checkpoints" / "5"
+    (step / "digests.json").write_text('{"format_version": 1, "sha256": {}}')
+    for file in (workdir / "config.json", step / "config" / "metadata"):
+        file.write_text(json.dumps(to_json(moved)))
     passport = json.loads((other / "passport.json").read_text())
     passport["splits"]["train"]["bytes_read"] += 1
     (other / "passport.json").write_text(json.dumps(passport))

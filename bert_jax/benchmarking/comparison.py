@@ -33,6 +33,7 @@ ONE_DEVICE = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": 1}
 
 SAME_WORK = {
     "data.pairs_per_row": 1,
+    "model.remat": "none",
     "objective.mlm_reduction": "mean",
     "objective.next_sentence": True,
     "optimizer.name": "adamw",

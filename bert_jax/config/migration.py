@@ -8,9 +8,9 @@ from bert_jax.config.bounds import nearest
 from bert_jax.errors import ConfigError
 
 FORMAT_VERSION = 4
-"""Version of the format of stored configs. Up to version 3, `model.scan_layers` was not null. In
-versions 1 and 2, dropout used threefry bits. In version 1, a run had at most two phases, and a
-section `second_phase` described the second."""
+"""Version of the format of stored configs. Up to version 3, `model.scan_layers` was not null, and
+the gradients of kernels had the dtype of the model. In versions 1 and 2, dropout used threefry
+bits. In version 1, a run had at most two phases; `second_phase` described the second."""
 
 REMOVED_FIELDS: dict[str, Any] = {
     "training.layer_decay": 1.0,
@@ -24,7 +24,10 @@ error. The paths are those of `Experiment` and `FineTuningConfig`.
 """
 
 
-EARLIER_DEFAULTS: dict[str, Any] = {"model.dropout_bits": "threefry"}
+EARLIER_DEFAULTS: dict[str, Any] = {
+    "model.dropout_bits": "threefry",
+    "training.gradient_dtype": "bfloat16",  # only of runs with model.dtype=bfloat16
+}
 """The earlier default of each field whose default has changed, by the field's path.
 
 A stored config gets this default if its format did not have the field. A run or a sweep that began
@@ -61,6 +64,9 @@ def migrate(description: Mapping[str, Any], names: Collection[str]) -> dict[str,
     model = fields if "dropout_bits" in names else fields.get("model")
     if version < 3 and isinstance(model, dict):
         model["dropout_bits"] = EARLIER_DEFAULTS["model.dropout_bits"]
+    if version < 4 and "objective" in names and (model or {}).get("dtype") == "bfloat16":
+        path = "training.gradient_dtype"
+        fields["training"]["gradient_dtype"] = EARLIER_DEFAULTS[path]
     if version < 4 and isinstance(model, dict) and "scan_layers" in model:
         # The experiments had the value that is chosen for null on an accelerator, or the default,
         # false. The results do not depend on it.

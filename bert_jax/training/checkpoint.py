@@ -9,14 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from bert_jax import environment
 from bert_jax.config import diff, from_json, to_json
 from bert_jax.data.passport import PASSPORT_FILE, passport_fingerprint
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
-from bert_jax.files import write_json
 from bert_jax.models.config import BertConfig
 from bert_jax.training import damage
 from bert_jax.training.experiment import Experiment, Phase, phases
@@ -24,7 +21,15 @@ from bert_jax.training.initial import flatten_params
 from bert_jax.training.metrics import PendingRow
 from bert_jax.training.state import TrainState
 
-CheckpointManager = ocp.CheckpointManager
+
+class CheckpointManager(ocp.CheckpointManager):
+    """orbax's manager, which leaves it to the training loop to ask whether a signal came."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False. `signals.Notice` numbers the questions to jax's preemption service."""
+        del step
+        return False
+
 
 JSON_ITEMS = ("position", "config", "tokenizer", "passport")
 
@@ -36,8 +41,10 @@ RESUMABLE = (
     "training.keep_checkpoints",
     "training.on_damaged_checkpoint",
     "evaluation.probe",
+    "model.scan_layers",
 )
-"""Prefixes of the fields that may change when a run continues. A new mesh changes only rounding."""
+"""Prefixes of the fields that may change when a run continues. A new mesh, and a loop over the
+layers, change only rounding."""
 
 
 def open_checkpoints(
@@ -336,15 +343,3 @@ def _check_same(saved: Experiment, experiment: Experiment, *, what: str) -> None
                 f"{what} with {path}={before!r}, not {now!r}; accepted: the same "
                 f"value, or another --workdir (on resume, only {fields} may change)"
             )
-
-
-def open_workdir(workdir: Path, experiment: Experiment) -> None:
-    """Makes the run directory and writes `config.json` and `environment.json`."""
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", to_json(experiment))
-        file = workdir / "environment.json"
-        loop = experiment.model.layers_loop(jax.default_backend())
-        write_json(file, environment.describe_again(file, scan_layers=loop))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")  # the other processes read it afterwards

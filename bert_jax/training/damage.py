@@ -49,7 +49,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def check_step(workdir: Path, step: int) -> None:
-    """Checks that the files of a saved step are what was saved.
+    """Compares each file of a saved step with its SHA-256.
 
     A step of an earlier version of bert_jax has no digests; a line on stderr says so.
 
@@ -61,7 +61,13 @@ def check_step(workdir: Path, step: int) -> None:
     if (workdir / "config.json").exists():  # weights alone have no position
         promised = _position(directory).get("digests", False)
     if (directory / DIGESTS_FILE).exists():
-        _check_files(directory)
+        try:
+            _check_files(directory)
+        except CheckpointError as error:
+            if directory.exists():
+                raise
+            gone = f"{directory} was deleted while it was read; accepted: a newer checkpoint"
+            raise CheckpointError(gone) from error
     elif promised:
         raise _damaged(directory, f"{DIGESTS_FILE} is missing")
     else:
@@ -69,10 +75,9 @@ def check_step(workdir: Path, step: int) -> None:
 
 
 def newest_whole_step(workdir: Path, *, on_damaged: Literal["previous", "stop"]) -> int:
-    """Returns the last step whose files are what was saved; 0 if nothing was saved.
+    """Returns the last step whose files have the saved SHA-256; 0 if nothing was saved.
 
-    Process 0 checks the files for all. With `on_damaged` 'previous' it moves newer, damaged steps
-    to `workdir/damaged`.
+    Process 0 checks the files for all.
 
     Raises:
       CheckpointError: no step is whole; or the last step is damaged, and `on_damaged` is 'stop'.
@@ -91,26 +96,30 @@ def newest_whole_step(workdir: Path, *, on_damaged: Literal["previous", "stop"])
 
 
 def _newest_whole_step(workdir: Path, on_damaged: Literal["previous", "stop"]) -> int:
-    errors: dict[int, CheckpointError] = {}
-    whole = 0
+    newest = None
     for step in saved_steps(workdir):
         try:
             check_step(workdir, step)
         except CheckpointError as error:
-            errors[step] = error
+            newest = newest or error
             if on_damaged == "stop":
                 raise
+            print(str(error).partition("; accepted")[0], file=sys.stderr)
         else:
-            whole = step
-            break
-    if errors and not whole:
-        raise next(iter(errors.values()))
-    for step, error in errors.items():
-        aside = _unused(workdir / "damaged" / str(step))
-        aside.parent.mkdir(exist_ok=True)
-        (workdir / "checkpoints" / str(step)).rename(aside)
-        print(f"{str(error).partition(';')[0]}; it is now {aside}", file=sys.stderr)
-    return whole
+            return step
+    if newest:
+        raise newest
+    return 0
+
+
+def move_damaged(workdir: Path, *, newest_whole: int) -> None:
+    """Moves the steps after `newest_whole` to `workdir/damaged`. Only process 0 does it."""
+    for step in saved_steps(workdir) if jax.process_index() == 0 else ():
+        if step > newest_whole:
+            aside = _unused(workdir / "damaged" / str(step))
+            aside.parent.mkdir(exist_ok=True)
+            (workdir / "checkpoints" / str(step)).rename(aside)
+            print(f"the damaged checkpoint {step} is now {aside}", file=sys.stderr)
 
 
 def _unused(path: Path) -> Path:
@@ -120,10 +129,17 @@ def _unused(path: Path) -> Path:
 
 def _check_files(step: Path) -> None:
     try:
-        wanted: dict[str, str] = json.loads((step / DIGESTS_FILE).read_bytes())["sha256"]
-        found = _hash([step / name for name in wanted if (step / name).is_file()], step)
-    except (ValueError, TypeError, KeyError) as error:
+        content = json.loads((step / DIGESTS_FILE).read_bytes())
+        wanted: dict[str, str] = content["sha256"]
+        names = [step / name for name in wanted.keys()]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(step, f"{DIGESTS_FILE} has changed") from error
+    if content.get("format_version") != FORMAT_VERSION:
+        raise _damaged(step, f"{DIGESTS_FILE} has format_version {content.get('format_version')}")
+    try:
+        found = _hash([name for name in names if name.is_file()], step)
+    except OSError as error:
+        raise _damaged(step, f"{error.filename} cannot be read: {error.strerror}") from error
     wrong = [
         f"{name} {'has changed' if name in found else 'is missing'}"
         for name, digest in wanted.items()

@@ -4,6 +4,7 @@ A command that was ended by a signal has the exit status 75, EX_TEMPFAIL of syse
 again. A second Ctrl-C ends the process at once.
 """
 
+import itertools
 import os
 import signal
 import threading
@@ -27,12 +28,20 @@ def raise_on_signals() -> None:
 
 
 def _raise(number: int, _: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for other in SIGNALS:  # nothing interrupts the way out but a second Ctrl-C
+        signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else signal.SIG_IGN)
     raise Interrupted(f"interrupted by {signal.Signals(number).name}")
 
 
+_calls = itertools.count(1)
+"""Numbers the calls of `Notice.reached`. All processes of a run make the same calls."""
+
+
 class Notice:
-    """A context manager in which a signal ends nothing, but is noted: see `reached`."""
+    """A context manager that records a signal instead of ending the process.
+
+    `reached` returns whether a signal came.
+    """
 
     def __init__(self):
         self.signal: str | None = None
@@ -50,16 +59,19 @@ class Notice:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def reached(self, step: int) -> bool:
-        """Returns whether a signal came to any process of the run. All processes get True at one
-        step; each must ask after each step.
+    def reached(self) -> bool:
+        """Returns whether a signal came to any process of the run.
+
+        Each process must ask after each step. All get True after the same step.
         """
         import jax
         from jax.experimental import multihost_utils
 
         if jax.process_count() == 1:
             return self.signal is not None
-        return multihost_utils.reached_preemption_sync_point(step)
+        # jax's service chooses the next number after the largest it was asked for, from 1 on. A
+        # resumed run begins with a later step, and would never ask for that number.
+        return multihost_utils.reached_preemption_sync_point(next(_calls))
 
     def _note(self, number: int, _: FrameType | None) -> None:
         import jax

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from rich.console import Console
 
 from bert_jax import environment
-from bert_jax.config import config_hash
+from bert_jax.config import config_hash, to_json
 from bert_jax.data.batch import Batch
 from bert_jax.data.passport import join_passports, passport_fingerprint
 from bert_jax.files import write_json
@@ -19,7 +20,7 @@ from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.build import Assembly, assemble, compile_update
-from bert_jax.training.damage import newest_whole_step
+from bert_jax.training.damage import move_damaged, newest_whole_step
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.experiment import Experiment, Phase, errors_of_phase, phases
 from bert_jax.training.phases import (
@@ -78,7 +79,7 @@ def train(
             assemblies[phase.number] = assemble(phase, mesh)
 
     # ---- Run directory and state ------------------------------------------------------------
-    checkpoint.open_workdir(workdir, experiment)
+    open_workdir(workdir, experiment)
     environment.check_processes_agree(
         weights=weights and weights.sha256,
         experiment=config_hash(experiment),
@@ -86,6 +87,7 @@ def train(
         checkpoint=first_step,
         workdir_shared=(workdir / "config.json").exists(),
     )
+    move_damaged(workdir, newest_whole=first_step)
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
     if first_step:
         checkpoint.check_run_of_step(manager, experiment, tokenizer, step=first_step)
@@ -118,7 +120,7 @@ def train(
     )
     held_out: dict[str, float] = {}
     writer = RunWriter(workdir, training, first_step, profile_steps, pending)
-    with jax.set_mesh(mesh), manager, writer, Notice() as notice:
+    with jax.set_mesh(mesh), Notice() as notice, manager, writer:
         for phase in remaining or plan[-1:]:  # the last phase if only the result is missing
             if len(plan) > 1:
                 data = phase.experiment.data
@@ -138,6 +140,18 @@ def train(
         manager.wait_until_finished()
 
     return write_result(workdir, experiment, held_out, seconds=time.monotonic() - started)
+
+
+def open_workdir(workdir: Path, experiment: Experiment) -> None:
+    """Makes the run directory and writes `config.json` and `environment.json`."""
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", to_json(experiment))
+        file = workdir / "environment.json"
+        loop = experiment.model.layers_loop(jax.default_backend())
+        write_json(file, environment.describe_again(file, scan_layers=loop))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir")  # the other processes read it afterwards
 
 
 def write_result(
@@ -241,7 +255,7 @@ def train_phase(
             writer.restart_clock()
         elif step % config.log_every == 0:
             writer.end_row(step)
-        if notice.reached(step) and step < phase.run_steps:
+        if notice.reached() and step < phase.run_steps:
             if not saving:
                 save(step, state, pending=writer.pending())
             raise Interrupted(f"interrupted by {notice.signal or 'SIGTERM'}: step {step} is saved")

@@ -53,6 +53,8 @@ class RunWriter:
         self._window: list[Metrics] = [
             {name: Mean(*value) for name, value in step.items()} for step in pending
         ]
+        self._earlier = len(pending)
+        """Number of steps of the row that an earlier process made."""
         self._ended: tuple[int, list[Metrics]] | None = None
         self._clock = time.monotonic()
         self._last_line = 0.0
@@ -143,8 +145,9 @@ class RunWriter:
     def _read(self, window: list[Metrics]) -> dict[str, float]:
         row = merge(window)
         now = time.monotonic()
-        tokens_per_second = row.pop("tokens") * len(window) / (now - self._clock)
-        self._clock = now
+        steps = len(window) - self._earlier
+        tokens_per_second = row.pop("tokens") * steps / (now - self._clock)
+        self._clock, self._earlier = now, 0
         row = {f"train/{name}": value for name, value in row.items()}
         return row | {"perf/tokens_per_second": tokens_per_second}
 

@@ -126,7 +126,11 @@ def test_pairs_come_evenly_from_all_shards_without_single_texts(tmp_path):
         records = [b"".join(encode_pairs(row, dtype="uint16")) for row in rows]
         write_records(records, path=tmp_path / name)
         shards.append({"file": name, "examples": len(rows)})
-    passport = {"record_dtype": "uint16", "splits": {"train": {"shards": shards}}}
+    passport = {
+        "record_dtype": "uint16",
+        "vocab_size": VOCAB_SIZE,
+        "splits": {"train": {"shards": shards}},
+    }
     for rows, expected in ((5, [0, 2, 4, 6, 8]), (100, list(range(10)))):
         pairs = load_pairs(tmp_path, passport, split="train", rows=rows)
         assert [pair.label for pair in pairs] == expected

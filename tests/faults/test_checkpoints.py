@@ -9,7 +9,7 @@ import pytest
 from bert_jax import load_run
 from bert_jax.config import override
 from bert_jax.errors import CheckpointError
-from bert_jax.training.damage import DIGESTS_FILE, check_step, newest_whole_step
+from bert_jax.training.damage import DIGESTS_FILE, check_step, move_damaged, newest_whole_step
 from bert_jax.training.train import train
 
 
@@ -106,6 +106,7 @@ def test_an_empty_directory_of_a_step_is_moved_aside(run):
     for _ in range(2):
         (run / "checkpoints" / "16").mkdir()
         assert newest_whole_step(run, on_damaged="previous") == 12
+        move_damaged(run, newest_whole=12)
     assert {path.name for path in (run / "damaged").iterdir()} == {"16", "16-2"}
 
 

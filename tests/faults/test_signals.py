@@ -1,5 +1,6 @@
 """A signal ends a command with status 75, and the same command goes on as if it had not come."""
 
+import itertools
 import json
 import os
 import signal
@@ -59,13 +60,12 @@ def undisturbed(experiment, tmp_path_factory):
 def test_a_signal_saves_the_step_and_the_run_goes_on_bitwise(
     number, step, experiment, undisturbed, tmp_path, monkeypatch
 ):
-    asked = signals.Notice.reached
+    asked, steps = signals.Notice.reached, itertools.count(1)
 
-    def send_once(notice, now):
-        if now == step and not (tmp_path / "sent").exists():
-            (tmp_path / "sent").touch()
+    def send_once(notice):
+        if next(steps) == step:
             os.kill(os.getpid(), number)
-        return asked(notice, now)
+        return asked(notice)
 
     monkeypatch.setattr(signals.Notice, "reached", send_once)
     handlers = [signal.getsignal(one) for one in SIGNALS]
@@ -79,10 +79,26 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_bitwise(
     assert_same_run(tmp_path / "run", undisturbed, step=12)
 
 
+def receive_signals():
+    """A parent that ignores a signal, such as nohup or a script's background, passes this on."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def signals_are_received():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    receive_signals()
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
 def start(module, *arguments, devices=1):
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", f"bert_jax.{module}", *map(str, arguments)],
+        preexec_fn=receive_signals,
         env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -176,8 +192,47 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     said = end_of(processes, signals.STATUS)
     (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
     assert all(f"step {saved} is saved" in one for one in said) and saved < STEPS_OF_BOTH
+
+    # Again, before the first update of the resumed run.
+    processes = start_both(on_eight_devices, tmp_path)
+    for line in processes[0].stderr:
+        if "going on from step" in line:
+            break
+    processes[0].send_signal(number)
+    end_of(processes, signals.STATUS)
     end_of(start_both(on_eight_devices, tmp_path), 0)
     assert_same_run(tmp_path, undisturbed_on_eight_devices, step=STEPS_OF_BOTH)
+
+
+@pytest.mark.slow
+def test_a_second_signal_does_not_end_a_save(long, tmp_path):
+    """The digests take two seconds here, and the second signal comes meanwhile."""
+    slow = (
+        "import runpy, sys, time\nfrom bert_jax.training import damage\n"
+        "write = damage.write_digests\n"
+        "damage.write_digests = lambda path: (print('SAVING', file=sys.stderr, flush=True), "
+        "time.sleep(2), write(path))\n"
+        f"sys.argv = ['pretrain', '--experiment={long}', '--workdir={tmp_path}']\n"
+        "runpy.run_module('bert_jax.pretrain', run_name='__main__')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow],
+        preexec_fn=receive_signals,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for((tmp_path / "metrics.jsonl").exists, process)
+    process.send_signal(signal.SIGTERM)
+    for line in process.stderr:
+        if line == "SAVING\n":
+            break
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGHUP)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == signals.STATUS, stderr
+    (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
+    assert f"step {saved} is saved" in stderr
 
 
 @pytest.mark.slow

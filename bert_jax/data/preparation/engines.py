@@ -71,7 +71,7 @@ def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, 
         try:
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, GeneratorExit):
             for worker in active_children():  # do not wait for the shards that they write
                 worker.terminate()
             raise
