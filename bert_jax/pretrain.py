@@ -67,9 +67,11 @@ def main() -> None:
     import jax
 
     from bert_jax.runs.initial import open_initial_weights
+    from bert_jax.training import signals
     from bert_jax.training.checkpoint import latest_step
     from bert_jax.training.train import train
 
+    signals.share()
     profile_steps = range(0)
     if flags.FLAGS.profile_steps is not None:
         profile_steps = parse_steps(

@@ -33,6 +33,25 @@ def _raise(number: int, _: FrameType | None) -> None:
     raise Interrupted(f"interrupted by {signal.Signals(number).name}")
 
 
+def share() -> None:
+    """Tells all processes of a run of a signal to this one. Call it when jax knows the processes.
+
+    jax's preemption service does so for SIGTERM alone, so other signals are sent again as SIGTERM.
+    """
+    import jax
+
+    if jax.process_count() > 1:
+        for number in (signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _send_as_sigterm)
+
+
+def _send_as_sigterm(number: int, _: FrameType | None) -> None:
+    if number == signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 _calls = itertools.count(1)
 """Numbers the calls of `Notice.reached`. All processes of a run make the same calls."""
 
@@ -49,10 +68,16 @@ class Notice:
         self._before: dict[int, Any] = {}
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN and not self._is_of_jax(number):
-                    self._before[number] = signal.signal(number, self._note)
+        import jax
+
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python runs handlers in the main thread alone
+        if jax.process_count() > 1:
+            share()
+            return self
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_):
@@ -74,17 +99,6 @@ class Notice:
         return multihost_utils.reached_preemption_sync_point(next(_calls))
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        import jax
-
         self.signal = signal.Signals(number).name
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    @staticmethod
-    def _is_of_jax(number: int) -> bool:
-        """With several processes, jax handles SIGTERM: it tells all processes."""
-        import jax
-
-        return number == signal.SIGTERM and jax.process_count() > 1
