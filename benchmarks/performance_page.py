@@ -58,6 +58,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def image(file: Path, said: str) -> str:
+    return f"![{said}]({file.relative_to(DOCS)})\n\n"
+
+
 def machine_table(record: Record) -> str:
     machine = record["machine"]
     versions = dict(machine["versions"])
@@ -122,7 +126,7 @@ def parts_table(record: Record) -> str:
     head = ["part"]
     for dropout in parts:
         head += [f"ms, dropout {dropout}", "share"]
-    return table(head, rows)
+    return image(PARTS_FIGURE, "Milliseconds of each part of an update") + table(head, rows)
 
 
 def growth_of(record: Record, field: str) -> dict[int, Any]:
@@ -133,7 +137,7 @@ def growth_of(record: Record, field: str) -> dict[int, Any]:
 
 
 def growth_table(record: Record) -> str:
-    head = ("changed field", "value", "ms an update", "tokens/s", "of ceiling", "peak memory, MiB")
+    head = ("changed field", "value", "ms an update", "tokens/s", "of ceiling", "memory, MiB")
     head += ("compile, s",)
     rows = []
     for field in FIELDS:
@@ -142,7 +146,7 @@ def growth_table(record: Record) -> str:
             row += [f"{one['tokens_per_second']:,.0f}", f"{one['model_flops_utilization']:.2f}"]
             row += [f"{one['memory_bytes']['peak'] / 2**20:,.0f}", f"{one['compile_seconds']:.1f}"]
             rows.append(row)
-    return table(head, rows)
+    return image(GROWTH_FIGURE, "Milliseconds of an update") + table(head, rows)
 
 
 def variants_table(record: Record, name: str) -> str:
