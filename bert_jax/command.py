@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 from absl import app, flags, logging
 
-from bert_jax import config
+from bert_jax import config, environment
 from bert_jax.errors import BertJaxError, CheckpointError, ConfigError, MissingDataError
 from bert_jax.training import signals
 
@@ -96,15 +97,17 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
             if len(arguments) > 1 and not operands:
                 raise ConfigError(f"unexpected argument {arguments[1]!r}; see --help")
             main(*arguments[1:])
-        except MissingDataError as error:
-            sys.exit(_fail(f"{error}; make them with `{_prepare_command()}`"))
-        except BertJaxError as error:
-            sys.exit(_fail(error))
-        except OSError as error:  # a file that cannot be read or written, a full disk
-            if not error.filename:
-                sys.exit(_fail(error))
-            where = f"{error.filename} cannot be read or written"
-            sys.exit(_fail(f"{where} ({error.strerror}); accepted: a path that can be"))
+        except (BertJaxError, OSError) as error:
+            said = _line_about(error)
+            status = _fail(said)
+            if environment.is_one_of_several():
+                environment.leave(status, said)
+            sys.exit(status)
+        except Exception as error:
+            if environment.is_one_of_several():
+                traceback.print_exc()
+                environment.leave(1, repr(error))
+            raise
         except KeyboardInterrupt as error:
             more = "; the same command goes on from what was saved" if resumes else ""
             print((str(error) or "interrupted") + more, file=sys.stderr)
@@ -181,6 +184,15 @@ def _prepare_command() -> str:
     overrides = [f"--set {quote(one)}" for one in _SET.value if one.startswith(fields)]
     experiment = f"--experiment={_EXPERIMENT.value or 'FILE'}"
     return " ".join(["python -m bert_jax.prepare", experiment, *overrides])
+
+
+def _line_about(error: BertJaxError | OSError) -> str:
+    if isinstance(error, MissingDataError):
+        return f"{error}; make them with `{_prepare_command()}`"
+    if isinstance(error, OSError) and error.filename:  # it cannot be read or written; a full disk
+        where = f"{error.filename} cannot be read or written"
+        return f"{where} ({error.strerror}); accepted: a path that can be"
+    return str(error)
 
 
 def _fail(error: Exception | str) -> int:

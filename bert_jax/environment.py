@@ -1,5 +1,6 @@
 """The environment of a run: jax's settings, the processes of the run, and a record of both."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -7,6 +8,8 @@ import os
 import platform
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,65 @@ def start_processes(
     elif not cluster and not of_slurm:
         return
     jax.distributed.initialize(*given, local_device_ids=slurm_devices())
+    if jax.process_count() > 1:
+        threading.Thread(target=_follow_others, daemon=True).start()
+
+
+_FAILED = "bert_jax/failed"
+"""Key in jax's store of the run, which process 0 holds: the status and the error of a process."""
+
+GRACE_SECONDS = 5
+"""Time in which a process may print an error of its own before it ends with that of another."""
+
+
+def _store() -> Any:
+    """Returns the store that the processes of the run share, or None in a run of one process."""
+    if "jax" not in sys.modules:
+        return None
+    from jax._src import distributed  # jax has no public access to the store
+
+    return distributed.global_state.client
+
+
+def _follow_others() -> None:
+    """Ends this process when another process of the run calls `leave`."""
+    import jax
+
+    while True:
+        try:
+            failure: str = _store().blocking_key_value_get(_FAILED, 10_000)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" in str(error):
+                continue
+            return  # the run has ended, and jax has closed the store
+        status, _, said = failure.partition(" ")
+        if said.startswith(f"process {jax.process_index()} "):
+            return  # it is this process
+        time.sleep(GRACE_SECONDS)
+        print(f"error: {said}", file=sys.stderr, flush=True)
+        os._exit(int(status))
+
+
+def is_one_of_several() -> bool:
+    """Returns whether this process is connected with other processes of its run."""
+    return _store() is not None
+
+
+def leave(status: int, said: str) -> None:
+    """Ends this process of several after an error. The other processes of the run end, too.
+
+    Otherwise, the others would wait for this process in their next update, and this process would
+    wait for the others in jax's shutdown.
+    """
+    import jax
+
+    failure = f"{status} process {jax.process_index()} has ended: {said}"
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first
+        _store().key_value_set(_FAILED, failure)
+    if jax.process_index() == 0:
+        time.sleep(2 * GRACE_SECONDS)  # the others read the store, which ends with process 0
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def slurm_devices() -> list[int] | None:
