@@ -79,16 +79,21 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_bitwise(
     assert_same_run(tmp_path / "run", undisturbed, step=12)
 
 
-def receive_signals():
-    """A parent that ignores a signal, such as nohup or a script's background, passes this on."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+RECEIVES = (
+    "import os, signal, sys\nfor number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):\n"
+    "    signal.signal(number, signal.SIG_DFL)\n"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+"""A parent that ignores a signal, such as nohup or a script's background, passes this on."""
+
+PYTHON = [sys.executable, "-c", RECEIVES]
 
 
 @pytest.fixture(autouse=True)
 def signals_are_received():
     before = [signal.getsignal(number) for number in SIGNALS]
-    receive_signals()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     yield
     for number, handler in zip(SIGNALS, before, strict=True):
         signal.signal(number, handler)
@@ -97,8 +102,7 @@ def signals_are_received():
 def start(module, *arguments, devices=1):
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", f"bert_jax.{module}", *map(str, arguments)],
-        preexec_fn=receive_signals,
+        [*PYTHON, "-m", f"bert_jax.{module}", *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -216,8 +220,7 @@ def test_a_second_signal_does_not_end_a_save(long, tmp_path):
         "runpy.run_module('bert_jax.pretrain', run_name='__main__')\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", slow],
-        preexec_fn=receive_signals,
+        [*PYTHON, "-c", slow],
         env=os.environ | {"PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"},
         stderr=subprocess.PIPE,
         text=True,
