@@ -2,7 +2,7 @@
 
   python benchmarks/gpu_stages.py STAGE --out=DIRECTORY [--small]
 
-A stage appends its results to DIRECTORY/work/rows.jsonl, one JSON object a line.
+A stage appends its results to rows.jsonl in the folder `work` of DIRECTORY, one JSON object a line.
 """
 
 import argparse

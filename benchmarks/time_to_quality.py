@@ -37,7 +37,7 @@ SPLITS = ("train", "held_out")
 
 
 class Inputs:
-    """What both sides read: batches, learning rates, the goal and the peer's request."""
+    """Holds what both sides read: batches, learning rates, the goal and the peer's request."""
 
     def __init__(self, directory: Path):
         self.batches = {

@@ -11,7 +11,7 @@ class Flag(NamedTuple):
     name: str
     value: str
     reason: str
-    """What the flag does, what was measured, and the source."""
+    """The reason says what the flag does, what was measured, and the source."""
 
 
 MAXTEXT = "https://github.com/AI-Hypercomputer/maxtext/blob/main/benchmarks/xla_flags_library.py"

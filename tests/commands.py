@@ -1,5 +1,6 @@
-"""The check of every command whose user made a mistake."""
+"""What tests of commands share: the check of a mistake, and a port for several processes."""
 
+import socket
 from subprocess import CompletedProcess
 
 
@@ -10,3 +11,10 @@ def assert_one_line(result: CompletedProcess[str], *said: str) -> None:
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
     for part in said:
         assert part in result.stderr
+
+
+def free_port() -> int:
+    """Returns a port of this machine that no process uses."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
+from commands import free_port
 
 from bert_jax.config import override, to_json
 from bert_jax.sharding import MeshConfig
@@ -96,12 +96,6 @@ def pretrain(config, workdir, *arguments, devices):
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def pretrain_both(config, workdir, *, arguments=((), ())):

@@ -106,9 +106,9 @@ def cudnn_attention(
 ) -> Float[Array, "batch heads length head_dim"]:
     """Computes attention by the kernel of cuDNN, NVIDIA's library for GPUs.
 
-    A row holds one pair and then padding, so the number of its real tokens says which keys are
-    masked. Queries at padding attend to the real tokens, as in `attend`. In a row without a token
-    they attend to its first key, because softmax over no key is not a number.
+    A row holds one pair and then padding, so the number of its real tokens determines the mask.
+    Queries at padding attend to the real tokens, as in `attend`. In a row without a token they
+    attend to its first key, because softmax over no key is not a number.
 
     Args:
       implementation: 'xla' computes the same without cuDNN, on every device, for tests.

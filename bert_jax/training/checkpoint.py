@@ -153,7 +153,7 @@ def save_params(
 
 
 class Restored(NamedTuple):
-    """What a run goes on from."""
+    """Holds what a run needs to go on from a checkpoint."""
 
     state: TrainState
     seconds: float = 0.0

@@ -31,8 +31,8 @@ class TrainingConfig:
     keep_checkpoints: PositiveInt = 2
     """Number of checkpoints to keep; older ones are deleted."""
     on_damaged_checkpoint: Literal["previous", "stop"] = "previous"
-    """What a run does if its last checkpoint is not what was saved. `previous`: it moves the
-    checkpoint to `damaged/` and goes on from the one before. `stop`: it ends with an error."""
+    """The run does this if its last checkpoint is damaged. `previous`: it moves the checkpoint to
+    `damaged/` and goes on from the one before. `stop`: it ends with an error."""
 
     def __post_init__(self):
         check_bounds(self, "training")

@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from commands import free_port
 
 import bert_jax
 from bert_jax.config import override, to_json
@@ -45,9 +45,7 @@ def test_an_error_in_one_process_ends_all(failing, error, said, status, experime
     changes = {"mesh.data": 8, "training.steps": 400, "training.eval_every": 3}
     config = tmp_path / "config.json"
     config.write_text(json.dumps(to_json(override(experiment, changes))))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     processes = []
     for index in range(2):
         arguments = [
