@@ -15,9 +15,9 @@ from typing import IO, Any
 
 from absl import app, flags, logging
 
-from bert_jax import config, environment
+from bert_jax import config
 from bert_jax.errors import BertJaxError, CheckpointError, ConfigError, MissingDataError
-from bert_jax.training import signals
+from bert_jax.faults import processes, signals
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -100,13 +100,13 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
         except (BertJaxError, OSError) as error:
             said = _line_about(error)
             status = _fail(said)
-            if environment.is_one_of_several():
-                environment.leave(status, said)
+            if processes.is_one_of_several():
+                processes.leave(status, said)
             sys.exit(status)
         except Exception as error:
-            if environment.is_one_of_several():
+            if processes.is_one_of_several():
                 traceback.print_exc()
-                environment.leave(1, repr(error))
+                processes.leave(1, repr(error))
             raise
         except KeyboardInterrupt as error:
             more = "; the same command goes on from what was saved" if resumes else ""

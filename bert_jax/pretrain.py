@@ -58,7 +58,7 @@ def main() -> None:
                 f"{data.corpus}",
                 file=sys.stderr,
             )
-    environment.start_processes(
+    processes.start_processes(
         flags.FLAGS.coordinator,
         flags.FLAGS.process_count,
         flags.FLAGS.process_index,
@@ -66,8 +66,8 @@ def main() -> None:
     )
     import jax
 
+    from bert_jax.faults import signals
     from bert_jax.runs.initial import open_initial_weights
-    from bert_jax.training import signals
     from bert_jax.training.checkpoint import latest_step
     from bert_jax.training.train import train
 

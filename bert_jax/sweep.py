@@ -31,8 +31,8 @@ from bert_jax import command
 from bert_jax.config import config_hash, load_module, override, to_json
 from bert_jax.data.passport import check_passport, load_passport
 from bert_jax.errors import BertJaxError, ConfigError
+from bert_jax.faults import signals
 from bert_jax.files import write_atomically, write_json
-from bert_jax.training import signals
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 

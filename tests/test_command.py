@@ -264,7 +264,7 @@ def test_a_slurm_task_alone_on_its_node_takes_all_of_its_gpus(tasks, devices, mo
         monkeypatch.delenv("SLURM_STEP_TASKS_PER_NODE", raising=False)
     else:
         monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
-    assert environment.slurm_devices() == devices
+    assert processes.slurm_devices() == devices
 
 
 def test_flags_of_the_user_replace_ours(monkeypatch):

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from bert_jax.config import from_json, to_json
 from bert_jax.data.tokenizers.files import Tokenizer, save_tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError
+from bert_jax.faults.damage import check_step
 from bert_jax.interop.huggingface import WEIGHTS, read_huggingface, write_huggingface
 from bert_jax.interop.source import Source
 from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
@@ -26,7 +27,6 @@ from bert_jax.runs import inference
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
 from bert_jax.training import checkpoint
-from bert_jax.training.damage import check_step
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.initial import flatten_params
 from bert_jax.training.state import abstract_params, unboxed_params

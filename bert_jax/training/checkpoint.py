@@ -14,8 +14,8 @@ from bert_jax.config import diff, from_json, to_json
 from bert_jax.data.passport import PASSPORT_FILE, passport_fingerprint
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
+from bert_jax.faults import damage
 from bert_jax.models.config import BertConfig
-from bert_jax.training import damage
 from bert_jax.training.experiment import Experiment, Phase, phases
 from bert_jax.training.initial import flatten_params
 from bert_jax.training.metrics import PendingRow

@@ -15,12 +15,13 @@ from bert_jax import environment
 from bert_jax.config import config_hash, to_json
 from bert_jax.data.batch import Batch
 from bert_jax.data.passport import join_passports, passport_fingerprint
+from bert_jax.faults.damage import move_damaged, newest_whole_step
+from bert_jax.faults.signals import Interrupted, Notice
 from bert_jax.files import write_json
 from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.build import Assembly, assemble, compile_update
-from bert_jax.training.damage import move_damaged, newest_whole_step
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.experiment import Experiment, Phase, errors_of_phase, phases
 from bert_jax.training.phases import (
@@ -30,7 +31,6 @@ from bert_jax.training.phases import (
     load_data,
     training_batches,
 )
-from bert_jax.training.signals import Interrupted, Notice
 from bert_jax.training.state import TrainState, abstract_state, make_state
 from bert_jax.training.writer import RunWriter
 
@@ -80,7 +80,7 @@ def train(
 
     # ---- Run directory and state ------------------------------------------------------------
     open_workdir(workdir, experiment)
-    environment.check_processes_agree(
+    processes.check_processes_agree(
         weights=weights and weights.sha256,
         experiment=config_hash(experiment),
         data=passport_fingerprint(passport)[:12],

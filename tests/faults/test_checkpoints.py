@@ -9,7 +9,7 @@ import pytest
 from bert_jax import load_run
 from bert_jax.config import override
 from bert_jax.errors import CheckpointError
-from bert_jax.training.damage import DIGESTS_FILE, check_step, move_damaged, newest_whole_step
+from bert_jax.faults.damage import DIGESTS_FILE, check_step, move_damaged, newest_whole_step
 from bert_jax.training.train import train
 
 

@@ -17,7 +17,7 @@ from commands import free_port
 
 import bert_jax
 from bert_jax.config import override, to_json
-from bert_jax.training import signals
+from bert_jax.faults import signals
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -206,7 +206,7 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
 def test_a_second_signal_does_not_end_a_save(long, tmp_path):
     """The digests take two seconds here, and the second signal comes meanwhile."""
     slow = (
-        "import runpy, sys, time\nfrom bert_jax.training import damage\n"
+        "import runpy, sys, time\nfrom bert_jax.faults import damage\n"
         "write = damage.write_digests\n"
         "damage.write_digests = lambda path: (print('SAVING', file=sys.stderr, flush=True), "
         "time.sleep(2), write(path))\n"
