@@ -1,21 +1,197 @@
-"""Hashes of files, and atomic writes: no process ever reads a half-written file."""
+"""Reads and writes files: JSON of a known form, atomic writes, hashes.
 
+No process ever reads a half-written file. Nothing is written through a symbolic link.
+"""
+
+import contextlib
+import errno
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any
+
+import msgspec
+
+from bert_jax.errors import BertJaxError, CheckpointError, DataError
+
+FileName = Annotated[str, msgspec.Meta(pattern=r"\A[\w-][\w.-]*\Z")]
+"""Type of the name of a file in the same directory, for `read_json`: no slash, no `..`."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""Type of a number of things, for `read_json`."""
+
+
+# ---- Writing -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yields the path of a new, empty file beside `file`. At the end it takes the place of `file`.
+
+    After an error, the new file is deleted and `file` is as before. A symbolic link with the name
+    of one of the two files is replaced; the file that it points to stays as it is.
+    """
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.unlink(missing_ok=True)  # left by a killed process, or a link
+    temporary.open("xb").close()  # O_EXCL: no link can come in between
+    try:
+        yield temporary
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Writes a temporary file beside the target and renames it. Text is written as UTF-8."""
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    temporary.replace(file)
+    with replacing(file) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
     """Writes a JSON file atomically. A NaN or an infinity raises ValueError."""
     write_atomically(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def open_to_append(file: Path) -> IO[str]:
+    """Opens a file for text at its end, in UTF-8. The file is made if it does not exist.
+
+    Raises:
+      CheckpointError: the file is a symbolic link.
+    """
+
+    def open_without_links(path: str, flags: int) -> int:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+    try:
+        return open(file, "a", encoding="utf-8", opener=open_without_links)
+    except OSError as problem:
+        if problem.errno != errno.ELOOP:
+            raise
+        raise CheckpointError(f"{file} is a symbolic link; accepted: a file") from problem
+
+
+# ---- Reading -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def parsing(
+    file: Path | str, *, accepted: str, error: type[BertJaxError] = DataError
+) -> Iterator[None]:
+    """Turns every exception of the body into an error that names the file.
+
+    Damaged bytes can raise any exception in a parser. The body should only read and parse the file,
+    so that no mistake in the code after it is reported as a damaged file. A BertJaxError of the
+    body stays as it is.
+
+    Args:
+      file: the file, or the file and the place in it.
+      accepted: what a file must be, for the message, such as "a whole Parquet file".
+      error: class of the error.
+    """
+    try:
+        yield
+    except BertJaxError:
+        raise
+    except Exception as problem:
+        said = str(problem)
+        if isinstance(problem, OSError) and problem.strerror:
+            said = problem.strerror
+        reason = " ".join(said.split())[:200] or type(problem).__name__
+        raise error(f"{file} cannot be read ({reason}); accepted: {accepted}") from problem
+
+
+def read_text(file: Path, *, error: type[BertJaxError] = DataError) -> str:
+    """Returns the text of a UTF-8 file.
+
+    Raises:
+      error: the file cannot be read, is no regular file, or is not UTF-8.
+    """
+    try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise error(f"{file} cannot be read (it is a device or a pipe); accepted: a file")
+        return file.read_bytes().decode("utf-8")
+    except OSError as problem:
+        raise error(f"{file} cannot be read ({problem.strerror})") from problem
+    except UnicodeDecodeError as problem:
+        raise error(f"{file} is not UTF-8 at byte {problem.start}") from problem
+
+
+def read_json(
+    file: Path,
+    kind: Any = dict[str, Any],
+    *,
+    error: type[BertJaxError] = DataError,
+    advice: str = "",
+) -> Any:
+    """Returns the JSON object in a file, whose fields were checked against a type.
+
+    Args:
+      file: a file in UTF-8.
+      kind: a type for `msgspec.convert`: a TypedDict, or dict[str, float] and the like. Nothing is
+        converted: fields that the type does not name stay as they are.
+      error: class of the error.
+      advice: end of the error's message, such as "; prepare the data again".
+
+    Raises:
+      error: the file cannot be read, is not JSON, or has another type. The message names the file
+        and the line or the field.
+    """
+    text = read_text(file, error=error)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise error(f"{file}:{problem.lineno} is not JSON ({problem.msg}){advice}") from problem
+    except (ValueError, RecursionError) as problem:  # a number of 5,000 digits, 1,000 brackets
+        raise error(f"{file} is not JSON ({problem}){advice}") from problem
+    check_json(value, kind, place=file, error=error, advice=advice)
+    return value
+
+
+def parse_json(
+    text: str,
+    kind: Any = dict[str, Any],
+    *,
+    place: str,
+    error: type[BertJaxError] = DataError,
+    advice: str = "",
+) -> Any:
+    """Returns the JSON object in a line of a file; see `read_json`. `place` is `file:line`."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{place} is not JSON ({problem}){advice}") from problem
+    check_json(value, kind, place=place, error=error, advice=advice)
+    return value
+
+
+def check_json(
+    value: Any,
+    kind: Any,
+    *,
+    place: Path | str,
+    error: type[BertJaxError] = DataError,
+    advice: str = "",
+) -> None:
+    """Raises `error` if a JSON value is no object, or its fields do not have the type `kind`."""
+    if not isinstance(value, dict):
+        found = type(value).__name__
+        raise error(f"{place} holds a {found}; accepted: a JSON object{advice}")
+    try:
+        msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError) as problem:
+        # For example: Expected `int`, got `str` - at `$.splits.train.shards[0].examples`
+        said, _, where = str(problem).replace("`", "").partition(" - at ")
+        expected, _, found = said.removeprefix("Expected ").partition(", got ")
+        if " matching regex " in expected:
+            expected = "the name of a file in this directory"
+        if said.startswith("Expected "):
+            said = f"is {found or 'another value'}; accepted: {expected}"
+        said = said.replace("Object missing required", "lacks the")
+        where = where.replace("$.", "").replace("$", "") or "the object"
+        raise error(f"{place}: {where} {said}{advice}") from problem
 
 
 def sha256_of_file(path: Path) -> str:

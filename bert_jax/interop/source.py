@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from bert_jax.data.tokenizers.files import Tokenizer, read_json_object
+from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError, ConfigError
+from bert_jax.files import read_json
 from bert_jax.interop.names import Convention
 from bert_jax.models.config import BertConfig
 
@@ -47,6 +48,12 @@ _FIXED = {
 }
 
 
+class _Config(TypedDict, total=False):
+    """Fields of a config.json whose type is not checked with their value."""
+
+    architectures: list[str] | None
+
+
 class Source(NamedTuple):
     """Weights of another implementation before their conversion to parameters."""
 
@@ -63,7 +70,7 @@ def read_config(file: Path) -> BertConfig:
       CheckpointError: the model is not a BERT, or is a variant that bert_jax cannot compute.
       DataError: the file cannot be read or is not a JSON object.
     """
-    given = read_json_object(file)
+    given = read_json(file, _Config)
     for name, value in _FIXED.items():
         if given.get(name, value) != value:
             raise CheckpointError(f"{file}: {name} is {given[name]!r}; accepted: {value!r}")

@@ -6,12 +6,13 @@ Reference: transformers 5.23.0.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from bert_jax.config.bounds import PositiveInt
 from bert_jax.config.migration import value_at
-from bert_jax.data.tokenizers.files import read_json_object
 from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
+from bert_jax.files import check_json, read_json
 from bert_jax.interop.source import looks_lower_case
 
 # Accepted values of Hugging Face's fields; None stands for a field that is absent or null.
@@ -32,6 +33,24 @@ _FOLLOWED_TOKENIZER = {
 }
 
 
+class _Config(TypedDict, total=False):
+    """Fields of tokenizer_config.json whose type is not checked with their value."""
+
+    added_tokens_decoder: dict[str, dict[str, Any]] | None
+
+
+class _Model(TypedDict):
+    vocab: dict[str, int]
+    max_input_chars_per_word: NotRequired[PositiveInt]
+
+
+class _Description(TypedDict):
+    """Fields of tokenizer.json whose type is not checked with their value."""
+
+    model: _Model
+    added_tokens: NotRequired[list[dict[str, Any]] | None]
+
+
 def read_tokenizer(directory: str | Path) -> WordPiece:
     """Reads the WordPiece tokenizer in a directory of Hugging Face.
 
@@ -44,8 +63,8 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
     """
     config_path = Path(directory) / "tokenizer_config.json"
     path = Path(directory) / "tokenizer.json"
-    config = read_json_object(config_path) if config_path.exists() else {}
-    description = read_json_object(path) if path.exists() else {}
+    config = read_json(config_path, _Config) if config_path.exists() else {}
+    description = read_json(path) if path.exists() else {}
     vocabulary = Path(directory) / "vocab.txt"
     lower_case = config.get("do_lower_case")
     if lower_case is None and description:
@@ -66,6 +85,7 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
             "normalizer.strip_accents": (None, lower_case),
         }
         _check_fields(description, accepted, path=path)
+        check_json(description, _Description, place=path)
         tokenizer = _wordpiece_of_model(description["model"], lower_case=lower_case, path=path)
         added = [(value_at(token, "id"), token) for token in description.get("added_tokens") or []]
         _check_added_tokens(added, tokenizer, path=path)
@@ -75,11 +95,7 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
 
 
 def _wordpiece_of_model(model: dict[str, Any], *, lower_case: bool, path: Path) -> WordPiece:
-    ids, limit = model.get("vocab"), model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
-    if type(limit) is not int:
-        raise DataError(f"{path}: max_input_chars_per_word is {limit!r}; accepted: an integer")
-    if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
-        raise DataError(f"{path}: model.vocab is not a table; accepted: {{piece: id, ...}}")
+    ids, limit = model["vocab"], model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
     if sorted(ids.values()) != list(range(len(ids))):
         raise DataError(f"{path}: model.vocab skips or repeats ids; accepted: 0, 1, 2, ...")
     try:

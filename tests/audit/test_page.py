@@ -357,7 +357,7 @@ def test_help_describes_audit():
         ("token_counts.npy", None, "token_counts.npy cannot be read"),
         ("token_counts.npy", b"none", "token_counts.npy cannot be read"),
         ("tokenizer.json", b"[]", "tokenizer.json holds a list"),
-        ("passport.json", b"{", "passport.json is not JSON"),
+        ("passport.json", b"{", "passport.json:1 is not JSON"),
     ],
 )
 def test_the_error_names_a_missing_or_damaged_file(name, content, said, copied):

@@ -548,7 +548,7 @@ def test_a_missing_or_broken_passport_is_refused(config, tmp_path):
     ):
         load_passport(tmp_path)
     (tmp_path / "passport.json").write_text('{"format_ver')
-    with pytest.raises(DataError, match=r"passport\.json is not JSON"):
+    with pytest.raises(DataError, match=r"passport\.json:1 is not JSON"):
         load_passport(tmp_path)
     (tmp_path / "passport.json").write_text(json.dumps({"format_version": 1}))
     with pytest.raises(DataError, match="format_version 1; accepted: 3"):

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, Tokenizer
 from bert_jax.data.tokenizers.sentencepiece import SentencePiece
-from bert_jax.data.tokenizers.wordpiece import WordPiece, read_text
+from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import DataError
-from bert_jax.files import write_atomically
+from bert_jax.files import read_json, write_atomically
 
 
 def tokenizer_from_json(description: dict) -> Tokenizer:
@@ -32,7 +31,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     path = Path(path)
     if path.is_dir():
         path = path / "tokenizer.json"
-    description = read_json_object(path)
+    description = read_json(path)
     try:
         return tokenizer_from_json(description)
     except DataError as error:
@@ -73,14 +72,3 @@ def _wordpiece_from_json(description: dict) -> WordPiece:
         lower_case=fields["lower_case"],
         max_word_length=fields["max_word_length"],
     )
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file. Raises DataError if the file holds anything else."""
-    try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno} is not JSON ({error.msg})") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} holds a {type(value).__name__}; accepted: a JSON object")
-    return value

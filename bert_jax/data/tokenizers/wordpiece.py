@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from bert_jax.data.tokenizers import words
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, SPECIAL_PIECES, Encoding, Tokenizer
 from bert_jax.errors import DataError
+from bert_jax.files import read_text
 
 MAX_WORD_LENGTH = 100
 """Hugging Face's limit, in characters. Google's TensorFlow 1 code has 200."""
@@ -146,12 +147,3 @@ class WordPiece(Tokenizer):
             ids.append(self._ids[prefix + token[start:end]])
             start, prefix = end, "##"
         return ids
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 at byte {error.start}") from error
