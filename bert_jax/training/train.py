@@ -15,6 +15,7 @@ from bert_jax import environment
 from bert_jax.config import config_hash, to_json
 from bert_jax.data.batch import Batch
 from bert_jax.data.passport import join_passports, passport_fingerprint
+from bert_jax.faults import processes
 from bert_jax.faults.damage import move_damaged, newest_whole_step
 from bert_jax.faults.signals import Interrupted, Notice
 from bert_jax.files import write_json
