@@ -28,6 +28,7 @@ from absl import flags
 from bert_jax import command, cpu, environment
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
+from bert_jax.faults import processes
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.training.experiment import Experiment

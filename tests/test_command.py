@@ -20,6 +20,7 @@ import bert_jax
 from bert_jax import command, environment, xla_flags
 from bert_jax.config import override, to_json
 from bert_jax.errors import BertJaxError, CheckpointError, ConfigError
+from bert_jax.faults import processes
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
