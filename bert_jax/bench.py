@@ -30,6 +30,7 @@ from absl import flags
 
 from bert_jax import command, cpu, environment
 from bert_jax.benchmarking.timing import UNTIMED
+from bert_jax.faults.memory import explain_lack_of_memory, program_memory
 from bert_jax.planning.topology import CHIPS
 
 # Peak FLOPs per second of one chip for dense bfloat16, from the vendors' data sheets.
@@ -72,7 +73,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
         "peak_flops_per_second": peak,
         "compile_seconds": made.compile_seconds,
         "compiles": made.programs,
-        "memory_bytes": ours.update_memory(made.update.memory_analysis()),
+        "memory_bytes": program_memory(made.update.memory_analysis()),
     }
 
 
@@ -103,7 +104,9 @@ def main() -> None:
         return
     environment.configure_jax()
     cpu.keep_freed_memory()
-    result = measure(command.experiment_from_flags(), flags.FLAGS.steps)
+    experiment = command.experiment_from_flags()
+    with explain_lack_of_memory(experiment):
+        result = measure(experiment, flags.FLAGS.steps)
     if flags.FLAGS.json:
         print(json.dumps(result))
         return

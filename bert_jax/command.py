@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,16 @@ from typing import IO, Any
 from absl import app, flags, logging
 
 from bert_jax import config
-from bert_jax.errors import BertJaxError, CheckpointError, ConfigError, MissingDataError
+from bert_jax.data.passport import check_outside_data
+from bert_jax.errors import (
+    BertJaxError,
+    CheckpointError,
+    ConfigError,
+    MissingDataError,
+    OutOfMemoryError,
+)
 from bert_jax.faults import processes, signals
+from bert_jax.faults.memory import explain_lack_of_memory
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -80,7 +89,7 @@ def load(spec: str, root: Any = None) -> Any:
         return found
     try:
         return config.from_json(root, json.loads(Path(spec).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
 
 
@@ -95,8 +104,11 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
         signals.raise_on_signals()
         try:
             if len(arguments) > 1 and not operands:
-                raise ConfigError(f"unexpected argument {arguments[1]!r}; see --help")
-            main(*arguments[1:])
+                raise ConfigError(
+                    f"unexpected argument {arguments[1]!r}; accepted: the flags that --help shows"
+                )
+            with explain_lack_of_memory():
+                main(*arguments[1:])
         except (BertJaxError, OSError) as error:
             said = _line_about(error)
             status = _fail(said)
@@ -117,7 +129,7 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
         try:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:
-            sys.exit(_fail(error))
+            sys.exit(_fail(f"{error}; accepted: the flags and values that --help shows"))
         except SystemExit:  # absl ends --help with status 1
             sys.exit(0)
         if not flags.FLAGS["verbosity"].present:
@@ -132,13 +144,18 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
     """Locks a directory, so that one process at a time works in it. Yields the lock's descriptor.
 
     A child process that inherits the descriptor keeps the lock after its parent ends. After a
-    BertJaxError or an OSError, the lock file and the empty directories made here are removed.
+    BertJaxError or an OSError, the lock file and the empty directories made here are removed. After
+    an OutOfMemoryError, the directory is removed if it was made here and nothing is saved in it.
 
     Raises:
-      CheckpointError: another process holds the lock, and `wait` is False.
+      CheckpointError: another process holds the lock, and `wait` is False; or a workdir lies in
+        prepared data.
       ConfigError: the directory cannot be made or written.
+      OutOfMemoryError: memory is too small for the body of the `with` statement.
     """
     file = directory / ".lock"
+    if flag == "--workdir":
+        check_outside_data(directory)
     try:
         made = [path for path in (file, directory, *directory.parents) if not path.exists()]
         lock = _open_locked(file, wait=wait, flag=flag)
@@ -149,8 +166,12 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
         ) from error
     with lock:
         try:
-            yield lock.fileno()
-        except (BertJaxError, OSError):
+            with explain_lack_of_memory():
+                yield lock.fileno()
+        except (BertJaxError, OSError) as error:
+            saved = any(any(directory.glob(pattern)) for pattern in _SAVED)
+            if isinstance(error, OutOfMemoryError) and directory in made and not saved:
+                shutil.rmtree(directory)
             with contextlib.suppress(OSError):  # a directory that is not empty stays
                 for path in made:
                     if path == file:
@@ -158,6 +179,10 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
                     else:
                         path.rmdir()
             raise
+
+
+_SAVED = ("checkpoints/[0-9]*", "*/result.json", "*-of-*.json")
+"""Checkpoints of a run, results of seeds or of a sweep's runs, and finished shards."""
 
 
 def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:

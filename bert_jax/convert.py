@@ -24,8 +24,9 @@ from bert_jax.files import write_atomically
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
-    if not flags.FLAGS.source or not flags.FLAGS.output:
-        raise ConfigError("--source and --output are needed; see --help")
+    for name in ("source", "output"):
+        if not flags.FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing; accepted: a directory")
     output = Path(flags.FLAGS.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output={output} exists; accepted: a new or an empty directory")

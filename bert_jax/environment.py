@@ -1,4 +1,4 @@
-"""The environment of a run: jax's settings, the processes of the run, and a record of both."""
+"""The environment of a run: jax's settings, the terminal, and a record of code and devices."""
 
 import hashlib
 import importlib.metadata
@@ -10,6 +10,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from bert_jax import xla_flags
 
@@ -31,6 +33,15 @@ def configure_jax() -> None:
 def cache_directory() -> Path:
     """Returns the directory where bert_jax keeps files that it can make or download again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bert_jax"
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """Returns a rich console that prints every text as it is.
+
+    By default, rich reads brackets such as `[red]` as markup and `:name:` as an emoji. A path may
+    hold both.
+    """
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def describe() -> dict[str, Any]:

@@ -27,3 +27,7 @@ class CheckpointError(BertJaxError, ValueError):
 
 class DivergenceError(BertJaxError, ArithmeticError):
     """The training loss is NaN or infinite."""
+
+
+class OutOfMemoryError(BertJaxError, MemoryError):
+    """A program needs more memory than a device or this machine has."""

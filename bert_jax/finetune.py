@@ -18,6 +18,7 @@ from absl import flags
 
 from bert_jax import command, cpu, environment
 from bert_jax.errors import ConfigError
+from bert_jax.faults.memory import explain_lack_of_memory
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     from bert_jax.tasks.finetuning import finetune
 
     workdir = Path(flags.FLAGS.workdir)
-    with command.exclusive(workdir):
+    with command.exclusive(workdir), explain_lack_of_memory(config):
         finetune(config, Path(flags.FLAGS.checkpoint), workdir, seeds=flags.FLAGS.seeds)
 
 

@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from absl import flags
-from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from bert_jax import command, environment
 from bert_jax.errors import ConfigError, DataError
+from bert_jax.faults.memory import explain_lack_of_memory
 from bert_jax.models.config import Pooling
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
@@ -69,7 +69,8 @@ def main() -> None:
     environment.configure_jax()
     for name in ("run", "task"):
         if not FLAGS[name].value:
-            raise ConfigError(f"--{name} is missing; see --help")
+            accepted = {"run": "a directory", "task": ", ".join(FLAGS_OF)}[name]
+            raise ConfigError(f"--{name} is missing; accepted: {accepted}")
     for name in sorted({name for names in FLAGS_OF.values() for name in names}):
         if FLAGS[name].present and name not in FLAGS_OF[FLAGS.task]:
             users = ", ".join(task for task, names in FLAGS_OF.items() if name in names)
@@ -85,10 +86,13 @@ def main() -> None:
     task = make_task(run, FLAGS.task, options)
     size = 1 if sys.stdin.isatty() or FLAGS.task == "generate" else FLAGS.batch_size
     lines = encoded_lines(sys.stdin.buffer, task.encode, 2 if FLAGS.task in PAIRS else 1)
-    console = Console(stderr=True)
+    console = environment.plain_console(stderr=True)
     hidden = not console.is_terminal or sys.stdout.isatty()
     columns = (TextColumn("{task.completed:,} lines"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=hidden) as progress:
+    with (
+        explain_lack_of_memory(batch_size=size),
+        Progress(*columns, console=console, disable=hidden) as progress,
+    ):
         bar = progress.add_task("", total=None)
         for batch in batches(lines, size):
             for answer in task.answer(batch):

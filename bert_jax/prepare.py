@@ -34,7 +34,7 @@ from absl import flags
 from rich.console import Console
 from rich.progress import Progress, TaskID, TransferSpeedColumn
 
-from bert_jax import command
+from bert_jax import command, environment
 from bert_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Runs the command."""
+    for name in ("audit", "corpus", "output", "vocabulary"):
+        if FLAGS[name].present and not FLAGS[name].value:
+            raise ConfigError(f"--{name} is empty; accepted: a value, or no --{name}")
     if FLAGS.audit is not None:
         _audit(FLAGS.audit)
         return
@@ -55,9 +58,6 @@ def main() -> None:
     from bert_jax.data.preparation.summary import find_warnings
     from bert_jax.training.experiment import phases
 
-    for name in ("corpus", "output", "vocabulary"):
-        if FLAGS[name].present and not FLAGS[name].value:
-            raise ConfigError(f"--{name} is empty; accepted: a value, or no --{name}")
     if FLAGS.beam and FLAGS.engine != "beam":
         raise ConfigError(
             f"--beam={FLAGS.beam[0]} with --engine={FLAGS.engine}; accepted: --engine=beam"
@@ -75,7 +75,7 @@ def main() -> None:
         phase_data = phase.experiment.data
         with (
             command.exclusive(Path(phase_data.directory), flag="--output"),
-            _progress(Console(stderr=True, highlight=False)) as report,
+            _progress(environment.plain_console(stderr=True)) as report,
         ):
             if tokenizer is None:  # all phases share the vocabulary of the first
                 tokenizer = train_vocabulary(

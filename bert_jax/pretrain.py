@@ -29,6 +29,7 @@ from bert_jax import command, cpu, environment
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
 from bert_jax.faults import processes
+from bert_jax.faults.memory import explain_lack_of_memory
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.training.experiment import Experiment
@@ -79,7 +80,8 @@ def main() -> None:
             flags.FLAGS.profile_steps, after=latest_step(workdir), last=experiment.training.steps
         )
     probes = [_load_probe(experiment)] if experiment.evaluation.probe else []
-    with command.exclusive(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    alone = command.exclusive(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
+    with alone, explain_lack_of_memory(experiment):
         weights = open_initial_weights(experiment, workdir)
         result = train(
             experiment, workdir, probes=probes, weights=weights, profile_steps=profile_steps
@@ -122,7 +124,12 @@ def _load_probe(experiment: "Experiment") -> Callable[[Any], dict[str, float]]:
     from bert_jax.tasks.config import FineTuningConfig
     from bert_jax.tasks.probe import make_probe
 
-    task = command.load(experiment.evaluation.probe, FineTuningConfig)
+    try:
+        task = command.load(experiment.evaluation.probe, FineTuningConfig)
+    except ConfigError as error:
+        raise ConfigError(
+            f"evaluation.probe is {experiment.evaluation.probe!r}: {error}"
+        ) from error
     return make_probe(task, experiment.model, load_tokenizer(experiment.data.directory))
 
 

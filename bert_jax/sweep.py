@@ -12,6 +12,7 @@ missing or failed runs and continues interrupted runs. DIR/summary.{csv,md} has 
 """
 
 import csv
+import inspect
 import io
 import json
 import subprocess
@@ -24,12 +25,18 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
-from bert_jax import command
-from bert_jax.config import config_hash, load_module, override, to_json
-from bert_jax.data.passport import check_passport, load_passport
+from bert_jax import command, environment
+from bert_jax.config import (
+    config_hash,
+    errors_of,
+    load_module,
+    override,
+    split_spec,
+    to_json,
+)
+from bert_jax.data.passport import check_outside_data, check_passport, load_passport
 from bert_jax.errors import BertJaxError, ConfigError
 from bert_jax.faults import signals
 from bert_jax.files import write_atomically, write_json
@@ -49,6 +56,45 @@ class Point:
     """Name of the run's directory."""
     overrides: dict[str, Any]
     experiment: Any
+
+
+def load_sweeps(spec: str) -> list[list[dict[str, Any]]]:
+    """Calls the functions sweep() and sweep_*() of an experiment file. Returns what each yields.
+
+    Raises:
+      ConfigError: there is no such function, or it raises an exception or yields something else.
+    """
+    file, _ = split_spec(spec)
+    found = {
+        name: value
+        for name, value in sorted(vars(load_module(spec)).items())
+        if name == "sweep" or name.startswith("sweep_")
+    }
+    if not found:
+        raise ConfigError(f"{file} has no sweep() and no sweep_*(); accepted: {_SWEEP}")
+    return [_overrides_of(value, name, file) for name, value in found.items()]
+
+
+_SWEEP = 'a function without arguments that yields dictionaries such as {"model.num_layers": 6}'
+
+
+def _overrides_of(function: Any, name: str, file: Path) -> list[dict[str, Any]]:
+    if not callable(function):
+        raise ConfigError(f"{file}: {name} is {function!r:.60}; accepted: {_SWEEP}")
+    with errors_of(file):
+        parameters = inspect.signature(function).parameters.values()
+        if needed := [one.name for one in parameters if one.default is one.empty]:
+            raise ConfigError(f"{file}: {name}() needs {', '.join(needed)}; accepted: {_SWEEP}")
+        yielded = function()
+        if not isinstance(yielded, Iterable) or isinstance(yielded, str | Mapping):
+            raise ConfigError(f"{file}: {name}() returns {yielded!r:.60}; accepted: {_SWEEP}")
+        overrides = list(yielded)
+    if not overrides:
+        raise ConfigError(f"{file}: {name}() yields nothing; accepted: {_SWEEP}")
+    for one in overrides:
+        if not isinstance(one, Mapping) or not all(isinstance(path, str) for path in one):
+            raise ConfigError(f"{file}: {name}() yields {one!r:.60}; accepted: {_SWEEP}")
+    return overrides
 
 
 def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]:
@@ -164,21 +210,12 @@ def main() -> None:
     workdir = Path(flags.FLAGS.workdir or ".")
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
     base = command.experiment_from_flags(begun=list(earlier.values()))
-    module = load_module(flags.FLAGS.experiment)
-    names = sorted(name for name in vars(module) if name == "sweep" or name.startswith("sweep_"))
-    if not names:
-        raise ConfigError(f"{flags.FLAGS.experiment} defines no sweep() and no sweep_*()")
-    sweeps = {name: list(getattr(module, name)() or ()) for name in names}
-    if empty := [name for name in names if not sweeps[name]]:
-        raise ConfigError(
-            f"{flags.FLAGS.experiment}: {empty[0]}() yields nothing; accepted: at least one "
-            "dictionary of overrides"
-        )
-    points = keep_ids(expand(base, list(sweeps.values())), earlier)
+    points = keep_ids(expand(base, load_sweeps(flags.FLAGS.experiment)), earlier)
     if not flags.FLAGS.workdir and not flags.FLAGS.dry_run:
         raise ConfigError("--workdir is missing; accepted: a directory for the runs, or --dry_run")
+    check_outside_data(workdir)
 
-    console = Console(highlight=False)
+    console = environment.plain_console()
     table = Table("id", "status", "overrides")
     for point in points:
         overrides = json.dumps(point.overrides, default=str)
@@ -193,7 +230,8 @@ def main() -> None:
     with command.exclusive(workdir, wait=True) as lock:
         for number, point in enumerate(points, 1):
             if status(workdir / point.id) != "done":
-                console.print(f"run {number} of {len(points)}: {point.id} {point.overrides}")
+                line = f"run {number} of {len(points)}: {point.id} {point.overrides}"
+                console.print(line, soft_wrap=True)
                 run_point(point, workdir / point.id, lock=lock)
             rows = summarize(points, workdir)
     table = Table(*rows[0])

@@ -9,9 +9,10 @@ import jax
 import pytest
 
 from bert_jax import config
-from bert_jax.benchmarking import comparison, ours, timing
+from bert_jax.benchmarking import comparison, timing
 from bert_jax.command import load
 from bert_jax.errors import ConfigError
+from bert_jax.faults.memory import program_memory
 
 
 def test_peak_counts_every_kind_and_aliased_outputs_once():
@@ -21,7 +22,7 @@ def test_peak_counts_every_kind_and_aliased_outputs_once():
         temp_size_in_bytes=1000,
         alias_size_in_bytes=80,
     )
-    assert ours.update_memory(analysis) == {
+    assert program_memory(analysis) == {
         "peak": 1110,
         "arguments": 100,
         "outputs": 90,
@@ -39,7 +40,7 @@ def test_memory_of_a_program_equals_that_of_its_arrays():
 
     matrix, vector = jax.numpy.zeros((256, 256)), jax.numpy.zeros(100)
     compiled = jax.jit(work, donate_argnums=0).lower(matrix, vector).compile()
-    found = ours.update_memory(compiled.memory_analysis())
+    found = program_memory(compiled.memory_analysis())
     size = 4 * 256 * 256
     assert found["arguments"] == size + 400
     # The sum, and a pointer of 8 bytes for each output.

@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,9 +18,8 @@ from commands import assert_one_line
 import bert_jax
 from bert_jax import command, environment, xla_flags
 from bert_jax.config import override, to_json
-from bert_jax.errors import BertJaxError, CheckpointError, ConfigError
+from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.faults import processes
-from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
 
@@ -56,80 +54,12 @@ def file(experiment, tmp_path_factory):
 # ---- As processes -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "said"),
-    [
-        ("pretrain", ["--experimnt=x.py"], "experiment"),
-        ("pretrain", ["--experiment=x.py", "seed=3"], "'seed=3'"),
-        ("pretrain", ["--workdir=run"], "--experiment"),
-        ("prepare", ["--workers=0"], "--workers"),
-    ],
-    ids=["unknown-flag", "stray-argument", "no-experiment", "flag-out-of-range"],
-)
-def test_a_wrong_command_line_ends_in_one_line(name, arguments, said, tmp_path):
-    assert_one_line(start(name, *arguments, directory=tmp_path), said)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_invalid_combination_of_fields_ends_in_one_line(file, tmp_path):
-    result = start(
-        "pretrain",
-        f"--experiment={file}",
-        f"--workdir={tmp_path}/run",
-        "--set=model.num_heads=5",
-        directory=tmp_path,
-    )
+def test_a_mistake_ends_in_one_line(file, tmp_path):
+    """tests/faults/test_wrong_inputs.py has the table of mistakes, without new processes."""
+    arguments = [f"--experiment={file}", f"--workdir={tmp_path}/run", "--set=model.num_heads=5"]
+    result = start("pretrain", *arguments, directory=tmp_path)
     assert_one_line(result, "model.hidden_size 32", "model.num_heads 5")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_run_without_a_workdir_ends_in_one_line(file, tmp_path):
-    assert_one_line(start("pretrain", f"--experiment={file}", directory=tmp_path), "--workdir")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_error_for_unprepared_data_names_the_command_to_run(file, tmp_path):
-    result = start(
-        "pretrain",
-        f"--experiment={file}",
-        f"--workdir={tmp_path}/run",
-        f"--set=data.directory={tmp_path}/nowhere",
-        "--set=model.num_layers=1",
-        "--set=phases=[]",
-        directory=tmp_path,
-    )
-    assert_one_line(
-        result,
-        f"{tmp_path}/nowhere holds no prepared data",
-        f"make them with `python -m bert_jax.prepare --experiment={file} "
-        f"--set data.directory={tmp_path}/nowhere --set 'phases=[]'`",
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_another_vocabulary_than_that_of_the_data_ends_in_one_line(file, experiment, tmp_path):
-    """The vocabulary has the same size and its last two pieces exchanged: some ids are wrong."""
-    shutil.copytree(experiment.data.directory, tmp_path / "data")
-    tokenizer = json.loads((tmp_path / "data" / "tokenizer.json").read_text())
-    tokenizer["pieces"][-2:] = tokenizer["pieces"][:-3:-1]
-    (tmp_path / "data" / "tokenizer.json").write_text(json.dumps(tokenizer))
-    result = start(
-        "pretrain",
-        f"--experiment={file}",
-        f"--workdir={tmp_path}/run",
-        f"--set=data.directory={tmp_path}/data",
-        directory=tmp_path,
-    )
-    assert_one_line(result, f"{tmp_path}/data/tokenizer.json holds vocabulary", "prepared")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_workdir_that_is_a_file_ends_in_one_line(file, tmp_path):
-    (tmp_path / "run").write_text("mine")
-    result = start(
-        "pretrain", f"--experiment={file}", f"--workdir={tmp_path}/run", directory=tmp_path
-    )
-    assert_one_line(result, f"{tmp_path}/run")
 
 
 def test_help_shows_the_purpose_and_the_flags_of_the_command(tmp_path):
@@ -142,59 +72,6 @@ def test_help_shows_the_purpose_and_the_flags_of_the_command(tmp_path):
 
 
 # ---- In process: the same functions without the start of a process -----------------------------
-
-
-def mistake(*arguments, workdir):
-    """Parses the flags and returns the error that the command would print."""
-    with flagsaver.flagsaver():
-        flags.FLAGS(["pretrain", *map(str, arguments)])
-        with pytest.raises(BertJaxError) as error:
-            train(command.experiment_from_flags(), workdir)
-    return str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("assignment", "said"),
-    [
-        ("model.num_layer=3", ["model.num_layer", "did you mean model.num_layers"]),
-        ("optimizer.learning_rate=fast", ["optimizer.learning_rate", "'fast'", "float"]),
-        ("model.dtype=float16", ["model.dtype", "'float16'", "float32, bfloat16"]),
-        ("seed", ["seed", "path.to.field=value"]),
-        ("model.max_positions=16", ["data.sequence_length 32", "model.max_positions 16"]),
-        ("training.steps=2", ["optimizer.warmup_steps 2", "training.steps 2"]),
-        ("data.masking.max_predictions=33", ["data.masking.max_predictions 33", "32"]),
-        ("mesh.data=3", ["batch_size", "16", "3"]),
-        ("mesh.data=9", ["mesh", "9", "8 devices"]),
-        ("evaluation.batch_size=7", ["evaluation.batch_size", "7"]),
-        ("data.batch_size=20", ["data.batch_size", "20"]),
-        ("data.dupe_factor=2", ["data.dupe_factor", "1", "2", "data.directory"]),
-        ("model.vocab_size=600", ["vocab_size", "500", "600"]),
-    ],
-)
-def test_the_error_names_a_wrong_field_and_its_value_before_any_write(
-    assignment, said, file, tmp_path
-):
-    arguments = [f"--experiment={file}", "--set", assignment]
-    # Rows are divided only on a mesh of several devices.
-    arguments += ["--set=mesh.data=8"] if "batch_size" in assignment else []
-    error = mistake(*arguments, workdir=tmp_path / "run")
-    assert all(part in error for part in said), error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_workdir_of_another_experiment_is_refused(file, experiment, tmp_path):
-    changed = override(experiment, {"optimizer.beta2": 0.98})
-    (tmp_path / "config.json").write_text(json.dumps(to_json(changed)))
-    before = (tmp_path / "config.json").read_bytes()
-    error = mistake(f"--experiment={file}", workdir=tmp_path)
-    assert all(part in error for part in ("optimizer.beta2", "0.98", "0.999", str(tmp_path)))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
-    assert (tmp_path / "config.json").read_bytes() == before
-
-
-def test_a_workdir_with_a_truncated_config_is_refused(file, tmp_path):
-    (tmp_path / "config.json").write_text('{"format_version": 1, "see')
-    assert str(tmp_path) in mistake(f"--experiment={file}", workdir=tmp_path)
 
 
 def test_assignments_apply_together_and_the_last_for_a_field_wins(file, experiment):

@@ -146,20 +146,3 @@ def test_rows_longer_than_the_positions_are_refused(run, tmp_path):
     directory = prepared(run, tmp_path / "data", sequence_length=65)
     with pytest.raises(ConfigError, match="data.sequence_length 65 .*model.max_positions 64"):
         evaluate_run(run, directory)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--data=there"], "--run"),
-        (["--run=there"], "--data"),
-        (["--run=nowhere", "--data=there"], "nowhere does not exist"),
-        (["--run=RUN", "--data=nowhere"], "nowhere holds no prepared data"),
-        (["--run=RUN", "--data=there", "--step=7"], "no checkpoint 7; accepted: [5, 8, 10, 12]"),
-    ],
-)
-def test_a_mistake_ends_in_one_line(arguments, said, two_phase_run):
-    result = evaluate(*(one.replace("RUN", str(two_phase_run[0])) for one in arguments))
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: ")
-    assert said in result.stderr

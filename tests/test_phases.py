@@ -143,7 +143,7 @@ ROOM = {"data.masking.max_predictions": 9, "data.evaluation_masking.max_predicti
     ("phase", "changes", "said"),
     [
         ({"steps": 12}, {}, ["phases have 12 steps", "training.steps 12", "at most 11"]),
-        ({"steps": 0}, {}, ["phases.0.steps is 0", "at least 1"]),
+        ({"steps": 0}, {}, ["phases.0.steps is 0", "1 to 2147483647"]),
         ({"moments": "gone"}, {}, ["phases.0.moments", "'gone'", "kept, recounted, zeroed"]),
         (
             {},
@@ -177,7 +177,7 @@ ROOM = {"data.masking.max_predictions": 9, "data.evaluation_masking.max_predicti
         ),
         ({}, {"mesh.data": 1}, ["mesh.data cannot change"]),
         ({}, {"phases.0.steps": 1}, ["phases.0.steps cannot change"]),
-        ({}, {"data.batch_size": "x"}, ["data.batch_size is 'x'", "int, at least 1"]),
+        ({}, {"data.batch_size": "x"}, ["data.batch_size is 'x'", "int, 1 to 2147483647"]),
     ],
 )
 def test_an_invalid_phase_is_refused_by_field(phase, changes, said, two_phases):
@@ -192,7 +192,7 @@ def test_an_invalid_phase_is_refused_by_field(phase, changes, said, two_phases):
 def test_changes_in_a_file_are_checked_like_those_of_a_flag(two_phases):
     for wrong, said in (
         ({"data.batch_sze": 8}, "phase 2 of 2: unknown field 'data.batch_sze'; did you mean data."),
-        ({"data.batch_size": 0}, "phase 2 of 2: data.batch_size is 0; accepted: at least 1"),
+        ({"data.batch_size": 0}, "phase 2 of 2: data.batch_size is 0; accepted: 1 to 2147483647"),
     ):
         with pytest.raises(ConfigError, match=said):
             replace(two_phases, phases=(PhaseConfig(steps=4, changes=wrong),))
@@ -222,7 +222,7 @@ def test_equal_phases_may_write_their_changes_differently(two_phases):
     other = replace(other, changes=other.changes | {"data.batch_size": "8"})
     again = replace(two_phases, phases=(other,))
     assert again == two_phases and config_hash(again) == config_hash(two_phases)
-    with pytest.raises(ConfigError, match="batch_size is 8.0; accepted: int, at least 1"):
+    with pytest.raises(ConfigError, match="batch_size is 8.0; accepted: int, 1 to 2147483647"):
         replace(two_phases, phases=(replace(phase, changes=nested),))
 
 

@@ -76,25 +76,6 @@ def test_the_command_ends_silently_if_its_reader_closes(path):
     assert process.stderr.read() == b""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--task=embed"], "--run is missing"),
-        (["--run=RUN", "--task=translate"], "fill_mask"),
-        (["--run=nowhere", "--task=embed"], "nowhere does not exist"),
-        (
-            ["--run=RUN", "--task=fill_mask", "--pooling=cls"],
-            "--pooling is not for --task=fill_mask; accepted with: embed, similarity",
-        ),
-    ],
-)
-def test_a_mistake_ends_in_one_line(arguments, said, path):
-    process = start(*(one.replace("RUN", str(path)) for one in arguments))
-    output, errors = process.communicate(b"peace\n")
-    assert (process.returncode, output) == (2, b"")
-    assert errors.count(b"\n") == 1 and errors.startswith(b"error: ") and said in errors.decode()
-
-
 def test_help_shows_the_flags_of_every_task():
     output, _ = start("--help").communicate()
     source = (ROOT / "bert_jax" / "predict.py").read_text(encoding="utf-8")

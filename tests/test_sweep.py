@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from commands import assert_one_line
 
 from bert_jax import command
 from bert_jax.config import config_hash, override, to_json
@@ -78,15 +77,6 @@ def test_a_value_may_be_a_whole_sub_config(experiment):
 def test_an_invalid_point_is_refused_before_any_run(experiment):
     with pytest.raises(ConfigError, match="learning_rat'"):
         expand(experiment, [[{"seed": 1}, {"optimizer.learning_rat": 1e-3}]])
-
-
-def test_a_sweep_without_overrides_is_refused_before_any_run(experiment, tmp_path):
-    file = write_file(tmp_path / "none.py", experiment, rates=[1e-3], seeds=[])
-    process = start(file, tmp_path / "sweep", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    output, errors = process.communicate(timeout=100)
-    result = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
-    assert_one_line(result, "none.py: sweep_seed() yields nothing; accepted: at least one")
-    assert not (tmp_path / "sweep").exists()
 
 
 # A stand-in for `python -m bert_jax.pretrain`. It records its start and then finishes, fails or is

@@ -8,8 +8,10 @@ from bert_jax.config.bounds import PositiveFloat as PositiveFloat
 from bert_jax.config.bounds import PositiveInt as PositiveInt
 from bert_jax.config.bounds import Share as Share
 from bert_jax.config.bounds import check_bounds as check_bounds
+from bert_jax.config.files import errors_of as errors_of
 from bert_jax.config.files import load_experiment as load_experiment
 from bert_jax.config.files import load_module as load_module
+from bert_jax.config.files import split_spec as split_spec
 from bert_jax.config.migration import EARLIER_DEFAULTS as EARLIER_DEFAULTS
 from bert_jax.config.migration import FORMAT_VERSION as FORMAT_VERSION
 from bert_jax.config.overrides import leaves as leaves

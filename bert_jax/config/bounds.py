@@ -19,7 +19,9 @@ import msgspec
 
 from bert_jax.errors import ConfigError
 
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+"""The largest value is the largest int32, with which jax counts."""
+
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -35,7 +37,10 @@ def check_bounds(config: Any, section: str = "") -> None:
       ConfigError: a field is wrong. The message names the field, its value and what is accepted.
     """
     for name, hint in field_types(type(config)).items():
-        convert_value(getattr(config, name), hint, _join(section, name))
+        value, path = getattr(config, name), _join(section, name)
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            raise ConfigError(f"{path} is {value!r:.60}; accepted: {accepted(hint)}")
+        convert_value(value, hint, path)
 
 
 def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> Any:
@@ -56,8 +61,6 @@ def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> A
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, ConfigError):  # from a __post_init__
             raise error.__cause__ from None
-        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):  # a field is missing
-            raise ConfigError(f"{path or accepted(hint)}: {error}") from error
         raise ConfigError(f"{path} is {value!r}; accepted: {accepted(hint, value)}") from error
     if not all(math.isfinite(number) for number in _floats(converted)):
         raise ConfigError(f"{path} is {value!r}; accepted: finite numbers")
@@ -72,6 +75,11 @@ def _check_below(value: Any, hint: Any, path: str) -> None:
             if name not in known:
                 raise ConfigError(f"unknown field {_join(path, name)!r}; {nearest(name, known)}")
             convert_value(below, known[name], _join(path, name))
+        for field in dataclasses.fields(hint):
+            required = field.default is field.default_factory is dataclasses.MISSING
+            if required and field.name not in value:
+                words = accepted(known[field.name])
+                raise ConfigError(f"{_join(path, field.name)} is missing; accepted: {words}")
     elif typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         (item, *_) = typing.get_args(hint)
         if dataclasses.is_dataclass(item):

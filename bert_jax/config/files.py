@@ -25,11 +25,13 @@ def load_experiment(spec: str | Path) -> Any:
     Raises:
       ConfigError: the file or the variant does not exist, or the file raises an exception.
     """
-    file, variant = _split_spec(str(spec))
+    file, variant = split_spec(str(spec))
     get_config = getattr(_import_file(file), "get_config", None)
     if not callable(get_config):
-        raise ConfigError(f"{file} defines no get_config(); see experiments/quickstart.py")
-    with _errors_of(file):
+        raise ConfigError(
+            f"{file} defines no get_config(); accepted: a file like experiments/quickstart.py"
+        )
+    with errors_of(file):
         variants = typing.get_args(typing.get_type_hints(get_config).get("variant"))
     if variant and not variants:
         if "variant" in inspect.signature(get_config).parameters:
@@ -40,10 +42,10 @@ def load_experiment(spec: str | Path) -> Any:
         raise ConfigError(f"{file} has no variants, got {variant!r}; accepted: {file}")
     if variant and variant not in variants:
         raise ConfigError(f"{file} has no variant {variant!r}; {nearest(variant, variants)}")
-    with _errors_of(file):
+    with errors_of(file):
         config = get_config(variant) if variant else get_config()
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise ConfigError(f"{file}: get_config() returns {config!r}; accepted: an Experiment")
+        raise ConfigError(f"{file}: get_config() returns {config!r:.60}; accepted: an Experiment")
     return normalize(config)
 
 
@@ -53,10 +55,15 @@ def load_module(spec: str | Path) -> Any:
     Raises:
       ConfigError: the file does not exist, or it raises an exception.
     """
-    return _import_file(_split_spec(str(spec))[0])
+    return _import_file(split_spec(str(spec))[0])
 
 
-def _split_spec(spec: str) -> tuple[Path, str]:
+def split_spec(spec: str) -> tuple[Path, str]:
+    """Returns the file and the variant of `FILE:VARIANT`; the variant is empty if there is none.
+
+    Raises:
+      ConfigError: the file does not exist.
+    """
     path = Path(spec)
     if path.is_file():
         return path, ""
@@ -66,7 +73,8 @@ def _split_spec(spec: str) -> tuple[Path, str]:
         folder = path if path.is_dir() else path.parent
         known = sorted(str(file) for file in folder.glob("*.py"))
         name = "" if path.is_dir() else str(path)  # no file of a directory resembles its name
-        raise ConfigError(f"no experiment file {str(path)!r}; {nearest(name, known)}")
+        words = nearest(name, known) if known else "accepted: FILE.py or FILE.py:VARIANT"
+        raise ConfigError(f"no experiment file {str(path)!r}; {words}")
     return path, variant
 
 
@@ -78,7 +86,7 @@ def _import_file(file: Path) -> Any:
     # The experiment file can import the files beside it by name, as with `python FILE`.
     sys.path.insert(0, str(file.parent.resolve()))
     try:
-        with _errors_of(file):
+        with errors_of(file):
             module_spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
@@ -86,16 +94,20 @@ def _import_file(file: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _errors_of(file: Path) -> Iterator[None]:
-    """Turns an exception of an experiment file into a ConfigError with the line number."""
+def errors_of(file: Path) -> Iterator[None]:
+    """Turns an exception of an experiment file, also an exit, into a ConfigError with its line."""
     try:
         yield
     except ConfigError:
         raise
     except SyntaxError as error:
-        raise ConfigError(f"{file}:{error.lineno}: SyntaxError: {error.msg}") from error
-    except Exception as error:
+        raise ConfigError(
+            f"{file}:{error.lineno}: SyntaxError: {error.msg}; accepted: Python"
+        ) from error
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if Path(f.filename).resolve() == file.resolve()]
         place = f"{file}:{lines[-1]}" if lines else str(file)
-        raise ConfigError(f"{place}: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{place}: {type(error).__name__}: {error}; accepted: code that raises nothing"
+        ) from error

@@ -64,13 +64,13 @@ def migrate(description: Mapping[str, Any], names: Collection[str]) -> dict[str,
     model = fields if "dropout_bits" in names else fields.get("model")
     if version < 3 and isinstance(model, dict):
         model["dropout_bits"] = EARLIER_DEFAULTS["model.dropout_bits"]
-    if version < 4 and "objective" in names and (model or {}).get("dtype") == "bfloat16":
-        path = "training.gradient_dtype"
-        fields["training"]["gradient_dtype"] = EARLIER_DEFAULTS[path]
+    halved = "objective" in names and value_at(fields, "model.dtype") == "bfloat16"
+    if version < 4 and halved and isinstance(fields.get("training"), dict):
+        fields["training"]["gradient_dtype"] = EARLIER_DEFAULTS["training.gradient_dtype"]
     if version < 4 and isinstance(model, dict) and "scan_layers" in model:
         # The experiments had the value that is chosen for null on an accelerator, or the default,
         # false. The results do not depend on it.
-        if not model["scan_layers"] or model.get("num_layers", 12) >= 12:
+        if not model["scan_layers"] or model.get("num_layers", 12) not in range(12):
             del model["scan_layers"]
     return fields
 
@@ -93,6 +93,8 @@ SECOND_PHASE = {
 def _migrate_second_phase(fields: dict[str, Any]) -> None:
     """Replaces the section `second_phase` of format 1 by an entry in `phases`."""
     given = fields.pop("second_phase", {})
+    if not isinstance(given, dict):
+        raise ConfigError(f"second_phase is {given!r:.60}; accepted: a JSON object")
     for name in given:
         if name not in SECOND_PHASE:
             raise ConfigError(f"unknown field 'second_phase.{name}'; {nearest(name, SECOND_PHASE)}")
@@ -101,7 +103,7 @@ def _migrate_second_phase(fields: dict[str, Any]) -> None:
         return
     directory, length = second["directory"], second["sequence_length"]
     if not directory and value_at(fields, "data.sequence_length") == length:
-        directory = f"{fields['data']['directory']}-{length}"
+        directory = f"{value_at(fields, 'data.directory')}-{length}"
     changes = {
         "data.directory": directory or None,
         "data.sequence_length": length,

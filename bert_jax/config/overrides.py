@@ -60,8 +60,10 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, str) and value.startswith("{"):
         try:
             value = json.loads(value)
-        except ValueError as error:
-            raise ConfigError(f"{path} is {value!r}, which is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"{path} is {value!r:.60}, which is not JSON ({error}); accepted: a JSON object"
+            ) from error
     if isinstance(value, Mapping):
         for name, below in value.items():
             yield from _leaves(f"{path}.{name}", below)
@@ -111,12 +113,13 @@ def _hint(config: Any, name: str, walked: Sequence[str]) -> str:
         return f"; {nearest(name, known, prefix=''.join(f'{one}.' for one in walked))}"
     if config == ():
         return f": {'.'.join(walked)} is empty; accepted: a JSON list"
-    return f": a value of type {type(config).__name__} has no fields"
+    return f": a value of type {type(config).__name__} has no fields; accepted: {'.'.join(walked)}"
 
 
 def _coerce(value: Any, hint: Any, path: str) -> Any:
     if not isinstance(value, str) or hint is str:
         return convert_value(value, hint, path)
-    with contextlib.suppress(ValueError):  # not JSON but a plain string, as a Literal accepts
+    # A plain string, as a Literal accepts it, is not JSON.
+    with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(value)
     return convert_value(value, hint, path, strict=False)

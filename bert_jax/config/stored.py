@@ -11,6 +11,7 @@ import msgspec
 
 from bert_jax.config.bounds import convert_value, field_types
 from bert_jax.config.migration import FORMAT_VERSION, migrate
+from bert_jax.errors import ConfigError
 
 Config = TypeVar("Config")
 
@@ -56,7 +57,17 @@ def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: a field is unknown, or a value has the wrong type or is out of bounds.
     """
-    return convert_value(migrate(description, field_types(root)), root, "")
+    if not isinstance(description, Mapping):
+        raise ConfigError(
+            f"the config is {description!r:.60}; accepted: a JSON object with the fields of "
+            f"{root.__name__}"
+        )
+    try:
+        return convert_value(migrate(description, field_types(root)), root, "")
+    except RecursionError as error:
+        raise ConfigError(
+            f"the config is nested too deeply; accepted: the fields of {root.__name__}"
+        ) from error
 
 
 def normalize(config: Config) -> Config:

@@ -107,7 +107,7 @@ class DataConfig:
     """Probability that a document is cut into pairs of a random shorter length."""
     single_text_separator: bool = True
     """Whether a single text ends with [SEP]: [CLS] A [SEP], or [CLS] A."""
-    held_out_fraction: Share = 0.005
+    held_out_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.005
     """Share of the documents that are held out for evaluation. `embedded:sotu` has its own held-out
     documents and ignores this field."""
     train_shards: PositiveInt = 8

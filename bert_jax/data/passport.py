@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
-from bert_jax.errors import DataError, MissingDataError
+from bert_jax.errors import CheckpointError, DataError, MissingDataError
 from bert_jax.files import sha256_of_file
 
 FORMAT_VERSION = 3
@@ -31,6 +31,15 @@ def load_passport(directory: str | Path) -> dict:
             "directory that bert_jax.prepare has written"
         )
     return read_json(path)
+
+
+def check_outside_data(workdir: Path) -> None:
+    """Raises CheckpointError if `workdir` is, or lies in, a directory of prepared data."""
+    for directory in (workdir.resolve(), *workdir.resolve().parents):
+        if (directory / PASSPORT_FILE).exists():
+            raise CheckpointError(
+                f"{workdir} lies in the prepared data of {directory}; accepted: another --workdir"
+            )
 
 
 def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import sys
 import threading
 import time
@@ -21,7 +22,8 @@ def start_processes(
     other clusters, such as a Cloud TPU slice. Call this function before jax is asked for devices.
 
     Raises:
-      ConfigError: only one or two of the three arguments are given, or the index is out of range.
+      ConfigError: only one or two of the three arguments are given, the address has no port, or the
+        index is out of range.
     """
     import jax
 
@@ -30,8 +32,12 @@ def start_processes(
     if given != (None, None, None):
         if coordinator is None or process_count is None or process_index is None:
             raise ConfigError(
-                "--coordinator, --process_count and --process_index belong together; "
-                f"got {coordinator}, {process_count}, {process_index}"
+                f"--coordinator={coordinator}, --process_count={process_count} and "
+                f"--process_index={process_index} belong together; accepted: all three or none"
+            )
+        if not re.fullmatch(r"\S+:\d{1,5}", coordinator):
+            raise ConfigError(
+                f"--coordinator is {coordinator!r}; accepted: HOST:PORT, such as 10.0.0.1:8476"
             )
         if not 0 <= process_index < process_count:
             raise ConfigError(

@@ -95,14 +95,14 @@ def to_parameters(
     problems += _missing_problems(missing, parameters, allow)
     for name in sorted({*allow} - {*tensors, *OPTIONAL_PARTS}):
         problems.append(
-            f"allow has {name}, which is no tensor here and none of {', '.join(OPTIONAL_PARTS)}"
+            f"allow has {name}; accepted: a tensor of these weights, {', '.join(OPTIONAL_PARTS)}"
         )
     for one, source in sources.items():
         why = explain(one, convention) or ("allowed" if source in allow else None)
         if why:
             report.unexpected.append(f"{source} {_describe(tensors[source])}: {why}")
         else:
-            problems.append(f"unexpected {source} (allow this name to ignore the tensor)")
+            problems.append(f"unexpected {source} (accepted: allow this name, which ignores it)")
     _raise_if_any(problems)
     for path, initial in (initialize(missing) if missing else {}).items():
         parameters[path] = initial
@@ -202,7 +202,7 @@ def _missing_problems(
         whole = part and not any(path.startswith(part) for path in parameters)
         if not (whole and part in allow):
             more = f" and {len(rest)} more" if rest else ""
-            hint = f" (allow {part} to initialize them)" if whole else ""
+            hint = f" (accepted: allow {part}, which makes them random)" if whole else ""
             problems.append(f"missing {first}{more}{hint}")
     return problems
 

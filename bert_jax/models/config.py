@@ -63,7 +63,7 @@ class BertConfig:
         if self.hidden_size % self.num_heads:
             raise ConfigError(
                 f"model.hidden_size {self.hidden_size} is not a multiple of "
-                f"model.num_heads {self.num_heads}"
+                f"model.num_heads {self.num_heads}; accepted: heads of equal width"
             )
         if self.attention != "einsum" and self.attention_dropout:
             raise ConfigError(

@@ -97,9 +97,11 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
     state = abstract_state(assembly.initialize, assembly.sharding)
     data, rows = experiment.data, batch_sharding(experiment, mesh)
     batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows),
+        lambda leaf: jax.ShapeDtypeStruct(
+            (data.batch_size, *leaf.shape[1:]), leaf.dtype, sharding=rows
+        ),
         example_batch(
-            batch_size=data.batch_size,
+            batch_size=1,
             length=data.sequence_length,
             predictions=data.masking.max_predictions,
             pairs=data.pairs_per_row,

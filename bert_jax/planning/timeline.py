@@ -7,6 +7,9 @@ from bert_jax.models.flops import update_flops
 from bert_jax.training.experiment import Experiment, Phase, phases
 from bert_jax.training.optim import learning_rate_schedule
 
+MOST_POINTS = 1_000_000
+"""Largest number of steps at which a phase's learning rate is computed."""
+
 
 def timeline(experiment: Experiment) -> str:
     """Returns a table with a column for each phase: rows, tokens, learning rate, FLOPs.
@@ -27,7 +30,9 @@ def timeline(experiment: Experiment) -> str:
         schedule = learning_rate_schedule(
             config.optimizer, steps=config.training.steps, start=phase.schedule_start
         )
-        rate = np.asarray(schedule(jnp.arange(phase.first_step, phase.last_step)))
+        points = min(phase.steps, MOST_POINTS)
+        steps = np.linspace(phase.first_step, phase.last_step - 1, points).round()
+        rate = np.asarray(schedule(jnp.asarray(steps, jnp.int32)))
         columns.append(
             [
                 f"phase {phase.number} of {len(plan)}",
@@ -53,9 +58,7 @@ def phase_flops(phase: Phase) -> float:
     masked = min(
         data.masking.max_predictions, round(data.sequence_length * data.masking.highest_rate)
     )
-    update = update_flops(
-        phase.experiment.model,
-        pair_lengths=[data.sequence_length] * data.batch_size,
-        predictions=data.batch_size * masked,
+    row = update_flops(
+        phase.experiment.model, pair_lengths=[data.sequence_length], predictions=masked
     )
-    return phase.steps * update
+    return phase.steps * data.batch_size * row

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.data.masking import Layout
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, DataError
 from bert_jax.models.bert import BertForPretraining, apply
 from bert_jax.runs.inference import TextModel, as_batch, fit, lay_out_batches
 
@@ -51,6 +51,13 @@ def generate(
         raise ConfigError(f"temperature is {temperature}; accepted: above 0")
     if not 0 <= seed < 2**32:  # jax.random.key takes only the lower 32 bits
         raise ConfigError(f"seed is {seed}; accepted: 0 to {2**32 - 1}")
+    limit, special = model.model.config.max_positions, 1 + model.single_text_separator
+    room = limit - special - len(prompt)
+    if length > room > 0:
+        raise DataError(
+            f"length is {length}, with a prompt of {len(prompt)} pieces; accepted: at most {room}, "
+            f"for model.max_positions {limit}"
+        )
     pair = fit(model, [*prompt, *[model.tokenizer.mask_id] * length], [], truncate=False)
     ((_, layout),) = lay_out_batches(model, [pair])
     first = 1 + len(prompt)  # after [CLS]

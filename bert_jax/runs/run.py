@@ -226,7 +226,9 @@ def load_run(
         raise CheckpointError("the path of a run is ''; accepted: the path of a directory")
     path = Path(path)
     if not path.exists() and not checkpoint_prefix(path):
-        raise CheckpointError(f"{path} does not exist")
+        raise CheckpointError(
+            f"{path} does not exist; accepted: a run, or weights of Hugging Face or Google"
+        )
     if path.name in WEIGHTS and path.is_file():
         path = path.parent
     if (path / "checkpoints").is_dir():
@@ -270,7 +272,7 @@ def _open_run(path: Path, step: int | None, *, verify: bool) -> Run:
     with checkpoint.open_checkpoints(path, read_only=True) as manager:
         steps: Sequence[int] = manager.all_steps()
         if not steps:
-            raise CheckpointError(f"{path} has no checkpoint yet")
+            raise CheckpointError(f"{path} has no checkpoint; accepted: a run that has saved one")
         step = max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")

@@ -15,6 +15,7 @@ from rich.console import Console
 from bert_jax import environment
 from bert_jax.config import config_hash, diff, from_json, normalize, to_json
 from bert_jax.errors import CheckpointError, ConfigError, DivergenceError
+from bert_jax.faults.memory import check_fits
 from bert_jax.files import write_json
 from bert_jax.runs.run import Run, load_run
 from bert_jax.sharding import make_mesh, named_sharding
@@ -49,7 +50,7 @@ def finetune(
     if jax.process_count() > 1:
         raise ConfigError(f"fine-tuning runs in one process; there are {jax.process_count()}")
     check_installed()
-    console = Console(stderr=True, highlight=False)
+    console = environment.plain_console(stderr=True)
     say = partial(console.print, soft_wrap=True)
 
     # ---- Data, encoder, run directory ---------------------------------------------------------
@@ -87,7 +88,7 @@ def finetune(
         **compare_seeds(ended, dataset, baselines, workdir),
     }
     write_json(workdir / "result.json", result)
-    Console(highlight=False).print(results.result_table(result))
+    environment.plain_console().print(results.result_table(result))
     return result
 
 
@@ -207,6 +208,7 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
 
     Raises:
       ConfigError: model, task and mesh do not fit together.
+      OutOfMemoryError: a batch is larger than the memory.
     """
     training, family, rows = config.training, dataset.family, dataset.splits["train"].rows
     model = state.make_model(config, run.model.config, family, dataset.labels)
@@ -222,6 +224,10 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
         )
         for name in ("batch_size", "evaluation_batch_size")
     )
+    length = padded_length(rows, config.task.max_length)
+    largest = max(training.batch_size, training.evaluation_batch_size)
+    ids = 3 * 4 * largest * len(rows[0].inputs) * length  # three arrays of int32
+    check_fits({"a batch": ids / mesh.size}, config, list(mesh.devices.flat))
     steps = training.epochs * math.ceil(len(rows) / training.batch_size)
     optimizer, schedule = state.make_task_optimizer(config, steps=steps)
     sharding, first_state = state.state_maker(model, optimizer, config, mesh)
@@ -243,7 +249,7 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
         predict_batch=jax.jit(predict_batch),
         mesh=mesh,
         batch_sharding=batch_sharding,
-        length=padded_length(rows, config.task.max_length),
+        length=length,
         steps=steps,
     )
 

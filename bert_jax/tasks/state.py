@@ -34,8 +34,8 @@ def make_model(
     task, training = config.task, config.training
     if task.max_length > encoder.max_positions:
         raise ConfigError(
-            f"task.max_length {task.max_length} is more than the model's {encoder.max_positions} "
-            "positions"
+            f"task.max_length is {task.max_length}; accepted: at most {encoder.max_positions}, the "
+            "positions of the model"
         )
     head = TaskHeadConfig(
         family=task.family,

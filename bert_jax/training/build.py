@@ -1,5 +1,6 @@
 """Builds the model, the optimizer and the jitted functions of one phase of a run, for a mesh."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,18 +11,29 @@ from jax.sharding import Mesh, NamedSharding
 
 from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError
+from bert_jax.faults import memory
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.kernels import SPLASH_TOKENS
 from bert_jax.sharding import named_sharding
 from bert_jax.training.experiment import Experiment, Phase
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
-from bert_jax.training.state import TrainState, state_initializer, state_sharding
+from bert_jax.training.state import (
+    TrainState,
+    abstract_state,
+    example_batch,
+    state_initializer,
+    state_sharding,
+)
 from bert_jax.training.step import Metrics, eval_step, train_step
 
 
 class Assembly(NamedTuple):
     """The functions that train and evaluate one phase of a run (`experiment.Phase`) on a mesh."""
 
+    experiment: Experiment
+    """The experiment of the phase."""
+    rows: NamedSharding
+    """The sharding of a batch: its rows are split over the mesh."""
     place: Callable[[Batch], Batch]
     """Puts this host's rows of a batch on its devices."""
     initialize: Callable[[], TrainState]
@@ -77,6 +89,8 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
         return TrainState(state.step, state.params, opt_state)
 
     return Assembly(
+        experiment=experiment,
+        rows=rows,
         place=partial(place_batch, sharding=rows),
         initialize=initialize,
         sharding=sharding,
@@ -119,9 +133,51 @@ def _check_kernel(experiment: Experiment, mesh: Mesh) -> None:
         )
 
 
+def check_memory(assembly: Assembly) -> Assembly:
+    """Returns the assembly, after a check that the devices have memory for the state and a batch.
+
+    Raises:
+      OutOfMemoryError: a device's part of the state and the batch is larger than its memory.
+    """
+    state = abstract_state(assembly.initialize, assembly.sharding)
+    data = assembly.experiment.data
+    row = example_batch(
+        batch_size=1,
+        length=data.sequence_length,
+        predictions=data.masking.max_predictions,
+        pairs=data.pairs_per_row,
+    )
+    (rows,) = assembly.rows.shard_shape((data.batch_size,))
+    bytes_of = {
+        "parameters": _bytes_on_a_device(state.params),
+        "optimizer state": _bytes_on_a_device(state.opt_state),
+        "a batch": rows * sum(array.nbytes for array in row),
+    }
+    memory.check_fits(bytes_of, assembly.experiment, list(assembly.rows.device_set))
+    return assembly
+
+
+def _bytes_on_a_device(arrays: Any) -> int:
+    leaves = jax.tree.leaves(arrays)
+    parts = [math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves]
+    return sum(part * leaf.dtype.itemsize for part, leaf in zip(parts, leaves, strict=True))
+
+
 def compile_update(assembly: Assembly, state: TrainState, batch: Batch) -> Assembly:
-    """Returns the assembly with `update` compiled for the state and this host's rows of a batch."""
-    return assembly._replace(update=assembly.lower(state, assembly.place(batch)).compile())
+    """Returns the assembly with `update` compiled for the state and this host's rows of a batch.
+
+    Raises:
+      OutOfMemoryError: the devices are CPUs and the program needs more than their memory. Without
+        this check, the kernel would kill the process. Accelerators raise an error of their own.
+    """
+    update = assembly.lower(state, assembly.place(batch)).compile()
+    devices = list(assembly.rows.device_set)
+    if devices[0].platform == "cpu":
+        kinds = memory.program_memory(update.memory_analysis())
+        state_and_batch = kinds["peak"] - kinds["temporaries"]
+        bytes_of = {"state and batch": state_and_batch, "activations": kinds["temporaries"]}
+        memory.check_fits(bytes_of, assembly.experiment, devices)
+    return assembly._replace(update=update)
 
 
 def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
@@ -147,14 +203,15 @@ def _row_sharding(size: int, what: str, *, experiment: Experiment, mesh: Mesh) -
     sharding = named_sharding(
         ("batch",), rules=experiment.sharding, mesh=mesh, shape=(size,), what=what
     )
-    held: dict[int, set[int]] = {}
+    parts: dict[int, set[range]] = {}
     for device, index in sharding.devices_indices_map((size,)).items():
-        held.setdefault(device.process_index, set()).update(range(size)[index[0]])
-    process, rows = min(held.items(), key=lambda item: len(item[1]))
-    if any(len(other) * len(held) != size for other in held.values()):
+        parts.setdefault(device.process_index, set()).add(range(size)[index[0]])
+    held = {process: sum(map(len, ranges)) for process, ranges in parts.items()}
+    process, rows = min(held.items(), key=lambda item: item[1])
+    if any(other * len(held) != size for other in held.values()):
         devices = mesh.size // len(held)
         raise ConfigError(
-            f"mesh: process {process} holds {len(rows)} of {size} rows, but each of "
+            f"mesh: process {process} holds {rows} of {size} rows, but each of "
             f"the {len(held)} processes must hold an equal part; accepted: a "
             f"mesh.tensor that divides the {devices} devices of a process"
         )

@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from bert_jax.config import diff, from_json, to_json
-from bert_jax.data.passport import PASSPORT_FILE, passport_fingerprint
+from bert_jax.data.passport import check_outside_data, passport_fingerprint
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.faults import damage
@@ -290,7 +290,7 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Checks that the experiment may start in `workdir`, or continue there.
 
     Raises:
-      CheckpointError: `workdir` is a file, or holds prepared data or weights without a run, or
+      CheckpointError: `workdir` is a file, lies in prepared data, holds weights without a run, or
         holds a run in which a field that is not `RESUMABLE` has another value. The message names
         the field.
     """
@@ -298,8 +298,7 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
     if not file.exists():
-        if (workdir / PASSPORT_FILE).exists():
-            raise CheckpointError(f"{workdir} holds prepared data; accepted: another --workdir")
+        check_outside_data(workdir)
         if (workdir / "checkpoints").exists():
             raise CheckpointError(
                 f"{workdir} holds weights without a run; accepted: another --workdir, and "

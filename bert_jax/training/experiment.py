@@ -41,7 +41,7 @@ class Experiment:
         if self.data.sequence_length > self.model.max_positions:
             raise ConfigError(
                 f"data.sequence_length {self.data.sequence_length} is longer than "
-                f"model.max_positions {self.model.max_positions}"
+                f"model.max_positions {self.model.max_positions}; accepted: at most as long"
             )
         if self.optimizer.warmup_end >= self.training.steps:
             raise ConfigError(
@@ -54,6 +54,11 @@ class Experiment:
                 "objective.next_sentence is True, but with data.pairs 'none' there are no pairs to "
                 "learn from; accepted: False"
             )
+        if self.data.pairs != "none" and self.model.num_segments < 2:
+            raise ConfigError(
+                f"model.num_segments is {self.model.num_segments} with data.pairs "
+                f"{self.data.pairs!r}; accepted: 2 or more, or data.pairs=none"
+            )
         if self.training.gradient_dtype != "float32" and self.model.dtype == "float32":
             raise ConfigError(
                 f"training.gradient_dtype is {self.training.gradient_dtype!r}; accepted with "
@@ -64,7 +69,7 @@ class Experiment:
             if width > self.data.sequence_length:
                 raise ConfigError(
                     f"data.{name}.max_predictions {width} is more than "
-                    f"data.sequence_length {self.data.sequence_length}"
+                    f"data.sequence_length {self.data.sequence_length}; accepted: at most as many"
                 )
         # Converts each change to the type of its field, so equal runs have equal configs.
         later = []

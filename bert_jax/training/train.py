@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
-from rich.console import Console
 
 from bert_jax import environment
 from bert_jax.config import config_hash, to_json
@@ -22,7 +21,7 @@ from bert_jax.files import write_json
 from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint, initial
-from bert_jax.training.build import Assembly, assemble, compile_update
+from bert_jax.training.build import Assembly, assemble, check_memory, compile_update
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.experiment import Experiment, Phase, errors_of_phase, phases
 from bert_jax.training.phases import (
@@ -77,7 +76,7 @@ def train(
     mesh, assemblies = make_mesh(experiment.mesh), {}
     for phase in plan:
         with errors_of_phase(phase.number, of=len(plan)):
-            assemblies[phase.number] = assemble(phase, mesh)
+            assemblies[phase.number] = check_memory(assemble(phase, mesh))
 
     # ---- Run directory and state ------------------------------------------------------------
     open_workdir(workdir, experiment)
@@ -268,4 +267,4 @@ def train_phase(
 def _report(text: str) -> None:
     """Prints a line on stderr, on process 0 alone."""
     if jax.process_index() == 0:
-        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+        environment.plain_console(stderr=True).print(text, soft_wrap=True)

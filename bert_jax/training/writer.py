@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +18,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
+from bert_jax import environment
 from bert_jax.errors import DivergenceError
 from bert_jax.files import write_atomically
 from bert_jax.training.config import TrainingConfig
@@ -58,7 +58,7 @@ class RunWriter:
         self._ended: tuple[int, list[Metrics]] | None = None
         self._clock = time.monotonic()
         self._last_line = 0.0
-        self._console = Console(stderr=True, highlight=False)
+        self._console = environment.plain_console(stderr=True)
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),

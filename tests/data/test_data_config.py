@@ -56,7 +56,7 @@ def test_invalid_masking_is_refused(fields, said):
             {"evaluation_masking": MaskingConfig(rate_points=((1.0, 0.1),))},
             "data.evaluation_masking.rate_points is .* the same at every step",
         ),
-        ({"pairs_per_row": 0}, "data.pairs_per_row is 0; accepted: at least 1"),
+        ({"pairs_per_row": 0}, "data.pairs_per_row is 0; accepted: 1 to 2147483647"),
     ],
 )
 def test_invalid_data_settings_are_refused(fields, said):

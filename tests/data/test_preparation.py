@@ -481,7 +481,7 @@ def test_each_shard_and_each_seed_has_its_own_draws(config, tmp_path):
 
 
 def test_a_bad_corpus_is_refused_before_a_shard_is_written(config, tmp_path):
-    with pytest.raises(DataError, match="train_shards is 99, but .* documents for training"):
+    with pytest.raises(DataError, match="train_shards is 99, but .* only .* documents"):
         prepare(dataclasses.replace(config, train_shards=99))
     with pytest.raises(
         DataError, match=r"held_out_fraction is 0\.0, which holds out none of the 40"

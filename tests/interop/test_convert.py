@@ -70,34 +70,6 @@ def test_google_to_hugging_face(tmp_path):
     assert "the limit of this tokenizer is 200" in (directory / "conversion.txt").read_text()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--to=bert_jax"], "allow masked_token_head to initialize"),
-        (["--to=huggingface", "--allow=masked_token_head"], "allow next_sentence_head"),
-        (["--to=onnx"], "should be one of"),
-        (
-            ["--allow=masked_token_head", "--allow=next_sentence_head", "--allow=typo"],
-            "allow has typo, which is no tensor here",
-        ),
-    ],
-)
-def test_an_error_is_one_line_and_leaves_no_output(arguments, says, tmp_path):
-    source = write_directory(tmp_path / "hf", random_tensors(LAYOUTS["BertModel"]))
-    result = convert(source, tmp_path / "out", *arguments)
-    assert result.returncode == 2 and not result.stdout
-    assert says in result.stderr and len(result.stderr.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
-
-
-def test_a_directory_with_files_is_not_overwritten(pretraining, tmp_path):
-    source = write_directory(tmp_path / "hf", pretraining)
-    before = {path: path.read_bytes() for path in source.iterdir()}
-    result = convert(source, source, "--to=huggingface")
-    assert result.returncode == 2 and "accepted: a new or an empty directory" in result.stderr
-    assert {path: path.read_bytes() for path in source.iterdir()} == before
-
-
 def test_missing_parts_that_allow_names_are_initialized(tmp_path):
     source = write_directory(tmp_path / "hf", random_tensors(LAYOUTS["BertModel"]))
     heads = ["--allow=masked_token_head", "--allow=next_sentence_head"]

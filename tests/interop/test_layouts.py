@@ -73,7 +73,7 @@ def test_a_layout_opens_if_its_missing_parts_are_allowed(name, kind, tmp_path):
     if lacking:
         with pytest.raises(CheckpointError) as error:
             load_run(directory)
-        said = re.findall(r"allow (\S+) to initialize", str(error.value))
+        said = re.findall(r"accepted: allow (\S+), which", str(error.value))
         assert said == list(lacking) and "\n" not in str(error.value)
     run = load_run(directory, allow=lacking)
     check_encoder(run.params, with_prefix(tensors))

@@ -1,14 +1,12 @@
 """`bert_jax.plan` without a TPU's compiler: estimates, searches, cache, text and errors."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import pytest
-from commands import assert_one_line
 
 import bert_jax
 from bert_jax.command import load
@@ -337,26 +335,6 @@ def test_the_process_of_the_compiler_ends_with_one_line(
         compilation._main(TOPOLOGY.name, str(request), "found", "program")
     assert ended.value.code == status
     assert capsys.readouterr().err == f"{said}\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--experiment=experiments/bert.py:tiny"], "--topology is missing"),
-        (["--experiment=experiments/bert.py:tiny", "--topology=v5e:x"], "--topology is 'v5e:x'"),
-        (["--topology=v5e:2x2"], "--experiment is missing"),
-    ],
-)
-def test_a_mistake_ends_in_one_line(arguments, said):
-    result = subprocess.run(
-        [sys.executable, "-m", "bert_jax.plan", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert_one_line(result, said)
 
 
 # ---- Recommendations -----------------------------------------------------------------------------

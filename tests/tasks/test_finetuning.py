@@ -547,7 +547,7 @@ def test_similarity_is_learned(write_splits, pretrained, tmp_path):
         ),
         ({"task.dev": "jsonl:{hidden}"}, DataError, "hidden.jsonl:1: label is hidden"),
         ({"task.metric": "pearson"}, ConfigError, "accepted for classification: accuracy, f1"),
-        ({"task.max_length": 128}, ConfigError, "task.max_length 128 is more than the model's 64"),
+        ({"task.max_length": 128}, ConfigError, "task.max_length is 128; accepted: at most 64"),
         ({"training.batch_size": 15, "mesh.data": 2}, ConfigError, "training.batch_size"),
     ],
 )

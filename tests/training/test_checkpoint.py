@@ -241,7 +241,9 @@ def test_a_file_is_no_checkpoint(workdir, tmp_path):
 
 
 def test_a_directory_of_prepared_data_is_refused(short):
-    with pytest.raises(CheckpointError, match="holds prepared data; accepted: another --workdir"):
+    with pytest.raises(
+        CheckpointError, match="lies in the prepared data of .*; accepted: another --wor"
+    ):
         checkpoint.check_workdir(Path(short.data.directory), short)
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from bert_jax.data.preparation.inputs import INPUTS_FILE, check_inputs, describe
 from bert_jax.data.preparation.shards import ShardTask, tokenizer_settings
 from bert_jax.data.preparation.summary import measure_masking, summarize
 from bert_jax.data.records import write_array
-from bert_jax.data.sources.corpora import Slice, open_corpus
+from bert_jax.data.sources.corpora import Slice, open_corpus, read_documents
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import sha256_of_file, write_json
@@ -158,6 +159,18 @@ def _open_inputs(config: DataConfig, *, engine: Engine, exclusion: Exclusion) ->
 def _survey_tasks(
     config: DataConfig, inputs: _Inputs, *, exclusion: Exclusion, counts_words: bool
 ) -> list[survey.SurveyTask]:
+    """Returns the tasks of the survey.
+
+    Raises:
+      DataError: the corpus has too few documents for `config.train_shards`.
+    """
+    needed = config.train_shards + 1  # one is held out
+    found = sum(1 for _ in islice(read_documents(config.corpus), needed))
+    if 2 < found < needed:
+        raise DataError(
+            f"data.train_shards is {config.train_shards}, but {config.corpus} has only {found} "
+            f"documents; accepted: fewer shards, such as {max(1, found // 20)}"
+        )
     return [
         survey.SurveyTask(
             index=index,
