@@ -222,6 +222,19 @@ def commands():
     return load
 
 
+@contextlib.contextmanager
+def flags_restored(own):
+    """Restores the values of all flags at the end, and removes those of `own`.
+
+    Libraries that are imported meanwhile keep the flags that they define.
+    """
+    before = flagsaver.save_flag_values()
+    yield
+    for name in own:
+        delattr(flags.FLAGS, name)
+    flagsaver.restore_flag_values(flagsaver.save_flag_values() | before)
+
+
 def run_command(commands, words, text=b""):
     """Runs a command line in this process. Returns the exit status."""
     name, *arguments = shlex.split(words)
@@ -231,7 +244,7 @@ def run_command(commands, words, text=b""):
         main(flags_parser([name, *arguments]))
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(flagsaver.flagsaver())
+        stack.enter_context(flags_restored(own))
         for flag in own:
             flags.FLAGS[flag] = own[flag].__deepcopy__({})
         for target, attribute, value in (
