@@ -11,6 +11,7 @@ import os
 import runpy
 import shlex
 import shutil
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -210,7 +211,11 @@ def commands():
         if name not in found:
             before = set(flags.FLAGS)
             module = "bert_jax.config.__main__" if name == "config" else f"bert_jax.{name}"
-            with mock.patch.object(command, "run") as run, warnings.catch_warnings():
+            with (
+                mock.patch.object(command, "run") as run,
+                mock.patch.object(signal, "signal"),  # predict ends at a closed pipe
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore")  # the module is perhaps imported already
                 runpy.run_module(module, run_name="__main__")
             own = {flag: flags.FLAGS[flag] for flag in set(flags.FLAGS) - before}
