@@ -45,7 +45,10 @@ STAGES = {
 
 
 def main() -> None:
-    """Runs the stages. Writes gpu.json and table.txt, and prints the table."""
+    """Runs the stages, writes gpu.json and table.txt, and prints the table.
+
+    The status is 1 if a stage fails.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument("--small", action="store_true", help="small shapes, on a CPU")
@@ -75,6 +78,8 @@ def main() -> None:
     (out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
     (out / "table.txt").write_text(table(result) + "\n")
     print(table(result))
+    if failed := [end["name"] for end in ends if "error" in end]:
+        sys.exit(f"error: these stages failed: {', '.join(failed)}")
 
 
 def run(name: str, out: Path, *options: str, limit: float) -> dict[str, Any]:

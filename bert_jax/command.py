@@ -117,6 +117,7 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
             sys.exit(status)
         except Exception as error:
             if processes.is_one_of_several():
+                processes.wait_for_cause(error)
                 traceback.print_exc()
                 processes.leave(1, repr(error))
             raise

@@ -28,7 +28,7 @@ from absl import flags
 from bert_jax import command, cpu, environment
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
-from bert_jax.faults import processes
+from bert_jax.faults import processes, signals
 from bert_jax.faults.memory import explain_lack_of_memory
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
@@ -65,10 +65,12 @@ def main() -> None:
         flags.FLAGS.process_count,
         flags.FLAGS.process_index,
         cluster=flags.FLAGS.cluster,
+        timeout=flags.FLAGS.start_timeout,
     )
+    if flags.FLAGS.log_every_process:
+        processes.report_in_every_process()
     import jax
 
-    from bert_jax.faults import signals
     from bert_jax.runs.initial import open_initial_weights
     from bert_jax.training.checkpoint import latest_step
     from bert_jax.training.train import train
@@ -160,4 +162,13 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("process_count", None, "Number of processes.")
     flags.DEFINE_integer("process_index", None, "Index of this process, from 0.")
+    flags.DEFINE_integer(
+        "start_timeout",
+        300,
+        "Seconds in which the processes of a run must find each other.",
+        lower_bound=1,
+    )
+    flags.DEFINE_bool(
+        "log_every_process", False, "Prints the lines of every process, not only of process 0."
+    )
     command.run(main, resumes=True)

@@ -2,6 +2,8 @@
 # Runs the tests in .venv. Arguments are passed to pytest, e.g. tests/models -k padding.
 #   bash launch/test.sh                the default suite: at most 8 minutes on two cores
 #   bash launch/test.sh --slow         the tests that are marked slow: at most 20 minutes
+#   bash launch/test.sh --faults       all tests of tests/faults and tests/fuzz, with 30 kills of a run
+#                                      and 5,000 updates: about an hour
 #   bash launch/test.sh --newest       tests of the model, training and meshes, in .venv-3.12: Python
 #                                      3.12 with the newest tested jax; at most 4 minutes
 #   bash launch/test.sh --reference    tests/reference, in .venv-reference: compares bert_jax with
@@ -41,6 +43,9 @@ case "$suite" in
     if [ "$suite" = --slow ]; then
       shift
       set -- -m slow "$@"
+    elif [ "$suite" = --faults ]; then
+      shift
+      set -- -m "slow or not slow" --kills=30 --soak_steps=5000 tests/faults tests/fuzz "$@"
     fi
     EXTRA_REQUIREMENTS=requirements-test.txt
     source "$(dirname "$0")/environment.sh"

@@ -31,6 +31,14 @@ from bert_jax.training.optim import OptimizerConfig  # noqa: E402
 
 VOCAB_SIZE = 500
 
+
+def pytest_addoption(parser):
+    """Adds the lengths of the tests in tests/faults."""
+    parser.addoption("--kills", type=int, default=3, help="Times that a command is killed.")
+    parser.addoption("--soak_steps", type=int, default=500, help="Updates of the long run.")
+    parser.addoption("--fault_seed", type=int, default=0, help="Seed of the times of the kills.")
+
+
 # tests/reference needs torch. `bash launch/test.sh --reference` runs it in its own environment.
 collect_ignore = ["reference"]
 

@@ -9,10 +9,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from same_run import UNTIMED, arrays_of, assert_same_bits, rows_of
 
 import bert_jax
 from bert_jax.config import override, to_json
@@ -26,29 +25,6 @@ ROOT = Path(bert_jax.__file__).parents[1]
 STEPS, CHECKPOINT_EVERY = 90, 30
 """After the first checkpoint, 60 updates and an evaluation take about half a second. The test needs
 only milliseconds of it to send its signal."""
-
-
-def rows_of(workdir):
-    """Returns the rows of metrics.jsonl without the fields that depend on time."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if "perf/" not in k} for line in lines]
-
-
-def arrays_of(workdir, step):
-    """Returns every array of a checkpoint by path, read without code of bert_jax."""
-    tree = ocp.PyTreeCheckpointer().restore(
-        (workdir / "checkpoints" / str(step) / "state").absolute()
-    )
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def assert_same_bits(first, second):
-    assert first.keys() == second.keys() and len(first) > 20
-    for path, array in first.items():
-        other = second[path]
-        assert (array.shape, array.dtype) == (other.shape, other.dtype), path
-        assert array.tobytes() == other.tobytes(), path
 
 
 def files_of(directory):
@@ -130,7 +106,7 @@ def test_a_killed_run_resumes_bitwise_like_an_uninterrupted_run(file, data_confi
     assert [row["step"] for row in rows_of(alone)][:6] == [7, 14, 21, 28, 30, 35]
     assert_same_bits(arrays_of(killed, STEPS), arrays_of(alone, STEPS))
     results = [json.loads((run / "result.json").read_text()) for run in (killed, alone)]
-    assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
+    assert {**results[0], **UNTIMED} == {**results[1], **UNTIMED}
     # environment.json records both starts, the first in `earlier`.
     assert len(json.loads((killed / "environment.json").read_text())["earlier"]) == 1
 
@@ -176,7 +152,7 @@ def test_a_run_stopped_after_its_last_checkpoint_writes_the_same_result(
     shutil.copytree(finished[0], workdir)
     (workdir / "result.json").unlink()
     result = train(private, workdir)
-    assert {**result, "seconds": 0} == {**finished[1], "seconds": 0}
+    assert {**result, **UNTIMED} == {**finished[1], **UNTIMED}
     assert rows_of(workdir) == rows_of(finished[0])
 
 

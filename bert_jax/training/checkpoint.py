@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from bert_jax.data.passport import check_outside_data, passport_fingerprint
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.faults import damage
+from bert_jax.faults.activity import Activity
 from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment, Phase, phases
 from bert_jax.training.initial import flatten_params
@@ -40,6 +41,7 @@ RESUMABLE = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.on_damaged_checkpoint",
+    "training.stall_seconds",
     "evaluation.probe",
     "model.scan_layers",
 )
@@ -85,7 +87,7 @@ def save(
     step: int,
     state: TrainState,
     *,
-    started: float,
+    activity: Activity,
     experiment: Experiment,
     tokenizer: Tokenizer,
     passport: dict[str, Any],
@@ -94,13 +96,13 @@ def save(
     """Starts to save the state of a step. The state may be donated after this function returns.
 
     The checkpoint of step s holds the data position of the batch for step s + 1. It also holds the
-    training time of the run in seconds, `time.monotonic() - started`, and the metrics of the steps
-    since the last row of metrics.jsonl, `pending`.
+    seconds of each kind of work of the run, and the metrics of the steps since the last row of
+    metrics.jsonl, `pending`.
     """
     position = {
         **next_batch(phases(experiment), step),
         "data_fingerprint": passport_fingerprint(passport),
-        "seconds": time.monotonic() - started,
+        "spent": activity.spent(),
         "pending": list(pending),
         "digests": True,  # without digests.json, the step is damaged
     }
@@ -156,8 +158,8 @@ class Restored(NamedTuple):
     """Holds what a run needs to go on from a checkpoint."""
 
     state: TrainState
-    seconds: float = 0.0
-    """Seconds of training so far."""
+    spent: Mapping[str, float] = MappingProxyType({})
+    """Seconds of each kind of work of the run so far (`faults.activity`)."""
     pending: PendingRow = ()
     """Metrics of the steps since the last row of metrics.jsonl."""
 
@@ -182,7 +184,8 @@ def restore(
             "or another --workdir"
         )
     position = restored["position"]
-    return Restored(restored["state"], position["seconds"], position.get("pending", ()))
+    spent = position.get("spent") or {"unknown": position["seconds"]}  # until bert_jax 0.2
+    return Restored(restored["state"], spent, position.get("pending", ()))
 
 
 def restore_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any:

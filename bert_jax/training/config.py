@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bert_jax.config import PositiveInt, check_bounds, leaves
+from bert_jax.config import PositiveFloat, PositiveInt, check_bounds, leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,9 @@ class TrainingConfig:
     on_damaged_checkpoint: Literal["previous", "stop"] = "previous"
     """The run does this if its last checkpoint is damaged. `previous`: it moves the checkpoint to
     `damaged/` and goes on from the one before. `stop`: it ends with an error."""
+    stall_seconds: PositiveFloat = 600.0
+    """The run ends if no update, no batch of an evaluation and no save is finished for this time.
+    Compilation does not count. stderr then says where every process stands."""
 
     def __post_init__(self):
         check_bounds(self, "training")

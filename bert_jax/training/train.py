@@ -1,7 +1,6 @@
 """Pretraining: `train` makes a run, from its first checks to its result."""
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,9 @@ from bert_jax import environment
 from bert_jax.config import config_hash, to_json
 from bert_jax.data.batch import Batch
 from bert_jax.data.passport import join_passports, passport_fingerprint
-from bert_jax.faults import processes
+from bert_jax.faults.activity import Activity, lost_seconds
 from bert_jax.faults.damage import move_damaged, newest_whole_step
+from bert_jax.faults.processes import check_processes_agree, end_if_stalled, report
 from bert_jax.faults.signals import Interrupted, Notice
 from bert_jax.files import write_json
 from bert_jax.models.bert import num_parameters
@@ -58,14 +58,14 @@ def train(
       ConfigError, DataError, CheckpointError: the run is not possible; raised before any compile.
       DivergenceError: a metric is not finite.
     """
-    training, plan = experiment.training, phases(experiment)
+    training, plan, activity = experiment.training, phases(experiment), Activity()
 
     # ---- Checks: an error here leaves no file behind ----------------------------------------
     loaded, tokenizer = load_data(plan)
     passport = join_passports(loaded)
     checkpoint.check_workdir(workdir, experiment)
     if (workdir / "result.json").exists():
-        _report(f"{workdir} is complete")
+        report(f"{workdir} is complete")
         return json.loads((workdir / "result.json").read_text())
     check_files_of_phases(plan, loaded)
     first_step = newest_whole_step(workdir, on_damaged=training.on_damaged_checkpoint)
@@ -79,8 +79,8 @@ def train(
             assemblies[phase.number] = check_memory(assemble(phase, mesh))
 
     # ---- Run directory and state ------------------------------------------------------------
-    open_workdir(workdir, experiment)
-    processes.check_processes_agree(
+    activity.lost = open_workdir(workdir, experiment, first_step)
+    check_processes_agree(
         weights=weights and weights.sha256,
         experiment=config_hash(experiment),
         data=passport_fingerprint(passport)[:12],
@@ -91,12 +91,12 @@ def train(
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
     if first_step:
         checkpoint.check_run_of_step(manager, experiment, tokenizer, step=first_step)
-    state, seconds, pending = starting_state(
+    state, spent, pending = starting_state(
         first_step, assemblies[1], manager, workdir, passport, weights
     )
-    started = time.monotonic() - seconds
+    activity.go_on(spent)
     parameters, kind = num_parameters(state.params, experiment.model), jax.devices()[0].device_kind
-    _report(
+    report(
         f"{parameters:,} parameters on mesh {dict(mesh.shape)} of {mesh.size} of "
         f"{jax.device_count()} devices ({kind}), {experiment.model.dtype}"
     )
@@ -104,27 +104,24 @@ def train(
     # ---- Compile the updates of all remaining phases: too little memory is an error now -------
     remaining = [phase for phase in plan if phase.last_step > first_step]
     with jax.set_mesh(mesh):
-        for phase in remaining:
-            assembly, batch = assemblies[phase.number], first_batch(phase, first_step)
-            assemblies[phase.number] = compile_update(assembly, state, batch)
-    _report(f"compiled in {time.monotonic() - started - seconds:.0f} s")
+        compile_updates(assemblies, remaining, state, first_step, activity)
 
     # ---- Phases -------------------------------------------------------------------------------
     save = partial(
         checkpoint.save,
         manager,
-        started=started,
+        activity=activity,
         experiment=experiment,
         tokenizer=tokenizer,
         passport=passport,
     )
     held_out: dict[str, float] = {}
     writer = RunWriter(workdir, training, first_step, profile_steps, pending)
-    with jax.set_mesh(mesh), Notice() as notice, manager, writer:
+    stalled = end_if_stalled(activity, seconds=training.stall_seconds)
+    with jax.set_mesh(mesh), Notice() as notice, manager, writer, stalled:
         for phase in remaining or plan[-1:]:  # the last phase if only the result is missing
             if len(plan) > 1:
-                data = phase.experiment.data
-                _report(f"phase {phase.number}: {data.sequence_length} tokens, {data.directory}")
+                report(f"phase {phase.number}: {phase.experiment.data.directory}")
                 writer.phase = phase.number
             assembly = assemblies[phase.number]
             state, held_out = train_phase(
@@ -133,35 +130,63 @@ def train(
                 assembly,
                 writer,
                 notice,
+                activity,
                 first_step=first_step,
                 probes=probes,
                 save=save,
             )
+        activity.begin("saving")
         manager.wait_until_finished()
 
-    return write_result(workdir, experiment, held_out, seconds=time.monotonic() - started)
+    return write_result(workdir, experiment, held_out, activity)
 
 
-def open_workdir(workdir: Path, experiment: Experiment) -> None:
-    """Makes the run directory and writes `config.json` and `environment.json`."""
+def open_workdir(workdir: Path, experiment: Experiment, first_step: int) -> float:
+    """Makes the run directory and writes `config.json` and `environment.json`.
+
+    Returns the seconds of work that earlier processes of the run lost, on process 0 alone.
+    """
+    lost = 0.0
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "config.json", to_json(experiment))
         file = workdir / "environment.json"
         loop = experiment.model.layers_loop(jax.default_backend())
-        write_json(file, environment.describe_again(file, scan_layers=loop))
+        seconds = lost_seconds(workdir, first_step)
+        described = environment.describe_again(file, scan_layers=loop, lost_seconds=seconds)
+        write_json(file, described)
+        starts = [described, *described.get("earlier", [])]
+        lost = sum(start.get("lost_seconds", 0.0) for start in starts)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("workdir")  # the other processes read it afterwards
+    return lost
+
+
+def compile_updates(
+    assemblies: dict[int, Assembly],
+    phases: Sequence[Phase],
+    state: TrainState,
+    first_step: int,
+    activity: Activity,
+) -> None:
+    """Compiles the update of each of `phases`, in `assemblies`."""
+    activity.begin("compilation")
+    for phase in phases:
+        assembly, batch = assemblies[phase.number], first_batch(phase, first_step)
+        assemblies[phase.number] = compile_update(assembly, state, batch)
+    activity.begin("start")
+    report(f"compiled in {activity.seconds_of_last:.0f} s")
 
 
 def write_result(
-    workdir: Path, experiment: Experiment, held_out: dict[str, float], *, seconds: float
+    workdir: Path, experiment: Experiment, held_out: dict[str, float], activity: Activity
 ) -> dict[str, Any]:
     """Writes `result.json` and returns its content."""
     result = {
         "format_version": RESULT_FORMAT_VERSION,
         "steps": experiment.training.steps,
-        "seconds": round(seconds, 1),
+        "seconds": round(sum(activity.spent().values()), 1),
+        "goodput": activity.goodput(),
         "config_hash": config_hash(experiment),
         **held_out,
     }
@@ -189,12 +214,12 @@ def starting_state(
     """
     if step:
         abstract = abstract_state(assembly.initialize, assembly.sharding)
-        _report(f"{workdir}: going on from step {step}")
+        report(f"{workdir}: going on from step {step}")
         return checkpoint.restore(manager, abstract, step=step, passport=passport)
     state = make_state(assembly.initialize, assembly.sharding)
     if weights:
         initial.record(weights, workdir)
-        _report(weights.report)
+        report(weights.report)
         params = initial.place(weights.params, assembly.sharding.params)
         state = TrainState(state.step, params, state.opt_state)
     return checkpoint.Restored(state)
@@ -206,6 +231,7 @@ def train_phase(
     assembly: Assembly,
     writer: RunWriter,
     notice: Notice,
+    activity: Activity,
     *,
     first_step: int,
     probes: Sequence[Probe],
@@ -222,21 +248,24 @@ def train_phase(
     config, data = phase.experiment.training, phase.experiment.data
 
     def held_out() -> Iterator[Batch]:
-        return map(assembly.place, held_out_batches(phase))
+        return activity.each(map(assembly.place, held_out_batches(phase)))
 
     # ---- Baselines: they need no model, and use the masked positions of the evaluation --------
+    activity.begin("evaluation")
     to_beat = baselines(held_out(), data.directory)
     found = ", ".join(f"{name} {value:.3f}" for name, value in to_beat.items())
-    _report(f"baselines on held-out text: {found}")
+    report(f"baselines on held-out text: {found}")
 
     # ---- Loop: an update returns early, so batch s + 1 is read while the devices run step s ---
     if phase.number > 1 and first_step <= phase.first_step:
         state = assembly.begin(state)
     batches = map(assembly.place, training_batches(phase, first_step))
     evaluation = {}
+    activity.begin("updates")
     writer.restart_clock()
     steps = range(max(first_step, phase.first_step) + 1, phase.last_step + 1)
     for step, batch in zip(steps, batches, strict=True):
+        activity.progress(step)
         with writer.profile(step), jax.transfer_guard("disallow"):
             state, metrics = assembly.update(state, batch)
             writer.add(metrics)
@@ -245,26 +274,24 @@ def train_phase(
         if evaluating or saving:
             row = writer.read_row()  # before the evaluation, so tokens/s count training only
             if evaluating:
+                activity.begin("evaluation")
                 evaluation = evaluate(assembly.score, state.params, held_out())
                 row |= {f"eval/{name}": value for name, value in evaluation.items()}
                 for probe in probes:
                     row |= probe(state.params)
             writer.write(step, row)  # raises before the save if a value is not finite
             if saving:
+                activity.begin("saving")
                 save(step, state)
+            activity.begin("updates")
             writer.restart_clock()
         elif step % config.log_every == 0:
             writer.end_row(step)
         if notice.reached() and step < phase.run_steps:
             if not saving:
+                activity.begin("saving")
                 save(step, state, pending=writer.pending())
             raise Interrupted(f"interrupted by {notice.signal or 'SIGTERM'}: step {step} is saved")
     if not evaluation:  # no step was left: the run stopped after its last checkpoint
         evaluation = evaluate(assembly.score, state.params, held_out())
     return state, {**evaluation, **to_beat}
-
-
-def _report(text: str) -> None:
-    """Prints a line on stderr, on process 0 alone."""
-    if jax.process_index() == 0:
-        environment.plain_console(stderr=True).print(text, soft_wrap=True)

@@ -1,9 +1,11 @@
-"""If one of several processes ends with an error, all end soon, each with one line about it."""
+"""If one of several processes fails, is killed or stalls, all end soon, with a line about it."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,23 +14,60 @@ from commands import free_port
 
 import bert_jax
 from bert_jax.config import override, to_json
+from bert_jax.errors import ConfigError
+from bert_jax.faults.rendezvous import wait_for_processes
+from bert_jax.faults.signals import STATUS
 
 ROOT = Path(bert_jax.__file__).parents[1]
 
 PRETRAIN = """
-import runpy, sys
+import runpy, sys, time
 from bert_jax.errors import DataError
 from bert_jax.training import train
-
-class Broken:
-    def __call__(self, *arguments):
-        raise {error}
-
-if {fails}:
-    train.evaluate = Broken()
+{evaluate}
 sys.argv = ["pretrain", *{arguments!r}]
 runpy.run_module("bert_jax.pretrain", run_name="__main__")
 """
+
+ERROR = """
+def evaluate(*arguments):
+    raise {error}
+train.evaluate = evaluate
+"""
+
+STALL = """
+train.evaluate = lambda *arguments: time.sleep(100)
+"""
+
+
+def start(config, workdir, *arguments, evaluate="", devices=4):
+    """Starts a process of pretraining. `evaluate` is code that replaces the evaluation."""
+    arguments = [f"--experiment={config}", f"--workdir={workdir}", *arguments]
+    return subprocess.Popen(
+        [sys.executable, "-c", PRETRAIN.format(evaluate=evaluate, arguments=arguments)],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # no restart, which needs -m
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_both(config, workdir, *arguments, evaluates=("", "")):
+    port = free_port()
+    return [
+        start(
+            config,
+            workdir,
+            *(f"--coordinator=127.0.0.1:{port}", "--process_count=2", f"--process_index={index}"),
+            *arguments,
+            evaluate=evaluate,
+        )
+        for index, evaluate in enumerate(evaluates)
+    ]
 
 
 @pytest.mark.slow
@@ -45,27 +84,8 @@ def test_an_error_in_one_process_ends_all(failing, error, said, status, experime
     changes = {"mesh.data": 8, "training.steps": 400, "training.eval_every": 3}
     config = tmp_path / "config.json"
     config.write_text(json.dumps(to_json(override(experiment, changes))))
-    port = free_port()
-    processes = []
-    for index in range(2):
-        arguments = [
-            *(f"--experiment={config}", f"--workdir={tmp_path / 'run'}"),
-            *(f"--coordinator=127.0.0.1:{port}", "--process_count=2", f"--process_index={index}"),
-        ]
-        code = PRETRAIN.format(error=error, fails=index == failing, arguments=arguments)
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code],
-                env=os.environ
-                | {
-                    "PYTHONPATH": str(ROOT),
-                    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-                    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # no restart, which needs -m
-                },
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    evaluates = [ERROR.format(error=error) if index == failing else "" for index in range(2)]
+    processes = start_both(config, tmp_path / "run", evaluates=evaluates)
     processes[failing].wait(timeout=120)
     ended = time.monotonic()
     outputs = [process.communicate(timeout=60)[1] for process in processes]
@@ -75,3 +95,118 @@ def test_an_error_in_one_process_ends_all(failing, error, said, status, experime
     assert "has ended" not in outputs[failing]
     last = outputs[1 - failing].splitlines()[-1]
     assert last == f"error: process {failing} has ended: {said}"
+
+
+@pytest.fixture
+def config_of(experiment, tmp_path):
+    def write(**changes):
+        file = tmp_path / "config.json"
+        fields = {name.replace("__", "."): value for name, value in changes.items()}
+        file.write_text(json.dumps(to_json(override(experiment, fields))))
+        return file
+
+    return write
+
+
+def steps_saved(workdir):
+    return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_and_both_go_on_when_they_are_started_again(
+    config_of, tmp_path
+):
+    every = {"training__checkpoint_every": 20, "training__eval_every": 60}
+    config, run = config_of(mesh__data=8, training__steps=60, **every), tmp_path / "run"
+    processes = start_both(config, run)
+    while not steps_saved(run):
+        assert processes[1].poll() is None, processes[1].communicate()[1]
+        time.sleep(0.01)
+    processes[1].kill()
+    killed = time.monotonic()
+    said = processes[0].communicate(timeout=60)[1]
+    assert time.monotonic() - killed < 30
+    assert processes[0].returncode == STATUS
+    last = said.splitlines()[-1]
+    assert last == "error: process 1 is lost: no sign of life for 20 seconds"
+    assert "Traceback" not in said and "Check failure" not in said
+
+    processes = start_both(config, run, "--log_every_process")
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert all(f"process {index}: " in one for index, one in enumerate(said))
+    assert all("going on from step" in one for one in said)
+    assert json.loads((run / "result.json").read_text())["goodput"]["seconds"]["lost"] >= 0
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_come_is_named(config_of, tmp_path):
+    arguments = ("--process_count=3", "--process_index=0", "--start_timeout=1")
+    coordinator = f"--coordinator=127.0.0.1:{free_port()}"
+    process = start(config_of(), tmp_path / "run", coordinator, *arguments)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and not (tmp_path / "run").exists()
+    (line,) = said.splitlines()
+    assert line.startswith(f"error: process 1, 2 of 3 has not come to {coordinator} within 1 s")
+
+
+def test_processes_start_together():
+    coordinator, began = f"127.0.0.1:{free_port()}", []
+
+    def come(index):
+        wait_for_processes(coordinator, 3, index, timeout=20)
+        began.append(time.monotonic())
+
+    threads = [threading.Thread(target=come, args=(index,)) for index in (2, 0)]
+    for thread in threads:
+        thread.start()
+    with socket.create_connection(("127.0.0.1", int(coordinator[10:])), timeout=5) as stranger:
+        stranger.sendall(b"GET / HTTP/1.0")
+    time.sleep(0.1)
+    assert not began
+    come(1)
+    for thread in threads:
+        thread.join()
+    assert len(began) == 3
+    free = socket.create_server(("127.0.0.1", int(coordinator[10:])))
+    free.close()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_comes_alone_does_not_wait_forever(index):
+    coordinator = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ConfigError, match=f"process 1 of 2 has .*{coordinator}"):
+        wait_for_processes(coordinator, 2, index, timeout=0.2)
+
+
+def test_a_port_in_use_and_an_address_without_a_port_are_refused():
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen at port {port} .*a free port"):
+            wait_for_processes(f"127.0.0.1:{port}", 2, 0, timeout=1)
+    for wrong in ("nosuchhost", ":80", "host:", "host:port", "host:0", "host:99999"):
+        with pytest.raises(ConfigError, match="accepted: HOST:PORT of process 0"):
+            wait_for_processes(wrong, 2, 1, timeout=1)
+
+
+@pytest.mark.slow
+def test_a_run_that_stalls_ends_and_says_where_it_stands(config_of, tmp_path):
+    config = config_of(training__stall_seconds=3.0, training__checkpoint_every=2)
+    process = start(config, tmp_path / "run", evaluate=STALL, devices=1)
+    said = process.communicate(timeout=120)[1].splitlines()
+    assert process.returncode == STATUS
+    assert said[-1].startswith("error: no progress for 3 seconds (training.stall_seconds)")
+    assert said[-2].startswith("the process stands at step ") and ", evaluation, " in said[-2]
+    assert steps_saved(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_that_stalls_ends_both(config_of, tmp_path):
+    config = config_of(mesh__data=8, training__stall_seconds=10.0)
+    processes = start_both(config, tmp_path / "run", evaluates=("", STALL))
+    said = [process.communicate(timeout=120)[1].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [STATUS] * 2, "\n".join(said[0])
+    for lines in said:
+        assert "no progress for 10 seconds (training.stall_seconds)" in lines[-1]
+    places = [line for lines in said for line in lines if " stands " in line]
+    assert {line.partition(" stands")[0] for line in places} == {"process 0", "process 1"}

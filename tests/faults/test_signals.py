@@ -9,11 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from commands import free_port
+from same_run import assert_same_run
 
 import bert_jax
 from bert_jax.config import override, to_json
@@ -22,27 +20,6 @@ from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
 SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
-
-
-def rows_of(workdir):
-    """Returns the rows of metrics.jsonl without the fields that depend on time."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if "perf/" not in k} for line in lines]
-
-
-def arrays_of(workdir, step):
-    """Returns every array of a checkpoint, also of one that several processes wrote."""
-    directory = (workdir / "checkpoints" / str(step) / "state").absolute()
-    reader = ocp.PyTreeCheckpointer()
-    saved = reader.metadata(directory).item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-    return jax.tree.leaves(reader.restore(directory, restore_args=as_numpy))
-
-
-def assert_same_run(one, other, *, step):
-    assert rows_of(one) == rows_of(other)
-    for first, second in zip(arrays_of(one, step), arrays_of(other, step), strict=True):
-        assert np.asarray(first).tobytes() == np.asarray(second).tobytes()
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,10 @@ def test_the_result_holds_metrics_baselines_and_config_hash(trained, experiment)
         result
     )
     assert result["steps"] == 12 and result["seconds"] > 0 and result["format_version"] == 1
+    spent = result["goodput"]["seconds"]
+    assert spent.keys() == {"start", "compilation", "updates", "evaluation", "saving", "lost"}
+    assert sum(spent.values()) == pytest.approx(result["seconds"], abs=0.4)  # rounded to 0.1 each
+    assert 0 < result["goodput"]["share"] < 1 and spent["lost"] == 0
     assert result["config_hash"] == config_hash(experiment)
     assert all(0 <= result[name] <= 1 for name in result if name.endswith("accuracy"))
     row = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])

@@ -1,0 +1,116 @@
+"""What a run does at each moment: where its time goes, and whether it makes progress."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, TypeVar
+
+PACKAGE = Path(__file__).parents[1]
+
+T = TypeVar("T")
+
+COMPILES = "XLA compiles"
+"""The work of `Activity.place` while XLA compiles, whatever the program is for."""
+
+Work = Literal["start", "compilation", "updates", "evaluation", "saving"]
+
+
+class Activity:
+    """Adds up the seconds of each kind of work of a run, and says when it last made progress.
+
+    It belongs to the thread that makes it.
+    """
+
+    def __init__(self):
+        self.lost = 0.0
+        """Seconds of updates that were made again after a process had been killed."""
+        self.seconds_of_last = 0.0
+        """Seconds of the last piece of work that has ended."""
+        self._spent: dict[str, float] = {}
+        self._work: Work = "start"
+        self._step = 0
+        self._since = self._progress = time.monotonic()
+        self._thread = threading.get_ident()
+
+    def go_on(self, spent: Mapping[str, float]) -> None:
+        """Adds the seconds of a run up to the checkpoint from which it goes on."""
+        for work, seconds in spent.items():
+            self._spent[work] = self._spent.get(work, 0.0) + seconds
+
+    def begin(self, work: Work) -> None:
+        """Ends the current work and begins another."""
+        now = time.monotonic()
+        self.seconds_of_last = now - self._since
+        self._spent[self._work] = self._spent.get(self._work, 0.0) + self.seconds_of_last
+        self._work, self._since, self._progress = work, now, now
+
+    def progress(self, step: int | None = None) -> None:
+        """Says that the run goes on. `step` is the update that it makes now."""
+        self._progress = time.monotonic()
+        self._step = step or self._step
+
+    def each(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yields the batches of an evaluation. Each is progress."""
+        for batch in batches:
+            self.progress()
+            yield batch
+
+    def spent(self) -> dict[str, float]:
+        """Returns the seconds of each kind of work so far, in all processes that made the run."""
+        now = time.monotonic() - self._since
+        return self._spent | {self._work: self._spent.get(self._work, 0.0) + now}
+
+    def goodput(self) -> dict[str, Any]:
+        """Returns the share of the run's time in updates that counted, and the seconds of all."""
+        spent = self.spent() | {"lost": self.lost}
+        return {
+            "share": round(spent.get("updates", 0.0) / sum(spent.values()), 4),
+            "seconds": {work: round(seconds, 1) for work, seconds in spent.items()},
+        }
+
+    def seconds_without_progress(self) -> float:
+        """Returns the seconds since the last progress, or 0 while XLA compiles."""
+        if self._compiles():
+            self.progress()
+        return time.monotonic() - self._progress
+
+    def place(self) -> str:
+        """Returns the step, the work, and the lines of code at which the run stands."""
+        frames = list(self._frames())
+        ours = (one for one in frames if Path(one.f_code.co_filename).is_relative_to(PACKAGE))
+        lines = [_line(frame) for frame in (next(ours, None), *frames[:1]) if frame]
+        work = COMPILES if self._compiles() else self._work
+        return f"at step {self._step}, {work}, {' in '.join(dict.fromkeys(lines))}"
+
+    def _compiles(self) -> bool:
+        compiler = "jax/_src/compiler.py"
+        return any(frame.f_code.co_filename.endswith(compiler) for frame in self._frames())
+
+    def _frames(self) -> Iterator[FrameType]:
+        frame = sys._current_frames().get(self._thread)
+        while frame:
+            yield frame
+            frame = frame.f_back
+
+
+def _line(frame: FrameType) -> str:
+    return f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{frame.f_lineno}"
+
+
+def lost_seconds(workdir: Path, step: int) -> float:
+    """Returns how long the previous process of a run worked after it had saved `step`.
+
+    The last row of `metrics.jsonl` tells when that process was last at work. The result is 0 if
+    there was no such process, or if its work is saved.
+    """
+    metrics, file = workdir / "metrics.jsonl", workdir / "environment.json"
+    if not metrics.exists() or not file.exists():
+        return 0.0
+    begun = datetime.fromisoformat(json.loads(file.read_text())["time"]).timestamp()
+    saved = (workdir / "checkpoints" / str(step)).stat().st_mtime if step else 0.0
+    return max(0.0, metrics.stat().st_mtime - max(begun, saved))

@@ -1,0 +1,88 @@
+"""The processes of a run wait for each other before jax connects them.
+
+jax waits, too. But if a process is missing, jax aborts the others with a long message, and it does
+not say which process is missing.
+"""
+
+import contextlib
+import socket
+import time
+
+from bert_jax.errors import ConfigError
+
+SECONDS_BETWEEN_ATTEMPTS = 0.5
+
+
+def wait_for_processes(coordinator: str, count: int, index: int, *, timeout: float) -> None:
+    """Returns when all `count` processes have called this function.
+
+    Process 0 listens at `coordinator`, HOST:PORT, and the others connect to it. Afterwards the port
+    is free again.
+
+    Raises:
+      ConfigError: `coordinator` is not HOST:PORT, process 0 cannot listen there, or not all
+        processes have come within `timeout` seconds.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"--coordinator is {coordinator!r}; accepted: HOST:PORT of process 0")
+    deadline = time.monotonic() + timeout
+    if index:
+        _come(host.strip("[]"), int(port), count, index, timeout, deadline)
+    else:
+        _wait_for_others(coordinator, int(port), count, timeout, deadline)
+
+
+def _wait_for_others(
+    coordinator: str, port: int, count: int, timeout: float, deadline: float
+) -> None:
+    try:
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        server = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+    except OSError as error:
+        raise ConfigError(
+            f"--coordinator is {coordinator!r}, but process 0 cannot listen at port {port} "
+            f"({error.strerror}); accepted: a free port"
+        ) from error
+    came: dict[int, socket.socket] = {}
+    with server, contextlib.ExitStack() as connections:
+        while len(came) < count - 1:
+            server.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                connection = connections.enter_context(server.accept()[0])
+                connection.settimeout(5)
+                came[int(connection.recv(16))] = connection
+            except ValueError:  # this is no process of the run
+                continue
+            except OSError as error:
+                if time.monotonic() < deadline:
+                    continue
+                missing = sorted(set(range(1, count)) - came.keys())
+                raise ConfigError(
+                    f"process {', '.join(map(str, missing[:5]))} of {count} has not come to "
+                    f"--coordinator={coordinator} within {timeout:g} s; accepted: a command for "
+                    "each process within --start_timeout"
+                ) from error
+        for connection in came.values():
+            with contextlib.suppress(OSError):  # jax finds out that it has gone
+                connection.sendall(b"start")
+
+
+def _come(host: str, port: int, count: int, index: int, timeout: float, deadline: float) -> None:
+    reason = "not all processes have come"
+    while (seconds := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((host, port), timeout=seconds) as connection:
+                connection.sendall(str(index).encode())
+                connection.settimeout(max(deadline - time.monotonic(), 0.001))
+                if connection.recv(16) == b"start":
+                    return
+        except OSError as error:  # process 0 does not listen yet
+            reason = error.strerror or reason
+        time.sleep(min(SECONDS_BETWEEN_ATTEMPTS, seconds))
+    raise ConfigError(
+        f"process {index} of {count} has waited {timeout:g} s at --coordinator={host}:{port} "
+        f"({reason}); accepted: the address of process 0, and a command for each process within "
+        "--start_timeout"
+    )
