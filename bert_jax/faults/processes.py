@@ -19,10 +19,10 @@ from bert_jax.faults.rendezvous import wait_for_processes
 BEAT_SECONDS = 2
 """Time between two signs of life of a process."""
 
-LOST_SECONDS = 20
+LOST_SECONDS = 15
 """A process is lost if it gives no sign of life for this time."""
 
-GRACE_SECONDS = 5
+GRACE_SECONDS = 3
 """Time in which a process may print an error of its own before it ends with that of another."""
 
 _FAILED = "bert_jax/failed"
