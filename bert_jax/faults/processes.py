@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import hashlib
 import os
-import re
 import sys
 import threading
 import time
@@ -59,10 +58,6 @@ def start_processes(
             raise ConfigError(
                 f"--coordinator={coordinator}, --process_count={process_count} and "
                 f"--process_index={process_index} belong together; accepted: all three or none"
-            )
-        if not re.fullmatch(r"\S+:\d{1,5}", coordinator):
-            raise ConfigError(
-                f"--coordinator is {coordinator!r}; accepted: HOST:PORT, such as 10.0.0.1:8476"
             )
         if not 0 <= process_index < process_count:
             raise ConfigError(

@@ -25,7 +25,9 @@ def wait_for_processes(coordinator: str, count: int, index: int, *, timeout: flo
     """
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ConfigError(f"--coordinator is {coordinator!r}; accepted: HOST:PORT of process 0")
+        raise ConfigError(
+            f"--coordinator is {coordinator!r}; accepted: HOST:PORT, such as 10.0.0.1:8476"
+        )
     deadline = time.monotonic() + timeout
     if index:
         _come(host.strip("[]"), int(port), count, index, timeout, deadline)
