@@ -88,11 +88,16 @@ def main() -> None:
         result = train(
             experiment, workdir, probes=probes, weights=weights, profile_steps=profile_steps
         )
+    print(_summary(result))
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """Returns the line about the held-out metrics of a run."""
     pair_accuracy = ""
     if "nsp_accuracy" in result:  # absent if no head was trained on pairs
         majority = result["nsp_majority_accuracy"]
         pair_accuracy = f", nsp accuracy {result['nsp_accuracy']:.3f} (majority {majority:.3f})"
-    print(
+    return (
         f"held-out mlm loss {result['mlm_loss']:.3f} (unigram {result['unigram_loss']:.3f}), "
         f"mlm accuracy {result['mlm_accuracy']:.3f} "
         f"(most frequent token {result['majority_token_accuracy']:.3f})" + pair_accuracy

@@ -99,6 +99,7 @@ def save(
     seconds of each kind of work of the run, and the metrics of the steps since the last row of
     metrics.jsonl, `pending`.
     """
+    activity.begin("saving")
     position = {
         **next_batch(phases(experiment), step),
         "data_fingerprint": passport_fingerprint(passport),

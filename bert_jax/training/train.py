@@ -281,7 +281,6 @@ def train_phase(
                     row |= probe(state.params)
             writer.write(step, row)  # raises before the save if a value is not finite
             if saving:
-                activity.begin("saving")
                 save(step, state)
             activity.begin("updates")
             writer.restart_clock()
@@ -289,7 +288,6 @@ def train_phase(
             writer.end_row(step)
         if notice.reached() and step < phase.run_steps:
             if not saving:
-                activity.begin("saving")
                 save(step, state, pending=writer.pending())
             raise Interrupted(f"interrupted by {notice.signal or 'SIGTERM'}: step {step} is saved")
     if not evaluation:  # no step was left: the run stopped after its last checkpoint
