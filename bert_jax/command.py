@@ -175,10 +175,10 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
                 shutil.rmtree(directory)
             with contextlib.suppress(OSError):  # a directory that is not empty stays
                 for path in made:
-                    if path == file:
-                        path.unlink(missing_ok=True)
-                    else:
+                    if path.is_dir():
                         path.rmdir()
+                    else:
+                        path.unlink(missing_ok=True)
             raise
 
 

@@ -41,7 +41,7 @@ def compile_update(experiment: Any) -> CompiledUpdate:
     import jax
 
     from bert_jax.sharding import make_mesh
-    from bert_jax.training.build import assemble, check_memory
+    from bert_jax.training.build import assemble, check_memory, check_program
     from bert_jax.training.experiment import phases
     from bert_jax.training.state import make_state
 
@@ -62,6 +62,7 @@ def compile_update(experiment: Any) -> CompiledUpdate:
         start = time.perf_counter()
         update = assembly.lower(state, batch).compile()
         seconds = time.perf_counter() - start
+    check_program(update, assembly)
     return CompiledUpdate(update, state, batch, mesh, seconds, len(compiles))
 
 

@@ -167,17 +167,28 @@ def compile_update(assembly: Assembly, state: TrainState, batch: Batch) -> Assem
     """Returns the assembly with `update` compiled for the state and this host's rows of a batch.
 
     Raises:
-      OutOfMemoryError: the devices are CPUs and the program needs more than their memory. Without
-        this check, the kernel would kill the process. Accelerators raise an error of their own.
+      OutOfMemoryError: see `check_program`.
     """
     update = assembly.lower(state, assembly.place(batch)).compile()
-    devices = list(assembly.rows.device_set)
-    if devices[0].platform == "cpu":
-        kinds = memory.program_memory(update.memory_analysis())
-        state_and_batch = kinds["peak"] - kinds["temporaries"]
-        bytes_of = {"state and batch": state_and_batch, "activations": kinds["temporaries"]}
-        memory.check_fits(bytes_of, assembly.experiment, devices)
+    check_program(update, assembly)
     return assembly._replace(update=update)
+
+
+def check_program(update: jax.stages.Compiled, assembly: Assembly) -> None:
+    """Checks that CPUs have memory for a compiled update.
+
+    Without this check, the kernel would kill the process. An accelerator raises an error.
+
+    Raises:
+      OutOfMemoryError: the program needs more than the memory.
+    """
+    devices = list(assembly.rows.device_set)
+    if devices[0].platform != "cpu":
+        return
+    kinds = memory.program_memory(update.memory_analysis())
+    state_and_batch = kinds["peak"] - kinds["temporaries"]
+    bytes_of = {"state and batch": state_and_batch, "activations": kinds["temporaries"]}
+    memory.check_fits(bytes_of, assembly.experiment, devices)
 
 
 def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:

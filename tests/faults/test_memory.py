@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import assert_one_line
 
 import bert_jax
 from bert_jax import command
@@ -124,7 +123,7 @@ def test_a_program_for_a_cpu_is_compared_with_the_memory_before_it_runs(experime
     with jax.set_mesh(make_mesh(experiment.mesh)):
         compile_update(assembly, state, batch)
         monkeypatch.setattr(memory, "_host_memory", lambda: 2**20)
-        with pytest.raises(OutOfMemoryError, match="state and batch .* activations .* remat=full"):
+        with pytest.raises(OutOfMemoryError, match="state and batch .* activations "):
             compile_update(assembly, state, batch)
 
 
@@ -140,7 +139,7 @@ def test_a_directory_in_which_nothing_is_saved_is_removed(saved, tmp_path):
             (directory / saved).mkdir(parents=True)
             (directory / saved / "result.json").touch()
         raise MemoryError
-    assert directory.exists() == bool(saved)
+    assert directory.exists() == directory.parent.exists() == bool(saved)
 
 
 def test_a_directory_that_existed_stays(tmp_path):
@@ -179,21 +178,21 @@ def file(experiment, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "assignments", "said"),
+    ("name", "assignment", "said"),
     [
-        ("bench", ["data.batch_size=1000000"], "activations"),
-        ("pretrain", ["evaluation.batch_size=4000000"], "llocat"),
+        ("bench", "data.batch_size=1000000", "activations 3"),
+        ("pretrain", "evaluation.batch_size=1000000", "Out of memory allocating "),
     ],
     ids=["update", "evaluation"],
 )
-def test_a_batch_that_is_too_large_ends_in_one_line(name, assignments, said, file, tmp_path):
+def test_a_batch_that_is_too_large_ends_in_one_line(name, assignment, said, file, tmp_path):
     """The program of the update is refused before it runs; the evaluation fails while it runs."""
     workdir = [f"--workdir={tmp_path}/new/run"] if name == "pretrain" else []
-    sets = [f"--set={one}" for one in assignments]
-    result = run_with(8, name, f"--experiment={file}", *workdir, *sets, directory=tmp_path)
-    last = subprocess.CompletedProcess([], result.returncode, "", result.stderr[-10:])
-    *others, line = result.stderr.splitlines(keepends=True)
-    assert "Traceback" not in result.stderr, result.stderr
-    last.stderr = line
-    assert_one_line(last, said, assignments[0].split("=")[0], "model.remat=full")
+    arguments = [f"--experiment={file}", *workdir, f"--set={assignment}"]
+    result = run_with(8, name, *arguments, directory=tmp_path)
+    *progress, line = result.stderr.splitlines()
+    assert result.returncode == 2 and line.startswith("error: "), result.stderr
+    for part in (said, assignment.split("=")[0], "model.remat=full"):
+        assert part in line
+    assert "Traceback" not in result.stderr and "error" not in "".join(progress)
     assert list(tmp_path.iterdir()) == []
