@@ -1,6 +1,5 @@
 """A command that is killed at random times ends with the same files as an undisturbed command."""
 
-import dataclasses
 import json
 import os
 import random
@@ -37,51 +36,61 @@ def start(module, *arguments):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Undisturbed:
-    """The seconds until an undisturbed command did its first work, and the seconds of the rest."""
-
-    startup: float
-    work: float
-
-
 def finish(process):
     errors = process.communicate(timeout=600)[1]
     assert process.returncode == 0, errors
 
 
-def run_undisturbed(process, *, began: Callable[[], object]) -> Undisturbed:
-    started = time.monotonic()
-    while not began():
+def wait_for_work(process, workdir: Path, work: str) -> None:
+    """Waits until a file that matches `work` is written. The directory may have such files."""
+
+    def newest() -> int:
+        return max((path.stat().st_mtime_ns for path in workdir.glob(work)), default=0)
+
+    before = newest()
+    while newest() == before:
         assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+        time.sleep(0.01)
+
+
+def kill_at_random_times(
+    command: Callable[[str], subprocess.Popen],
+    directory: Path,
+    *,
+    work: str,
+    kills: int,
+    rng: random.Random,
+) -> tuple[Path, Path]:
+    """Runs a command undisturbed, and again with `kills` kills. Returns both directories.
+
+    A quarter of the kills come at a random time while the command starts. The others come after its
+    first work, so soon that the command has not finished before the last kill.
+
+    Args:
+      command: starts the command with the name of its directory.
+      directory: the place of the directories.
+      work: pattern of the files that the command writes when it has started.
+    """
+    alone, killed, delays = directory / "alone", directory / "killed", []
+    process, started = command("alone"), time.monotonic()
+    wait_for_work(process, alone, work)
     startup = time.monotonic() - started
     finish(process)
-    return Undisturbed(startup, time.monotonic() - started - startup)
-
-
-def kill_and_restart(
-    command: Callable[[], subprocess.Popen], kills: int, takes: Undisturbed, rng: random.Random
-) -> list[float]:
-    """Kills a command `kills` times and then lets it finish. Returns the seconds before each kill.
-
-    A quarter of the kills come while the command starts. The others leave it so little time for its
-    work that it has not finished before the last kill.
-    """
-    delays = []
+    most = (time.monotonic() - started - startup) / (3 * kills)
     for number in range(kills):
-        delay = rng.uniform(0, takes.startup)
-        if number % 4:
-            delay = takes.startup + rng.uniform(0, takes.work / (1.5 * kills))
-        delays.append(round(delay, 3))
-        process = command()
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(delay)
+        process, started = command("killed"), time.monotonic()
+        if number % 4 == 0:
+            time.sleep(rng.uniform(0, startup / 2))
+        else:
+            wait_for_work(process, killed, work)
+            time.sleep(rng.uniform(0, most))
+        assert process.poll() is None, "it ended before its last kill"
         os.killpg(process.pid, signal.SIGKILL)  # workers of the command, too
+        delays.append(round(time.monotonic() - started, 3))
         process.communicate()
-    finish(command())
+    finish(command("killed"))
     print("killed after", delays, "seconds")
-    return delays
+    return alone, killed
 
 
 @pytest.fixture
@@ -93,19 +102,20 @@ def kills(request, faults):
 def test_pretraining_in_two_phases(two_phases, kills, rng, tmp_path):
     """Parameters, moments, metrics and TensorBoard are those of an undisturbed run."""
     steps = 100 * max(kills, 6)
+    training = replace(
+        two_phases.training, steps=steps, log_every=7, eval_every=90, checkpoint_every=40
+    )
     phase = replace(two_phases.phases[0], steps=steps // 3)
-    every = {"log_every": 7, "eval_every": 90, "checkpoint_every": 40, "keep_checkpoints": 2}
-    changes = {f"training.{name}": value for name, value in every.items()}
-    experiment = override(replace(two_phases, phases=(phase,)), changes | {"training.steps": steps})
+    experiment = replace(two_phases, training=training, phases=(phase,))
     config = tmp_path / "config.json"
     config.write_text(json.dumps(to_json(experiment)))
 
     def pretrain(name):
         return start("pretrain", f"--experiment={config}", f"--workdir={tmp_path / name}")
 
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    takes = run_undisturbed(pretrain("alone"), began=(alone / "metrics.jsonl").exists)
-    kill_and_restart(lambda: pretrain("killed"), kills, takes, rng)
+    alone, killed = kill_at_random_times(
+        pretrain, tmp_path, work="metrics.jsonl", kills=kills, rng=rng
+    )
     assert_same_run(killed, alone, step=steps)
     results = [json.loads((run / "result.json").read_text()) for run in (killed, alone)]
     assert results[0] | UNTIMED == results[1] | UNTIMED
@@ -130,9 +140,9 @@ def test_preparation(experiment, kills, rng, tmp_path):
             "prepare", f"--experiment={config}", f"--output={tmp_path / name}", "--workers=2"
         )
 
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    began = run_undisturbed(prepare("alone"), began=lambda: list(alone.glob("train-*.json")))
-    kill_and_restart(lambda: prepare("killed"), kills, began, rng)
+    alone, killed = kill_at_random_times(
+        prepare, tmp_path, work="train-*.json", kills=kills, rng=rng
+    )
     everything = files_of(alone, "*")
     assert len(everything) > 48 and files_of(killed, "*") == everything
 
@@ -167,9 +177,9 @@ def test_fine_tuning(fine_tuning, experiment, kills, rng, tmp_path):
         result = json.loads((run / "result.json").read_text())
         return [one | {"seconds": 0} for one in result["seeds"]], result["summary"]
 
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    takes = run_undisturbed(finetune("alone"), began=(alone / "identity.json").exists)
-    kill_and_restart(lambda: finetune("killed"), kills, takes, rng)
+    alone, killed = kill_at_random_times(
+        finetune, tmp_path, work="environment.json", kills=kills, rng=rng
+    )
     assert results(killed) == results(alone)
 
 
@@ -185,9 +195,9 @@ def test_sweep(experiment, kills, rng, tmp_path):
     def sweep(name):
         return start("sweep", f"--experiment={file}", f"--workdir={tmp_path / name}")
 
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    takes = run_undisturbed(sweep("alone"), began=lambda: list(alone.glob("*/metrics.jsonl")))
-    kill_and_restart(lambda: sweep("killed"), kills, takes, rng)
+    alone, killed = kill_at_random_times(
+        sweep, tmp_path, work="*/metrics.jsonl", kills=kills, rng=rng
+    )
     runs = sorted(path.parent.name for path in alone.glob("*/result.json"))
     assert len(runs) == 3
     for name in runs:
