@@ -31,13 +31,14 @@ def main() -> None:
     for name in ("checkpoint", "workdir"):
         if not flags.FLAGS[name].value:
             raise ConfigError(f"--{name} is missing; accepted: a directory")
-    if flags.FLAGS.seeds < 1:
-        raise ConfigError(f"--seeds is {flags.FLAGS.seeds}; accepted: at least 1")
+    seeds, most = flags.FLAGS.seeds, 2**31 - config.seed
+    if not 1 <= seeds <= most:
+        raise ConfigError(f"--seeds is {seeds}; accepted: 1 to {most}")
     from bert_jax.tasks.finetuning import finetune
 
     workdir = Path(flags.FLAGS.workdir)
     with command.exclusive(workdir), explain_lack_of_memory(config):
-        finetune(config, Path(flags.FLAGS.checkpoint), workdir, seeds=flags.FLAGS.seeds)
+        finetune(config, Path(flags.FLAGS.checkpoint), workdir, seeds=seeds)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> A
     _check_below(value, hint, path)
     try:
         converted = msgspec.convert(value, hint, strict=strict)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # a lone surrogate
         if isinstance(error.__cause__, ConfigError):  # from a __post_init__
             raise error.__cause__ from None
         raise ConfigError(f"{path} is {value!r}; accepted: {accepted(hint, value)}") from error

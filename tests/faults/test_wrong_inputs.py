@@ -430,6 +430,7 @@ ROWS = {
             "swapped/tokenizer.json holds vocabulary ... prepared",
         ),
         ("--set=data.directory=5", "5 holds no prepared data ... accepted"),
+        ("--set=seed=\udcff", "seed is '\\udcff'; accepted: int"),
         ("--set=data=5", "data is 5; accepted: DataConfig"),
         ("--set='data={\"batch_sise\": 1}'", "'data.batch_sise'; did you mean ... batch_size"),
         ("--set=data={", "data is '{', which is not JSON ... accepted: a JSON object"),
@@ -552,7 +553,8 @@ ROWS = {
         ),
     ],
     FINETUNE: [
-        ("--seeds=0", "--seeds is 0; accepted: at least 1"),
+        ("--seeds=0", "--seeds is 0; accepted: 1 to 2147483648"),
+        ("--seeds=99999999999", "--seeds is 99999999999; accepted: 1 to 2147483648"),
         ("--seeds=x", "--seeds ... 'x' ... accepted"),
         (
             "--workdir=data/fine",
