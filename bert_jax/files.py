@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -21,6 +22,8 @@ FileName = Annotated[str, msgspec.Meta(pattern=r"\A[\w-][\w.-]*\Z")]
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """Type of a number of things, for `read_json`."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 # ---- Writing -------------------------------------------------------------------------------------
@@ -98,23 +101,34 @@ def parsing(
     except Exception as problem:
         said = str(problem)
         if isinstance(problem, OSError) and problem.strerror:
-            said = problem.strerror
+            elsewhere = problem.filename not in (None, file, str(file))
+            said = problem.strerror + (f": {problem.filename}" if elsewhere else "")
         reason = " ".join(said.split())[:200] or type(problem).__name__
         raise error(f"{file} cannot be read ({reason}); accepted: {accepted}") from problem
+
+
+def read_bytes(file: Path, *, error: type[BertJaxError] = DataError) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+      error: the file cannot be read, or is a device or a pipe, which may have no end.
+    """
+    try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise error(f"{file} cannot be read (it is a device or a pipe); accepted: a file")
+        return file.read_bytes()
+    except OSError as problem:
+        raise error(f"{file} cannot be read ({problem.strerror})") from problem
 
 
 def read_text(file: Path, *, error: type[BertJaxError] = DataError) -> str:
     """Returns the text of a UTF-8 file.
 
     Raises:
-      error: the file cannot be read, is no regular file, or is not UTF-8.
+      error: see `read_bytes`; or the file is not UTF-8.
     """
     try:
-        if file.exists() and not (file.is_file() or file.is_dir()):
-            raise error(f"{file} cannot be read (it is a device or a pipe); accepted: a file")
-        return file.read_bytes().decode("utf-8")
-    except OSError as problem:
-        raise error(f"{file} cannot be read ({problem.strerror})") from problem
+        return read_bytes(file, error=error).decode("utf-8")
     except UnicodeDecodeError as problem:
         raise error(f"{file} is not UTF-8 at byte {problem.start}") from problem
 
@@ -141,7 +155,7 @@ def read_json(
     """
     text = read_text(file, error=error)
     try:
-        value = json.loads(text)
+        value = _parse(text)
     except json.JSONDecodeError as problem:
         raise error(f"{file}:{problem.lineno} is not JSON ({problem.msg}){advice}") from problem
     except (ValueError, RecursionError) as problem:  # a number of 5,000 digits, 1,000 brackets
@@ -160,10 +174,17 @@ def parse_json(
 ) -> Any:
     """Returns the JSON object in a line of a file; see `read_json`. `place` is `file:line`."""
     try:
-        value = json.loads(text)
+        value = _parse(text)
     except (ValueError, RecursionError) as problem:
         raise error(f"{place} is not JSON ({problem}){advice}") from problem
     check_json(value, kind, place=place, error=error, advice=advice)
+    return value
+
+
+def _parse(text: str) -> Any:
+    value = json.loads(text)
+    if _SURROGATE.search(text):  # half of a pair cannot be written as UTF-8
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 
@@ -190,6 +211,7 @@ def check_json(
         if said.startswith("Expected "):
             said = f"is {found or 'another value'}; accepted: {expected}"
         said = said.replace("Object missing required", "lacks the")
+        said = said.replace("Object contains unknown", "has the unknown")
         where = where.replace("$.", "").replace("$", "") or "the object"
         raise error(f"{place}: {where} {said}{advice}") from problem
 

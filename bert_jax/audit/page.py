@@ -84,10 +84,7 @@ def write_page(directory: str | Path) -> Audit:
 
 def _load_counts(directory: Path, tokenizer: Tokenizer) -> np.ndarray:
     path = directory / TOKEN_COUNTS_FILE
-    try:
-        counts = load_token_counts(directory)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); prepare the data again") from error
+    counts = load_token_counts(directory)
     if counts.shape != (tokenizer.vocab_size,):
         raise DataError(
             f"{path} has shape {counts.shape}; accepted: ({tokenizer.vocab_size},), the vocab_size"

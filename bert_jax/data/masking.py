@@ -36,6 +36,11 @@ class BatchForm:
     pairs_per_row: int = 1
     """Maximum number of pairs in one row."""
 
+    def tokens(self, row: Sequence[Pair]) -> int:
+        """Returns the number of tokens of a row, with [CLS] and [SEP]."""
+        ends = int(self.single_text_separator)
+        return sum(1 + len(a) + (len(b) + 2 if len(b) else ends) for a, b, _ in row)
+
 
 class Layout(NamedTuple):
     """Unmasked rows of a batch."""

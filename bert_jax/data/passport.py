@@ -5,16 +5,113 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta, Struct
 
+from bert_jax.config import PositiveInt
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
+from bert_jax.data.records import read_array
 from bert_jax.errors import CheckpointError, DataError, MissingDataError
-from bert_jax.files import sha256_of_file
+from bert_jax.files import Count, FileName, check_json, read_json, sha256_of_file
 
 FORMAT_VERSION = 3
 PASSPORT_FILE = "passport.json"
 TOKEN_COUNTS_FILE = "token_counts.npy"
+
+
+class ShardSummary(TypedDict):
+    """What a passport says about a shard."""
+
+    file: FileName
+    sha256: str
+    examples: Count
+
+
+class _Split(TypedDict):
+    shards: Annotated[list[ShardSummary], Meta(min_length=1)]
+    examples: Count
+    documents: Count
+    sentences: Count
+    tokens: Count
+    positions: Count
+    pairs: Count
+    random_pairs: Count
+    bytes_read: Count
+    lengths: NotRequired[list[Count]]
+    identical_documents: NotRequired[Count]
+    excluded_documents: NotRequired[Count]
+    special_token_rate: NotRequired[float]
+    unknown_token_rate: NotRequired[float]
+    random_pair_rate: NotRequired[float]
+
+
+class _Splits(Struct, forbid_unknown_fields=True):
+    train: _Split
+    eval: _Split
+
+
+class _Preparation(TypedDict):
+    sequence_length: PositiveInt
+    pairs: Literal["next_sentence", "sentence_order", "none"]
+    pairs_per_row: PositiveInt
+
+
+class _File(TypedDict):
+    path: str
+    sha256: str
+    bytes: NotRequired[Count]
+
+
+class _Source(TypedDict):
+    spec: str
+    weight: float
+    licence: str | None
+    files: list[_File]
+
+
+class _Corpus(TypedDict):
+    spec: str
+    sources: list[_Source]
+
+
+class _Exclusion(TypedDict):
+    texts: Count
+    short_texts: NotRequired[Count]
+    files: list[_File]
+
+
+class _MaskingConfig(TypedDict):
+    unit: str
+    rate: float
+    split: list[float]
+
+
+class _Masking(TypedDict):
+    config: _MaskingConfig
+    rows: Count
+    rate: float
+    mask_share: float
+    random_share: float
+    kept_share: float
+
+
+class Passport(TypedDict):
+    """Type of the fields of a passport that code reads. `prepare` writes more fields."""
+
+    preparation: _Preparation
+    corpus: _Corpus
+    corpus_fingerprint: str
+    splits: _Splits
+    vocab_size: PositiveInt
+    record_dtype: Literal["uint16", "uint32"]
+    tokenizer_fingerprint: str
+    token_counts_sha256: str
+    shared_documents: NotRequired[Count]
+    identical_shards: NotRequired[list[list[str]]]
+    exclusion: NotRequired[_Exclusion | None]
+    masking: NotRequired[_Masking]
 
 
 def load_passport(directory: str | Path) -> dict:
@@ -30,7 +127,7 @@ def load_passport(directory: str | Path) -> dict:
             f"{directory} holds no prepared data ({PASSPORT_FILE} is missing); accepted: a "
             "directory that bert_jax.prepare has written"
         )
-    return read_json(path)
+    return read_prepared(path, Passport)
 
 
 def check_outside_data(workdir: Path) -> None:
@@ -111,7 +208,7 @@ def check_tokenizer(passport: dict, fingerprint: str, *, directory: str | Path) 
 
 def load_token_counts(directory: str | Path) -> np.ndarray:
     """Returns how often each id occurs in the training records, int64 [vocab_size]."""
-    return np.load(Path(directory) / TOKEN_COUNTS_FILE)
+    return np.array(read_array(Path(directory) / TOKEN_COUNTS_FILE, dtype=np.int64))
 
 
 def majority_pair_label(passport: dict) -> int:
@@ -128,21 +225,34 @@ def check_same(found: dict, wanted: dict, *, where: str) -> None:
         elif found.get(name) != value:
             label = f"data.{name}" if name in PREPARATION_FIELDS else name
             raise DataError(
-                f"{where} was made with {label} {found.get(name)!r}, not {value!r}; accepted: the "
-                "same value, or another data.directory"
+                f"{where} was made with {label} {found.get(name)!r:.60}, not {value!r}; accepted: "
+                "the same value, or another data.directory"
             )
 
 
-def read_json(path: Path) -> dict:
-    """Reads a JSON file of prepared data; raises DataError if its format is not the current one."""
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); delete it and prepare again") from error
-    version = content.get("format_version") if isinstance(content, dict) else None
+class Settings(TypedDict):
+    """Type of the fields that `check_same` compares."""
+
+    preparation: NotRequired[dict[str, Any]]
+
+
+def read_prepared(path: Path, kind: Any = Settings) -> dict:
+    """Reads a JSON file of prepared data.
+
+    Args:
+      path: a passport, the statistics of a shard, or a file of the survey.
+      kind: type of the content, as in `files.read_json`.
+
+    Raises:
+      DataError: the file is damaged, or its format is not the current one.
+    """
+    advice = "; delete it and prepare again"
+    content = read_json(path, advice=advice)
+    version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise DataError(
             f"{path} has format_version {version}; accepted: {FORMAT_VERSION}; prepare the data "
             "again in another directory"
         )
+    check_json(content, kind, place=path, advice=advice)
     return content

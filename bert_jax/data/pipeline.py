@@ -162,7 +162,14 @@ class _Records:
     def batch(
         self, addresses: list[tuple[int, int]], *, seed: int, masking: MaskingConfig
     ) -> Batch:
-        rows = self._source.rows([index for _, index in addresses])
+        rows, form = self._source.rows([index for _, index in addresses]), self._form
+        for (_, index), row in zip(addresses, rows, strict=True):
+            if len(row) > form.pairs_per_row or form.tokens(row) > form.sequence_length:
+                raise self._source.damaged_record(
+                    index,
+                    f"has {len(row)} pairs and {form.tokens(row)} tokens; accepted: at most "
+                    f"{form.pairs_per_row} and {form.sequence_length}",
+                )
         return masked_batch(rows, form=self._form, addresses=addresses, seed=seed, config=masking)
 
 

@@ -4,7 +4,6 @@ A record is a little-endian array of uint16, or of uint32 if the vocabulary exce
 It holds for each pair: the length of A, the length of B, the label, the ids of A, the ids of B.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.pairs import Pair
 from bert_jax.errors import DataError, UnfinishedError
-from bert_jax.files import sha256_of_file
+from bert_jax.files import parsing, replacing, sha256_of_file
 
 HEADER_LENGTH = 3
 
@@ -68,6 +67,8 @@ def _decode(record: bytes, dtype: np.dtype) -> list[Pair]:
                 f"has {len(values)} numbers, but its pairs take {end}; accepted: as many numbers "
                 "as the lengths of its texts say"
             )
+        if label > 1:
+            raise DataError(f"has the label {label}; accepted: 0 or 1")
         pairs.append(Pair(values[start:a_end], values[a_end:end], label))
     return pairs
 
@@ -123,17 +124,18 @@ class RecordSource(ArrayRecordDataSource):
             try:
                 rows.append(_decode(record, self._dtype))
             except DataError as error:
-                raise self._damaged_record(index, error) from error
+                raise self.damaged_record(index, error) from error
         # One maximum for all records takes a tenth of the time of one for each.
         if rows and np.frombuffer(b"".join(records), self._dtype).max() >= self._vocab_size:
             for index, pairs in zip(indices, rows, strict=True):
                 ids = np.concatenate([text for pair in pairs for text in (pair.a, pair.b)])
                 if ids.max(initial=0) >= self._vocab_size:
                     problem = f"has the id {ids.max()}; accepted: below {self._vocab_size}"
-                    raise self._damaged_record(index, problem)
+                    raise self.damaged_record(index, problem)
         return rows
 
-    def _damaged_record(self, index: SupportsIndex, problem: DataError | str) -> DataError:
+    def damaged_record(self, index: SupportsIndex, problem: DataError | str) -> DataError:
+        """Returns an error that names the file and the record."""
         path, position = self._place(index)
         return _damaged(path, f"record {position} {problem}")
 
@@ -173,28 +175,37 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
     Raises:
       UnfinishedError: the disk is full, or the directory cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    # A group holds one record, so a record can be read alone. Compressing each record would save
-    # little space, and reading would take several times as long.
-    writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-    try:
-        for record in records:
-            writer.write(record)
-        writer.close()
-    except RuntimeError as error:  # array_record raises it for every system error
-        temporary.unlink(missing_ok=True)
-        raise UnfinishedError(
-            f"{path} cannot be written: {str(error).split(';')[0]}; finished shards are kept, and "
-            "the same command continues from them"
-        ) from error
-    digest = sha256_of_file(temporary)
-    os.replace(temporary, path)
-    return digest
+    with replacing(path) as temporary:
+        # A group holds one record, so a record can be read alone. Compressing each record would
+        # save little space, and reading would take several times as long.
+        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        try:
+            for record in records:
+                writer.write(record)
+            writer.close()
+        except RuntimeError as error:  # array_record raises it for every system error
+            raise UnfinishedError(
+                f"{path} cannot be written: {str(error).split(';')[0]}; finished shards are kept, "
+                "and the same command continues from them"
+            ) from error
+        return sha256_of_file(temporary)
 
 
 def write_array(array: np.ndarray, *, path: Path) -> None:
     """Writes a `.npy` file atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as stream:
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
         np.save(stream, array)
-    os.replace(temporary, path)
+
+
+def read_array(path: Path, *, dtype: np.typing.DTypeLike) -> np.ndarray:
+    """Returns the array of a `.npy` file, read-only. It is read from the file when it is used.
+
+    Raises:
+      DataError: the file is missing or damaged, describes more than it holds, or has another dtype.
+    """
+    accepted = f"a whole .npy file of {np.dtype(dtype)}; prepare the data again"
+    with parsing(path, accepted=accepted):
+        array = np.lib.format.open_memmap(path, mode="r")
+        if array.dtype != dtype:
+            raise ValueError(f"it holds {array.dtype}")
+        return array

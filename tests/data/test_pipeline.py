@@ -338,8 +338,14 @@ def test_a_shard_that_is_cut_while_it_is_open_gives_no_empty_rows(config, tmp_pa
         (b"\1\0", "record 3 has 1 numbers, but its pairs take 4; accepted"),
         (b"\1\0\2\0\0\0\7\0", "record 3 has 4 numbers, but its pairs take 6; accepted"),
         (b"\1\0\0\0\0\0\xff\xff", "record 3 has the id 65535; accepted: below "),
+        (b"\1\0\1\0\2\0\6\0\6\0", "record 3 has the label 2; accepted: 0 or 1"),
+        (b"\x1f\0\0\0\0\0" + 31 * b"\6\0", "record 3 has 1 pairs and 33 tokens; accepted: at "),
+        (2 * b"\1\0\0\0\0\0\6\0", "record 3 has 2 pairs and 6 tokens; accepted: at most 1 "),
     ],
-    ids=["empty", "half-a-number", "short-header", "short-text", "beyond-the-vocabulary"],
+    ids=[
+        *("empty", "half-a-number", "short-header", "short-text", "beyond-the-vocabulary"),
+        *("no-label", "too-long", "too-many-pairs"),
+    ],
 )
 def test_a_record_that_is_not_whole_is_named(record, said, config, tmp_path):
     damaged = dataclasses.replace(config, directory=str(tmp_path / "data"))

@@ -574,3 +574,63 @@ def test_the_vocabulary_size_is_checked(config):
     }
     with pytest.raises(DataError, match="vocab_size 9, not 10"):
         check_passport(passport, config, vocab_size=10)
+
+
+def change(path, **fields):
+    """Replaces fields, given as `splits__train__shards`, in a JSON file."""
+    content = json.loads(path.read_text())
+    for name, value in fields.items():
+        *parents, last = (int(key) if key.isdecimal() else key for key in name.split("__"))
+        section = content
+        for key in parents:
+            section = section[key]
+        section[last] = value
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("splits__train__shards__0__file", "../../etc/passwd", "accepted: the name of a file in"),
+        ("splits__eval__shards__0__file", "/etc/passwd", "accepted: the name of a file in"),
+        ("splits__train__shards", [3], "is int; accepted: object"),
+        ("splits__train__pairs", -1, "accepted: int >= 0"),
+        ("splits__other", {}, "splits has the unknown field other"),
+        ("splits", [], "splits is array; accepted: object"),
+        ("vocab_size", "9", "vocab_size is str; accepted: int"),
+        ("record_dtype", "float64", "record_dtype"),
+        ("preparation__sequence_length", 0, "accepted: int >= 1"),
+        ("preparation", None, "preparation is null; accepted: object"),
+        ("corpus", {}, "corpus lacks the field spec"),
+    ],
+)
+def test_a_passport_of_another_form_is_refused(field, value, said, config, tmp_path):
+    prepare(config)
+    change(tmp_path / "prepared" / "passport.json", **{field: value})
+    with pytest.raises(DataError) as error:
+        load_passport(config.directory)
+    assert f"{config.directory}/passport.json: " in str(error.value)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_statistics_that_name_a_file_elsewhere_are_refused(config, tmp_path):
+    prepare(config)
+    name = "train-00000-of-00003.json"
+    change(tmp_path / "prepared" / name, documents_file="../../etc/passwd")
+    with pytest.raises(DataError, match=f"{name}: documents_file .*accepted: the name of a file"):
+        prepare(config)
+
+
+def test_no_file_is_written_through_a_link(config, tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    directory = tmp_path / "prepared"
+    (directory / "survey").mkdir(parents=True)
+    names = ("corpus.json", "tokenizer.json", "passport.json", "token_counts.npy")
+    names += ("train-00000-of-00003.array_record", "train-00000-of-00003.documents.npy")
+    names += ("survey/00000-of-00003.held_out.jsonl",)
+    for name in names:
+        (directory / f"{name}.tmp").symlink_to(tmp_path / "victim")
+    (directory / "survey" / "00000-of-00003.held_out.tmp").symlink_to(tmp_path / "victim")
+    prepare(config)
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not any(path.is_symlink() for path in directory.iterdir())

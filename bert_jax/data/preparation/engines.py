@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from bert_jax.errors import DataError, UnfinishedError
+from bert_jax.files import write_atomically
 
 
 class Task(Protocol):
@@ -143,7 +144,7 @@ def _run_or_report(task: Task) -> None:
     try:
         task.run()
     except DataError as error:
-        _error_path(task).write_text(f"{type(error).__name__}\n{error}", encoding="utf-8")
+        write_atomically(_error_path(task), f"{type(error).__name__}\n{error}")
 
 
 def _error_path(task: Task) -> Path:

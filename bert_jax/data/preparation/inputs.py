@@ -5,8 +5,9 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict
 
-from bert_jax.data.passport import FORMAT_VERSION, check_same, read_json
+from bert_jax.data.passport import FORMAT_VERSION, Settings, check_same, read_prepared
 from bert_jax.data.sources.base import CorpusFile
 from bert_jax.data.sources.corpora import Corpus
 from bert_jax.data.sources.files import sha256_of
@@ -16,6 +17,24 @@ INPUTS_FILE = "corpus.json"
 
 _WHERE = ("path", "size", "builder_directory")
 """Fields of a file that describe its location, not how it is read."""
+
+
+class InputFile(TypedDict):
+    path: str
+    sha256: str
+
+
+class InputSource(TypedDict):
+    files: list[InputFile]
+
+
+class Inputs(TypedDict):
+    """The fields of `corpus.json` that code reads."""
+
+    spec: str
+    fingerprint: str
+    settings: Settings
+    sources: list[InputSource]
 
 
 def describe_inputs(corpus: Corpus, *, threads: int) -> dict:
@@ -61,7 +80,7 @@ def check_inputs(path: Path, inputs: dict, *, settings: dict) -> None:
     """Raises DataError if the file `path` describes other texts or settings than the arguments."""
     if not path.exists():
         return
-    before = read_json(path)
+    before = read_prepared(path, Inputs)
     if before["fingerprint"] == inputs["fingerprint"]:
         check_same(before["settings"], settings, where=str(path.parent))
         return

@@ -18,7 +18,7 @@ from bert_jax.data.passport import (
     PASSPORT_FILE,
     TOKEN_COUNTS_FILE,
     check_same,
-    read_json,
+    read_prepared,
 )
 from bert_jax.data.preparation import survey
 from bert_jax.data.preparation.engines import Engine, Task
@@ -266,4 +266,4 @@ def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
 def _check_shards(directory: Path, wanted: dict) -> None:
     paths = [*sorted(directory.glob("*-of-*.json")), directory / PASSPORT_FILE]
     for path in filter(Path.exists, paths):
-        check_same(read_json(path), wanted, where=str(path))
+        check_same(read_prepared(path), wanted, where=str(path))

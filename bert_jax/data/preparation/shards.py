@@ -19,23 +19,46 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from jaxtyping import Int
 
 from bert_jax.data import records
 from bert_jax.data.config import DataConfig
-from bert_jax.data.passport import FORMAT_VERSION, read_json
+from bert_jax.data.passport import FORMAT_VERSION, ShardSummary, read_prepared
 from bert_jax.data.preparation.examples import build_examples
 from bert_jax.data.preparation.packing import pack_pairs, row_length
 from bert_jax.data.sources import corpora
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.files import sha256_of_file, write_json
+from bert_jax.files import Count, FileName, sha256_of_file, write_json
 
 BLOCK_TOKENS = 2**20
 """Approximate number of tokens in a block of documents (about 5 MB of English). Only one block is
 in memory at a time. Random texts B are drawn, pairs packed and rows shuffled within a block."""
+
+
+class _Excluded(TypedDict):
+    train: Count
+    eval: Count
+
+
+class ShardStatistics(ShardSummary):
+    """The fields of a shard's statistics that code reads."""
+
+    documents_file: FileName
+    documents_sha256: str
+    documents: Count
+    sentences: Count
+    tokens: Count
+    unknown_tokens: Count
+    positions: Count
+    pairs: Count
+    random_pairs: Count
+    bytes_read: Count
+    excluded_documents: _Excluded
+    lengths: list[Count]
+    token_counts: list[Count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +126,14 @@ class ShardTask:
         paths = {"sha256": self.path, "documents_sha256": self.documents_path}
         if not all(path.exists() for path in (self.statistics_path, *paths.values())):
             return None
-        statistics = read_json(self.statistics_path)
+        statistics = read_prepared(self.statistics_path, ShardStatistics)
         whole = all(statistics[name] == sha256_of_file(path) for name, path in paths.items())
         return _without_token_counts(statistics) if whole else None
 
     def token_counts(self) -> Int[np.ndarray, "vocab"]:
         """Reads the token counts of a finished shard from its file."""
-        return np.array(read_json(self.statistics_path)["token_counts"], np.int64)
+        statistics = read_prepared(self.statistics_path, ShardStatistics)
+        return np.array(statistics["token_counts"], np.int64)
 
 
 def _without_token_counts(statistics: dict) -> dict:

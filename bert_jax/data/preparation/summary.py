@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.masking import BatchForm, masked_batch
-from bert_jax.data.records import open_split
+from bert_jax.data.records import open_split, read_array
 from bert_jax.data.tokenizers.files import Tokenizer
 
 RANGE_DOCUMENTS = 2**22
@@ -121,7 +121,9 @@ def _count_repeated(
     The files of hashes are sorted, so only one range of hashes is in memory at a time.
     """
     files = {
-        split: [np.load(directory / shard["documents_file"], mmap_mode="r") for shard in of_split]
+        split: [
+            read_array(directory / shard["documents_file"], dtype=np.uint64) for shard in of_split
+        ]
         for split, of_split in shards.items()
     }
     total = sum(len(hashes) for of_split in files.values() for hashes in of_split)

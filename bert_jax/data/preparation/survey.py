@@ -5,16 +5,15 @@ vocabulary is to be trained, it also counts words.
 """
 
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypedDict
 
 from bert_jax.data.config import DataConfig
-from bert_jax.data.passport import FORMAT_VERSION, read_json
+from bert_jax.data.passport import FORMAT_VERSION, Settings, read_prepared
 from bert_jax.data.preparation.exclusion import Exclusion
 from bert_jax.data.sources import corpora
 from bert_jax.data.sources.base import ByteRange
@@ -23,9 +22,19 @@ from bert_jax.data.tokenizers import train_sentencepiece, train_wordpiece
 from bert_jax.data.tokenizers.counts import merge_counts
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import DataError, UnfinishedError
-from bert_jax.files import write_atomically, write_json
+from bert_jax.files import Count, replacing, write_atomically, write_json
 
 SURVEY_DIRECTORY = "survey"
+
+
+class SurveyResult(TypedDict):
+    """The JSON file that a task leaves."""
+
+    settings: Settings
+    counts_words: bool
+    train: Count
+    eval: Count
+    excluded: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +84,10 @@ class SurveyTask:
     def _run(self) -> dict:
         documents: Counter[str] = Counter()
         excluded: list[str] = []
-        temporary = self.held_out_path.with_suffix(".tmp")
-        with open(temporary, "w", encoding="utf-8", newline="\n") as held_out:
+        with (
+            replacing(self.held_out_path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="\n") as held_out,
+        ):
             texts = self._training_texts(documents, excluded, held_out)
             if self.counts_words:
                 words = self._count(texts)
@@ -84,7 +95,6 @@ class SurveyTask:
                 write_atomically(self.words_path, "".join(lines))
             else:
                 deque(texts, maxlen=0)
-        os.replace(temporary, self.held_out_path)
         result = {
             "format_version": FORMAT_VERSION,
             "settings": self.settings,
@@ -125,7 +135,7 @@ class SurveyTask:
         """Returns the result of an earlier call with the same text and settings, or None."""
         if not self.path.exists():
             return None
-        result = read_json(self.path)
+        result = read_prepared(self.path, SurveyResult)
         enough = result["counts_words"] or not self.counts_words
         return result if enough and result["settings"] == self.settings else None
 

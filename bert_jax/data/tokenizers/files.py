@@ -15,9 +15,9 @@ def tokenizer_from_json(description: dict) -> Tokenizer:
     if isinstance(description.get("model"), dict):
         raise DataError("this is Hugging Face's format; accepted: the output of bert_jax.convert")
     if (version := description.get("format_version")) != FORMAT_VERSION:
-        raise DataError(f"tokenizer format_version is {version!r}; accepted: {FORMAT_VERSION}")
+        raise DataError(f"tokenizer format_version is {version!r:.60}; accepted: {FORMAT_VERSION}")
     if (kind := description.get("kind")) not in (kinds := ("wordpiece", "sentencepiece")):
-        raise DataError(f"tokenizer kind is {kind!r}; accepted: {kinds[0]!r} or {kinds[1]!r}")
+        raise DataError(f"tokenizer kind is {kind!r:.60}; accepted: {kinds[0]!r} or {kinds[1]!r}")
     from_json = _wordpiece_from_json if kind == "wordpiece" else SentencePiece.from_json
     return from_json(description)
 
@@ -66,7 +66,7 @@ def _wordpiece_from_json(description: dict) -> WordPiece:
             raise DataError(f"tokenizer {name} is a {found}; accepted: a {kind.__name__}")
     for i, piece in enumerate(fields["pieces"]):
         if not isinstance(piece, str):
-            raise DataError(f"tokenizer pieces[{i}] is {piece!r}; accepted: a string")
+            raise DataError(f"tokenizer pieces[{i}] is {piece!r:.60}; accepted: a string")
     return WordPiece(
         pieces=tuple(fields["pieces"]),
         lower_case=fields["lower_case"],

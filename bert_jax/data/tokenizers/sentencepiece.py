@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, SPECIAL_PIECES, Encoding, Tokenizer
 from bert_jax.data.tokenizers.words import is_unspaced
 from bert_jax.errors import DataError
+from bert_jax.files import parsing, read_bytes
 
 SPACE = "▁"
 """The character that stands for a space. A piece that begins with it begins a word."""
@@ -37,6 +38,8 @@ class SentencePiece(Tokenizer):
     model: bytes = field(repr=False)
 
     def __post_init__(self):
+        with parsing(f"a model of {len(self.model)} bytes", accepted="a whole .model file"):
+            _ = self.special_ids, self.pieces, self.lower_case  # read from the model
         for piece in SPECIAL_PIECES:
             i = self.special_ids[piece]
             if piece != "[UNK]" and not self._processor.is_control(i):
@@ -48,10 +51,9 @@ class SentencePiece(Tokenizer):
     @classmethod
     def from_model_file(cls, path: str | Path) -> "SentencePiece":
         """Reads a `.model` file of the library."""
+        model = read_bytes(Path(path))
         try:
-            return cls(model=Path(path).read_bytes())
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror})") from error
+            return cls(model=model)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
@@ -69,8 +71,10 @@ class SentencePiece(Tokenizer):
             raise DataError(f"tokenizer has fields {found}; accepted: {sorted(expected)}")
         for name, value in expected.items():
             if description[name] != value:
-                found = description[name]
-                raise DataError(f"tokenizer {name} is {found!r}; accepted: its model's, {value!r}")
+                found = f"{description[name]!r:.60}"
+                raise DataError(
+                    f"tokenizer {name} is {found}; accepted: its model's, {value!r:.60}"
+                )
         return tokenizer
 
     @property

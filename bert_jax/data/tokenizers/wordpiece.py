@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from bert_jax.data.tokenizers import words
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, SPECIAL_PIECES, Encoding, Tokenizer
 from bert_jax.errors import DataError
-from bert_jax.files import read_text
+from bert_jax.files import parsing, read_text
 
 MAX_WORD_LENGTH = 100
 """Hugging Face's limit, in characters. Google's TensorFlow 1 code has 200."""
@@ -38,6 +38,8 @@ class WordPiece(Tokenizer):
                 f"vocabulary holds {piece!r} at ids {first} and {self._ids[piece]}; "
                 "accepted: distinct pieces"
             )
+        with parsing("vocabulary", accepted="pieces that UTF-8 can hold"):
+            "".join(self.pieces).encode("utf-8")  # JSON can hold half of a surrogate pair
         missing = [piece for piece in SPECIAL_PIECES if piece not in self._ids]
         if missing:
             raise DataError(
