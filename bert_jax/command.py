@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import IO, Any
@@ -27,6 +27,7 @@ from bert_jax.errors import (
 )
 from bert_jax.faults import processes, signals
 from bert_jax.faults.memory import explain_lack_of_memory
+from bert_jax.files import open_to_append
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -60,7 +61,9 @@ def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any
         if not equals:
             raise ConfigError(f"--set {assignment}: accepted: --set path.to.field=value")
         overrides[path.strip()] = value.strip()
-    experiment = config.override(load(_EXPERIMENT.value, root), overrides)
+    spec = _EXPERIMENT.value
+    loaded = _without_probe(load(spec, root), spec, named=config.leaves(overrides))
+    experiment = config.override(loaded, overrides)
     values = [config.flatten(run) for run in (experiment, *begun)]
     earlier = {
         path: default
@@ -71,6 +74,23 @@ def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any
         if values[0][path] != default:
             print(f"{path} stays {default!r}, its default when the run began", file=sys.stderr)
     return config.override(experiment, earlier)
+
+
+def _without_probe(experiment: Any, spec: str, *, named: Container[str]) -> Any:
+    """Leaves out the probe of a config.json: a Python file that would run, though no flag names it.
+
+    `named` has the paths of the fields that flags set.
+    """
+    field = "evaluation.probe"
+    probe = config.flatten(experiment).get(field)
+    if not probe or field in named or not spec.endswith(".json"):
+        return experiment
+    print(
+        f"{spec}: {field}={probe!r} is left out, because it runs a file; to keep it, "
+        f"add --set {quote(f'{field}={probe}')}",
+        file=sys.stderr,
+    )
+    return config.override(experiment, {field: ""})
 
 
 def load(spec: str, root: Any = None) -> Any:
@@ -188,7 +208,7 @@ _SAVED = ("checkpoints/[0-9]*", "*/result.json", "*-of-*.json")
 
 def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = file.open("w")
+    lock = open_to_append(file)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

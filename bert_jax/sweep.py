@@ -152,9 +152,8 @@ def run_point(point: Point, directory: Path, *, lock: int) -> None:
     config_file = directory / "config.json"
     if not config_file.exists():
         write_json(config_file, to_json(point.experiment))
-    arguments = ["-m", "bert_jax.pretrain", f"--experiment={config_file}", f"--workdir={directory}"]
     with subprocess.Popen(
-        [sys.executable, *arguments],
+        [sys.executable, *pretrain_arguments(point, directory)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -170,7 +169,15 @@ def run_point(point: Point, directory: Path, *, lock: int) -> None:
     if process.returncode == signals.STATUS:
         raise signals.Interrupted(f"{directory} was interrupted")
     if process.returncode:
-        (directory / "error.txt").write_text("".join(lines))
+        write_atomically(directory / "error.txt", "".join(lines))
+
+
+def pretrain_arguments(point: Point, directory: Path) -> list[str]:
+    """Returns the arguments with which Python runs a point; `directory` holds its config.json."""
+    flags: dict[str, Any] = {"experiment": directory / "config.json", "workdir": directory}
+    if probe := point.experiment.evaluation.probe:  # a config.json alone runs no file
+        flags["set"] = f"evaluation.probe={probe}"
+    return ["-m", "bert_jax.pretrain", *(f"--{name}={value}" for name, value in flags.items())]
 
 
 def _show(process: subprocess.Popen[str], lines: deque[str]) -> None:

@@ -109,6 +109,41 @@ def test_a_second_process_in_a_directory_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_lock_that_is_a_link_is_refused(exists, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim")
+    if exists:
+        (tmp_path / "victim").write_text("precious")
+    with pytest.raises(CheckpointError, match=r"\.lock is a symbolic link; accepted: a file"):
+        with command.exclusive(tmp_path / "run"):
+            pass
+    assert (tmp_path / "victim").exists() == exists
+    assert not exists or (tmp_path / "victim").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "flag", [None, "evaluation.probe=mine.py", 'evaluation={"probe": "mine.py"}']
+)
+def test_a_probe_in_a_config_file_needs_a_flag(flag, experiment, tmp_path, capsys):
+    """The probe is a Python file. Another flag, or a file of Python, may name it."""
+    probed = override(experiment, {"evaluation.probe": "mine.py"})
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_json(probed)))
+    with flagsaver.flagsaver():
+        flags.FLAGS(["pretrain", f"--experiment={file}", *([f"--set={flag}"] if flag else [])])
+        found = command.experiment_from_flags()
+    assert found == (probed if flag else experiment)
+    said = f"{file}: evaluation.probe='mine.py' is left out, because it runs a file; to keep it, "
+    assert capsys.readouterr().err == (
+        "" if flag else f"{said}add --set evaluation.probe=mine.py\n"
+    )
+    python = write_experiment(tmp_path / "mine.py", probed)
+    with flagsaver.flagsaver():
+        flags.FLAGS(["pretrain", f"--experiment={python}"])
+        assert command.experiment_from_flags() == probed
+
+
 def test_a_process_that_waited_gets_the_lock(tmp_path, capsys):
     """The refused process removes the lock file while the waiting process has it open."""
     directory, entered, done = tmp_path / "run", threading.Event(), threading.Event()

@@ -16,7 +16,14 @@ import pytest
 from bert_jax import command
 from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import ConfigError
-from bert_jax.sweep import expand, keep_ids, runs_of_earlier_formats, status
+from bert_jax.sweep import (
+    Point,
+    expand,
+    keep_ids,
+    pretrain_arguments,
+    runs_of_earlier_formats,
+    status,
+)
 
 FILE = """
 from bert_jax.config import from_json
@@ -45,6 +52,15 @@ def write_file(path, experiment, *, rates, seeds):
 def start(file, workdir, **options):
     command = ["-m", "bert_jax.sweep", f"--experiment={file}", f"--workdir={workdir}"]
     return subprocess.Popen([sys.executable, *command], text=True, **options)
+
+
+def test_the_probe_of_a_sweep_is_named_to_its_runs(experiment, tmp_path):
+    """A run reads config.json, from which pretrain takes no probe without a flag."""
+    probed = override(experiment, {"evaluation.probe": "mine.py"})
+    for point, more in ((experiment, []), (probed, ["--set=evaluation.probe=mine.py"])):
+        expected = ["-m", "bert_jax.pretrain", f"--experiment={tmp_path}/config.json"]
+        expected += [f"--workdir={tmp_path}", *more]
+        assert pretrain_arguments(Point("id", {}, point), tmp_path) == expected
 
 
 def summary(workdir):

@@ -20,7 +20,7 @@ from tensorboardX import SummaryWriter
 
 from bert_jax import environment
 from bert_jax.errors import DivergenceError
-from bert_jax.files import write_atomically
+from bert_jax.files import open_to_append, write_atomically
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.metrics import Mean, PendingRow, merge
 from bert_jax.training.step import Metrics
@@ -161,7 +161,7 @@ class RunWriter:
             self._check_finite(name, value, f"step {step}")
         if not self._active:
             return
-        with (self._workdir / "metrics.jsonl").open("a") as file:
+        with open_to_append(self._workdir / "metrics.jsonl") as file:
             phase = {} if self.phase is None else {"phase": self.phase}
             file.write(json.dumps({"step": step} | phase | row) + "\n")
         for name, value in row.items():
