@@ -1,5 +1,6 @@
 """Defines the interface of text sources: their files, and the documents in a part of a file."""
 
+import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -100,7 +101,7 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
         # The field holds bytes that are not UTF-8, or a lone surrogate, which JSON permits.
         raise DataError(f"{place()} has no text in field {field!r} ({error.reason})") from error
     except TypeError as error:
-        shown = repr(value)[:40]
+        shown = reprlib.repr(value)[:40]  # repr fails for a value that is nested deeply
         raise DataError(
             f"{place()} has {shown} in field {field!r}; accepted: a string, or a list of strings"
         ) from error

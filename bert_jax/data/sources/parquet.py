@@ -7,6 +7,7 @@ from functools import partial
 from bert_jax.data.sources.base import ByteRange, Document, text_of
 from bert_jax.data.sources.files import open_file
 from bert_jax.errors import DataError
+from bert_jax.files import parsing
 
 _BATCH_ROWS = 256
 
@@ -19,35 +20,30 @@ class ParquetFile:
     """Name of the column that holds the text."""
 
     def read(self, byte_range: ByteRange) -> Iterator[Document]:
-        import pyarrow
         from pyarrow import parquet
 
+        accepted = "a whole Parquet file"
         with open_file(self.path) as stream:
-            try:
+            with parsing(self.path, accepted=accepted):
                 # There is no read-ahead, because a row group may be larger than memory.
                 file = parquet.ParquetFile(stream, pre_buffer=False)
-            except pyarrow.ArrowInvalid as error:
-                raise DataError(f"{self.path} is not a Parquet file ({error})") from error
-            if self.field not in (columns := file.schema_arrow.names):
+                columns, rows = file.schema_arrow.names, file.metadata.num_rows
+            if self.field not in columns:
                 raise DataError(
                     f"{self.path} has no column {self.field!r}, but {', '.join(columns)}; "
                     "accepted: parquet:GLOB:FIELD"
                 )
-            rows = file.metadata.num_rows
             first = byte_range.start * rows // self.size
             last = byte_range.end * rows // self.size
-            try:
-                for row, value in self._values(file, first, last):
-                    name, place = f"{self.path}:{self.field}@{row}", f"{self.path}@{row}"
-                    text = text_of({self.field: value}, self.field, place=partial(str, place))
-                    yield Document(name, text)
-            except OSError as error:
-                if error.errno:
-                    raise
-                said = " ".join(str(error).split())
-                raise DataError(
-                    f"{self.path} is damaged ({said}); accepted: a whole Parquet file"
-                ) from error
+            values = self._values(file, first, last)
+            while True:
+                with parsing(self.path, accepted=accepted):
+                    row, value = next(values, (last, None))
+                if row == last:
+                    return
+                name, place = f"{self.path}:{self.field}@{row}", f"{self.path}@{row}"
+                text = text_of({self.field: value}, self.field, place=partial(str, place))
+                yield Document(name, text)
 
     def _values(self, file, first: int, last: int) -> Iterator[tuple[int, object]]:
         """Yields the number and the value of the column's rows `first` to `last - 1`."""

@@ -7,6 +7,7 @@ array_record files allow random access. A tfrecord file is read from its beginni
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -16,8 +17,10 @@ from array_record.python.array_record_module import ArrayRecordReader
 from bert_jax.data.sources.base import ByteRange, CorpusSource, Document, text_of
 from bert_jax.data.sources.files import open_file
 from bert_jax.errors import DataError
+from bert_jax.files import parsing
 
 _RECORDS_AT_ONCE = 64
+_ACCEPTED = "the files of a dataset as TFDS wrote them"
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ class TfdsFile:
         """Yields the number and the decoded fields of the file's records `first` to `last - 1`."""
         features = _builder(self.builder_directory).info.features
         read = _array_records if self.file_format == "array_record" else _tfrecords
-        for number, record in enumerate(read(self.path, first, last), start=first):
-            yield number, features.deserialize_example_np(record)
+        records = read(self.path, first, last)
+        for number in range(first, last):
+            with parsing(f"{self.path}@{number}", accepted="a record as TFDS wrote it"):
+                example = features.deserialize_example_np(next(records))
+            yield number, example
 
 
 def open_tfds(name: str, *, split: str, field: str, spec: str) -> CorpusSource:
@@ -55,12 +61,14 @@ def open_tfds(name: str, *, split: str, field: str, spec: str) -> CorpusSource:
     directory = _directory_of(name, spec=spec)
     info = _builder(directory).info
     files = _files_of(directory, split=split, field=field, spec=spec)
-    if field not in info.features:
-        known = ", ".join(sorted(info.features))
+    with parsing(directory, accepted=_ACCEPTED):
+        known = sorted(info.features)
+        licence = info.as_proto.redistribution_info.license
+    if field not in known:
         raise DataError(
-            f"{spec} has no field {field!r}; accepted: {known}, as in {name}:{split}:FIELD"
+            f"{spec} has no field {field!r}; accepted: {', '.join(known)}, as in "
+            f"{name}:{split}:FIELD"
         )
-    licence = info.as_proto.redistribution_info.license
     return CorpusSource(spec=spec, files=files, licence=licence or None)
 
 
@@ -79,28 +87,34 @@ def read_examples(name: str, *, split: str, spec: str) -> Iterator[tuple[str, di
 
 def _files_of(directory: str, *, split: str, field: str, spec: str) -> tuple[TfdsFile, ...]:
     info = _builder(directory).info
-    try:
-        instructions = info.splits[split].file_instructions
-    except (KeyError, ValueError) as error:
-        known = ", ".join(info.splits)
-        raise DataError(
-            f"{spec} has no split {split!r}; accepted: {known}, or a part SPLIT[a:b]"
-        ) from error
-    file_format = info.file_format.value
-    if file_format not in ("array_record", "tfrecord"):
-        raise DataError(f"{spec} is stored as {file_format}; accepted: array_record or tfrecord")
-    return tuple(
-        TfdsFile(
-            path=str(one.filename),
-            size=os.path.getsize(one.filename),
-            builder_directory=directory,
-            file_format=file_format,
-            first=one.skip,
-            count=one.take if one.take >= 0 else one.examples_in_shard - one.skip,
-            field=field,
+    with parsing(directory, accepted=_ACCEPTED):
+        try:
+            instructions = info.splits[split].file_instructions
+        except (KeyError, ValueError) as error:
+            known = ", ".join(info.splits)
+            raise DataError(
+                f"{spec} has no split {split!r}; accepted: {known}, or a part SPLIT[a:b]"
+            ) from error
+        file_format = info.file_format.value
+        if file_format not in ("array_record", "tfrecord"):
+            raise DataError(
+                f"{spec} is stored as {file_format}; accepted: array_record or tfrecord"
+            )
+        for one in instructions:  # dataset_info.json holds a template of their names
+            if os.path.dirname(os.path.abspath(one.filename)) != os.path.abspath(directory):
+                raise DataError(f"{spec} names {one.filename}; accepted: files in {directory}")
+        return tuple(
+            TfdsFile(
+                path=str(one.filename),
+                size=os.path.getsize(one.filename),
+                builder_directory=directory,
+                file_format=file_format,
+                first=one.skip,
+                count=one.take if one.take >= 0 else one.examples_in_shard - one.skip,
+                field=field,
+            )
+            for one in instructions
         )
-        for one in instructions
-    )
 
 
 def _directory_of(name: str, *, spec: str) -> str:
@@ -114,7 +128,8 @@ def _directory_of(name: str, *, spec: str) -> str:
     from bert_jax.data.sources.sotu_builder import Sotu
 
     try:
-        builder = tfds.builder(name)
+        with _features_of_tfds_alone():
+            builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
         raise DataError(
             f"{spec}: TFDS has no dataset {name!r}, and there is no such directory; accepted: a "
@@ -141,10 +156,35 @@ def _builder(directory: str) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
+    with parsing(directory, accepted=_ACCEPTED):
+        try:
+            with _features_of_tfds_alone():
+                return tfds.builder_from_directory(directory)
+        except DatasetInfoFileError as error:
+            raise DataError(f"{directory} holds no dataset of TFDS ({error})") from error
+
+
+@contextmanager
+def _features_of_tfds_alone() -> Iterator[None]:
+    """Refuses feature classes of other packages.
+
+    `features.json` names the class of each feature. TFDS imports the module of this class, so a
+    directory of data could run any module that Python finds.
+    """
+    from tensorflow_datasets.core.features.feature import FeatureConnector
+
+    original = vars(FeatureConnector)["cls_from_name"]
+
+    def class_of(cls: type, name: str) -> type:
+        if not name.startswith("tensorflow_datasets."):
+            raise ValueError(f"features.json names the class {name!r}, which TFDS does not have")
+        return original.__get__(None, cls)(name)
+
+    FeatureConnector.cls_from_name = classmethod(class_of)  # pyright: ignore
     try:
-        return tfds.builder_from_directory(directory)
-    except DatasetInfoFileError as error:
-        raise DataError(f"{directory} holds no dataset of TFDS ({error})") from error
+        yield
+    finally:
+        FeatureConnector.cls_from_name = original
 
 
 def _array_records(path: str, first: int, last: int) -> Iterator[bytes]:
@@ -163,12 +203,18 @@ def _tfrecords(path: str, first: int, last: int) -> Iterator[bytes]:
     A record is stored as length (uint64), checksum of the length (4 bytes), content and checksum
     of the content, little-endian.
     """
+    size = os.path.getsize(path)
     with open_file(path) as stream:
         for number in range(last):
             header = stream.read(12)
             if len(header) < 12:
                 raise DataError(f"{path} ends before record {number}; accepted: {last} records")
             (length,) = struct.unpack("<Q", header[:8])
+            if length > size - stream.tell():
+                raise DataError(
+                    f"{path} is damaged (record {number} has {length} bytes, more than the file); "
+                    "accepted: a whole file"
+                )
             if number < first:
                 stream.seek(length + 4, os.SEEK_CUR)
             else:

@@ -23,7 +23,7 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     value = record[task.label]
     try:
         gold = None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         gold = math.nan
     if gold is not None and not math.isfinite(gold):
         raise DataError(f"{record.place}: {task.label} is {value!r}; accepted: a finite number")

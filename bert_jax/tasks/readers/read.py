@@ -1,11 +1,11 @@
 """Reads a set of examples by its spec, such as `tsv:FILE`, into records."""
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bert_jax.errors import DataError
+from bert_jax.files import parse_json
 from bert_jax.tasks.readers.conll import read_conll, read_conllu
 from bert_jax.tasks.readers.records import Record, cells_by_name, numbered_lines
 from bert_jax.tasks.readers.squad import read_squad
@@ -77,12 +77,5 @@ def read_jsonl(path: Path) -> Iterator[Record]:
     for number, line in numbered_lines(path):
         if not line.strip():
             continue
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number} is not JSON ({error})") from error
-        if not isinstance(fields, dict):
-            raise DataError(
-                f"{path}:{number} holds a {type(fields).__name__}; accepted: a JSON object"
-            )
-        yield Record(f"{path}:{number}", fields)
+        place = f"{path}:{number}"
+        yield Record(place, parse_json(line, place=place))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.errors import DataError
+from bert_jax.files import parsing
 
 
 class ClassLabel(str):
@@ -32,8 +33,11 @@ class Record(NamedTuple):
     def text(self, name: str) -> str:
         """Returns a text field; raises DataError if the field is not a text."""
         value = self[name]
-        if isinstance(value, bytes):
-            value = value.decode("utf-8")
+        with parsing(f"{self.place}: {name}", accepted="UTF-8"):
+            if isinstance(value, bytes):
+                value = value.decode("utf-8")
+            elif isinstance(value, str):
+                value.encode("utf-8")  # JSON can hold half of a surrogate pair
         if not isinstance(value, str):
             raise DataError(
                 f"{self.place}: {name} is {value!r:.60}, a {type(value).__name__}; accepted: a text"

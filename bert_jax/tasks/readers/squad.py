@@ -43,7 +43,7 @@ def read_squad(path: Path) -> Iterator[Record]:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno} is not JSON ({error.msg})") from error
-    except (UnicodeDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{place} does not have SQuAD's form ({type(error).__name__}: {error}); accepted: "
             "data, paragraphs, context, qas, id, question, answers, text, answer_start"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.sources.tfds import read_examples
+from bert_jax.files import parsing
 from bert_jax.tasks.readers.records import ClassLabel, Record
 
 
@@ -21,7 +22,8 @@ def read_tfds(name: str) -> Iterator[Record]:
     dataset, _, split = name.partition(":")
     examples = read_examples(dataset, split=split or "train", spec=f"tfds:{name}")
     for place, example, features in examples:
-        fields = {key: _value(value, features[key]) for key, value in example.items()}
+        with parsing(place, accepted="an example as TFDS wrote it"):
+            fields = {key: _value(value, features[key]) for key, value in example.items()}
         yield Record(place, fields)
 
 

@@ -138,7 +138,7 @@ def test_text_is_streamed(kind, tmp_path):
     documents = read_documents(spec)
     sorted(path for path in tmp_path.iterdir() if kind in path.name)[-1].unlink()
     assert next(documents).text == make_texts()[0]
-    with pytest.raises((OSError, RuntimeError)):
+    with pytest.raises((OSError, DataError)):
         list(documents)
 
 
@@ -173,3 +173,13 @@ def test_a_url_of_an_unknown_scheme_is_a_one_line_error(tmp_path):
     with pytest.raises(DataError, match=r"nonesuch://x/\*\.txt cannot be opened") as error:
         open_corpus("text:nonesuch://x/*.txt")
     assert "\n" not in str(error.value)
+
+
+def test_the_length_of_a_tfrecord_takes_no_memory(tmp_path):
+    spec = write_corpus(tmp_path, "tfrecord", make_texts())
+    file = sorted(tmp_path.glob("*.tfrecord*"))[1]
+    content = file.read_bytes()
+    for length in (2**62, 2**63 + 5, len(content)):
+        file.write_bytes(struct.pack("<Q", length) + content[8:])
+        with pytest.raises(DataError, match=f"record 0 has {length} bytes, more than the file"):
+            list(read_documents(spec))

@@ -1,5 +1,7 @@
 """TensorFlow Datasets (TFDS) are read without TensorFlow: the embedded corpus, splits, fields."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -70,3 +72,43 @@ def test_neither_tensorflow_nor_jax_is_loaded(prepared):
         "assert not {'tensorflow', 'jax', 'grain'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- Directories of somebody else ----------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(prepared, tmp_path):
+    return shutil.copytree(prepared / "sotu" / "1.0.0", tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", ["name", "text"])
+def test_no_class_of_another_package_is_imported(name, copy, tmp_path, monkeypatch):
+    """`features.json` names a class, and TFDS imports its module."""
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = json.loads((copy / "features.json").read_text())
+    nested = features["featuresDict"]["features"][name]
+    for feature in (nested, features):
+        before, feature["pythonClassName"] = feature["pythonClassName"], "planted.Feature"
+        (copy / "features.json").write_text(json.dumps(features))
+        with pytest.raises(DataError, match="'planted.Feature', which TFDS does not have"):
+            open_corpus(f"tfds:{copy}")
+        feature["pythonClassName"] = before
+    old = {"type": "planted.Feature", "content": {}}
+    (copy / "features.json").write_text(json.dumps(old))
+    with pytest.raises(DataError, match="'planted.Feature'"):
+        open_corpus(f"tfds:{copy}")
+    assert not (tmp_path / "ran").exists()
+    (copy / "features.json").write_text(json.dumps(features))
+    assert open_corpus(f"tfds:{copy}").sources
+
+
+def test_files_outside_the_directory_are_refused(copy, tmp_path):
+    info = json.loads((copy / "dataset_info.json").read_text())
+    (split,) = info["splits"]
+    split["filepathTemplate"] = "../other/{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    (copy / "dataset_info.json").write_text(json.dumps(info))
+    shutil.copytree(copy, tmp_path / "other")
+    with pytest.raises(DataError, match=r"names .*other.*; accepted: files in .*copy"):
+        open_corpus(f"tfds:{copy}")
