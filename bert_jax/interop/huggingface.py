@@ -13,9 +13,15 @@ import safetensors.numpy
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError
-from bert_jax.files import write_atomically, write_json
+from bert_jax.files import parsing, write_atomically, write_json
 from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, task_names
-from bert_jax.interop.source import Source, check_vocabulary, config_json, read_config
+from bert_jax.interop.source import (
+    Source,
+    check_sizes,
+    check_vocabulary,
+    config_json,
+    read_config,
+)
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer
 from bert_jax.interop.torch_files import read_torch
@@ -38,7 +44,9 @@ def read_huggingface(directory: Path) -> Source:
     tokenizer = read_tokenizer(directory)
     check_vocabulary(tokenizer, config, directory)
     read = read_safetensors if file.suffix == ".safetensors" else read_torch
-    return Source(config, tokenizer, read(file), "huggingface")
+    tensors = read(file)
+    check_sizes(config, tensors, directory / "config.json")
+    return Source(config, tokenizer, tensors, "huggingface")
 
 
 def read_safetensors(file: Path) -> dict[str, np.ndarray]:
@@ -47,13 +55,11 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
     Raises:
       CheckpointError: the file is damaged or truncated.
     """
-    try:
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} cannot be read ({error}); accepted: a whole safetensors file"
-        ) from error
+    with (
+        parsing(file, accepted="a whole safetensors file", error=CheckpointError),
+        safetensors.safe_open(file, framework="numpy") as opened,
+    ):
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
 def write_huggingface(
@@ -89,7 +95,7 @@ def write_huggingface(
     tensors = from_parameters(parameters, vocab_size=config.vocab_size, names=names)
     # transformers refuses a file without this metadata field.
     content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
-    (directory / WEIGHTS[0]).write_bytes(content)
+    write_atomically(directory / WEIGHTS[0], content)
     more = more | {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
     write_json(directory / "config.json", more | config_json(config))
     write_atomically(directory / "vocab.txt", "".join(f"{p}\n" for p in tokenizer.pieces))

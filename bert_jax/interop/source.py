@@ -73,10 +73,10 @@ def read_config(file: Path) -> BertConfig:
     given = read_json(file, _Config)
     for name, value in _FIXED.items():
         if given.get(name, value) != value:
-            raise CheckpointError(f"{file}: {name} is {given[name]!r}; accepted: {value!r}")
+            raise CheckpointError(f"{file}: {name} is {given[name]!r:.60}; accepted: {value!r}")
     for architecture in given.get("architectures") or ():
         if not str(architecture).startswith("Bert"):
-            raise CheckpointError(f"{file}: architecture {architecture!r}; accepted: Bert...")
+            raise CheckpointError(f"{file}: architecture {architecture!r:.60}; accepted: Bert...")
     values = DEFAULTS | given
     missing = [name for name in (*FIELDS.values(), "hidden_act") if name not in values]
     if missing:
@@ -85,12 +85,12 @@ def read_config(file: Path) -> BertConfig:
     activation = next((ours for ours, theirs in ACTIVATIONS.items() if named in theirs), None)
     if activation is None:
         known = ", ".join(name for theirs in ACTIVATIONS.values() for name in theirs)
-        raise CheckpointError(f"{file}: hidden_act is {named!r}; accepted: {known}")
+        raise CheckpointError(f"{file}: hidden_act is {named!r:.60}; accepted: {known}")
     for ours, theirs in FIELDS.items():
         kind = float if isinstance(getattr(BertConfig, ours), float) else int
         if type(values[theirs]) not in (kind, int):
             found = values[theirs]
-            raise CheckpointError(f"{file}: {theirs} is {found!r}; accepted: {kind.__name__}")
+            raise CheckpointError(f"{file}: {theirs} is {found!r:.60}; accepted: {kind.__name__}")
     fields: dict[str, Any] = {ours: values[theirs] for ours, theirs in FIELDS.items()}
     fields["activation"] = activation
     try:
@@ -113,6 +113,22 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, file: Path) -> No
             f"{file} has {tokenizer.vocab_size} pieces; accepted: at most the config's vocab_size, "
             f"{config.vocab_size}"
         )
+
+
+def check_sizes(config: BertConfig, tensors: Mapping[str, np.ndarray], file: Path) -> None:
+    """Checks that the model is not larger than its tensors, before memory is taken for the model.
+
+    Raises:
+      CheckpointError: a size in the config `file` exceeds every dimension of the tensors.
+    """
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    limits = dict.fromkeys(FIELDS, largest) | {"num_layers": len(tensors)}
+    for ours, limit in limits.items():
+        value = getattr(config, ours)
+        if isinstance(value, int) and value > limit:
+            raise CheckpointError(
+                f"{file}: {FIELDS[ours]} is {value}; accepted: at most {limit}, for these weights"
+            )
 
 
 def looks_lower_case(pieces: tuple[str, ...] | list[str]) -> bool:

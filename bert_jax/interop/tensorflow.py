@@ -20,10 +20,21 @@ import numpy as np
 
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError
-from bert_jax.interop.source import Source, check_vocabulary, looks_lower_case, read_config
+from bert_jax.files import parsing
+from bert_jax.interop.source import (
+    Source,
+    check_sizes,
+    check_vocabulary,
+    looks_lower_case,
+    read_config,
+)
 
 MAX_WORD_LENGTH = 200
 """Limit of google-research/bert, in characters. Hugging Face's limit is 100."""
+
+MAX_NAME_LENGTH = 512
+"""Maximum length of a variable's name, in bytes. A name in the file may repeat the previous one, so
+a small file could hold very long names."""
 
 TABLE_MAGIC_NUMBER = 0xDB4775248B80FB57
 FOOTER_SIZE = 48
@@ -81,7 +92,9 @@ def read_google(prefix: Path) -> Source:
     )
     tokenizer = dataclasses.replace(cased, lower_case=looks_lower_case(cased.pieces))
     check_vocabulary(tokenizer, config, vocabulary)
-    return Source(config, tokenizer, read_bundle(prefix), "google")
+    tensors = read_bundle(prefix)
+    check_sizes(config, tensors, prefix.parent / "bert_config.json")
+    return Source(config, tokenizer, tensors, "google")
 
 
 def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
@@ -91,20 +104,17 @@ def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
       CheckpointError: a file is missing, damaged or truncated.
     """
     index = _index_file(prefix)
-    try:
+    accepted = "the whole index of a TensorFlow checkpoint"
+    with parsing(index, accepted=accepted, error=CheckpointError):
         table = dict(_read_table(index.read_bytes()))
         header = _fields(table.pop(b""))
         shards = int(header.get(_NUM_SHARDS, [0])[0])
         entries = {key.decode(): _entry(value) for key, value in table.items()}
-    except (ValueError, LookupError) as error:
-        raise CheckpointError(
-            f"{index} cannot be read ({error}); accepted: the whole index of a TensorFlow "
-            "checkpoint"
-        ) from error
     if header.get(_ENDIANNESS, [0])[0] != 0:
         raise CheckpointError(f"{index}: numbers are big-endian; accepted: little-endian")
     data = [_map_file(prefix, shard, shards) for shard in range(shards)]
-    return {name: _read_variable(name, entry, data, prefix) for name, entry in entries.items()}
+    with parsing(prefix, accepted="a whole TensorFlow checkpoint", error=CheckpointError):
+        return {name: _read_variable(name, entry, data, prefix) for name, entry in entries.items()}
 
 
 def _index_file(prefix: Path) -> Path:
@@ -166,8 +176,14 @@ def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise ValueError("its last bytes are not those of a LevelDB table")
     _, start = _block_handle(footer, 0)  # skips the metadata block, which is always empty
     index, _ = _block_handle(footer, start)
+    last = None
     for _, handle in _read_block(content, *index):
-        yield from _read_block(content, *_block_handle(handle, 0)[0])
+        for key, value in _read_block(content, *_block_handle(handle, 0)[0]):
+            # A sorted table names no block twice, so reading it takes time for its size alone.
+            if last is not None and key <= last:
+                raise ValueError("its keys are not sorted")
+            yield key, value
+            last = key
 
 
 def _block_handle(content: bytes, start: int) -> tuple[tuple[int, int], int]:
@@ -192,6 +208,8 @@ def _read_block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes,
         fresh, start = _varint(block, start)
         length, start = _varint(block, start)
         key = key[:shared] + block[start : start + fresh]
+        if len(key) > MAX_NAME_LENGTH:
+            raise ValueError(f"a name has more than {MAX_NAME_LENGTH} bytes")
         start += fresh
         yield key, block[start : start + length]
         start += length
@@ -229,6 +247,8 @@ def _varint(content: bytes, start: int) -> tuple[int, int]:
     """Decodes an integer from 7-bit groups, lowest first; returns (integer, next position)."""
     value = shift = 0
     while True:
+        if shift > 63:
+            raise ValueError("an integer has more than 64 bits")
         byte = content[start]
         value |= (byte & 127) << shift
         start, shift = start + 1, shift + 7

@@ -73,7 +73,9 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
         cased = WordPiece.from_vocabulary_file(vocabulary, lower_case=False)
         lower_case = looks_lower_case(cased.pieces)
     if not isinstance(lower_case, bool):
-        raise DataError(f"{config_path}: do_lower_case is {lower_case!r}; accepted: true or false")
+        raise DataError(
+            f"{config_path}: do_lower_case is {lower_case!r:.60}; accepted: true or false"
+        )
     accepted = {**_FOLLOWED_CONFIG, "strip_accents": (None, lower_case)}
     _check_fields(config, accepted, path=config_path)
     if not description:
@@ -118,7 +120,7 @@ def _check_fields(
             found = found.get("content")
         if found not in values:
             listed = " or ".join(json.dumps(value) for value in values)
-            raise DataError(f"{path}: {name} is {json.dumps(found)}; accepted: {listed}")
+            raise DataError(f"{path}: {name} is {json.dumps(found):.60}; accepted: {listed}")
 
 
 def _check_added_tokens(
@@ -130,6 +132,6 @@ def _check_added_tokens(
         known = content in tokenizer.pieces and str(tokenizer.pieces.index(content)) == str(i)
         if not known or value_at(token, "special") is not True:
             raise DataError(
-                f"{path}: added token {content!r} has id {i}; accepted: special pieces of the "
-                f"vocabulary of {tokenizer.vocab_size} pieces"
+                f"{path}: added token {content!r:.60} has id {i!s:.60}; accepted: special pieces "
+                f"of the vocabulary of {tokenizer.vocab_size} pieces"
             )

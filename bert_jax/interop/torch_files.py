@@ -8,7 +8,10 @@ References:
 """
 
 import io
+import math
+import mmap
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,6 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax.errors import CheckpointError
+from bert_jax.files import parsing
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
@@ -56,6 +60,8 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def read(self, data: np.ndarray) -> np.ndarray:
+        if math.prod(self.shape) > len(data):
+            raise pickle.UnpicklingError("a tensor that is larger than its storage")
         width = data.itemsize
         strides = [stride * width for stride in self.strides]
         try:  # NumPy checks that the view lies in the storage
@@ -87,9 +93,26 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage_type, key, _, size, *view = pid
-        if kind != "storage" or not isinstance(storage_type, _StorageType) or any(view):
+        types = (kind, type(storage_type), type(key), type(size))
+        if types != ("storage", _StorageType, str, int) or any(view):
             raise pickle.UnpicklingError("a reference to something other than a storage")
-        return _Storage(str(key), storage_type.dtype, int(size))
+        return _Storage(key, storage_type.dtype, size)
+
+
+def _unpickle(stream: Any) -> Any:
+    """Reads one pickle, after a check that it takes no more memory than its size suggests.
+
+    The opcodes PUT and LONG_BINPUT store an object under a number. Python allocates a table up to
+    the largest number: 20 bytes can take gigabytes. The numbers of a real file are consecutive.
+    """
+    start, stored = stream.tell(), 0
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            if not isinstance(argument, int) or argument > stored:
+                raise pickle.UnpicklingError(f"object {stored} of a pickle has number {argument}")
+            stored += 1
+    stream.seek(start)
+    return _Unpickler(stream).load()
 
 
 def read_torch(file: Path) -> dict[str, np.ndarray]:
@@ -99,28 +122,29 @@ def read_torch(file: Path) -> dict[str, np.ndarray]:
       CheckpointError: the file is truncated, or holds an object other than a tensor, or names a
         function that tensors do not need.
     """
-    try:
-        with file.open("rb") as opened:
-            read = _read_zip if zipfile.is_zipfile(opened) else _read_legacy
-            opened.seek(0)
-            return read(opened, file)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from error
-    except Exception as error:  # damaged bytes can raise any exception
-        reason = str(error) or type(error).__name__
-        raise CheckpointError(
-            f"{file} cannot be read ({reason}); accepted: a whole file that torch.save wrote "
-            "from a state dictionary"
-        ) from error
+    accepted = "a whole file that torch.save wrote from a state dictionary"
+    with parsing(file, accepted=accepted, error=CheckpointError), file.open("rb") as opened:
+        read = _read_zip if zipfile.is_zipfile(opened) else _read_legacy
+        opened.seek(0)
+        try:
+            return read(opened)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from error
 
 
-def _read_zip(opened: BinaryIO, file: Path) -> dict[str, np.ndarray]:
+def _read_zip(opened: BinaryIO) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(opened) as archive:
+        # torch.save compresses nothing, so all entries together are smaller than the file.
+        entries, size = archive.infolist(), opened.seek(0, io.SEEK_END)
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError("its entries are compressed; accepted: as torch.save stores them")
+        if sum(entry.file_size for entry in entries) > size:
+            raise CheckpointError("its entries are larger than the file; accepted: a whole file")
         (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in archive.namelist():
             _check_little_endian(archive.read(f"{root}byteorder") == b"little")
-        tensors = _tensors(_Unpickler(io.BytesIO(archive.read(pickled))).load())
+        tensors = _tensors(_unpickle(io.BytesIO(archive.read(pickled))))
         storages: dict[_Storage, np.ndarray] = {}
         for storage in {tensor.storage for tensor in tensors.values()}:
             dtype = np.dtype(storage.dtype)
@@ -131,18 +155,20 @@ def _read_zip(opened: BinaryIO, file: Path) -> dict[str, np.ndarray]:
     return {name: tensor.read(storages[tensor.storage]) for name, tensor in tensors.items()}
 
 
-def _read_legacy(opened: BinaryIO, file: Path) -> dict[str, np.ndarray]:
+def _read_legacy(opened: BinaryIO) -> dict[str, np.ndarray]:
     """Reads a sequence of pickles, then each storage's size and elements."""
-    header = [_Unpickler(opened).load() for _ in range(3)]
+    # A read of a map never takes more memory than the file, whatever length a pickle declares.
+    stream = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    header = [_unpickle(stream) for _ in range(3)]
     if header[:2] != [MAGIC_NUMBER, PROTOCOL_VERSION]:
         raise pickle.UnpicklingError("not a file of torch.save")
     _check_little_endian(header[2]["little_endian"])
-    tensors = _tensors(_Unpickler(opened).load())
+    tensors = _tensors(_unpickle(stream))
     by_key = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-    mapped = np.memmap(file, np.uint8, "r")
-    storages, keys, start = {}, _Unpickler(opened).load(), opened.tell()
+    mapped = np.frombuffer(stream, np.uint8)
+    storages, keys, start = {}, _unpickle(stream), stream.tell()
     for key in keys:
-        storage = by_key[str(key)]
+        storage = by_key[key]
         size = int(mapped[start : start + 8].view("<i8")[0])
         dtype = np.dtype(storage.dtype)
         end = start + 8 + size * dtype.itemsize

@@ -10,6 +10,7 @@ from layouts import GOLDENS
 
 from bert_jax.data.batch import Batch
 from bert_jax.errors import CheckpointError, DataError
+from bert_jax.interop import tensorflow
 from bert_jax.interop.tensorflow import read_bundle
 from bert_jax.runs.run import load_run
 
@@ -136,3 +137,46 @@ def test_a_checkpoint_whose_sizes_differ_from_its_config_is_refused(copy):
     (copy / "bert_config.json").write_text(json.dumps(config | {"max_position_embeddings": 13}))
     with pytest.raises(CheckpointError, match=r"position_embeddings is \[12, 16\], not \[13, 16\]"):
         load_run(copy / "bert_model.ckpt")
+
+
+def test_a_model_that_is_larger_than_its_weights_is_refused(copy):
+    """A config can describe a model of any size, so memory is taken only for sizes of tensors."""
+    config = json.loads((copy / "bert_config.json").read_text())
+    for name in ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"):
+        large = config | {name: 2**30, "num_attention_heads": 1}
+        (copy / "bert_config.json").write_text(json.dumps(large))
+        with pytest.raises(CheckpointError, match=f"{name} is 1073741824; accepted: at most"):
+            load_run(copy / "bert_model.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ([[(b"a", b"")], [(b"a", b"")]], "its keys are not sorted"),
+        ([[(b"b", b""), (b"a", b"")]], "its keys are not sorted"),
+        ([[(b"a" * 513, b"")]], "a name has more than 512 bytes"),
+    ],
+)
+def test_a_table_that_would_be_read_again_and_again_is_refused(blocks, said):
+    def varint(number):
+        groups = [number >> shift & 127 for shift in range(0, max(number.bit_length(), 1), 7)]
+        return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+    def block(entries):
+        pairs = b"".join(
+            b"\0" + varint(len(key)) + varint(len(value)) + key + value for key, value in entries
+        )
+        body = pairs + bytes(4) + b"\1\0\0\0" + b"\0"
+        return body + tensorflow._masked_checksum(body).to_bytes(4, "little")
+
+    content, handles = b"", []
+    for entries in blocks:
+        handle = varint(len(content)) + varint(len(block(entries)) - 5)
+        handles.append((b"key", handle))
+        content += block(entries)
+    index = varint(len(content)) + varint(len(block(handles)) - 5)
+    content += block(handles)
+    magic = tensorflow.TABLE_MAGIC_NUMBER.to_bytes(8, "little")
+    content += (b"\0\0" + index).ljust(40, b"\0") + magic
+    with pytest.raises(ValueError, match=said):
+        list(tensorflow._read_table(content))

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import resource
 import struct
 import sys
 import types
@@ -213,3 +214,48 @@ def test_load_run_refuses_a_malicious_directory(tmp_path):
     with pytest.raises(CheckpointError, match="nothing was run"):
         load_run(directory)
     assert not (tmp_path / "ran").exists()
+
+
+# ---- Files that ask for memory -------------------------------------------------------------------
+
+MEMO = b"\x80\x02}r" + struct.pack("<I", 300_000_000) + b"."
+"""A pickle of a dictionary that is stored under number 300,000,000: Python's table takes 4.8 GB."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_number_of_a_stored_object_takes_no_memory(name, tmp_path):
+    file = write(tmp_path / "m.bin", {}, name=name)
+    if name == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("model/data.pkl", MEMO)
+    else:
+        file.write_bytes(b"".join(map(pickled, [MAGIC_NUMBER, PROTOCOL_VERSION])) + MEMO)
+    with pytest.raises(CheckpointError, match="object 0 of a pickle has number 300000000"):
+        read_torch(file)
+
+
+@pytest.mark.parametrize("opcode", [b"B", b"\x8e", b"X", b"\x8d", b"\x95", b"\x8b"])
+def test_the_length_of_an_object_takes_no_memory(opcode, tmp_path):
+    width = 8 if opcode in b"\x8e\x8d\x95" else 4
+    (tmp_path / "m.bin").write_bytes(b"\x80\x04" + opcode + (2**31 - 9).to_bytes(width, "little"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="m.bin cannot be read"):
+        read_torch(tmp_path / "m.bin")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB
+
+
+def test_a_compressed_entry_is_refused_before_it_is_inflated(torch_names, tmp_path):
+    value = {"w": tensor(torch_names, 0, (2**20,), (1,), size=2**20)}
+    with zipfile.ZipFile(tmp_path / "m.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data.pkl", pickled(value))
+        archive.writestr("model/data/0", bytes(2**22))
+    with pytest.raises(CheckpointError, match="entries are compressed; accepted: as torch.save"):
+        read_torch(tmp_path / "m.bin")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_tensor_that_repeats_its_storage_is_refused(name, torch_names, tmp_path):
+    value = {"w": tensor(torch_names, 0, (2**40, 2**10), (0, 0))}
+    file = write(tmp_path / "m.bin", value, name=name, data=bytes(16))
+    with pytest.raises(CheckpointError, match="a tensor that is larger than its storage"):
+        read_torch(file)
