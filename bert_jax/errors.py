@@ -26,7 +26,7 @@ class CheckpointError(BertJaxError, ValueError):
 
 
 class DivergenceError(BertJaxError, ArithmeticError):
-    """The training loss is NaN or infinite."""
+    """A loss, a gradient or a held-out metric is NaN or infinite."""
 
 
 class OutOfMemoryError(BertJaxError, MemoryError):

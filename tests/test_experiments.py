@@ -157,6 +157,8 @@ def abstract_update(experiment):
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         assert (before.shape, before.dtype) == (now.shape, now.dtype)
+    finite = metrics.pop("finite").total
+    assert finite.shape == (2 + len(jax.tree.leaves(state.params)),)
     assert all(
         (leaf.shape, leaf.dtype) in (((), jnp.float32), ((), jnp.int32))
         for leaf in jax.tree.leaves(metrics)

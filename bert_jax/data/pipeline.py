@@ -84,6 +84,14 @@ class TrainingSource:
         masking = plan.config.masking.at(progress)
         return self._records.batch(addresses, seed=plan.seed, masking=masking)
 
+    def files(self, step: int) -> dict[str, list[int]]:
+        """Returns the files of global batch `step`, and the numbers of its records in each file."""
+        size, files = self._plan.config.batch_size, {}
+        for _, index in self.addresses(range(step * size, (step + 1) * size)):
+            file, record = self._records.place(index)
+            files.setdefault(file, []).append(record)
+        return files
+
     def addresses(self, examples: range) -> list[tuple[int, int]]:
         """Returns (epoch, record index) of each example. Numbers continue from epoch to epoch."""
         count = len(self._records)
@@ -158,6 +166,9 @@ class _Records:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def place(self, index: int) -> tuple[str, int]:
+        return self._source.place(index)
 
     def batch(
         self, addresses: list[tuple[int, int]], *, seed: int, masking: MaskingConfig

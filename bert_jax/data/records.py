@@ -136,10 +136,11 @@ class RecordSource(ArrayRecordDataSource):
 
     def damaged_record(self, index: SupportsIndex, problem: DataError | str) -> DataError:
         """Returns an error that names the file and the record."""
-        path, position = self._place(index)
+        path, position = self.place(index)
         return _damaged(path, f"record {position} {problem}")
 
-    def _place(self, index: SupportsIndex) -> tuple[str, int]:
+    def place(self, index: SupportsIndex) -> tuple[str, int]:
+        """Returns the file of a record, and the number of the record in this file, from 0."""
         number, position = self._reader_idx_and_position(index)
         return self._paths[number], position
 
@@ -147,7 +148,7 @@ class RecordSource(ArrayRecordDataSource):
         try:
             return super().__getitem__(record_key)
         except RuntimeError as error:
-            raise _damaged(self._place(record_key)[0], _first_clause(error)) from error
+            raise _damaged(self.place(record_key)[0], _first_clause(error)) from error
 
     def __getitems__(self, record_keys: Sequence[SupportsIndex]) -> Sequence[bytes]:
         try:

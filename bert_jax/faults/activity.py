@@ -28,7 +28,7 @@ class Activity:
 
     def __init__(self):
         self.lost = 0.0
-        """Seconds of updates that were made again after a process had been killed."""
+        """Seconds of updates that were made again after a kill or a rollback."""
         self.seconds_of_last = 0.0
         """Seconds of the last piece of work that has ended."""
         self._spent: dict[str, float] = {}
@@ -41,6 +41,12 @@ class Activity:
         """Adds the seconds of a run up to the checkpoint from which it goes on."""
         for work, seconds in spent.items():
             self._spent[work] = self._spent.get(work, 0.0) + seconds
+
+    def lose_updates(self, spent: Mapping[str, float]) -> None:
+        """Counts the updates since a checkpoint as lost. `spent` are the seconds up to it."""
+        made = self._spent.get("updates", 0.0) - spent.get("updates", 0.0)
+        self._spent["updates"] = spent.get("updates", 0.0)
+        self.lost += made
 
     def begin(self, work: Work) -> None:
         """Ends the current work and begins another."""

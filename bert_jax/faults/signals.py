@@ -65,6 +65,7 @@ class Notice:
     def __init__(self):
         self.signal: str | None = None
         """Name of the signal that came to this process."""
+        self._reached = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self):
@@ -96,7 +97,9 @@ class Notice:
             return self.signal is not None
         # jax's service chooses the next number after the largest it was asked for, from 1 on. A
         # resumed run begins with a later step, and would never ask for that number.
-        return multihost_utils.reached_preemption_sync_point(next(_calls))
+        # The service says True once.
+        self._reached = self._reached or multihost_utils.reached_preemption_sync_point(next(_calls))
+        return self._reached
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number).name

@@ -24,7 +24,7 @@ from bert_jax.training.state import (
     state_initializer,
     state_sharding,
 )
-from bert_jax.training.step import Metrics, eval_step, train_step
+from bert_jax.training.step import Metrics, eval_step, skip_update, train_step
 
 
 class Assembly(NamedTuple):
@@ -42,6 +42,8 @@ class Assembly(NamedTuple):
     """The sharding of every array of the state."""
     update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     """Makes one optimizer update (jitted). The given state is donated."""
+    skip: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    """Makes a step without an update and without metrics (jitted). The given state is donated."""
     lower: Callable[[TrainState, Batch], jax.stages.Lowered]
     """Lowers `update` for the shapes of a state and a batch, so that it can be compiled early."""
     begin: Callable[[TrainState], TrainState]
@@ -81,7 +83,8 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
         gradient_dtype=experiment.training.gradient_dtype,
     )
 
-    update = jax.jit(step, out_shardings=(sharding, None), donate_argnums=0)
+    whole = sharding.step  # each process reads the metrics
+    update = jax.jit(step, out_shardings=(sharding, whole), donate_argnums=0)
 
     def begin(state: TrainState) -> TrainState:
         fresh = optimizer.init(state.params)
@@ -95,6 +98,7 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
         initialize=initialize,
         sharding=sharding,
         update=update,
+        skip=jax.jit(skip_update, out_shardings=(sharding, whole), donate_argnums=0),
         lower=update.lower,
         begin=jax.jit(begin, out_shardings=sharding, donate_argnums=0),
         score=jax.jit(partial(eval_step, model=model, objective=experiment.objective)),

@@ -41,12 +41,14 @@ RESUMABLE = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.on_damaged_checkpoint",
+    "training.on_nonfinite",
+    "training.max_nonfinite",
     "training.stall_seconds",
     "evaluation.probe",
     "model.scan_layers",
 )
 """Prefixes of the fields that may change when a run continues. A new mesh, and a loop over the
-layers, change only rounding."""
+layers, change only rounding. `on_nonfinite` says what happens at later steps."""
 
 
 def open_checkpoints(

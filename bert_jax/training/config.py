@@ -37,6 +37,13 @@ class TrainingConfig:
     """The run ends if no update, no batch of an evaluation and no save is finished for this time.
     Compilation does not count. stderr then says where every process stands."""
 
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """The run does this if the loss or the gradient of a step is not finite. `stop`: it ends with
+    an error. `skip`: it leaves out the update of this step. `rollback`: it goes back to its last
+    checkpoint and leaves out the update when it comes to this step again."""
+    max_nonfinite: PositiveInt = 10
+    """Number of steps whose update a run may leave out. The run ends with an error at one more."""
+
     def __post_init__(self):
         check_bounds(self, "training")
 

@@ -39,11 +39,11 @@ class Mean:
 def merge(steps: list[dict[str, Mean]]) -> dict[str, float]:
     """Returns the weighted mean of each metric over several steps, computed on the host in float64.
 
-    The result leaves out a metric whose weight is 0.
+    The result leaves out a metric whose weight is 0. All steps have the same metrics.
     """
     fetched = jax.device_get(steps)
     merged = {}
-    for name in fetched[0]:
+    for name in fetched[0] if fetched else ():
         total = sum(np.float64(step[name].total) for step in fetched)
         weight = sum(np.float64(step[name].weight) for step in fetched)
         if weight > 0:

@@ -107,27 +107,49 @@ class AdamMoments(NamedTuple):
     square: optax.Params
 
 
-def scale_by_uncorrected_adam(
-    *, beta1: float, beta2: float, epsilon: float
-) -> optax.GradientTransformation:
-    """Returns Adam's direction without bias correction; `optax.scale_by_adam` always corrects."""
+def scale_by_adam(
+    *, beta1: float, beta2: float, epsilon: float, bias_correction: bool
+) -> optax.GradientTransformationExtraArgs:
+    """Returns Adam's direction; `optax.scale_by_adam` always corrects the bias of the moments.
 
-    def init(params: optax.Params) -> AdamMoments:
+    Its update takes a bool [] `finite`. If it is False, the moments and the step count are kept.
+    """
+    corrected = optax.scale_by_adam(beta1, beta2, epsilon)
+
+    def init(params: optax.Params) -> optax.OptState:
+        if bias_correction:
+            return corrected.init(params)
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AdamMoments(zeros, jax.tree.map(jnp.zeros_like, params))
 
     def update(
-        updates: optax.Updates, state: Any, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, AdamMoments]:
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        finite: ArrayLike = True,
+        **_: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         del params  # part of optax's interface
-        mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mean, updates)
-        square = jax.tree.map(
-            lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.square, updates
-        )
+        if bias_correction:
+            new = corrected.update(updates, state)[1]
+        else:
+            mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mean, updates)
+            square = jax.tree.map(
+                lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.square, updates
+            )
+            new = AdamMoments(mean, square)
+        # The direction is computed from the moments that are stored. Otherwise XLA would read the
+        # old moments after it has stored the new ones in their place, and would copy them before.
+        state = optax.tree.where(finite, new, state)
+        mean, square = state[-2:]
+        if bias_correction:
+            mean = optax.tree.bias_correction(mean, beta1, state.count)
+            square = optax.tree.bias_correction(square, beta2, state.count)
         direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mean, square)
-        return direction, AdamMoments(mean, square)
+        return direction, state
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def decay_mask(
@@ -166,8 +188,10 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
 
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Returns the chain: clipping, Adam, weight decay, trust ratios (LAMB only), learning rate.
+
+    Its update takes a bool [] `finite`, by default True; see `scale_by_adam`.
 
     The gradient of the global batch is clipped by its norm. The published TPU code instead clips
     the gradient of each replica before the sum. torch divides by the norm + 1e-6, not by the norm.
@@ -178,12 +202,12 @@ def make_optimizer(
     corresponds to `trust_ratio` 'all'. If `weight_decay` is 0, FusedLAMB uses no trust ratios, but
     ALBERT and this code do.
     """
-    if config.bias_correction:
-        direction = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
-    else:
-        direction = scale_by_uncorrected_adam(
-            beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon
-        )
+    direction = scale_by_adam(
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+        bias_correction=config.bias_correction,
+    )
     decays = partial(decay_mask, excludes=config.decay_excludes)
     everything = partial(decay_mask, excludes="nothing")
     transforms = [
@@ -195,6 +219,21 @@ def make_optimizer(
         adapted = everything if config.trust_ratio == "all" else decays
         transforms.append(optax.masked(scale_by_trust_ratio(), adapted))
     return optax.chain(*transforms, optax.scale_by_learning_rate(schedule))
+
+
+def without_update(opt_state: optax.OptState) -> optax.OptState:
+    """Returns the optimizer state after a step without an update. The schedule's count advances.
+
+    The learning rate therefore depends on the step alone. Moments and Adam's step count are kept.
+    """
+
+    def after(state: Any) -> Any:
+        if isinstance(state, optax.ScaleByScheduleState):
+            return state._replace(count=optax.safe_increment(state.count))
+        return state
+
+    schedule = optax.ScaleByScheduleState
+    return jax.tree.map(after, opt_state, is_leaf=lambda node: isinstance(node, schedule))
 
 
 def restart_moments(

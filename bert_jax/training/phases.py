@@ -58,6 +58,15 @@ def training_batches(phase: Phase, first_step: int) -> Iterator[Batch]:
     return _without_untrained_pairs(batches, phase)
 
 
+def files_of_step(phases: Sequence[Phase], step: int) -> dict[str, list[int]]:
+    """Returns the files of the global batch of an update of the run, and its records in each file.
+
+    The first update is step 1. Records are numbered from 0 within a file.
+    """
+    phase = next(phase for phase in phases if step <= phase.last_step)
+    return pipeline.TrainingSource(_read_plan(phase)).files(step - 1 - phase.first_step)
+
+
 def held_out_batches(phase: Phase) -> Iterator[Batch]:
     """Yields this host's rows of the held-out examples of the phase's data."""
     data, evaluation = phase.experiment.data, phase.experiment.evaluation

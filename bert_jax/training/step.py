@@ -21,6 +21,7 @@ from bert_jax.training.losses import (
     pretraining_objective,
 )
 from bert_jax.training.metrics import Mean
+from bert_jax.training.optim import without_update
 from bert_jax.training.state import TrainState, random_stream
 
 Metrics = dict[str, Mean]
@@ -116,14 +117,19 @@ def train_step(
     batch: Batch,
     *,
     model: BertForPretraining,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     objective: ObjectiveConfig,
     seed: int,
     microbatches: int = 1,
     gradient_dtype: DTypeLike = "float32",
 ) -> tuple[TrainState, Metrics]:
-    """Makes one update. The random bits of dropout depend on (seed, step) alone."""
+    """Makes one update. The random bits of dropout depend on (seed, step) alone.
+
+    If the loss or the norm of the gradient is not finite, the state is that of `skip_update`.
+    `finite` of the metrics is bool [2 + parameters]: whether the loss, the norm, and the sum of
+    squares of each parameter's gradient are finite, in the order of `jax.tree.leaves`.
+    """
     dropout_rng = jax.random.fold_in(random_stream(seed, "dropout"), state.step)
     gradients, metrics = accumulate_gradients(
         state.params,
@@ -134,14 +140,26 @@ def train_step(
         microbatches=microbatches,
         dtype=gradient_dtype,
     )
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    # The norm needs the same sums of squares, so XLA computes them once.
+    squares = [optax.tree.norm(leaf, squared=True) for leaf in jax.tree.leaves(gradients)]
+    norm = optax.tree.norm(gradients)
+    checks = jnp.isfinite(jnp.stack([metrics["loss"].total, norm, *squares]))
+    finite = checks[0] & checks[1]
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, finite=finite)
+    params = optax.tree.where(finite, optax.apply_updates(state.params, updates), state.params)
     # Per-step scalars get weight 1, so a log row reports their mean over its steps.
     metrics["loss"] = Mean(metrics["loss"].total, 1.0)
-    metrics["grad_norm"] = Mean(optax.tree.norm(gradients), 1.0)
+    metrics["grad_norm"] = Mean(norm, 1.0)
+    metrics["finite"] = Mean(checks, 1.0)
     metrics["learning_rate"] = Mean(schedule(state.step), 1.0)
     metrics["tokens"] = Mean(batch.padding_mask.sum(), 1.0)
-    params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def skip_update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Makes a step without an update: only the counts of steps advance. It has no metrics."""
+    del batch  # as in `train_step`
+    return TrainState(state.step + 1, state.params, without_update(state.opt_state)), {}
 
 
 def eval_step(

@@ -1,7 +1,8 @@
 """Pretraining: `train` makes a run, from its first checks to its result."""
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.build import Assembly, assemble, check_memory, compile_update
+from bert_jax.training.config import TrainingConfig
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.experiment import Experiment, Phase, errors_of_phase, phases
+from bert_jax.training.metrics import PendingRow
+from bert_jax.training.nonfinite import NonFiniteSteps, Rollback
 from bert_jax.training.phases import (
     check_files_of_phases,
     first_batch,
@@ -56,7 +60,7 @@ def train(
 
     Raises:
       ConfigError, DataError, CheckpointError: the run is not possible; raised before any compile.
-      DivergenceError: a metric is not finite.
+      DivergenceError: a held-out metric is not finite, or a step (see `training.on_nonfinite`).
     """
     training, plan, activity = experiment.training, phases(experiment), Activity()
 
@@ -77,6 +81,7 @@ def train(
     for phase in plan:
         with errors_of_phase(phase.number, of=len(plan)):
             assemblies[phase.number] = check_memory(assemble(phase, mesh))
+    nonfinite = NonFiniteSteps(workdir, experiment, assemblies[1].sharding.params)
 
     # ---- Run directory and state ------------------------------------------------------------
     activity.lost = open_workdir(workdir, experiment, first_step)
@@ -85,15 +90,15 @@ def train(
         experiment=config_hash(experiment),
         data=passport_fingerprint(passport)[:12],
         checkpoint=first_step,
+        left_out=sorted(nonfinite.left_out),
         workdir_shared=(workdir / "config.json").exists(),
     )
     move_damaged(workdir, newest_whole=first_step)
     manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
     if first_step:
         checkpoint.check_run_of_step(manager, experiment, tokenizer, step=first_step)
-    state, spent, pending = starting_state(
-        first_step, assemblies[1], manager, workdir, passport, weights
-    )
+    start = partial(starting_state, assemblies[1], manager, workdir, passport, weights)
+    state, spent, pending = start(first_step)
     activity.go_on(spent)
     parameters, kind = num_parameters(state.params, experiment.model), jax.devices()[0].device_kind
     report(
@@ -102,9 +107,8 @@ def train(
     )
 
     # ---- Compile the updates of all remaining phases: too little memory is an error now -------
-    remaining = [phase for phase in plan if phase.last_step > first_step]
     with jax.set_mesh(mesh):
-        compile_updates(assemblies, remaining, state, first_step, activity)
+        compile_updates(assemblies, plan, state, first_step, activity)
 
     # ---- Phases -------------------------------------------------------------------------------
     save = partial(
@@ -116,27 +120,27 @@ def train(
         passport=passport,
     )
     held_out: dict[str, float] = {}
-    writer = RunWriter(workdir, training, first_step, profile_steps, pending)
     stalled = end_if_stalled(activity, seconds=training.stall_seconds)
-    with jax.set_mesh(mesh), Notice() as notice, manager, writer, stalled:
-        for phase in remaining or plan[-1:]:  # the last phase if only the result is missing
-            if len(plan) > 1:
-                report(f"phase {phase.number}: {phase.experiment.data.directory}")
-                writer.phase = phase.number
-            assembly = assemblies[phase.number]
-            state, held_out = train_phase(
-                state,
-                phase,
-                assembly,
-                writer,
-                notice,
-                activity,
-                first_step=first_step,
-                probes=probes,
-                save=save,
-            )
-        activity.begin("saving")
-        manager.wait_until_finished()
+    with jax.set_mesh(mesh), Notice() as notice, manager, stalled:
+        while not held_out:  # after a rollback, the run goes on from its last checkpoint
+            writer = RunWriter(workdir, training, first_step, profile_steps, pending, nonfinite.add)
+            with contextlib.suppress(Rollback), writer:
+                held_out = train_phases(
+                    state,
+                    plan,
+                    assemblies,
+                    writer,
+                    notice,
+                    activity,
+                    first_step=first_step,
+                    left_out=nonfinite.left_out,
+                    probes=probes,
+                    save=save,
+                )
+            activity.begin("saving")
+            manager.wait_until_finished()
+            if not held_out:
+                first_step, state, pending = roll_back(manager, workdir, training, start, activity)
 
     return write_result(workdir, experiment, held_out, activity)
 
@@ -169,9 +173,9 @@ def compile_updates(
     first_step: int,
     activity: Activity,
 ) -> None:
-    """Compiles the update of each of `phases`, in `assemblies`."""
+    """Compiles the update of each phase that ends after `first_step`, in `assemblies`."""
     activity.begin("compilation")
-    for phase in phases:
+    for phase in (phase for phase in phases if phase.last_step > first_step):
         assembly, batch = assemblies[phase.number], first_batch(phase, first_step)
         assemblies[phase.number] = compile_update(assembly, state, batch)
     activity.begin("start")
@@ -196,12 +200,12 @@ def write_result(
 
 
 def starting_state(
-    step: int,
     assembly: Assembly,
     manager: checkpoint.CheckpointManager,
     workdir: Path,
     passport: dict,
     weights: initial.InitialWeights | None,
+    step: int,
 ) -> checkpoint.Restored:
     """Returns the state that training starts from, and what the checkpoint holds beside it.
 
@@ -225,6 +229,50 @@ def starting_state(
     return checkpoint.Restored(state)
 
 
+def roll_back(
+    manager: checkpoint.CheckpointManager,
+    workdir: Path,
+    config: TrainingConfig,
+    start: Callable[[int], checkpoint.Restored],
+    activity: Activity,
+) -> tuple[int, TrainState, PendingRow]:
+    """Returns the step of the last whole checkpoint, or 0, with its state and its pending row."""
+    step = newest_whole_step(workdir, on_damaged=config.on_damaged_checkpoint)
+    move_damaged(workdir, newest_whole=step)
+    manager.reload()
+    state, spent, pending = start(step)
+    activity.lose_updates(spent)
+    return step, state, pending
+
+
+def train_phases(
+    state: TrainState,
+    plan: Sequence[Phase],
+    assemblies: Mapping[int, Assembly],
+    writer: RunWriter,
+    *arguments: Any,
+    first_step: int,
+    **options: Any,
+) -> dict[str, float]:
+    """Trains the phases that end after `first_step` and returns what is measured after the last.
+
+    The other arguments are those of `train_phase`.
+    """
+    held_out: dict[str, float] = {}
+    remaining = [phase for phase in plan if phase.last_step > first_step]
+    for phase in remaining or plan[-1:]:  # the last phase if only the result is missing
+        if len(plan) > 1:
+            report(f"phase {phase.number}: {phase.experiment.data.directory}")
+            writer.phase = phase.number
+        assembly = assemblies[phase.number]
+        if phase.number > 1 and first_step <= phase.first_step:
+            state = assembly.begin(state)
+        state, held_out = train_phase(
+            state, phase, assembly, writer, *arguments, first_step=first_step, **options
+        )
+    return held_out
+
+
 def train_phase(
     state: TrainState,
     phase: Phase,
@@ -234,16 +282,20 @@ def train_phase(
     activity: Activity,
     *,
     first_step: int,
+    left_out: Collection[int],
     probes: Sequence[Probe],
     save: Callable[..., None],
 ) -> tuple[TrainState, dict[str, float]]:
     """Trains a phase. Skips steps up to `first_step`, which were made before a restart of the run.
+
+    The steps `left_out` make no update.
 
     Returns:
       The last state, and the metrics and baselines on the phase's held-out examples.
 
     Raises:
       Interrupted: a signal came to a process of the run. The state is saved.
+      DivergenceError, Rollback: a value is not finite. No step after the last row is saved.
     """
     config, data = phase.experiment.training, phase.experiment.data
 
@@ -257,8 +309,6 @@ def train_phase(
     report(f"baselines on held-out text: {found}")
 
     # ---- Loop: an update returns early, so batch s + 1 is read while the devices run step s ---
-    if phase.number > 1 and first_step <= phase.first_step:
-        state = assembly.begin(state)
     batches = map(assembly.place, training_batches(phase, first_step))
     evaluation = {}
     activity.begin("updates")
@@ -267,7 +317,8 @@ def train_phase(
     for step, batch in zip(steps, batches, strict=True):
         activity.progress(step)
         with writer.profile(step), jax.transfer_guard("disallow"):
-            state, metrics = assembly.update(state, batch)
+            update = assembly.skip if step in left_out else assembly.update
+            state, metrics = update(state, batch)
             writer.add(metrics)
         evaluating = step % config.eval_every == 0 or step == phase.last_step
         saving = step % config.checkpoint_every == 0 or step == phase.last_step

@@ -4,8 +4,9 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.progress import (
@@ -23,10 +24,15 @@ from bert_jax.errors import DivergenceError
 from bert_jax.files import open_to_append, write_atomically
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.metrics import Mean, PendingRow, merge
+from bert_jax.training.nonfinite import ADVICE
 from bert_jax.training.step import Metrics
 
 SECONDS_BETWEEN_LINES = 10.0
 """Minimum time between two progress lines, in seconds, if stderr is not a terminal."""
+
+
+Window = list[tuple[int, Metrics]]
+"""The steps of a row, each with its number. The metrics are empty if it made no update."""
 
 
 class RunWriter:
@@ -43,19 +49,24 @@ class RunWriter:
         first_step: int,
         profile_steps: range = range(0),
         pending: PendingRow = (),
+        on_nonfinite: Callable[[int, dict[str, Any]], None] | None = None,
     ):
+        """`on_nonfinite` is called with each step that is not finite and its metrics."""
         self.phase: int | None = None
         """Number of the phase, written into each row; None in a run of one phase."""
         self._workdir = workdir
         self._active = jax.process_index() == 0
         self._profile_steps = profile_steps if self._active else range(0)
         self._trace = contextlib.ExitStack()
-        self._window: list[Metrics] = [
-            {name: Mean(*value) for name, value in step.items()} for step in pending
+        self._on_nonfinite = on_nonfinite
+        self._step = first_step
+        self._window: Window = [
+            (step, {name: Mean(*value) for name, value in metrics.items()})
+            for step, metrics in enumerate(pending, first_step - len(pending) + 1)
         ]
         self._earlier = len(pending)
         """Number of steps of the row that an earlier process made."""
-        self._ended: tuple[int, list[Metrics]] | None = None
+        self._ended: tuple[int, Window] | None = None
         self._clock = time.monotonic()
         self._last_line = 0.0
         self._console = environment.plain_console(stderr=True)
@@ -105,8 +116,10 @@ class RunWriter:
         """Adds the metrics of a step without waiting until the devices have computed them.
 
         If `end_row` has ended a row, that row is written now, while the devices run this step.
+        `metrics` are empty if the step is left out.
         """
-        self._window.append(metrics)
+        self._step += 1
+        self._window.append((self._step, metrics))
         if self._ended is not None:
             (step, ended), self._ended = self._ended, None
             self.write(step, self._read(ended))
@@ -129,27 +142,40 @@ class RunWriter:
         if self._ended is not None:
             (step, ended), self._ended = self._ended, None
             self.write(step, self._read(ended))
-        values = [
-            {name: (float(mean.total), float(mean.weight)) for name, mean in step.items()}
-            for step in jax.device_get(self._window)
-        ]
-        for step in values:
-            for name, (total, _) in step.items():
-                self._check_finite(name, total, "the last step")
-        return values
+        steps = []
+        for step, metrics in self._fetch(self._window):
+            values = {k: (float(mean.total), float(mean.weight)) for k, mean in metrics.items()}
+            for name, (total, _) in values.items():
+                self._check_finite(f"train/{name}", total, step)
+            steps.append(values)
+        return steps
 
     def restart_clock(self) -> None:
         """Excludes the time since `read_row`, such as an evaluation, from the tokens per second."""
         self._clock = time.monotonic()
 
-    def _read(self, window: list[Metrics]) -> dict[str, float]:
-        row = merge(window)
+    def _read(self, window: Window) -> dict[str, float]:
+        updates = [metrics for _, metrics in self._fetch(window) if metrics]
+        row = merge(updates)
         now = time.monotonic()
         steps = len(window) - self._earlier
-        tokens_per_second = row.pop("tokens") * steps / (now - self._clock)
+        tokens_per_second = row.pop("tokens", 0.0) * steps / (now - self._clock)
         self._clock, self._earlier = now, 0
         row = {f"train/{name}": value for name, value in row.items()}
+        if len(updates) < len(window):
+            row["train/skipped_updates"] = len(window) - len(updates)
         return row | {"perf/tokens_per_second": tokens_per_second}
+
+    def _fetch(self, window: Window) -> list[tuple[int, dict[str, Any]]]:
+        """Waits for the steps. The metrics of a step that made no update become empty."""
+        fetched = []
+        for step, metrics in jax.device_get(window):
+            updated = "finite" not in metrics or metrics["finite"].total.all()
+            if self._on_nonfinite and not updated:
+                self._on_nonfinite(step, metrics)
+                metrics = {}
+            fetched.append((step, {k: v for k, v in metrics.items() if k != "finite"}))
+        return fetched
 
     def write(self, step: int, row: dict[str, float]) -> None:
         """Writes one row of scalars, named `train/...`, `eval/...` or `perf/...`.
@@ -158,7 +184,7 @@ class RunWriter:
           DivergenceError: a value is not finite.
         """
         for name, value in row.items():
-            self._check_finite(name, value, f"step {step}")
+            self._check_finite(name, value, step)
         if not self._active:
             return
         with open_to_append(self._workdir / "metrics.jsonl") as file:
@@ -173,12 +199,11 @@ class RunWriter:
             self._last_line = time.monotonic()
             self._console.print(f"step {step:>7}  {_summary(row)}", soft_wrap=True)
 
-    def _check_finite(self, name: str, value: float, when: str) -> None:
+    def _check_finite(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise DivergenceError(
-                f"{self._workdir}: {name} is {value} at {when}; accepted: finite values. The "
-                "checkpoints are kept. A lower optimizer.learning_rate or a longer "
-                "optimizer.warmup_steps may help, in another --workdir"
+                f"{self._workdir}: {name} is {value} at step {step}; accepted: finite values. "
+                f"{ADVICE}"
             )
 
 
