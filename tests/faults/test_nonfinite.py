@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -81,7 +82,8 @@ def without(experiment, steps):
                 state = assembly.begin(state)
             for step, batch in enumerate(training_batches(phase, 0), phase.first_step + 1):
                 if step in steps:
-                    *others, schedule = state.opt_state
+                    counted: Any = state.opt_state
+                    *others, schedule = counted
                     opt_state = (*others, type(schedule)(count=state.step + 1))
                     state = replace(state, step=state.step + 1, opt_state=opt_state)
                 else:
