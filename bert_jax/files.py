@@ -118,7 +118,7 @@ def read_bytes(file: Path, *, error: type[BertJaxError] = DataError) -> bytes:
             raise error(f"{file} cannot be read (it is a device or a pipe); accepted: a file")
         return file.read_bytes()
     except OSError as problem:
-        raise error(f"{file} cannot be read ({problem.strerror})") from problem
+        raise error(f"{file} cannot be read ({problem.strerror}); accepted: a file") from problem
 
 
 def read_text(file: Path, *, error: type[BertJaxError] = DataError) -> str:
@@ -130,7 +130,7 @@ def read_text(file: Path, *, error: type[BertJaxError] = DataError) -> str:
     try:
         return read_bytes(file, error=error).decode("utf-8")
     except UnicodeDecodeError as problem:
-        raise error(f"{file} is not UTF-8 at byte {problem.start}") from problem
+        raise error(f"{file} is not UTF-8 at byte {problem.start}; accepted: UTF-8") from problem
 
 
 def read_json(
@@ -157,9 +157,11 @@ def read_json(
     try:
         value = _parse(text)
     except json.JSONDecodeError as problem:
-        raise error(f"{file}:{problem.lineno} is not JSON ({problem.msg}){advice}") from problem
+        raise error(
+            f"{file}:{problem.lineno} is not JSON ({problem.msg}); accepted: JSON{advice}"
+        ) from problem
     except (ValueError, RecursionError) as problem:  # a number of 5,000 digits, 1,000 brackets
-        raise error(f"{file} is not JSON ({problem}){advice}") from problem
+        raise error(f"{file} is not JSON ({problem}); accepted: JSON{advice}") from problem
     check_json(value, kind, place=file, error=error, advice=advice)
     return value
 
@@ -176,7 +178,7 @@ def parse_json(
     try:
         value = _parse(text)
     except (ValueError, RecursionError) as problem:
-        raise error(f"{place} is not JSON ({problem}){advice}") from problem
+        raise error(f"{place} is not JSON ({problem}); accepted: JSON{advice}") from problem
     check_json(value, kind, place=place, error=error, advice=advice)
     return value
 

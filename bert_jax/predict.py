@@ -161,7 +161,7 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
             try:
                 texts = line.decode("utf-8").rstrip("\r\n").split("\t")
             except UnicodeDecodeError as error:
-                raise DataError(f"not UTF-8 at byte {error.start}") from error
+                raise DataError(f"not UTF-8 at byte {error.start}; accepted: UTF-8") from error
             if not "".join(texts).strip():
                 raise DataError("is blank; accepted: a text in every line")
             if len(texts) != fields:

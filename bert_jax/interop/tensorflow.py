@@ -126,7 +126,9 @@ def _map_file(prefix: Path, shard: int, shards: int) -> np.ndarray:
     try:
         return np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"{file} cannot be read ({error.strerror}); accepted: a file"
+        ) from error
 
 
 def _read_variable(name: str, entry: _Entry, data: list[np.ndarray], prefix: Path) -> np.ndarray:

@@ -114,9 +114,24 @@ def get_config():
     return FineTuningConfig(task=task, mesh=MeshConfig(data=1))
 """
 
+TOKENIZER = {
+    "normalizer": {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": True,
+        "lowercase": True,
+    },
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+    "model": {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "vocab": {},
+    },
+}
 FOREIGN = {
     "architectures": ("config.json", {"architectures": 5}),
-    "added_tokens": ("tokenizer.json", {"added_tokens": 5}),
+    "added_tokens": ("tokenizer.json", TOKENIZER | {"added_tokens": 5}),
     "added_decoder": ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
 }
 """Directories of Hugging Face with a wrong file."""
@@ -523,6 +538,7 @@ ROWS = {
         ("--corpus=jsonl:cut.jsonl", "cut.jsonl:1 is not JSON ... accepted"),
         ("--corpus=jsonl:list.jsonl", "list.jsonl:1 ... accepted"),
         ("--corpus=jsonl:train.jsonl:body", "1 has no field 'body' ... accepted: SPEC:FIELD"),
+        ("--corpus=jsonl:surrogate.jsonl", "surrogate.jsonl:1 has no text in ... accepted"),
         ("--corpus=text:empty.jsonl", "empty.jsonl:1 is an empty file; accepted"),
         (
             "--set=data.train_shards=100000",
@@ -536,6 +552,7 @@ ROWS = {
         ("--set=data.held_out_fraction=1", "data.held_out_fraction is 1; accepted: at least 0"),
         ("--set=model.vocab_size=10", "vocab_size ... 10 ... accepted"),
         ("--set=model.vocab_size=100000", "vocab_size ... 100000 ... accepted"),
+        ("--vocabulary=nowhere.txt", "nowhere.txt cannot be read ... accepted"),
         ("--vocabulary=list.json", "--vocabulary=list.json is a .json file; accepted"),
         ("--vocabulary=tiny_bert/vocab.txt", "has ... pieces and model.vocab_size is 500"),
         ("--exclude=nowhere.txt", "nowhere.txt ... accepted"),
@@ -573,6 +590,8 @@ ROWS = {
             "--set=task.train=train.jsonl",
             "'train.jsonl' names no set of examples; accepted: tsv:FILE",
         ),
+        ("--set=task.train=jsonl:cut.jsonl", "cut.jsonl:1 is not JSON ... accepted"),
+        ("--set=task.train=squad:train.jsonl", "train.jsonl:2 is not JSON ... accepted"),
         ("--set=task.train=", "task.train is empty; accepted: data such as tsv:FILE"),
         ("--set=task.train=jsonl:nowhere.jsonl", "nowhere.jsonl does not exist; accepted"),
         ("--set=task.train=jsonl:no_field.jsonl", "no_field.jsonl:2 has no field 'text'; accepted"),
@@ -645,6 +664,11 @@ ROWS = {
         ("--source=headless --allow=masked_token_head", "(accepted: allow next_sentence_head, "),
         ("--output=tiny_bert", "--output=tiny_bert exists; accepted: a new or an empty directory"),
         ("--source=nowhere", "nowhere does not exist; accepted"),
+        ("--source=no_config", "no_config/config.json cannot be read ... accepted"),
+        ("--source=no_vocabulary", "no_vocabulary/vocab.txt cannot be read ... accepted"),
+        ("--source=added_tokens", "tokenizer.json ... added_tokens ... accepted"),
+        ("--source=deep_tokenizer", "deep_tokenizer/tokenizer.json is not JSON ... accepted"),
+        ("--source=deep_config", "deep_config/config.json is not JSON ... accepted"),
         ("--source=pointer", "model.safetensors ... accepted"),
         ("--source=architectures", "config.json: architectures is int; accepted: array | null"),
         ("--source=added_decoder", "added_tokens_decoder ... accepted"),

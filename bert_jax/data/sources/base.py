@@ -99,7 +99,9 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
         size = len(text.encode("utf-8"))
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         # The field holds bytes that are not UTF-8, or a lone surrogate, which JSON permits.
-        raise DataError(f"{place()} has no text in field {field!r} ({error.reason})") from error
+        raise DataError(
+            f"{place()} has no text in field {field!r} ({error.reason}); accepted: UTF-8"
+        ) from error
     except TypeError as error:
         shown = reprlib.repr(value)[:40]  # repr fails for a value that is nested deeply
         raise DataError(

@@ -69,7 +69,7 @@ def read_csv(path: Path) -> Iterator[Record]:
                 )
             yield Record(f"{path}:{reader.line_num}", cells)
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num} is not CSV ({error})") from error
+        raise DataError(f"{path}:{reader.line_num} is not CSV ({error}); accepted: CSV") from error
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:

@@ -40,9 +40,11 @@ def read_squad(path: Path) -> Iterator[Record]:
                     yield Record(place, fields)
                     place = f"{path}:{line}, after question {question['id']},"
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); accepted: a file") from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno} is not JSON ({error.msg})") from error
+        raise DataError(
+            f"{path}:{error.lineno} is not JSON ({error.msg}); accepted: JSON"
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{place} does not have SQuAD's form ({type(error).__name__}: {error}); accepted: "
