@@ -24,14 +24,17 @@ from absl.testing import flagsaver
 from safetensors.numpy import load_file, save_file
 
 from bert_jax import command, cpu
-from bert_jax.config import override, to_json
+from bert_jax.config import load_experiment, override, to_json
 from bert_jax.errors import BertJaxError
+from bert_jax.evaluate import evaluate_run
 from bert_jax.faults import signals
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.runs.run import load_run
+from bert_jax.tasks.finetuning import finetune
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.state import unboxed_params
+from bert_jax.training.train import train
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -718,6 +721,7 @@ def test_a_wrong_command_ends_in_one_line(words, said, world, commands, monkeypa
     assert snapshot(world) == before
 
 
+NAMES = (Experiment, Path, evaluate_run, finetune, load_experiment, load_run, override, train)
 CALLS = {
     "load_run('')": "the path of a run is ''; accepted",
     "load_run('nowhere')": "nowhere does not exist; accepted",
@@ -746,17 +750,34 @@ CALLS = {
     "run.generate('a', seed=2**32)": "seed is 4294967296; accepted: 0 to 4294967295",
     "run.metrics()": "weights has no metrics.jsonl; accepted: a run of pretrain",
     "Experiment(data=5, model=run.model.config, training=run.config.training)": "data is 5",
+    "train(run.config, Path('data/run'))": "data/run lies in the prepared data of ... accepted",
+    "train(run.config, Path('mine.py'))": "mine.py is a file; accepted: a directory for the run",
+    "train(run.config, Path('begun'))": "optimizer.beta2=0.98, not 0.999; accepted",
+    "train(override(run.config, {'mesh.data': 9}), Path('new'))": "mesh is 9 x 1 x 1 ... accepted",
+    "train(override(run.config, {'model.num_layers': 10**7}), Path('new'))": "GiB ... accepted",
+    "train(override(run.config, {'training.init_from': 'x'}), Path('new'))": "init_from=x ... acc",
+    "evaluate_run(run, 'nowhere')": "nowhere holds no prepared data ... accepted",
+    "evaluate_run(load_run('tiny_bert'), 'data')": "holds weights without a run; accepted",
+    "finetune(task, Path('nowhere'), Path('new'))": "nowhere does not exist; accepted",
+    "finetune(task, Path('tiny_bert'), Path('begun'))": "begun holds config.json ... accepted",
+    "load_experiment('exit_status.py')": "exit_status.py:2: SystemExit: 3; accepted",
+    "load_experiment('two_variants.py:big')": "no variant 'big'; accepted: small, large",
     "override(run.config, {'seed': -1})": "seed is -1; accepted",
     "override(run.config, {'sed': 1})": "unknown field 'sed'; did you mean seed",
 }
 
 
+@pytest.fixture(scope="module")
+def run(world):
+    return load_run(world / "weights")
+
+
 @pytest.mark.parametrize("call", CALLS)
-def test_a_wrong_call_raises_a_typed_error(call, world, monkeypatch):
+def test_a_wrong_call_raises_a_typed_error(call, world, run, monkeypatch):
     monkeypatch.chdir(world)
     before = snapshot(world)
-    names = {"load_run": load_run, "Experiment": Experiment, "override": override}
-    names |= {"run": load_run("weights")} if "run." in call else {}
+    names = {one.__name__: one for one in NAMES}
+    names |= {"run": run, "task": load_experiment("task.py")}
     with pytest.raises(BertJaxError) as error:
         eval(call, names)
     assert "\n" not in str(error.value)
