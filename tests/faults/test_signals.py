@@ -76,11 +76,17 @@ def signals_are_received():
         signal.signal(number, handler)
 
 
-def start(module, *arguments, devices=1):
+def start(module, *arguments, devices=1, code=""):
+    """Starts a command, or `code` in its place."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [*PYTHON, "-m", f"bert_jax.{module}", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags},
+        [*PYTHON, *(["-c", code] if code else ["-m", f"bert_jax.{module}"]), *map(str, arguments)],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": flags,
+            "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # no restart, which needs -m
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -116,20 +122,40 @@ def test_a_command_says_how_to_go_on(long, tmp_path):
     )
 
 
-PROCESSES, STEPS_OF_BOTH = 2, 120
+PROCESSES, STEPS_OF_BOTH, EVERY = 2, 160, 40
 """jax tells the processes of a signal within some seconds; 120 updates take longer."""
+
+PATCHED = """
+import os, runpy, signal, sys
+from bert_jax.training import {module}
+
+original = {module}.{name}
+
+def interrupted(*arguments, **keywords):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return original(*arguments, **keywords)
+
+{module}.{name} = interrupted
+sys.argv = ["pretrain", *sys.argv[1:]]
+runpy.run_module("bert_jax.pretrain", run_name="__main__")
+"""
+DURING = {
+    "evaluation": PATCHED.format(module="train", name="evaluate"),
+    "saving": PATCHED.format(module="checkpoint", name="save"),
+}
 
 
 @pytest.fixture(scope="module")
 def on_eight_devices(experiment, tmp_path_factory):
-    every = {"training.eval_every": STEPS_OF_BOTH, "training.checkpoint_every": STEPS_OF_BOTH}
+    every = {"training.eval_every": EVERY, "training.checkpoint_every": EVERY}
     changes = {"training.steps": STEPS_OF_BOTH, "mesh.data": 8, **every}
     file = tmp_path_factory.mktemp("both") / "config.json"
     file.write_text(json.dumps(to_json(override(experiment, changes))))
     return file
 
 
-def start_both(config, workdir):
+def start_both(config, workdir, *, code=""):
+    """Starts both processes; `code` is that of process 1."""
     port = free_port()
     return [
         start(
@@ -138,6 +164,7 @@ def start_both(config, workdir):
             *(f"--coordinator=127.0.0.1:{port}", f"--process_count={PROCESSES}"),
             f"--process_index={index}",
             devices=8 // PROCESSES,
+            code=code if index == 1 else "",
         )
         for index in range(PROCESSES)
     ]
@@ -165,7 +192,7 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     wait_for((tmp_path / "metrics.jsonl").exists, processes[0])
     processes[1].send_signal(number)
     said = end_of(processes, signals.STATUS)
-    (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
     assert all(f"step {saved} is saved" in one for one in said) and saved < STEPS_OF_BOTH
 
     # Again, before the first update of the resumed run.
@@ -175,6 +202,19 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
             break
     processes[0].send_signal(number)
     end_of(processes, signals.STATUS)
+    end_of(start_both(on_eight_devices, tmp_path), 0)
+    assert_same_run(tmp_path, undisturbed_on_eight_devices, step=STEPS_OF_BOTH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", DURING)
+def test_a_signal_during_an_evaluation_or_a_save_saves_one_step_in_both(
+    moment, on_eight_devices, undisturbed_on_eight_devices, tmp_path
+):
+    said = end_of(start_both(on_eight_devices, tmp_path, code=DURING[moment]), signals.STATUS)
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
+    assert all(f"step {saved} is saved" in one for one in said)
+    assert EVERY <= saved < STEPS_OF_BOTH
     end_of(start_both(on_eight_devices, tmp_path), 0)
     assert_same_run(tmp_path, undisturbed_on_eight_devices, step=STEPS_OF_BOTH)
 
