@@ -21,4 +21,11 @@ several=()
 if [ -n "${COORDINATOR:-}" ]; then
   several=(--coordinator="$COORDINATOR" --process_count="$COUNT" --process_index="$INDEX")
 fi
-python -m bert_jax.pretrain --experiment="$experiment" --workdir="$workdir" "${mesh[@]}" "${several[@]}"
+trap 'exit 75' INT # after Ctrl-C, the run has saved its step and does not start again
+status=75
+while [ "$status" = 75 ]; do # a process was lost, the run stalled, or a signal came
+  status=0
+  python -m bert_jax.pretrain --experiment="$experiment" --workdir="$workdir" \
+    "${mesh[@]}" "${several[@]}" || status=$?
+done
+exit "$status"
