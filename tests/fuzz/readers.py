@@ -209,6 +209,41 @@ def pack_model(content: bytes, model: bytes) -> bytes:
     return json.dumps(json.loads(content) | {"model": base64.b64encode(model).decode()}).encode()
 
 
+# ---- Runs ----------------------------------------------------------------------------------------
+
+
+def write_run(name: str) -> Callable[[Path], Path]:
+    def write(directory: Path) -> Path:
+        from bert_jax.config import load_experiment, to_json
+        from bert_jax.files import sha256_of_file
+
+        experiment = load_experiment(Path(__file__).parents[2] / "experiments" / "quickstart.py")
+        step = directory / "checkpoints" / "8"
+        (step / "position").mkdir(parents=True)
+        (step / "state" / "d").mkdir(parents=True)
+        (step / "state" / "d" / "a").write_bytes(b"array")
+        (step / "position" / "metadata").write_text('{"digests": true, "seconds": 1.5}')
+        names = ("state/d/a", "position/metadata")
+        digests = {name: sha256_of_file(step / name) for name in names}
+        (step / "digests.json").write_text(json.dumps({"format_version": 1, "sha256": digests}))
+        (directory / "config.json").write_text(json.dumps(to_json(experiment)))
+        return directory / name
+
+    return write
+
+
+def read_config(file: Path) -> object:
+    from bert_jax import command
+
+    return command.load(str(file))
+
+
+def read_step(file: Path) -> object:
+    from bert_jax.faults.damage import check_step
+
+    return check_step(next(p.parent for p in file.parents if p.name == "checkpoints"), 8)
+
+
 # ---- Prepared data -------------------------------------------------------------------------------
 
 
@@ -444,6 +479,7 @@ READERS: dict[str, Reader] = {
     "sentencepiece_tokenizer.json": Reader(
         write_tokenizer("sentencepiece"), read_tokenizer, "json", unpack_model, pack_model
     ),
+    "config.json": Reader(write_run("config.json"), read_config, "json"),
     "passport": Reader(write_prepared("passport.json"), read_prepared, "json"),
     "records": Reader(write_prepared("train-00000-of-00002.array_record"), read_prepared),
     "token_counts": Reader(write_prepared("token_counts.npy"), read_prepared),

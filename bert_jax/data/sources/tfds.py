@@ -106,7 +106,7 @@ def _files_of(directory: str, *, split: str, field: str, spec: str) -> tuple[Tfd
         return tuple(
             TfdsFile(
                 path=str(one.filename),
-                size=os.path.getsize(one.filename),
+                size=os.path.getsize(one.filename) or 1,
                 builder_directory=directory,
                 file_format=file_format,
                 first=one.skip,

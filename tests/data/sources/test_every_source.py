@@ -183,3 +183,10 @@ def test_the_length_of_a_tfrecord_takes_no_memory(tmp_path):
         file.write_bytes(struct.pack("<Q", length) + content[8:])
         with pytest.raises(DataError, match=f"record 0 has {length} bytes, more than the file"):
             list(read_documents(spec))
+
+
+def test_an_empty_file_of_tfds_is_refused(tmp_path):
+    spec = write_corpus(tmp_path, "tfrecord", make_texts())
+    sorted(tmp_path.glob("*.tfrecord*"))[1].write_bytes(b"")
+    with pytest.raises(DataError, match="ends before record 0; accepted: 29 records"):
+        list(read_documents(spec))
