@@ -140,6 +140,19 @@ def test_a_killed_process_ends_the_other_and_both_go_on_when_they_are_started_ag
 
 
 @pytest.mark.slow
+def test_without_process_0_jax_ends_the_others(config_of, tmp_path):
+    processes = start_both(config_of(mesh__data=8, training__steps=400), tmp_path / "run")
+    while not steps_saved(tmp_path / "run"):
+        assert processes[0].poll() is None, processes[0].communicate()[1]
+        time.sleep(0.01)
+    processes[0].kill()
+    said = processes[1].communicate(timeout=30)[1]
+    assert processes[1].returncode
+    # docs/reliability.md cites these words of jax.
+    assert "Terminating process because the JAX distributed service detected fatal errors" in said
+
+
+@pytest.mark.slow
 def test_a_process_that_does_not_come_is_named(config_of, tmp_path):
     arguments = ("--process_count=3", "--process_index=0", "--start_timeout=1")
     coordinator = f"--coordinator=127.0.0.1:{free_port()}"
