@@ -19,7 +19,6 @@ from absl import flags
 
 from bert_jax import command, environment
 from bert_jax.errors import ConfigError, DataError
-from bert_jax.faults.memory import explain_lack_of_memory
 
 if TYPE_CHECKING:  # importing these imports jax; a command does so in main()
     from bert_jax.data.batch import Batch
@@ -141,9 +140,7 @@ def main() -> None:
             raise ConfigError(f"--{name} is missing; accepted: a directory")
     from bert_jax.runs.run import load_run
 
-    run = load_run(flags.FLAGS.run, flags.FLAGS.step)
-    with explain_lack_of_memory(run.config):
-        result = evaluate_run(run, flags.FLAGS.data)
+    result = evaluate_run(load_run(flags.FLAGS.run, flags.FLAGS.step), flags.FLAGS.data)
     if flags.FLAGS.json:
         print(json.dumps(result))
         return

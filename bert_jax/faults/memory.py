@@ -127,7 +127,7 @@ def _remedy(config: Any, sizes: Mapping[str, Any]) -> str:
         [f"{name} ({values[name]})" for name in names if name in values]
         for names in (SMALLER, LARGER)
     )
-    words = [f"smaller {', '.join(smaller)}"] if smaller else ["less data at a time"]
+    words = [f"smaller {', '.join(smaller)}"] if smaller else ["fewer rows at a time"]
     words += [f"larger {', '.join(larger)}"] if larger else []
     words += ["model.remat=full"] if values.get("model.remat") == "none" else []
     return f"accepted: {', or '.join(words)}, or more memory"
