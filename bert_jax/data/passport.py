@@ -29,8 +29,9 @@ class ShardSummary(TypedDict):
     examples: Count
 
 
-class _Split(TypedDict):
-    shards: Annotated[list[ShardSummary], Meta(min_length=1)]
+class Counts(TypedDict):
+    """What a passport says about a split, and what the statistics of a shard say."""
+
     examples: Count
     documents: Count
     sentences: Count
@@ -39,6 +40,10 @@ class _Split(TypedDict):
     pairs: Count
     random_pairs: Count
     bytes_read: Count
+
+
+class _Split(Counts):
+    shards: Annotated[list[ShardSummary], Meta(min_length=1)]
     lengths: NotRequired[list[Count]]
     identical_documents: NotRequired[Count]
     excluded_documents: NotRequired[Count]
@@ -61,14 +66,17 @@ class _Preparation(TypedDict):
 class _File(TypedDict):
     path: str
     sha256: str
-    bytes: NotRequired[Count]
+
+
+class _InputFile(_File):
+    bytes: Count
 
 
 class _Source(TypedDict):
     spec: str
     weight: float
     licence: str | None
-    files: list[_File]
+    files: list[_InputFile]
 
 
 class _Corpus(TypedDict):

@@ -26,7 +26,7 @@ from jaxtyping import Int
 
 from bert_jax.data import records
 from bert_jax.data.config import DataConfig
-from bert_jax.data.passport import FORMAT_VERSION, ShardSummary, read_prepared
+from bert_jax.data.passport import FORMAT_VERSION, Counts, ShardSummary, read_prepared
 from bert_jax.data.preparation.examples import build_examples
 from bert_jax.data.preparation.packing import pack_pairs, row_length
 from bert_jax.data.sources import corpora
@@ -43,19 +43,12 @@ class _Excluded(TypedDict):
     eval: Count
 
 
-class ShardStatistics(ShardSummary):
+class ShardStatistics(ShardSummary, Counts):
     """The fields of a shard's statistics that code reads."""
 
     documents_file: FileName
     documents_sha256: str
-    documents: Count
-    sentences: Count
-    tokens: Count
     unknown_tokens: Count
-    positions: Count
-    pairs: Count
-    random_pairs: Count
-    bytes_read: Count
     excluded_documents: _Excluded
     lengths: list[Count]
     token_counts: list[Count]
