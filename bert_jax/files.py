@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Annotated, Any
 
 import msgspec
+import numpy as np
 
 from bert_jax.errors import BertJaxError, CheckpointError, DataError
 
@@ -56,6 +57,12 @@ def write_atomically(file: Path, content: str | bytes) -> None:
 def write_json(file: Path, value: dict[str, Any]) -> None:
     """Writes a JSON file atomically. A NaN or an infinity raises ValueError."""
     write_atomically(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_array(array: np.ndarray, *, path: Path) -> None:
+    """Writes a `.npy` file atomically."""
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, array)
 
 
 def open_to_append(file: Path) -> IO[str]:
@@ -216,6 +223,20 @@ def check_json(
         said = said.replace("Object contains unknown", "has the unknown")
         where = where.replace("$.", "").replace("$", "") or "the object"
         raise error(f"{place}: {where} {said}{advice}") from problem
+
+
+def read_array(path: Path, *, dtype: np.typing.DTypeLike) -> np.ndarray:
+    """Returns the array of a `.npy` file, read-only. It is read from the file when it is used.
+
+    Raises:
+      DataError: the file is missing or damaged, describes more than it holds, or has another dtype.
+    """
+    accepted = f"a whole .npy file of {np.dtype(dtype)}; prepare the data again"
+    with parsing(path, accepted=accepted):
+        array = np.lib.format.open_memmap(path, mode="r")
+        if array.dtype != dtype:
+            raise ValueError(f"it holds {array.dtype}")
+        return array
 
 
 def sha256_of_file(path: Path) -> str:

@@ -6,15 +6,16 @@ from typing import NotRequired, TypedDict
 import numpy as np
 import pytest
 
-from bert_jax.data.records import read_array, write_array
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.files import (
     Count,
     FileName,
     open_to_append,
     parsing,
+    read_array,
     read_json,
     replacing,
+    write_array,
     write_atomically,
     write_json,
 )

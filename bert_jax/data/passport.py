@@ -12,9 +12,8 @@ from msgspec import Meta, Struct
 
 from bert_jax.config import PositiveInt
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
-from bert_jax.data.records import read_array
 from bert_jax.errors import CheckpointError, DataError, MissingDataError
-from bert_jax.files import Count, FileName, check_json, read_json, sha256_of_file
+from bert_jax.files import Count, FileName, check_json, read_array, read_json, sha256_of_file
 
 FORMAT_VERSION = 3
 PASSPORT_FILE = "passport.json"

@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.pairs import Pair
 from bert_jax.errors import DataError, UnfinishedError
-from bert_jax.files import parsing, replacing, sha256_of_file
+from bert_jax.files import replacing, sha256_of_file
 
 HEADER_LENGTH = 3
 
@@ -190,23 +190,3 @@ def write_records(records: Iterable[bytes], *, path: Path) -> str:
                 "and the same command continues from them"
             ) from error
         return sha256_of_file(temporary)
-
-
-def write_array(array: np.ndarray, *, path: Path) -> None:
-    """Writes a `.npy` file atomically."""
-    with replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, array)
-
-
-def read_array(path: Path, *, dtype: np.typing.DTypeLike) -> np.ndarray:
-    """Returns the array of a `.npy` file, read-only. It is read from the file when it is used.
-
-    Raises:
-      DataError: the file is missing or damaged, describes more than it holds, or has another dtype.
-    """
-    accepted = f"a whole .npy file of {np.dtype(dtype)}; prepare the data again"
-    with parsing(path, accepted=accepted):
-        array = np.lib.format.open_memmap(path, mode="r")
-        if array.dtype != dtype:
-            raise ValueError(f"it holds {array.dtype}")
-        return array

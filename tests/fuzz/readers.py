@@ -321,7 +321,7 @@ def read_inputs(file: Path) -> object:
 def read_documents_file(file: Path) -> object:
     import numpy as np
 
-    from bert_jax.data.records import read_array
+    from bert_jax.files import read_array
 
     return read_array(file, dtype=np.uint64).sum()
 

@@ -26,11 +26,10 @@ from bert_jax.data.preparation.exclusion import NOTHING, Exclusion
 from bert_jax.data.preparation.inputs import INPUTS_FILE, check_inputs, describe_inputs
 from bert_jax.data.preparation.shards import ShardTask, tokenizer_settings
 from bert_jax.data.preparation.summary import measure_masking, summarize
-from bert_jax.data.records import write_array
 from bert_jax.data.sources.corpora import Slice, open_corpus, read_documents
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.errors import DataError, UnfinishedError
-from bert_jax.files import sha256_of_file, write_json
+from bert_jax.files import sha256_of_file, write_array, write_json
 
 Report = Callable[[str, int, int], None]
 """Called with the name of a stage, its number of bytes done and its total number of bytes."""

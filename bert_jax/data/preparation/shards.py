@@ -31,7 +31,7 @@ from bert_jax.data.preparation.examples import build_examples
 from bert_jax.data.preparation.packing import pack_pairs, row_length
 from bert_jax.data.sources import corpora
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.files import Count, FileName, sha256_of_file, write_json
+from bert_jax.files import Count, FileName, sha256_of_file, write_array, write_json
 
 BLOCK_TOKENS = 2**20
 """Approximate number of tokens in a block of documents (about 5 MB of English). Only one block is
@@ -101,7 +101,7 @@ class ShardTask:
         finally:
             gc.enable()
         hashes = np.sort(np.array(statistics.hashes, np.uint64))
-        records.write_array(hashes, path=self.documents_path)
+        write_array(hashes, path=self.documents_path)
         result = {
             "format_version": FORMAT_VERSION,
             **self.settings,

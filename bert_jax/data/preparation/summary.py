@@ -9,8 +9,9 @@ import numpy as np
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.masking import BatchForm, masked_batch
-from bert_jax.data.records import open_split, read_array
+from bert_jax.data.records import open_split
 from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.files import read_array
 
 RANGE_DOCUMENTS = 2**22
 """Approximate number of documents whose hashes are compared at a time (32 MB)."""
