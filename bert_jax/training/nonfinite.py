@@ -1,17 +1,17 @@
 """Steps whose loss or gradient is not finite: what a run does then, and its record of them."""
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import jax
 import numpy as np
+from msgspec import Meta
 
 from bert_jax.errors import CheckpointError, DivergenceError
-from bert_jax.files import write_json
+from bert_jax.files import read_json, write_json
 from bert_jax.training.experiment import Experiment, phases
 from bert_jax.training.initial import flatten_params
 from bert_jax.training.phases import files_of_step
@@ -24,6 +24,15 @@ ADVICE = (
     "The checkpoints are kept. A lower optimizer.learning_rate or a longer optimizer.warmup_steps "
     "may help, in another --workdir"
 )
+
+
+class _Step(TypedDict):
+    action: Literal["stop", "skip", "rollback"]
+
+
+class _Record(TypedDict):
+    format_version: Literal[1]
+    steps: dict[Annotated[str, Meta(pattern=r"\A[0-9]{1,9}\Z")], _Step]
 
 
 class Rollback(Exception):
@@ -47,7 +56,11 @@ class NonFiniteSteps:
         self._file = workdir / RECORD_FILE
         self._plan, self._config = phases(experiment), experiment.training
         self._names = list(flatten_params(params))
-        self._record = _read(self._file)
+        self._record: dict[int, Any] = {}
+        if self._file.exists():
+            advice = "; accepted: the file as the run wrote it, or none to count from 0 again"
+            content = read_json(self._file, _Record, error=CheckpointError, advice=advice)
+            self._record = {int(step): found for step, found in content["steps"].items()}
         self.left_out = {step for step, found in self._record.items() if found["action"] != "stop"}
         """Steps whose update the run leaves out."""
 
@@ -95,20 +108,3 @@ class NonFiniteSteps:
 def _first(names: Sequence[str], count: int = 3) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return (", ".join(names[:count]) or "none") + more
-
-
-def _read(file: Path) -> dict[int, dict[str, Any]]:
-    if not file.exists():
-        return {}
-    try:
-        steps = json.loads(file.read_bytes())["steps"].items()
-        record = {int(step): dict(found) for step, found in steps}
-        for found in record.values():
-            if found["action"] not in ("stop", "skip", "rollback"):
-                raise ValueError(found["action"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({error!r}); accepted: the file as the run wrote it, or none (the "
-            "run then counts the updates that it leaves out from 0 again)"
-        ) from error
-    return record
