@@ -61,9 +61,9 @@ def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> A
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # a lone surrogate
         if isinstance(error.__cause__, ConfigError):  # from a __post_init__
             raise error.__cause__ from None
-        raise ConfigError(f"{path} is {value!r}; accepted: {accepted(hint, value)}") from error
+        raise ConfigError(f"{path} is {value!r:.200}; accepted: {accepted(hint, value)}") from error
     if not all(math.isfinite(number) for number in _floats(converted)):
-        raise ConfigError(f"{path} is {value!r}; accepted: finite numbers")
+        raise ConfigError(f"{path} is {value!r:.200}; accepted: finite numbers")
     return converted
 
 

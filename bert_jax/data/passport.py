@@ -258,8 +258,8 @@ def read_prepared(path: Path, kind: Any = Settings) -> dict:
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{path} has format_version {version}; accepted: {FORMAT_VERSION}; prepare the data "
-            "again in another directory"
+            f"{path} has format_version {version!r:.60}; accepted: {FORMAT_VERSION}; prepare the "
+            "data again in another directory"
         )
     check_json(content, kind, place=path, advice=advice)
     return content
