@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from absl import app, flags, logging
 
@@ -27,7 +27,7 @@ from bert_jax.errors import (
 )
 from bert_jax.faults import processes, signals
 from bert_jax.faults.memory import explain_lack_of_memory
-from bert_jax.files import open_to_append
+from bert_jax.files import naming, open_to_append
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -113,6 +113,25 @@ def load(spec: str, root: Any = None) -> Any:
         raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
 
 
+STDOUT = Path("standard output")
+"""Name of stdout in an error."""
+
+STEP_HELP = "Step of a checkpoint, or `best`: the lowest held-out loss. By default the last."
+
+
+def step(given: str | None) -> int | Literal["best"] | None:
+    """Returns the value of --step for `load_run`.
+
+    Raises:
+      ConfigError: it is neither a whole number nor `best`.
+    """
+    if given is None or given == "best":
+        return given
+    if not given.isdecimal():
+        raise ConfigError(f"--step={given!r}; accepted: the step of a checkpoint, or best")
+    return int(given)
+
+
 def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = False) -> None:
     """Runs a command. After a mistake of the user it prints one line and exits with status 2.
 
@@ -129,7 +148,10 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
                 )
             with explain_lack_of_memory():
                 main(*arguments[1:])
+            with naming(STDOUT):
+                sys.stdout.flush()
         except (BertJaxError, OSError) as error:
+            _close_output()
             said = _line_about(error)
             status = _fail(said)
             if processes.is_one_of_several():
@@ -239,6 +261,14 @@ def _line_about(error: BertJaxError | OSError) -> str:
         where = f"{error.filename} cannot be read or written"
         return f"{where} ({error.strerror}); accepted: a path that can be"
     return str(error)
+
+
+def _close_output() -> None:
+    """Flushes stdout. If that fails, Python must not try again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: Exception | str) -> int:

@@ -2,18 +2,18 @@
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from rich.console import Console
 
 from bert_jax import xla_flags
+from bert_jax.files import read_json_if_whole
 
 FORMAT_VERSION = 1
 
@@ -72,14 +72,26 @@ def describe() -> dict[str, Any]:
     }
 
 
+class Start(TypedDict):
+    """What is read again of the description of a start of a run."""
+
+    time: str
+    lost_seconds: NotRequired[float]
+
+
+class Starts(Start):
+    """The content of `environment.json`."""
+
+    earlier: NotRequired[list[Start]]
+
+
 def describe_again(file: Path, **settings: Any) -> dict[str, Any]:
     """Returns `describe()` and `settings`, which this process chose by itself.
 
-    The list `earlier` holds the descriptions in `file`, if it exists.
+    The list `earlier` holds the descriptions in `file`, if it exists and is not damaged.
     """
     description = describe() | settings
-    if file.exists():
-        before = json.loads(file.read_text())
+    if before := read_json_if_whole(file, Starts):
         description["earlier"] = [*before.pop("earlier", []), before]
     return description
 

@@ -140,7 +140,8 @@ def main() -> None:
             raise ConfigError(f"--{name} is missing; accepted: a directory")
     from bert_jax.runs.run import load_run
 
-    result = evaluate_run(load_run(flags.FLAGS.run, flags.FLAGS.step), flags.FLAGS.data)
+    run = load_run(flags.FLAGS.run, command.step(flags.FLAGS.step))
+    result = evaluate_run(run, flags.FLAGS.data)
     if flags.FLAGS.json:
         print(json.dumps(result))
         return
@@ -151,7 +152,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("run", None, "Directory of the run.")
-    flags.DEFINE_integer("step", None, "Step of a checkpoint; by default the last.")
+    flags.DEFINE_string("step", None, command.STEP_HELP)
     flags.DEFINE_string("data", None, "Directory of prepared data.")
     flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
     command.run(main)

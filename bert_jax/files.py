@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import msgspec
 import numpy as np
@@ -50,7 +51,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Writes a temporary file beside the target and renames it. Text is written as UTF-8."""
-    with replacing(file) as temporary:
+    with replacing(file) as temporary, naming(file):
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
@@ -61,11 +62,11 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
 
 def write_array(array: np.ndarray, *, path: Path) -> None:
     """Writes a `.npy` file atomically."""
-    with replacing(path) as temporary, open(temporary, "wb") as stream:
+    with replacing(path) as temporary, naming(path), open(temporary, "wb") as stream:
         np.save(stream, array)
 
 
-def open_to_append(file: Path) -> IO[str]:
+def open_to_append(file: Path) -> TextIO:
     """Opens a file for text at its end, in UTF-8. The file is made if it does not exist.
 
     Raises:
@@ -81,6 +82,33 @@ def open_to_append(file: Path) -> IO[str]:
         if problem.errno != errno.ELOOP:
             raise
         raise CheckpointError(f"{file} is a symbolic link; accepted: a file") from problem
+
+
+def append(file: Path, content: bytes) -> None:
+    """Appends bytes to a file. An error names the file.
+
+    Raises:
+      CheckpointError: the file is a symbolic link.
+    """
+    with naming(file), open_to_append(file) as stream:
+        stream.buffer.write(content)
+
+
+def synchronize(file: Path) -> None:
+    """Waits until the content of a file is on the disk."""
+    with naming(file), file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Adds the name of a file to an OSError of a write, such as that of a full disk."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.filename is None:
+            problem.filename = str(file)
+        raise
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -114,30 +142,34 @@ def parsing(
         raise error(f"{file} cannot be read ({reason}); accepted: {accepted}") from problem
 
 
-def read_bytes(file: Path, *, error: type[BertJaxError] = DataError) -> bytes:
-    """Returns the content of a file.
+def read_bytes(file: Path, *, error: type[BertJaxError] = DataError, advice: str = "") -> bytes:
+    """Returns the content of a file. `advice` ends the error's message.
 
     Raises:
       error: the file cannot be read, or is a device or a pipe, which may have no end.
     """
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):
-            raise error(f"{file} cannot be read (it is a device or a pipe); accepted: a file")
+            raise error(
+                f"{file} cannot be read (it is a device or a pipe); accepted: a file{advice}"
+            )
         return file.read_bytes()
     except OSError as problem:
-        raise error(f"{file} cannot be read ({problem.strerror}); accepted: a file") from problem
+        said = f"{file} cannot be read ({problem.strerror}); accepted: a file{advice}"
+        raise error(said) from problem
 
 
-def read_text(file: Path, *, error: type[BertJaxError] = DataError) -> str:
-    """Returns the text of a UTF-8 file.
+def read_text(file: Path, *, error: type[BertJaxError] = DataError, advice: str = "") -> str:
+    """Returns the text of a UTF-8 file. `advice` ends the error's message.
 
     Raises:
       error: see `read_bytes`; or the file is not UTF-8.
     """
     try:
-        return read_bytes(file, error=error).decode("utf-8")
+        return read_bytes(file, error=error, advice=advice).decode("utf-8")
     except UnicodeDecodeError as problem:
-        raise error(f"{file} is not UTF-8 at byte {problem.start}; accepted: UTF-8") from problem
+        said = f"{file} is not UTF-8 at byte {problem.start}; accepted: UTF-8{advice}"
+        raise error(said) from problem
 
 
 def read_json(
@@ -160,7 +192,7 @@ def read_json(
       error: the file cannot be read, is not JSON, or has another type. The message names the file
         and the line or the field.
     """
-    text = read_text(file, error=error)
+    text = read_text(file, error=error, advice=advice)
     try:
         value = _parse(text)
     except json.JSONDecodeError as problem:
@@ -171,6 +203,20 @@ def read_json(
         raise error(f"{file} is not JSON ({problem}); accepted: JSON{advice}") from problem
     check_json(value, kind, place=file, error=error, advice=advice)
     return value
+
+
+def read_json_if_whole(file: Path, kind: Any = dict[str, Any]) -> dict[str, Any]:
+    """Returns the JSON object in a file, or {} if the file does not exist or is damaged.
+
+    If the file is damaged, a line on stderr says so. The caller writes the file again.
+    """
+    if not file.exists():
+        return {}
+    try:
+        return read_json(file, kind)
+    except DataError as problem:
+        print(f"damaged file, which is written again: {problem}", file=sys.stderr)
+        return {}
 
 
 def parse_json(

@@ -36,6 +36,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from bert_jax import command, environment
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.faults.memory import explain_lack_of_memory
+from bert_jax.files import naming
 from bert_jax.models.config import Pooling
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
@@ -80,7 +81,7 @@ def main() -> None:
 
     is_run = (Path(FLAGS.run) / "checkpoints").is_dir()
     # make_task checks for the parts that the task needs.
-    run = load_run(FLAGS.run, FLAGS.step, allow=() if is_run else OPTIONAL_PARTS)
+    run = load_run(FLAGS.run, command.step(FLAGS.step), allow=() if is_run else OPTIONAL_PARTS)
     given = {name: FLAGS[name].value for name in FLAGS_OF[FLAGS.task]}
     options = {name: value for name, value in given.items() if value is not None}
     task = make_task(run, FLAGS.task, options)
@@ -96,8 +97,11 @@ def main() -> None:
         bar = progress.add_task("", total=None)
         for batch in batches(lines, size):
             for answer in task.answer(batch):
-                print(json.dumps(answer, ensure_ascii=False, allow_nan=False))
-            sys.stdout.flush()
+                line = json.dumps(answer, ensure_ascii=False, allow_nan=False)
+                with naming(command.STDOUT):
+                    print(line)
+            with naming(command.STDOUT):
+                sys.stdout.flush()
             progress.advance(bar, len(batch))
 
 
@@ -195,7 +199,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "run", None, "A run, a converted or Hugging Face directory, or Google's bert_model.ckpt."
     )
-    flags.DEFINE_integer("step", None, "Step of the checkpoint (default: the last).")
+    flags.DEFINE_string("step", None, command.STEP_HELP)
     flags.DEFINE_enum("task", None, list(FLAGS_OF), "Task; see above.")
     flags.DEFINE_enum(
         "pooling", "mean", list(get_args(Pooling)), "Vector of a text. cls: the last layer at "

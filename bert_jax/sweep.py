@@ -37,9 +37,10 @@ from bert_jax.config import (
     to_json,
 )
 from bert_jax.data.passport import check_outside_data, check_passport, load_passport
-from bert_jax.errors import BertJaxError, ConfigError
+from bert_jax.errors import BertJaxError, ConfigError, DataError
 from bert_jax.faults import signals
-from bert_jax.files import write_atomically, write_json
+from bert_jax.faults.run_files import RunResult
+from bert_jax.files import read_json, write_atomically, write_json
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
@@ -133,10 +134,23 @@ def keep_ids(points: Sequence[Point], earlier: Mapping[str, Any]) -> list[Point]
 
 def status(directory: Path) -> str:
     """Returns `done`, `failed`, `begun` or `to do` for the directory of a run."""
-    for file, word in (("result.json", "done"), ("error.txt", "failed"), ("config.json", "begun")):
+    if result_of(directory):
+        return "done"
+    for file, word in (("error.txt", "failed"), ("config.json", "begun")):
         if (directory / file).exists():
             return word
     return "to do"
+
+
+def result_of(directory: Path) -> dict[str, Any]:
+    """Returns the `result.json` of a run; {} if there is none.
+
+    A damaged file counts as none: the run is done again, and says that the file is damaged.
+    """
+    try:
+        return read_json(directory / "result.json", RunResult)
+    except DataError:
+        return {}
 
 
 def run_point(point: Point, directory: Path, *, lock: int) -> None:
@@ -191,8 +205,7 @@ def summarize(points: Sequence[Point], workdir: Path) -> list[dict[str, Any]]:
     fields = sorted({path for point in points for path in point.overrides})
     rows = []
     for point in points:
-        file = workdir / point.id / "result.json"
-        result = json.loads(file.read_text()) if file.exists() else {}
+        result = result_of(workdir / point.id)
         row = {"id": point.id, "status": status(workdir / point.id)}
         row |= {path: point.overrides.get(path, "") for path in fields}
         rows.append(row | {name: result.get(name, "") for name in RESULTS})

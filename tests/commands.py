@@ -1,6 +1,9 @@
 """What tests of commands share: the check of a mistake, and a port for several processes."""
 
+import contextlib
+import resource
 import socket
+from collections.abc import Iterator
 from subprocess import CompletedProcess
 
 
@@ -18,3 +21,17 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """Makes a write fail that would make a file longer, as a write to a full disk fails.
+
+    A limit of the process needs no rights. Python ignores the signal that comes with it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from event_files import assert_tensorboard_has_the_rows
 from same_run import UNTIMED, arrays_of, assert_same_bits, rows_of
 
 import bert_jax
@@ -103,6 +104,7 @@ def test_a_killed_run_resumes_bitwise_like_an_uninterrupted_run(file, data_confi
 
     finish(start(file, alone))
     assert rows_of(killed) == rows_of(alone)
+    assert_tensorboard_has_the_rows(killed)
     assert [row["step"] for row in rows_of(alone)][:6] == [7, 14, 21, 28, 30, 35]
     assert_same_bits(arrays_of(killed, STEPS), arrays_of(alone, STEPS))
     results = [json.loads((run / "result.json").read_text()) for run in (killed, alone)]

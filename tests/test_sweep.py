@@ -16,6 +16,7 @@ import pytest
 from bert_jax import command
 from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import ConfigError
+from bert_jax.faults.run_files import RunResult
 from bert_jax.sweep import (
     Point,
     expand,
@@ -95,6 +96,9 @@ def test_an_invalid_point_is_refused_before_any_run(experiment):
         expand(experiment, [[{"seed": 1}, {"optimizer.learning_rat": 1e-3}]])
 
 
+RESULT = dict.fromkeys(RunResult.__annotations__, 5.5) | {"steps": 12}
+
+
 # A stand-in for `python -m bert_jax.pretrain`. It records its start and then finishes, fails or is
 # killed together with the sweep.
 STUB = """#!/usr/bin/env bash
@@ -107,8 +111,8 @@ elif grep -q '"seed": 1' "$workdir/config.json" && [ "$(wc -l < "$workdir/starts
   kill -KILL $PPID
   exit 1
 fi
-echo '{"mlm_loss": 5.5, "steps": 12}' > "$workdir/result.json"
-"""
+echo '@RESULT@' > "$workdir/result.json"
+""".replace("@RESULT@", json.dumps(RESULT))
 WITH_STUB = """
 import runpy, sys
 sys.executable = sys.argv.pop(1)
@@ -215,6 +219,8 @@ def test_a_finished_run_of_an_earlier_format_is_not_repeated(tmp_path):
 
 def test_the_status_of_a_directory(tmp_path):
     assert status(tmp_path / "none") == "to do"
-    for name, word in (("config.json", "begun"), ("error.txt", "failed"), ("result.json", "done")):
+    for name, word in (("config.json", "begun"), ("error.txt", "failed")):
         (tmp_path / name).touch()
         assert status(tmp_path) == word
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
+    assert status(tmp_path) == "done"

@@ -1,6 +1,5 @@
 """What a run does at each moment: where its time goes, and whether it makes progress."""
 
-import json
 import sys
 import threading
 import time
@@ -9,6 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeVar
+
+from bert_jax.environment import Start
+from bert_jax.files import read_json
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -117,6 +119,9 @@ def lost_seconds(workdir: Path, step: int) -> float:
     metrics, file = workdir / "metrics.jsonl", workdir / "environment.json"
     if not metrics.exists() or not file.exists():
         return 0.0
-    begun = datetime.fromisoformat(json.loads(file.read_text())["time"]).timestamp()
+    try:
+        begun = datetime.fromisoformat(read_json(file, Start)["time"]).timestamp()
+    except ValueError:  # `describe_again` says that the file is damaged
+        return 0.0
     saved = (workdir / "checkpoints" / str(step)).stat().st_mtime if step else 0.0
     return max(0.0, metrics.stat().st_mtime - max(begun, saved))

@@ -3,18 +3,18 @@
 The digests are compared before anything is restored.
 """
 
-import json
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from bert_jax.errors import CheckpointError
-from bert_jax.files import sha256_of_file, write_json
+from bert_jax.files import read_json, sha256_of_file, write_json
 
 DIGESTS_FILE = "digests.json"
 
@@ -25,6 +25,9 @@ TEMPORARY = ".orbax-checkpoint-tmp"
 
 WRITTEN_LATER = "_CHECKPOINT_METADATA"
 """File to which orbax adds the time of the rename. Nothing that is restored comes from it."""
+
+_STEP = re.compile("0|[1-9][0-9]*")
+"""Name of a step's directory."""
 
 THREADS = 4
 """Number of files that are hashed at once; hashing releases Python's global lock."""
@@ -45,7 +48,65 @@ def saved_steps(workdir: Path) -> list[int]:
     A directory named by a step is complete: orbax gives it this name after all files are written.
     """
     names = [path.name for path in (workdir / "checkpoints").glob("*") if path.is_dir()]
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
+
+
+def standing(step: Path) -> dict[str, Any]:
+    """Returns what decides how long a saved step is kept.
+
+    `regular` says whether the schedule asked for the step, not a signal. `held_out` has the phase
+    and the loss of the evaluation at this step, or is None. An earlier version of bert_jax has
+    saved neither, and neither can be read from a damaged step.
+    """
+    try:
+        position = _position(step)
+    except CheckpointError:
+        position = {}
+    regular, held_out = position.get("regular", True), position.get("held_out")
+    whole = (
+        isinstance(held_out, dict)
+        and type(held_out.get("phase")) is int
+        and type(held_out.get("loss")) is float
+    )
+    return {"regular": regular is not False, "held_out": held_out if whole else None}
+
+
+def rank(found: dict[str, Any]) -> tuple[int, float]:
+    """Returns a key of `standing` by which the best step is the last in sorted order.
+
+    Phases have different held-out examples, so losses of a later phase are better than any other.
+    """
+    held_out = found["held_out"]
+    return (held_out["phase"], -held_out["loss"]) if held_out else (0, 0.0)
+
+
+def best_step(workdir: Path) -> int | None:
+    """Returns the saved step with the lowest held-out loss in the last evaluated phase.
+
+    The result is None if no saved step was evaluated.
+    """
+    checkpoints = workdir / "checkpoints"
+    found = {step: standing(checkpoints / str(step)) for step in saved_steps(workdir)}
+    evaluated = [step for step in found if found[step]["held_out"]]
+    return max(evaluated, key=lambda step: rank(found[step]), default=None)
+
+
+def choose_step(workdir: Path, step: int | Literal["best"] | None) -> int:
+    """Returns the saved step that is meant; None means the last.
+
+    Raises:
+      CheckpointError: there is no such step.
+    """
+    steps = saved_steps(workdir)
+    if not steps:
+        raise CheckpointError(f"{workdir} has no checkpoint yet")
+    if step is None:
+        return steps[0]
+    found = best_step(workdir) if step == "best" else step
+    if found not in steps:
+        what = "checkpoint that was evaluated" if step == "best" else f"checkpoint {step}"
+        raise CheckpointError(f"{workdir} has no {what}; accepted: {steps[::-1]}")
+    return found
 
 
 def check_step(workdir: Path, step: int) -> None:
@@ -101,6 +162,8 @@ def _newest_whole_step(workdir: Path, on_damaged: Literal["previous", "stop"]) -
         try:
             check_step(workdir, step)
         except CheckpointError as error:
+            if not any((workdir / "checkpoints" / str(step)).iterdir()):
+                continue  # it holds nothing that could be lost
             newest = newest or error
             if on_damaged == "stop":
                 raise
@@ -127,15 +190,20 @@ def _unused(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
+class _Digests(TypedDict):
+    format_version: int
+    sha256: dict[str, str]
+
+
 def _check_files(step: Path) -> None:
     try:
-        content = json.loads((step / DIGESTS_FILE).read_bytes())
-        wanted: dict[str, str] = content["sha256"]
-        names = [step / name for name in wanted.keys()]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        content = read_json(step / DIGESTS_FILE, _Digests, error=CheckpointError)
+    except CheckpointError as error:
         raise _damaged(step, f"{DIGESTS_FILE} has changed") from error
-    if content.get("format_version") != FORMAT_VERSION:
-        raise _damaged(step, f"{DIGESTS_FILE} has format_version {content.get('format_version')}")
+    wanted = content["sha256"]
+    names = [step / name for name in wanted]
+    if content["format_version"] != FORMAT_VERSION:
+        raise _damaged(step, f"{DIGESTS_FILE} has format_version {content['format_version']}")
     try:
         found = _hash([name for name in names if name.is_file()], step)
     except OSError as error:
@@ -152,12 +220,9 @@ def _check_files(step: Path) -> None:
 
 def _position(step: Path) -> dict[str, Any]:
     try:
-        position = json.loads((step / "position" / "metadata").read_bytes())
-    except (OSError, ValueError) as error:
+        return read_json(step / "position" / "metadata", error=CheckpointError)
+    except CheckpointError as error:
         raise _damaged(step, "its position cannot be read") from error
-    if not isinstance(position, dict):
-        raise _damaged(step, "its position is not a JSON object")
-    return position
 
 
 def _damaged(step: Path, problem: str) -> CheckpointError:

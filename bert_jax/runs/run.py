@@ -1,6 +1,5 @@
 """Opens trained models: `load_run(path)` returns config, model, parameters and tokenizer."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,8 @@ from jaxtyping import Float
 from bert_jax.config import from_json, to_json
 from bert_jax.data.tokenizers.files import Tokenizer, save_tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError
-from bert_jax.faults.damage import check_step
+from bert_jax.faults.damage import check_step, choose_step
+from bert_jax.faults.run_files import whole_rows
 from bert_jax.interop.huggingface import WEIGHTS, read_huggingface, write_huggingface
 from bert_jax.interop.source import Source
 from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
@@ -29,6 +29,7 @@ from bert_jax.runs.inference import Filling
 from bert_jax.training import checkpoint
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.initial import flatten_params
+from bert_jax.training.manager import reading
 from bert_jax.training.state import abstract_params, unboxed_params
 
 
@@ -186,23 +187,28 @@ class Run:
         ]
         strict = "tensors: all of the checkpoint used; none missing, unexpected or reshaped"
         conversion = self.path / "conversion.txt"
-        before = ["converted from", conversion.read_text()] if conversion.is_file() else []
+        before = (
+            ["converted from", conversion.read_text("utf-8", "replace")]
+            if conversion.is_file()
+            else []
+        )
         return "\n".join([*lines, str(self.loading or strict), *before])
 
     def metrics(self) -> list[dict[str, float]]:
-        """Returns the rows of `metrics.jsonl`.
+        """Returns the rows of `metrics.jsonl`. A line on stderr names lines that are damaged.
 
         Raises:
           CheckpointError: the file does not exist, because the weights are not from a run.
         """
-        if not (self.path / "metrics.jsonl").exists():
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
             raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").open()]
+        return whole_rows(file)
 
 
 def load_run(
     path: str | Path,
-    step: int | None = None,
+    step: int | Literal["best"] | None = None,
     *,
     allow: Collection[str] = (),
     verify: bool = True,
@@ -212,7 +218,8 @@ def load_run(
     Args:
       path: a run, an output directory of `convert`, a Hugging Face directory, or Google's
         `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it.
-      step: the step of a run's checkpoint (default: the last).
+      step: the step of a run's checkpoint (default: the last). `best` is the checkpoint with the
+        lowest held-out loss; `Run.step` and `best_step` in `result.json` say which it is.
       allow: names of tensors to ignore, and of parts to initialize if they are missing
         (`bert/pooler`, `masked_token_head`, `next_sentence_head`). Accepted only for weights of
         Hugging Face or Google.
@@ -268,23 +275,20 @@ def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"
     save_tokenizer(run.tokenizer, directory)
 
 
-def _open_run(path: Path, step: int | None, *, verify: bool) -> Run:
+def _open_run(path: Path, step: int | Literal["best"] | None, *, verify: bool) -> Run:
     with checkpoint.open_checkpoints(path, read_only=True) as manager:
-        steps: Sequence[int] = manager.all_steps()
-        if not steps:
-            raise CheckpointError(f"{path} has no checkpoint; accepted: a run that has saved one")
-        step = max(steps) if step is None else step
-        if step not in steps:
-            raise CheckpointError(f"{path} has no checkpoint {step}; accepted: {sorted(steps)}")
+        step = choose_step(path, step)
         if verify:
             check_step(path, step)
         description = checkpoint.restore_description(manager, step=step)
-        # The rows of a call have any length, and may be computed on any device.
-        encoder = replace(description.model, attention="einsum")
-        model, inputs = BertForPretraining(encoder), ()
-        if description.head:
-            head = from_json(TaskHeadConfig, description.head)
-            model, inputs = BertForTask(encoder, head), example_ids()
+        with reading(manager, step):
+            tokenizer = tokenizer_from_json(description.tokenizer)
+            # The rows of a call have any length, and may be computed on any device.
+            encoder = replace(description.model, attention="einsum")
+            model, inputs = BertForPretraining(encoder), ()
+            if description.head:
+                head = from_json(TaskHeadConfig, description.head)
+                model, inputs = BertForTask(encoder, head), example_ids()
         abstract = abstract_params(model, SingleDeviceSharding(_cpu()), *inputs)
         params = checkpoint.restore_params(manager, abstract, step=step)
     return Run(
@@ -293,7 +297,7 @@ def _open_run(path: Path, step: int | None, *, verify: bool) -> Run:
         config=description.experiment,
         model=model,
         params=params,
-        tokenizer=tokenizer_from_json(description.tokenizer),
+        tokenizer=tokenizer,
         passport=description.passport,
     )
 

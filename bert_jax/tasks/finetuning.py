@@ -1,6 +1,5 @@
 """Fine-tuning from start to end: data, encoder, compiled steps, seeds, result."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -9,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from bert_jax import environment
 from bert_jax.config import config_hash, diff, from_json, normalize, to_json
 from bert_jax.errors import CheckpointError, ConfigError, DivergenceError
 from bert_jax.faults.memory import check_fits
-from bert_jax.files import write_json
+from bert_jax.faults.run_files import AS_WRITTEN
+from bert_jax.files import read_json, write_json
 from bert_jax.runs.run import Run, load_run
 from bert_jax.sharding import make_mesh, named_sharding
 from bert_jax.tasks import datasets, results, state
@@ -111,7 +110,11 @@ def measure_baselines(dataset: Dataset) -> dict[str, dict[str, Metrics]]:
 
 
 def finish_seed(setup: Setup, seed: int, directory: Path, console: Console) -> dict[str, Any]:
-    """Returns the result of a seed; trains the seed unless its directory holds a result."""
+    """Returns the result of a seed; trains the seed unless its directory holds a result.
+
+    Raises:
+      CheckpointError: the result is damaged.
+    """
     file = directory / "result.json"
     if not file.exists():
         if directory.exists():  # left by an interruption
@@ -119,7 +122,8 @@ def finish_seed(setup: Setup, seed: int, directory: Path, console: Console) -> d
         directory.mkdir()
         with jax.set_mesh(setup.mesh):
             run_seed(setup, seed, directory, console)
-    return json.loads(file.read_text())
+    splits = [name for name, split in setup.dataset.splits.items() if split.labelled]
+    return results.read_seed(file, setup.dataset.metric, [s for s in splits if s != "train"])
 
 
 def compare_seeds(
@@ -132,6 +136,7 @@ def compare_seeds(
 
     Raises:
       DivergenceError: every seed diverged.
+      CheckpointError: the outcomes of a seed are damaged.
     """
     finished = [one for one in ended if "dev" in one]
     if not finished:
@@ -143,7 +148,10 @@ def compare_seeds(
     directories = [workdir / f"seed-{one['seed']}" for one in finished]
     summary = {}
     for name in baselines:
-        outcomes = [np.load(directory / f"outcomes_{name}.npy") for directory in directories]
+        outcomes = [
+            results.read_outcomes(directory / f"outcomes_{name}.npy", dataset.family, one[name])
+            for directory, one in zip(directories, finished, strict=True)
+        ]
         summary[name] = results.summarize(outcomes, dataset.family.metrics, metric)
     return {
         "metric": metric,
@@ -261,17 +269,19 @@ def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict
     the uncommitted changes. The config hash of an existing workdir is the one that it has stored.
 
     Raises:
-      CheckpointError: the workdir holds another fine-tuning, or another kind of run.
+      CheckpointError: the workdir holds another fine-tuning, or another kind of run, or a damaged
+        `identity.json` or `config.json`.
     """
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
     identity = {"config_hash": config_hash(config)} | hashes
     file, config_file = workdir / "identity.json", workdir / "config.json"
     if file.exists():
-        stored = json.loads(file.read_text())
+        stored = read_json(file, error=CheckpointError, advice=AS_WRITTEN)
         differences = {name: (stored.get(name), hashes[name]) for name in hashes}
         if config_file.exists():
-            before = from_json(FineTuningConfig, json.loads(config_file.read_text()))
+            content = read_json(config_file, error=CheckpointError, advice=AS_WRITTEN)
+            before = from_json(FineTuningConfig, content)
             differences |= diff(before, normalize(config))
         for name, (held, given) in differences.items():
             if held != given:

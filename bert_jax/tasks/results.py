@@ -1,15 +1,75 @@
 """Statistics over seeds: mean, standard deviation, bootstrap interval, and a table of them."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 from rich.table import Table
 
-from bert_jax.tasks.families.family import Outcomes
+from bert_jax.errors import CheckpointError
+from bert_jax.files import check_json, parsing, read_json
+from bert_jax.tasks.datasets import compute_metrics
+from bert_jax.tasks.families.family import Family, Outcomes
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+
+
+class FinishedSeed(TypedDict):
+    """Fields of the `result.json` of a seed, which also has `test` if its labels are known."""
+
+    seed: int
+    best_step: int
+    dev: dict[str, float]
+
+
+class DivergedSeed(TypedDict):
+    """Fields of the `result.json` of a seed that diverged."""
+
+    seed: int
+    diverged_at_step: int
+
+
+def read_seed(file: Path, metric: str, splits: Sequence[str]) -> dict[str, Any]:
+    """Returns the `result.json` of a seed, which has `metric` of each of `splits`, or has diverged.
+
+    Raises:
+      CheckpointError: the file is damaged.
+    """
+    damage: dict[str, Any] = {"error": CheckpointError, "advice": _retraining(file)}
+    result = read_json(file, **damage)
+    check_json(result, FinishedSeed if "dev" in result else DivergedSeed, place=file, **damage)
+    for split in splits if "dev" in result else ():
+        check_json(result.get(split), dict[str, float], place=f"{file}: {split}", **damage)
+        if metric not in result[split]:
+            raise CheckpointError(f"{file}: {split} lacks {metric}{_retraining(file)}")
+    return result
+
+
+def read_outcomes(file: Path, family: Family, metrics: dict[str, float]) -> Outcomes:
+    """Reads the outcomes of a seed on a split, from which its `metrics` were computed.
+
+    Raises:
+      CheckpointError: the file is missing or damaged, or gives other metrics.
+    """
+    whole = "the file as it was written"
+    with parsing(file, accepted=f"{whole}{_retraining(file)}", error=CheckpointError):
+        # A mapping needs no memory, whatever size the header names.
+        outcomes = np.array(np.load(file, mmap_mode="r"))
+        found = compute_metrics(family, outcomes)
+    for name, value in metrics.items():
+        if not math.isclose(found.get(name, math.nan), value, abs_tol=1e-6):
+            raise CheckpointError(
+                f"{file} gives {name} {found.get(name)}, but result.json beside it has {value}; "
+                f"accepted: {whole}{_retraining(file)}"
+            )
+    return outcomes
+
+
+def _retraining(file: Path) -> str:
+    return f"; delete {file.parent} to train this seed again"
 
 
 def bootstrap_interval(

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 from rich.progress import track
 
 from bert_jax.config import to_json
-from bert_jax.files import write_atomically, write_json
+from bert_jax.files import write_array, write_atomically, write_json
 from bert_jax.models.task import BertForTask
 from bert_jax.runs.run import Run
 from bert_jax.tasks.config import FineTuningConfig, TaskTrainingConfig
@@ -184,7 +183,7 @@ def write_predictions(setup: Setup, params: Any, directory: Path) -> dict[str, A
         write_atomically(directory / f"predictions_{name}.{suffix}", text)
         if split.labelled:
             outcomes = family.score(predictions, split.examples, dataset.labels)
-            np.save(directory / f"outcomes_{name}.npy", outcomes)
+            write_array(outcomes, path=directory / f"outcomes_{name}.npy")
             result[name] = compute_metrics(family, outcomes)
     return result
 

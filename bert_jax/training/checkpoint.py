@@ -1,13 +1,10 @@
 """Checkpoints: orbax directories with state, data position, config, tokenizer and data passport."""
 
-import contextlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import orbax.checkpoint as ocp
 
 from bert_jax.config import diff, from_json, to_json
@@ -16,23 +13,14 @@ from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.faults import damage
 from bert_jax.faults.activity import Activity
+from bert_jax.faults.run_files import AS_WRITTEN, WrittenRows
+from bert_jax.files import read_json
 from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment, Phase, phases
 from bert_jax.training.initial import flatten_params
+from bert_jax.training.manager import CheckpointManager, open_checkpoints, reading, saving
 from bert_jax.training.metrics import PendingRow
 from bert_jax.training.state import TrainState
-
-
-class CheckpointManager(ocp.CheckpointManager):
-    """orbax's manager, which leaves it to the training loop to ask whether a signal came."""
-
-    def reached_preemption(self, step: int) -> bool:
-        """Returns False. `signals.Notice` numbers the questions to jax's preemption service."""
-        del step
-        return False
-
-
-JSON_ITEMS = ("position", "config", "tokenizer", "passport")
 
 RESUMABLE = (
     "mesh.",
@@ -40,6 +28,7 @@ RESUMABLE = (
     "training.eval_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.keep_every",
     "training.on_damaged_checkpoint",
     "training.on_nonfinite",
     "training.max_nonfinite",
@@ -49,34 +38,6 @@ RESUMABLE = (
 )
 """Prefixes of the fields that may change when a run continues. A new mesh, and a loop over the
 layers, change only rounding. `on_nonfinite` says what happens at later steps."""
-
-
-def open_checkpoints(
-    workdir: Path, *, keep: int | None = None, read_only: bool = False
-) -> CheckpointManager:
-    """Opens `workdir/checkpoints`. Each save deletes all but the newest `keep` checkpoints."""
-    return CheckpointManager(
-        (workdir / "checkpoints").absolute(),
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            save_root_metadata=not read_only,
-            async_options=ocp.options.AsyncOptions(
-                # orbax's thread calls it when all files are written, before it renames the step.
-                post_finalization_callback=lambda: _add_digests(workdir / "checkpoints")
-            ),
-        ),
-        item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(),
-            **{item: ocp.JsonCheckpointHandler() for item in JSON_ITEMS},
-        },
-    )
-
-
-def _add_digests(checkpoints: Path) -> None:
-    if jax.process_index() == 0:
-        damage.write_digests(checkpoints)
 
 
 def latest_step(workdir: Path) -> int:
@@ -93,32 +54,52 @@ def save(
     experiment: Experiment,
     tokenizer: Tokenizer,
     passport: dict[str, Any],
-    pending: PendingRow = (),
+    written: WrittenRows | None = None,
+    held_out_loss: float | None = None,
+    pending: PendingRow | None = None,
 ) -> None:
     """Starts to save the state of a step. The state may be donated after this function returns.
 
     The checkpoint of step s holds the data position of the batch for step s + 1. It also holds the
-    seconds of each kind of work of the run, and the metrics of the steps since the last row of
-    metrics.jsonl, `pending`.
+    seconds of each kind of work of the run.
+
+    Args:
+      written: describes the rows of metrics.jsonl.
+      held_out_loss: the loss of the evaluation at this step, if there was one.
+      pending: the metrics of the steps since the last row of metrics.jsonl, if the step is saved
+        because of a signal.
+
+    Raises:
+      CheckpointError: this step or the step before it could not be written.
     """
     activity.begin("saving")
+    plan = phases(experiment)
+    number = next(phase.number for phase in plan if step <= phase.last_step)
+    standing = {
+        "regular": pending is None,
+        "held_out": None if held_out_loss is None else {"phase": number, "loss": held_out_loss},
+    }
     position = {
-        **next_batch(phases(experiment), step),
+        **next_batch(plan, step),
+        **standing,
         "data_fingerprint": passport_fingerprint(passport),
         "spent": activity.spent(),
-        "pending": list(pending),
+        "pending": list(pending or ()),
+        "written": written and written._asdict(),
         "digests": True,  # without digests.json, the step is damaged
     }
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.PyTreeSave(state),
-            position=ocp.args.JsonSave(position),
-            config=ocp.args.JsonSave(to_json(experiment)),
-            tokenizer=ocp.args.JsonSave(tokenizer.to_json()),
-            passport=ocp.args.JsonSave(passport),
-        ),
-    )
+    with saving(manager):
+        manager.save(
+            step,
+            metrics=standing,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(state),
+                position=ocp.args.JsonSave(position),
+                config=ocp.args.JsonSave(to_json(experiment)),
+                tokenizer=ocp.args.JsonSave(tokenizer.to_json()),
+                passport=ocp.args.JsonSave(passport),
+            ),
+        )
 
 
 def next_batch(plan: Sequence[Phase], step: int) -> dict[str, int]:
@@ -145,7 +126,7 @@ def save_params(
     `to_json()`. `head` configures the output layer of a fine-tuned model.
     """
     config = to_json(experiment) if experiment else {"model": to_json(model)}
-    with open_checkpoints(directory) as manager:
+    with open_checkpoints(directory) as manager, saving(manager):
         manager.save(
             0,
             args=ocp.args.Composite(
@@ -165,6 +146,13 @@ class Restored(NamedTuple):
     """Seconds of each kind of work of the run so far (`faults.activity`)."""
     pending: PendingRow = ()
     """Metrics of the steps since the last row of metrics.jsonl."""
+    written: WrittenRows | None = None
+    """The rows of metrics.jsonl when the checkpoint was saved."""
+
+    @property
+    def rows(self) -> tuple[PendingRow, WrittenRows | None]:
+        """What `RunWriter` needs of an earlier process."""
+        return self.pending, self.written
 
 
 def restore(
@@ -179,16 +167,24 @@ def restore(
     restored = _read(
         manager, step, state=_restore_pytree(abstract), position=ocp.args.JsonRestore()
     )
-    saved, now = restored["position"]["data_fingerprint"], passport_fingerprint(passport)
+    with reading(manager, step):
+        saved, now = str(restored["position"]["data_fingerprint"]), passport_fingerprint(passport)
     if saved != now:
         raise CheckpointError(
             f"the prepared data have changed since checkpoint {step} was written "
             f"(fingerprint then {saved[:12]}, now {now[:12]}); accepted: the same data, "
             "or another --workdir"
         )
-    position = restored["position"]
-    spent = position.get("spent") or {"unknown": position["seconds"]}  # until bert_jax 0.2
-    return Restored(restored["state"], spent, position.get("pending", ()))
+    with reading(manager, step):
+        position = restored["position"]
+        spent = position.get("spent") or {"unknown": position["seconds"]}  # until bert_jax 0.2
+        spent = {work: float(seconds) for work, seconds in spent.items()}
+        pending = [
+            {name: (float(total), float(weight)) for name, (total, weight) in one.items()}
+            for one in position.get("pending", ())
+        ]
+        written = position.get("written") and WrittenRows(**position["written"])
+        return Restored(restored["state"], spent, pending, written)
 
 
 def restore_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any:
@@ -218,37 +214,31 @@ class Description(NamedTuple):
 
 
 def restore_description(manager: CheckpointManager, *, step: int) -> Description:
-    """Reads the description of a saved step."""
+    """Reads the description of a saved step.
+
+    Raises:
+      CheckpointError: an item is missing or damaged.
+    """
     items = ["config", "tokenizer"]
     if (Path(manager.directory) / str(step) / "passport").exists():
         items.append("passport")
     restored = _read(manager, step, **{name: ocp.args.JsonRestore() for name in items})
-    config, passport = restored["config"], restored.get("passport") or None
-    others = (restored["tokenizer"], passport, config.pop("head", None))
-    if config.keys() == {"model"}:
-        return Description(from_json(BertConfig, config["model"]), None, *others)
-    experiment = from_json(Experiment, config)
+    with reading(manager, step):
+        for name in items:
+            if not isinstance(restored[name], dict):
+                kind = type(restored[name]).__name__
+                raise CheckpointError(f"its {name} is a {kind}; accepted: a JSON object")
+        config, passport = restored["config"], restored.get("passport") or None
+        others = (restored["tokenizer"], passport, config.pop("head", None))
+        if config.keys() == {"model"}:
+            return Description(from_json(BertConfig, config["model"]), None, *others)
+        experiment = from_json(Experiment, config)
     return Description(experiment.model, experiment, *others)
 
 
 def _read(manager: CheckpointManager, step: int, **items: Any) -> Any:
-    with _damage_is_refused(manager, step):
+    with reading(manager, step):
         return manager.restore(step, args=ocp.args.Composite(**items))
-
-
-@contextlib.contextmanager
-def _damage_is_refused(manager: CheckpointManager, step: int) -> Iterator[None]:
-    """Turns the errors of orbax about missing or damaged files into a CheckpointError."""
-    try:
-        yield
-    except (RuntimeError, MemoryError):  # the memory is too small for the arrays
-        raise
-    except Exception as error:  # orbax raises many classes, and Exception itself
-        reason = repr(error.__cause__ or error)[:200]
-        raise CheckpointError(
-            f"{manager.directory}/{step} cannot be read ({reason}); accepted: a whole "
-            "checkpoint; delete this directory to continue from the checkpoint before it"
-        ) from error
 
 
 def _restore_pytree(abstract: Any, **options: Any) -> ocp.args.PyTreeRestore:
@@ -265,12 +255,12 @@ def check_arrays(manager: CheckpointManager, abstract: Any, *, step: int) -> Non
       CheckpointError: arrays are missing, unexpected or different. The message names all of them.
     """
     fields = abstract if isinstance(abstract, dict) else vars(abstract)
-    with _damage_is_refused(manager, step):
+    with reading(manager, step):
         state = manager.item_metadata(step).state or {}
-        saved = {field: state[field] for field in fields}
+        saved = {field: _describe(state[field]) for field in fields}
     wrong = []
     for field, arrays in fields.items():
-        wanted, found = _describe(arrays), _describe(saved[field])
+        wanted, found = _describe(arrays), saved[field]
         wrong += [f"missing {field}/{path}" for path in wanted.keys() - found.keys()]
         wrong += [f"unexpected {field}/{path}" for path in found.keys() - wanted.keys()]
         wrong += [
@@ -296,9 +286,9 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Checks that the experiment may start in `workdir`, or continue there.
 
     Raises:
-      CheckpointError: `workdir` is a file, lies in prepared data, holds weights without a run, or
-        holds a run in which a field that is not `RESUMABLE` has another value. The message names
-        the field.
+      CheckpointError: `workdir` is a file, or lies in prepared data, or its `config.json` is
+        damaged. Or it holds weights without a run. Or it holds a run in which a field that is not
+        `RESUMABLE` has another value. The message names the field.
     """
     file = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
@@ -311,8 +301,9 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
                 f"training.init_from={workdir} to start from them"
             )
         return
+    content = read_json(file, error=CheckpointError, advice=AS_WRITTEN)
     try:
-        saved = from_json(Experiment, json.loads(file.read_text()))
+        saved = from_json(Experiment, content)
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}; accepted: the file as the run wrote it") from error
     _check_same(saved, experiment, what=f"{workdir} holds a run")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from bert_jax.config import PositiveFloat, PositiveInt, check_bounds, leaves
+from bert_jax.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,12 @@ class TrainingConfig:
     checkpoint_every: PositiveInt = 1000
     """Updates between checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """Number of checkpoints to keep; older ones are deleted."""
+    """Number of the newest checkpoints to keep. The checkpoint with the lowest held-out loss is
+    kept, too. Its step must be a multiple of both `eval_every` and `checkpoint_every`, or the last
+    step of a phase."""
+    keep_every: PositiveInt | None = None
+    """The checkpoints at multiples of this number of updates are never deleted; null for none. It
+    is a multiple of `checkpoint_every`."""
     on_damaged_checkpoint: Literal["previous", "stop"] = "previous"
     """The run does this if its last checkpoint is damaged. `previous`: it moves the checkpoint to
     `damaged/` and goes on from the one before. `stop`: it ends with an error."""
@@ -46,6 +52,11 @@ class TrainingConfig:
 
     def __post_init__(self):
         check_bounds(self, "training")
+        if self.keep_every and self.keep_every % self.checkpoint_every:
+            raise ConfigError(
+                f"training.keep_every is {self.keep_every}; accepted: null, or a multiple of "
+                f"training.checkpoint_every, {self.checkpoint_every}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Initial weights: the parameters that a run starts from if `training.init_from` is set."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError, ConfigError
-from bert_jax.files import write_json
+from bert_jax.files import read_json_if_whole, write_json
 from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment
 
@@ -111,9 +110,10 @@ def record(weights: InitialWeights, workdir: Path) -> None:
         other weights.
     """
     file, found = workdir / "initial.json", weights.sha256
-    if file.exists() and (before := json.loads(file.read_text())["sha256"]) != found:
+    before = read_json_if_whole(file).get("sha256", found)
+    if before != found:
         raise CheckpointError(
-            f"{workdir} started from weights {before[:12]}, but {weights.path} now holds "
+            f"{workdir} started from weights {before!s:.12}, but {weights.path} now holds "
             f"{found[:12]}; accepted: the same weights, or another --workdir"
         )
     if jax.process_index() == 0:

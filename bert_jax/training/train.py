@@ -1,24 +1,22 @@
 """Pretraining: `train` makes a run, from its first checks to its result."""
 
 import contextlib
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
-from bert_jax import environment
-from bert_jax.config import config_hash, to_json
-from bert_jax.data.batch import Batch
+from bert_jax.config import config_hash
 from bert_jax.data.passport import join_passports, passport_fingerprint
-from bert_jax.faults.activity import Activity, lost_seconds
+from bert_jax.faults.activity import Activity
 from bert_jax.faults.damage import move_damaged, newest_whole_step
 from bert_jax.faults.processes import check_processes_agree, end_if_stalled, report
+from bert_jax.faults.run_files import RunResult
 from bert_jax.faults.signals import Interrupted, Notice
-from bert_jax.files import write_json
+from bert_jax.faults.workdir import open_workdir, write_result
+from bert_jax.files import read_json_if_whole
 from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint, initial
@@ -26,19 +24,16 @@ from bert_jax.training.build import Assembly, assemble, check_memory, compile_up
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.evaluation import baselines, evaluate
 from bert_jax.training.experiment import Experiment, Phase, errors_of_phase, phases
-from bert_jax.training.metrics import PendingRow
 from bert_jax.training.nonfinite import NonFiniteSteps, Rollback
 from bert_jax.training.phases import (
     check_files_of_phases,
     first_batch,
-    held_out_batches,
     load_data,
+    placed_held_out_batches,
     training_batches,
 )
 from bert_jax.training.state import TrainState, abstract_state, make_state
 from bert_jax.training.writer import RunWriter
-
-RESULT_FORMAT_VERSION = 1
 
 Probe = Callable[[Any], dict[str, float]]
 """Returns measurements of the parameters, e.g. {"eval/sentiment": 0.8}."""
@@ -68,9 +63,9 @@ def train(
     loaded, tokenizer = load_data(plan)
     passport = join_passports(loaded)
     checkpoint.check_workdir(workdir, experiment)
-    if (workdir / "result.json").exists():
+    if result := read_json_if_whole(workdir / "result.json", RunResult):
         report(f"{workdir} is complete")
-        return json.loads((workdir / "result.json").read_text())
+        return result
     check_files_of_phases(plan, loaded)
     first_step = newest_whole_step(workdir, on_damaged=training.on_damaged_checkpoint)
     if not first_step:
@@ -94,21 +89,17 @@ def train(
         workdir_shared=(workdir / "config.json").exists(),
     )
     move_damaged(workdir, newest_whole=first_step)
-    manager = checkpoint.open_checkpoints(workdir, keep=training.keep_checkpoints)
+    manager = checkpoint.open_checkpoints(workdir, training=training)
     if first_step:
         checkpoint.check_run_of_step(manager, experiment, tokenizer, step=first_step)
     start = partial(starting_state, assemblies[1], manager, workdir, passport, weights)
-    state, spent, pending = start(first_step)
-    activity.go_on(spent)
-    parameters, kind = num_parameters(state.params, experiment.model), jax.devices()[0].device_kind
-    report(
-        f"{parameters:,} parameters on mesh {dict(mesh.shape)} of {mesh.size} of "
-        f"{jax.device_count()} devices ({kind}), {experiment.model.dtype}"
-    )
+    begun = start(first_step)
+    activity.go_on(begun.spent)
+    report_size(num_parameters(begun.state.params, experiment.model), experiment, mesh)
 
     # ---- Compile the updates of all remaining phases: too little memory is an error now -------
     with jax.set_mesh(mesh):
-        compile_updates(assemblies, plan, state, first_step, activity)
+        compile_updates(assemblies, plan, begun.state, first_step, activity)
 
     # ---- Phases -------------------------------------------------------------------------------
     save = partial(
@@ -123,10 +114,12 @@ def train(
     stalled = end_if_stalled(activity, seconds=training.stall_seconds)
     with jax.set_mesh(mesh), Notice() as notice, manager, stalled:
         while not held_out:  # after a rollback, the run goes on from its last checkpoint
-            writer = RunWriter(workdir, training, first_step, profile_steps, pending, nonfinite.add)
+            writer = RunWriter(
+                workdir, training, first_step, profile_steps, *begun.rows, nonfinite.add
+            )
             with contextlib.suppress(Rollback), writer:
                 held_out = train_phases(
-                    state,
+                    begun.state,
                     plan,
                     assemblies,
                     writer,
@@ -136,34 +129,23 @@ def train(
                     left_out=nonfinite.left_out,
                     probes=probes,
                     save=save,
+                    check_saved=manager.check_saved,
                 )
             activity.begin("saving")
             manager.wait_until_finished()
             if not held_out:
-                first_step, state, pending = roll_back(manager, workdir, training, start, activity)
+                first_step, begun = roll_back(manager, workdir, training, start, activity)
 
     return write_result(workdir, experiment, held_out, activity)
 
 
-def open_workdir(workdir: Path, experiment: Experiment, first_step: int) -> float:
-    """Makes the run directory and writes `config.json` and `environment.json`.
-
-    Returns the seconds of work that earlier processes of the run lost, on process 0 alone.
-    """
-    lost = 0.0
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", to_json(experiment))
-        file = workdir / "environment.json"
-        loop = experiment.model.layers_loop(jax.default_backend())
-        seconds = lost_seconds(workdir, first_step)
-        described = environment.describe_again(file, scan_layers=loop, lost_seconds=seconds)
-        write_json(file, described)
-        starts = [described, *described.get("earlier", [])]
-        lost = sum(start.get("lost_seconds", 0.0) for start in starts)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")  # the other processes read it afterwards
-    return lost
+def report_size(parameters: int, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Prints the number of parameters and on which devices they are."""
+    kind = jax.devices()[0].device_kind
+    report(
+        f"{parameters:,} parameters on mesh {dict(mesh.shape)} of {mesh.size} of "
+        f"{jax.device_count()} devices ({kind}), {experiment.model.dtype}"
+    )
 
 
 def compile_updates(
@@ -180,23 +162,6 @@ def compile_updates(
         assemblies[phase.number] = compile_update(assembly, state, batch)
     activity.begin("start")
     report(f"compiled in {activity.seconds_of_last:.0f} s")
-
-
-def write_result(
-    workdir: Path, experiment: Experiment, held_out: dict[str, float], activity: Activity
-) -> dict[str, Any]:
-    """Writes `result.json` and returns its content."""
-    result = {
-        "format_version": RESULT_FORMAT_VERSION,
-        "steps": experiment.training.steps,
-        "seconds": round(sum(activity.spent().values()), 1),
-        "goodput": activity.goodput(),
-        "config_hash": config_hash(experiment),
-        **held_out,
-    }
-    if jax.process_index() == 0:
-        write_json(workdir / "result.json", result)
-    return result
 
 
 def starting_state(
@@ -219,7 +184,9 @@ def starting_state(
     if step:
         abstract = abstract_state(assembly.initialize, assembly.sharding)
         report(f"{workdir}: going on from step {step}")
-        return checkpoint.restore(manager, abstract, step=step, passport=passport)
+        restored = checkpoint.restore(manager, abstract, step=step, passport=passport)
+        manager.delete_superseded()
+        return restored
     state = make_state(assembly.initialize, assembly.sharding)
     if weights:
         initial.record(weights, workdir)
@@ -235,14 +202,14 @@ def roll_back(
     config: TrainingConfig,
     start: Callable[[int], checkpoint.Restored],
     activity: Activity,
-) -> tuple[int, TrainState, PendingRow]:
-    """Returns the step of the last whole checkpoint, or 0, with its state and its pending row."""
+) -> tuple[int, checkpoint.Restored]:
+    """Returns the step of the last whole checkpoint, or 0, and what it holds."""
     step = newest_whole_step(workdir, on_damaged=config.on_damaged_checkpoint)
     move_damaged(workdir, newest_whole=step)
     manager.reload()
-    state, spent, pending = start(step)
-    activity.lose_updates(spent)
-    return step, state, pending
+    begun = start(step)
+    activity.lose_updates(begun.spent)
+    return step, begun
 
 
 def train_phases(
@@ -285,6 +252,7 @@ def train_phase(
     left_out: Collection[int],
     probes: Sequence[Probe],
     save: Callable[..., None],
+    check_saved: Callable[[], None],
 ) -> tuple[TrainState, dict[str, float]]:
     """Trains a phase. Skips steps up to `first_step`, which were made before a restart of the run.
 
@@ -296,11 +264,10 @@ def train_phase(
     Raises:
       Interrupted: a signal came to a process of the run. The state is saved.
       DivergenceError, Rollback: a value is not finite. No step after the last row is saved.
+      CheckpointError: a checkpoint could not be written.
     """
     config, data = phase.experiment.training, phase.experiment.data
-
-    def held_out() -> Iterator[Batch]:
-        return activity.each(map(assembly.place, held_out_batches(phase)))
+    held_out = partial(placed_held_out_batches, phase, assembly.place, activity)
 
     # ---- Baselines: they need no model, and use the masked positions of the evaluation --------
     activity.begin("evaluation")
@@ -332,14 +299,15 @@ def train_phase(
                     row |= probe(state.params)
             writer.write(step, row)  # raises before the save if a value is not finite
             if saving:
-                save(step, state)
+                save(step, state, written=writer.synchronize(), held_out_loss=row.get("eval/loss"))
             activity.begin("updates")
             writer.restart_clock()
         elif step % config.log_every == 0:
             writer.end_row(step)
+        check_saved()
         if notice.reached() and step < phase.run_steps:
             if not saving:
-                save(step, state, pending=writer.pending())
+                save(step, state, pending=writer.pending(), written=writer.synchronize())
             raise Interrupted(f"interrupted by {notice.signal or 'SIGTERM'}: step {step} is saved")
     if not evaluation:  # no step was left: the run stopped after its last checkpoint
         evaluation = evaluate(assembly.score, state.params, held_out())

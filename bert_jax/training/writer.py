@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +19,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.record_writer import masked_crc32c
 
 from bert_jax import environment
 from bert_jax.errors import DivergenceError
-from bert_jax.files import open_to_append, write_atomically
+from bert_jax.faults.run_files import WrittenRows, keep_rows
+from bert_jax.files import append, synchronize
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.metrics import Mean, PendingRow, merge
 from bert_jax.training.nonfinite import ADVICE
@@ -40,6 +48,7 @@ class RunWriter:
 
     The writer first deletes rows after `first_step`, which an interrupted run may have left. A
     resumed run therefore leaves the same rows as an uninterrupted run, except for `perf/` values.
+    If rows are damaged, or differ from `written`, a line on stderr says so.
     """
 
     def __init__(
@@ -49,6 +58,7 @@ class RunWriter:
         first_step: int,
         profile_steps: range = range(0),
         pending: PendingRow = (),
+        written: WrittenRows | None = None,
         on_nonfinite: Callable[[int, dict[str, Any]], None] | None = None,
     ):
         """`on_nonfinite` is called with each step that is not finite and its metrics."""
@@ -82,10 +92,8 @@ class RunWriter:
         )
         self._task = self._progress.add_task("", total=config.steps, completed=first_step)
         if self._active:
-            _keep_rows(workdir / "metrics.jsonl", first_step)
-            self._tensorboard = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=first_step + 1
-            )
+            self._count, self._hash = keep_rows(workdir / "metrics.jsonl", first_step, written)
+            self._events = _first_events(workdir / "tensorboard", first_step)
 
     def __enter__(self):
         self._progress.start()
@@ -95,8 +103,6 @@ class RunWriter:
     def __exit__(self, *_):
         self._trace.close()
         self._progress.stop()
-        if self._active:
-            self._tensorboard.close()
 
     @contextlib.contextmanager
     def profile(self, step: int) -> Iterator[None]:
@@ -187,17 +193,28 @@ class RunWriter:
             self._check_finite(name, value, step)
         if not self._active:
             return
-        with open_to_append(self._workdir / "metrics.jsonl") as file:
-            phase = {} if self.phase is None else {"phase": self.phase}
-            file.write(json.dumps({"step": step} | phase | row) + "\n")
-        for name, value in row.items():
-            self._tensorboard.add_scalar(name, value, step)
+        phase = {} if self.phase is None else {"phase": self.phase}
+        line = f"{json.dumps({'step': step} | phase | row)}\n".encode()
+        append(self._workdir / "metrics.jsonl", line)
+        self._count += 1
+        self._hash.update(line)
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in row.items()]
+        append(self._events, _event(step=step, summary=Summary(value=scalars)))
         self._progress.update(self._task, completed=step, description=_summary(row))
         evaluated = "eval/mlm_loss" in row
         due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES
         if evaluated or (due and not self._console.is_terminal):
             self._last_line = time.monotonic()
             self._console.print(f"step {step:>7}  {_summary(row)}", soft_wrap=True)
+
+    def synchronize(self) -> WrittenRows | None:
+        """Waits until all rows are on the disk and describes them; None on other processes."""
+        if not self._active:
+            return None
+        for file in (self._workdir / "metrics.jsonl", self._events):
+            if file.exists():
+                synchronize(file)
+        return WrittenRows(self._count, self._hash.hexdigest())
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):
@@ -222,10 +239,25 @@ def _summary(row: dict[str, float]) -> str:
     return "  ".join(parts)
 
 
-def _keep_rows(file: Path, last_step: int) -> None:
-    if not file.exists():
-        return
-    # A killed process can leave an incomplete last line, which has no newline.
-    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in lines if json.loads(line)["step"] <= last_step]
-    write_atomically(file, "".join(kept))
+def _first_events(directory: Path, first_step: int) -> Path:
+    """Starts a new file of TensorBoard events, and returns it.
+
+    TensorBoard reads the files of a directory by name. The first events of this file make it
+    forget earlier events after `first_step`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    prefix = "events.out.tfevents."
+    times = [path.name.removeprefix(prefix)[:10] for path in directory.glob(f"{prefix}*")]
+    newest = max((int(seconds) for seconds in times if seconds.isdecimal()), default=0)
+    file = directory / f"{prefix}{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}"
+    start = SessionLog(status=SessionLog.START)
+    append(file, _event(file_version="brain.Event:2"))
+    append(file, _event(step=first_step + 1, session_log=start))
+    return file
+
+
+def _event(**fields: Any) -> bytes:
+    """Returns an event in the format of TFRecord: length, checksum, content, checksum."""
+    content = Event(wall_time=time.time(), **fields).SerializeToString()
+    length = struct.pack("<Q", len(content))
+    return b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in (length, content))

@@ -1,5 +1,6 @@
 """Fine-tuning: it learns, adds one output layer, and writes a result that can be checked."""
 
+import io
 import json
 import os
 import shutil
@@ -11,17 +12,25 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import no_file_longer_than
 
 import bert_jax
 from bert_jax.config import config_hash, override, to_json
-from bert_jax.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from bert_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergenceError,
+)
 from bert_jax.runs.run import load_run
 from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.datasets import encode_dataset, load_dataset
 from bert_jax.tasks.families.batches import padded_length
-from bert_jax.tasks.finetuning import failed, finetune, make_setup, open_encoder
+from bert_jax.tasks.families.classification import CLASSIFICATION
+from bert_jax.tasks.finetuning import failed, finetune, make_setup, open_encoder, open_workdir
 from bert_jax.tasks.probe import make_probe
+from bert_jax.tasks.results import read_outcomes, read_seed
 from bert_jax.tasks.seed_run import evaluation_steps
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.initial import flatten_params
@@ -248,6 +257,99 @@ def test_an_identity_that_lacks_a_hash_is_refused(sentiment, pretrained, tmp_pat
     (tmp_path / "identity.json").write_text(json.dumps({"config_hash": config_hash(sentiment)}))
     with pytest.raises(CheckpointError, match="holds a fine-tuning with checkpoint_sha256 None,"):
         finetune(sentiment, pretrained, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"seed": 0', bytes(50), b"\xff", b"[]", b"null"])
+@pytest.mark.parametrize("name", ["identity.json", "config.json"])
+def test_a_damaged_identity_ends_the_command_and_is_kept(name, content, tuned, sentiment, tmp_path):
+    for file in ("identity.json", "config.json"):
+        shutil.copy(tuned[0] / file, tmp_path)
+    (tmp_path / name).write_bytes(content)
+    identity = json.loads((tuned[0] / "identity.json").read_bytes())
+    hashes = {name: value for name, value in identity.items() if name.endswith("_sha256")}
+    with pytest.raises(CheckpointError, match=f"{name}.*; accepted: "):
+        open_workdir(tmp_path, sentiment, **hashes)
+    assert (tmp_path / name).read_bytes() == content
+
+
+SEED = b'{"seed": 0, "best_step": 6, "dev": {"accuracy": 0.5}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", SEED[:30], bytes(50), b"\xff", b"[]", b"{}", b'{"seed": 0}'),
+        *(b'{"seed": 0, "diverged_at_step": null}', SEED.replace(b"accuracy", b"precision")),
+        *(SEED.replace(b'{"accuracy": 0.5}', b"5"), SEED.replace(b"0.5", b'"0.5"')),
+        *(SEED.replace(b"6", b"null"), SEED.replace(b'"seed": 0', b'"seed": "0"')),
+    ],
+)
+def test_a_damaged_result_of_a_seed_says_how_to_go_on(content, tmp_path):
+    file = tmp_path / "result.json"
+    file.write_bytes(SEED)
+    assert read_seed(file, "accuracy", ["dev"]) == json.loads(SEED)
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        read_seed(file, "accuracy", ["dev"])
+    said = str(error.value)
+    assert str(file) in said and "\n" not in said
+    assert said.endswith(f"delete {tmp_path} to train this seed again")
+
+
+def test_a_full_disk_ends_a_seed_that_is_trained_again(sentiment, pretrained, tuned, tmp_path):
+    with no_file_longer_than(30_000), pytest.raises(CheckpointError, match="cannot be written"):
+        finetune(sentiment, pretrained, tmp_path / "run")
+    assert not (tmp_path / "run" / "seed-0" / "result.json").exists()
+    result = finetune(sentiment, pretrained, tmp_path / "run")
+    first, again = tuned[1]["seeds"][0], result["seeds"][0]
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+
+
+def other_value(content):
+    values = np.load(io.BytesIO(content))
+    values[0, 0] += 1  # the prediction of the first example
+    stored = io.BytesIO()
+    np.save(stored, values)
+    return stored.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-3],
+        lambda content: content[:20],
+        lambda content: b"",
+        lambda content: bytes(len(content)),
+        lambda content: content.replace(b"(25, 2)", b"(9999999999999, 2)"),
+        lambda content: content.replace(b"<f8", b"|O8"),
+        lambda content: content.replace(b"<f8", b">f8"),
+        other_value,
+        None,
+    ],
+)
+def test_damaged_outcomes_are_not_used(damage, tuned, tmp_path):
+    file = tmp_path / "outcomes_dev.npy"
+    shutil.copy(tuned[0] / "seed-1" / "outcomes_dev.npy", file)
+    metrics = tuned[1]["seeds"][1]["dev"]
+    assert read_outcomes(file, CLASSIFICATION, metrics).shape == (25, 2)
+    if damage:
+        file.write_bytes(damage(file.read_bytes()))
+    else:
+        file.unlink()
+    with pytest.raises(CheckpointError, match="outcomes_dev.npy.*accepted: .*; delete") as error:
+        read_outcomes(file, CLASSIFICATION, metrics)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_environment_and_result_are_written_again(
+    tuned, sentiment, pretrained, tmp_path, capsys
+):
+    shutil.copytree(tuned[0], tmp_path / "run")
+    (tmp_path / "run" / "environment.json").write_bytes(b"")
+    (tmp_path / "run" / "result.json").write_bytes(b"")
+    assert finetune(sentiment, pretrained, tmp_path / "run", seeds=2)["seeds"] == tuned[1]["seeds"]
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["versions"]
+    assert "written again: " in capsys.readouterr().err
 
 
 def test_a_workdir_with_other_data_is_refused(tuned, sentiment, pretrained):

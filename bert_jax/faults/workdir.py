@@ -1,0 +1,57 @@
+"""Writes what a run writes once: `config.json`, `environment.json` and `result.json`."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from bert_jax import environment
+from bert_jax.config import config_hash, to_json
+from bert_jax.faults.activity import Activity, lost_seconds
+from bert_jax.faults.damage import best_step
+from bert_jax.files import write_json
+
+RESULT_FORMAT_VERSION = 1
+
+
+def open_workdir(workdir: Path, experiment: Any, first_step: int) -> float:
+    """Makes the run directory and writes `config.json` and `environment.json`.
+
+    Returns the seconds of work that earlier processes of the run lost, on process 0 alone.
+    """
+    lost = 0.0
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", to_json(experiment))
+        file = workdir / "environment.json"
+        loop = experiment.model.layers_loop(jax.default_backend())
+        seconds = lost_seconds(workdir, first_step)
+        described = environment.describe_again(file, scan_layers=loop, lost_seconds=seconds)
+        write_json(file, described)
+        starts = [described, *described.get("earlier", [])]
+        lost = sum(start.get("lost_seconds", 0.0) for start in starts)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir")  # the other processes read it afterwards
+    return lost
+
+
+def write_result(
+    workdir: Path, experiment: Any, held_out: dict[str, float], activity: Activity
+) -> dict[str, Any]:
+    """Writes `result.json` and returns its content.
+
+    `best_step` is the checkpoint with the lowest held-out loss; see `faults.damage.best_step`.
+    """
+    result = {
+        "format_version": RESULT_FORMAT_VERSION,
+        "steps": experiment.training.steps,
+        "seconds": round(sum(activity.spent().values()), 1),
+        "goodput": activity.goodput(),
+        "config_hash": config_hash(experiment),
+        "best_step": best_step(workdir),
+        **held_out,
+    }
+    if jax.process_index() == 0:
+        write_json(workdir / "result.json", result)
+    return result

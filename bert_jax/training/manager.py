@@ -1,0 +1,175 @@
+"""orbax's manager of a run's checkpoints: which it keeps, and what its errors say."""
+
+import contextlib
+import functools
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import orbax.checkpoint as ocp
+
+from bert_jax.errors import BertJaxError, CheckpointError
+from bert_jax.faults import damage
+from bert_jax.training.config import TrainingConfig
+
+JSON_ITEMS = ("position", "config", "tokenizer", "passport")
+
+policies = ocp.checkpoint_managers
+
+
+class CheckpointManager(ocp.CheckpointManager):
+    """orbax's manager. A save that fails raises a CheckpointError in the training loop.
+
+    The training loop, not the manager, asks whether a signal came.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False. `signals.Notice` numbers the questions to jax's preemption service."""
+        del step
+        return False
+
+    def metrics(self, step: int) -> dict[str, Any]:
+        """Returns what `preservation` needs to know about a saved step."""
+        return damage.standing(Path(self.directory) / str(step))
+
+    def check_saved(self) -> None:
+        """Raises a CheckpointError if the last save has ended with an error."""
+        if not self.is_saving_in_progress():
+            self.wait_until_finished()
+
+    def wait_until_finished(self) -> None:
+        """Waits until the last save has ended.
+
+        Raises:
+          CheckpointError: a file of the step could not be written.
+        """
+        with saving(self):
+            super().wait_until_finished()
+
+    def delete_superseded(self) -> None:
+        """Deletes the steps that a killed process would have deleted after its last save."""
+        for step in self._get_old_steps_to_remove():
+            self.delete(step)
+
+
+@contextlib.contextmanager
+def saving(manager: CheckpointManager) -> Iterator[None]:
+    """Turns the errors of orbax and TensorStore about a write into a CheckpointError."""
+    try:
+        yield
+    except (BertJaxError, jax.errors.JaxRuntimeError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{manager.directory}: a checkpoint cannot be written ({_reason(error)}); the "
+            "checkpoints before it are kept; accepted: a disk with free space that can be written"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the error that led to `error`, in one line."""
+    error = error.__cause__ or error
+    # TensorStore names the files first, and what the system said last, before codes in brackets.
+    said = re.sub(r" \[[a-z_ ]+=.*\]$", "", " ".join(str(error).split())).rpartition('": ')[2]
+    return f"{type(error).__name__}: {said[:200]}"
+
+
+@dataclass(frozen=True)
+class _Regular(policies.PreservationPolicy):
+    """Applies a policy to the checkpoints of the schedule.
+
+    A checkpoint that was saved because of a signal is kept only while it is the newest. An
+    interrupted run therefore keeps the same checkpoints as a run without interruption.
+    """
+
+    policy: policies.PreservationPolicy
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        regular = [one for one in checkpoints if one.metrics["regular"]]
+        chosen = self.policy.should_preserve(regular, context=context)
+        kept = {one.step for one, keep in zip(regular, chosen, strict=True) if keep}
+        return [one.step in kept or one is checkpoints[-1] for one in checkpoints]
+
+
+def preservation(training: TrainingConfig) -> policies.PreservationPolicy:
+    """Returns which checkpoints a run keeps: the newest, every M-th, and the best."""
+    rank = cast(Any, damage.rank)  # BestN sorts by it
+    kept = [policies.LatestN(training.keep_checkpoints), policies.BestN(get_metric_fn=rank, n=1)]
+    if training.keep_every:
+        kept.append(policies.EveryNSteps(training.keep_every))
+    return _Regular(policies.AnyPreservationPolicy(kept))
+
+
+@functools.cache
+def _say_errors_once() -> None:
+    """Hides what orbax and TensorStore print about a write that fails; orbax raises the error, too.
+
+    orbax logs a traceback. It also closes its event loop, so the other writes of the same
+    checkpoint, which have nobody to report to, end with errors that Python would print.
+    """
+    logging.getLogger("absl").addFilter(
+        lambda record: not (record.exc_info and "orbax" in record.pathname)
+    )
+    others = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        of_orbax = code is not None and "orbax" in code.co_filename
+        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+            others(unraisable)
+
+    sys.unraisablehook = report
+
+
+def open_checkpoints(
+    workdir: Path, *, training: TrainingConfig | None = None, read_only: bool = False
+) -> CheckpointManager:
+    """Opens `workdir/checkpoints`. Each save deletes the checkpoints that `training` does not keep.
+
+    Nothing is deleted if `training` is None.
+    """
+    _say_errors_once()
+    return CheckpointManager(
+        (workdir / "checkpoints").absolute(),
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=preservation(training) if training else None,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            save_root_metadata=not read_only,
+            async_options=ocp.options.AsyncOptions(
+                # orbax's thread calls it when all files are written, before it renames the step.
+                post_finalization_callback=lambda: _add_digests(workdir / "checkpoints")
+            ),
+        ),
+        item_handlers={
+            "state": ocp.PyTreeCheckpointHandler(),
+            **{item: ocp.JsonCheckpointHandler() for item in JSON_ITEMS},
+        },
+    )
+
+
+def _add_digests(checkpoints: Path) -> None:
+    if jax.process_index() == 0:
+        damage.write_digests(checkpoints)
+
+
+@contextlib.contextmanager
+def reading(manager: CheckpointManager, step: int) -> Iterator[None]:
+    """Turns every error about missing, damaged or unexpected content into a CheckpointError."""
+    where = f"{manager.directory}/{step}"
+    try:
+        yield
+    except BertJaxError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    except (jax.errors.JaxRuntimeError, MemoryError):  # the memory is too small for the arrays
+        raise
+    except Exception as error:  # orbax raises many classes, and Exception itself
+        raise CheckpointError(
+            f"{where} cannot be read ({_reason(error)}); accepted: a whole checkpoint; delete this "
+            "directory to continue from the checkpoint before it"
+        ) from error

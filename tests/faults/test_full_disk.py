@@ -1,0 +1,96 @@
+"""A full disk ends a command with one line and status 2; finished files stay.
+
+A process may not make a file longer than a limit. This needs no rights, and works on every disk.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from same_run import UNTIMED
+
+import bert_jax
+from bert_jax import load_run
+from bert_jax.config import to_json
+
+ROOT = Path(bert_jax.__file__).parents[1]
+
+LIMIT = 30_000
+"""Bytes. The arrays of a checkpoint need more, and all other files of a run less."""
+
+
+def run(module, *arguments, limit=None, stdin="", stdout=subprocess.PIPE):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit:  # a process inherits its parent's limit
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"bert_jax.{module}", *map(str, arguments)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    output, errors = process.communicate(stdin, timeout=120)
+    return process.returncode, output, errors
+
+
+def assert_full(result, *said):
+    """Checks for status 2, and a last line on stderr that holds each of `said`."""
+    status, _, errors = result
+    assert status == 2 and "Traceback" not in errors, errors
+    *_, last = errors.splitlines()
+    assert last.startswith("error: ") and errors.count("error: ") == 1, errors
+    for part in said:
+        assert part in last
+
+
+@pytest.fixture(scope="module")
+def commanded(experiment, tmp_path_factory):
+    """The config and the workdir of a run without a limit, which fills the compilation cache."""
+    directory = tmp_path_factory.mktemp("commanded")
+    (directory / "config.json").write_text(json.dumps(to_json(experiment)))
+    status, _, errors = run(
+        "pretrain", f"--experiment={directory}/config.json", f"--workdir={directory}/run"
+    )
+    assert status == 0, errors
+    return directory / "config.json", directory / "run"
+
+
+@pytest.mark.slow
+def test_pretrain_ends_at_the_checkpoint_that_cannot_be_written(commanded, tmp_path):
+    command = ("pretrain", f"--experiment={commanded[0]}", f"--workdir={tmp_path / 'run'}")
+    assert_full(run(*command, limit=LIMIT), "a checkpoint cannot be written", "too large")
+    assert run(*command)[0] == 0
+    one, other = (
+        json.loads((workdir / "result.json").read_text()) | UNTIMED
+        for workdir in (commanded[1], tmp_path / "run")
+    )
+    assert one == other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["bert_jax", "huggingface"])
+def test_convert_leaves_nothing_behind(to, commanded, tmp_path):
+    output = tmp_path / "converted"
+    command = ("convert", f"--source={commanded[1]}", f"--output={output}", f"--to={to}")
+    assert_full(run(*command, limit=LIMIT), "oo large", "written")
+    assert list(tmp_path.iterdir()) == []
+    assert run(*command)[0] == 0 and load_run(output).step == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["predict", "evaluate"])
+def test_output_that_cannot_be_written_ends_the_command(module, commanded, experiment):
+    arguments = {"predict": "--task=embed", "evaluate": f"--data={experiment.data.directory}"}
+    command = (module, f"--run={commanded[1]}", arguments[module])
+    with open("/dev/full", "w") as full:
+        result = run(*command, stdin="a text\nanother text\n", stdout=full)
+    assert_full(result, "standard output", "No space left on device")
