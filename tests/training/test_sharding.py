@@ -216,6 +216,7 @@ def updates(trainer, first_state, batch):
     rows = []
     for _ in range(2):
         state, metrics = trainer.step(state, batch)
+        del metrics["finite"]
         rows.append({name: float(value.compute()) for name, value in metrics.items()})
     layouts = jax.tree.map(lambda leaf, where: leaf.sharding == where, state, trainer.sharding)
     assert all(jax.tree.leaves(layouts)), "an update changed the sharding of the state"
