@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 PendingRow = Sequence[dict[str, tuple[float, float]]]
-"""Total and weight of each metric of each step since the last row of metrics.jsonl."""
+"""Total and weight of each metric of each step since the last row of metrics.jsonl. A step
+that made no update has no metrics."""
 
 
 @struct.dataclass

@@ -22,7 +22,7 @@ class TrainState:
     """Everything that an update changes."""
 
     step: Any
-    """Number of updates so far, int32. Dropout and the learning rate depend on it."""
+    """Number of steps so far, int32. Dropout and the learning rate depend on it."""
     params: Any
     opt_state: optax.OptState
 
