@@ -22,6 +22,11 @@ from bert_jax.errors import BertJaxError, CheckpointError, DataError
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A[\w-][\w.-]*\Z")]
 """Type of the name of a file in the same directory, for `read_json`: no slash, no `..`."""
 
+FilePath = Annotated[
+    str, msgspec.Meta(pattern=r"\A(?!\.\.?(/|\Z))[^/\0]+(/(?!\.\.?(/|\Z))[^/\0]+)*\Z")
+]
+"""Type of the path of a file within the same directory, for `read_json`: it never leads outside."""
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """Type of a number of things, for `read_json`."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bert_jax.errors import CheckpointError
-from bert_jax.files import read_json, sha256_of_file, write_json
+from bert_jax.files import FilePath, read_json, sha256_of_file, write_json
 
 DIGESTS_FILE = "digests.json"
 
@@ -192,7 +192,7 @@ def _unused(path: Path) -> Path:
 
 class _Digests(TypedDict):
     format_version: int
-    sha256: dict[str, str]
+    sha256: dict[FilePath, str]
 
 
 def _check_files(step: Path) -> None:

@@ -17,7 +17,7 @@ from bert_jax.errors import CheckpointError, DataError
 from bert_jax.faults.damage import check_step, choose_step
 from bert_jax.faults.run_files import whole_rows
 from bert_jax.interop.huggingface import WEIGHTS, read_huggingface, write_huggingface
-from bert_jax.interop.source import Source
+from bert_jax.interop.source import Source, check_vocabulary
 from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
 from bert_jax.interop.tensors import LoadingReport, to_parameters
 from bert_jax.models.bert import BertForPretraining, num_parameters
@@ -283,6 +283,7 @@ def _open_run(path: Path, step: int | Literal["best"] | None, *, verify: bool) -
         description = checkpoint.restore_description(manager, step=step)
         with reading(manager, step):
             tokenizer = tokenizer_from_json(description.tokenizer)
+            check_vocabulary(tokenizer, description.model, path)
             # The rows of a call have any length, and may be computed on any device.
             encoder = replace(description.model, attention="einsum")
             model, inputs = BertForPretraining(encoder), ()

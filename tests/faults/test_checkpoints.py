@@ -93,6 +93,26 @@ def test_damaged_digests_are_damage(damage, run):
         file.write_bytes(before)
 
 
+@pytest.mark.parametrize("name", ["../12/state/_sharding", "/etc/passwd", "state/../../x", ".."])
+def test_digests_name_no_file_outside_the_step(name, run):
+    file = run / "checkpoints" / "12" / DIGESTS_FILE
+    content = json.loads(file.read_bytes())
+    content["sha256"][name] = "0" * 64
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="is damaged .digests.json has changed"):
+        check_step(run, 12)
+
+
+def test_a_vocabulary_that_is_larger_than_the_model_is_refused(run):
+    """Its ids would be beyond the token table, and jax gives the last row for them."""
+    file = run / "checkpoints" / "12" / "tokenizer" / "metadata"
+    tokenizer = json.loads(file.read_bytes())
+    tokenizer["pieces"].append("one-more")
+    file.write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match="has 501 pieces; accepted: at most .* 500"):
+        load_run(run, verify=False)
+
+
 def test_a_run_goes_on_from_the_step_before_a_damaged_one(run, short, trained, capsys):
     (run / "result.json").unlink()
     (run / "checkpoints" / "12" / "state" / "_sharding").unlink()  # not needed on one device

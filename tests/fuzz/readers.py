@@ -227,9 +227,17 @@ def write_run(name: str) -> Callable[[Path], Path]:
         digests = {name: sha256_of_file(step / name) for name in names}
         (step / "digests.json").write_text(json.dumps({"format_version": 1, "sha256": digests}))
         (directory / "config.json").write_text(json.dumps(to_json(experiment)))
+        rows = [{"step": step, "train/loss": 1 / step} for step in (1, 2, 3)]
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         return directory / name
 
     return write
+
+
+def read_metrics(file: Path) -> object:
+    from bert_jax.faults.run_files import read_rows
+
+    return read_rows(file)
 
 
 def read_config(file: Path) -> object:
@@ -480,6 +488,9 @@ READERS: dict[str, Reader] = {
         write_tokenizer("sentencepiece"), read_tokenizer, "json", unpack_model, pack_model
     ),
     "config.json": Reader(write_run("config.json"), read_config, "json"),
+    "checkpoint_position": Reader(write_run("checkpoints/8/position/metadata"), read_step, "json"),
+    "checkpoint_digests": Reader(write_run("checkpoints/8/digests.json"), read_step, "json"),
+    "metrics.jsonl": Reader(write_run("metrics.jsonl"), read_metrics, "jsonl"),
     "passport": Reader(write_prepared("passport.json"), read_prepared, "json"),
     "records": Reader(write_prepared("train-00000-of-00002.array_record"), read_prepared),
     "token_counts": Reader(write_prepared("token_counts.npy"), read_prepared),
