@@ -11,7 +11,7 @@ import pytest
 
 import bert_jax
 from bert_jax.config import config_hash, override
-from bert_jax.errors import DivergenceError
+from bert_jax.errors import CheckpointError, DivergenceError
 from bert_jax.files import write_json
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.metrics import Mean
@@ -50,6 +50,23 @@ def test_a_new_run_overwrites_old_rows(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with RunWriter(tmp_path, CONFIG, 0):
         assert steps_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_no_row_is_written_through_a_link(step, tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "victim")
+    with RunWriter(tmp_path / "run", CONFIG, step) as writer:
+        writer.write(step + 1, {"train/loss": 1.0})
+    assert steps_of(tmp_path / "run") == [step + 1]
+    assert (tmp_path / "victim").read_text() == "precious"
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "nowhere")
+    with RunWriter(tmp_path / "run", CONFIG, step) as writer:
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl is a symbolic link"):
+            writer.write(step + 1, {"train/loss": 1.0})
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_row_is_the_weighted_mean_over_its_steps(tmp_path):
