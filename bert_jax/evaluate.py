@@ -19,6 +19,7 @@ from absl import flags
 
 from bert_jax import command, environment
 from bert_jax.errors import ConfigError, DataError
+from bert_jax.files import naming
 
 if TYPE_CHECKING:  # importing these imports jax; a command does so in main()
     from bert_jax.data.batch import Batch
@@ -142,12 +143,13 @@ def main() -> None:
 
     run = load_run(flags.FLAGS.run, command.step(flags.FLAGS.step))
     result = evaluate_run(run, flags.FLAGS.data)
-    if flags.FLAGS.json:
-        print(json.dumps(result))
-        return
-    for name, value in result.items():
-        if name != "format_version":
-            print(f"{name:24} {f'{value:.4f}' if isinstance(value, float) else value}")
+    lines = [
+        f"{name:24} {f'{value:.4f}' if isinstance(value, float) else value}"
+        for name, value in result.items()
+        if name != "format_version"
+    ]
+    with naming(command.STDOUT):
+        print(json.dumps(result) if flags.FLAGS.json else "\n".join(lines))
 
 
 if __name__ == "__main__":
