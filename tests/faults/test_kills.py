@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from event_files import assert_tensorboard_has_the_rows
 from same_run import UNTIMED, assert_same_run
 
 import bert_jax
 from bert_jax.config import override, to_json
+from bert_jax.faults.damage import saved_steps
 from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.training.optim import OptimizerConfig
@@ -100,10 +102,16 @@ def kills(request, faults):
 
 
 def test_pretraining_in_two_phases(two_phases, kills, rng, tmp_path):
-    """Parameters, moments, metrics and TensorBoard are those of an undisturbed run."""
+    """State, metrics, TensorBoard and kept checkpoints are those of an undisturbed run."""
     steps = 100 * max(kills, 6)
     training = replace(
-        two_phases.training, steps=steps, log_every=7, eval_every=90, checkpoint_every=40
+        two_phases.training,
+        steps=steps,
+        log_every=7,
+        eval_every=80,
+        checkpoint_every=40,
+        keep_checkpoints=2,
+        keep_every=120,
     )
     phase = replace(two_phases.phases[0], steps=steps // 3)
     experiment = replace(two_phases, training=training, phases=(phase,))
@@ -117,6 +125,8 @@ def test_pretraining_in_two_phases(two_phases, kills, rng, tmp_path):
         pretrain, tmp_path, work="metrics.jsonl", kills=kills, rng=rng
     )
     assert_same_run(killed, alone, step=steps)
+    assert_tensorboard_has_the_rows(killed)
+    assert saved_steps(killed) == saved_steps(alone)
     results = [json.loads((run / "result.json").read_text()) for run in (killed, alone)]
     assert results[0] | UNTIMED == results[1] | UNTIMED
     assert results[0]["goodput"]["seconds"]["lost"] > 0 == results[1]["goodput"]["seconds"]["lost"]
