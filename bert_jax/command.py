@@ -25,7 +25,7 @@ from bert_jax.errors import (
     MissingDataError,
     OutOfMemoryError,
 )
-from bert_jax.faults import processes, signals
+from bert_jax.faults import heartbeat, signals
 from bert_jax.faults.memory import explain_lack_of_memory
 from bert_jax.files import naming, open_to_append
 
@@ -154,14 +154,14 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
             _close_output()
             said = _line_about(error)
             status = _fail(said)
-            if processes.is_one_of_several():
-                processes.leave(status, said)
+            if heartbeat.is_one_of_several():
+                heartbeat.leave(status, said)
             sys.exit(status)
         except Exception as error:
-            if processes.is_one_of_several():
-                processes.wait_for_cause(error)
+            if heartbeat.is_one_of_several():
+                heartbeat.wait_for_cause(error)
                 traceback.print_exc()
-                processes.leave(1, repr(error))
+                heartbeat.leave(1, repr(error))
             raise
         except KeyboardInterrupt as error:
             more = "; the same command goes on from what was saved" if resumes else ""

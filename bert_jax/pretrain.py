@@ -28,7 +28,7 @@ from absl import flags
 from bert_jax import command, cpu, environment
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
-from bert_jax.faults import processes, signals
+from bert_jax.faults import processes
 from bert_jax.faults.memory import explain_lack_of_memory
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
@@ -75,7 +75,6 @@ def main() -> None:
     from bert_jax.training.checkpoint import latest_step
     from bert_jax.training.train import train
 
-    signals.share()
     profile_steps = range(0)
     if flags.FLAGS.profile_steps is not None:
         profile_steps = parse_steps(

@@ -22,10 +22,11 @@ if [ -n "${COORDINATOR:-}" ]; then
   several=(--coordinator="$COORDINATOR" --process_count="$COUNT" --process_index="$INDEX")
 fi
 trap 'exit 75' INT # after Ctrl-C, the run has saved its step and does not start again
-status=75
-while [ "$status" = 75 ]; do # a process was lost, the run stalled, or a signal came
+while true; do
   status=0
   python -m bert_jax.pretrain --experiment="$experiment" --workdir="$workdir" \
     "${mesh[@]}" "${several[@]}" || status=$?
+  case "$status" in
+    0 | 1 | 2) exit "$status" ;; # finished, or an error that would come again
+  esac # a signal, a stall, or a process that was lost or killed: start it again
 done
-exit "$status"

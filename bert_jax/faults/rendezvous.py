@@ -54,7 +54,8 @@ def _wait_for_others(
             try:
                 connection = connections.enter_context(server.accept()[0])
                 connection.settimeout(5)
-                came[int(connection.recv(16))] = connection
+                if 0 < (number := int(connection.recv(16))) < count:
+                    came[number] = connection
             except ValueError:  # this is no process of the run
                 continue
             except OSError as error:

@@ -12,7 +12,8 @@ from bert_jax.config import config_hash
 from bert_jax.data.passport import join_passports, passport_fingerprint
 from bert_jax.faults.activity import Activity
 from bert_jax.faults.damage import move_damaged, newest_whole_step
-from bert_jax.faults.processes import check_processes_agree, end_if_stalled, report
+from bert_jax.faults.heartbeat import end_if_stalled
+from bert_jax.faults.processes import check_processes_agree, report
 from bert_jax.faults.run_files import RunResult
 from bert_jax.faults.signals import Interrupted, Notice
 from bert_jax.faults.workdir import open_workdir, write_result

@@ -128,7 +128,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_when_they_are_started_ag
     assert time.monotonic() - killed < 30
     assert processes[0].returncode == STATUS
     last = said.splitlines()[-1]
-    assert last == "error: process 1 is lost: no sign of life for 15 seconds"
+    assert last == "error: process 1 is lost: no sign of life for 14 seconds"
     assert "Traceback" not in said and "Check failure" not in said
 
     processes = start_both(config, run, "--log_every_process")
