@@ -197,7 +197,7 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
       OutOfMemoryError: memory is too small for the body of the `with` statement.
     """
     file = directory / ".lock"
-    if flag == "--workdir":
+    if flag == "--workdir" and not (directory / "config.json").exists():  # a run may go on
         check_outside_data(directory)
     try:
         made = [path for path in (file, directory, *directory.parents) if not path.exists()]
@@ -214,7 +214,7 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
         except (BertJaxError, OSError) as error:
             saved = any(any(directory.glob(pattern)) for pattern in _SAVED)
             if isinstance(error, OutOfMemoryError) and directory in made and not saved:
-                shutil.rmtree(directory)
+                shutil.rmtree(directory, ignore_errors=True)
             with contextlib.suppress(OSError):  # a directory that is not empty stays
                 for path in made:
                     if path.is_dir():
