@@ -173,7 +173,10 @@ def test_processes_start_together():
     threads = [threading.Thread(target=come, args=(index,)) for index in (2, 0)]
     for thread in threads:
         thread.start()
-    with socket.create_connection(("127.0.0.1", int(coordinator[10:])), timeout=5) as stranger:
+    port, stranger = int(coordinator[10:]), socket.socket()
+    while stranger.connect_ex(("127.0.0.1", port)):
+        time.sleep(0.01)  # process 0 does not listen yet
+    with stranger:
         stranger.sendall(b"GET / HTTP/1.0")
     time.sleep(0.1)
     assert not began
@@ -181,8 +184,7 @@ def test_processes_start_together():
     for thread in threads:
         thread.join()
     assert len(began) == 3
-    free = socket.create_server(("127.0.0.1", int(coordinator[10:])))
-    free.close()
+    socket.create_server(("127.0.0.1", port)).close()  # it is free again
 
 
 @pytest.mark.parametrize("index", [0, 1])
