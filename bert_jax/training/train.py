@@ -98,11 +98,6 @@ def train(
     activity.go_on(begun.spent)
     report_size(num_parameters(begun.state.params, experiment.model), experiment, mesh)
 
-    # ---- Compile the updates of all remaining phases: too little memory is an error now -------
-    with jax.set_mesh(mesh):
-        compile_updates(assemblies, plan, begun.state, first_step, activity)
-
-    # ---- Phases -------------------------------------------------------------------------------
     save = partial(
         checkpoint.save,
         manager,
@@ -112,30 +107,34 @@ def train(
         passport=passport,
     )
     held_out: dict[str, float] = {}
-    stalled = end_if_stalled(activity, seconds=training.stall_seconds)
-    with jax.set_mesh(mesh), Notice() as notice, manager, stalled:
-        while not held_out:  # after a rollback, the run goes on from its last checkpoint
-            writer = RunWriter(
-                workdir, training, first_step, profile_steps, *begun.rows, nonfinite.add
-            )
-            with contextlib.suppress(Rollback), writer:
-                held_out = train_phases(
-                    begun.state,
-                    plan,
-                    assemblies,
-                    writer,
-                    notice,
-                    activity,
-                    first_step=first_step,
-                    left_out=nonfinite.left_out,
-                    probes=probes,
-                    save=save,
-                    check_saved=manager.check_saved,
+    with jax.set_mesh(mesh), end_if_stalled(activity, seconds=training.stall_seconds):
+        # ---- Compile the updates of all remaining phases: too little memory is an error now ---
+        compile_updates(assemblies, plan, begun.state, first_step, activity)
+
+        # ---- Phases -----------------------------------------------------------------------------
+        with Notice() as notice, manager:
+            while not held_out:  # after a rollback, the run goes on from its last checkpoint
+                writer = RunWriter(
+                    workdir, training, first_step, profile_steps, *begun.rows, nonfinite.add
                 )
-            activity.begin("saving")
-            manager.wait_until_finished()
-            if not held_out:
-                first_step, begun = roll_back(manager, workdir, training, start, activity)
+                with contextlib.suppress(Rollback), writer:
+                    held_out = train_phases(
+                        begun.state,
+                        plan,
+                        assemblies,
+                        writer,
+                        notice,
+                        activity,
+                        first_step=first_step,
+                        left_out=nonfinite.left_out,
+                        probes=probes,
+                        save=save,
+                        check_saved=manager.check_saved,
+                    )
+                activity.begin("saving")
+                manager.wait_until_finished()
+                if not held_out:
+                    first_step, begun = roll_back(manager, workdir, training, start, activity)
 
     return write_result(workdir, experiment, held_out, activity)
 
