@@ -176,13 +176,15 @@ def _newest_whole_step(workdir: Path, on_damaged: Literal["previous", "stop"]) -
 
 
 def move_damaged(workdir: Path, *, newest_whole: int) -> None:
-    """Moves the steps after `newest_whole` to `workdir/damaged`. Only process 0 does it."""
+    """Moves the steps after `newest_whole` to `workdir/damaged`. Process 0 does it for all."""
     for step in saved_steps(workdir) if jax.process_index() == 0 else ():
         if step > newest_whole:
             aside = _unused(workdir / "damaged" / str(step))
             aside.parent.mkdir(exist_ok=True)
             (workdir / "checkpoints" / str(step)).rename(aside)
             print(f"the damaged checkpoint {step} is now {aside}", file=sys.stderr)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("move_damaged")  # the others list the steps afterwards
 
 
 def _unused(path: Path) -> Path:
