@@ -45,7 +45,7 @@ case "$suite" in
       set -- -m slow "$@"
     elif [ "$suite" = --faults ]; then
       shift
-      set -- -m "slow or not slow" --kills=30 --soak_steps=5000 tests/faults tests/fuzz "$@"
+      set -- -m "slow or long or not slow" --kills=30 --soak_steps=5000 tests/faults tests/fuzz "$@"
     fi
     EXTRA_REQUIREMENTS=requirements-test.txt
     source "$(dirname "$0")/environment.sh"

@@ -23,7 +23,6 @@ from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConf
 from bert_jax.training.optim import OptimizerConfig
 from bert_jax.training.train import train
 
-pytestmark = pytest.mark.slow
 ROOT = Path(bert_jax.__file__).parents[1]
 
 
@@ -101,6 +100,7 @@ def kills(request, faults):
     return faults[0]
 
 
+@pytest.mark.slow
 def test_pretraining_in_two_phases(two_phases, kills, rng, tmp_path):
     """State, metrics, TensorBoard and kept checkpoints are those of an undisturbed run."""
     steps = 100 * max(kills, 6)
@@ -140,6 +140,7 @@ def files_of(directory, *patterns):
     }
 
 
+@pytest.mark.long
 def test_preparation(experiment, kills, rng, tmp_path):
     changes = {"data.corpus": "embedded:sotu", "data.train_shards": 24, "data.dupe_factor": 8}
     config = tmp_path / "config.json"
@@ -175,6 +176,7 @@ def fine_tuning(tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_fine_tuning(fine_tuning, experiment, kills, rng, tmp_path):
     pretrained = tmp_path / "pretrained"
     train(experiment, pretrained)
@@ -193,6 +195,7 @@ def test_fine_tuning(fine_tuning, experiment, kills, rng, tmp_path):
     assert results(killed) == results(alone)
 
 
+@pytest.mark.long
 def test_sweep(experiment, kills, rng, tmp_path):
     file = tmp_path / "three.py"
     file.write_text(

@@ -419,8 +419,14 @@ def test_kill_9_at_any_time_changes_nothing(mode, short, tmp_path):
     assert_same_bits(saved(experiment, workdir, 60), saved(experiment, tmp_path / "alone", 60))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["skip", "rollback", "stop"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param("skip", marks=pytest.mark.long),
+        pytest.param("rollback", marks=pytest.mark.slow),
+        pytest.param("stop", marks=pytest.mark.long),
+    ],
+)
 def test_two_processes_decide_alike(mode, short, tmp_path):
     changes = {"mesh.data": 2, "mesh.fsdp": 4, "training.on_nonfinite": mode}
     config = tmp_path / "config.json"

@@ -35,6 +35,8 @@ def evaluate(*arguments):
 train.evaluate = evaluate
 """
 
+UNTYPED = ('ZeroDivisionError("a bug")', "ZeroDivisionError('a bug')", 1)
+
 STALL = """
 train.evaluate = lambda *arguments: time.sleep(100)
 """
@@ -70,15 +72,15 @@ def start_both(config, workdir, *arguments, evaluates=("", "")):
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("failing", [0, 1])
 @pytest.mark.parametrize(
-    ("error", "said", "status"),
+    ("failing", "error", "said", "status"),
     [
-        ('DataError("the disk is gone")', "the disk is gone", 2),
-        ('ZeroDivisionError("a bug")', "ZeroDivisionError('a bug')", 1),
+        pytest.param(0, 'DataError("no disk")', "no disk", 2, marks=pytest.mark.slow),
+        pytest.param(1, 'DataError("no disk")', "no disk", 2, marks=pytest.mark.long),
+        pytest.param(0, *UNTYPED, marks=pytest.mark.long),
+        pytest.param(1, *UNTYPED, marks=pytest.mark.slow),
     ],
-    ids=["typed", "untyped"],
+    ids=["typed-0", "typed-1", "untyped-0", "untyped-1"],
 )
 def test_an_error_in_one_process_ends_all(failing, error, said, status, experiment, tmp_path):
     changes = {"mesh.data": 8, "training.steps": 400, "training.eval_every": 3}
@@ -139,7 +141,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_when_they_are_started_ag
     assert json.loads((run / "result.json").read_text())["goodput"]["seconds"]["lost"] >= 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_process_0_jax_ends_the_others(config_of, tmp_path):
     processes = start_both(config_of(mesh__data=8, training__steps=400), tmp_path / "run")
     while not steps_saved(tmp_path / "run"):
@@ -215,7 +217,7 @@ def test_a_run_that_stalls_ends_and_says_where_it_stands(config_of, tmp_path):
     assert steps_saved(tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_of_two_processes_that_stalls_ends_both(config_of, tmp_path):
     config = config_of(mesh__data=8, training__stall_seconds=15.0)
     processes = start_both(config, tmp_path / "run", evaluates=("", STALL))

@@ -183,8 +183,13 @@ def undisturbed_on_eight_devices(on_eight_devices, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     number, on_eight_devices, undisturbed_on_eight_devices, tmp_path
 ):
@@ -206,8 +211,13 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     assert_same_run(tmp_path, undisturbed_on_eight_devices, step=STEPS_OF_BOTH)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", DURING)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("evaluation", marks=pytest.mark.long),
+        pytest.param("saving", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_during_an_evaluation_or_a_save_saves_one_step_in_both(
     moment, on_eight_devices, undisturbed_on_eight_devices, tmp_path
 ):
@@ -249,8 +259,14 @@ def test_a_second_signal_does_not_end_a_save(long, tmp_path):
     assert f"step {saved} is saved" in stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_to_a_sweep_saves_the_running_run_and_starts_no_other(number, long, tmp_path):
     file, workdir = tmp_path / "mine.py", tmp_path / "sweep"
     file.write_text(
@@ -275,8 +291,14 @@ def test_a_signal_to_a_sweep_saves_the_running_run_and_starts_no_other(number, l
     assert len(list(workdir.glob("*/result.json"))) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_to_prepare_keeps_finished_shards(number, experiment, tmp_path):
     changes = {
         "data.corpus": "embedded:sotu",
