@@ -17,7 +17,7 @@ from typing import Annotated, Any, TextIO
 import msgspec
 import numpy as np
 
-from bert_jax.errors import BertJaxError, CheckpointError, DataError
+from bert_jax.errors import BertJaxError, CheckpointError, DataError, OutOfMemoryError
 
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A[\w-][\w.-]*\Z")]
 """Type of the name of a file in the same directory, for `read_json`: no slash, no `..`."""
@@ -138,6 +138,11 @@ def parsing(
         yield
     except BertJaxError:
         raise
+    except MemoryError as problem:
+        raise OutOfMemoryError(
+            f"{file} needs more memory than there is ({problem}); accepted: {accepted}, and memory "
+            "for its content"
+        ) from problem
     except Exception as problem:
         said = str(problem)
         if isinstance(problem, OSError) and problem.strerror:

@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 import pytest
 
-from bert_jax.errors import CheckpointError, DataError
+from bert_jax.errors import CheckpointError, DataError, OutOfMemoryError
 from bert_jax.files import (
     Count,
     FileName,
@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_read_has_the_error_of_the_caller(tmp_path):
 
 
 def test_any_exception_of_a_parser_becomes_one_line(tmp_path):
-    for problem in (KeyError("a\nb"), MemoryError(), RecursionError(), OSError("x"), EOFError()):
+    for problem in (KeyError("a\nb"), RecursionError(), OSError("x"), EOFError()):
         with pytest.raises(DataError) as error, parsing(tmp_path, accepted="a file"):
             raise problem
         said = str(error.value)
@@ -83,6 +83,12 @@ def test_any_exception_of_a_parser_becomes_one_line(tmp_path):
         assert "\n" not in said
     with pytest.raises(CheckpointError, match="^typed$"), parsing(tmp_path, accepted="a file"):
         raise CheckpointError("typed")
+
+
+def test_too_little_memory_is_no_damage(tmp_path):
+    said = f"{tmp_path} needs more memory than there is .9 GiB.; accepted: a file, and memory"
+    with pytest.raises(OutOfMemoryError, match=said), parsing(tmp_path, accepted="a file"):
+        raise MemoryError("9 GiB")
 
 
 # ---- Links ---------------------------------------------------------------------------------------

@@ -103,12 +103,13 @@ def _unpickle(stream: Any) -> Any:
     """Reads one pickle, after a check that it takes no more memory than its size suggests.
 
     The opcodes PUT and LONG_BINPUT store an object under a number. Python allocates a table up to
-    the largest number: 20 bytes can take gigabytes. The numbers of a real file are consecutive.
+    the largest number: 20 bytes can take gigabytes. The numbers of a real file are consecutive,
+    from 0 on, or from 1 in Python 2.
     """
     start, stored = stream.tell(), 0
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            if not isinstance(argument, int) or argument > stored:
+            if not isinstance(argument, int) or argument > stored + 1:
                 raise pickle.UnpicklingError(f"object {stored} of a pickle has number {argument}")
             stored += 1
     stream.seek(start)

@@ -16,7 +16,7 @@ import pytest
 from layouts import GOLDENS, LAYOUTS, random_tensors, write_directory
 
 from bert_jax.errors import CheckpointError
-from bert_jax.interop.torch_files import MAGIC_NUMBER, PROTOCOL_VERSION, read_torch
+from bert_jax.interop.torch_files import MAGIC_NUMBER, PROTOCOL_VERSION, _unpickle, read_torch
 from bert_jax.runs.run import load_run
 
 FORMATS = ("zip", "legacy")
@@ -232,6 +232,10 @@ def test_the_number_of_a_stored_object_takes_no_memory(name, tmp_path):
         file.write_bytes(b"".join(map(pickled, [MAGIC_NUMBER, PROTOCOL_VERSION])) + MEMO)
     with pytest.raises(CheckpointError, match="object 0 of a pickle has number 300000000"):
         read_torch(file)
+
+
+def test_python_2_numbers_stored_objects_from_1():
+    assert _unpickle(io.BytesIO(b"\x80\x02}q\x01.")) == {}
 
 
 @pytest.mark.parametrize("opcode", [b"B", b"\x8e", b"X", b"\x8d", b"\x95", b"\x8b"])
