@@ -5,6 +5,7 @@ import functools
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,11 +111,15 @@ def _say_errors_once() -> None:
     """Hides what orbax and TensorStore print about a write that fails; orbax raises the error, too.
 
     orbax logs a traceback. It also closes its event loop, so the other writes of the same
-    checkpoint, which have nobody to report to, end with errors that Python would print.
+    checkpoint, which have nobody to report to, end with errors that Python and asyncio would print.
     """
-    logging.getLogger("absl").addFilter(
-        lambda record: not (record.exc_info and "orbax" in record.pathname)
-    )
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(
+            lambda record: (
+                not record.exc_info or "orbax" not in record.pathname + record.getMessage()
+            )
+        )
+    warnings.filterwarnings("ignore", "coroutine .*write_fragment' was never awaited")
     others = sys.unraisablehook
 
     def report(unraisable: Any) -> None:
