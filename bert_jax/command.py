@@ -77,9 +77,9 @@ def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any
 
 
 def _without_probe(experiment: Any, spec: str, *, named: Container[str]) -> Any:
-    """Leaves out the probe of a config.json: a Python file that would run, though no flag names it.
+    """Returns the experiment without the probe of a config.json, unless a flag names the probe.
 
-    `named` has the paths of the fields that flags set.
+    A probe is a Python file, which would run. `named` has the paths of the fields that flags set.
     """
     field = "evaluation.probe"
     probe = config.flatten(experiment).get(field)
@@ -114,7 +114,7 @@ def load(spec: str, root: Any = None) -> Any:
 
 
 STDOUT = Path("standard output")
-"""Name of stdout in an error."""
+"""Name of stdout in an error message."""
 
 STEP_HELP = "Step of a checkpoint, or `best`: the lowest held-out loss. By default the last."
 
@@ -197,7 +197,7 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
       OutOfMemoryError: memory is too small for the body of the `with` statement.
     """
     file = directory / ".lock"
-    if flag == "--workdir" and not (directory / "config.json").exists():  # a run may go on
+    if flag == "--workdir" and not (directory / "config.json").exists():  # a run may continue
         check_outside_data(directory)
     try:
         made = [path for path in (file, directory, *directory.parents) if not path.exists()]
@@ -225,7 +225,7 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
 
 
 _SAVED = ("checkpoints/[0-9]*", "*/result.json", "*-of-*.json")
-"""Checkpoints of a run, results of seeds or of a sweep's runs, and finished shards."""
+"""Patterns of what is saved: checkpoints, results of seeds or of runs of a sweep, and shards."""
 
 
 def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:
@@ -264,7 +264,7 @@ def _line_about(error: BertJaxError | OSError) -> str:
 
 
 def _close_output() -> None:
-    """Flushes stdout. If that fails, Python must not try again when it ends."""
+    """Flushes stdout. If this fails, opens /dev/null as stdout: Python flushes again at its end."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -39,7 +39,7 @@ def plain_console(*, stderr: bool = False) -> Console:
     """Returns a rich console that prints every text as it is.
 
     By default, rich reads brackets such as `[red]` as markup and `:name:` as an emoji. A path may
-    hold both.
+    contain both.
     """
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
@@ -73,7 +73,7 @@ def describe() -> dict[str, Any]:
 
 
 class Start(TypedDict):
-    """What is read again of the description of a start of a run."""
+    """Fields that a later start reads from the description of a start of a run."""
 
     time: str
     lost_seconds: NotRequired[float]

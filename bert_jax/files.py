@@ -28,7 +28,7 @@ FilePath = Annotated[
 """Type of the path of a file within the same directory, for `read_json`: it never leads outside."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-"""Type of a number of things, for `read_json`."""
+"""Type of a count, for `read_json`: 0 to 2**62."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -38,14 +38,14 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yields the path of a new, empty file beside `file`. At the end it takes the place of `file`.
+    """Yields the path of a new, empty file beside `file`, and renames it to `file` at the end.
 
     After an error, the new file is deleted and `file` is as before. A symbolic link with the name
     of one of the two files is replaced; the file that it points to stays as it is.
     """
     temporary = file.with_name(file.name + ".tmp")
-    temporary.unlink(missing_ok=True)  # left by a killed process, or a link
-    temporary.open("xb").close()  # O_EXCL: no link can come in between
+    temporary.unlink(missing_ok=True)  # a file of a killed process, or a link
+    temporary.open("xb").close()  # O_EXCL: fails if a link was made meanwhile
     try:
         yield temporary
         temporary.replace(file)
@@ -72,7 +72,7 @@ def write_array(array: np.ndarray, *, path: Path) -> None:
 
 
 def open_to_append(file: Path) -> TextIO:
-    """Opens a file for text at its end, in UTF-8. The file is made if it does not exist.
+    """Opens a file to append UTF-8 text. The file is made if it does not exist.
 
     Raises:
       CheckpointError: the file is a symbolic link.
@@ -107,7 +107,7 @@ def synchronize(file: Path) -> None:
 
 @contextlib.contextmanager
 def naming(file: Path) -> Iterator[None]:
-    """Adds the name of a file to an OSError of a write, such as that of a full disk."""
+    """Adds the name of the file to an OSError without a name, such as the error of a full disk."""
     try:
         yield
     except OSError as problem:
@@ -125,12 +125,12 @@ def parsing(
 ) -> Iterator[None]:
     """Turns every exception of the body into an error that names the file.
 
-    Damaged bytes can raise any exception in a parser. The body should only read and parse the file,
-    so that no mistake in the code after it is reported as a damaged file. A BertJaxError of the
-    body stays as it is.
+    A parser can raise any exception if the bytes are damaged. The body should only read and parse
+    the file. Otherwise, a mistake in other code would be reported as a damaged file. A BertJaxError
+    of the body stays as it is.
 
     Args:
-      file: the file, or the file and the place in it.
+      file: the file, or the file and the place within the file.
       accepted: what a file must be, for the message, such as "a whole Parquet file".
       error: class of the error.
     """
@@ -194,7 +194,7 @@ def read_json(
     Args:
       file: a file in UTF-8.
       kind: a type for `msgspec.convert`: a TypedDict, or dict[str, float] and the like. Nothing is
-        converted: fields that the type does not name stay as they are.
+        converted. Fields that the type does not name stay as they are, without a check.
       error: class of the error.
       advice: end of the error's message, such as "; prepare the data again".
 
@@ -209,7 +209,7 @@ def read_json(
         raise error(
             f"{file}:{problem.lineno} is not JSON ({problem.msg}); accepted: JSON{advice}"
         ) from problem
-    except (ValueError, RecursionError) as problem:  # a number of 5,000 digits, 1,000 brackets
+    except (ValueError, RecursionError) as problem:  # 5,000 digits or 1,000 brackets
         raise error(f"{file} is not JSON ({problem}); accepted: JSON{advice}") from problem
     check_json(value, kind, place=file, error=error, advice=advice)
     return value
@@ -248,7 +248,7 @@ def parse_json(
 
 def _parse(text: str) -> Any:
     value = json.loads(text)
-    if _SURROGATE.search(text):  # half of a pair cannot be written as UTF-8
+    if _SURROGATE.search(text):  # half of a surrogate pair is not UTF-8
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
@@ -261,7 +261,7 @@ def check_json(
     error: type[BertJaxError] = DataError,
     advice: str = "",
 ) -> None:
-    """Raises `error` if a JSON value is no object, or its fields do not have the type `kind`."""
+    """Raises `error` if a JSON value is not an object whose fields have the type `kind`."""
     if not isinstance(value, dict):
         found = type(value).__name__
         raise error(f"{place} holds a {found}; accepted: a JSON object{advice}")
@@ -282,10 +282,11 @@ def check_json(
 
 
 def read_array(path: Path, *, dtype: np.typing.DTypeLike) -> np.ndarray:
-    """Returns the array of a `.npy` file, read-only. It is read from the file when it is used.
+    """Returns the array of a `.npy` file as a read-only memory map.
 
     Raises:
-      DataError: the file is missing or damaged, describes more than it holds, or has another dtype.
+      DataError: the file is missing or damaged, is shorter than its header says, or has another
+        dtype.
     """
     accepted = f"a whole .npy file of {np.dtype(dtype)}; prepare the data again"
     with parsing(path, accepted=accepted):

@@ -21,12 +21,12 @@ several=()
 if [ -n "${COORDINATOR:-}" ]; then
   several=(--coordinator="$COORDINATOR" --process_count="$COUNT" --process_index="$INDEX")
 fi
-trap 'exit 75' INT # after Ctrl-C, the run has saved its step and does not start again
+trap 'exit 75' INT # after Ctrl-C, the run saves its step, and this script does not start it again
 while true; do
   status=0
   python -m bert_jax.pretrain --experiment="$experiment" --workdir="$workdir" \
     "${mesh[@]}" "${several[@]}" || status=$?
   case "$status" in
     0 | 1 | 2) exit "$status" ;; # finished, or an error that would come again
-  esac # a signal, a stall, or a process that was lost or killed: start it again
+  esac # a signal, a stall, or a process that was lost or killed: start the run again
 done

@@ -21,7 +21,7 @@ TOKEN_COUNTS_FILE = "token_counts.npy"
 
 
 class ShardSummary(TypedDict):
-    """What a passport says about a shard."""
+    """Fields of a shard in a passport."""
 
     file: FileName
     sha256: str
@@ -29,7 +29,7 @@ class ShardSummary(TypedDict):
 
 
 class Counts(TypedDict):
-    """What a passport says about a split, and what the statistics of a shard say."""
+    """Counts of a split in a passport, and of a shard in its statistics."""
 
     examples: Count
     documents: Count
@@ -105,7 +105,7 @@ class _Masking(TypedDict):
 
 
 class Passport(TypedDict):
-    """Type of the fields of a passport that code reads. `prepare` writes more fields."""
+    """Type of the fields of a passport that bert_jax reads. `prepare` writes further fields."""
 
     preparation: _Preparation
     corpus: _Corpus
@@ -248,7 +248,7 @@ def read_prepared(path: Path, kind: Any = Settings) -> dict:
 
     Args:
       path: a passport, the statistics of a shard, or a file of the survey.
-      kind: type of the content, as in `files.read_json`.
+      kind: type of the content; see `files.read_json`.
 
     Raises:
       DataError: the file is damaged, or its format is not the current one.

@@ -1,4 +1,4 @@
-"""What a run does at each moment: where its time goes, and whether it makes progress."""
+"""Measures the time of each kind of work of a run, and whether the run makes progress."""
 
 import sys
 import threading
@@ -17,22 +17,22 @@ PACKAGE = Path(__file__).parents[1]
 T = TypeVar("T")
 
 COMPILES = "XLA compiles"
-"""The work of `Activity.place` while XLA compiles, whatever the program is for."""
+"""Name of the work in `Activity.place` while XLA compiles a program, for any kind of work."""
 
 Work = Literal["start", "compilation", "updates", "evaluation", "saving"]
 
 
 class Activity:
-    """Adds up the seconds of each kind of work of a run, and says when it last made progress.
+    """Adds up the seconds of each kind of work of a run, and notes when the run last made progress.
 
-    It belongs to the thread that makes it.
+    `place` and `seconds_without_progress` look at the thread that created the object.
     """
 
     def __init__(self):
         self.lost = 0.0
         """Seconds of updates that were made again after a kill or a rollback."""
         self.seconds_of_last = 0.0
-        """Seconds of the last piece of work that has ended."""
+        """Duration of the work that ended last, in seconds."""
         self._spent: dict[str, float] = {}
         self._work: Work = "start"
         self._step = 0
@@ -40,12 +40,12 @@ class Activity:
         self._thread = threading.get_ident()
 
     def go_on(self, spent: Mapping[str, float]) -> None:
-        """Adds the seconds of a run up to the checkpoint from which it goes on."""
+        """Adds the seconds up to the checkpoint from which the run goes on."""
         for work, seconds in spent.items():
             self._spent[work] = self._spent.get(work, 0.0) + seconds
 
     def lose_updates(self, spent: Mapping[str, float]) -> None:
-        """Counts the updates since a checkpoint as lost. `spent` are the seconds up to it."""
+        """Counts the updates since a checkpoint as lost. `spent` has the seconds up to it."""
         made = self._spent.get("updates", 0.0) - spent.get("updates", 0.0)
         self._spent["updates"] = spent.get("updates", 0.0)
         self.lost += made
@@ -58,23 +58,23 @@ class Activity:
         self._work, self._since, self._progress = work, now, now
 
     def progress(self, step: int | None = None) -> None:
-        """Says that the run goes on. `step` is the update that it makes now."""
+        """Notes that the run makes progress. `step` is the number of the update that begins now."""
         self._progress = time.monotonic()
         self._step = step or self._step
 
     def each(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yields the batches of an evaluation. Each is progress."""
+        """Yields the batches of an evaluation. Each batch counts as progress."""
         for batch in batches:
             self.progress()
             yield batch
 
     def spent(self) -> dict[str, float]:
-        """Returns the seconds of each kind of work so far, in all processes that made the run."""
+        """Returns the seconds of each kind of work so far, including earlier starts of the run."""
         now = time.monotonic() - self._since
         return self._spent | {self._work: self._spent.get(self._work, 0.0) + now}
 
     def goodput(self) -> dict[str, Any]:
-        """Returns the share of the run's time in updates that counted, and the seconds of all."""
+        """Returns the share of time in updates that are not lost, and the seconds of all work."""
         spent = self.spent() | {"lost": self.lost}
         return {
             "share": round(spent.get("updates", 0.0) / sum(spent.values()), 4),
@@ -113,8 +113,8 @@ def _line(frame: FrameType) -> str:
 def lost_seconds(workdir: Path, step: int) -> float:
     """Returns how long the previous process of a run worked after it had saved `step`.
 
-    The last row of `metrics.jsonl` tells when that process was last at work. The result is 0 if
-    there was no such process, or if its work is saved.
+    The time of the last write to `metrics.jsonl` is the time when that process last worked. The
+    result is 0 if there was no such process, or if its work is saved.
     """
     metrics, file = workdir / "metrics.jsonl", workdir / "environment.json"
     if not metrics.exists() or not file.exists():

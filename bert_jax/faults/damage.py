@@ -1,6 +1,6 @@
-"""Finds damaged checkpoints: a step is saved with the SHA-256 of every file.
+"""Finds damaged checkpoints, and the best checkpoint.
 
-The digests are compared before anything is restored.
+Each step is saved with the SHA-256 of its files. They are compared before anything is restored.
 """
 
 import re
@@ -21,16 +21,16 @@ DIGESTS_FILE = "digests.json"
 FORMAT_VERSION = 1
 
 TEMPORARY = ".orbax-checkpoint-tmp"
-"""Part of the name that orbax gives to a step until all files are written."""
+"""Part of the name of a step's directory until orbax has written all files."""
 
 WRITTEN_LATER = "_CHECKPOINT_METADATA"
-"""File to which orbax adds the time of the rename. Nothing that is restored comes from it."""
+"""File to which orbax adds the time of the rename. Nothing is restored from this file."""
 
 _STEP = re.compile("0|[1-9][0-9]*")
 """Name of a step's directory."""
 
 THREADS = 4
-"""Number of files that are hashed at once; hashing releases Python's global lock."""
+"""Number of files that are hashed at once; hashing releases Python's global interpreter lock."""
 
 
 def write_digests(checkpoints: Path) -> None:
@@ -52,11 +52,11 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def standing(step: Path) -> dict[str, Any]:
-    """Returns what decides how long a saved step is kept.
+    """Returns two values that decide how long a saved step is kept.
 
-    `regular` says whether the schedule asked for the step, not a signal. `held_out` has the phase
-    and the loss of the evaluation at this step, or is None. An earlier version of bert_jax has
-    saved neither, and neither can be read from a damaged step.
+    `regular` is False if the step was saved because of a signal, and not on schedule. `held_out`
+    has the phase and the loss of the evaluation at this step, or is None. If they cannot be
+    read, or an earlier version of bert_jax saved the step, it counts as regular and not evaluated.
     """
     try:
         position = _position(step)
@@ -72,9 +72,10 @@ def standing(step: Path) -> dict[str, Any]:
 
 
 def rank(found: dict[str, Any]) -> tuple[int, float]:
-    """Returns a key of `standing` by which the best step is the last in sorted order.
+    """Returns a sort key for a result of `standing`. The best step has the largest key.
 
-    Phases have different held-out examples, so losses of a later phase are better than any other.
+    The losses of different phases cannot be compared, because each phase has other held-out
+    examples. Every step of a later phase therefore ranks above all steps of earlier phases.
     """
     held_out = found["held_out"]
     return (held_out["phase"], -held_out["loss"]) if held_out else (0, 0.0)
@@ -92,7 +93,7 @@ def best_step(workdir: Path) -> int | None:
 
 
 def choose_step(workdir: Path, step: int | Literal["best"] | None) -> int:
-    """Returns the saved step that is meant; None means the last.
+    """Returns the number of the saved step that `step` selects. None selects the last step.
 
     Raises:
       CheckpointError: there is no such step.
@@ -112,14 +113,14 @@ def choose_step(workdir: Path, step: int | Literal["best"] | None) -> int:
 def check_step(workdir: Path, step: int) -> None:
     """Compares each file of a saved step with its SHA-256.
 
-    A step of an earlier version of bert_jax has no digests; a line on stderr says so.
+    A step of an earlier version of bert_jax has no digests. A line on stderr then says so.
 
     Raises:
       CheckpointError: a file is missing or has changed. The message names it.
     """
     directory = workdir / "checkpoints" / str(step)
     promised = False
-    if (workdir / "config.json").exists():  # weights alone have no position
+    if (workdir / "config.json").exists():  # a directory of weights alone has no position
         promised = _position(directory).get("digests", False)
     if (directory / DIGESTS_FILE).exists():
         try:
@@ -136,9 +137,9 @@ def check_step(workdir: Path, step: int) -> None:
 
 
 def newest_whole_step(workdir: Path, *, on_damaged: Literal["previous", "stop"]) -> int:
-    """Returns the last step whose files have the saved SHA-256; 0 if nothing was saved.
+    """Returns the last step whose files all have the saved SHA-256, or 0 if nothing was saved.
 
-    Process 0 checks the files for all.
+    Process 0 checks the files for all processes.
 
     Raises:
       CheckpointError: no step is whole; or the last step is damaged, and `on_damaged` is 'stop'.
@@ -176,7 +177,7 @@ def _newest_whole_step(workdir: Path, on_damaged: Literal["previous", "stop"]) -
 
 
 def move_damaged(workdir: Path, *, newest_whole: int) -> None:
-    """Moves the steps after `newest_whole` to `workdir/damaged`. Process 0 does it for all."""
+    """Moves the steps after `newest_whole` to `workdir/damaged`. Only process 0 moves them."""
     for step in saved_steps(workdir) if jax.process_index() == 0 else ():
         if step > newest_whole:
             aside = _unused(workdir / "damaged" / str(step))
@@ -184,7 +185,7 @@ def move_damaged(workdir: Path, *, newest_whole: int) -> None:
             (workdir / "checkpoints" / str(step)).rename(aside)
             print(f"the damaged checkpoint {step} is now {aside}", file=sys.stderr)
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("move_damaged")  # the others list the steps afterwards
+        multihost_utils.sync_global_devices("move_damaged")  # other processes list the steps later
 
 
 def _unused(path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Ends the processes of a run together: after an error, a lost process, or a stall.
 
-The processes talk through the store of `jax.distributed`, which process 0 holds.
+The processes talk through the key-value store of `jax.distributed`. Process 0 holds this store.
 """
 
 import atexit
@@ -19,16 +19,16 @@ BEAT_SECONDS = 2
 """Time between two signs of life of a process."""
 
 LOST_BEATS = 7
-"""A process is lost if the process that watches it sees no new sign for more than so many beats."""
+"""Number of beats without a new sign after which a process counts as lost."""
 
 GRACE_SECONDS = 3
-"""Time in which a process may print an error of its own before it ends with that of another."""
+"""Time that a process has for its own error before it ends with the error of another process."""
 
 _FAILED = "bert_jax/failed"
-"""Key in the store: the status and the error of the process that was the first to fail."""
+"""Key in the store. Its value is the status and the error of the first process that failed."""
 
 _SIGNS = "bert_jax/signs"
-"""Keys in the store: a number that a process changes with each beat, and where it stands."""
+"""Start of the key of each process. The value is a beat number, and where the process stands."""
 
 _DONE = "0"
 """The sign of a process that has finished."""
@@ -55,8 +55,9 @@ def start() -> None:
 class _Heartbeat:
     """Ends this process when another process of the run fails or gives no sign of life.
 
-    Each process watches the next. It tells all others if that process is lost. The store may not
-    answer if process 0 is lost, so one thread talks to the store, and another one counts beats.
+    Each process watches the process with the next index, and tells all processes if that process is
+    lost. If process 0 is lost, the store may not answer. One thread therefore talks to the store,
+    and another thread counts beats.
     """
 
     def __init__(self):
@@ -89,7 +90,7 @@ class _Heartbeat:
 
     def _follow(self, failure: str) -> None:
         status, _, said = failure.partition(" ")
-        if not said.startswith(f"process {self._index} has ended"):  # it ends by itself
+        if not said.startswith(f"process {self._index} has ended"):  # else `leave` ends it
             time.sleep(GRACE_SECONDS)
             _end(int(status), said)
 
@@ -110,9 +111,9 @@ def _lost(index: int) -> str:
 
 
 def _beats(done: threading.Event, seconds: float) -> Iterator[bool]:
-    """Yields every `seconds` until `done`: whether this process was suspended since the last time.
+    """Yields whether this process was suspended since the last value, every `seconds` until `done`.
 
-    A process that was stopped, as by Ctrl-Z, has heard nothing meanwhile and made no progress.
+    While a process is suspended, for example by Ctrl-Z, it reads no signs and makes no progress.
     """
     before = time.monotonic()
     while not done.wait(seconds):
@@ -176,19 +177,20 @@ def is_one_of_several() -> bool:
 
 
 def wait_for_cause(error: Exception) -> None:
-    """Waits after an error of jax in one of several processes, because another may have caused it.
+    """Waits after an error of jax, because another process may have caused this error.
 
-    If another process has failed or is lost, this process ends with a line about the other one.
+    If another process has failed or is lost, this process ends meanwhile, with a line about it.
     """
     import jax
 
     if isinstance(error, jax.errors.JaxRuntimeError):
-        # until the lost process is noticed, until this process reads of it, and its grace
+        # The time until a lost process is noticed, until this process reads about it, and the time
+        # that this process then has for its own error.
         time.sleep((LOST_BEATS + 3) * BEAT_SECONDS + 2 * GRACE_SECONDS)
 
 
 def leave(status: int, said: str) -> None:
-    """Ends this process of several after an error. The other processes of the run end, too.
+    """Ends this process after an error, and with it the other processes of the run.
 
     Otherwise, the others would wait for this process in their next update, and this process would
     wait for the others in jax's shutdown.
@@ -200,7 +202,7 @@ def leave(status: int, said: str) -> None:
 
 
 def _end(status: int, said: str) -> None:
-    """Ends this process at once, after a line about the reason."""
+    """Prints a line with the reason and ends this process at once."""
     print(f"error: {said}", file=sys.stderr, flush=True)
     _exit(status)
 
@@ -209,7 +211,7 @@ def _exit(status: int) -> None:
     import jax
 
     if is_one_of_several() and jax.process_index() == 0:
-        # The others read the store, which ends with process 0.
+        # The store ends with process 0. The other processes need time to read it first.
         time.sleep(BEAT_SECONDS + 2 * GRACE_SECONDS)
     sys.stderr.flush()
     os._exit(status)
@@ -221,7 +223,7 @@ _activity: Activity | None = None
 
 
 def _place() -> str:
-    activity = _activity  # the other thread may change it meanwhile
+    activity = _activity  # the main thread may change the variable meanwhile
     return activity.place() if activity else "outside the training loop"
 
 
@@ -260,7 +262,7 @@ def end_if_stalled(activity: Activity, *, seconds: float) -> Iterator[None]:
 
 
 def _places() -> list[str]:
-    """Returns a line about each process: where it stands."""
+    """Returns a line for each process, which says where the process stands."""
     import jax
 
     if not is_one_of_several():

@@ -1,4 +1,4 @@
-"""Too little memory: noticed before a program runs if possible, and explained in one line."""
+"""Notices too little memory, if possible before a program runs, and explains it in one line."""
 
 import contextlib
 import errno
@@ -28,8 +28,9 @@ def explain_lack_of_memory(config: Any = None, **sizes: Any) -> Iterator[None]:
     """Turns an error for lack of memory, in any library, into an OutOfMemoryError of one line.
 
     Args:
-      config: the experiment, or None. The line names the fields of it that decide the memory.
-      sizes: names and values of flags that decide the memory.
+      config: the experiment, or None. The line names its fields that decide how much memory is
+        needed.
+      sizes: names and values of flags that decide how much memory is needed.
 
     Raises:
       OutOfMemoryError: the body of the `with` statement had too little memory.
@@ -55,7 +56,7 @@ def is_lack_of_memory(error: Exception) -> bool:
 
 
 def check_fits(bytes_of: Mapping[str, float], config: Any, devices: Sequence[Any]) -> None:
-    """Checks that what an update needs on each device is not more than the device's memory.
+    """Checks that each device has enough memory for an update.
 
     Args:
       bytes_of: the bytes that each kind of arrays needs on a device.
@@ -75,7 +76,7 @@ def check_fits(bytes_of: Mapping[str, float], config: Any, devices: Sequence[Any
 
 
 def program_memory(analysis: Any) -> dict[str, int]:
-    """Returns the memory of a compiled program on a device in bytes: the peak, and each kind.
+    """Returns the bytes that a compiled program needs on a device: the peak, and each kind.
 
     XLA's own `peak_memory_in_bytes` leaves out the temporaries on a CPU. For BERT-mini with 32 rows
     of 128 tokens, this field is 135 MB, but the temporaries alone are 845 MB.
@@ -90,7 +91,7 @@ def program_memory(analysis: Any) -> dict[str, int]:
 
 
 def device_memory(devices: Sequence[Any]) -> float:
-    """Returns the bytes that programs may use on each of the devices; infinity if not known.
+    """Returns the bytes that programs may use on a device, or infinity if they are not known.
 
     Devices on a CPU share the memory of this machine.
     """

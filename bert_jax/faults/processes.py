@@ -1,4 +1,4 @@
-"""The processes of a run: they find each other, agree, and say who prints."""
+"""Connects the processes of a run, compares their inputs, and prints their lines."""
 
 import hashlib
 import os
@@ -94,7 +94,7 @@ def report_in_every_process() -> None:
 
 
 def report(text: str) -> None:
-    """Prints a line on stderr: the line of process 0, or after `report_in_every_process` of all."""
+    """Prints a line on stderr in process 0; after `report_in_every_process`, in every process."""
     import jax
 
     if _every_process_reports and jax.process_count() > 1:

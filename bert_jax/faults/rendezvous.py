@@ -1,7 +1,7 @@
 """The processes of a run wait for each other before jax connects them.
 
-jax waits, too. But if a process is missing, jax aborts the others with a long message, and it does
-not say which process is missing.
+jax waits, too. If a process is missing, however, jax aborts the other processes. Its message is
+long and does not name the missing process.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ def wait_for_processes(coordinator: str, count: int, index: int, *, timeout: flo
 
     Raises:
       ConfigError: `coordinator` is not HOST:PORT, process 0 cannot listen there, or not all
-        processes have come within `timeout` seconds.
+        processes have called this function within `timeout` seconds.
     """
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -56,7 +56,7 @@ def _wait_for_others(
                 connection.settimeout(5)
                 if 0 < (number := int(connection.recv(16))) < count:
                     came[number] = connection
-            except ValueError:  # this is no process of the run
+            except ValueError:  # this is not a process of the run
                 continue
             except OSError as error:
                 if time.monotonic() < deadline:
@@ -68,7 +68,7 @@ def _wait_for_others(
                     "each process within --start_timeout"
                 ) from error
         for connection in came.values():
-            with contextlib.suppress(OSError):  # jax finds out that it has gone
+            with contextlib.suppress(OSError):  # jax will notice that the process has ended
                 connection.sendall(b"start")
 
 

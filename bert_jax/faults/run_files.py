@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypedDict
 from bert_jax.files import write_atomically
 
 AS_WRITTEN = "; accepted: the file as it was written"
-"""End of the error about a damaged file."""
+"""End of the message of an error about a damaged file."""
 
 
 class RunResult(TypedDict):
@@ -24,7 +24,7 @@ class RunResult(TypedDict):
 
 
 class WrittenRows(NamedTuple):
-    """The rows of `metrics.jsonl` when a checkpoint was saved, to which a resumed run compares."""
+    """Number and hash of the rows of `metrics.jsonl` that a resumed run must find."""
 
     count: int
     sha256: str
@@ -39,12 +39,12 @@ class StoredRows(NamedTuple):
     lines: dict[int, bytes]
     """The line of each row."""
     damaged: list[int]
-    """The numbers of the other lines, from 1. An incomplete last line, which a killed process may
-    leave, is not among them."""
+    """The numbers of the damaged and the doubled lines, from 1. An incomplete last line does not
+    count, because a killed process may leave it."""
 
 
 def read_rows(file: Path) -> StoredRows:
-    """Reads a `metrics.jsonl`; leaves out damaged lines and further lines of the same step."""
+    """Reads a `metrics.jsonl`. Leaves out damaged lines, and doubled lines of the same step."""
     lines: dict[int, bytes] = {}
     rows: dict[int, dict[str, Any]] = {}
     damaged = []
@@ -69,7 +69,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def whole_rows(file: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a `metrics.jsonl`. A line on stderr names the lines that are damaged."""
+    """Returns the rows of a `metrics.jsonl`. A line on stderr names damaged and doubled lines."""
     stored = read_rows(file)
     if stored.damaged:
         print(f"{file}: {_describe(stored)}", file=sys.stderr)
@@ -77,14 +77,17 @@ def whole_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _describe(stored: StoredRows) -> str:
-    """Returns a phrase with the numbers of the damaged lines."""
+    """Returns a phrase with the numbers of the damaged and the doubled lines."""
     first = ", ".join(map(str, stored.damaged[:5]))
     more = f" and {len(stored.damaged) - 5} more" if len(stored.damaged) > 5 else ""
     return f"damaged or doubled lines left out: {first}{more}"
 
 
 def keep_rows(file: Path, last_step: int, written: WrittenRows | None) -> tuple[int, Any]:
-    """Deletes damaged rows and rows after a step. Returns number and hash of the other rows."""
+    """Deletes damaged rows and rows after `last_step`. Returns number and hash of the other rows.
+
+    A line on stderr names the damaged rows, and says if rows are lost or differ from `written`.
+    """
     stored = read_rows(file) if file.exists() else StoredRows({}, {}, [])
     kept = [line for step, line in stored.lines.items() if step <= last_step]
     digest = hashlib.sha256(b"".join(kept))

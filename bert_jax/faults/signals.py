@@ -34,9 +34,10 @@ def _raise(number: int, _: FrameType | None) -> None:
 
 
 def share() -> None:
-    """Tells all processes of a run of a signal to this one. Call it when jax knows the processes.
+    """Makes all processes of a run learn of a signal to this process.
 
-    jax's preemption service does so for SIGTERM alone, so other signals are sent again as SIGTERM.
+    Call it after jax has connected the processes. jax's preemption service tells the processes only
+    of SIGTERM, so this process sends other signals to itself again as SIGTERM.
     """
     import jax
 
@@ -95,9 +96,9 @@ class Notice:
 
         if jax.process_count() == 1:
             return self.signal is not None
-        # jax's service chooses the next number after the largest it was asked for, from 1 on. A
-        # resumed run begins with a later step, and would never ask for that number.
-        # The service says True once.
+        # After a signal, jax's service chooses the next number after the largest it was asked for,
+        # from 1 on. A resumed run begins with a later step and would never ask for that number, so
+        # the numbers count calls, not steps. The service returns True only once.
         self._reached = self._reached or multihost_utils.reached_preemption_sync_point(next(_calls))
         return self._reached
 

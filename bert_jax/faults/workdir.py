@@ -1,4 +1,4 @@
-"""Writes what a run writes once: `config.json`, `environment.json` and `result.json`."""
+"""Writes `config.json`, `environment.json` and `result.json` into the run directory."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ RESULT_FORMAT_VERSION = 1
 def open_workdir(workdir: Path, experiment: Any, first_step: int) -> float:
     """Makes the run directory and writes `config.json` and `environment.json`.
 
-    Returns the seconds of work that earlier processes of the run lost, on process 0 alone.
+    Process 0 returns the seconds of work that earlier starts of the run lost. Others return 0.
     """
     lost = 0.0
     if jax.process_index() == 0:
@@ -32,7 +32,7 @@ def open_workdir(workdir: Path, experiment: Any, first_step: int) -> float:
         starts = [described, *described.get("earlier", [])]
         lost = sum(start.get("lost_seconds", 0.0) for start in starts)
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")  # the other processes read it afterwards
+        multihost_utils.sync_global_devices("workdir")  # other processes read the files later
     return lost
 
 
@@ -41,7 +41,7 @@ def write_result(
 ) -> dict[str, Any]:
     """Writes `result.json` and returns its content.
 
-    `best_step` is the checkpoint with the lowest held-out loss; see `faults.damage.best_step`.
+    `best_step` is the step of the best checkpoint; see `faults.damage.best_step`.
     """
     result = {
         "format_version": RESULT_FORMAT_VERSION,

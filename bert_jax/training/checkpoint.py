@@ -37,7 +37,7 @@ RESUMABLE = (
     "model.scan_layers",
 )
 """Prefixes of the fields that may change when a run continues. A new mesh, and a loop over the
-layers, change only rounding. `on_nonfinite` says what happens at later steps."""
+layers, change only rounding. `on_nonfinite` only affects later steps."""
 
 
 def latest_step(workdir: Path) -> int:
@@ -64,13 +64,13 @@ def save(
     seconds of each kind of work of the run.
 
     Args:
-      written: describes the rows of metrics.jsonl.
-      held_out_loss: the loss of the evaluation at this step, if there was one.
-      pending: the metrics of the steps since the last row of metrics.jsonl, if the step is saved
-        because of a signal.
+      written: number and hash of the rows of metrics.jsonl.
+      held_out_loss: the loss of the evaluation at this step; None without an evaluation.
+      pending: the metrics of the steps since the last row of metrics.jsonl if the step is saved
+        because of a signal, otherwise None.
 
     Raises:
-      CheckpointError: this step or the step before it could not be written.
+      CheckpointError: this checkpoint or the previous checkpoint could not be written.
     """
     activity.begin("saving")
     plan = phases(experiment)
@@ -147,11 +147,11 @@ class Restored(NamedTuple):
     pending: PendingRow = ()
     """Metrics of the steps since the last row of metrics.jsonl."""
     written: WrittenRows | None = None
-    """The rows of metrics.jsonl when the checkpoint was saved."""
+    """Number and hash of the rows of metrics.jsonl when the checkpoint was saved."""
 
     @property
     def rows(self) -> tuple[PendingRow, WrittenRows | None]:
-        """What `RunWriter` needs of an earlier process."""
+        """The arguments of `RunWriter` about the rows of an earlier process."""
         return self.pending, self.written
 
 
@@ -286,9 +286,9 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Checks that the experiment may start in `workdir`, or continue there.
 
     Raises:
-      CheckpointError: `workdir` is a file, or lies in prepared data, or its `config.json` is
-        damaged. Or it holds weights without a run. Or it holds a run in which a field that is not
-        `RESUMABLE` has another value. The message names the field.
+      CheckpointError: `workdir` is a file, lies in prepared data, has a damaged `config.json`,
+        holds weights without a run, or holds a run in which a field that is not `RESUMABLE` has
+        another value. The message names the field.
     """
     file = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():

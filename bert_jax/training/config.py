@@ -30,25 +30,27 @@ class TrainingConfig:
     checkpoint_every: PositiveInt = 1000
     """Updates between checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """Number of the newest checkpoints to keep. The checkpoint with the lowest held-out loss is
-    kept, too. Its step must be a multiple of both `eval_every` and `checkpoint_every`, or the last
-    step of a phase."""
+    """Number of the newest checkpoints to keep. The best checkpoint, which has the lowest held-out
+    loss, is kept, too. It is chosen from the checkpoints with an evaluation: at multiples of both
+    `eval_every` and `checkpoint_every`, and at the last step of a phase."""
     keep_every: PositiveInt | None = None
-    """The checkpoints at multiples of this number of updates are never deleted; null for none. It
-    is a multiple of `checkpoint_every`."""
+    """A multiple of `checkpoint_every`, or null. The checkpoints at multiples of this number of
+    updates are never deleted."""
     on_damaged_checkpoint: Literal["previous", "stop"] = "previous"
     """The run does this if its last checkpoint is damaged. `previous`: it moves the checkpoint to
     `damaged/` and goes on from the one before. `stop`: it ends with an error."""
     stall_seconds: PositiveFloat = 600.0
-    """The run ends if no update, no batch of an evaluation and no save is finished for this time.
-    Compilation does not count. stderr then says where every process stands."""
+    """Maximum time without progress, in seconds; then the run ends, and stderr says where every
+    process stands. Progress is a finished update, batch of an evaluation, or save. The time of
+    compilation does not count."""
 
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     """The run does this if the loss or the gradient of a step is not finite. `stop`: it ends with
     an error. `skip`: it leaves out the update of this step. `rollback`: it goes back to its last
     checkpoint and leaves out the update when it comes to this step again."""
     max_nonfinite: PositiveInt = 10
-    """Number of steps whose update a run may leave out. The run ends with an error at one more."""
+    """Maximum number of steps whose update a run may leave out. At the next such step, the run ends
+    with an error."""
 
     def __post_init__(self):
         check_bounds(self, "training")

@@ -1,4 +1,4 @@
-"""orbax's manager of a run's checkpoints: which it keeps, and what its errors say."""
+"""Adapts orbax's checkpoint manager: which checkpoints it keeps, its errors, what it prints."""
 
 import contextlib
 import functools
@@ -35,7 +35,7 @@ class CheckpointManager(ocp.CheckpointManager):
         return False
 
     def metrics(self, step: int) -> dict[str, Any]:
-        """Returns what `preservation` needs to know about a saved step."""
+        """Returns the values of a saved step that `preservation` uses."""
         return damage.standing(Path(self.directory) / str(step))
 
     def check_saved(self) -> None:
@@ -75,14 +75,14 @@ def saving(manager: CheckpointManager) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """Returns the error that led to `error`, in one line."""
     error = error.__cause__ or error
-    # TensorStore names the files first, and what the system said last, before codes in brackets.
+    # TensorStore's message has the files first, then the system's message, then codes in brackets.
     said = re.sub(r" \[[a-z_ ]+=.*\]$", "", " ".join(str(error).split())).rpartition('": ')[2]
     return f"{type(error).__name__}: {said[:200]}"
 
 
 @dataclass(frozen=True)
 class _Regular(policies.PreservationPolicy):
-    """Applies a policy to the checkpoints of the schedule.
+    """Applies a policy to the checkpoints that were saved on schedule.
 
     A checkpoint that was saved because of a signal is kept only while it is the newest. An
     interrupted run therefore keeps the same checkpoints as a run without interruption.
@@ -98,7 +98,7 @@ class _Regular(policies.PreservationPolicy):
 
 
 def preservation(training: TrainingConfig) -> policies.PreservationPolicy:
-    """Returns which checkpoints a run keeps: the newest, every M-th, and the best."""
+    """Returns the policy of a run: keep the newest, the best, and multiples of `keep_every`."""
     rank = cast(Any, damage.rank)  # BestN sorts by it
     kept = [policies.LatestN(training.keep_checkpoints), policies.BestN(get_metric_fn=rank, n=1)]
     if training.keep_every:
@@ -108,10 +108,10 @@ def preservation(training: TrainingConfig) -> policies.PreservationPolicy:
 
 @functools.cache
 def _say_errors_once() -> None:
-    """Hides what orbax and TensorStore print about a write that fails; orbax raises the error, too.
+    """Hides messages of orbax and TensorStore about a failed write, whose error orbax also raises.
 
-    orbax logs a traceback. It also closes its event loop, so the other writes of the same
-    checkpoint, which have nobody to report to, end with errors that Python and asyncio would print.
+    orbax logs a traceback, and closes its event loop. The other writes of the same checkpoint then
+    fail, too. No code waits for their errors, so Python and asyncio would print them.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: what a run does then, and its record of them."""
+"""Handles and records the steps of a run whose loss or gradient is not finite."""
 
 import math
 import sys
@@ -36,22 +36,22 @@ class _Record(TypedDict):
 
 
 class Rollback(Exception):
-    """The run must go back to its last checkpoint. A step after it is not finite."""
+    """Makes the run go back to its last checkpoint, because a later step is not finite."""
 
 
 class NonFiniteSteps:
     """The steps of a run whose loss or gradient was not finite, and what the run did.
 
     `nonfinite.json` in the run directory records them. The update of such a step changes neither
-    the parameters nor the moments (`train_step`), so the state is good when the metrics tell of the
-    step later. A resumed run leaves out the updates of the recorded steps again.
+    the parameters nor the moments (`train_step`). The state is therefore still good when the run
+    reads the metrics of the step later. A resumed run leaves out the same updates again.
     """
 
     def __init__(self, workdir: Path, experiment: Experiment, params: Any):
         """`params` is any tree with the names of the parameters.
 
         Raises:
-          CheckpointError: the file of the record is damaged.
+          CheckpointError: `nonfinite.json` is damaged.
         """
         self._file = workdir / RECORD_FILE
         self._plan, self._config = phases(experiment), experiment.training
@@ -68,7 +68,7 @@ class NonFiniteSteps:
         """Records a step that made no update. `metrics` are those of `train_step`, on the host.
 
         Raises:
-          DivergenceError: the config says so, or too many updates were left out.
+          DivergenceError: `on_nonfinite` is 'stop', or `max_nonfinite` updates were left out.
           Rollback: the run must go back to its last checkpoint.
         """
         action, accepted = self._config.on_nonfinite, "finite values"

@@ -110,9 +110,10 @@ class AdamMoments(NamedTuple):
 def scale_by_adam(
     *, beta1: float, beta2: float, epsilon: float, bias_correction: bool
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns Adam's direction; `optax.scale_by_adam` always corrects the bias of the moments.
+    """Returns Adam's direction, with or without bias correction of the moments.
 
-    Its update takes a bool [] `finite`. If it is False, the moments and the step count are kept.
+    `optax.scale_by_adam` always corrects the bias. The update takes `finite`, bool []. If `finite`
+    is False, the moments and the step count do not change.
     """
     corrected = optax.scale_by_adam(beta1, beta2, epsilon)
 
@@ -139,8 +140,9 @@ def scale_by_adam(
                 lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.square, updates
             )
             new = AdamMoments(mean, square)
-        # The direction is computed from the moments that are stored. Otherwise XLA would read the
-        # old moments after it has stored the new ones in their place, and would copy them before.
+        # The direction is computed from the moments that are stored. Otherwise, XLA would read the
+        # old moments after it has stored the new moments in the same memory, and would therefore
+        # first copy the old moments.
         state = optax.tree.where(finite, new, state)
         mean, square = state[-2:]
         if bias_correction:
@@ -191,7 +193,7 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the chain: clipping, Adam, weight decay, trust ratios (LAMB only), learning rate.
 
-    Its update takes a bool [] `finite`, by default True; see `scale_by_adam`.
+    The update takes `finite`, bool [], by default True; see `scale_by_adam`.
 
     The gradient of the global batch is clipped by its norm. The published TPU code instead clips
     the gradient of each replica before the sum. torch divides by the norm + 1e-6, not by the norm.
@@ -222,9 +224,10 @@ def make_optimizer(
 
 
 def without_update(opt_state: optax.OptState) -> optax.OptState:
-    """Returns the optimizer state after a step without an update. The schedule's count advances.
+    """Returns the optimizer state after a step without an update.
 
-    The learning rate therefore depends on the step alone. Moments and Adam's step count are kept.
+    Only the schedule's count advances, so the learning rate depends on the step alone. The moments
+    and Adam's step count do not change.
     """
 
     def after(state: Any) -> Any:

@@ -126,9 +126,10 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """Makes one update. The random bits of dropout depend on (seed, step) alone.
 
-    If the loss or the norm of the gradient is not finite, the state is that of `skip_update`.
-    `finite` of the metrics is bool [2 + parameters]: whether the loss, the norm, and the sum of
-    squares of each parameter's gradient are finite, in the order of `jax.tree.leaves`.
+    If the loss or the norm of the gradient is not finite, the new state is that of `skip_update`.
+    The metric `finite` is bool [2 + number of parameter arrays]: whether the loss, the norm and the
+    sum of squares of the gradient of each array are finite. The arrays are in the order of
+    `jax.tree.leaves`.
     """
     dropout_rng = jax.random.fold_in(random_stream(seed, "dropout"), state.step)
     gradients, metrics = accumulate_gradients(
@@ -157,7 +158,7 @@ def train_step(
 
 
 def skip_update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Makes a step without an update: only the counts of steps advance. It has no metrics."""
+    """Makes a step without an update. Only the counts of steps advance. The metrics are empty."""
     del batch  # as in `train_step`
     return TrainState(state.step + 1, state.params, without_update(state.opt_state)), {}
 

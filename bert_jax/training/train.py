@@ -56,7 +56,7 @@ def train(
 
     Raises:
       ConfigError, DataError, CheckpointError: the run is not possible; raised before any compile.
-      DivergenceError: a held-out metric is not finite, or a step (see `training.on_nonfinite`).
+      DivergenceError: a held-out metric or a step is not finite (see `training.on_nonfinite`).
     """
     training, plan, activity = experiment.training, phases(experiment), Activity()
 
@@ -203,7 +203,7 @@ def roll_back(
     start: Callable[[int], checkpoint.Restored],
     activity: Activity,
 ) -> tuple[int, checkpoint.Restored]:
-    """Returns the step of the last whole checkpoint, or 0, and what it holds."""
+    """Returns the step of the last whole checkpoint and its content; step 0 if there is none."""
     step = newest_whole_step(workdir, on_damaged=config.on_damaged_checkpoint)
     move_damaged(workdir, newest_whole=step)
     manager.reload()
@@ -221,9 +221,10 @@ def train_phases(
     first_step: int,
     **options: Any,
 ) -> dict[str, float]:
-    """Trains the phases that end after `first_step` and returns what is measured after the last.
+    """Trains the phases that end after `first_step`.
 
-    The other arguments are those of `train_phase`.
+    Returns the metrics and baselines on the held-out examples of the last phase. The other
+    arguments are those of `train_phase`.
     """
     held_out: dict[str, float] = {}
     remaining = [phase for phase in plan if phase.last_step > first_step]
@@ -256,7 +257,7 @@ def train_phase(
 ) -> tuple[TrainState, dict[str, float]]:
     """Trains a phase. Skips steps up to `first_step`, which were made before a restart of the run.
 
-    The steps `left_out` make no update.
+    The steps in `left_out` make no update.
 
     Returns:
       The last state, and the metrics and baselines on the phase's held-out examples.

@@ -40,7 +40,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 Window = list[tuple[int, Metrics]]
-"""The steps of a row, each with its number. The metrics are empty if it made no update."""
+"""The number and the metrics of each step of a row. A step without an update has no metrics."""
 
 
 class RunWriter:
@@ -61,7 +61,7 @@ class RunWriter:
         written: WrittenRows | None = None,
         on_nonfinite: Callable[[int, dict[str, Any]], None] | None = None,
     ):
-        """`on_nonfinite` is called with each step that is not finite and its metrics."""
+        """`on_nonfinite` is called with the number and metrics of each step that is not finite."""
         self.phase: int | None = None
         """Number of the phase, written into each row; None in a run of one phase."""
         self._workdir = workdir
@@ -122,7 +122,7 @@ class RunWriter:
         """Adds the metrics of a step without waiting until the devices have computed them.
 
         If `end_row` has ended a row, that row is written now, while the devices run this step.
-        `metrics` are empty if the step is left out.
+        `metrics` is empty if the update of this step is left out.
         """
         self._step += 1
         self._window.append((self._step, metrics))
@@ -208,7 +208,7 @@ class RunWriter:
             self._console.print(f"step {step:>7}  {_summary(row)}", soft_wrap=True)
 
     def synchronize(self) -> WrittenRows | None:
-        """Waits until all rows are on the disk and describes them; None on other processes."""
+        """Waits until all rows are on the disk. Process 0 returns their number and hash."""
         if not self._active:
             return None
         for file in (self._workdir / "metrics.jsonl", self._events):
@@ -240,10 +240,10 @@ def _summary(row: dict[str, float]) -> str:
 
 
 def _first_events(directory: Path, first_step: int) -> Path:
-    """Starts a new file of TensorBoard events, and returns it.
+    """Starts a new file of TensorBoard events and returns its path.
 
-    TensorBoard reads the files of a directory by name. The first events of this file make it
-    forget earlier events after `first_step`.
+    TensorBoard reads the files of a directory in the order of their names. The first events of the
+    new file make TensorBoard drop the steps after `first_step` from earlier files.
     """
     directory.mkdir(parents=True, exist_ok=True)
     prefix = "events.out.tfevents."
@@ -257,7 +257,7 @@ def _first_events(directory: Path, first_step: int) -> Path:
 
 
 def _event(**fields: Any) -> bytes:
-    """Returns an event in the format of TFRecord: length, checksum, content, checksum."""
+    """Returns an event as a TFRecord: length, checksum, content, checksum."""
     content = Event(wall_time=time.time(), **fields).SerializeToString()
     length = struct.pack("<Q", len(content))
     return b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in (length, content))
