@@ -74,8 +74,8 @@ class SurveyTask:
         try:
             return self._run()
         except OSError as error:
-            if error.filename or not error.errno:  # an error in reading the corpus
-                raise
+            if not error.errno or Path(error.filename or self.path).parent != self.directory:
+                raise  # an error in reading the corpus
             raise UnfinishedError(
                 f"{self.directory} cannot be written ({error.strerror}); the same command "
                 "continues from the finished slices"
