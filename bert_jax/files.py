@@ -48,6 +48,7 @@ def replacing(file: Path) -> Iterator[Path]:
     temporary.open("xb").close()  # O_EXCL: fails if a link was made meanwhile
     try:
         yield temporary
+        synchronize(temporary)  # after a power failure, `file` is as before or whole
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)

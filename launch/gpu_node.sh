@@ -22,11 +22,12 @@ if [ -n "${COORDINATOR:-}" ]; then
   several=(--coordinator="$COORDINATOR" --process_count="$COUNT" --process_index="$INDEX")
 fi
 trap 'exit 75' INT # after Ctrl-C, the run saves its step, and this script does not start it again
-while true; do
+for _ in {0..100}; do
   status=0
   python -m bert_jax.pretrain --experiment="$experiment" --workdir="$workdir" \
     "${mesh[@]}" "${several[@]}" || status=$?
   case "$status" in
-    0 | 1 | 2) exit "$status" ;; # finished, or an error that would come again
-  esac # a signal, a stall, or a process that was lost or killed: start the run again
+    0 | 1 | 2) break ;; # finished, or an error that would come again
+  esac # a signal, a stall, or a process that was lost or killed: start it again
 done
+exit "$status"

@@ -18,9 +18,6 @@ from same_run import UNTIMED, assert_same_run
 import bert_jax
 from bert_jax.config import override, to_json
 from bert_jax.faults.damage import saved_steps
-from bert_jax.sharding import MeshConfig
-from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
-from bert_jax.training.optim import OptimizerConfig
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]
@@ -156,24 +153,6 @@ def test_preparation(experiment, kills, rng, tmp_path):
     )
     everything = files_of(alone, "*")
     assert len(everything) > 48 and files_of(killed, "*") == everything
-
-
-@pytest.fixture
-def fine_tuning(tmp_path):
-    """The file of a fine-tuning whose two classes differ in one word."""
-    words = [("good film", "yes"), ("bad film", "no"), ("very good", "yes"), ("very bad", "no")]
-    rows = [{"text": text, "label": label} for text, label in words * 12]
-    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    files = dict.fromkeys(("train", "dev"), f"jsonl:{tmp_path}/rows.jsonl")
-    config = FineTuningConfig(
-        task=TaskConfig(family="classification", **files, labels=("no", "yes"), max_length=16),
-        training=TaskTrainingConfig(epochs=20, batch_size=16, evaluation_batch_size=16),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=0),
-        mesh=MeshConfig(data=1),
-    )
-    file = tmp_path / "task.json"
-    file.write_text(json.dumps(to_json(config)))
-    return file
 
 
 @pytest.mark.slow

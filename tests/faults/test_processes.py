@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -152,6 +153,25 @@ def test_without_process_0_jax_ends_the_others(config_of, tmp_path):
     assert processes[1].returncode
     # docs/reliability.md cites these words of jax.
     assert "Terminating process because the JAX distributed service detected fatal errors" in said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_process_that_does_not_answer_ends_the_other(silent, config_of, tmp_path):
+    """A stopped process is as silent as a machine without power or network."""
+    processes = start_both(config_of(mesh__data=8, training__steps=4000), tmp_path / "run")
+    while not steps_saved(tmp_path / "run"):
+        assert processes[silent].poll() is None, processes[silent].communicate()[1]
+        time.sleep(0.01)
+    processes[silent].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    said = processes[1 - silent].communicate(timeout=60)[1]
+    processes[silent].kill()
+    assert time.monotonic() - stopped < 30
+    assert processes[1 - silent].returncode == STATUS, said
+    assert said.splitlines()[-1] == (
+        f"error: process {silent} is lost: no sign of life for 14 seconds"
+    )
 
 
 @pytest.mark.slow

@@ -229,34 +229,50 @@ def test_a_signal_during_an_evaluation_or_a_save_saves_one_step_in_both(
     assert_same_run(tmp_path, undisturbed_on_eight_devices, step=STEPS_OF_BOTH)
 
 
-@pytest.mark.slow
-def test_a_second_signal_does_not_end_a_save(long, tmp_path):
-    """The digests take two seconds here, and the second signal comes meanwhile."""
+def start_slow_save(config, workdir):
+    """Starts a run of one process. It prints SAVING two seconds before a checkpoint is written."""
     slow = (
         "import runpy, sys, time\nfrom bert_jax.faults import damage\n"
         "write = damage.write_digests\n"
         "damage.write_digests = lambda path: (print('SAVING', file=sys.stderr, flush=True), "
         "time.sleep(2), write(path))\n"
-        f"sys.argv = ['pretrain', '--experiment={long}', '--workdir={tmp_path}']\n"
+        f"sys.argv = ['pretrain', '--experiment={config}', '--workdir={workdir}']\n"
         "runpy.run_module('bert_jax.pretrain', run_name='__main__')\n"
     )
-    process = subprocess.Popen(
-        [*PYTHON, "-c", slow],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for((tmp_path / "metrics.jsonl").exists, process)
-    process.send_signal(signal.SIGTERM)
+    return start("pretrain", code=slow)
+
+
+def interrupt_while_saving(process, workdir, *signals):
+    """Sends the first signal when the run has a row of metrics, and the others during its save."""
+    first, *others = signals
+    wait_for((workdir / "metrics.jsonl").exists, process)
+    process.send_signal(first)
     for line in process.stderr:
         if line == "SAVING\n":
             break
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGHUP)
+    for number in others:
+        process.send_signal(number)
+
+
+@pytest.mark.slow
+def test_a_second_signal_does_not_end_a_save(long, tmp_path):
+    process = start_slow_save(long, tmp_path)
+    interrupt_while_saving(process, tmp_path, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == signals.STATUS, stderr
     (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
     assert f"step {saved} is saved" in stderr
+
+
+@pytest.mark.long
+def test_a_second_ctrl_c_ends_the_process_at_once(long, tmp_path):
+    process = start_slow_save(long, tmp_path)
+    interrupt_while_saving(process, tmp_path, signal.SIGINT, signal.SIGINT)
+    assert process.wait(timeout=1) == -signal.SIGINT
+    process.communicate()
+    assert not [path for path in (tmp_path / "checkpoints").glob("*") if path.name.isdigit()]
+    process = start("pretrain", f"--experiment={long}", f"--workdir={tmp_path}")
+    assert process.communicate(timeout=120) and process.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -323,3 +339,21 @@ def test_a_signal_to_prepare_keeps_finished_shards(number, experiment, tmp_path)
     process.communicate(timeout=240)
     assert process.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in shards} == shards
+
+
+@pytest.mark.slow
+def test_a_signal_to_finetune_keeps_finished_seeds(fine_tuning, undisturbed, tmp_path):
+    def finetune():
+        arguments = (f"--checkpoint={undisturbed}", f"--workdir={tmp_path / 'run'}", "--seeds=4")
+        return start("finetune", f"--experiment={fine_tuning}", *arguments)
+
+    process, first = finetune(), tmp_path / "run" / "seed-0" / "result.json"
+    wait_for(first.exists, process)
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == signals.STATUS, stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+    written, process = first.stat().st_mtime_ns, finetune()
+    process.communicate(timeout=240)
+    assert process.returncode == 0 and first.stat().st_mtime_ns == written
+    assert len(json.loads((tmp_path / "run" / "result.json").read_text())["seeds"]) == 4
