@@ -215,7 +215,7 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     "moment",
     [
         pytest.param("evaluation", marks=pytest.mark.long),
-        pytest.param("saving", marks=pytest.mark.slow),
+        pytest.param("saving", marks=pytest.mark.long),
     ],
 )
 def test_a_signal_during_an_evaluation_or_a_save_saves_one_step_in_both(

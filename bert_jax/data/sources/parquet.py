@@ -11,7 +11,7 @@ from bert_jax.files import parsing
 
 _BATCH_ROWS = 256
 _LARGEST_RATIO, _SMALL = 100, 2**26
-"""A column may inflate to 64 MiB, or to 100 times its size; text inflates tenfold."""
+"""A row group may inflate to 64 MiB or to 100 times the size of its file. Text inflates tenfold."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ParquetFile:
                 # There is no read-ahead, because a row group may be larger than memory.
                 file = parquet.ParquetFile(stream, pre_buffer=False)
                 columns, rows = file.schema_arrow.names, file.metadata.num_rows
-                _check_sizes(file.metadata)
+                _check_sizes(file.metadata, limit=max(_SMALL, _LARGEST_RATIO * self.size))
             if self.field not in columns:
                 raise DataError(
                     f"{self.path} has no column {self.field!r}, but {', '.join(columns)}; "
@@ -67,10 +67,12 @@ class ParquetFile:
             group_start = group_end
 
 
-def _check_sizes(metadata) -> None:
-    """Raises ValueError if a small file declares that it inflates to a very large size."""
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(group.num_columns)):
-            limit = max(_SMALL, _LARGEST_RATIO * column.total_compressed_size)
-            if column.total_uncompressed_size > limit:
-                raise ValueError(f"{column.path_in_schema} inflates to more than {limit:,} bytes")
+def _check_sizes(metadata, *, limit: int) -> None:
+    """Raises ValueError if a row group declares that it inflates to more than `limit` bytes.
+
+    pyarrow aborts the process when it reads damaged metadata of a column, so only the sum for all
+    columns of a row group is read.
+    """
+    for group in range(metadata.num_row_groups):
+        if metadata.row_group(group).total_byte_size > limit:
+            raise ValueError(f"row group {group} inflates to more than {limit:,} bytes")

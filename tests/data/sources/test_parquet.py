@@ -56,13 +56,13 @@ def test_the_error_names_the_file_with_a_damaged_page(tmp_path):
         list(read_documents(f"parquet:{path}"))
 
 
-def test_a_column_that_inflates_a_hundredfold_is_refused_before_it_is_read(tmp_path):
+def test_a_row_group_that_inflates_a_hundredfold_is_refused_before_it_is_read(tmp_path):
     write(tmp_path / "small.parquet", text=["x" * 2**20] * 4)
     assert len(list(read_documents(f"parquet:{tmp_path}/small.parquet"))) == 4
     table = pyarrow.table({"text": [str(i % 10) * 2**24 for i in range(5)]})
     parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
     assert (tmp_path / "a.parquet").stat().st_size < 2**17
     with pytest.raises(
-        DataError, match=r"a\.parquet cannot .*text inflates to more than 67,108,864"
+        DataError, match=r"a\.parquet cannot .*row group 0 inflates to more than 67,108,864"
     ):
         list(read_documents(f"parquet:{tmp_path}/a.parquet"))
