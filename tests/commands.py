@@ -1,10 +1,16 @@
-"""What tests of commands share: the check of a mistake, and a port for several processes."""
+"""Tests of commands share these functions: checks, processes, ports and a limit on files."""
 
 import contextlib
+import os
 import resource
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from subprocess import CompletedProcess
+
+import bert_jax
 
 
 def assert_one_line(result: CompletedProcess[str], *said: str) -> None:
@@ -14,6 +20,21 @@ def assert_one_line(result: CompletedProcess[str], *said: str) -> None:
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
     for part in said:
         assert part in result.stderr
+
+
+def start_code(code: str, *, devices: int) -> subprocess.Popen:
+    """Starts Python code in a process of its own, with simulated devices."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(Path(bert_jax.__file__).parents[1]),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # no restart, which needs -m
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def free_port() -> int:

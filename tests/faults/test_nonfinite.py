@@ -5,8 +5,6 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from commands import free_port
+from commands import free_port, start_code
 
-import bert_jax
 from bert_jax.config import config_hash, override, to_json
 from bert_jax.data.passport import join_passports, load_passport
 from bert_jax.data.records import RecordSource
@@ -35,8 +32,6 @@ from bert_jax.training.phases import files_of_step, training_batches
 from bert_jax.training.state import abstract_state, make_state
 from bert_jax.training.train import train
 from bert_jax.training.writer import RunWriter
-
-ROOT = Path(bert_jax.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -370,17 +365,8 @@ runpy.run_module("bert_jax.pretrain", run_name="__main__")
 def start(config, workdir, steps, *more, devices=1):
     arguments = [f"--experiment={config}", f"--workdir={workdir}", *more]
     tests = str(Path(__file__).parents[1])
-    return subprocess.Popen(
-        [sys.executable, "-c", PRETRAIN.format(tests=tests, steps=steps, arguments=arguments)],
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # no restart, which needs -m
-        },
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    code = PRETRAIN.format(tests=tests, steps=steps, arguments=arguments)
+    return start_code(code, devices=devices)
 
 
 def last_row(workdir):

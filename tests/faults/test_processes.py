@@ -1,25 +1,18 @@
 """If one of several processes fails, is killed or stalls, all end soon, with a line about it."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from commands import free_port
+from commands import free_port, start_code
 
-import bert_jax
 from bert_jax.config import override, to_json
 from bert_jax.errors import ConfigError
 from bert_jax.faults.rendezvous import wait_for_processes
 from bert_jax.faults.signals import STATUS
-
-ROOT = Path(bert_jax.__file__).parents[1]
 
 PRETRAIN = """
 import runpy, sys, time
@@ -46,17 +39,8 @@ train.evaluate = lambda *arguments: time.sleep(100)
 def start(config, workdir, *arguments, evaluate="", devices=4):
     """Starts a process of pretraining. `evaluate` is code that replaces the evaluation."""
     arguments = [f"--experiment={config}", f"--workdir={workdir}", *arguments]
-    return subprocess.Popen(
-        [sys.executable, "-c", PRETRAIN.format(evaluate=evaluate, arguments=arguments)],
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # no restart, which needs -m
-        },
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    code = PRETRAIN.format(evaluate=evaluate, arguments=arguments)
+    return start_code(code, devices=devices)
 
 
 def start_both(config, workdir, *arguments, evaluates=("", "")):
