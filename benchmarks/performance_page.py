@@ -193,7 +193,7 @@ def filled(page: str, tables: Mapping[str, tuple[Path, Callable[[Record], str]]]
     for name, (file, make) in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         if len(re.findall(pattern, page, flags=re.S)) != 1:
-            raise DataError(f"{PAGE} has no table {name}; accepted: one, `<!-- {name} -->`")
+            raise DataError(f"the page has no table {name}; accepted: one, `<!-- {name} -->`")
         if file.exists():
             text = make(json.loads(file.read_text(encoding="utf-8")))
             page = re.sub(
