@@ -17,6 +17,7 @@ from bert_jax.errors import ConfigError
 from bert_jax.pretrain import parse_steps
 from bert_jax.training import build
 from bert_jax.training.train import train
+from bert_jax.training.writer import RunWriter
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,30 @@ def test_an_update_that_is_given_numpy_arrays_fails(small, tmp_path, monkeypatch
     monkeypatch.setattr(build, "place_batch", lambda batch, *, sharding: batch)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
         train(small, tmp_path / "run")
+
+
+def test_a_program_is_compiled_once(small, tmp_path, monkeypatch):
+    """The first log row is written after an update and an evaluation. Then nothing is compiled."""
+    compiled, counts = [], {}
+    write = RunWriter.write
+
+    def count(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(duration)
+
+    def written(writer, step, row):
+        counts[step] = len(compiled)
+        write(writer, step, row)
+
+    monkeypatch.setattr(RunWriter, "write", written)
+    every = {f"training.{name}_every": 2 for name in ("log", "eval", "checkpoint")}
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        train(override(small, every | {"training.steps": 10}), tmp_path / "run")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert list(counts) == [2, 4, 6, 8, 10]
+    assert counts[2] == counts[10] > 0
 
 
 # ---- --profile_steps --------------------------------------------------------------------------
