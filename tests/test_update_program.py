@@ -142,7 +142,7 @@ TEMPORARIES = {
 
 
 def temporaries_in_theory(experiment, state):
-    """Returns the bytes of the gradients, the activations kept for the backward pass, and the logits.
+    """Returns the bytes of gradients, logits, and activations kept for the backward pass.
 
     Each layer keeps the probabilities, and ten arrays of the hidden size for each token: two
     normalized inputs, query, key, value, context, and the four of GELU's input.
