@@ -19,6 +19,7 @@ from absl import flags
 from bert_jax import command, environment
 from bert_jax.errors import ConfigError
 from bert_jax.files import write_atomically
+from bert_jax.storage import open_path
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     for name in ("source", "output"):
         if not flags.FLAGS[name].value:
             raise ConfigError(f"--{name} is missing; accepted: a directory")
-    output = Path(flags.FLAGS.output)
+    output = open_path(flags.FLAGS.output, name="--output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output={output} exists; accepted: a new or an empty directory")
     from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH

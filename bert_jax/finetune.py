@@ -12,13 +12,12 @@ interval, and baselines that need no model. WORKDIR/seed-N has the checkpoint th
 metrics.jsonl and predictions. load_run opens seed-N. Repeating the command trains missing seeds.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from bert_jax import command, cpu, environment
 from bert_jax.errors import ConfigError
 from bert_jax.faults.memory import explain_lack_of_memory
+from bert_jax.storage import open_path
 
 
 def main() -> None:
@@ -36,9 +35,10 @@ def main() -> None:
         raise ConfigError(f"--seeds is {seeds}; accepted: 1 to {most}")
     from bert_jax.tasks.finetuning import finetune
 
-    workdir = Path(flags.FLAGS.workdir)
+    workdir = open_path(flags.FLAGS.workdir, name="--workdir")
+    source = open_path(flags.FLAGS.checkpoint, name="--checkpoint")
     with command.exclusive(workdir), explain_lack_of_memory(config):
-        finetune(config, Path(flags.FLAGS.checkpoint), workdir, seeds=seeds)
+        finetune(config, source, workdir, seeds=seeds)
 
 
 if __name__ == "__main__":

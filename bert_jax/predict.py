@@ -27,7 +27,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from absl import flags
@@ -38,6 +37,7 @@ from bert_jax.errors import ConfigError, DataError
 from bert_jax.faults.memory import explain_lack_of_memory
 from bert_jax.files import naming
 from bert_jax.models.config import Pooling
+from bert_jax.storage import open_path
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.runs.run import Run
@@ -79,7 +79,7 @@ def main() -> None:
     from bert_jax.interop.names import OPTIONAL_PARTS
     from bert_jax.runs.run import load_run
 
-    is_run = (Path(FLAGS.run) / "checkpoints").is_dir()
+    is_run = (open_path(FLAGS.run, name="--run") / "checkpoints").is_dir()
     # make_task checks for the parts that the task needs.
     run = load_run(FLAGS.run, command.step(FLAGS.step), allow=() if is_run else OPTIONAL_PARTS)
     given = {name: FLAGS[name].value for name in FLAGS_OF[FLAGS.task]}

@@ -36,6 +36,7 @@ from rich.progress import Progress, TaskID, TransferSpeedColumn
 
 from bert_jax import command, environment
 from bert_jax.errors import ConfigError
+from bert_jax.storage import open_path
 
 if TYPE_CHECKING:
     from bert_jax.data.tokenizers.files import Tokenizer
@@ -49,6 +50,8 @@ def main() -> None:
     for name in ("audit", "corpus", "output", "vocabulary"):
         if FLAGS[name].present and not FLAGS[name].value:
             raise ConfigError(f"--{name} is empty; accepted: a value, or no --{name}")
+    for name in ("audit", "output", "vocabulary"):
+        open_path(FLAGS[name].value or "", name=f"--{name}")
     if FLAGS.audit is not None:
         _audit(FLAGS.audit)
         return

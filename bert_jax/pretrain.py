@@ -20,7 +20,6 @@ import contextlib
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -30,6 +29,7 @@ from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError
 from bert_jax.faults import processes
 from bert_jax.faults.memory import explain_lack_of_memory
+from bert_jax.storage import open_path
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.training.experiment import Experiment
@@ -39,7 +39,7 @@ def main() -> None:
     """Runs the command."""
     environment.configure_jax()
     cpu.keep_freed_memory()
-    workdir = Path(flags.FLAGS.workdir or ".")
+    workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir")
     config_file = workdir / "config.json"
     continues = bool(flags.FLAGS.workdir) and config_file.exists()
     begun = [command.load(str(config_file))] if continues else []

@@ -41,6 +41,7 @@ from bert_jax.errors import BertJaxError, ConfigError, DataError
 from bert_jax.faults import signals
 from bert_jax.faults.run_files import RunResult
 from bert_jax.files import read_json, write_atomically, write_json
+from bert_jax.storage import open_path
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
@@ -227,7 +228,7 @@ def _cell(value: Any) -> str:
 
 def main() -> None:
     """Runs the command."""
-    workdir = Path(flags.FLAGS.workdir or ".")
+    workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir")
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
     base = command.experiment_from_flags(begun=list(earlier.values()))
     points = keep_ids(expand(base, load_sweeps(flags.FLAGS.experiment)), earlier)

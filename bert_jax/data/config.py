@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from bert_jax.config import PositiveInt, Share, check_bounds
 from bert_jax.errors import ConfigError
+from bert_jax.storage import open_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +127,7 @@ class DataConfig:
                 f"'sentencepiece', which has no limit; accepted: {DataConfig.max_word_length}, "
                 "the default"
             )
-        if "://" in self.directory:
-            raise ConfigError(
-                f"data.directory is {self.directory!r}; accepted: a local path, which may be on a "
-                "mounted file system"
-            )
+        open_path(self.directory, name="data.directory")
         for name in ("masking", "evaluation_masking"):
             masking = getattr(self, name)
             chosen = int(self.sequence_length * masking.highest_rate)

@@ -14,6 +14,7 @@ from bert_jax.config import PositiveInt
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.errors import CheckpointError, DataError, MissingDataError
 from bert_jax.files import Count, FileName, check_json, read_array, read_json, sha256_of_file
+from bert_jax.storage import open_path
 
 FORMAT_VERSION = 3
 PASSPORT_FILE = "passport.json"
@@ -128,7 +129,7 @@ def load_passport(directory: str | Path) -> dict:
       MissingDataError: the directory has no passport.
       DataError: the passport is damaged, or has another format version.
     """
-    path = Path(directory) / PASSPORT_FILE
+    path = open_path(directory, name="the directory of prepared data") / PASSPORT_FILE
     if not path.exists():
         raise MissingDataError(
             f"{directory} holds no prepared data ({PASSPORT_FILE} is missing); accepted: a "

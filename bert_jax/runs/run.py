@@ -26,6 +26,7 @@ from bert_jax.models.task import BertForTask, example_ids
 from bert_jax.runs import inference
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
+from bert_jax.storage import open_path
 from bert_jax.training import checkpoint
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.initial import flatten_params
@@ -231,7 +232,7 @@ def load_run(
     """
     if not str(path):
         raise CheckpointError("the path of a run is ''; accepted: the path of a directory")
-    path = Path(path)
+    path = open_path(path, name="the path of a run")
     if not path.exists() and not checkpoint_prefix(path):
         raise CheckpointError(
             f"{path} does not exist; accepted: a run, or weights of Hugging Face or Google"

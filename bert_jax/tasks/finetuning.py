@@ -18,6 +18,7 @@ from bert_jax.faults.run_files import AS_WRITTEN
 from bert_jax.files import read_json, write_json
 from bert_jax.runs.run import Run, load_run
 from bert_jax.sharding import make_mesh, named_sharding
+from bert_jax.storage import open_path
 from bert_jax.tasks import datasets, results, state
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import Dataset
@@ -272,6 +273,7 @@ def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict
       CheckpointError: the workdir holds another fine-tuning, or another kind of run, or a damaged
         `identity.json` or `config.json`.
     """
+    workdir = open_path(workdir, name="workdir")
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
     identity = {"config_hash": config_hash(config)} | hashes

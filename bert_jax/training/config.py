@@ -7,6 +7,7 @@ import msgspec
 
 from bert_jax.config import PositiveFloat, PositiveInt, check_bounds, leaves
 from bert_jax.errors import ConfigError
+from bert_jax.storage import open_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         check_bounds(self, "training")
+        open_path(self.init_from, name="training.init_from")
         if self.keep_every and self.keep_every % self.checkpoint_every:
             raise ConfigError(
                 f"training.keep_every is {self.keep_every}; accepted: null, or a multiple of "

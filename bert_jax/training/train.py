@@ -20,6 +20,7 @@ from bert_jax.faults.workdir import open_workdir, write_result
 from bert_jax.files import read_json_if_whole
 from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
+from bert_jax.storage import open_path
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.build import Assembly, assemble, check_memory, compile_update
 from bert_jax.training.config import TrainingConfig
@@ -59,6 +60,7 @@ def train(
       DivergenceError: a held-out metric or a step is not finite (see `training.on_nonfinite`).
     """
     training, plan, activity = experiment.training, phases(experiment), Activity()
+    workdir = open_path(workdir, name="workdir")
 
     # ---- Checks: an error here leaves no file behind ----------------------------------------
     loaded, tokenizer = load_data(plan)

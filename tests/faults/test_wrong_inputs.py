@@ -493,6 +493,9 @@ ROWS = {
             "data/a/b lies in the prepared data of ... accepted: another --workdir",
         ),
         ("--workdir=mine.py", "mine.py ... accepted: a directory"),
+        ("--workdir=s3://bucket/run", "--workdir is 's3://bucket/run'; accepted: a local path"),
+        ("--workdir=new --set=data.directory=hdfs://a/b", "data.directory is 'hdfs://a/b'; acc"),
+        ("--workdir=new --set=training.init_from=s3://a/b", "training.init_from is 's3://a/b'; a"),
         ("--workdir=mine.py/run", "mine.py/run cannot be written ... accepted: a directory"),
         ("--workdir=/proc/run", "/proc/run cannot be written ... accepted: a directory"),
         ("--workdir=begun", "optimizer.beta2=0.98, not 0.999; accepted: the same value"),
@@ -505,6 +508,7 @@ ROWS = {
         ("", "--experiment is missing; accepted"),
         ("--experiment=sweep_good.py", "--workdir is missing; accepted: a directory for the runs"),
         ("--experiment=sweep_good.py --workdir=data/s", "data/s lies in the prepared data of"),
+        ("--experiment=sweep_good.py --workdir=s3://a/b", "--workdir is 's3://a/b'; accepted: a"),
         *(
             (f"--experiment=sweep_{name}.py --workdir=new", f"sweep_{name}.py{said}")
             for name, said in {
@@ -533,6 +537,8 @@ ROWS = {
         ("--output=", "--output is empty; accepted"),
         ("--vocabulary=", "--vocabulary is empty; accepted"),
         ("--beam=--runner=x", "--beam=--runner=x with --engine=pool; accepted: --engine=beam"),
+        ("--output=s3://bucket/data", "--output is 's3://bucket/data'; accepted: a local path"),
+        ("--vocabulary=s3://a/vocab.txt", "--vocabulary is 's3://a/vocab.txt'; accepted: a local"),
         ("--corpus=corpus.txt", "corpus is 'corpus.txt'; accepted: text:GLOB"),
         ("--corpus=text:nowhere/*.txt", "text:nowhere/*.txt ... accepted"),
         ("--corpus=text:corpus.txt@0", "weight 0; accepted: a number above 0"),
@@ -566,6 +572,7 @@ ROWS = {
         ("", "--experiment is missing; accepted"),
         ("--audit=", "--audit is empty; accepted"),
         ("--audit=nowhere", "nowhere holds no prepared data ... accepted"),
+        ("--audit=s3://bucket/data", "--audit is 's3://bucket/data'; accepted: a local path"),
         ("--audit=data --workers=2", "--audit=data with --workers; accepted: --audit alone"),
         (
             "--experiment=mine.py --output=data --set=data.dupe_factor=3",
@@ -573,6 +580,8 @@ ROWS = {
         ),
     ],
     FINETUNE: [
+        ("--workdir=s3://bucket/run", "--workdir is 's3://bucket/run'; accepted: a local path"),
+        ("--checkpoint=s3://a/b", "--checkpoint is 's3://a/b'; accepted: a local path"),
         ("--seeds=0", "--seeds is 0; accepted: 1 to 2147483648"),
         ("--seeds=99999999999", "--seeds is 99999999999; accepted: 1 to 2147483648"),
         ("--seeds=x", "--seeds ... 'x' ... accepted"),
@@ -631,6 +640,8 @@ ROWS = {
         ("--run=", "--run is missing; accepted: a directory"),
         ("--data=", "--data is missing; accepted: a directory"),
         ("--run=nowhere", "nowhere does not exist; accepted"),
+        ("--run=s3://bucket/run", "the path of a run is 's3://bucket/run'; accepted: a local"),
+        ("--data=s3://bucket/data", "data is 's3://bucket/data'; accepted: a local path"),
         ("--run=nothing", "nothing is not a run ... accepted"),
         ("--run=tiny_bert", "tiny_bert holds weights without a run; accepted: a run of pretrain"),
         ("--data=nowhere", "nowhere holds no prepared data ... accepted"),
@@ -642,6 +653,7 @@ ROWS = {
         ("--task=translate", "--task ... accepted"),
         ("--task=embed --run=", "--run is missing; accepted: a directory"),
         ("--task=embed --run=nowhere", "nowhere does not exist; accepted"),
+        ("--task=embed --run=s3://bucket/run", "--run is 's3://bucket/run'; accepted: a local"),
         ("--task=embed --step=7", "weights has no checkpoint 7; accepted: [0]"),
         ("--task=embed --pooling=sum", "--pooling ... accepted"),
         (
@@ -667,6 +679,8 @@ ROWS = {
         ("--source=headless --allow=masked_token_head", "(accepted: allow next_sentence_head, "),
         ("--output=tiny_bert", "--output=tiny_bert exists; accepted: a new or an empty directory"),
         ("--source=nowhere", "nowhere does not exist; accepted"),
+        ("--source=s3://bucket/run", "the path of a run is 's3://bucket/run'; accepted: a local"),
+        ("--output=s3://bucket/out", "--output is 's3://bucket/out'; accepted: a local path"),
         ("--source=no_config", "no_config/config.json cannot be read ... accepted"),
         ("--source=no_vocabulary", "no_vocabulary/vocab.txt cannot be read ... accepted"),
         ("--source=added_tokens", "tokenizer.json ... added_tokens ... accepted"),
@@ -725,6 +739,8 @@ NAMES = (Experiment, Path, evaluate_run, finetune, load_experiment, load_run, ov
 CALLS = {
     "load_run('')": "the path of a run is ''; accepted",
     "load_run('nowhere')": "nowhere does not exist; accepted",
+    "load_run('s3://bucket/run')": "the path of a run is 's3://bucket/run'; accepted: a local path",
+    "load_run(Path('s3://bucket/run'))": "is 's3:/bucket/run'; accepted: a local path",
     "load_run('nothing')": "nothing is not a run ... accepted",
     "load_run('mine.py')": "mine.py is not a run ... accepted",
     "load_run('begun')": "begun is not a run ... accepted",
@@ -751,6 +767,8 @@ CALLS = {
     "run.metrics()": "weights has no metrics.jsonl; accepted: a run of pretrain",
     "Experiment(data=5, model=run.model.config, training=run.config.training)": "data is 5",
     "train(run.config, Path('data/run'))": "data/run lies in the prepared data of ... accepted",
+    "train(run.config, Path('s3://bucket/run'))": "workdir is 's3:/bucket/run'; accepted: a local",
+    "finetune(task, Path('tiny_bert'), Path('s3://a/b'))": "workdir is 's3:/a/b'; accepted: a",
     "train(run.config, Path('mine.py'))": "mine.py is a file; accepted: a directory for the run",
     "train(run.config, Path('begun'))": "optimizer.beta2=0.98, not 0.999; accepted",
     "train(override(run.config, {'mesh.data': 9}), Path('new'))": "mesh is 9 x 1 x 1 ... accepted",
