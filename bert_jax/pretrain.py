@@ -12,8 +12,7 @@ learning rates and FLOPs, and trains nothing. --profile_steps=10:15 traces updat
 TensorBoard with its profile plugin opens the trace from tensorboard/.
 
 On several machines, run the command once on each. The processes find each other under Slurm (srun),
-and with --cluster on a Cloud TPU slice. Elsewhere, give --coordinator, --process_count and
---process_index.
+on GKE and on a Cloud TPU slice. Elsewhere, give --coordinator, --process_count and --process_index.
 """
 
 import contextlib
@@ -162,7 +161,10 @@ if __name__ == "__main__":
         "coordinator", None, "Address of process 0, HOST:PORT, if there are several processes."
     )
     flags.DEFINE_bool(
-        "cluster", False, "Joins the processes of a cluster that jax detects: Cloud TPU, GKE, MPI."
+        "cluster",
+        None,
+        "By default, the process joins the cluster that jax detects, if any. --cluster makes it an "
+        "error if there is none. With --nocluster, the process is alone.",
     )
     flags.DEFINE_integer("process_count", None, "Number of processes.")
     flags.DEFINE_integer("process_index", None, "Index of this process, from 0.")

@@ -2,8 +2,9 @@
 # Variables: ENVIRONMENT is the directory (default: .venv), REQUIREMENTS is the file of packages to
 # install (default: requirements.txt), and EXTRA_REQUIREMENTS is a second such file.
 # If the files have not changed since the last call, nothing is installed.
+# shellcheck shell=bash
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -14,14 +15,13 @@ environment=${ENVIRONMENT:-.venv}
 if [ ! -x "$environment/bin/python" ]; then
   "$python" -m venv "$environment"
 fi
-# shellcheck disable=SC1091
 source "$environment/bin/activate"
 
-requirements=(${REQUIREMENTS:-requirements.txt} ${EXTRA_REQUIREMENTS:-})
+requirements=("${REQUIREMENTS:-requirements.txt}" ${EXTRA_REQUIREMENTS:+"$EXTRA_REQUIREMENTS"})
 stamp=$environment/installed-$(cat setup.py "${requirements[@]}" | sha256sum | cut -c1-16)
 if [ ! -e "$stamp" ]; then
   echo "installing $(printf '%s ' "${requirements[@]}")into $environment (some minutes the first time)"
-  python -m pip install --quiet --disable-pip-version-check $(printf -- '-r %s ' "${requirements[@]}")
+  python -m pip install --quiet --disable-pip-version-check "${requirements[@]/#/--requirement=}"
   python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
   touch "$stamp"
 fi

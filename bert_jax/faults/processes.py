@@ -7,7 +7,7 @@ from typing import Any
 
 from bert_jax.errors import ConfigError
 from bert_jax.faults import heartbeat, signals
-from bert_jax.faults.rendezvous import wait_for_processes
+from bert_jax.faults.rendezvous import find_processes, wait_for_processes
 
 
 def start_processes(
@@ -15,38 +15,50 @@ def start_processes(
     process_count: int | None,
     process_index: int | None,
     *,
-    cluster: bool,
+    cluster: bool | None = None,
     timeout: float = 300,
 ) -> None:
     """Connects this process with the other processes of its run.
 
     The first three arguments are the address of process 0, the number of processes, and the index
-    of this process. If all are None, jax finds the processes of a Slurm job and, with `cluster`, of
-    other clusters, such as a Cloud TPU slice. Call this function before jax is asked for devices.
+    of this process. If all are None, jax detects them in a cluster (`find_processes`). Outside a
+    cluster, the process is alone. Call this function before jax is asked for devices.
+
+    Args:
+      cluster: True makes it an error if jax detects no cluster. With False, jax does not look.
 
     Raises:
-      ConfigError: only one or two of the three arguments are given, or one is wrong; or not all
-        processes have called this function within `timeout` seconds.
+      ConfigError: only one or two of the three arguments are given, or one is wrong; jax detects no
+        cluster, or not its processes; or not all processes have called this function within
+        `timeout` seconds.
     """
     import jax
 
-    given = (coordinator, process_count, process_index)
-    of_slurm = int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ
-    if given != (None, None, None):
-        if coordinator is None or process_count is None or process_index is None:
+    if coordinator is None and process_count is None and process_index is None:
+        found = None if cluster is False else find_processes(timeout=timeout)
+        if found is None and cluster:
             raise ConfigError(
-                f"--coordinator={coordinator}, --process_count={process_count} and "
-                f"--process_index={process_index} belong together; accepted: all three or none"
+                "--cluster: jax detects no cluster here; accepted: a process under Slurm (srun) or "
+                "Open MPI, on GKE or a Cloud TPU VM, or the flags --coordinator, --process_count "
+                "and --process_index"
             )
-        if not 0 <= process_index < process_count:
-            raise ConfigError(
-                f"--process_index is {process_index}; accepted: 0 to {process_count - 1}, "
-                "one less than --process_count"
-            )
-        wait_for_processes(coordinator, process_count, process_index, timeout=timeout)
-    elif not cluster and not of_slurm:
-        return
-    jax.distributed.initialize(*given, local_device_ids=slurm_devices())
+        if found is None or found[1] == 1:
+            return
+        coordinator, process_count, process_index = found
+    if coordinator is None or process_count is None or process_index is None:
+        raise ConfigError(
+            f"--coordinator={coordinator}, --process_count={process_count} and "
+            f"--process_index={process_index} belong together; accepted: all three or none"
+        )
+    if not 0 <= process_index < process_count:
+        raise ConfigError(
+            f"--process_index is {process_index}; accepted: 0 to {process_count - 1}, "
+            "one less than --process_count"
+        )
+    wait_for_processes(coordinator, process_count, process_index, timeout=timeout)
+    jax.distributed.initialize(
+        coordinator, process_count, process_index, local_device_ids=slurm_devices()
+    )
     if jax.process_count() > 1:
         signals.share()
         heartbeat.start()

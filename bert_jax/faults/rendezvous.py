@@ -1,16 +1,50 @@
-"""The processes of a run wait for each other before jax connects them.
+"""The processes of a run find each other and wait for each other before jax connects them.
 
 jax waits, too. If a process is missing, however, jax aborts the other processes. Its message is
 long and does not name the missing process.
 """
 
 import contextlib
+import os
 import socket
 import time
 
 from bert_jax.errors import ConfigError
 
 SECONDS_BETWEEN_ATTEMPTS = 0.5
+
+
+def find_processes(*, timeout: float) -> tuple[str, int, int] | None:
+    """Returns the address of process 0, the number of processes and the index of this process.
+
+    jax detects them under Open MPI and Slurm, on Cloud TPU VMs, on GKE, and in an indexed job of
+    Kubernetes. A process that is alone in its cluster gets no address. Outside a cluster, the
+    result is None.
+
+    Raises:
+      ConfigError: jax detects a cluster, but not its processes within `timeout` seconds.
+    """
+    from jax._src import clusters  # jax has no public access to them
+
+    def is_here(cluster: type[clusters.ClusterEnv]) -> bool:
+        # Every pod of Kubernetes has the variables that jax looks for, but not every pod is a
+        # process of several.
+        if cluster is clusters.K8sCluster and "JOB_COMPLETION_INDEX" not in os.environ:
+            return False
+        return not cluster.opt_in_only_method and cluster.is_env_present()
+
+    try:
+        cluster = next(filter(is_here, clusters.ClusterEnv._cluster_types), None)
+        if cluster is None or (count := cluster.get_process_count()) == 1:
+            return cluster and ("", 1, 0)
+        port = os.environ.get("JAX_COORDINATOR_PORT")
+        address = cluster.get_coordinator_address(int(timeout), port)
+        return address, count, cluster.get_process_id()
+    except Exception as error:  # of the network, of a client of Kubernetes, or a missing variable
+        raise ConfigError(
+            f"jax cannot find the processes of this cluster ({error!r}); accepted: --coordinator, "
+            "--process_count and --process_index, or --nocluster if this process is alone"
+        ) from error
 
 
 def wait_for_processes(coordinator: str, count: int, index: int, *, timeout: float) -> None:
@@ -64,7 +98,7 @@ def _wait_for_others(
                 missing = sorted(set(range(1, count)) - came.keys())
                 raise ConfigError(
                     f"process {', '.join(map(str, missing[:5]))} of {count} has not come to "
-                    f"--coordinator={coordinator} within {timeout:g} s; accepted: a command for "
+                    f"process 0 at {coordinator} within {timeout:g} s; accepted: a command for "
                     "each process within --start_timeout"
                 ) from error
         for connection in came.values():
@@ -85,7 +119,7 @@ def _come(host: str, port: int, count: int, index: int, timeout: float, deadline
             reason = error.strerror or reason
         time.sleep(min(SECONDS_BETWEEN_ATTEMPTS, seconds))
     raise ConfigError(
-        f"process {index} of {count} has waited {timeout:g} s at --coordinator={host}:{port} "
+        f"process {index} of {count} has waited {timeout:g} s for process 0 at {host}:{port} "
         f"({reason}); accepted: the address of process 0, and a command for each process within "
         "--start_timeout"
     )

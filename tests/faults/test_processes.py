@@ -161,12 +161,14 @@ def test_a_process_that_does_not_answer_ends_the_other(silent, config_of, tmp_pa
 @pytest.mark.slow
 def test_a_process_that_does_not_come_is_named(config_of, tmp_path):
     arguments = ("--process_count=3", "--process_index=0", "--start_timeout=1")
-    coordinator = f"--coordinator=127.0.0.1:{free_port()}"
-    process = start(config_of(), tmp_path / "run", coordinator, *arguments)
+    coordinator = f"127.0.0.1:{free_port()}"
+    process = start(config_of(), tmp_path / "run", f"--coordinator={coordinator}", *arguments)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 2 and not (tmp_path / "run").exists()
     (line,) = said.splitlines()
-    assert line.startswith(f"error: process 1, 2 of 3 has not come to {coordinator} within 1 s")
+    assert line.startswith(
+        f"error: process 1, 2 of 3 has not come to process 0 at {coordinator} within 1 s"
+    )
 
 
 def test_processes_start_together():

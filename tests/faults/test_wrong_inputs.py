@@ -481,6 +481,7 @@ ROWS = {
         ),
         ("--process_count=two", "--process_count ... 'two' ... accepted"),
         ("--process_count=2", "--process_count=2 ... accepted: all three or none"),
+        ("--cluster", "--cluster: jax detects no cluster here; accepted: a process under Slurm"),
     ],
     "pretrain --experiment=mine.py": [
         ("--workdir=data", "data lies in the prepared data of ... accepted: another --workdir"),

@@ -1,0 +1,77 @@
+"""`sbatch launch/slurm.sbatch` trains on two nodes, and a signal does not change what it trains."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster import missing_programs, slurm
+from same_run import assert_same_run
+
+import bert_jax
+from bert_jax.config import override, to_json
+
+ROOT = Path(bert_jax.__file__).parents[1]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(missing_programs()),
+        reason=f"missing: {', '.join(missing_programs())}; apt-get install slurm-wlm munge",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def sbatch(tmp_path_factory):
+    """Submits launch/slurm.sbatch to Slurm with two nodes. Returns a function to follow the job."""
+    directory = tmp_path_factory.mktemp("slurm")
+    with slurm(directory) as environment:
+        environment |= {
+            "VIRTUAL_ENV": sys.prefix,
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        }
+
+        def run(*command):
+            done = subprocess.run(
+                command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        def submit(*arguments, log):
+            command = ("sbatch", "--parsable", f"--output={log}", "launch/slurm.sbatch")
+            return run(*command, *arguments).strip()
+
+        yield submit, run
+
+
+def test_a_job_that_gets_a_signal_is_submitted_again_and_ends_like_any_other(
+    experiment, sbatch, tmp_path
+):
+    submit, run = sbatch
+    changes = {"mesh.data": -1, "training.steps": 400, "training.checkpoint_every": 200}
+    changes |= {"training.eval_every": 200, "training.log_every": 10}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(to_json(override(experiment, changes))))
+    undisturbed, signalled = tmp_path / "undisturbed", tmp_path / "signalled"
+    for workdir in (undisturbed, signalled):
+        log = tmp_path / f"{workdir.name}.log"
+        job = submit(f"--experiment={config}", f"--workdir={workdir}", log=log)
+        sent = workdir is undisturbed
+        deadline = time.monotonic() + 300
+        while "JobState=COMPLETED" not in (state := run("scontrol", "show", "job", job)):
+            assert time.monotonic() < deadline and "=FAILED" not in state, log.read_text()
+            if not sent and (workdir / "metrics.jsonl").exists():
+                run("scancel", "--signal=TERM", job)
+                sent = True
+            time.sleep(0.2)
+    assert "Restarts=1" in state
+    said = log.read_text()
+    assert "going on from step" in said and "Traceback" not in said, said
+    recorded = json.loads((signalled / "environment.json").read_text())
+    assert recorded["processes"] == 2 and len(recorded["earlier"]) == 1
+    assert_same_run(undisturbed, signalled, step=400)
