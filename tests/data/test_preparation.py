@@ -1,10 +1,15 @@
 """Prepared data have the same bytes with any workers and after a kill; settings never mix."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import resource
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +64,11 @@ def config(tmp_path):
     )
 
 
-def prepare(config, *, tokenizer=TOKENIZER, vocab_size=None, workers=1, kind="pool"):
+def prepare(config, *, tokenizer=TOKENIZER, vocab_size=None, **engine):
     """Prepares data; `vocab_size` first trains a vocabulary of that size."""
     reports = []
     settings = {
-        "engine": Engine(kind=kind, workers=workers),
+        "engine": Engine(**engine),
         "report": lambda *report: reports.append(report),
     }
     if vocab_size:
@@ -634,3 +639,40 @@ def test_no_file_is_written_through_a_link(config, tmp_path):
     prepare(config)
     assert (tmp_path / "victim").read_text() == "precious"
     assert not any(path.is_symlink() for path in directory.iterdir())
+
+
+@pytest.fixture
+def dask_cluster(tmp_path):
+    """Runs a Dask cluster: a scheduler and two workers, each a process. Yields a file about it."""
+    pytest.importorskip("distributed", reason="needs the packages of requirements-beam.txt")
+    log, file = tmp_path / "dask.log", f"--scheduler-file={tmp_path}/dask.json"
+    worker = ("distributed.cli.dask_worker", "--nthreads=1", f"--local-directory={tmp_path}/dask")
+    with contextlib.ExitStack() as stack, log.open("w") as output:
+        for command in [("distributed.cli.dask_scheduler", "--port=0"), worker, worker]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command, "--host=127.0.0.1", "--no-dashboard", file],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                stdout=output,
+                stderr=output,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        deadline = time.monotonic() + 60
+        while log.read_text().count("Starting established connection") < 4:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield tmp_path / "dask.json"
+
+
+def test_beam_on_a_dask_cluster_does_not_change_a_byte(config, dask_cluster, tmp_path):
+    here = prepare(config, vocab_size=100, workers=2)
+    options = (
+        *(
+            "--runner=apache_beam.runners.dask.dask_runner.DaskRunner",
+            f"--dask_scheduler_file={dask_cluster}",
+            "--dask_npartitions=4",
+        ),
+    )
+    beam_config = dataclasses.replace(config, directory=str(tmp_path / "beam"))
+    assert prepare(beam_config, vocab_size=100, kind="beam", beam_options=options) == here
+    assert contents(config.directory) == contents(beam_config.directory)
