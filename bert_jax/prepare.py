@@ -165,7 +165,10 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
         tokenizer = SentencePiece.from_model_file(FLAGS.vocabulary)
     else:
         tokenizer = WordPiece.from_vocabulary_file(
-            FLAGS.vocabulary, lower_case=data.lower_case, max_word_length=data.max_word_length
+            FLAGS.vocabulary,
+            lower_case=data.lower_case,
+            strip_accents=data.strip_accents,
+            max_word_length=data.max_word_length,
         )
     if tokenizer.vocab_size != experiment.model.vocab_size:
         raise ConfigError(

@@ -21,6 +21,10 @@ def get_config() -> Experiment:
         data=DataConfig(
             corpus="text:corpora/mine/*.txt",
             directory="data/mine",
+            # The language decides where sentences end. Outside English, accents distinguish words:
+            # strip_accents=False keeps them.
+            language="en",
+            strip_accents=None,
             batch_size=128,
             sequence_length=128,
             dupe_factor=5,

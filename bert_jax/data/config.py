@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from bert_jax.config import PositiveInt, Share, check_bounds
+from bert_jax.config.bounds import nearest
+from bert_jax.data.sentences import LANGUAGES
 from bert_jax.errors import ConfigError
 from bert_jax.storage import open_path
 
@@ -87,11 +89,16 @@ class DataConfig:
     """Number of rows in the global batch, over all devices and hosts."""
     sequence_length: Annotated[int, Meta(ge=5)] = 128
     """Number of positions in a row, at least 5: the shortest pair is [CLS] a [SEP] b [SEP]."""
+    language: str = "en"
+    """Language of the text, as a code of ISO 639-1. Its rules say where a sentence ends."""
     tokenizer: Literal["wordpiece", "sentencepiece"] = "wordpiece"
     """Kind of tokenizer: BERT's WordPiece, or the unigram model of ALBERT and T5, which needs no
     spaces between words."""
     lower_case: bool = True
-    """Whether text is lower-cased. WordPiece then also strips accents (the uncased models)."""
+    """Whether text is lower-cased."""
+    strip_accents: bool | None = None
+    """Whether WordPiece removes accents and umlauts (ä becomes a). null: as `lower_case`, which
+    gives the cased and the uncased models of Devlin et al. 2018. SentencePiece keeps accents."""
     max_word_length: PositiveInt = 200
     """Maximum length of a word in characters; a longer word becomes [UNK]. The limit is 200 in
     Google's code and 100 in Hugging Face's. SentencePiece has no limit."""
@@ -121,6 +128,16 @@ class DataConfig:
 
     def __post_init__(self):
         check_bounds(self, "data")
+        if self.language not in LANGUAGES:
+            raise ConfigError(
+                f"data.language is {self.language!r:.60}; {nearest(self.language[:2], LANGUAGES)}"
+                " (codes of ISO 639-1)"
+            )
+        if self.tokenizer == "sentencepiece" and self.strip_accents is not None:
+            raise ConfigError(
+                f"data.strip_accents is {self.strip_accents} with data.tokenizer 'sentencepiece', "
+                "which keeps accents; accepted: null"
+            )
         if self.tokenizer == "sentencepiece" and self.max_word_length != DataConfig.max_word_length:
             raise ConfigError(
                 f"data.max_word_length is {self.max_word_length} with data.tokenizer "
@@ -148,11 +165,18 @@ class DataConfig:
                 "accepted: (), because held-out masks are the same at every step"
             )
 
+    @property
+    def stripping(self) -> bool | None:
+        """`strip_accents`, or None if it equals `lower_case`: the form that tokenizers store."""
+        return None if self.strip_accents == self.lower_case else self.strip_accents
+
 
 PREPARATION_FIELDS = (
     "sequence_length",
+    "language",
     "tokenizer",
     "lower_case",
+    "strip_accents",
     "max_word_length",
     "pairs",
     "pairs_per_row",
@@ -163,3 +187,6 @@ PREPARATION_FIELDS = (
     "preparation_seed",
 )
 """Fields of DataConfig that, together with the text, determine the files in `directory`."""
+
+LATER_FIELDS = ("language", "strip_accents")
+"""Preparation fields that earlier data lack. Such data were prepared with the field's default."""

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from bert_jax.config import PositiveInt
-from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
+from bert_jax.data.config import LATER_FIELDS, PREPARATION_FIELDS, DataConfig
 from bert_jax.errors import CheckpointError, DataError, MissingDataError
 from bert_jax.files import Count, FileName, check_json, read_array, read_json, sha256_of_file
 from bert_jax.storage import open_path
@@ -170,6 +170,11 @@ def _identity(passport: dict) -> dict:
     # `corpus` and `exclusion` hold paths. Separate fields hold their fingerprints.
     others = ("corpus", "exclusion", "masking")
     content = {name: value for name, value in passport.items() if name not in others}
+    content["preparation"] = {
+        name: value
+        for name, value in passport["preparation"].items()
+        if name not in LATER_FIELDS or value != getattr(DataConfig, name)
+    }
     if second := passport.get("second_phase"):
         content["second_phase"] = _identity(second)
     return content
@@ -227,13 +232,14 @@ def majority_pair_label(passport: dict) -> int:
 
 def check_same(found: dict, wanted: dict, *, where: str) -> None:
     """Raises DataError for the first setting in `wanted` that differs in `found`."""
+    earlier = {name: getattr(DataConfig, name) for name in LATER_FIELDS}
     for name, value in wanted.items():
         if name == "preparation":
             check_same(found.get(name, {}), value, where=where)
-        elif found.get(name) != value:
+        elif (before := found.get(name, earlier.get(name))) != value:
             label = f"data.{name}" if name in PREPARATION_FIELDS else name
             raise DataError(
-                f"{where} was made with {label} {found.get(name)!r:.60}, not {value!r}; accepted: "
+                f"{where} was made with {label} {before!r:.60}, not {value!r}; accepted: "
                 "the same value, or another data.directory"
             )
 

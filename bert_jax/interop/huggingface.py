@@ -99,15 +99,14 @@ def write_huggingface(
     more = more | {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
     write_json(directory / "config.json", more | config_json(config))
     write_atomically(directory / "vocab.txt", "".join(f"{p}\n" for p in tokenizer.pieces))
-    lower_case = description["lower_case"]
     write_json(
         directory / "tokenizer.json",
-        _tokenizer_json(tokenizer, lower_case, description["max_word_length"]),
+        _tokenizer_json(tokenizer, description),
     )
     settings = {
         "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lower_case,
-        "strip_accents": None,
+        "do_lower_case": description["lower_case"],
+        "strip_accents": description.get("strip_accents"),
         "tokenize_chinese_chars": True,
         "model_max_length": config.max_positions,
     }
@@ -134,7 +133,7 @@ def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:
     return task_names(task), more
 
 
-def _tokenizer_json(tokenizer: Tokenizer, lower_case: bool, max_word_length: int) -> dict[str, Any]:
+def _tokenizer_json(tokenizer: Tokenizer, description: dict) -> dict[str, Any]:
     """Returns a tokenizer.json with the templates [CLS] A [SEP] and [CLS] A [SEP] B [SEP]."""
     ids = {piece: i for i, piece in enumerate(tokenizer.pieces)}
 
@@ -158,8 +157,8 @@ def _tokenizer_json(tokenizer: Tokenizer, lower_case: bool, max_word_length: int
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": True,
-            "strip_accents": None,
-            "lowercase": lower_case,
+            "strip_accents": description.get("strip_accents"),
+            "lowercase": description["lower_case"],
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": {
@@ -176,7 +175,7 @@ def _tokenizer_json(tokenizer: Tokenizer, lower_case: bool, max_word_length: int
             "type": "WordPiece",
             "unk_token": "[UNK]",
             "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": max_word_length,
+            "max_input_chars_per_word": description["max_word_length"],
             "vocab": ids,
         },
     }

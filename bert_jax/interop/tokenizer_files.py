@@ -57,6 +57,7 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
     The pieces come from `tokenizer.json`, or from `vocab.txt` if there is no `tokenizer.json`.
     `tokenizer.json` and `do_lower_case` in `tokenizer_config.json` say whether text is lower-cased,
     and must agree. If both are missing, a `vocab.txt` without capital letters means lower-casing.
+    `strip_accents` may be in both files too. If it is null, accents follow lower-casing.
 
     Raises:
       DataError: a file is missing or malformed, or has a setting that `WordPiece` does not have.
@@ -76,19 +77,26 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
         raise DataError(
             f"{config_path}: do_lower_case is {lower_case!r:.60}; accepted: true or false"
         )
-    accepted = {**_FOLLOWED_CONFIG, "strip_accents": (None, lower_case)}
+    accepted = {**_FOLLOWED_CONFIG, "strip_accents": (None, True, False)}
     _check_fields(config, accepted, path=config_path)
+    strip_accents = config.get("strip_accents")
+    if strip_accents is None:
+        strip_accents = value_at(description, "normalizer.strip_accents")
     if not description:
-        tokenizer = WordPiece.from_vocabulary_file(vocabulary, lower_case=lower_case)
+        tokenizer = WordPiece.from_vocabulary_file(
+            vocabulary, lower_case=lower_case, strip_accents=strip_accents
+        )
     else:
         accepted = {
             **_FOLLOWED_TOKENIZER,
             "normalizer.lowercase": (lower_case,),
-            "normalizer.strip_accents": (None, lower_case),
+            "normalizer.strip_accents": tuple(dict.fromkeys((None, strip_accents is True))),
         }
         _check_fields(description, accepted, path=path)
         check_json(description, _Description, place=path)
-        tokenizer = _wordpiece_of_model(description["model"], lower_case=lower_case, path=path)
+        tokenizer = _wordpiece_of_model(
+            description["model"], lower_case=lower_case, strip_accents=strip_accents, path=path
+        )
         added = [(value_at(token, "id"), token) for token in description.get("added_tokens") or []]
         _check_added_tokens(added, tokenizer, path=path)
     added = (config.get("added_tokens_decoder") or {}).items()
@@ -96,7 +104,9 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
     return tokenizer
 
 
-def _wordpiece_of_model(model: dict[str, Any], *, lower_case: bool, path: Path) -> WordPiece:
+def _wordpiece_of_model(
+    model: dict[str, Any], *, lower_case: bool, strip_accents: bool | None, path: Path
+) -> WordPiece:
     ids, limit = model["vocab"], model.get("max_input_chars_per_word", MAX_WORD_LENGTH)
     if sorted(ids.values()) != list(range(len(ids))):
         raise DataError(f"{path}: model.vocab skips or repeats ids; accepted: 0, 1, 2, ...")
@@ -104,6 +114,7 @@ def _wordpiece_of_model(model: dict[str, Any], *, lower_case: bool, path: Path) 
         return WordPiece(
             pieces=tuple(sorted(ids, key=ids.__getitem__)),
             lower_case=lower_case,
+            strip_accents=strip_accents,
             max_word_length=limit,
         )
     except DataError as error:

@@ -93,8 +93,9 @@ def check_initial_weights(
                 "tokenizer.json into data.directory before bert_jax.prepare)"
             )
     found, wanted = weights.tokenizer.to_json(), tokenizer.to_json()
-    if (lower_case := found["lower_case"]) != wanted["lower_case"]:
-        raise ConfigError(f"{where} has lower_case {lower_case}; accepted: data.lower_case equal")
+    for name in ("lower_case", "strip_accents"):
+        if (value := found.get(name)) != wanted.get(name):
+            raise ConfigError(f"{where} has {name} {value}; accepted: data.{name} equal")
     if found.get("model") != wanted.get("model"):
         raise ConfigError(
             f"{where} has another SentencePiece model; accepted: the same (give its spiece.model "

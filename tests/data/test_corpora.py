@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources.base import Document
 from bert_jax.data.sources.corpora import (
     copies,
@@ -13,7 +14,6 @@ from bert_jax.data.sources.corpora import (
     open_corpus,
     read_documents,
     read_slice,
-    split_sentences,
 )
 from bert_jax.data.sources.embedded import HELD_OUT_ADDRESSES
 from bert_jax.errors import DataError

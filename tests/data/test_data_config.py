@@ -56,6 +56,13 @@ def test_invalid_masking_is_refused(fields, said):
             {"evaluation_masking": MaskingConfig(rate_points=((1.0, 0.1),))},
             "data.evaluation_masking.rate_points is .* the same at every step",
         ),
+        ({"language": "dee"}, r"data.language is 'dee'; did you mean de.* \(codes of ISO 639-1\)"),
+        ({"language": "german"}, "data.language is 'german'; did you mean "),
+        ({"language": ""}, "data.language is ''; accepted: aa, ab, "),
+        (
+            {"tokenizer": "sentencepiece", "strip_accents": True},
+            "data.strip_accents is True with data.tokenizer 'sentencepiece', .* accepted: null",
+        ),
         ({"pairs_per_row": 0}, "data.pairs_per_row is 0; accepted: 1 to 2147483647"),
     ],
 )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
+from bert_jax.data.config import LATER_FIELDS, PREPARATION_FIELDS, DataConfig
 from bert_jax.data.passport import (
     check_files,
     check_passport,
@@ -570,6 +570,46 @@ def test_every_preparation_field_is_checked(config, field):
     passport["preparation"][field] = "other"
     with pytest.raises(DataError, match=rf"data\.{field} 'other', not "):
         check_passport(passport, config, vocab_size=9)
+
+
+def test_data_without_the_later_fields_are_those_of_the_defaults(config):
+    preparation = {name: getattr(config, name) for name in PREPARATION_FIELDS}
+    passport = {"preparation": preparation, "vocab_size": 9}
+    earlier = {name: preparation[name] for name in preparation if name not in LATER_FIELDS}
+    earlier = passport | {"preparation": earlier}
+    check_passport(earlier, config, vocab_size=9)
+    assert passport_fingerprint(earlier) == passport_fingerprint(passport)
+    for changes in ({"language": "de"}, {"strip_accents": False}):
+        other = dataclasses.replace(config, **changes)
+        with pytest.raises(DataError, match=f"made with data.{next(iter(changes))} "):
+            check_passport(earlier, other, vocab_size=9)
+        preparation |= changes
+        assert passport_fingerprint(earlier) != passport_fingerprint(passport)
+
+
+def test_language_and_accents_reach_the_vocabulary_and_the_sentences(tmp_path):
+    text = "Am 3. Mai kam Frau Müller. Sie blieb über Nacht."
+    documents = (f"{text} Es war schön in Köln, Tag {i}." for i in range(40))
+    (tmp_path / "corpus.txt").write_text("\n\n".join(documents), encoding="utf-8")
+    config = DataConfig(
+        directory=str(tmp_path / "prepared"),
+        corpus=f"text:{tmp_path}/corpus.txt",
+        language="de",
+        strip_accents=False,
+        sequence_length=32,
+        held_out_fraction=0.25,
+        train_shards=1,
+    )
+    passport = prepare(config, vocab_size=120)
+    tokenizer = load_tokenizer(config.directory)
+    assert {"ü", "ö"} <= {piece.removeprefix("##") for piece in tokenizer.pieces}
+    assert passport["preparation"]["language"] == "de"
+    assert passport["preparation"]["strip_accents"] is False
+    train = passport["splits"]["train"]
+    assert train["sentences"] == 3 * train["documents"]
+    for changes in ({"language": "en"}, {"strip_accents": None}):
+        with pytest.raises(DataError, match="was made with "):
+            prepare(dataclasses.replace(config, **changes), vocab_size=120)
 
 
 def test_the_vocabulary_size_is_checked(config):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from bert_jax.data.config import MaskingConfig
 from bert_jax.data.masking import BatchForm, masked_batch
 from bert_jax.data.pairs import Pair
-from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.sentences import split_sentences
+from bert_jax.data.sources.corpora import read_documents
 from bert_jax.data.tokenizers.files import load_tokenizer, save_tokenizer, tokenizer_from_json
 from bert_jax.data.tokenizers.sentencepiece import SPACE, SentencePiece
 from bert_jax.data.tokenizers.train_sentencepiece import count_pretokens, train_sentencepiece

@@ -36,6 +36,20 @@ def test_vocabulary_file_with_windows_line_ends(tmp_path):
     assert WordPiece.from_vocabulary_file(path, lower_case=False).pieces == (*SPECIAL_PIECES, "é")
 
 
+def test_accents_that_follow_lower_casing_leave_no_trace():
+    """Tokenizers of earlier data keep their fingerprints."""
+    plain = make_tokenizer("a", "ä")
+    assert "strip_accents" not in plain.to_json()
+    assert make_tokenizer("a", "ä", strip_accents=True) == plain
+    kept = make_tokenizer("a", "ä", strip_accents=False)
+    assert (plain.encode("Ä"), kept.encode("Ä")) == ([5], [6])
+    assert kept.encode_with_offsets("Ä").ids == [6]
+    assert kept.fingerprint() != plain.fingerprint()
+    assert tokenizer_from_json(kept.to_json()) == kept
+    with pytest.raises(DataError, match="tokenizer strip_accents is a str; accepted: a bool"):
+        tokenizer_from_json(kept.to_json() | {"strip_accents": "no"})
+
+
 def test_fingerprint_depends_on_every_field():
     variants = [
         make_tokenizer("a", "b"),

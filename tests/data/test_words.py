@@ -61,6 +61,24 @@ def test_words_around_any_character_equal_the_published_words():
         assert split_words(text, lower_case=True) == published_words(text, lower_case=True), text
 
 
+@pytest.mark.parametrize(
+    ("lower_case", "strip_accents", "words"),
+    [
+        (True, None, ["uber", "istanbul", "n"]),
+        (True, True, ["uber", "istanbul", "n"]),
+        (True, False, ["über", "i̇stanbul", "n\u0303"]),
+        (False, None, ["Über", "İstanbul", "N\u0303"]),
+        (False, True, ["Uber", "Istanbul", "N"]),
+    ],
+)
+def test_accents_are_removed_with_or_without_lower_casing(lower_case, strip_accents, words):
+    choice = {"lower_case": lower_case, "strip_accents": strip_accents}
+    text = "Über İstanbul N\u0303"
+    assert [w for raw in split_whitespace(text) for w in split_word(raw, **choice)] == words
+    aligned = [split_aligned_word(raw, **choice) for raw in text.split()]
+    assert ["".join(c for c, _ in token) for (token,) in aligned] == words
+
+
 @given(text=texts, lower_case=st.booleans())
 @example(text="ΟΔΟΣ Σ ΑΣ. ΑΣ\u0301 \u0130Σ\u4e2d", lower_case=True)
 @settings(max_examples=300, derandomize=True, deadline=None)

@@ -6,6 +6,7 @@ import pytest
 
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
+from bert_jax.interop.huggingface import _tokenizer_json
 from bert_jax.interop.tokenizer_files import read_tokenizer
 
 
@@ -75,7 +76,7 @@ def test_huggingface_directory_with_tokenizer_json(tmp_path):
     ("change", "message"),
     [
         ({"do_lower_case": "no"}, "do_lower_case is 'no'; accepted: true or false"),
-        ({"strip_accents": True}, "strip_accents is true; accepted: null or false"),
+        ({"strip_accents": "no"}, 'strip_accents is "no"; accepted: null or true or false'),
         ({"tokenize_chinese_chars": False}, "tokenize_chinese_chars is false; accepted: null or"),
         ({"do_basic_tokenize": False}, "do_basic_tokenize is false; accepted: null or true"),
         ({"never_split": ["x"]}, r'never_split is \["x"\]; accepted: null or \[\]'),
@@ -105,7 +106,7 @@ def test_unsupported_settings_in_tokenizer_config_are_refused(tmp_path, change, 
     ("field", "value", "message"),
     [
         ("normalizer.lowercase", True, "normalizer.lowercase is true; accepted: false"),
-        ("normalizer.strip_accents", True, "strip_accents is true; accepted: null or false"),
+        ("normalizer.strip_accents", "no", 'strip_accents is "no"; accepted: null or false'),
         ("normalizer.clean_text", False, "clean_text is false; accepted: true"),
         ("normalizer.handle_chinese_chars", False, "handle_chinese_chars is false"),
         ("normalizer.type", "Lowercase", 'normalizer.type is "Lowercase"'),
@@ -133,6 +134,31 @@ def test_unsupported_settings_in_tokenizer_json_are_refused(tmp_path, field, val
     with pytest.raises(DataError, match=rf"tokenizer\.json: .*{message}") as error:
         read_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+@pytest.mark.parametrize("strip_accents", [None, True, False])
+def test_accents_are_followed_and_written(tmp_path, lower_case, strip_accents):
+    """`tokenizer_config.json` and `tokenizer.json` say the same, as `write_huggingface` writes."""
+    expected = make_tokenizer("ä", lower_case=lower_case, strip_accents=strip_accents)
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(_tokenizer_json(expected, expected.to_json()))
+    )
+    for config in ({}, {"do_lower_case": lower_case, "strip_accents": strip_accents}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        assert read_tokenizer(tmp_path) == expected
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.txt").write_text("\n".join(expected.pieces))
+    assert read_tokenizer(tmp_path) == expected
+
+
+def test_the_two_files_must_agree_about_accents(tmp_path):
+    description = huggingface_description("x")
+    description["normalizer"]["strip_accents"] = False
+    config = HUGGINGFACE_CONFIG | {"strip_accents": True}
+    write_huggingface(tmp_path, config=config, description=description)
+    with pytest.raises(DataError, match="strip_accents is false; accepted: null or true"):
+        read_tokenizer(tmp_path)
 
 
 def test_huggingface_directory_without_a_tokenizer_is_refused(tmp_path):

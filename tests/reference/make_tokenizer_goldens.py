@@ -15,7 +15,8 @@ from pathlib import Path
 import transformers
 from transformers import BertTokenizer
 
-from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.sentences import split_sentences
+from bert_jax.data.sources.corpora import read_documents
 from bert_jax.data.tokenizers.train_wordpiece import count_words, train_wordpiece
 
 FILE = Path(__file__).parents[1] / "goldens" / "tokenizer.json"

@@ -20,7 +20,8 @@ from make_tokenizer_goldens import (
 )
 from transformers import BertTokenizer
 
-from bert_jax.data.sources.corpora import read_documents, split_sentences
+from bert_jax.data.sentences import split_sentences
+from bert_jax.data.sources.corpora import read_documents
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.data.tokenizers.words import split_whitespace, split_word
 from bert_jax.interop.tokenizer_files import read_tokenizer

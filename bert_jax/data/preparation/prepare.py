@@ -237,10 +237,9 @@ def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | N
     tokenizer = load_tokenizer(path)
     found = tokenizer.to_json() | {"vocab_size": tokenizer.vocab_size}
     found["tokenizer"] = found["kind"]
-    names = ["tokenizer", "lower_case"]
+    wanted = {"vocab_size": vocab_size, **_normalization(config)}
     if config.tokenizer == "wordpiece":
-        names.append("max_word_length")
-    wanted = {name: getattr(config, name) for name in names} | {"vocab_size": vocab_size}
+        wanted["max_word_length"] = config.max_word_length
     check_same(found, wanted, where=str(path))
     return tokenizer
 
@@ -248,18 +247,27 @@ def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | N
 def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
     """Raises DataError if the tokenizer contradicts `config` or an earlier run's tokenizer.json."""
     description = tokenizer.to_json()
-    found = {"tokenizer": description["kind"], "lower_case": description["lower_case"]}
-    for name, value in found.items():
-        if getattr(config, name) != value:
+    description["tokenizer"] = description["kind"]
+    for name, value in _normalization(config).items():
+        if (found := description.get(name)) != value:
             raise DataError(
-                f"the given vocabulary is for data.{name} {value!r}, but data.{name} is "
-                f"{getattr(config, name)!r}; accepted: the same value"
+                f"the given vocabulary is for data.{name} {found!r}, but data.{name} is "
+                f"{value!r}; accepted: the same value"
             )
     path = Path(config.directory) / "tokenizer.json"
     if path.exists():
         found = {"tokenizer_fingerprint": load_tokenizer(path).fingerprint()}
         wanted = {"tokenizer_fingerprint": tokenizer.fingerprint()}
         check_same(found, wanted, where=str(path))
+
+
+def _normalization(config: DataConfig) -> dict:
+    """Returns the fields that the description of a tokenizer has too."""
+    return {
+        "tokenizer": config.tokenizer,
+        "lower_case": config.lower_case,
+        "strip_accents": config.stripping,
+    }
 
 
 def _check_shards(directory: Path, wanted: dict) -> None:

@@ -29,6 +29,7 @@ from bert_jax.data.config import DataConfig
 from bert_jax.data.passport import FORMAT_VERSION, Counts, ShardSummary, read_prepared
 from bert_jax.data.preparation.examples import build_examples
 from bert_jax.data.preparation.packing import pack_pairs, row_length
+from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources import corpora
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.files import Count, FileName, sha256_of_file, write_array, write_json
@@ -235,7 +236,7 @@ def _blocks(
             yield documents[:-1], times[:-1]
             documents, times = documents[-1:], times[-1:]
             tokens = sum(map(len, documents[0]))
-        sentences = [encode(sentence) for sentence in corpora.split_sentences(document.text)]
+        sentences = [encode(one) for one in split_sentences(document.text, task.config.language)]
         statistics.documents += 1
         statistics.hashes.append(corpora.document_hash(document))
         statistics.sentences += len(sentences)

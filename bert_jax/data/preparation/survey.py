@@ -8,13 +8,14 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import TextIO, TypedDict
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.passport import FORMAT_VERSION, Settings, read_prepared
 from bert_jax.data.preparation.exclusion import Exclusion
+from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources import corpora
 from bert_jax.data.sources.base import ByteRange
 from bert_jax.data.sources.jsonl import JsonlFile
@@ -108,10 +109,13 @@ class SurveyTask:
 
     def _count(self, texts: Iterator[str]) -> Counter[str]:
         """Counts words. For SentencePiece, texts are first cut into sentences, as for encoding."""
-        if self.config.tokenizer == "wordpiece":
-            return train_wordpiece.count_words(texts, lower_case=self.config.lower_case)
-        sentences = chain.from_iterable(map(corpora.split_sentences, texts))
-        return train_sentencepiece.count_pretokens(sentences, lower_case=self.config.lower_case)
+        config = self.config
+        if config.tokenizer == "wordpiece":
+            return train_wordpiece.count_words(
+                texts, lower_case=config.lower_case, strip_accents=config.strip_accents
+            )
+        sentences = (s for text in texts for s in split_sentences(text, config.language))
+        return train_sentencepiece.count_pretokens(sentences, lower_case=config.lower_case)
 
     def _training_texts(
         self, documents: Counter[str], excluded: list[str], held_out: TextIO
@@ -191,6 +195,7 @@ def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenize
         merge_counts(parts, limit=train_wordpiece.MAX_DISTINCT_WORDS),
         vocab_size=vocab_size,
         lower_case=config.lower_case,
+        strip_accents=config.strip_accents,
         max_word_length=config.max_word_length,
     )
 

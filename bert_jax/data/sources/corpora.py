@@ -23,8 +23,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 
-from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
-
 from bert_jax.data.sources import embedded
 from bert_jax.data.sources.base import ByteRange, CorpusSource, Document
 from bert_jax.data.sources.embedded import open_embedded
@@ -155,12 +153,6 @@ def document_hash(document: Document, *, person: bytes = b"") -> int:
     words = " ".join(document.text.split())
     digest = hashlib.blake2b(words.encode(), digest_size=8, person=person).digest()
     return int.from_bytes(digest, "big")
-
-
-def split_sentences(text: str) -> list[str]:
-    """Returns the stripped sentences of a text in order. A sentence never crosses a line."""
-    sentences = (sentence.strip() for line in text.split("\n") for sentence in segment("en", line))
-    return [sentence for sentence in sentences if sentence]
 
 
 def _open_source(written: str) -> CorpusSource:

@@ -58,6 +58,8 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
 def _wordpiece_from_json(description: dict) -> WordPiece:
     fields = {name: description[name] for name in description.keys() - {"format_version", "kind"}}
     types = {"lower_case": bool, "max_word_length": int, "pieces": list}
+    if "strip_accents" in fields:
+        types["strip_accents"] = bool
     if fields.keys() != types.keys():
         raise DataError(f"tokenizer has fields {sorted(fields)}; accepted: {sorted(types)}")
     for name, kind in types.items():
@@ -67,8 +69,4 @@ def _wordpiece_from_json(description: dict) -> WordPiece:
     for i, piece in enumerate(fields["pieces"]):
         if not isinstance(piece, str):
             raise DataError(f"tokenizer pieces[{i}] is {piece!r:.60}; accepted: a string")
-    return WordPiece(
-        pieces=tuple(fields["pieces"]),
-        lower_case=fields["lower_case"],
-        max_word_length=fields["max_word_length"],
-    )
+    return WordPiece(**fields | {"pieces": tuple(fields["pieces"])})

@@ -4,7 +4,9 @@ import io
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import chain
+from typing import Any
 
 import sentencepiece
 
@@ -24,32 +26,35 @@ _WORD_MARK = "▁"  # SentencePiece puts this character before each word.
 _RESERVED_CHARACTERS = frozenset("▁▅")  # SentencePiece gives these characters a meaning.
 
 
-def count_words(texts: Iterable[str], *, lower_case: bool) -> Counter[str]:
+def count_words(
+    texts: Iterable[str], *, lower_case: bool, strip_accents: bool | None = None
+) -> Counter[str]:
     """Counts each word and punctuation mark of the texts.
 
     If there are more than `MAX_DISTINCT_WORDS` distinct words, `bound` keeps a sample of them.
     Words of more than `MAX_WORD_LENGTH` characters are left out.
     """
     rng = random.Random(0)
+    words_of = partial(_words_of, lower_case=lower_case, strip_accents=strip_accents)
     raw_words, words = Counter(), Counter()
     for text in texts:
         pretokens = split_whitespace(space_ideographs(text))
         if max(map(len, pretokens), default=0) > MAX_WORD_LENGTH:
             long = [one for one in pretokens if len(one) > MAX_WORD_LENGTH]
             pretokens = [one for one in pretokens if len(one) <= MAX_WORD_LENGTH]
-            words.update(chain.from_iterable(_words_of(one, lower_case=lower_case) for one in long))
+            words.update(chain.from_iterable(map(words_of, long)))
             bound(words, limit=MAX_DISTINCT_WORDS, rng=rng)
         raw_words.update(pretokens)
         bound(raw_words, limit=MAX_DISTINCT_WORDS, rng=rng)
     for raw_word, count in raw_words.items():
-        for word in _words_of(raw_word, lower_case=lower_case):
+        for word in words_of(raw_word):
             words[word] += count
     bound(words, limit=MAX_DISTINCT_WORDS, rng=rng)
     return words
 
 
-def _words_of(pretoken: str, *, lower_case: bool) -> list[str]:
-    words = split_word(pretoken, lower_case=lower_case)
+def _words_of(pretoken: str, **normalization: Any) -> list[str]:
+    words = split_word(pretoken, **normalization)
     return [word for word in words if len(word) <= MAX_WORD_LENGTH]
 
 
@@ -58,6 +63,7 @@ def train_wordpiece(
     *,
     vocab_size: int,
     lower_case: bool,
+    strip_accents: bool | None = None,
     max_word_length: int = MAX_WORD_LENGTH,
 ) -> WordPiece:
     """Trains a vocabulary of exactly `vocab_size` pieces. The order of the counts does not matter.
@@ -67,8 +73,9 @@ def train_wordpiece(
     (Sennrich et al. 2016) merges them.
 
     Args:
-      word_counts: counts from `count_words` with the same `lower_case`.
+      word_counts: counts from `count_words` with the same `lower_case` and `strip_accents`.
       lower_case: whether the tokenizer lower-cases text.
+      strip_accents: whether the tokenizer removes accents; None: as `lower_case`.
       max_word_length: maximum length in characters; a longer word becomes [UNK].
 
     Raises:
@@ -87,7 +94,10 @@ def train_wordpiece(
             "all the pieces that this corpus gives"
         )
     return WordPiece(
-        pieces=tuple(pieces[:vocab_size]), lower_case=lower_case, max_word_length=max_word_length
+        pieces=tuple(pieces[:vocab_size]),
+        lower_case=lower_case,
+        strip_accents=strip_accents,
+        max_word_length=max_word_length,
     )
 
 

@@ -27,11 +27,15 @@ class WordPiece(Tokenizer):
 
     pieces: tuple[str, ...]
     lower_case: bool
-    """Whether to lower-case the text and strip accents."""
+    """Whether to lower-case the text."""
+    strip_accents: bool | None = None
+    """Whether to remove accents. None: as `lower_case`; True and False become None if equal."""
     max_word_length: int = MAX_WORD_LENGTH
     """Maximum length of a word, in characters. A longer word becomes [UNK]."""
 
     def __post_init__(self):
+        if self.strip_accents == self.lower_case:
+            object.__setattr__(self, "strip_accents", None)  # equal tokenizers, equal fingerprints
         if len(self._ids) < len(self.pieces):
             first, piece = next((i, p) for i, p in enumerate(self.pieces) if self._ids[p] != i)
             raise DataError(
@@ -49,7 +53,12 @@ class WordPiece(Tokenizer):
 
     @classmethod
     def from_vocabulary_file(
-        cls, path: str | Path, *, lower_case: bool, max_word_length: int = MAX_WORD_LENGTH
+        cls,
+        path: str | Path,
+        *,
+        lower_case: bool,
+        strip_accents: bool | None = None,
+        max_word_length: int = MAX_WORD_LENGTH,
     ) -> "WordPiece":
         """Reads a `vocab.txt` with a piece on each line. The line number, from 0, is the id."""
         pieces = read_text(Path(path)).removesuffix("\n").split("\n")
@@ -57,6 +66,7 @@ class WordPiece(Tokenizer):
             return cls(
                 pieces=tuple(piece.removesuffix("\r") for piece in pieces),
                 lower_case=lower_case,
+                strip_accents=strip_accents,
                 max_word_length=max_word_length,
             )
         except DataError as error:
@@ -81,6 +91,7 @@ class WordPiece(Tokenizer):
             "format_version": FORMAT_VERSION,
             "kind": "wordpiece",
             "lower_case": self.lower_case,
+            **({} if self.strip_accents is None else {"strip_accents": self.strip_accents}),
             "max_word_length": self.max_word_length,
             "pieces": list(self.pieces),
         }
@@ -103,6 +114,10 @@ class WordPiece(Tokenizer):
         starts.flags.writeable = False
         return starts
 
+    @property
+    def _normalization(self) -> dict:
+        return {"lower_case": self.lower_case, "strip_accents": self.strip_accents}
+
     @cached_property
     def _longest_piece(self) -> int:
         return max(map(len, self.pieces))
@@ -112,7 +127,7 @@ class WordPiece(Tokenizer):
         """Returns a function that converts a text without spaces to ids and caches its results."""
 
         def encode_word(word: str) -> tuple[int, ...]:
-            tokens = words.split_word(word, lower_case=self.lower_case)
+            tokens = words.split_word(word, **self._normalization)
             return tuple(chain.from_iterable(map(self._match_longest, tokens)))
 
         return words.RecentWords(encode_word).__getitem__
@@ -123,7 +138,7 @@ class WordPiece(Tokenizer):
 
         def encode_aligned_word(word: str) -> Encoding:
             ids, offsets = [], []
-            for token in words.split_aligned_word(word, lower_case=self.lower_case):
+            for token in words.split_aligned_word(word, **self._normalization):
                 first = 0
                 for i in self._match_longest("".join(c for c, _ in token)):
                     length = len(self.pieces[i]) - (len("##") if first else 0)

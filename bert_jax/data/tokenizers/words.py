@@ -2,8 +2,8 @@
 
 The rules are those of Google's `tokenization.py` (google-research/bert), with the Unicode tables
 of the running Python (14.0 in Python 3.11, 15.0 in Python 3.12). Control characters are removed.
-Each CJK ideograph and each punctuation mark is a word. With `lower_case`, text is lower-cased and
-its accents are removed.
+Each CJK ideograph and each punctuation mark is a word. With `lower_case`, text is lower-cased, and
+its accents are removed unless `strip_accents` says otherwise.
 
 Hugging Face's `BertTokenizer` gives the same words, with these exceptions:
 
@@ -92,14 +92,19 @@ def split_whitespace(text: str) -> list[str]:
     return _DROPPED_SPACES.sub("", text).split()
 
 
-def split_word(word: str, *, lower_case: bool) -> list[str]:
-    """Cleans a word of `split_whitespace`, and splits off punctuation and ideographs."""
+def split_word(word: str, *, lower_case: bool, strip_accents: bool | None = None) -> list[str]:
+    """Cleans a word of `split_whitespace`, and splits off punctuation and ideographs.
+
+    If `strip_accents` is None, accents are removed with `lower_case`.
+    """
     if word.isascii() and word.isalnum():
         return [word.lower() if lower_case else word]
     tokens = []
     for token in "".join(map(_clean_character, word)).split():
         if lower_case:
-            decomposed = unicodedata.normalize("NFD", token.lower())
+            token = token.lower()
+        if lower_case if strip_accents is None else strip_accents:
+            decomposed = unicodedata.normalize("NFD", token)
             token = "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
         tokens += "".join(f" {c} " if _is_punctuation(c) else c for c in token).split()
     return tokens
@@ -126,13 +131,17 @@ def locate_whitespace_split(text: str) -> Iterator[tuple[int, str]]:
         yield match.start(), match.group()
 
 
-def split_aligned_word(word: str, *, lower_case: bool) -> list[list[AlignedCharacter]]:
+def split_aligned_word(
+    word: str, *, lower_case: bool, strip_accents: bool | None = None
+) -> list[list[AlignedCharacter]]:
     """Returns the words of `split_word`, each character with its index in `word`."""
     cleaned = [(c, i) for i, raw in enumerate(word) for c in _clean_character(raw)]
     tokens = []
     for token in _split_aligned(cleaned):
         if lower_case:
-            token = _lower_and_strip_accents(token)
+            token = _lower(token)
+        if lower_case if strip_accents is None else strip_accents:
+            token = _strip_accents(token)
         spaced = [(part, i) for c, i in token for part in (f" {c} " if _is_punctuation(c) else c)]
         tokens += _split_aligned(spaced)
     return tokens
@@ -143,11 +152,14 @@ def _split_aligned(characters: list[AlignedCharacter]) -> list[list[AlignedChara
     return [list(group) for is_space, group in groups if not is_space]
 
 
-def _lower_and_strip_accents(token: list[AlignedCharacter]) -> list[AlignedCharacter]:
+def _lower(token: list[AlignedCharacter]) -> list[AlignedCharacter]:
     lowered = iter("".join(c for c, _ in token).lower())
     # The lower case of a sigma depends on its neighbours, but the number of characters does not.
-    aligned = [(next(lowered), i) for c, i in token for _ in c.lower()]
-    decomposed = [(part, i) for c, i in aligned for part in unicodedata.normalize("NFD", c)]
+    return [(next(lowered), i) for c, i in token for _ in c.lower()]
+
+
+def _strip_accents(token: list[AlignedCharacter]) -> list[AlignedCharacter]:
+    decomposed = [(part, i) for c, i in token for part in unicodedata.normalize("NFD", c)]
     ordered = chain.from_iterable(
         sorted(group, key=_combining_class) if is_mark else group
         for is_mark, group in groupby(decomposed, key=lambda pair: _combining_class(pair) > 0)
