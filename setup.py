@@ -61,8 +61,8 @@ setup(
         # What fine-tuning is measured with.
         "tasks": ["scikit-learn>=1.5", "scipy>=1.14"],
         "test": [
-            *("hypothesis", "import-linter", "ipykernel", "nbclient", "nbformat"),
-            *("psutil", "pyright", "pytest", "pytest-xdist", "ruff"),
+            *("hypothesis", "import-linter", "ipykernel", "kubernetes-validate"),
+            *("nbclient", "nbformat", "psutil", "pyright", "pytest", "pytest-xdist", "ruff"),
         ],
         "notebook": ["jupyterlab", "matplotlib"],
     },

@@ -1,0 +1,193 @@
+"""The scripts of launch/ are well-formed and start the commands that they say."""
+
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import bert_jax
+
+ROOT = Path(bert_jax.__file__).parents[1]
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch", ROOT / ".ci" / "run"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_scripts_are_well_formed(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    if not shutil.which("shellcheck"):
+        pytest.skip("missing: shellcheck; apt-get install shellcheck")
+    subprocess.run(["shellcheck", str(script)], check=True, cwd=ROOT)
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A host whose `python` writes its arguments to a file and ends with the next of some states.
+
+    Returns a function that runs a script of launch/ there. A `gcloud` of the host runs a command
+    on the host itself.
+    """
+    (tmp_path / "bert_jax" / ".venv" / "bin").mkdir(parents=True)
+    shutil.copytree(LAUNCH, tmp_path / "bert_jax" / "launch")
+    activate = tmp_path / "bert_jax" / ".venv" / "bin" / "activate"
+    activate.write_text(f"PATH={tmp_path}/bin:$PATH")
+    programs = {
+        "python": f"""
+printf '%s|' "$@" >>{tmp_path}/started; echo >>{tmp_path}/started
+status=$(head -n 1 {tmp_path}/states); sed -i 1d {tmp_path}/states
+echo "ends with $status"
+if [ "$status" = wait ]; then trap 'exit 75' TERM; while :; do sleep 0.1; done; fi
+exit "$status"
+""",
+        "gcloud": f"""
+for command; do :; done
+echo "${{@:1:$#-1}}" >>{tmp_path}/gcloud
+cd {tmp_path} && bash -c "${{command#--command=}}"
+""",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, code in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash{code}")
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def run(script, *arguments, states, **variables):
+        (tmp_path / "states").write_text("\n".join(map(str, states)) + "\n")
+        path = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+        return subprocess.Popen(
+            ["bash", str(tmp_path / "bert_jax" / "launch" / script), *arguments],
+            env=os.environ
+            | {"VIRTUAL_ENV": str(tmp_path / "bert_jax" / ".venv")}
+            | path
+            | variables,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return run
+
+
+SLICE = {"TPU": "mine", "ZONE": "us-west4-a"}
+ARGUMENTS = ("--workdir=gs://BUCKET/a run", "--set", "phases=[]")
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "flags"),
+    [("gpu_node.sh", {}, ()), ("tpu_vm.sh", SLICE, ("--cluster",))],
+)
+@pytest.mark.parametrize(
+    ("states", "last"), [((75, 134, 0), 0), ((75, 2, 0), 2), ((1, 0), 1)], ids=str
+)
+def test_a_run_is_started_again_until_it_has_finished_or_has_an_error(
+    script, variables, flags, states, last, host, tmp_path
+):
+    process = host(script, *ARGUMENTS, states=states, **variables)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == last, said
+    started = (tmp_path / "started").read_text().splitlines()
+    command = "|".join(["-m", "bert_jax.pretrain", *flags, *ARGUMENTS]) + "|"
+    assert started == [command] * (states.index(last) + 1)
+    assert [line for line in said.splitlines() if "ends with" in line] == [
+        f"ends with {status}" for status in states[: states.index(last) + 1]
+    ]
+
+
+def test_a_run_on_a_tpu_slice_outlives_its_connection_and_can_be_stopped(host, tmp_path):
+    process = host("tpu_vm.sh", *ARGUMENTS, states=("wait", 0), **SLICE)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)  # the connection is lost
+    process.communicate(timeout=30)
+    pid = int((tmp_path / "bert_jax" / "bert_jax.pid").read_text())
+    os.killpg(pid, 0)  # it still runs
+    assert host("tpu_vm.sh", "--stop", states=("wait", 0), **SLICE).wait(timeout=30) == 0
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(pid, 0)
+            time.sleep(0.05)
+    assert len((tmp_path / "started").read_text().splitlines()) == 1  # not started again
+    said = (tmp_path / "gcloud").read_text().splitlines()
+    assert said == ["compute tpus tpu-vm ssh mine --zone=us-west4-a --worker=all"] * 2
+
+
+@pytest.mark.parametrize("script", ["gpu_node.sh", "tpu_vm.sh"])
+def test_help_shows_the_comment_of_a_script(script, host):
+    process = host(script, "--help", states=())
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 0
+    assert said.startswith("Pretrains on ") and "bert_jax.pretrain" in said and "set -" not in said
+
+
+def test_a_slice_without_a_name_is_refused(host):
+    process = host("tpu_vm.sh", states=(), ZONE="a")
+    assert "TPU: is the name of the slice" in process.communicate(timeout=30)[0]
+    assert process.returncode == 1
+
+
+# ---- Kubernetes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def jobset():
+    return yaml.safe_load((LAUNCH / "gke-jobset.yaml").read_text())
+
+
+def test_the_job_and_its_pods_fit_the_schema_of_kubernetes(jobset):
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "slice"}}
+    job |= replicated["template"]
+    kubernetes_validate.validate(job, "1.33", strict=True)
+    wrong = yaml.safe_load(yaml.safe_dump(job))
+    wrong["spec"]["template"]["spec"]["containers"][0]["commands"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="commands"):
+        kubernetes_validate.validate(wrong, "1.33", strict=True)
+
+
+def test_the_jobset_has_the_fields_of_its_api(jobset):
+    """Source: the API of JobSet, v1alpha2 (jobset.sigs.k8s.io/docs/reference)."""
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert re.fullmatch("[a-z0-9]([-a-z0-9]*[a-z0-9])?", jobset["metadata"]["name"])
+    specification = jobset["spec"]
+    assert specification.keys() == {"failurePolicy", "replicatedJobs"}
+    assert specification["failurePolicy"].keys() == {"maxRestarts", "rules"}
+    (rule,) = specification["failurePolicy"]["rules"]
+    assert rule.keys() == {"name", "action", "onJobFailureReasons"}
+    assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+    (replicated,) = specification["replicatedJobs"]
+    assert replicated.keys() == {"name", "replicas", "template"}
+
+
+def test_the_jobset_has_a_pod_for_each_host_of_the_slice(jobset):
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    hosts = math.prod(map(int, topology.split("x"))) // chips
+    assert job["parallelism"] == job["completions"] == hosts == 16
+    assert job["completionMode"] == "Indexed" and pod["restartPolicy"] == "Never"
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert rule["onExitCodes"]["values"] == [1, 2]
+
+
+def test_the_image_has_what_its_dockerfile_copies():
+    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    kept = [
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
+    ]
+    assert copied == kept and all((ROOT / name).exists() for name in copied)
+    # setup.py reads README.md, and pip reads the constraints.
+    assert {"setup.py", "README.md", "requirements.txt", "bert_jax"} <= set(copied)
