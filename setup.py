@@ -52,6 +52,7 @@ setup(
         "corpora": ["importlib_resources", "pyarrow>=18", "tensorflow-datasets>=4.9.10,<5"],
         # For an environment of its own: it asks for older protobuf and pyarrow than the rest.
         "beam": ["apache-beam>=2.77,<3"],
+        "dask": ["distributed"],
         # The compilers of `plan`: libtpu, and the CUDA plugin without CUDA. The installed jax names
         # their versions. Neither needs a device.
         "plan": [f"jax[tpu]{JAX}"],
