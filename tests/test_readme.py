@@ -5,6 +5,7 @@ A block that begins with ```bash or ```python is run. A block that is only inden
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -26,12 +27,16 @@ def clone(tmp_path_factory) -> Path:
     """A clone with the files of the working tree and an environment that needs no installation.
 
     The clone has its own `.venv`, as a reader's clone has, which also finds the packages of the
-    environment that runs the tests.
+    environment that runs the tests. If the quick start has been run in this tree, as in .ci/run, the
+    clone has its files, and its command only goes on to the end.
     """
     directory = tmp_path_factory.mktemp("readme") / "bert_jax"
     subprocess.run(["git", "clone", "--quiet", ROOT, directory], check=True)
     copy = 'git ls-files -z | xargs -0 cp --parents --target-directory="$0"'
     subprocess.run(["bash", "-euc", copy, directory], cwd=ROOT, check=True)
+    for made in ("data/quickstart", "runs/quickstart"):
+        if (ROOT / made).exists():
+            shutil.copytree(ROOT / made, directory / made)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / ".venv"], check=True)
     packages = sysconfig.get_path("purelib", vars={"base": str(directory / ".venv")})
     (Path(packages) / "installed.pth").write_text(sysconfig.get_path("purelib") + "\n")
