@@ -27,8 +27,8 @@ def clone(tmp_path_factory) -> Path:
     """A clone with the files of the working tree and an environment that needs no installation.
 
     The clone has its own `.venv`, as a reader's clone has, which also finds the packages of the
-    environment that runs the tests. If the quick start has been run in this tree, as in .ci/run, the
-    clone has its files, and its command only goes on to the end.
+    environment that runs the tests. If the quick start has been run in this tree, as in .ci/run,
+    the clone has its files, and its command only goes on to the end.
     """
     directory = tmp_path_factory.mktemp("readme") / "bert_jax"
     subprocess.run(["git", "clone", "--quiet", ROOT, directory], check=True)

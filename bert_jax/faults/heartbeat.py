@@ -1,6 +1,7 @@
 """Ends the processes of a run together: after an error, a lost process, or a stall.
 
-The processes talk through the key-value store of `jax.distributed`. Process 0 holds this store.
+The processes talk through the key-value store of `jax.distributed`. A child of process 0 holds it
+(`coordination`).
 """
 
 import atexit
@@ -48,7 +49,7 @@ def start() -> None:
         heartbeat.done.set()
         for thread in threads:
             # Python aborts if it ends while a thread waits for the store. The store answers at
-            # once, unless process 0 is lost.
+            # once, unless the machine of process 0 is lost.
             thread.join(LOST_BEATS * BEAT_SECONDS)
 
 
@@ -56,8 +57,8 @@ class _Heartbeat:
     """Ends this process when another process of the run fails or gives no sign of life.
 
     Each process watches the process with the next index, and tells all processes if that process is
-    lost. If process 0 is lost, the store may not answer. One thread therefore talks to the store,
-    and another thread counts beats.
+    lost. If the machine of process 0 is lost, the store may not answer. One thread therefore talks
+    to the store, and another thread counts beats.
     """
 
     def __init__(self):
@@ -135,7 +136,7 @@ def _read(key: str) -> str:
     """Returns a value of the store, or an empty string if there is none.
 
     Raises:
-      JaxRuntimeError: process 0 does not answer.
+      JaxRuntimeError: the store does not answer.
     """
     import jax
 
@@ -208,11 +209,6 @@ def _end(status: int, said: str) -> None:
 
 
 def _exit(status: int) -> None:
-    import jax
-
-    if is_one_of_several() and jax.process_index() == 0:
-        # The store ends with process 0. The other processes need time to read it first.
-        time.sleep(BEAT_SECONDS + 2 * GRACE_SECONDS)
     sys.stderr.flush()
     os._exit(status)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from bert_jax.errors import ConfigError
 from bert_jax.faults import heartbeat, signals
+from bert_jax.faults.coordination import connect
 from bert_jax.faults.rendezvous import find_processes, wait_for_processes
 
 
@@ -56,9 +57,7 @@ def start_processes(
             "one less than --process_count"
         )
     wait_for_processes(coordinator, process_count, process_index, timeout=timeout)
-    jax.distributed.initialize(
-        coordinator, process_count, process_index, local_device_ids=slurm_devices()
-    )
+    connect(coordinator, process_count, process_index, local_device_ids=slurm_devices())
     if jax.process_count() > 1:
         signals.share()
         heartbeat.start()

@@ -10,6 +10,7 @@ import socket
 import time
 
 from bert_jax.errors import ConfigError
+from bert_jax.faults.coordination import SECONDS_TO_LIVE
 
 SECONDS_BETWEEN_ATTEMPTS = 0.5
 
@@ -72,15 +73,7 @@ def wait_for_processes(coordinator: str, count: int, index: int, *, timeout: flo
 def _wait_for_others(
     coordinator: str, port: int, count: int, timeout: float, deadline: float
 ) -> None:
-    try:
-        dual = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual else socket.AF_INET
-        server = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
-    except OSError as error:
-        raise ConfigError(
-            f"--coordinator is {coordinator!r}, but process 0 cannot listen at port {port} "
-            f"({error.strerror}); accepted: a free port"
-        ) from error
+    server = _listen(coordinator, port, min(deadline, time.monotonic() + 2 * SECONDS_TO_LIVE))
     came: dict[int, socket.socket] = {}
     with server, contextlib.ExitStack() as connections:
         while len(came) < count - 1:
@@ -104,6 +97,22 @@ def _wait_for_others(
         for connection in came.values():
             with contextlib.suppress(OSError):  # jax will notice that the process has ended
                 connection.sendall(b"start")
+
+
+def _listen(coordinator: str, port: int, deadline: float) -> socket.socket:
+    """Listens at a port as soon as the service of a killed process 0 does not use it."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    while True:
+        try:
+            return socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"--coordinator is {coordinator!r}, but process 0 cannot listen at port {port} "
+                    f"({error.strerror}); accepted: a free port"
+                ) from error
+        time.sleep(SECONDS_BETWEEN_ATTEMPTS)
 
 
 def _come(host: str, port: int, count: int, index: int, timeout: float, deadline: float) -> None:
