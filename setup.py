@@ -33,6 +33,7 @@ setup(
         f"jax{JAX}",
         "jaxtyping>=0.3",
         "ml_dtypes>=0.5",
+        "msgpack>=1.0",
         "msgspec>=0.20",
         "numpy>=2",
         "optax>=0.2.8,<0.3",

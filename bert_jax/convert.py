@@ -34,7 +34,7 @@ def main() -> None:
     from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH
     from bert_jax.runs.run import load_run, save_run
 
-    run = load_run(flags.FLAGS.source, allow=flags.FLAGS.allow)
+    run = load_run(flags.FLAGS.source, allow=flags.FLAGS.allow, lower_case=flags.FLAGS.lower_case)
     report = run.report()
     limit = run.tokenizer.to_json().get("max_word_length")
     if flags.FLAGS.to == "huggingface" and limit != MAX_WORD_LENGTH:
@@ -60,7 +60,13 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string(
         "allow",
         [],
-        "Name of a tensor to ignore, or of a part to initialize if the source lacks it: "
-        "bert/pooler, masked_token_head or next_sentence_head. May be repeated.",
+        "Name of a tensor to ignore, or the first part of several names, or a part to initialize "
+        "if the source lacks it: bert/pooler, masked_token_head or next_sentence_head. May be "
+        "repeated.",
+    )
+    flags.DEFINE_boolean(
+        "lower_case",
+        None,
+        "Whether the tokenizer lower-cases. Default: as the files say, or as vocab.txt suggests.",
     )
     command.run(main)

@@ -30,6 +30,8 @@ FilePath = Annotated[
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """Type of a count, for `read_json`: 0 to 2**62."""
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -149,6 +151,8 @@ def parsing(
         if isinstance(problem, OSError) and problem.strerror:
             elsewhere = problem.filename not in (None, file, str(file))
             said = problem.strerror + (f": {problem.filename}" if elsewhere else "")
+        if isinstance(file, Path):
+            check_not_pointer(file, error=error)
         reason = " ".join(said.split())[:200] or type(problem).__name__
         raise error(f"{file} cannot be read ({reason}); accepted: {accepted}") from problem
 
@@ -164,20 +168,33 @@ def read_bytes(file: Path, *, error: type[BertJaxError] = DataError, advice: str
             raise error(
                 f"{file} cannot be read (it is a device or a pipe); accepted: a file{advice}"
             )
-        return file.read_bytes()
+        content = file.read_bytes()
     except OSError as problem:
         said = f"{file} cannot be read ({problem.strerror}); accepted: a file{advice}"
         raise error(said) from problem
+    if content.startswith(_POINTER):
+        check_not_pointer(file, error=error)
+    return content
+
+
+def check_not_pointer(file: Path, *, error: type[BertJaxError]) -> None:
+    """Raises `error` if a file is the pointer that git-lfs leaves in place of a large file."""
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise error(
+                f"{file} is a git-lfs pointer, not the file itself; accepted: the file that "
+                "`git lfs pull` puts in its place"
+            )
 
 
 def read_text(file: Path, *, error: type[BertJaxError] = DataError, advice: str = "") -> str:
-    """Returns the text of a UTF-8 file. `advice` ends the error's message.
+    """Returns the text of a UTF-8 file without its byte order mark. `advice` ends the message.
 
     Raises:
       error: see `read_bytes`; or the file is not UTF-8.
     """
     try:
-        return read_bytes(file, error=error, advice=advice).decode("utf-8")
+        return read_bytes(file, error=error, advice=advice).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         said = f"{file} is not UTF-8 at byte {problem.start}; accepted: UTF-8{advice}"
         raise error(said) from problem

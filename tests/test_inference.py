@@ -117,6 +117,12 @@ def test_texts_of_similar_length_share_batches_of_few_shapes(run):
     assert [padded_length(n, 100) for n in (1, 32, 33, 64, 65, 100)] == [32, 32, 64, 64, 100, 100]
 
 
+def test_a_pair_is_refused_by_a_model_with_one_segment(run):
+    model = dataclasses.replace(run.model, config=override(run.model.config, {"num_segments": 1}))
+    with pytest.raises(DataError, match="a pair of texts needs 2 segments"):
+        dataclasses.replace(run, model=model).next_sentence(A, B)
+
+
 # ---- next_sentence -----------------------------------------------------------------------------
 
 

@@ -6,14 +6,10 @@ Reference: transformers 5.23.0.
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.numpy
-
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError
-from bert_jax.files import parsing, write_atomically, write_json
+from bert_jax.files import write_atomically, write_json
 from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, task_names
 from bert_jax.interop.source import (
     Source,
@@ -22,44 +18,29 @@ from bert_jax.interop.source import (
     config_json,
     read_config,
 )
+from bert_jax.interop.tensor_files import WEIGHTS, read_weights, weights_file, write_safetensors
 from bert_jax.interop.tensors import Parameters, from_parameters
-from bert_jax.interop.tokenizer_files import read_tokenizer
-from bert_jax.interop.torch_files import read_torch
+from bert_jax.interop.tokenizer_files import read_tokenizer, tokenizer_json
 from bert_jax.models.config import BertConfig, TaskHeadConfig
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Names of the file with the tensors. The first file that exists is read."""
 
-
-def read_huggingface(directory: Path) -> Source:
+def read_huggingface(directory: Path, *, lower_case: bool | None = None) -> Source:
     """Reads a directory that `save_pretrained` of a current or an older release wrote.
+
+    `lower_case` replaces what the files say about the tokenizer, if it is not None.
 
     Raises:
       CheckpointError, DataError: the model is not a BERT, or a file is damaged or missing.
     """
-    file = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
+    file = weights_file(directory)
     if file is None:
         raise CheckpointError(f"{directory} has no weights; accepted: {' or '.join(WEIGHTS)}")
     config = read_config(directory / "config.json")
-    tokenizer = read_tokenizer(directory)
+    tokenizer, casing = read_tokenizer(directory, lower_case=lower_case)
     check_vocabulary(tokenizer, config, directory)
-    read = read_safetensors if file.suffix == ".safetensors" else read_torch
-    tensors = read(file)
+    tensors = read_weights(file)
     check_sizes(config, tensors, directory / "config.json")
-    return Source(config, tokenizer, tensors, "huggingface")
-
-
-def read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a file by name.
-
-    Raises:
-      CheckpointError: the file is damaged or truncated.
-    """
-    with (
-        parsing(file, accepted="a whole safetensors file", error=CheckpointError),
-        safetensors.safe_open(file, framework="numpy") as opened,
-    ):
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    return Source(config, tokenizer, tensors, "huggingface", casing)
 
 
 def write_huggingface(
@@ -93,15 +74,13 @@ def write_huggingface(
     if head:
         names, more = _of_task(head)
     tensors = from_parameters(parameters, vocab_size=config.vocab_size, names=names)
-    # transformers refuses a file without this metadata field.
-    content = safetensors.numpy.save(tensors, metadata={"format": "pt"})
-    write_atomically(directory / WEIGHTS[0], content)
+    write_safetensors(directory, tensors)
     more = more | {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
     write_json(directory / "config.json", more | config_json(config))
     write_atomically(directory / "vocab.txt", "".join(f"{p}\n" for p in tokenizer.pieces))
     write_json(
         directory / "tokenizer.json",
-        _tokenizer_json(tokenizer, description),
+        tokenizer_json(tokenizer, description),
     )
     settings = {
         "tokenizer_class": "BertTokenizer",
@@ -131,51 +110,3 @@ def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:
         single = "single_label_classification"
         more["problem_type"] = "regression" if head.family == "regression" else single
     return task_names(task), more
-
-
-def _tokenizer_json(tokenizer: Tokenizer, description: dict) -> dict[str, Any]:
-    """Returns a tokenizer.json with the templates [CLS] A [SEP] and [CLS] A [SEP] B [SEP]."""
-    ids = {piece: i for i, piece in enumerate(tokenizer.pieces)}
-
-    def special(piece: str, segment: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": piece, "type_id": segment}}
-
-    def sequence(name: str, segment: int) -> dict[str, Any]:
-        return {"Sequence": {"id": name, "type_id": segment}}
-
-    single = [special("[CLS]", 0), sequence("A", 0), special("[SEP]", 0)]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": i, "content": piece, **flags, "special": True}
-            for i, piece in sorted((ids[piece], piece) for piece in SPECIAL_PIECES)
-        ],
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": True,
-            "strip_accents": description.get("strip_accents"),
-            "lowercase": description["lower_case"],
-        },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": [*single, sequence("B", 1), special("[SEP]", 1)],
-            "special_tokens": {
-                piece: {"id": piece, "ids": [ids[piece]], "tokens": [piece]}
-                for piece in ("[CLS]", "[SEP]")
-            },
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {
-            "type": "WordPiece",
-            "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": description["max_word_length"],
-            "vocab": ids,
-        },
-    }

@@ -162,10 +162,12 @@ def explain(name: str, convention: Convention) -> str | None:
 def canonical(name: str, convention: Convention) -> str:
     """Returns a tensor's name as `NAMES` spells it.
 
-    The function adds Hugging Face's prefix `bert.`, and renames LayerNorm's old gamma and beta.
+    The function removes prefixes that torch's wrappers add, adds Hugging Face's prefix `bert.`, and
+    renames LayerNorm's old gamma and beta.
     """
     if convention == "google":
         return name
+    name = re.sub(r"^((module|model|_orig_mod)\.)+", "", name)
     if name.startswith(("embeddings.", "encoder.", "pooler.")):
         name = f"bert.{name}"
     return re.sub(

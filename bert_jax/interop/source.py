@@ -1,13 +1,12 @@
 """Weights of another implementation: config, tokenizer, and tensors under their own names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.files import read_json
 from bert_jax.interop.names import Convention
@@ -31,7 +30,12 @@ FIELDS = {
 DEFAULTS = {"layer_norm_eps": 1e-12, "initializer_range": 0.02}
 """Values of fields that a config.json may omit. In Google's code layer_norm_eps is a constant."""
 
-ACTIVATIONS = {"gelu_erf": ("gelu",), "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh")}
+ACTIVATIONS = {
+    "gelu_erf": ("gelu", "gelu_python"),
+    "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
+    "relu": ("relu",),
+    "silu": ("silu", "swish"),
+}
 """Hugging Face's names of each activation. The first name is used for writing.
 
 `gelu` in Google's `bert_config.json` also means the erf form, as in Hugging Face: the first
@@ -61,6 +65,8 @@ class Source(NamedTuple):
     tokenizer: Tokenizer
     tensors: Mapping[str, np.ndarray]
     convention: Convention
+    casing: str
+    """Says whether the tokenizer lower-cases, and how that was decided."""
 
 
 def read_config(file: Path) -> BertConfig:
@@ -75,7 +81,7 @@ def read_config(file: Path) -> BertConfig:
         if given.get(name, value) != value:
             raise CheckpointError(f"{file}: {name} is {given[name]!r:.60}; accepted: {value!r}")
     for architecture in given.get("architectures") or ():
-        if not str(architecture).startswith("Bert"):
+        if "model_type" not in given and not str(architecture).startswith("Bert"):
             raise CheckpointError(f"{file}: architecture {architecture!r:.60}; accepted: Bert...")
     values = DEFAULTS | given
     missing = [name for name in (*FIELDS.values(), "hidden_act") if name not in values]
@@ -131,6 +137,15 @@ def check_sizes(config: BertConfig, tensors: Mapping[str, np.ndarray], file: Pat
             )
 
 
-def looks_lower_case(pieces: tuple[str, ...] | list[str]) -> bool:
-    """Returns whether no piece has a capital letter. Special pieces do not count."""
-    return not any(piece != piece.lower() for piece in pieces if piece not in SPECIAL_PIECES)
+def decide_casing(pieces: Sequence[str], given: bool | None) -> tuple[bool, str]:
+    """Returns whether to lower-case text for a vocabulary, and the reason.
+
+    Without a `given` answer, a capital letter in a piece of letters means a cased vocabulary. Other
+    pieces say nothing: `[CLS]`, or `<S>` in Google's uncased Chinese vocabulary.
+    """
+    if given is not None:
+        return given, "as given"
+    words = (piece for piece in pieces if piece.removeprefix("##").isalpha())
+    cased = next((word for word in words if word != word.lower()), None)
+    found = "no word of vocab.txt has a capital letter" if cased is None else f"it holds {cased!r}"
+    return cased is None, f"because {found}; lower_case= and --lower_case say otherwise"

@@ -20,12 +20,12 @@ import numpy as np
 
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError
-from bert_jax.files import parsing
+from bert_jax.files import check_not_pointer, parsing
 from bert_jax.interop.source import (
     Source,
     check_sizes,
     check_vocabulary,
-    looks_lower_case,
+    decide_casing,
     read_config,
 )
 
@@ -77,10 +77,10 @@ def checkpoint_prefix(path: Path) -> Path | None:
     return prefix if prefix.name and _index_file(prefix).is_file() else None
 
 
-def read_google(prefix: Path) -> Source:
+def read_google(prefix: Path, *, lower_case: bool | None = None) -> Source:
     """Reads a checkpoint with the bert_config.json and vocab.txt beside it.
 
-    No file says whether the model is cased. A vocabulary without capital letters counts as uncased.
+    No file says whether the model is cased. If `lower_case` is None, `decide_casing` decides.
 
     Raises:
       CheckpointError, DataError: the model is not a BERT, or a file is missing or damaged.
@@ -90,11 +90,12 @@ def read_google(prefix: Path) -> Source:
     cased = WordPiece.from_vocabulary_file(
         vocabulary, lower_case=False, max_word_length=MAX_WORD_LENGTH
     )
-    tokenizer = dataclasses.replace(cased, lower_case=looks_lower_case(cased.pieces))
+    lower_case, reason = decide_casing(cased.pieces, lower_case)
+    tokenizer = dataclasses.replace(cased, lower_case=lower_case)
     check_vocabulary(tokenizer, config, vocabulary)
     tensors = read_bundle(prefix)
     check_sizes(config, tensors, prefix.parent / "bert_config.json")
-    return Source(config, tokenizer, tensors, "google")
+    return Source(config, tokenizer, tensors, "google", f"lower_case {lower_case}, {reason}")
 
 
 def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
@@ -123,6 +124,7 @@ def _index_file(prefix: Path) -> Path:
 
 def _map_file(prefix: Path, shard: int, shards: int) -> np.ndarray:
     file = prefix.with_name(f"{prefix.name}.data-{shard:05}-of-{shards:05}")
+    check_not_pointer(file, error=CheckpointError)
     try:
         return np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
     except OSError as error:

@@ -4,21 +4,21 @@ Conversion is strict: a tensor is used, or is ignored for a stated reason, or ra
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import ml_dtypes  # noqa: F401, makes bfloat16 a dtype of NumPy
 import numpy as np
 
 from bert_jax.errors import CheckpointError
 from bert_jax.interop.names import NAMES, OPTIONAL_PARTS, TIED, Convention, Name, canonical, explain
+from bert_jax.interop.source import Source
 
 Shape = tuple[int, ...]
 Parameters = dict[str, np.ndarray]
 """Float32 arrays by path, for instance `bert/layers/attention/query/kernel`."""
 
-EXACT_DTYPES = ("float32", "float16", "bfloat16")
-"""Dtypes whose values float32 represents exactly."""
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+"""Dtypes that become float32. float32 represents all values of the first three exactly."""
 
 SHOWN = 10
 """Maximum number of problems in an error message."""
@@ -35,86 +35,119 @@ class LoadingReport:
     """Parameters that the source lacks. They were initialized with seed 0."""
     unexpected: list[str] = field(default_factory=list)
     """Tensors that were ignored, with the reason."""
+    casing: str = ""
+    """See `Source`."""
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in vars(self).items())
-        lines = [f"  {kind:10} {line}" for kind, lines in vars(self).items() for line in lines]
-        return "\n".join([f"tensors: {counts}", *lines])
+        kinds = {kind: lines for kind, lines in vars(self).items() if kind != "casing"}
+        counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in kinds.items())
+        lines = [f"  {kind:10} {line}" for kind, lines in kinds.items() for line in lines]
+        return "\n".join([f"tokenizer: {self.casing}", f"tensors: {counts}", *lines])
 
 
 def to_parameters(
-    tensors: Mapping[str, np.ndarray],
+    source: Source,
     shapes: Mapping[str, Shape],
     *,
     initialize: Callable[[Collection[str]], Parameters],
-    convention: Convention,
-    vocab_size: int,
     allow: Collection[str] = (),
 ) -> tuple[Parameters, LoadingReport]:
     """Converts a source's tensors to parameters, and reports the use of every tensor.
 
     Args:
-      tensors: arrays by the source's names; each is read once, or twice if it is tied.
-      shapes: shapes of the model's parameters by path.
+      source: weights whose tensors are each read once, or twice if they are tied.
+      shapes: shapes of the model's parameters by path. Rows of a table beyond those of the source
+        are zero.
       initialize: makes parameters for the given paths; called for paths that the source lacks.
-      convention: the source's convention for names and for the orientation of matrices.
-      vocab_size: number of rows of the source's token table. Further rows in bert_jax are zero.
-      allow: unexpected tensors to ignore, and parts of OPTIONAL_PARTS that may be missing.
+      allow: unexpected tensors to ignore, or prefixes of their names (`cls.chain`), and parts of
+        OPTIONAL_PARTS that may be missing.
 
     Raises:
-      CheckpointError: lists tensors that are missing, unexpected or of another shape or dtype.
+      CheckpointError: lists tensors that are missing, unexpected, of another shape or dtype, or
+        hold a NaN or an infinity.
     """
-    report, problems = LoadingReport(), []
-    sources = _source_names(tensors, convention)
-    _drop_tied(sources, tensors, report, problems)
+    tensors, convention = source.tensors, source.convention
+    report, problems = LoadingReport(casing=source.casing), []
+    names = _source_names(tensors, convention)
+    _drop_tied(names, tensors, report, problems)
     parameters, missing = {}, {}
     for name in NAMES:
         shape = shapes[name.path]
         layers = shape[0] if name.stacked else 1
         foreign = [getattr(name, convention).format(layer=layer) for layer in range(layers)]
-        lacking = [one for one in foreign if one not in sources]
-        if lacking:
+        if lacking := [one for one in foreign if one not in names]:
             missing[name.path] = lacking
             continue
-        parameter = np.zeros(shape, np.float32)
+        parameters[name.path] = np.zeros(shape, np.float32)
         for layer, one in enumerate(foreign):
-            into = parameter[layer] if name.stacked else parameter
-            where = f"{name.path}[{layer}]" if name.stacked else name.path
-            source = sources.pop(one)
-            tensor = tensors[source]
-            expected = _foreign_shape(name, into.shape, convention, vocab_size)
-            if problem := _problem(tensor, expected):
-                problems.append(f"{source} {problem}")
-                continue
-            _fill(into, tensor, name, convention)
-            line = f"{source} {_describe(tensor)} -> {where} {_describe(into)}"
-            same = expected == into.shape and tensor.dtype == np.float32
-            same = same and convention not in name.transposed
-            (report.used if same else report.reshaped).append(line)
-        parameters[name.path] = parameter
+            place = (name.path, layer) if name.stacked else (name.path,)
+            problems += _convert(name, names.pop(one), source, parameters, place, report)
     problems += _missing_problems(missing, parameters, allow)
-    for name in sorted({*allow} - {*tensors, *OPTIONAL_PARTS}):
-        problems.append(
-            f"allow has {name}; accepted: a tensor of these weights, {', '.join(OPTIONAL_PARTS)}"
-        )
-    for one, source in sources.items():
-        why = explain(one, convention) or ("allowed" if source in allow else None)
-        if why:
-            report.unexpected.append(f"{source} {_describe(tensors[source])}: {why}")
-        else:
-            problems.append(f"unexpected {source} (accepted: allow this name, which ignores it)")
-    _raise_if_any(problems)
+    problems += _sort_out(names, source, allow, report)
+    if problems:
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise CheckpointError("; ".join(problems[:SHOWN] + more))
     for path, initial in (initialize(missing) if missing else {}).items():
         parameters[path] = initial
         report.missing.append(f"{path} {_describe(initial)}: initialized")
     return parameters, report
 
 
-def _raise_if_any(problems: list[str]) -> None:
-    """Raises a CheckpointError that lists the first SHOWN problems, if there are any."""
-    if problems:
-        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise CheckpointError("; ".join(problems[:SHOWN] + more))
+def _convert(
+    name: Name,
+    tensor_name: str,
+    source: Source,
+    parameters: Parameters,
+    place: tuple[str] | tuple[str, int],
+    report: LoadingReport,
+) -> Iterator[str]:
+    """Copies a tensor to (path) or (path, layer), and reports its use. Yields problems."""
+    path, *layer = place
+    into, tensor = parameters[path][tuple(layer) or ...], source.tensors[tensor_name]
+    expected = _foreign_shape(name, into.shape, source)
+    if tensor.shape != expected:
+        yield f"{tensor_name} is {list(tensor.shape)}, not {list(expected)}"
+        return
+    if tensor.dtype.name not in FLOATS:
+        yield f"{tensor_name} is {tensor.dtype}, not {' or '.join(FLOATS)}"
+        return
+    transposed = source.convention in name.transposed
+    with np.errstate(over="ignore"):  # an infinity is a problem below
+        values = (tensor.T if transposed else tensor).astype(np.float32)
+    if not np.isfinite(values).all():
+        yield f"{tensor_name} holds a NaN or an infinity (accepted: finite numbers)"
+    if name.padded:
+        into[: len(values)] = values
+    else:
+        into[...] = values.reshape(into.shape)
+    where = f"{path}[{layer[0]}]" if layer else path
+    same = expected == into.shape and tensor.dtype == np.float32 and not transposed
+    line = f"{tensor_name} {_describe(tensor)} -> {where} {_describe(into)}"
+    (report.used if same else report.reshaped).append(line)
+
+
+def _sort_out(
+    names: Mapping[str, str], source: Source, allow: Collection[str], report: LoadingReport
+) -> Iterator[str]:
+    """Reports the tensors `names` that no parameter needs. Yields those that nobody explains."""
+    prefixes = {*allow} - {*OPTIONAL_PARTS}
+    unused = {one for one in prefixes if not any(_is_in(name, one) for name in source.tensors)}
+    for one in sorted(unused):
+        yield (
+            f"allow has {one}; accepted: a tensor of these weights, the first part of its name, "
+            f"{', '.join(OPTIONAL_PARTS)}"
+        )
+    for one, tensor_name in names.items():
+        allowed = any(_is_in(tensor_name, prefix) for prefix in prefixes)
+        if why := explain(one, source.convention) or ("allowed" if allowed else None):
+            tensor = source.tensors[tensor_name]
+            report.unexpected.append(f"{tensor_name} {_describe(tensor)}: {why}")
+        else:
+            yield f"unexpected {tensor_name} (accepted: allow this name, which ignores it)"
+
+
+def _is_in(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith((f"{prefix}.", f"{prefix}/"))
 
 
 def from_parameters(
@@ -161,9 +194,9 @@ def _drop_tied(
             problems.append(f"{source} differs from {sources[first]}, to which it is tied")
 
 
-def _foreign_shape(name: Name, ours: Shape, convention: Convention, vocab_size: int) -> Shape:
-    shape = _matrix(name, (vocab_size, *ours[1:]) if name.padded else ours)
-    return shape[::-1] if convention in name.transposed else shape
+def _foreign_shape(name: Name, ours: Shape, source: Source) -> Shape:
+    shape = _matrix(name, (source.config.vocab_size, *ours[1:]) if name.padded else ours)
+    return shape[::-1] if source.convention in name.transposed else shape
 
 
 def _matrix(name: Name, ours: Shape) -> Shape:
@@ -171,22 +204,6 @@ def _matrix(name: Name, ours: Shape) -> Shape:
     if not name.inputs:
         return (math.prod(ours),)
     return math.prod(ours[: name.inputs]), math.prod(ours[name.inputs :])
-
-
-def _problem(tensor: np.ndarray, expected: Shape) -> str | None:
-    if tensor.shape != expected:
-        return f"is {list(tensor.shape)}, not {list(expected)}"
-    if tensor.dtype.name not in EXACT_DTYPES:
-        return f"is {tensor.dtype}, not {' or '.join(EXACT_DTYPES)}"
-    return None
-
-
-def _fill(into: np.ndarray, tensor: np.ndarray, name: Name, convention: Convention) -> None:
-    tensor = tensor.T if convention in name.transposed else tensor
-    if name.padded:
-        into[: len(tensor)] = tensor
-    else:
-        into[...] = tensor.reshape(into.shape)
 
 
 def _missing_problems(

@@ -10,10 +10,11 @@ from typing import Any, NotRequired, TypedDict
 
 from bert_jax.config.bounds import PositiveInt
 from bert_jax.config.migration import value_at
+from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 from bert_jax.files import check_json, read_json
-from bert_jax.interop.source import looks_lower_case
+from bert_jax.interop.source import decide_casing
 
 # Accepted values of Hugging Face's fields; None stands for a field that is absent or null.
 _FOLLOWED_CONFIG = {
@@ -51,12 +52,14 @@ class _Description(TypedDict):
     added_tokens: NotRequired[list[dict[str, Any]] | None]
 
 
-def read_tokenizer(directory: str | Path) -> WordPiece:
-    """Reads the WordPiece tokenizer in a directory of Hugging Face.
+def read_tokenizer(
+    directory: str | Path, *, lower_case: bool | None = None
+) -> tuple[WordPiece, str]:
+    """Reads the WordPiece tokenizer in a directory of Hugging Face, and says what it lower-cases.
 
     The pieces come from `tokenizer.json`, or from `vocab.txt` if there is no `tokenizer.json`.
     `tokenizer.json` and `do_lower_case` in `tokenizer_config.json` say whether text is lower-cased,
-    and must agree. If both are missing, a `vocab.txt` without capital letters means lower-casing.
+    and must agree. If both are missing, `decide_casing` decides. `lower_case` replaces all of them.
     `strip_accents` may be in both files too. If it is null, accents follow lower-casing.
 
     Raises:
@@ -67,12 +70,18 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
     config = read_json(config_path, _Config) if config_path.exists() else {}
     description = read_json(path) if path.exists() else {}
     vocabulary = Path(directory) / "vocab.txt"
+    reason = "as the tokenizer's files say"
+    if lower_case is not None:
+        reason = "as given"
+        config["do_lower_case"] = lower_case
+        if isinstance(description.get("normalizer"), dict):
+            description["normalizer"]["lowercase"] = lower_case
     lower_case = config.get("do_lower_case")
     if lower_case is None and description:
         lower_case = value_at(description, "normalizer.lowercase")
     elif lower_case is None:
         cased = WordPiece.from_vocabulary_file(vocabulary, lower_case=False)
-        lower_case = looks_lower_case(cased.pieces)
+        lower_case, reason = decide_casing(cased.pieces, None)
     if not isinstance(lower_case, bool):
         raise DataError(
             f"{config_path}: do_lower_case is {lower_case!r:.60}; accepted: true or false"
@@ -101,7 +110,7 @@ def read_tokenizer(directory: str | Path) -> WordPiece:
         _check_added_tokens(added, tokenizer, path=path)
     added = (config.get("added_tokens_decoder") or {}).items()
     _check_added_tokens(added, tokenizer, path=config_path)
-    return tokenizer
+    return tokenizer, f"lower_case {lower_case}, {reason}"
 
 
 def _wordpiece_of_model(
@@ -146,3 +155,51 @@ def _check_added_tokens(
                 f"{path}: added token {content!r:.60} has id {i!s:.60}; accepted: special pieces "
                 f"of the vocabulary of {tokenizer.vocab_size} pieces"
             )
+
+
+def tokenizer_json(tokenizer: Tokenizer, description: dict) -> dict[str, Any]:
+    """Returns a tokenizer.json with the templates [CLS] A [SEP] and [CLS] A [SEP] B [SEP]."""
+    ids = {piece: i for i, piece in enumerate(tokenizer.pieces)}
+
+    def special(piece: str, segment: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": piece, "type_id": segment}}
+
+    def sequence(name: str, segment: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": segment}}
+
+    single = [special("[CLS]", 0), sequence("A", 0), special("[SEP]", 0)]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": piece, **flags, "special": True}
+            for i, piece in sorted((ids[piece], piece) for piece in SPECIAL_PIECES)
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": description.get("strip_accents"),
+            "lowercase": description["lower_case"],
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, sequence("B", 1), special("[SEP]", 1)],
+            "special_tokens": {
+                piece: {"id": piece, "ids": [ids[piece]], "tokens": [piece]}
+                for piece in ("[CLS]", "[SEP]")
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": description["max_word_length"],
+            "vocab": ids,
+        },
+    }

@@ -39,6 +39,11 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+DTYPES = tuple(np.dtype(storage).name for storage in STORAGES.values())
+"""Names of the dtypes of tensors."""
+
+WRAPPERS = ("model", "state_dict", "module")
+"""Keys under which a training checkpoint (of NVIDIA, Lightning, DeepSpeed) has its tensors."""
 
 
 class _StorageType(NamedTuple):
@@ -76,6 +81,11 @@ class _Tensor(NamedTuple):
 class _Unpickler(pickle.Unpickler):
     """An unpickler that knows only the functions and types that a state dictionary needs."""
 
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self.storages: dict[str, _Storage] = {}
+        """Every storage by its key, also those of objects that are not used."""
+
     def find_class(self, module: str, name: str) -> Any:
         # New objects at each call, because a pickle can set attributes of the objects it names.
         known: dict[tuple[str, str], Callable[..., Any] | _StorageType] = {
@@ -96,12 +106,14 @@ class _Unpickler(pickle.Unpickler):
         types = (kind, type(storage_type), type(key), type(size))
         if types != ("storage", _StorageType, str, int) or any(view):
             raise pickle.UnpicklingError("a reference to something other than a storage")
-        return _Storage(key, storage_type.dtype, size)
+        self.storages[key] = _Storage(key, storage_type.dtype, size)
+        return self.storages[key]
 
 
-def _unpickle(stream: Any) -> Any:
-    """Reads one pickle, after a check that it takes no more memory than its size suggests.
+def _unpickle(stream: Any) -> tuple[Any, dict[str, _Storage]]:
+    """Reads one pickle. Returns its object, and the storages by key.
 
+    First checks that the pickle takes no more memory than its size suggests.
     The opcodes PUT and LONG_BINPUT store an object under a number. Python allocates a table up to
     the largest number: 20 bytes can take gigabytes. The numbers of a real file are consecutive,
     from 0 on, or from 1 in Python 2.
@@ -113,7 +125,8 @@ def _unpickle(stream: Any) -> Any:
                 raise pickle.UnpicklingError(f"object {stored} of a pickle has number {argument}")
             stored += 1
     stream.seek(start)
-    return _Unpickler(stream).load()
+    unpickler = _Unpickler(stream)
+    return unpickler.load(), unpickler.storages
 
 
 def read_torch(file: Path) -> dict[str, np.ndarray]:
@@ -145,7 +158,7 @@ def _read_zip(opened: BinaryIO) -> dict[str, np.ndarray]:
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in archive.namelist():
             _check_little_endian(archive.read(f"{root}byteorder") == b"little")
-        tensors = _tensors(_unpickle(io.BytesIO(archive.read(pickled))))
+        tensors = _tensors(_unpickle(io.BytesIO(archive.read(pickled)))[0])
         storages: dict[_Storage, np.ndarray] = {}
         for storage in {tensor.storage for tensor in tensors.values()}:
             dtype = np.dtype(storage.dtype)
@@ -160,14 +173,14 @@ def _read_legacy(opened: BinaryIO) -> dict[str, np.ndarray]:
     """Reads a sequence of pickles, then each storage's size and elements."""
     # A read of a map never takes more memory than the file, whatever length a pickle declares.
     stream = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    header = [_unpickle(stream) for _ in range(3)]
+    header = [_unpickle(stream)[0] for _ in range(3)]
     if header[:2] != [MAGIC_NUMBER, PROTOCOL_VERSION]:
         raise pickle.UnpicklingError("not a file of torch.save")
     _check_little_endian(header[2]["little_endian"])
-    tensors = _tensors(_unpickle(stream))
-    by_key = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    loaded, by_key = _unpickle(stream)
+    tensors = _tensors(loaded)
     mapped = np.frombuffer(stream, np.uint8)
-    storages, keys, start = {}, _unpickle(stream), stream.tell()
+    storages, keys, start = {}, _unpickle(stream)[0], stream.tell()
     for key in keys:
         storage = by_key[key]
         size = int(mapped[start : start + 8].view("<i8")[0])
@@ -186,6 +199,8 @@ def _check_little_endian(little: bool) -> None:
 
 
 def _tensors(loaded: Any) -> dict[str, _Tensor]:
+    if isinstance(loaded, dict):
+        loaded = next((loaded[w] for w in WRAPPERS if isinstance(loaded.get(w), dict)), loaded)
     if not isinstance(loaded, dict):
         raise CheckpointError(f"it holds a {type(loaded).__name__}; accepted: names and tensors")
     for name, tensor in loaded.items():

@@ -40,9 +40,9 @@ class BertConfig:
     dropout_bits: Literal["hash", "threefry"] = "hash"
     """Source of dropout's random bits. `hash`: a hash of each element's index, computed again in
     the backward pass. `threefry`: an array from jax's generator (as in config formats 1 and 2)."""
-    activation: Literal["gelu_erf", "gelu_tanh"] = "gelu_erf"
-    """Form of GELU. The released checkpoints and Hugging Face use erf; google-research/bert uses
-    tanh today."""
+    activation: Literal["gelu_erf", "gelu_tanh", "relu", "silu"] = "gelu_erf"
+    """Form of GELU, or another function. The released checkpoints and Hugging Face use erf;
+    google-research/bert uses tanh today."""
     layer_norm_epsilon: PositiveFloat = 1e-12
     initializer: Literal["truncated_normal", "normal"] = "truncated_normal"
     """Distribution of initial weights. `truncated_normal` is cut at two standard deviations

@@ -5,6 +5,7 @@ Parameters are float32. Layers compute in `model.dtype`, except LayerNorm, which
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -146,6 +147,13 @@ class LayerNorm(nn.Module):
         return y.astype(jnp.dtype(self.config.dtype))
 
 
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
 def _activation(x: Array, name: str) -> Array:
     """Applies an activation. Only `x` is stored for the backward pass.
 
@@ -157,7 +165,7 @@ def _activation(x: Array, name: str) -> Array:
     """
     if name == "gelu_erf":
         return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
-    return jax.nn.gelu(x, approximate=True)
+    return _ACTIVATIONS[name](x)
 
 
 def _activation_backward(name: str, x: Array, gradient: Array) -> tuple[Array]:
@@ -167,7 +175,7 @@ def _activation_backward(name: str, x: Array, gradient: Array) -> tuple[Array]:
         density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * math.pi) ** -0.5
         slope = 0.5 * (1 + jax.lax.erf(wide * 0.5**0.5)) + wide * density
     else:
-        slope = jax.grad(lambda x: jax.nn.gelu(x, approximate=True).sum())(wide)
+        slope = jax.grad(lambda x: _ACTIVATIONS[name](x).sum())(wide)
     return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
 
 

@@ -94,9 +94,15 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
     """Returns the ids as a pair that fits into a row.
 
     Raises:
-      DataError: the pair is longer than the model's positions, and `truncate` is False.
+      DataError: the pair is longer than the model's positions, and `truncate` is False; or the
+        model has no segment for B.
     """
-    limit = model.model.config.max_positions
+    limit, segments = model.model.config.max_positions, model.model.config.num_segments
+    if b and segments < 2:
+        raise DataError(
+            f"a pair of texts needs 2 segments, and model.num_segments is {segments}; accepted: "
+            "single texts"
+        )
     over = _row_length(model, Pair(a, b, 0)) - limit
     if over > 0 and not truncate:
         raise DataError(

@@ -16,8 +16,9 @@ from bert_jax.data.tokenizers.files import Tokenizer, save_tokenizer, tokenizer_
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.faults.damage import check_step, choose_step
 from bert_jax.faults.run_files import whole_rows
-from bert_jax.interop.huggingface import WEIGHTS, read_huggingface, write_huggingface
+from bert_jax.interop.huggingface import read_huggingface, write_huggingface
 from bert_jax.interop.source import Source, check_vocabulary
+from bert_jax.interop.tensor_files import WEIGHTS, weights_file
 from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
 from bert_jax.interop.tensors import LoadingReport, to_parameters
 from bert_jax.models.bert import BertForPretraining, num_parameters
@@ -212,6 +213,7 @@ def load_run(
     step: int | Literal["best"] | None = None,
     *,
     allow: Collection[str] = (),
+    lower_case: bool | None = None,
     verify: bool = True,
 ) -> Run:
     """Loads a trained model onto the CPU.
@@ -221,9 +223,11 @@ def load_run(
         `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it.
       step: the step of a run's checkpoint (default: the last). `best` is the checkpoint with the
         lowest held-out loss; `Run.step` and `best_step` in `result.json` say which it is.
-      allow: names of tensors to ignore, and of parts to initialize if they are missing
-        (`bert/pooler`, `masked_token_head`, `next_sentence_head`). Accepted only for weights of
-        Hugging Face or Google.
+      allow: names of tensors to ignore (or the first part of the names, such as `cls.chain`), and
+        of parts to initialize if they are missing (`bert/pooler`, `masked_token_head`,
+        `next_sentence_head`). Accepted only for weights of Hugging Face or Google.
+      lower_case: whether the tokenizer lower-cases, in place of what the files of Hugging Face or
+        Google say. `Run.report` says how a vocabulary without such a file was taken.
       verify: whether the SHA-256 of each file of a run's checkpoint is compared first.
 
     Raises:
@@ -240,11 +244,12 @@ def load_run(
     if path.name in WEIGHTS and path.is_file():
         path = path.parent
     if (path / "checkpoints").is_dir():
-        if allow:
-            raise CheckpointError(f"{path} is a run of bert_jax; accepted: no allow")
+        for name, given in (("allow", allow or None), ("lower_case", lower_case)):
+            if given is not None:
+                raise CheckpointError(f"{path} is a run of bert_jax; accepted: no {name}")
         return _open_run(path, step, verify=verify)
     prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
-    is_huggingface = any((path / name).is_file() for name in WEIGHTS)
+    is_huggingface = weights_file(path) is not None
     if not is_huggingface and not prefix:
         raise CheckpointError(
             f"{path} is not a run: it has no checkpoints/; accepted too: a directory with "
@@ -252,8 +257,9 @@ def load_run(
         )
     if step:
         raise CheckpointError(f"{path} is not a run and has no checkpoint {step}; accepted: 0")
-    source = read_google(prefix) if prefix and not is_huggingface else read_huggingface(path)
-    return _open_foreign(path, source, allow)
+    if prefix and not is_huggingface:
+        return _open_foreign(path, read_google(prefix, lower_case=lower_case), allow)
+    return _open_foreign(path, read_huggingface(path, lower_case=lower_case), allow)
 
 
 def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"]) -> None:
@@ -309,14 +315,8 @@ def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
     abstract = abstract_params(model, SingleDeviceSharding(_cpu()))
     shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
     try:
-        parameters, loading = to_parameters(
-            source.tensors,
-            shapes,
-            initialize=partial(_initialize, model),
-            convention=source.convention,
-            vocab_size=source.config.vocab_size,
-            allow=allow,
-        )
+        initialize = partial(_initialize, model)
+        parameters, loading = to_parameters(source, shapes, initialize=initialize, allow=allow)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     params = jax.tree.unflatten(jax.tree.structure(abstract), [parameters[name] for name in shapes])

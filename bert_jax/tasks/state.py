@@ -29,9 +29,14 @@ def make_model(
     """Returns the encoder, with the fine-tuning's dropout, and the task's output layer.
 
     Raises:
-      ConfigError: the encoder has too few positions for the task.
+      ConfigError: the encoder has too few positions or segments for the task.
     """
     task, training = config.task, config.training
+    if task.text_pair and encoder.num_segments < 2:
+        raise ConfigError(
+            f"task.text_pair is {task.text_pair!r}, and model.num_segments is "
+            f"{encoder.num_segments}; accepted: single texts, or a model with 2 segments"
+        )
     if task.max_length > encoder.max_positions:
         raise ConfigError(
             f"task.max_length is {task.max_length}; accepted: at most {encoder.max_positions}, the "

@@ -89,6 +89,21 @@ def test_special_ids_are_looked_up_by_name():
     assert tokenizer.vocab_size == 7
 
 
+def test_the_last_of_equal_lines_of_a_vocabulary_counts(tmp_path):
+    """As in the code of Google and Hugging Face. A blank line is an id that no text gets."""
+    lines = [*SPECIAL_PIECES, "a", "##b", "", "a", "c", "", "##b"]
+    for name, content in (
+        ("unix", "\n".join(lines)),
+        ("windows", "\r\n".join([*lines, ""])),
+        ("mark", "\ufeff" + "\n".join([*lines, ""])),  # the byte order mark of a Windows editor
+    ):
+        (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+        tokenizer = WordPiece.from_vocabulary_file(tmp_path / name, lower_case=True)
+        assert tokenizer.vocab_size == len(lines)
+        assert tokenizer.encode("ab c a") == [8, 11, 9, 8]
+        assert WordPiece(pieces=tokenizer.pieces, lower_case=True) == tokenizer
+
+
 def test_decoding_returns_the_words(trained, sentences):
     known = [s for s in sentences if trained.unk_id not in trained.encode(s)]
     assert len(known) > 0.95 * len(sentences)

@@ -154,7 +154,9 @@ def write_foreign(directory):
         shutil.copytree(GOLDENS / "tiny_bert", directory / name)
         (directory / name / file).unlink()
     shutil.copytree(GOLDENS / "tiny_bert", directory / "pointer")
-    (directory / "pointer" / "model.safetensors").write_text("version https://git-lfs\n")
+    (directory / "pointer" / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\n"
+    )
     shutil.copytree(GOLDENS / "tiny_bert", directory / "headless")
     tensors = load_file(GOLDENS / "tiny_bert" / "model.safetensors")
     encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("bert.")}
@@ -678,7 +680,10 @@ ROWS = {
         ("--to=onnx", "--to ... accepted"),
         ("--output=begun", "--output=begun exists; accepted: a new or an empty directory"),
         ("--output=mine.py", "--output=mine.py exists; accepted: a new or an empty directory"),
-        ("--allow=typo", "allow has typo; accepted: a tensor of these weights, bert/pooler"),
+        (
+            "--allow=typo",
+            "allow has typo; accepted: a tensor of these weights, the first part of its name, bert",
+        ),
         ("--source=headless", "(accepted: allow masked_token_head, which"),
         ("--source=headless --allow=masked_token_head", "(accepted: allow next_sentence_head, "),
         ("--output=tiny_bert", "--output=tiny_bert exists; accepted: a new or an empty directory"),
@@ -690,7 +695,8 @@ ROWS = {
         ("--source=added_tokens", "tokenizer.json ... added_tokens ... accepted"),
         ("--source=deep_tokenizer", "deep_tokenizer/tokenizer.json is not JSON ... accepted"),
         ("--source=deep_config", "deep_config/config.json is not JSON ... accepted"),
-        ("--source=pointer", "model.safetensors ... accepted"),
+        ("--source=pointer", "model.safetensors is a git-lfs pointer ... accepted"),
+        ("--source=weights --lower_case", "weights is a run of bert_jax; accepted: no lower_case"),
         ("--source=architectures", "config.json: architectures is int; accepted: array | null"),
         ("--source=added_decoder", "added_tokens_decoder ... accepted"),
     ],
@@ -753,7 +759,8 @@ CALLS = {
     "load_run('tiny_bert', 3)": "no checkpoint 3; accepted: 0",
     "load_run('tiny_bert', allow=['typo'])": "allow has typo; accepted: a tensor of these weights",
     "load_run('architectures')": "architectures ... accepted",
-    "load_run('pointer')": "model.safetensors ... accepted",
+    "load_run('pointer')": "model.safetensors is a git-lfs pointer ... accepted",
+    "load_run('weights', lower_case=True)": "is a run of bert_jax; accepted: no lower_case",
     "run.fill_mask('peace')": "no [MASK] in 'peace'; accepted",
     "run.fill_mask('a [MASK]', top_k=0)": "top_k is 0; accepted: at least 1",
     "run.fill_mask('a ' * 99 + '[MASK]')": "tokens ... accepted: at most model.max_positions, 64",

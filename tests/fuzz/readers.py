@@ -58,7 +58,7 @@ def write_safetensors(directory: Path) -> Path:
 
 
 def read_safetensors(file: Path) -> object:
-    from bert_jax.interop.huggingface import read_safetensors
+    from bert_jax.interop.tensor_files import read_safetensors
 
     return read_safetensors(file)
 
@@ -70,6 +70,22 @@ def unpack_safetensors(content: bytes) -> bytes:
 def pack_safetensors(content: bytes, header: bytes) -> bytes:
     tensors = content[8 + len(unpack_safetensors(content)) :]
     return struct.pack("<Q", len(header)) + header + tensors
+
+
+def write_shards(directory: Path) -> Path:
+    import numpy as np
+
+    from bert_jax.interop.tensor_files import write_safetensors
+
+    tensors = {"a": np.ones((2, 3), np.float32), "b": np.zeros((0, 2), np.float16)}
+    write_safetensors(directory, tensors | {"c": tensors["a"]}, shard_bytes=8)
+    return directory / "model.safetensors.index.json"
+
+
+def read_weights(file: Path) -> object:
+    from bert_jax.interop.tensor_files import read_weights
+
+    return {name: tensor.sum() for name, tensor in read_weights(file).items()}
 
 
 def read_torch(file: Path) -> object:
@@ -121,11 +137,11 @@ def read_huggingface_config(file: Path) -> object:
 def write_huggingface_tokenizer(name: str) -> Callable[[Path], Path]:
     def write(directory: Path) -> Path:
         from bert_jax.data.tokenizers.wordpiece import WordPiece
-        from bert_jax.interop.huggingface import _tokenizer_json
+        from bert_jax.interop.tokenizer_files import tokenizer_json
 
         pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcd", "##e")
         tokenizer = WordPiece(pieces=pieces, lower_case=True)
-        description = _tokenizer_json(tokenizer, True, 100)
+        description = tokenizer_json(tokenizer, tokenizer.to_json())
         added = {"1": {"content": "[UNK]", "special": True}}
         config = {"do_lower_case": True, "added_tokens_decoder": added, "pad_token": "[PAD]"}
         (directory / "tokenizer.json").write_text(json.dumps(description))
@@ -141,7 +157,7 @@ def write_huggingface_tokenizer(name: str) -> Callable[[Path], Path]:
 def read_huggingface_tokenizer(file: Path) -> object:
     from bert_jax.interop.tokenizer_files import read_tokenizer
 
-    return use(read_tokenizer(file.parent))
+    return use(read_tokenizer(file.parent)[0])
 
 
 # ---- Tokenizers ----------------------------------------------------------------------------------
@@ -464,6 +480,8 @@ READERS: dict[str, Reader] = {
         pack=pack_safetensors,
         inner_form="json",
     ),
+    "safetensors_index": Reader(write_shards, read_weights, "json"),
+    "flax": Reader(copied("tiny_bert/flax_model.msgpack"), read_weights),
     "torch_zip": Reader(
         copied("huggingface/zip.bin"), read_torch, unpack=unpack_torch, pack=pack_torch
     ),

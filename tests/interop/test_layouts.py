@@ -7,8 +7,9 @@ import pytest
 from layouts import CONFIG, LAYOUTS, PIECES, random_tensors, write_directory
 
 from bert_jax.errors import CheckpointError
-from bert_jax.interop.huggingface import read_safetensors, write_huggingface
+from bert_jax.interop.huggingface import write_huggingface
 from bert_jax.interop.names import NAMES
+from bert_jax.interop.tensor_files import read_safetensors
 from bert_jax.runs.run import load_run
 from bert_jax.training.initial import flatten_params
 
@@ -119,6 +120,17 @@ def test_older_tensor_names_and_bare_encoders_are_read(pretraining, tmp_path):
         assert len(run.loading.unexpected) == 1 and "buffer" in run.loading.unexpected[0]
 
 
+def test_float64_and_the_prefixes_of_wrappers_are_read(pretraining, tmp_path):
+    wide = {name: tensor.astype(np.float64) for name, tensor in pretraining.items()}
+    wide["cls.chain.weight"] = np.zeros(3)
+    for prefix in ("module.", "model.", "module.model.", "_orig_mod."):
+        tensors = {f"{prefix}{name}": tensor for name, tensor in wide.items()}
+        directory = write_directory(tmp_path / prefix, tensors)
+        run = load_run(directory, allow=[f"{prefix}cls.chain"])
+        check_encoder(run.params, pretraining)
+        assert not run.loading.used and "float64[2]" in run.loading.reshaped[-1]
+
+
 def test_a_lone_decoder_bias_is_read_as_the_output_bias(pretraining, tmp_path):
     bias = pretraining.pop("cls.predictions.bias")
     pretraining["cls.predictions.decoder.bias"] = bias
@@ -128,7 +140,7 @@ def test_a_lone_decoder_bias_is_read_as_the_output_bias(pretraining, tmp_path):
 
 def test_reading_and_writing_huggingface_is_bitwise(pretraining, tmp_path):
     special = pretraining["bert.embeddings.word_embeddings.weight"]
-    special.view(np.uint32)[0, :4] = [0x7FC00001, 0x80000000, 1, 0x7F800000]  # a NaN, -0, tiny, inf
+    special.view(np.uint32)[0, :3] = [0x80000000, 1, 0x7F7FFFFF]  # -0, the least and the largest
     run = load_run(write_directory(tmp_path / "hf", pretraining))
     (tmp_path / "back").mkdir()
     write_huggingface(
@@ -170,6 +182,9 @@ def test_reading_and_writing_huggingface_is_bitwise(pretraining, tmp_path):
             r"word_embeddings.weight is \[12, 6\], not \[13, 6\]",
         ),
         ("cls.predictions.bias", lambda tensor: tensor.astype(int), "is int64, not float32"),
+        ("cls.predictions.bias", lambda t: t * np.nan, "predictions.bias holds a NaN or an inf"),
+        ("bert.pooler.dense.bias", lambda t: t + np.inf, "pooler.dense.bias holds a NaN or"),
+        ("bert.pooler.dense.bias", lambda t: np.full(6, 1e39), "pooler.dense.bias holds a NaN or"),
         (
             "cls.predictions.decoder.weight",
             lambda _: np.ones((13, 6), np.float32),
@@ -189,10 +204,16 @@ def test_an_inconsistent_tensor_is_refused_by_name(name, change, says, pretraini
     assert "\n" not in str(error.value) and str(directory) in str(error.value)
 
 
-def test_an_unexpected_tensor_is_left_out_if_allow_names_it(pretraining, tmp_path):
-    pretraining["bert.extra.weight"] = np.zeros(3)
-    run = load_run(write_directory(tmp_path / "hf", pretraining), allow=["bert.extra.weight"])
-    assert run.loading.unexpected == ["bert.extra.weight float64[3]: allowed"]
+@pytest.mark.parametrize("allow", ["cls.chain.0.weight", "cls.chain.0", "cls.chain"])
+def test_an_unexpected_tensor_is_left_out_if_allow_names_it(allow, pretraining, tmp_path):
+    pretraining["cls.chain.0.weight"] = np.zeros(3)
+    directory = write_directory(tmp_path / "hf", pretraining)
+    run = load_run(directory, allow=[allow])
+    assert run.loading.unexpected == ["cls.chain.0.weight float64[3]: allowed"]
+    with pytest.raises(
+        CheckpointError, match=f"allow has {allow}x; accepted.*unexpected cls.chain"
+    ):
+        load_run(directory, allow=[f"{allow}x"])
 
 
 def test_a_safetensors_file_that_is_cut_short_is_refused(pretraining, tmp_path):

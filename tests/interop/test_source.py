@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from layouts import CONFIG, PIECES, write_directory
+from layouts import CONFIG, GOLDENS, PIECES, write_directory
 
 from bert_jax.errors import CheckpointError, DataError
-from bert_jax.interop.source import config_json, read_config
+from bert_jax.interop.source import config_json, decide_casing, read_config
 from bert_jax.models.config import BertConfig
 from bert_jax.runs.run import load_run
 
@@ -41,9 +41,12 @@ def test_the_fields_of_a_config(tmp_path):
 
 @pytest.mark.parametrize(
     ("act", "activation"),
-    [("gelu", "gelu_erf"), ("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh")],
+    [
+        *(("gelu", "gelu_erf"), ("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh")),
+        *(("relu", "relu"), ("silu", "silu"), ("swish", "silu")),
+    ],
 )
-def test_each_form_of_gelu(act, activation, tmp_path):
+def test_each_activation(act, activation, tmp_path):
     assert read_config(write_config(tmp_path, hidden_act=act)).activation == activation
 
 
@@ -52,12 +55,45 @@ def test_an_old_config_without_model_type_is_read_as_bert(tmp_path):
     assert read_config(older).layer_norm_epsilon == 1e-12
 
 
+def test_a_bert_under_another_architecture_name_is_read(tmp_path):
+    """The model type says what the model computes. Its tensors are checked by name."""
+    read_config(write_config(tmp_path, model_type="bert", architectures=["DNAEncoder"]))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "lower_case"),
+    [
+        (["[PAD]", "[CLS]", "a", "##b", "é", "中"], True),
+        (["<S>", "<T>", "[unused1]", "[X]", "a", "1A"], True),  # Google's uncased Chinese pieces
+        (["a", "A"], False),
+        (["a", "##A"], False),
+        (["Я", "я"], False),
+    ],
+)
+def test_a_capital_letter_in_a_word_of_the_vocabulary_means_cased(pieces, lower_case):
+    assert decide_casing(pieces, None)[0] == lower_case
+    assert decide_casing(pieces, not lower_case) == (not lower_case, "as given")
+
+
+def test_the_casing_of_a_bare_vocabulary_is_reported_and_can_be_given(pretraining, tmp_path):
+    directory = write_directory(tmp_path / "hf", pretraining)
+    for path in (directory, GOLDENS / "tf1" / "bert_model.ckpt"):
+        for given in (None, True, False):
+            run = load_run(path, lower_case=given)
+            assert run.tokenizer.to_json()["lower_case"] == (given is not False)
+            reason = "because no word of vocab.txt has a capital" if given is None else "as given"
+            assert f"tokenizer: lower_case {given is not False}, {reason}" in run.report()
+    (directory / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert "lower_case True, as the tokenizer's files say" in load_run(directory).report()
+    assert not load_run(directory, lower_case=False).tokenizer.to_json()["lower_case"]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"model_type": "roberta"}, "model_type is 'roberta'; accepted: 'bert'"),
         ({"model_type": ..., "architectures": ["ElectraModel"]}, "'ElectraModel'; accepted"),
-        ({"hidden_act": "relu"}, "hidden_act is 'relu'; accepted: gelu, gelu_new"),
+        ({"hidden_act": "mish"}, "hidden_act is 'mish'; accepted: gelu, gelu_python, gelu_new"),
         ({"position_embedding_type": "relative_key"}, "accepted: 'absolute'"),
         ({"is_decoder": True}, "is_decoder is True; accepted: False"),
         ({"hidden_size": ...}, "lacks hidden_size"),

@@ -147,6 +147,20 @@ def test_a_value_that_is_not_a_dictionary_of_tensors_is_refused(value, tmp_path)
             read_torch(write(tmp_path / "m.bin", value, name=name))
 
 
+@pytest.mark.parametrize("key", ["model", "state_dict", "module"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_tensors_of_a_training_checkpoint_are_read(key, name, torch_names, tmp_path):
+    """The optimizer's tensors are in the file too, and are not read."""
+    value = {"epoch": 3, "optimizer": [tensor(torch_names, 0, (2,), (1,)), {"lr": 0.1}]}
+    value[key] = {"w": tensor(torch_names, 1, (2,), (1,))}
+    data = np.arange(4, dtype=np.float32)
+    tensors = read_torch(write(tmp_path / "m.bin", value, name=name, data=data.tobytes()))
+    assert tensors.keys() == {"w"} and tensors["w"].tolist() == [1, 2]
+    other = Storage(("storage", torch_names.FloatStorage, "0", "cpu", 4, None))
+    value = {"optimizer": other, key: {}}
+    assert read_torch(write(tmp_path / "m.bin", value, name=name, data=data.tobytes())) == {}
+
+
 # ---- Malicious files -----------------------------------------------------------------------------
 
 
@@ -235,7 +249,7 @@ def test_the_number_of_a_stored_object_takes_no_memory(name, tmp_path):
 
 
 def test_python_2_numbers_stored_objects_from_1():
-    assert _unpickle(io.BytesIO(b"\x80\x02}q\x01.")) == {}
+    assert _unpickle(io.BytesIO(b"\x80\x02}q\x01."))[0] == {}
 
 
 @pytest.mark.parametrize("opcode", [b"B", b"\x8e", b"X", b"\x8d", b"\x95", b"\x8b"])

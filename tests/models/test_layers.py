@@ -145,6 +145,14 @@ def test_gelu_tanh_equals_the_formula_of_the_published_code():
     np.testing.assert_allclose(found, expected, atol=2e-6, rtol=1e-6)
 
 
+def test_relu_and_silu_equal_their_formulas():
+    x = np.linspace(-6, 6, 1001, dtype=np.float32)
+    np.testing.assert_array_equal(activation(jnp.asarray(x), "relu"), np.maximum(x, 0))
+    expected = x / (1 + np.exp(-x.astype(np.float64)))
+    # Float32 rounds the exponential, the sum and the quotient.
+    np.testing.assert_allclose(activation(jnp.asarray(x), "silu"), expected, atol=2e-6, rtol=1e-6)
+
+
 def initial_values(**changes):
     initializer = kernel_initializer(BertConfig(**changes))
     return np.asarray(initializer(jax.random.key(0), (300, 300)), np.float64)
@@ -176,8 +184,8 @@ def plain_layer_norm(x, scale, bias):
 
 
 def plain_gelu(x, name):
-    if name == "gelu_tanh":
-        return jax.nn.gelu(x, approximate=True)
+    if name != "gelu_erf":
+        return {"gelu_tanh": jax.nn.gelu, "relu": jax.nn.relu, "silu": jax.nn.silu}[name](x)
     return x * jax.scipy.stats.norm.cdf(x)
 
 
@@ -202,7 +210,7 @@ def test_the_gradient_of_layer_norm_is_that_of_its_formula(dtype, tolerance):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2**-8)])
-@pytest.mark.parametrize("name", ["gelu_erf", "gelu_tanh"])
+@pytest.mark.parametrize("name", ["gelu_erf", "gelu_tanh", "relu", "silu"])
 def test_the_gradient_of_the_activation_is_that_of_its_formula(name, dtype, tolerance):
     x = jnp.linspace(-6, 6, 1001, dtype=dtype)
     found = jax.grad(lambda x: activation(x, name).astype(jnp.float32).sum())(x)

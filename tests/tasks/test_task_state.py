@@ -53,6 +53,14 @@ def model_of(configuration):
     return make_model(configuration, ENCODER, CLASSIFICATION, ("no", "yes"))
 
 
+def test_a_task_of_pairs_needs_a_model_with_two_segments():
+    one = replace(ENCODER, num_segments=1)
+    make_model(config(), one, CLASSIFICATION, ("no", "yes"))
+    pairs = replace(config(), task=replace(config().task, text_pair="b"))
+    with pytest.raises(ConfigError, match="task.text_pair is 'b', and model.num_segments is 1; ac"):
+        make_model(pairs, one, CLASSIFICATION, ("no", "yes"))
+
+
 @pytest.mark.slow
 def test_the_fine_tuning_may_set_dropout_and_predictions_have_none():
     """`training.dropout` sets all three rates, even for an encoder without dropout."""

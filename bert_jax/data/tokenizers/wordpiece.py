@@ -60,11 +60,19 @@ class WordPiece(Tokenizer):
         strip_accents: bool | None = None,
         max_word_length: int = MAX_WORD_LENGTH,
     ) -> "WordPiece":
-        """Reads a `vocab.txt` with a piece on each line. The line number, from 0, is the id."""
-        pieces = read_text(Path(path)).removesuffix("\n").split("\n")
+        """Reads a `vocab.txt` with a piece on each line. The line number, from 0, is the id.
+
+        The last of equal lines is the piece, as in the code of Google and Hugging Face. The others
+        get a name with a space, which no word contains.
+        """
+        lines = read_text(Path(path)).replace("\r\n", "\n").removesuffix("\n").split("\n")
+        ids = {line: i for i, line in enumerate(lines)}
         try:
             return cls(
-                pieces=tuple(piece.removesuffix("\r") for piece in pieces),
+                pieces=tuple(
+                    line if ids[line] == i else f"[unused line {i + 1}]"
+                    for i, line in enumerate(lines)
+                ),
                 lower_case=lower_case,
                 strip_accents=strip_accents,
                 max_word_length=max_word_length,
