@@ -36,11 +36,11 @@ train.evaluate = lambda *arguments: time.sleep(100)
 """
 
 
-def start(config, workdir, *arguments, evaluate="", devices=4):
+def start(config, workdir, *arguments, evaluate=""):
     """Starts a process of pretraining. `evaluate` is code that replaces the evaluation."""
     arguments = [f"--experiment={config}", f"--workdir={workdir}", *arguments]
     code = PRETRAIN.format(evaluate=evaluate, arguments=arguments)
-    return start_code(code, devices=devices)
+    return start_code(code, devices=1)
 
 
 def start_both(config, workdir, *arguments, evaluates=("", "")):
@@ -68,7 +68,7 @@ def start_both(config, workdir, *arguments, evaluates=("", "")):
     ids=["typed-0", "typed-1", "untyped-0", "untyped-1"],
 )
 def test_an_error_in_one_process_ends_all(failing, error, said, status, experiment, tmp_path):
-    changes = {"mesh.data": 8, "training.steps": 400, "training.eval_every": 3}
+    changes = {"mesh.data": 2, "training.steps": 400, "training.eval_every": 3}
     config = tmp_path / "config.json"
     config.write_text(json.dumps(to_json(override(experiment, changes))))
     evaluates = [ERROR.format(error=error) if index == failing else "" for index in range(2)]
@@ -106,7 +106,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_when_they_are_started_ag
     killed, config_of, tmp_path
 ):
     every = {"training__checkpoint_every": 20, "training__eval_every": 60}
-    config, run = config_of(mesh__data=8, training__steps=60, **every), tmp_path / "run"
+    config, run = config_of(mesh__data=2, training__steps=60, **every), tmp_path / "run"
     processes = start_both(config, run)
     while not steps_saved(run):
         assert processes[killed].poll() is None, processes[killed].communicate()[1]
@@ -132,7 +132,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_when_they_are_started_ag
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_process_that_does_not_answer_ends_the_other(silent, config_of, tmp_path):
     """A stopped process is as silent as a machine without power or network."""
-    processes = start_both(config_of(mesh__data=8, training__steps=4000), tmp_path / "run")
+    processes = start_both(config_of(mesh__data=2, training__steps=4000), tmp_path / "run")
     while not steps_saved(tmp_path / "run"):
         assert processes[silent].poll() is None, processes[silent].communicate()[1]
         time.sleep(0.01)
@@ -204,7 +204,7 @@ def test_a_port_in_use_and_an_address_without_a_port_are_refused():
 @pytest.mark.slow
 def test_a_run_that_stalls_ends_and_says_where_it_stands(config_of, tmp_path):
     config = config_of(training__stall_seconds=3.0, training__checkpoint_every=2)
-    process = start(config, tmp_path / "run", evaluate=STALL, devices=1)
+    process = start(config, tmp_path / "run", evaluate=STALL)
     said = process.communicate(timeout=120)[1].splitlines()
     assert process.returncode == STATUS
     assert said[-1].startswith("error: no progress for 3 seconds (training.stall_seconds)")
@@ -214,7 +214,7 @@ def test_a_run_that_stalls_ends_and_says_where_it_stands(config_of, tmp_path):
 
 @pytest.mark.long
 def test_one_of_two_processes_that_stalls_ends_both(config_of, tmp_path):
-    config = config_of(mesh__data=8, training__stall_seconds=15.0)
+    config = config_of(mesh__data=2, training__stall_seconds=15.0)
     processes = start_both(config, tmp_path / "run", evaluates=("", STALL))
     said = [process.communicate(timeout=120)[1].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [STATUS] * 2, "\n".join(said[0])

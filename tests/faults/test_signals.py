@@ -122,8 +122,8 @@ def test_a_command_says_how_to_go_on(long, tmp_path):
     )
 
 
-PROCESSES, STEPS_OF_BOTH, EVERY = 2, 160, 40
-"""jax tells the processes of a signal within some seconds; 120 updates take longer."""
+PROCESSES, STEPS_OF_BOTH, EVERY = 2, 320, 80
+"""jax tells the processes of a signal within some seconds; 240 updates take longer."""
 
 PATCHED = """
 import os, runpy, signal, sys
@@ -146,9 +146,9 @@ DURING = {
 
 
 @pytest.fixture(scope="module")
-def on_eight_devices(experiment, tmp_path_factory):
+def of_both(experiment, tmp_path_factory):
     every = {"training.eval_every": EVERY, "training.checkpoint_every": EVERY}
-    changes = {"training.steps": STEPS_OF_BOTH, "mesh.data": 8, **every}
+    changes = {"training.steps": STEPS_OF_BOTH, "mesh.data": PROCESSES, **every}
     file = tmp_path_factory.mktemp("both") / "config.json"
     file.write_text(json.dumps(to_json(override(experiment, changes))))
     return file
@@ -163,7 +163,6 @@ def start_both(config, workdir, *, code=""):
             *(f"--experiment={config}", f"--workdir={workdir}"),
             *(f"--coordinator=127.0.0.1:{port}", f"--process_count={PROCESSES}"),
             f"--process_index={index}",
-            devices=8 // PROCESSES,
             code=code if index == 1 else "",
         )
         for index in range(PROCESSES)
@@ -177,9 +176,9 @@ def end_of(processes, status):
 
 
 @pytest.fixture(scope="module")
-def undisturbed_on_eight_devices(on_eight_devices, tmp_path_factory):
+def undisturbed_of_both(of_both, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    end_of(start_both(on_eight_devices, workdir), 0)
+    end_of(start_both(of_both, workdir), 0)
     return workdir
 
 
@@ -191,9 +190,9 @@ def undisturbed_on_eight_devices(on_eight_devices, tmp_path_factory):
     ],
 )
 def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
-    number, on_eight_devices, undisturbed_on_eight_devices, tmp_path
+    number, of_both, undisturbed_of_both, tmp_path
 ):
-    processes = start_both(on_eight_devices, tmp_path)
+    processes = start_both(of_both, tmp_path)
     wait_for((tmp_path / "metrics.jsonl").exists, processes[0])
     processes[1].send_signal(number)
     said = end_of(processes, signals.STATUS)
@@ -201,14 +200,14 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     assert all(f"step {saved} is saved" in one for one in said) and saved < STEPS_OF_BOTH
 
     # Again, before the first update of the resumed run.
-    processes = start_both(on_eight_devices, tmp_path)
+    processes = start_both(of_both, tmp_path)
     for line in processes[0].stderr:
         if "going on from step" in line:
             break
     processes[0].send_signal(number)
     end_of(processes, signals.STATUS)
-    end_of(start_both(on_eight_devices, tmp_path), 0)
-    assert_same_run(tmp_path, undisturbed_on_eight_devices, step=STEPS_OF_BOTH)
+    end_of(start_both(of_both, tmp_path), 0)
+    assert_same_run(tmp_path, undisturbed_of_both, step=STEPS_OF_BOTH)
 
 
 @pytest.mark.parametrize(
@@ -219,14 +218,14 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     ],
 )
 def test_a_signal_during_an_evaluation_or_a_save_saves_one_step_in_both(
-    moment, on_eight_devices, undisturbed_on_eight_devices, tmp_path
+    moment, of_both, undisturbed_of_both, tmp_path
 ):
-    said = end_of(start_both(on_eight_devices, tmp_path, code=DURING[moment]), signals.STATUS)
+    said = end_of(start_both(of_both, tmp_path, code=DURING[moment]), signals.STATUS)
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
     assert all(f"step {saved} is saved" in one for one in said)
     assert EVERY <= saved < STEPS_OF_BOTH
-    end_of(start_both(on_eight_devices, tmp_path), 0)
-    assert_same_run(tmp_path, undisturbed_on_eight_devices, step=STEPS_OF_BOTH)
+    end_of(start_both(of_both, tmp_path), 0)
+    assert_same_run(tmp_path, undisturbed_of_both, step=STEPS_OF_BOTH)
 
 
 def start_slow_save(config, workdir):
