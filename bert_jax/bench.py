@@ -84,10 +84,8 @@ def known_peak(device: Any) -> float | None:
 
 
 def compare() -> None:
-    """Prints the comparison that --against asks for."""
     from bert_jax.benchmarking import comparison
 
-    comparison.check_installed()
     result = comparison.compare(
         command.experiment_from_flags(),
         rounds=flags.FLAGS.rounds,

@@ -24,10 +24,12 @@ from bert_jax.errors import (
     ConfigError,
     MissingDataError,
     OutOfMemoryError,
+    require,
 )
-from bert_jax.faults import heartbeat, signals
+from bert_jax.faults import signals
 from bert_jax.faults.memory import explain_lack_of_memory
 from bert_jax.files import naming, open_to_append
+from bert_jax.storage import open_path
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -53,15 +55,12 @@ def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any
     Raises:
       ConfigError: the flags or the experiment are not valid.
     """
-    if not _EXPERIMENT.value:
-        raise ConfigError("--experiment is missing; accepted: FILE.py or FILE.py:VARIANT")
-    overrides = {}
+    spec, overrides = required("experiment", "FILE.py or FILE.py:VARIANT"), {}
     for assignment in _SET.value:
         path, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: accepted: --set path.to.field=value")
         overrides[path.strip()] = value.strip()
-    spec = _EXPERIMENT.value
     loaded = _without_probe(load(spec, root), spec, named=config.leaves(overrides))
     experiment = config.override(loaded, overrides)
     values = [config.flatten(run) for run in (experiment, *begun)]
@@ -113,6 +112,18 @@ def load(spec: str, root: Any = None) -> Any:
         raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
 
 
+def required(name: str, accepted: str = "a directory") -> Any:
+    """Returns the value of a flag. Raises ConfigError if it is missing or empty."""
+    value = flags.FLAGS[name].value
+    require(value, f"--{name}", value, accepted)
+    return value
+
+
+def required_path(name: str, accepted: str = "a directory") -> Path:
+    """Returns the value of a flag as a path; see `required` and `storage.open_path`."""
+    return open_path(required(name, accepted), name=f"--{name}")
+
+
 STDOUT = Path("standard output")
 """Name of stdout in an error message."""
 
@@ -154,11 +165,11 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
             _close_output()
             said = _line_about(error)
             status = _fail(said)
-            if heartbeat.is_one_of_several():
+            if heartbeat := _heartbeat():
                 heartbeat.leave(status, said)
             sys.exit(status)
         except Exception as error:
-            if heartbeat.is_one_of_several():
+            if heartbeat := _heartbeat():
                 heartbeat.wait_for_cause(error)
                 traceback.print_exc()
                 heartbeat.leave(1, repr(error))
@@ -261,6 +272,16 @@ def _line_about(error: BertJaxError | OSError) -> str:
         where = f"{error.filename} cannot be read or written"
         return f"{where} ({error.strerror}); accepted: a path that can be"
     return str(error)
+
+
+def _heartbeat() -> Any:
+    """Returns the module `heartbeat`, which imports jax, if this is one of several processes."""
+    if "jax" in sys.modules:
+        from bert_jax.faults import heartbeat
+
+        if heartbeat.is_one_of_several():
+            return heartbeat
+    return None
 
 
 def _close_output() -> None:

@@ -19,22 +19,19 @@ from absl import flags
 from bert_jax import command, environment
 from bert_jax.errors import ConfigError
 from bert_jax.files import write_atomically
-from bert_jax.storage import open_path
 
 
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
-    for name in ("source", "output"):
-        if not flags.FLAGS[name].value:
-            raise ConfigError(f"--{name} is missing; accepted: a directory")
-    output = open_path(flags.FLAGS.output, name="--output")
+    source = command.required("source")
+    output = command.required_path("output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output={output} exists; accepted: a new or an empty directory")
     from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH
     from bert_jax.runs.run import load_run, save_run
 
-    run = load_run(flags.FLAGS.source, allow=flags.FLAGS.allow, lower_case=flags.FLAGS.lower_case)
+    run = load_run(source, allow=flags.FLAGS.allow, lower_case=flags.FLAGS.lower_case)
     report = run.report()
     limit = run.tokenizer.to_json().get("max_word_length")
     if flags.FLAGS.to == "huggingface" and limit != MAX_WORD_LENGTH:

@@ -31,3 +31,15 @@ class DivergenceError(BertJaxError, ArithmeticError):
 
 class OutOfMemoryError(BertJaxError, MemoryError):
     """A program needs more memory than a device or this machine has."""
+
+
+def require(
+    ok: object, name: str, value: object, accepted: str, *, error: type[BertJaxError] = ConfigError
+) -> None:
+    """Raises `error` about a field or flag, its value and the accepted values, unless `ok` is true.
+
+    A flag whose value is None or empty is missing.
+    """
+    if not ok:
+        missing = name.startswith("--") and value in (None, "")
+        raise error(f"{name} is {'missing' if missing else repr(value)}; accepted: {accepted}")

@@ -136,13 +136,10 @@ def check_vocabulary(run: "Run", passport: dict, directory: str) -> None:
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
-    for name in ("run", "data"):
-        if not flags.FLAGS[name].value:
-            raise ConfigError(f"--{name} is missing; accepted: a directory")
+    path, data = command.required("run"), command.required("data")
     from bert_jax.runs.run import load_run
 
-    run = load_run(flags.FLAGS.run, command.step(flags.FLAGS.step))
-    result = evaluate_run(run, flags.FLAGS.data)
+    result = evaluate_run(load_run(path, command.step(flags.FLAGS.step)), data)
     lines = [
         f"{name:24} {f'{value:.4f}' if isinstance(value, float) else value}"
         for name, value in result.items()

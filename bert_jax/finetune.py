@@ -15,9 +15,8 @@ metrics.jsonl and predictions. load_run opens seed-N. Repeating the command trai
 from absl import flags
 
 from bert_jax import command, cpu, environment
-from bert_jax.errors import ConfigError
+from bert_jax.errors import require
 from bert_jax.faults.memory import explain_lack_of_memory
-from bert_jax.storage import open_path
 
 
 def main() -> None:
@@ -27,16 +26,11 @@ def main() -> None:
     from bert_jax.tasks.config import FineTuningConfig
 
     config = command.experiment_from_flags(FineTuningConfig)
-    for name in ("checkpoint", "workdir"):
-        if not flags.FLAGS[name].value:
-            raise ConfigError(f"--{name} is missing; accepted: a directory")
+    source, workdir = (command.required_path(name) for name in ("checkpoint", "workdir"))
     seeds, most = flags.FLAGS.seeds, 2**31 - config.seed
-    if not 1 <= seeds <= most:
-        raise ConfigError(f"--seeds is {seeds}; accepted: 1 to {most}")
+    require(1 <= seeds <= most, "--seeds", seeds, f"1 to {most}")
     from bert_jax.tasks.finetuning import finetune
 
-    workdir = open_path(flags.FLAGS.workdir, name="--workdir")
-    source = open_path(flags.FLAGS.checkpoint, name="--checkpoint")
     with command.exclusive(workdir), explain_lack_of_memory(config):
         finetune(config, source, workdir, seeds=seeds)
 

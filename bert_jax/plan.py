@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from bert_jax import command
-from bert_jax.errors import ConfigError
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.planning.topology import Topology
@@ -67,8 +66,7 @@ def _plan_phase(phase: "Phase", topology: "Topology", *, largest: bool) -> dict[
         fitting = search.what_fits(phase, topology, result, compile_=compile_, report=_progress)
         result["fitting"] = fitting
         if fitting:
-            fields = " ".join(f"--set {path}={value}" for path, value in fitting["fields"].items())
-            needed = fitting["needed"] / 2**30
+            fields, needed = search.assignments(fitting["fields"]), fitting["needed"] / 2**30
             result["recommendation"] = f"{fields} fits: it needs {needed:.2f} GiB a device"
     if largest:
         result["largest"] = search.largest_microbatch(
@@ -83,16 +81,13 @@ def _progress(message: str) -> None:
 
 def main() -> None:
     """Runs the command."""
-    if not flags.FLAGS.topology:
-        raise ConfigError("--topology is missing; accepted: CHIP:SHAPE, such as v5e:2x4 or h100:8")
+    name = command.required("topology", "CHIP:SHAPE, such as v5e:2x4 or h100:8")
     from bert_jax.planning.report import report
     from bert_jax.planning.topology import parse_topology
 
-    topology = parse_topology(flags.FLAGS.topology)
-    experiment = command.experiment_from_flags()
-    plan = plan_run(
-        experiment, topology, all_phases=flags.FLAGS.phases, largest=flags.FLAGS.largest
-    )
+    topology, experiment = parse_topology(name), command.experiment_from_flags()
+    options = {"all_phases": flags.FLAGS.phases, "largest": flags.FLAGS.largest}
+    plan = plan_run(experiment, topology, **options)
     print(json.dumps(plan) if flags.FLAGS.json else report(plan))
 
 

@@ -68,25 +68,22 @@ class Task(NamedTuple):
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
-    for name in ("run", "task"):
-        if not FLAGS[name].value:
-            accepted = {"run": "a directory", "task": ", ".join(FLAGS_OF)}[name]
-            raise ConfigError(f"--{name} is missing; accepted: {accepted}")
+    path, name_of_task = command.required("run"), command.required("task", ", ".join(FLAGS_OF))
     for name in sorted({name for names in FLAGS_OF.values() for name in names}):
-        if FLAGS[name].present and name not in FLAGS_OF[FLAGS.task]:
+        if FLAGS[name].present and name not in FLAGS_OF[name_of_task]:
             users = ", ".join(task for task, names in FLAGS_OF.items() if name in names)
-            raise ConfigError(f"--{name} is not for --task={FLAGS.task}; accepted with: {users}")
+            raise ConfigError(f"--{name} is not for --task={name_of_task}; accepted with: {users}")
     from bert_jax.interop.names import OPTIONAL_PARTS
     from bert_jax.runs.run import load_run
 
-    is_run = (open_path(FLAGS.run, name="--run") / "checkpoints").is_dir()
+    is_run = (open_path(path, name="--run") / "checkpoints").is_dir()
     # make_task checks for the parts that the task needs.
-    run = load_run(FLAGS.run, command.step(FLAGS.step), allow=() if is_run else OPTIONAL_PARTS)
-    given = {name: FLAGS[name].value for name in FLAGS_OF[FLAGS.task]}
+    run = load_run(path, command.step(FLAGS.step), allow=() if is_run else OPTIONAL_PARTS)
+    given = {name: FLAGS[name].value for name in FLAGS_OF[name_of_task]}
     options = {name: value for name, value in given.items() if value is not None}
-    task = make_task(run, FLAGS.task, options)
-    size = 1 if sys.stdin.isatty() or FLAGS.task == "generate" else FLAGS.batch_size
-    lines = encoded_lines(sys.stdin.buffer, task.encode, 2 if FLAGS.task in PAIRS else 1)
+    task = make_task(run, name_of_task, options)
+    size = 1 if sys.stdin.isatty() or name_of_task == "generate" else FLAGS.batch_size
+    lines = encoded_lines(sys.stdin.buffer, task.encode, 2 if name_of_task in PAIRS else 1)
     console = environment.plain_console(stderr=True)
     hidden = not console.is_terminal or sys.stdout.isatty()
     columns = (TextColumn("{task.completed:,} lines"), TimeElapsedColumn())

@@ -25,8 +25,7 @@ from absl import flags
 
 from bert_jax import command, cpu, environment
 from bert_jax.data.passport import load_passport
-from bert_jax.errors import ConfigError
-from bert_jax.faults import processes
+from bert_jax.errors import ConfigError, require
 from bert_jax.faults.memory import explain_lack_of_memory
 from bert_jax.storage import open_path
 
@@ -48,8 +47,7 @@ def main() -> None:
     if flags.FLAGS.dry_run:
         _print_timeline(experiment)
         return
-    if not flags.FLAGS.workdir:
-        raise ConfigError("--workdir is missing; accepted: a directory for the run")
+    command.required("workdir", "a directory for the run")
     for phase in phases(experiment):
         data = phase.experiment.data
         passport = load_passport(data.directory)
@@ -59,6 +57,10 @@ def main() -> None:
                 f"{data.corpus}",
                 file=sys.stderr,
             )
+    import jax
+
+    from bert_jax.faults import processes
+
     processes.start_processes(
         flags.FLAGS.coordinator,
         flags.FLAGS.process_count,
@@ -68,8 +70,6 @@ def main() -> None:
     )
     if flags.FLAGS.log_every_process:
         processes.report_in_every_process()
-    import jax
-
     from bert_jax.runs.initial import open_initial_weights
     from bert_jax.training.checkpoint import latest_step
     from bert_jax.training.train import train
@@ -105,22 +105,19 @@ def _summary(result: dict[str, Any]) -> str:
 def parse_steps(given: str, *, after: int, last: int) -> range:
     """Returns the steps of `--profile_steps=FIRST:LAST`, both included.
 
-    Args:
-      given: the value of --profile_steps.
-      after: the step of the last checkpoint, 0 if there is none.
-      last: the last step of the run.
+    `after` is the step of the last checkpoint, or 0. `last` is the last step of the run.
 
     Raises:
-      ConfigError: the value is not FIRST:LAST, or FIRST is at most `after`, or LAST exceeds `last`,
-        or FIRST exceeds LAST.
+      ConfigError: the value is not FIRST:LAST, or the run will not make these steps.
     """
     found = re.fullmatch(r"(\d+):(\d+)", given)
     steps = range(int(found[1]), int(found[2]) + 1) if found else range(0)
-    if not steps or steps[0] <= after or steps[-1] > last:
-        raise ConfigError(
-            f"--profile_steps is {given!r}; accepted: FIRST:LAST, FIRST at most LAST, "
-            f"both later than the last checkpoint ({after}) and at most training.steps ({last})"
-        )
+    accepted = (
+        "FIRST:LAST, FIRST at most LAST, "
+        f"both later than the last checkpoint ({after}) and at most training.steps ({last})"
+    )
+    whole = steps and after < steps[0] and steps[-1] <= last
+    require(whole, "--profile_steps", given, accepted)
     return steps
 
 
@@ -129,12 +126,11 @@ def _load_probe(experiment: "Experiment") -> Callable[[Any], dict[str, float]]:
     from bert_jax.tasks.config import FineTuningConfig
     from bert_jax.tasks.probe import make_probe
 
+    probe = experiment.evaluation.probe
     try:
-        task = command.load(experiment.evaluation.probe, FineTuningConfig)
+        task = command.load(probe, FineTuningConfig)
     except ConfigError as error:
-        raise ConfigError(
-            f"evaluation.probe is {experiment.evaluation.probe!r}: {error}"
-        ) from error
+        raise ConfigError(f"evaluation.probe is {probe!r}: {error}") from error
     return make_probe(task, experiment.model, load_tokenizer(experiment.data.directory))
 
 

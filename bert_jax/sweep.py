@@ -12,7 +12,6 @@ missing or failed runs and continues interrupted runs. DIR/summary.{csv,md} has 
 """
 
 import csv
-import inspect
 import io
 import json
 import subprocess
@@ -81,21 +80,16 @@ _SWEEP = 'a function without arguments that yields dictionaries such as {"model.
 
 
 def _overrides_of(function: Any, name: str, file: Path) -> list[dict[str, Any]]:
-    if not callable(function):
-        raise ConfigError(f"{file}: {name} is {function!r:.60}; accepted: {_SWEEP}")
     with errors_of(file):
-        parameters = inspect.signature(function).parameters.values()
-        if needed := [one.name for one in parameters if one.default is one.empty]:
-            raise ConfigError(f"{file}: {name}() needs {', '.join(needed)}; accepted: {_SWEEP}")
-        yielded = function()
+        yielded = function() if callable(function) else function
         if not isinstance(yielded, Iterable) or isinstance(yielded, str | Mapping):
-            raise ConfigError(f"{file}: {name}() returns {yielded!r:.60}; accepted: {_SWEEP}")
+            raise ConfigError(f"{file}: {name} yields {yielded!r:.60}; accepted: {_SWEEP}")
         overrides = list(yielded)
     if not overrides:
-        raise ConfigError(f"{file}: {name}() yields nothing; accepted: {_SWEEP}")
+        raise ConfigError(f"{file}: {name} yields nothing; accepted: {_SWEEP}")
     for one in overrides:
         if not isinstance(one, Mapping) or not all(isinstance(path, str) for path in one):
-            raise ConfigError(f"{file}: {name}() yields {one!r:.60}; accepted: {_SWEEP}")
+            raise ConfigError(f"{file}: {name} yields {one!r:.60}; accepted: {_SWEEP}")
     return overrides
 
 
@@ -232,8 +226,8 @@ def main() -> None:
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
     base = command.experiment_from_flags(begun=list(earlier.values()))
     points = keep_ids(expand(base, load_sweeps(flags.FLAGS.experiment)), earlier)
-    if not flags.FLAGS.workdir and not flags.FLAGS.dry_run:
-        raise ConfigError("--workdir is missing; accepted: a directory for the runs, or --dry_run")
+    if not flags.FLAGS.dry_run:
+        command.required("workdir", "a directory for the runs, or --dry_run")
     check_outside_data(workdir)
 
     console = environment.plain_console()

@@ -58,7 +58,7 @@ def test_a_mistake_ends_in_one_line(file, tmp_path):
     """tests/faults/test_wrong_inputs.py has the table of mistakes, without new processes."""
     arguments = [f"--experiment={file}", f"--workdir={tmp_path}/run", "--set=model.num_heads=5"]
     result = start("pretrain", *arguments, directory=tmp_path)
-    assert_one_line(result, "model.hidden_size 32", "model.num_heads 5")
+    assert_one_line(result, "model.hidden_size is 32", "model.num_heads 5")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -248,7 +248,7 @@ def test_an_unknown_choice_is_refused():
 def test_the_warm_up_ends_before_the_run_does(experiment):
     """A warm-up of 20 steps that starts 9 steps before the run ends at step 11 of 12."""
     override(experiment, {"optimizer.warmup_steps": 20, "optimizer.warmup_start": -9})
-    with pytest.raises(ConfigError, match="warmup_steps 20 does not end.*: fewer than 20"):
+    with pytest.raises(ConfigError, match="warmup_steps is 20; accepted: fewer than 20"):
         override(experiment, {"optimizer.warmup_steps": 20, "optimizer.warmup_start": -8})
 
 
@@ -388,7 +388,7 @@ def test_a_config_of_an_older_format_keeps_threefry_dropout(experiment, version)
 def test_bfloat16_gradients_need_a_bfloat16_model(experiment):
     halved = {"model.dtype": "bfloat16", "training.gradient_dtype": "bfloat16"}
     assert override(experiment, halved).training.gradient_dtype == "bfloat16"
-    with pytest.raises(ConfigError, match="accepted with model.dtype=float32: float32"):
+    with pytest.raises(ConfigError, match="accepted: float32 with model.dtype=float32"):
         override(experiment, {"training.gradient_dtype": "bfloat16"})
 
 
@@ -524,7 +524,7 @@ def test_a_variant_of_a_file_without_variants_is_refused(tmp_path):
 
 def test_a_variant_argument_without_literal_is_refused(tmp_path):
     file = write(tmp_path / "mine.py", VARIANTS.replace('Literal["narrow", "wide"]', "str"))
-    with pytest.raises(ConfigError, match="does not name its variants.*'wide'; accepted: a Liter"):
+    with pytest.raises(ConfigError, match="names no variants.*'wide'; accepted: .*Liter"):
         load_experiment(f"{file}:wide")
 
 
@@ -591,7 +591,7 @@ def test_an_unresolvable_annotation_is_an_error_of_the_file(tmp_path):
 
 def test_an_invalid_combination_in_the_file_gives_the_error_of_the_check(tmp_path):
     file = write(tmp_path / "mine.py", VARIANTS.replace("96", "50"))
-    with pytest.raises(ConfigError, match="model.hidden_size 50 is not a multiple"):
+    with pytest.raises(ConfigError, match="model.hidden_size is 50; accepted: a multiple"):
         load_experiment(f"{file}:wide")
 
 

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sparse
-from scipy.stats import rankdata
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from bert_jax.data.pairs import Pair
 from bert_jax.data.records import open_split
@@ -117,24 +118,21 @@ def measure_shortcut(
 
 def accuracy_of(correct: np.ndarray) -> Estimate:
     """Returns the share of True values, with Wilson's interval."""
-    count, share = len(correct), float(np.mean(correct))
-    centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    half = math.sqrt(share * (1 - share) / count + (_Z / (2 * count)) ** 2)
-    half *= _Z / (1 + _Z**2 / count)
-    return Estimate(share, centre - half, centre + half)
+    test = binomtest(int(correct.sum()), len(correct))
+    low, high = test.proportion_ci(method="wilson")
+    return Estimate(float(test.statistic), float(low), float(high))
 
 
 def ranking_of(scores: np.ndarray, labels: np.ndarray) -> Estimate:
     """Returns the area under the ROC curve with the interval of Hanley and McNeil (1982)."""
     positives = int(labels.sum())
     negatives = len(labels) - positives
-    ranks = rankdata(scores)[labels == 1].sum()
-    area = (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+    area = float(roc_auc_score(labels, scores))
     one, other = area / (2 - area), 2 * area**2 / (1 + area)
     variance = area * (1 - area)
     variance += (positives - 1) * (one - area**2) + (negatives - 1) * (other - area**2)
     half = _Z * math.sqrt(variance / (positives * negatives))
-    return Estimate(float(area), float(max(0, area - half)), float(min(1, area + half)))
+    return Estimate(area, max(0.0, area - half), min(1.0, area + half))
 
 
 def _features(

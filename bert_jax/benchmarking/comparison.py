@@ -139,13 +139,7 @@ class Side(NamedTuple):
 def run_rounds(
     sides: Mapping[str, Side], *, rounds: int, report: Report
 ) -> dict[str, list[dict[str, Any]]]:
-    """Runs the sides in turn, `rounds` times. Returns the results of each side.
-
-    Args:
-      sides: the sides by name.
-      rounds: number of rounds.
-      report: prints a line of progress.
-    """
+    """Runs the sides in turn, `rounds` times. Returns the results of each side by its name."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(1, rounds + 1):
         for name, side in sides.items():

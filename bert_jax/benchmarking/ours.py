@@ -9,16 +9,14 @@ As a program, the module is our side of `benchmarking.comparison`; it prints one
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax import config, cpu, environment
+from bert_jax.benchmarking import timing
 from bert_jax.benchmarking.batches import random_batch
-from bert_jax.benchmarking.timing import best_seconds, time_updates
 from bert_jax.faults.memory import program_memory
-
-PRODUCT_SIZES = {"cpu": (1024, 1536), "gpu": (4096, 8192), "tpu": (4096, 8192)}
-"""Sizes of the square matrices whose products give the ceiling of a device."""
 
 
 class CompiledUpdate(NamedTuple):
@@ -72,12 +70,13 @@ def product_rate(dtype: str) -> float:
     import jax.numpy as jnp
 
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    rates = []
-    for size in PRODUCT_SIZES[jax.default_backend()]:
+
+    def make_product(size: int) -> Callable[[], Any]:
         x = jnp.ones((size, size), dtype)
-        seconds = best_seconds(lambda x=x: multiply(x, x).block_until_ready())
-        rates.append(2 * size**3 / seconds)
-    return max(rates)
+        return lambda: multiply(x, x).block_until_ready()
+
+    device = "cpu" if jax.default_backend() == "cpu" else "accelerator"
+    return timing.product_rate(timing.PRODUCT_SIZES[device], make_product)
 
 
 def time_experiment(experiment: Any, seconds: float) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def time_experiment(experiment: Any, seconds: float) -> dict[str, Any]:
         return metrics
 
     with jax.set_mesh(made.mesh):
-        timed = time_updates(update, jax.block_until_ready, seconds=seconds)
+        timed = timing.time_updates(update, jax.block_until_ready, seconds=seconds)
     accelerated = jax.default_backend() != "cpu"
     program = program_memory(made.update.memory_analysis())["peak"]
     return timed | {

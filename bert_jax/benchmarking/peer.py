@@ -25,20 +25,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
-from bert_jax.benchmarking.timing import best_seconds, time_updates
+from bert_jax.benchmarking import timing
 from bert_jax.interop.names import TIED
 
 FORMS = ("stock", "strongest")
-PRODUCT_SIZES = {"cpu": (1024, 1536), "cuda": (4096, 8192)}
-"""Sizes of the square matrices whose products give the ceiling of a device."""
-
 IGNORED = -100
 """Label of positions without a prediction."""
 
@@ -184,7 +181,7 @@ class Peer:
         seconds = {}
         for compute in (eager, compiled):
             self.compute = compute
-            seconds[compute] = best_seconds(
+            seconds[compute] = timing.best_seconds(
                 lambda: self.wait(self.update(batch, rate)), rounds=TRIALS
             )
         self.compute = min(seconds, key=lambda compute: seconds[compute])
@@ -221,7 +218,7 @@ def time_peer(request: Mapping[str, Any], form: str, seconds: float) -> dict[str
     compile_seconds = time.perf_counter() - start
     if peer.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    timed = time_updates(lambda: peer.update(batch, rate), peer.wait, seconds=seconds)
+    timed = timing.time_updates(lambda: peer.update(batch, rate), peer.wait, seconds=seconds)
     cuda = peer.device == "cuda"
     return timed | {
         "compiled": compiled,
@@ -238,17 +235,15 @@ def product_rate(dtype: str) -> float:
     torch = import_torch()
     device = device_of(torch)
     torch.set_float32_matmul_precision("high")
-    rates = []
-    for size in PRODUCT_SIZES[device]:
+
+    def make_product(size: int) -> Callable[[], Any]:
         x = torch.ones((size, size), dtype=getattr(torch, dtype), device=device)
+        if device == "cpu":
+            return lambda: torch.matmul(x, x)
+        return lambda: (torch.matmul(x, x), torch.cuda.synchronize())
 
-        def multiply(x: Any = x) -> None:
-            torch.matmul(x, x)
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        rates.append(2 * size**3 / best_seconds(multiply))
-    return max(rates)
+    kind = "cpu" if device == "cpu" else "accelerator"
+    return timing.product_rate(timing.PRODUCT_SIZES[kind], make_product)
 
 
 def main(what: str, *arguments: str) -> dict[str, Any]:

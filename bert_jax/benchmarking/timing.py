@@ -1,9 +1,12 @@
 """Times updates, and reads the memory of this process. Needs neither jax nor torch."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+PRODUCT_SIZES = {"cpu": (1024, 1536), "accelerator": (4096, 8192)}
+"""Sizes of the square matrices for `product_rate`."""
 
 UNTIMED = 2
 """Number of updates before the timed updates."""
@@ -20,14 +23,9 @@ def time_updates(
 ) -> dict[str, Any]:
     """Makes updates for at least `seconds`, after `UNTIMED` updates that are not timed.
 
-    Args:
-      update: starts an update and returns its result, which may not be computed yet.
-      wait: waits until a result is computed.
-      seconds: minimum duration of the timed updates.
-
-    Returns:
-      A dict with the number of timed `updates`, their mean `seconds`, and `resident_bytes`: the
-      peak of the resident memory of this process during these updates, or None outside Linux.
+    `update` returns a result that may not be computed yet; `wait` waits for it. The returned dict
+    has the number of timed `updates`, their mean `seconds`, and `resident_bytes`: the peak of the
+    resident memory of this process during these updates, or None outside Linux.
     """
     for _ in range(UNTIMED):
         start = time.perf_counter()
@@ -54,6 +52,14 @@ def best_seconds(run: Callable[[], Any], *, rounds: int = 10) -> float:
         run()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def product_rate(sizes: Sequence[int], make_product: Callable[[int], Callable[[], Any]]) -> float:
+    """Returns the FLOPs per second of the fastest product of square matrices: a device's ceiling.
+
+    `make_product` takes a size. It returns a function that computes a product and waits for it.
+    """
+    return max(2 * size**3 / best_seconds(make_product(size)) for size in sizes)
 
 
 def restart_peak() -> None:

@@ -29,9 +29,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 def check_bounds(config: Any, section: str = "") -> None:
     """Checks every field of a config against its type and bounds; each `__post_init__` calls it.
 
-    Args:
-      config: a dataclass.
-      section: name of the config in its parent, such as `data`; empty if it has no parent.
+    `section` is the name of the config in its parent, such as `data`; empty if it has no parent.
 
     Raises:
       ConfigError: a field is wrong. The message names the field, its value and what is accepted.
@@ -44,13 +42,10 @@ def check_bounds(config: Any, section: str = "") -> None:
 
 
 def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> Any:
-    """Converts a value of plain JSON types to the type of its field.
+    """Converts a value of plain JSON types, or one that already has the type, to a field's type.
 
-    Args:
-      value: a value as read from JSON, or a value that already has the type.
-      hint: the type of the field, with its bounds.
-      path: path of the field, for messages; empty for a whole config.
-      strict: if True, a string is an error where the type is a number; if False, it is converted.
+    `hint` is the type with its bounds. `path` names the field in messages; it is empty for a whole
+    config. If `strict` is False, a string is converted where the type is a number.
 
     Raises:
       ConfigError: a name is unknown, a type is wrong, or a number is out of bounds or not finite.

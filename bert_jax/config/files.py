@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import inspect
 import sys
 import traceback
 import typing
@@ -17,10 +16,7 @@ from bert_jax.errors import ConfigError
 
 
 def load_experiment(spec: str | Path) -> Any:
-    """Calls `get_config` of an experiment file and returns its config.
-
-    Args:
-      spec: `FILE` or `FILE:VARIANT`; the file may lie anywhere.
+    """Calls `get_config` of an experiment file, `FILE` or `FILE:VARIANT`, and returns its config.
 
     Raises:
       ConfigError: the file or the variant does not exist, or the file raises an exception.
@@ -34,12 +30,10 @@ def load_experiment(spec: str | Path) -> Any:
     with errors_of(file):
         variants = typing.get_args(typing.get_type_hints(get_config).get("variant"))
     if variant and not variants:
-        if "variant" in inspect.signature(get_config).parameters:
-            raise ConfigError(
-                f"{file} does not name its variants, got {variant!r}; accepted: a Literal as the "
-                'type of the argument, such as variant: Literal["base", "large"]'
-            )
-        raise ConfigError(f"{file} has no variants, got {variant!r}; accepted: {file}")
+        raise ConfigError(
+            f"{file} names no variants, got {variant!r}; accepted: {file}, or an argument of "
+            'get_config such as variant: Literal["base", "large"]'
+        )
     if variant and variant not in variants:
         raise ConfigError(f"{file} has no variant {variant!r}; {nearest(variant, variants)}")
     with errors_of(file):

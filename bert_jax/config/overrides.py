@@ -20,11 +20,9 @@ Config = TypeVar("Config")
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     """Returns a copy of the config with fields replaced. All checks of the config run again.
 
-    Args:
-      config: a frozen dataclass of frozen dataclasses.
-      overrides: maps `path.to.field` to a value. A string is converted to the type of its field.
-        A value may be a whole sub-config. The path `phases.0.changes.data.batch_size` names entry 0
-        of the list `phases`, and in its dictionary `changes` the key `data.batch_size`.
+    `overrides` maps `path.to.field` to a value. A string is converted to the type of its field. A
+    value may be a whole sub-config. The path `phases.0.changes.data.batch_size` names entry 0 of
+    the list `phases`, and in its dictionary `changes` the key `data.batch_size`.
 
     Raises:
       ConfigError: a field is unknown, a type is wrong, or the new values do not fit together.

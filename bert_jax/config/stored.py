@@ -57,17 +57,13 @@ def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: a field is unknown, or a value has the wrong type or is out of bounds.
     """
+    accepted = f"a JSON object with the fields of {root.__name__}"
     if not isinstance(description, Mapping):
-        raise ConfigError(
-            f"the config is {description!r:.60}; accepted: a JSON object with the fields of "
-            f"{root.__name__}"
-        )
+        raise ConfigError(f"the config is {description!r:.60}; accepted: {accepted}")
     try:
         return convert_value(migrate(description, field_types(root)), root, "")
     except RecursionError as error:
-        raise ConfigError(
-            f"the config is nested too deeply; accepted: the fields of {root.__name__}"
-        ) from error
+        raise ConfigError(f"the config is nested too deeply; accepted: {accepted}") from error
 
 
 def normalize(config: Config) -> Config:

@@ -13,6 +13,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+from jax._src import distributed  # jax has no public access to the store
+
 from bert_jax.faults import signals
 from bert_jax.faults.activity import COMPILES, Activity
 
@@ -62,8 +65,6 @@ class _Heartbeat:
     """
 
     def __init__(self):
-        import jax
-
         self.done = threading.Event()
         self._index = jax.process_index()
         self._watched = (self._index + 1) % jax.process_count()
@@ -73,8 +74,6 @@ class _Heartbeat:
         """Beats since the store answered."""
 
     def talk(self) -> None:
-        import jax
-
         number, seen = 0, ""
         while not self.done.wait(BEAT_SECONDS):
             number += 1
@@ -127,8 +126,6 @@ def _beats(done: threading.Event, seconds: float) -> Iterator[bool]:
 
 
 def _store() -> Any:
-    from jax._src import distributed  # jax has no public access to the store
-
     return distributed.global_state.client
 
 
@@ -138,8 +135,6 @@ def _read(key: str) -> str:
     Raises:
       JaxRuntimeError: the store does not answer.
     """
-    import jax
-
     try:
         return _store().key_value_try_get(key)
     except jax.errors.JaxRuntimeError as error:
@@ -149,15 +144,11 @@ def _read(key: str) -> str:
 
 
 def _give_sign(sign: str) -> None:
-    import jax
-
     _store().key_value_set(f"{_SIGNS}/{jax.process_index()}", sign, allow_overwrite=True)
 
 
 def _tell(status: int, said: str) -> bool:
     """Tells all processes why they end. Returns whether this process was the first to say so."""
-    import jax
-
     try:
         _store().key_value_set(_FAILED, f"{status} {said}")
     except jax.errors.JaxRuntimeError:
@@ -170,10 +161,6 @@ def _tell(status: int, said: str) -> bool:
 
 def is_one_of_several() -> bool:
     """Returns whether this process is connected with other processes of its run."""
-    if "jax" not in sys.modules:
-        return False
-    import jax
-
     return _store() is not None and jax.process_count() > 1
 
 
@@ -182,8 +169,6 @@ def wait_for_cause(error: Exception) -> None:
 
     If another process has failed or is lost, this process ends meanwhile, with a line about it.
     """
-    import jax
-
     if isinstance(error, jax.errors.JaxRuntimeError):
         # The time until a lost process is noticed, until this process reads about it, and the time
         # that this process then has for its own error.
@@ -196,8 +181,6 @@ def leave(status: int, said: str) -> None:
     Otherwise, the others would wait for this process in their next update, and this process would
     wait for the others in jax's shutdown.
     """
-    import jax
-
     _tell(status, f"process {jax.process_index()} has ended: {said}")
     _exit(status)
 
@@ -259,8 +242,6 @@ def end_if_stalled(activity: Activity, *, seconds: float) -> Iterator[None]:
 
 def _places() -> list[str]:
     """Returns a line for each process, which says where the process stands."""
-    import jax
-
     if not is_one_of_several():
         return [f"the process stands {_place()}"]
     signs = {int(key.rpartition("/")[2]): sign for key, sign in _store().key_value_dir_get(_SIGNS)}

@@ -27,13 +27,7 @@ LARGER = ("training.microbatches", "mesh.fsdp")
 def explain_lack_of_memory(config: Any = None, **sizes: Any) -> Iterator[None]:
     """Turns an error for lack of memory, in any library, into an OutOfMemoryError of one line.
 
-    Args:
-      config: the experiment, or None. The line names its fields that decide how much memory is
-        needed.
-      sizes: names and values of flags that decide how much memory is needed.
-
-    Raises:
-      OutOfMemoryError: the body of the `with` statement had too little memory.
+    The line names the fields of `config` and the flags in `sizes` that decide how much is needed.
     """
     try:
         yield
@@ -56,15 +50,9 @@ def is_lack_of_memory(error: Exception) -> bool:
 
 
 def check_fits(bytes_of: Mapping[str, float], config: Any, devices: Sequence[Any]) -> None:
-    """Checks that each device has enough memory for an update.
+    """Raises OutOfMemoryError if a device has too little memory for an update.
 
-    Args:
-      bytes_of: the bytes that each kind of arrays needs on a device.
-      config: the experiment; see `explain_lack_of_memory`.
-      devices: the devices of the mesh.
-
-    Raises:
-      OutOfMemoryError: the sum is larger than the memory.
+    `bytes_of` has the bytes that each kind of arrays needs on a device.
     """
     needed, available = sum(bytes_of.values()), device_memory(devices)
     if needed > available:

@@ -5,7 +5,11 @@ import os
 import sys
 from typing import Any
 
-from bert_jax.errors import ConfigError
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bert_jax.errors import ConfigError, require
 from bert_jax.faults import heartbeat, signals
 from bert_jax.faults.coordination import connect
 from bert_jax.faults.rendezvous import find_processes, wait_for_processes
@@ -33,8 +37,6 @@ def start_processes(
         cluster, or not its processes; or not all processes have called this function within
         `timeout` seconds.
     """
-    import jax
-
     if coordinator is None and process_count is None and process_index is None:
         found = None if cluster is False else find_processes(timeout=timeout)
         if found is None and cluster:
@@ -51,11 +53,8 @@ def start_processes(
             f"--coordinator={coordinator}, --process_count={process_count} and "
             f"--process_index={process_index} belong together; accepted: all three or none"
         )
-    if not 0 <= process_index < process_count:
-        raise ConfigError(
-            f"--process_index is {process_index}; accepted: 0 to {process_count - 1}, "
-            "one less than --process_count"
-        )
+    accepted = f"0 to {process_count - 1}, one less than --process_count"
+    require(0 <= process_index < process_count, "--process_index", process_index, accepted)
     wait_for_processes(coordinator, process_count, process_index, timeout=timeout)
     connect(coordinator, process_count, process_index, local_device_ids=slurm_devices())
     if jax.process_count() > 1:
@@ -80,10 +79,6 @@ def check_processes_agree(**facts: Any) -> None:
     Raises:
       ConfigError: there are several processes, and a value differs between them or is False.
     """
-    import jax
-    import numpy as np
-    from jax.experimental import multihost_utils
-
     if jax.process_count() == 1:
         return
     digest = np.frombuffer(hashlib.sha256(repr(facts).encode()).digest(), np.uint8)
@@ -106,8 +101,6 @@ def report_in_every_process() -> None:
 
 def report(text: str) -> None:
     """Prints a line on stderr in process 0; after `report_in_every_process`, in every process."""
-    import jax
-
     if _every_process_reports and jax.process_count() > 1:
         text = f"process {jax.process_index()}: {text}"
     elif jax.process_index():

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, require
 from bert_jax.faults.coordination import SECONDS_TO_LIVE
 
 SECONDS_BETWEEN_ATTEMPTS = 0.5
@@ -59,10 +59,8 @@ def wait_for_processes(coordinator: str, count: int, index: int, *, timeout: flo
         processes have called this function within `timeout` seconds.
     """
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ConfigError(
-            f"--coordinator is {coordinator!r}; accepted: HOST:PORT, such as 10.0.0.1:8476"
-        )
+    whole = host and port.isdecimal() and 0 < int(port) < 2**16
+    require(whole, "--coordinator", coordinator, "HOST:PORT, such as 10.0.0.1:8476")
     deadline = time.monotonic() + timeout
     if index:
         _come(host.strip("[]"), int(port), count, index, timeout, deadline)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from bert_jax.config import PositiveFloat, PositiveInt, check_bounds
-from bert_jax.errors import ConfigError
+from bert_jax.errors import require
 
 Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
 """Names of the vectors that represent a text; `bert_jax.models.pooling` describes each."""
@@ -60,25 +60,19 @@ class BertConfig:
 
     def __post_init__(self):
         check_bounds(self, "model")
-        if self.hidden_size % self.num_heads:
-            raise ConfigError(
-                f"model.hidden_size {self.hidden_size} is not a multiple of "
-                f"model.num_heads {self.num_heads}; accepted: heads of equal width"
-            )
-        if self.attention != "einsum" and self.attention_dropout:
-            raise ConfigError(
-                f"model.attention_dropout is {self.attention_dropout}; accepted with "
-                f"model.attention={self.attention}: 0, because the kernel has no dropout"
-            )
-        if self.attention == "cudnn" and self.dtype != "bfloat16":
-            raise ConfigError(
-                f"model.dtype is {self.dtype!r}; accepted with model.attention=cudnn: bfloat16"
-            )
-        if self.attention == "cudnn" and (self.head_dim % 8 or self.head_dim > 128):
-            raise ConfigError(
-                f"model.hidden_size / model.num_heads is {self.head_dim}; accepted with "
-                "model.attention=cudnn: a multiple of 8 up to 128"
-            )
+        size, heads, rate = self.hidden_size, self.num_heads, self.attention_dropout
+        require(
+            not size % heads, "model.hidden_size", size, f"a multiple of model.num_heads {heads}"
+        )
+        kernel = f"with model.attention={self.attention}"
+        if self.attention != "einsum":
+            no_dropout = f"0 {kernel}, because the kernel has no dropout"
+            require(not rate, "model.attention_dropout", rate, no_dropout)
+        if self.attention == "cudnn":
+            require(self.dtype == "bfloat16", "model.dtype", self.dtype, f"bfloat16 {kernel}")
+            fits = self.head_dim % 8 == 0 and self.head_dim <= 128
+            width = "model.hidden_size / model.num_heads"
+            require(fits, width, self.head_dim, f"a multiple of 8 up to 128 {kernel}")
 
     def layers_loop(self, platform: str) -> bool:
         """Returns `scan_layers`, or whether the layers run in a loop on a platform of jax.

@@ -14,9 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.experimental import topologies
+
 from bert_jax import config, xla_flags
 from bert_jax.errors import ConfigError
 from bert_jax.planning.topology import Topology, parse_topology
+from bert_jax.sharding import make_mesh
+from bert_jax.training.build import assemble, batch_sharding
+from bert_jax.training.experiment import Experiment, phases
+from bert_jax.training.state import abstract_state, example_batch
 
 OPTIMIZATION_LEVEL = "O1"
 """XLA's optimization level. The default, which training uses, compiles several times slower."""
@@ -79,13 +86,6 @@ def compile_update(
 
 def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
     """Compiles the update; returns a dict (memory, state arrays, mesh) and the program's text."""
-    import jax
-
-    from bert_jax.sharding import make_mesh
-    from bert_jax.training.build import assemble, batch_sharding
-    from bert_jax.training.experiment import phases
-    from bert_jax.training.state import abstract_state, example_batch
-
     devices = _devices(parse_topology(name))
     mesh = make_mesh(experiment.mesh, devices)
     if mesh.size != len(devices):
@@ -129,8 +129,6 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
 
 
 def _devices(topology: Topology) -> list[Any]:
-    from jax.experimental import topologies
-
     try:
         described = topologies.get_topology_desc(
             platform=topology.chip.platform, **topology.xla_arguments
@@ -145,8 +143,6 @@ def _devices(topology: Topology) -> list[Any]:
 
 
 def _leaf(path: tuple, leaf: Any) -> dict[str, Any]:
-    import jax
-
     cut = [axes if isinstance(axes, tuple) else (axes,) for axes in leaf.sharding.spec]
     shard = leaf.sharding.shard_shape(leaf.shape)
     return {
@@ -158,8 +154,6 @@ def _leaf(path: tuple, leaf: Any) -> dict[str, Any]:
 
 
 def _main(topology: str, request: str, found: str, program: str) -> None:
-    from bert_jax.training.experiment import Experiment
-
     try:
         experiment = config.from_json(Experiment, json.loads(Path(request).read_text()))
         description, text = _describe(topology, experiment)

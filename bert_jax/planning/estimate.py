@@ -124,38 +124,25 @@ def recommend(result: dict[str, Any], phase: Phase) -> str:
     """
     memory, mesh, model = result["memory_bytes"], result["mesh"], phase.experiment.model
     available = memory["available"]
-    state = memory["parameters"] + memory["optimizer"]
+    state, parts = memory["parameters"] + memory["optimizer"], result["microbatches"]
     if not result["fits"]:
         return "use more chips or a shorter data.sequence_length: no update that was tried fits"
     if state > 0.3 * available and mesh["data"] > 1:
-        return (
-            f"set mesh.fsdp={mesh['data'] * mesh['fsdp']} and mesh.data=1: the state takes "
-            f"{state / available:.0%} of the memory of every device"
-        )
+        share, fsdp = state / available, mesh["data"] * mesh["fsdp"]
+        return f"set mesh.fsdp={fsdp} and mesh.data=1: the state takes {share:.0%} of the memory"
     whole = state * mesh["fsdp"]
     if whole > state and whole < 0.2 * available and memory["needed"] + whole - state < available:
-        return (
-            "set mesh.data=-1 and mesh.fsdp=1: the whole state takes "
-            f"{whole / available:.0%} of the memory, and no layer must be gathered"
-        )
-    seconds = result.get("seconds")
-    used = memory["needed"] / available
+        share = whole / available
+        return f"set mesh.data=-1 and mesh.fsdp=1: the whole state takes {share:.0%} of the memory"
+    seconds, free = result.get("seconds"), 1 - memory["needed"] / available
     if seconds and seconds["communication"] > seconds["roofline"]:
-        return (
-            "use more rows per device, or fewer chips: communication takes longer than computation"
-        )
+        return "use more rows per device, or fewer chips: communication takes most of the time"
     if seconds and model.dtype == "float32":
         return "set model.dtype=bfloat16: it halves the memory traffic of the activations"
-    if result["microbatches"] > 1 and used < 0.5:
-        return (
-            f"use fewer than {result['microbatches']} training.microbatches: "
-            f"{1 - used:.0%} of the memory is free"
-        )
+    if parts > 1 and free > 0.5:
+        return f"use fewer than {parts} training.microbatches: {free:.0%} of the memory is free"
     if seconds and seconds["communication"] > 0.2 * seconds["roofline"]:
-        return (
-            "use more rows per device if the recipe allows it: an update sends the same bytes for "
-            "any number of rows"
-        )
+        return "use more rows per device if the recipe allows it: an update sends no more for them"
     if seconds and seconds["memory"] > 2 * seconds["matrix"]:
         ratio = seconds["memory"] / seconds["matrix"]
         return (

@@ -8,6 +8,8 @@ import math
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 SIZES = {
     **{"pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "f16": 2},
     **{"bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8},
@@ -19,6 +21,9 @@ KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
 Both backward kernels compute the scores and the gradient of the probabilities.
 """
+
+WINDOW = {"size": "1", "stride": "1", "pad": "0_0", "lhs_dilate": "1", "rhs_dilate": "1"}
+"""Default of each attribute of a convolution's window, for one dimension."""
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{")
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\((.*)")
@@ -61,10 +66,6 @@ class Program:
     computations: dict[str, dict[str, Instruction]]
     entry: str
 
-    def root(self, computation: str) -> Instruction:
-        """Returns the instruction whose result is the result of the computation."""
-        return next(one for one in self.computations[computation].values() if one.is_root)
-
 
 def parse(text: str) -> Program:
     """Parses the text of a program, which `jax.stages.Compiled.as_text` returns."""
@@ -85,10 +86,15 @@ def parse(text: str) -> Program:
     return Program(computations, entry)
 
 
+def root(computation: dict[str, Instruction]) -> Instruction:
+    """Returns the instruction whose result is the result of the computation."""
+    return next(one for one in computation.values() if one.is_root)
+
+
 def num_bytes(type_: str, *, in_memory: bool = False) -> int:
     """Returns the bytes of all arrays in an HLO type; `in_memory` skips on-chip arrays."""
     return sum(
-        SIZES.get(dtype, 0) * _product(shape)
+        SIZES.get(dtype, 0) * math.prod(_sizes(shape))
         for dtype, shape, layout in _ARRAY.findall(type_)
         if not (in_memory and _ON_CHIP.search(layout))
     )
@@ -119,15 +125,15 @@ def trip_count(program: Program, loop: Instruction) -> int | None:
     condition = program.computations[loop.attribute(r"condition=%?([\w.\-]+)") or ""]
     body = program.computations[loop.attribute(r"body=%?([\w.\-]+)") or ""]
     constants = _integers(condition)
-    root = next(one for one in condition.values() if one.is_root)
-    bounds = [constants[name] for name in root.operands if name in constants]
+    compared = root(condition).operands
+    bounds = [constants[name] for name in compared if name in constants]
     if not bounds:
         return max(1, *constants.values()) if len(constants) == 1 else None
     # A loop over slices of a matrix product may advance by two.
-    counter, step = condition.get(root.operands[0]), 1
+    counter, step = condition.get(compared[0]), 1
     if counter and counter.op == "get-tuple-element":
         index = int(counter.attribute(r"index=(\d+)") or 0)
-        result = next(one for one in body.values() if one.is_root)
+        result = root(body)
         if result.op == "tuple" and index < len(result.operands):
             advance = body.get(result.operands[index])
             if advance and advance.op == "add":
@@ -169,55 +175,38 @@ def flops(computation: dict[str, Instruction], instruction: Instruction) -> floa
     total = 2.0 * result[of_result.index("b")] * result[of_result.index("f")]
     total *= right[of_right.index("i")]
     window = instruction.attribute(r"window=\{([^}]*)\}") or ""
-    fields = dict(part.split("=") for part in window.split())
-    for number, size in enumerate(fields.get("size", "").split("x") if fields else []):
-
-        def field(name: str, default: str, number: int = number) -> str:
-            return fields[name].split("x")[number] if name in fields else default
-
-        total *= _window_products(
-            left[of_left.index(str(number))],
-            result[of_result.index(str(number))],
-            size=int(size),
-            stride=int(field("stride", "1")),
-            padding=int(field("pad", "0_0").split("_")[0]),
-            left_dilation=int(field("lhs_dilate", "1")),
-            right_dilation=int(field("rhs_dilate", "1")),
-        )
+    given = dict(part.split("=") for part in window.split())
+    rank = len(given["size"].split("x")) if given else 0
+    columns = [
+        given[name].split("x") if name in given else [WINDOW[name]] * rank for name in WINDOW
+    ]
+    for dimension, column in enumerate(zip(*columns, strict=True)):
+        length = left[of_left.index(str(dimension))]
+        results = result[of_result.index(str(dimension))]
+        total *= _window_products(length, results, *(int(one.split("_")[0]) for one in column))
     return total
 
 
 @functools.lru_cache
 def _window_products(
-    length: int,
-    results: int,
-    *,
-    size: int,
-    stride: int,
-    padding: int,
-    left_dilation: int,
-    right_dilation: int,
+    length: int, results: int, size: int, stride: int, padding: int, spread: int, dilation: int
 ) -> int:
     """Counts the products along a dimension of a convolution. Products with padding do not count.
 
     For a batch dimension, XLA may use windows with one element of the input; the rest is padding.
     """
-    last = (length - 1) * left_dilation
-    places = (
-        result * stride + element * right_dilation - padding
-        for result in range(results)
-        for element in range(size)
-    )
-    return sum(0 <= place <= last and place % left_dilation == 0 for place in places)
+    places = np.arange(results)[:, None] * stride + np.arange(size) * dilation - padding
+    inside = (places >= 0) & (places <= (length - 1) * spread)
+    return int((inside & (places % spread == 0)).sum())
 
 
 def _shape(type_: str) -> list[int]:
     found = _ARRAY.search(type_)
-    return [int(size) for size in found[2].split(",") if size] if found else []
+    return _sizes(found[2]) if found else []
 
 
-def _product(shape: str) -> int:
-    return math.prod(int(size) for size in shape.split(",") if size)
+def _sizes(shape: str) -> list[int]:
+    return [int(size) for size in shape.split(",") if size]
 
 
 def _integers(computation: dict[str, Instruction]) -> dict[str, int]:

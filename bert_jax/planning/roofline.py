@@ -200,7 +200,7 @@ class _Walk:
                 for one in scope.values()
                 if one.op == "parameter"
             }
-            writes = self.written(scope, self.program.root(computation))
+            writes = self.written(scope, hlo.root(scope))
             self.fusions[computation] = _Fusion(reads, writes, flops)
         return self.fusions[computation]
 

@@ -25,13 +25,8 @@ def what_fits(
     First, more microbatches are tried. Then the state is also sharded over the mesh axis `data`.
     """
     for fields in itertools.islice(_candidates(result), MAX_COMPILES):
-        report(f"trying {_assignments(fields)}")
-        try:
-            tried = _estimate(phase, topology, fields, compile_)
-        except ConfigError as error:  # such as a mesh that does not divide a parameter
-            report(f"not compiled: {error}")
-            continue
-        if tried["fits"]:
+        tried = _estimate(phase, topology, fields, compile_, report)
+        if tried and tried["fits"]:
             return {"fields": fields, "needed": tried["memory_bytes"]["needed"]}
     return None
 
@@ -70,12 +65,9 @@ def largest_microbatch(
     largest, needed, too_large, known = 0, None, None, set()
     while len(known) < MAX_COMPILES and rows not in known and rows > 0:
         known.add(rows)
-        report(f"trying {rows} rows per device")
         fields = {"training.microbatches": 1, "data.batch_size": rows * ways}
-        try:
-            tried = _estimate(phase, topology, fields, compile_)
-        except ConfigError as error:
-            report(f"not compiled: {error}")
+        tried = _estimate(phase, topology, fields, compile_, report)
+        if not tried:
             break
         memory = tried["memory_bytes"]
         if tried["fits"]:
@@ -102,11 +94,18 @@ def _next_rows(rows: int, memory: dict[str, Any], largest: int, too_large: int |
 
 
 def _estimate(
-    phase: Phase, topology: Topology, fields: dict[str, int], compile_: Compile
-) -> dict[str, Any]:
-    changed = replace(phase, experiment=override(phase.experiment, fields))
-    return estimate(changed, topology, *compile_(changed.experiment))
+    phase: Phase, topology: Topology, fields: dict[str, int], compile_: Compile, report: Report
+) -> dict[str, Any] | None:
+    """Returns the estimate with other values of `fields`; None if the update is not compiled."""
+    report(f"trying {assignments(fields)}")
+    try:
+        changed = replace(phase, experiment=override(phase.experiment, fields))
+        return estimate(changed, topology, *compile_(changed.experiment))
+    except ConfigError as error:  # such as a mesh that does not divide a parameter
+        report(f"not compiled: {error}")
+        return None
 
 
-def _assignments(fields: dict[str, int]) -> str:
+def assignments(fields: dict[str, int]) -> str:
+    """Returns the flags that set these fields."""
     return " ".join(f"--set {path}={value}" for path, value in fields.items())

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bert_jax.errors import ConfigError
+from bert_jax.errors import require
 
 
 class Chip(NamedTuple):
@@ -72,19 +72,16 @@ def parse_topology(given: str) -> Topology:
       ConfigError: the name has another form, or the chip is not known.
     """
     found = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*){0,2})", given)
-    if not found or found[1] not in CHIPS:
-        raise ConfigError(
-            f"--topology is {given!r}; accepted: CHIP:SHAPE, with a chip of {', '.join(CHIPS)}, "
-            "such as v5e:2x4, v5p:2x2x2 or h100:8"
-        )
-    chip, shape = found[1], found[2]
+    chip, shape = found.groups() if found else ("", "")
+    words = f"CHIP:SHAPE, with a chip of {', '.join(CHIPS)}, such as v5e:2x4, v5p:2x2x2 or h100:8"
+    require(chip in CHIPS, "--topology", given, words)
     sizes = [int(size) for size in shape.split("x")]
-    if chip in ("v5e", "v6e") and shape not in SHAPES_2D:
+    if chip in ("v5e", "v6e"):
         accepted = f"a shape of {', '.join(SHAPES_2D)}"
-    elif chip in ("v4", "v5p") and len(sizes) != 3:
-        accepted = "a shape of three dimensions, such as 2x2x1"
-    elif chip == "h100" and len(sizes) > 2:
-        accepted = "the GPUs of a host, or HOSTSxGPUS"
+        require(shape in SHAPES_2D, "--topology", given, accepted)
+    elif chip == "h100":
+        require(len(sizes) < 3, "--topology", given, "the GPUs of a host, or HOSTSxGPUS")
     else:
-        return Topology(given, CHIPS[chip], math.prod(sizes))
-    raise ConfigError(f"--topology is {given!r}; accepted: {accepted}")
+        accepted = "a shape of three dimensions, such as 2x2x1"
+        require(len(sizes) == 3, "--topology", given, accepted)
+    return Topology(given, CHIPS[chip], math.prod(sizes))

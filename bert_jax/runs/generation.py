@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.data.masking import Layout
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import ConfigError, DataError
+from bert_jax.errors import ConfigError, DataError, require
 from bert_jax.models.bert import BertForPretraining, apply
 from bert_jax.runs.inference import TextModel, as_batch, fit, lay_out_batches
 
@@ -45,19 +45,15 @@ def generate(
       DataError: the prompt and the new pieces need more than `model.max_positions` positions.
     """
     for name, value in (("length", length), ("top_k", top_k), ("sweeps", sweeps)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; accepted: at least 1")
-    if not 0 < temperature < np.inf:
-        raise ConfigError(f"temperature is {temperature}; accepted: above 0")
-    if not 0 <= seed < 2**32:  # jax.random.key takes only the lower 32 bits
-        raise ConfigError(f"seed is {seed}; accepted: 0 to {2**32 - 1}")
+        require(value >= 1, name, value, "at least 1")
+    require(0 < temperature < np.inf, "temperature", temperature, "above 0")
+    # jax.random.key takes only the lower 32 bits.
+    require(0 <= seed < 2**32, "seed", seed, f"0 to {2**32 - 1}")
     limit, special = model.model.config.max_positions, 1 + model.single_text_separator
     room = limit - special - len(prompt)
-    if length > room > 0:
-        raise DataError(
-            f"length is {length}, with a prompt of {len(prompt)} pieces; accepted: at most {room}, "
-            f"for model.max_positions {limit}"
-        )
+    if room > 0:  # otherwise, the error of `fit` is clearer
+        at_most = f"at most {room}, for {len(prompt)} pieces and model.max_positions {limit}"
+        require(length <= room, "length", length, at_most, error=DataError)
     pair = fit(model, [*prompt, *[model.tokenizer.mask_id] * length], [], truncate=False)
     ((_, layout),) = lay_out_batches(model, [pair])
     first = 1 + len(prompt)  # after [CLS]

@@ -19,7 +19,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.data.masking import BatchForm, Layout, lay_out
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import ConfigError, DataError
+from bert_jax.errors import DataError, require
 from bert_jax.models.bert import Bert, BertForPretraining, EncoderOutput, apply
 from bert_jax.models.config import Pooling
 from bert_jax.models.pooling import pool
@@ -132,8 +132,7 @@ def fill_mask(model: TextModel, pairs: Sequence[Pair], *, top_k: int) -> list[li
     Raises:
       ConfigError: `top_k` is below 1.
     """
-    if top_k < 1:
-        raise ConfigError(f"top_k is {top_k}; accepted: at least 1")
+    require(top_k >= 1, "top_k", top_k, "at least 1")
     answers: list[list[list[Filling]]] = [[] for _ in pairs]
     vocab_size, pieces = model.tokenizer.vocab_size, model.tokenizer.pieces
     for numbers, layout in lay_out_batches(model, pairs):
@@ -220,18 +219,9 @@ def _row_length(model: TextModel, pair: Pair) -> int:
 
 def as_batch(layout: Layout, mask_positions: Int[Any, "batch predictions"]) -> Batch:
     """Returns the rows as a batch for the model. Labels and weights of the masks are 0."""
-    nothing = np.zeros(mask_positions.shape, np.int32)
-    return Batch(
-        token_ids=layout.token_ids,
-        segment_ids=layout.segment_ids,
-        pack_ids=layout.pack_ids,
-        mask_positions=mask_positions,
-        mask_labels=nothing,
-        mask_weights=nothing.astype(np.float32),
-        cls_positions=layout.cls_positions,
-        pair_labels=layout.pair_labels,
-        pair_weights=layout.pair_weights,
-    )
+    rows = {name: value for name, value in layout._asdict().items() if name in Batch._fields}
+    labels, weights = (np.zeros(mask_positions.shape, dtype) for dtype in (np.int32, np.float32))
+    return Batch(**rows, mask_positions=mask_positions, mask_labels=labels, mask_weights=weights)
 
 
 # ---- Compiled functions: one program for each model and shape ------------------------------------

@@ -71,12 +71,9 @@ class Run:
     ) -> Float[np.ndarray, "texts embed"]:
         """Returns a float32 vector for each text. The other texts change a vector only by rounding.
 
-        Args:
-          texts: up to `model.max_positions` tokens each, with [CLS] and [SEP]. Positions beyond
-            the row length of the training have untrained embeddings. An empty text has only these
-            two tokens.
-          pooling: see `bert_jax.models.pooling`.
-          truncate: cuts off the last tokens of a long text, instead of raising an error.
+        A text has up to `model.max_positions` tokens, with [CLS] and [SEP]; `truncate` cuts off the
+        last tokens of a longer text. Positions beyond the row length of the training have untrained
+        embeddings. `bert_jax.models.pooling` describes each `pooling`.
 
         Raises:
           DataError: a text is too long. The message gives the index of the text, from 0.
@@ -104,10 +101,7 @@ class Run:
         """Returns the probability that text B follows text A: class 0 of the next-sentence head.
 
         Class 1 means that B is random; if `data.pairs` is 'sentence_order', that A follows B.
-
-        Args:
-          a, b: the two texts.
-          truncate: cuts off the last tokens of the longer text, instead of raising an error.
+        `truncate` cuts off the last tokens of the longer text, instead of raising an error.
 
         Raises:
           DataError: a text is empty, or both together are longer than the model's positions.
@@ -188,13 +182,11 @@ class Run:
             *(f"  {path:60} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves.items()),
         ]
         strict = "tensors: all of the checkpoint used; none missing, unexpected or reshaped"
+        lines.append(str(self.loading or strict))
         conversion = self.path / "conversion.txt"
-        before = (
-            ["converted from", conversion.read_text("utf-8", "replace")]
-            if conversion.is_file()
-            else []
-        )
-        return "\n".join([*lines, str(self.loading or strict), *before])
+        if conversion.is_file():
+            lines += ["converted from", conversion.read_text("utf-8", "replace")]
+        return "\n".join(lines)
 
     def metrics(self) -> list[dict[str, float]]:
         """Returns the rows of `metrics.jsonl`. A line on stderr names lines that are damaged.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta
 
 from bert_jax.config import PositiveInt, check_bounds
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, require
 from bert_jax.models.config import Pooling
 from bert_jax.sharding import MeshConfig, ShardingRules
 from bert_jax.training.optim import OptimizerConfig
@@ -64,18 +64,14 @@ class TaskConfig:
         check_bounds(self, "task")
         token_task = self.family in ("tagging", "question_answering")
         accepted = get_args(TokenRepresentation if token_task else Pooling)
-        if self.representation not in accepted:
-            raise ConfigError(
-                f"task.representation is {self.representation!r}; accepted for {self.family}: "
-                f"{', '.join(accepted)}"
-            )
-        if self.family == "question_answering" and self.max_question_length > self.max_length - 8:
-            raise ConfigError(
-                f"task.max_question_length {self.max_question_length} leaves no room for the "
-                f"passage in task.max_length {self.max_length}"
-            )
-        if len(set(self.labels)) < len(self.labels):
-            raise ConfigError(f"task.labels are {self.labels}; accepted: each label once")
+        words = f"{', '.join(accepted)} for {self.family}"
+        require(self.representation in accepted, "task.representation", self.representation, words)
+        if self.family == "question_answering":
+            length, most = self.max_question_length, self.max_length - 8
+            room = f"at most {most}, which leaves room for the passage in task.max_length"
+            require(length <= most, "task.max_question_length", length, room)
+        once = len(set(self.labels)) == len(self.labels)
+        require(once, "task.labels", self.labels, "each label once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +99,9 @@ class TaskTrainingConfig:
     def __post_init__(self):
         check_bounds(self, "training")
         names = ("frozen", "from_scratch", "reinitialize_pooler")
-        if len(given := [name for name in names if getattr(self, name)]) > 1:
-            raise ConfigError(
-                f"{' and '.join(f'training.{name}' for name in given)} are true; accepted: at most "
-                "one of them"
-            )
-
-
-def _optimizer() -> OptimizerConfig:
-    """Returns AdamW with bias correction, which small sets need (Mosbach et al. 2021)."""
-    return OptimizerConfig(
-        learning_rate=2e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
-    )
+        given = [f"training.{name}" for name in names if getattr(self, name)]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} are true; accepted: at most one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +112,17 @@ class FineTuningConfig:
     """First seed. A seed sets the initial output layer, the order of the examples and dropout."""
     task: TaskConfig
     training: TaskTrainingConfig = field(default_factory=TaskTrainingConfig)
-    optimizer: OptimizerConfig = field(default_factory=_optimizer)
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=2e-5, warmup_steps=0, decay_from="warmup_end", bias_correction=True
+        )
+    )
+    """By default AdamW with bias correction, which small sets need (Mosbach et al. 2021)."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     sharding: ShardingRules = field(default_factory=ShardingRules)
 
     def __post_init__(self):
         check_bounds(self)
-        if self.optimizer.warmup_steps:
-            raise ConfigError(
-                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}; accepted: 0, because "
-                "training.warmup_fraction sets the warm-up of a fine-tuning"
-            )
+        steps = self.optimizer.warmup_steps
+        accepted = "0, because training.warmup_fraction sets the warm-up of a fine-tuning"
+        require(not steps, "optimizer.warmup_steps", steps, accepted)

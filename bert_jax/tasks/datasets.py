@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import ConfigError, DataError
+from bert_jax.errors import DataError, require
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.family import Example, Family, Labels, Outcomes, Row
 from bert_jax.tasks.families.registry import FAMILIES
@@ -62,14 +62,12 @@ def load_dataset(task: TaskConfig) -> Dataset:
       ConfigError: the family lacks `task.metric`, or `task.train` or `task.dev` is empty.
     """
     for name in ("train", "dev"):
-        if not getattr(task, name):
-            raise ConfigError(f"task.{name} is empty; accepted: data such as tsv:FILE")
+        spec = getattr(task, name)
+        require(spec, f"task.{name}", spec, "data such as tsv:FILE")
     family = FAMILIES[task.family]
     metric = task.metric or next(iter(family.metrics))
-    if metric not in family.metrics:
-        raise ConfigError(
-            f"task.metric is {metric!r}; accepted for {task.family}: {', '.join(family.metrics)}"
-        )
+    accepted = f"{', '.join(family.metrics)} for {task.family}"
+    require(metric in family.metrics, "task.metric", metric, accepted)
     specs = {name: getattr(task, name) for name in SPLITS if getattr(task, name)}
     records = {name: read_records(spec, task.columns) for name, spec in specs.items()}
     labels = task.labels or family.label_names(records["train"], task)

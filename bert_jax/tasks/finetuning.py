@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bert_jax import environment
 from bert_jax.config import config_hash, diff, from_json, normalize, to_json
-from bert_jax.errors import CheckpointError, ConfigError, DivergenceError
+from bert_jax.errors import CheckpointError, DivergenceError, require
 from bert_jax.faults.memory import check_fits
 from bert_jax.faults.run_files import AS_WRITTEN
 from bert_jax.files import read_json, write_json
@@ -47,8 +47,8 @@ def finetune(
       ConfigError, DataError, CheckpointError: an input is wrong; raised before any compile.
       DivergenceError: every seed diverged.
     """
-    if jax.process_count() > 1:
-        raise ConfigError(f"fine-tuning runs in one process; there are {jax.process_count()}")
+    count = jax.process_count()
+    require(count == 1, "the number of processes", count, "1 for a fine-tuning")
     check_installed()
     console = environment.plain_console(stderr=True)
     say = partial(console.print, soft_wrap=True)
@@ -102,11 +102,8 @@ def measure_baselines(dataset: Dataset) -> dict[str, dict[str, Metrics]]:
     baselines = {split.name: datasets.baseline_metrics(dataset, split) for split in splits}
     for name, found in baselines.items():
         known = next(iter(found.values()))
-        if dataset.metric not in known:
-            raise ConfigError(
-                f"task.metric is {dataset.metric!r}, which cannot be computed for the labels of "
-                f"{name}; accepted: {', '.join(known)}"
-            )
+        accepted = f"{', '.join(known)} for the labels of {name}"
+        require(dataset.metric in known, "task.metric", dataset.metric, accepted)
     return baselines
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import ConfigError
+from bert_jax.errors import require
 from bert_jax.models.config import BertConfig
 from bert_jax.models.task import BertForTask
 from bert_jax.tasks.config import FineTuningConfig
@@ -35,13 +35,9 @@ def make_probe(
     Raises:
       ConfigError, DataError: the task cannot be probed; raised before any compile.
     """
-    if config.task.family not in FAMILIES:
-        raise ConfigError(
-            f"evaluation.probe has task.family {config.task.family!r}; accepted: "
-            f"{', '.join(FAMILIES)}"
-        )
-    if jax.process_count() > 1:
-        raise ConfigError(f"evaluation.probe needs one process; there are {jax.process_count()}")
+    family, count = config.task.family, jax.process_count()
+    require(family in FAMILIES, "task.family of evaluation.probe", family, ", ".join(FAMILIES))
+    require(count == 1, "the number of processes", count, "1 with evaluation.probe")
     check_installed()
     dataset = load_dataset(config.task)
     model = make_model(config, encoder, dataset.family, dataset.labels)

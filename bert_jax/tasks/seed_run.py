@@ -22,10 +22,9 @@ from bert_jax.tasks.datasets import Dataset, Split, compute_metrics
 from bert_jax.tasks.families import batches
 from bert_jax.tasks.families.batches import LENGTH_STEP, padded_length
 from bert_jax.tasks.families.family import Row, TaskBatch
-from bert_jax.tasks.state import seed_streams
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.metrics import Mean, merge
-from bert_jax.training.state import TrainState
+from bert_jax.training.state import TrainState, random_stream
 
 
 class Setup(NamedTuple):
@@ -60,8 +59,8 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
     """
     dataset, training = setup.dataset, setup.config.training
     started = time.monotonic()
-    init_rng, dropout_rng = seed_streams(seed)
-    state = setup.first_state(init_rng, setup.encoder)
+    state = setup.first_state(random_stream(seed, "init"), setup.encoder)
+    dropout_rng = random_stream(seed, "dropout")
     evaluations = evaluation_steps(setup.steps, training)
     best_score, best_step, best_params = -math.inf, 0, None
     window, log = [], []
@@ -101,7 +100,15 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
             best_score, best_step, best_params = score, step, jax.device_get(state.params)
     result: dict[str, Any] = {"seed": seed, "steps": setup.steps, "best_step": best_step}
     result |= write_predictions(setup, best_params, directory)
-    save(setup, best_params, directory)
+    save_params(
+        directory,
+        best_params,
+        model=setup.run.model.config,
+        experiment=None,
+        passport=setup.run.passport,
+        head=to_json(setup.model.head),
+        tokenizer=setup.run.tokenizer.to_json(),
+    )
     result["seconds"] = round(time.monotonic() - started, 1)
     write_json(directory / "result.json", result)
 
@@ -186,16 +193,3 @@ def write_predictions(setup: Setup, params: Any, directory: Path) -> dict[str, A
             write_array(outcomes, path=directory / f"outcomes_{name}.npy")
             result[name] = compute_metrics(family, outcomes)
     return result
-
-
-def save(setup: Setup, params: Any, directory: Path) -> None:
-    """Writes the best parameters as a run that `load_run` opens."""
-    save_params(
-        directory,
-        params,
-        model=setup.run.model.config,
-        experiment=None,
-        passport=setup.run.passport,
-        head=to_json(setup.model.head),
-        tokenizer=setup.run.tokenizer.to_json(),
-    )

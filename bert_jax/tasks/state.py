@@ -11,14 +11,14 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from bert_jax.errors import ConfigError
+from bert_jax.errors import require
 from bert_jax.models.config import BertConfig, TaskHeadConfig
 from bert_jax.models.task import BertForTask, example_ids
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.families.family import Family, Labels, TaskBatch
 from bert_jax.training.metrics import Mean
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
-from bert_jax.training.state import TrainState, random_stream, state_sharding
+from bert_jax.training.state import TrainState, state_sharding
 
 OUTPUT, POOLER = "output", "pooler"
 
@@ -32,16 +32,12 @@ def make_model(
       ConfigError: the encoder has too few positions or segments for the task.
     """
     task, training = config.task, config.training
-    if task.text_pair and encoder.num_segments < 2:
-        raise ConfigError(
-            f"task.text_pair is {task.text_pair!r}, and model.num_segments is "
-            f"{encoder.num_segments}; accepted: single texts, or a model with 2 segments"
-        )
-    if task.max_length > encoder.max_positions:
-        raise ConfigError(
-            f"task.max_length is {task.max_length}; accepted: at most {encoder.max_positions}, the "
-            "positions of the model"
-        )
+    pair, segments = task.text_pair, encoder.num_segments
+    accepted = f"'' for a model with model.num_segments {segments}"
+    require(not pair or segments > 1, "task.text_pair", pair, accepted)
+    length, positions = task.max_length, encoder.max_positions
+    at_most = f"at most {positions}, the positions of the model"
+    require(length <= positions, "task.max_length", length, at_most)
     head = TaskHeadConfig(
         family=task.family,
         labels=labels,
@@ -163,8 +159,3 @@ def task_step(
         "param_norm": Mean(optax.tree.norm(params), 1.0),
     }
     return TrainState(state.step + 1, params, opt_state), metrics
-
-
-def seed_streams(seed: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the random keys of a seed for the initial parameters and for dropout."""
-    return random_stream(seed, "init"), random_stream(seed, "dropout")

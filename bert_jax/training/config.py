@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from bert_jax.config import PositiveFloat, PositiveInt, check_bounds, leaves
-from bert_jax.errors import ConfigError
+from bert_jax.errors import require
 from bert_jax.storage import open_path
 
 
@@ -56,11 +56,9 @@ class TrainingConfig:
     def __post_init__(self):
         check_bounds(self, "training")
         open_path(self.init_from, name="training.init_from")
-        if self.keep_every and self.keep_every % self.checkpoint_every:
-            raise ConfigError(
-                f"training.keep_every is {self.keep_every}; accepted: null, or a multiple of "
-                f"training.checkpoint_every, {self.checkpoint_every}"
-            )
+        kept, every = self.keep_every, self.checkpoint_every
+        accepted = f"null, or a multiple of training.checkpoint_every, {every}"
+        require(not kept or kept % every == 0, "training.keep_every", kept, accepted)
 
 
 @dataclass(frozen=True, kw_only=True)

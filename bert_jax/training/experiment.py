@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from bert_jax.config import check_bounds, flatten, override
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, require
 from bert_jax.models.config import BertConfig
 from bert_jax.sharding import MeshConfig, ShardingRules
 from bert_jax.training.config import EvaluationConfig, PhaseConfig, TrainingConfig
@@ -38,39 +38,26 @@ class Experiment:
 
     def __post_init__(self):
         check_bounds(self)
-        if self.data.sequence_length > self.model.max_positions:
-            raise ConfigError(
-                f"data.sequence_length {self.data.sequence_length} is longer than "
-                f"model.max_positions {self.model.max_positions}; accepted: at most as long"
-            )
-        if self.optimizer.warmup_end >= self.training.steps:
-            raise ConfigError(
-                f"optimizer.warmup_steps {self.optimizer.warmup_steps} does not end before "
-                f"training.steps {self.training.steps}; accepted: fewer than "
-                f"{self.training.steps - self.optimizer.warmup_start}"
-            )
-        if self.objective.next_sentence and self.data.pairs == "none":
-            raise ConfigError(
-                "objective.next_sentence is True, but with data.pairs 'none' there are no pairs to "
-                "learn from; accepted: False"
-            )
-        if self.data.pairs != "none" and self.model.num_segments < 2:
-            raise ConfigError(
-                f"model.num_segments is {self.model.num_segments} with data.pairs "
-                f"{self.data.pairs!r}; accepted: 2 or more, or data.pairs=none"
-            )
-        if self.training.gradient_dtype != "float32" and self.model.dtype == "float32":
-            raise ConfigError(
-                f"training.gradient_dtype is {self.training.gradient_dtype!r}; accepted with "
-                "model.dtype=float32: float32"
-            )
+        data, model, training = self.data, self.model, self.training
+        length, positions = data.sequence_length, model.max_positions
+        at_most = f"at most model.max_positions {positions}"
+        require(length <= positions, "data.sequence_length", length, at_most)
+        warmup, start = self.optimizer.warmup_steps, self.optimizer.warmup_start
+        fewer = f"fewer than {training.steps - start}, for training.steps {training.steps}"
+        require(warmup + start < training.steps, "optimizer.warmup_steps", warmup, fewer)
+        pairs, segments = self.objective.next_sentence, model.num_segments
+        if data.pairs == "none":
+            no_pairs = "False with data.pairs=none, because there are no pairs to learn from"
+            require(not pairs, "objective.next_sentence", pairs, no_pairs)
+        else:
+            require(segments > 1, "model.num_segments", segments, "2 or more, or data.pairs=none")
+        if model.dtype == "float32":
+            dtype, accepted = training.gradient_dtype, "float32 with model.dtype=float32"
+            require(dtype == "float32", "training.gradient_dtype", dtype, accepted)
         for name in ("masking", "evaluation_masking"):
-            width = getattr(self.data, name).max_predictions
-            if width > self.data.sequence_length:
-                raise ConfigError(
-                    f"data.{name}.max_predictions {width} is more than "
-                    f"data.sequence_length {self.data.sequence_length}; accepted: at most as many"
-                )
+            width = getattr(data, name).max_predictions
+            at_most = f"at most data.sequence_length {length}"
+            require(width <= length, f"data.{name}.max_predictions", width, at_most)
         # Converts each change to the type of its field, so equal runs have equal configs.
         later = []
         for phase, planned in zip(self.phases, phases(self)[1:], strict=True):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import CheckpointError, ConfigError
+from bert_jax.errors import CheckpointError, ConfigError, require
 from bert_jax.files import read_json_if_whole, write_json
 from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment
@@ -73,11 +73,8 @@ def check_initial_weights(
         raise ConfigError(f"{where} was fine-tuned for a task; accepted: weights of pretraining")
     for name in SAME:
         found, wanted = getattr(weights.config, name), getattr(experiment.model, name)
-        if found != wanted:
-            field = name.replace("feed_forward_size", "intermediate_size")
-            raise ConfigError(
-                f"{where} has {field} {found}, model has {wanted}; accepted: the same"
-            )
+        field = name.replace("feed_forward_size", "intermediate_size")
+        require(found == wanted, f"{where}: {field}", found, f"{wanted!r}, as in the experiment")
     rows = weights.config.vocab_size
     if len(weights.tokenizer.pieces) < rows:
         raise ConfigError(

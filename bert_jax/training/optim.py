@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from msgspec import Meta
 
 from bert_jax.config import PositiveFloat, check_bounds
-from bert_jax.errors import ConfigError
+from bert_jax.errors import require
 
 STACKED_LAYERS = ("bert", "layers")
 """Path of the parameters whose first dimension is the layer."""
@@ -57,11 +57,9 @@ class OptimizerConfig:
 
     def __post_init__(self):
         check_bounds(self, "optimizer")
-        if not -self.warmup_steps <= self.warmup_start <= 0:
-            raise ConfigError(
-                f"optimizer.warmup_start is {self.warmup_start}; accepted: "
-                f"{-self.warmup_steps} (optimizer.warmup_steps before step 0) to 0"
-            )
+        start, least = self.warmup_start, -self.warmup_steps
+        accepted = f"{least} (optimizer.warmup_steps before step 0) to 0"
+        require(least <= start <= 0, "optimizer.warmup_start", start, accepted)
 
     @property
     def warmup_end(self) -> int:
@@ -247,14 +245,10 @@ def restart_moments(
 ) -> optax.OptState:
     """Returns the optimizer state at the start of a phase; the schedule's step count continues.
 
-    If `moments` is 'recounted', the moments are kept and Adam's step count becomes 0, as with
-    --phase2 in NVIDIA/DeepLearningExamples' run_pretraining.py. Adam without bias correction has no
-    step count, so 'recounted' has the same effect as 'kept'.
-
-    Args:
-      opt_state: the state at the end of the previous phase.
-      fresh: a new state, from the optimizer's `init`.
-      moments: see `PhaseConfig`.
+    `fresh` is a new state, from the optimizer's `init`. If `moments` is 'recounted', the moments
+    are kept and Adam's step count becomes 0, as with --phase2 in NVIDIA/DeepLearningExamples'
+    run_pretraining.py. Adam without bias correction has no step count, so 'recounted' has the same
+    effect as 'kept'.
     """
 
     def at_start(old: Any, new: Any) -> Any:

@@ -26,7 +26,7 @@ def test_a_program_is_its_computations(program):
         *("all-reduce-scatter", "main.1_spmd"),
     }
     # The text of a kernel has lines that look like the end of a computation.
-    assert program.root(program.entry).op == "tuple"
+    assert hlo.root(program.computations[program.entry]).op == "tuple"
     fusion = program.computations["body.1"]["fusion.2"]
     assert fusion.operands == ("get-tuple-element.2", "get-tuple-element.3", "get-tuple-element.1")
     assert fusion.called == ["fused_computation.2"]
@@ -54,7 +54,7 @@ def test_the_size_of_a_group_is_read_in_every_notation(groups, size):
     text = (
         f"ENTRY %e (p: f32[8]) -> f32[8] {{\n  ROOT %a = f32[8]{{0}} all-reduce(%p), {groups}\n}}"
     )
-    assert hlo.group_size(hlo.parse(text).root("e")) == size
+    assert hlo.group_size(hlo.root(hlo.parse(text).computations["e"])) == size
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def convolution(left: str, right: str, result: str, attributes: str) -> float:
         f"  ROOT %c = {result}{{0}} convolution(%a, %b), {attributes}\n}}"
     )
     program = hlo.parse(text)
-    return hlo.flops(program.computations["e"], program.root("e"))
+    return hlo.flops(program.computations["e"], hlo.root(program.computations["e"]))
 
 
 def test_flops_of_the_convolutions_as_which_a_tpu_writes_matrix_products():

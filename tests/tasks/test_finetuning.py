@@ -640,7 +640,7 @@ def test_similarity_is_learned(write_splits, pretrained, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"task.dev": ""}, ConfigError, "task.dev is empty; accepted: data such as tsv:FILE"),
+        ({"task.dev": ""}, ConfigError, "task.dev is ''; accepted: data such as tsv:FILE"),
         ({"task.dev": "jsonl:{empty}"}, DataError, "empty.jsonl:1 holds no example"),
         (
             {"task.labels": '["true"]'},
@@ -648,7 +648,7 @@ def test_similarity_is_learned(write_splits, pretrained, tmp_path):
             "train.jsonl:.*: label is 'false'; accepted: true",
         ),
         ({"task.dev": "jsonl:{hidden}"}, DataError, "hidden.jsonl:1: label is hidden"),
-        ({"task.metric": "pearson"}, ConfigError, "accepted for classification: accuracy, f1"),
+        ({"task.metric": "pearson"}, ConfigError, "accepted: accuracy, f1.* for classification"),
         ({"task.max_length": 128}, ConfigError, "task.max_length is 128; accepted: at most 64"),
         ({"training.batch_size": 15, "mesh.data": 2}, ConfigError, "training.batch_size"),
     ],

@@ -110,12 +110,15 @@ def test_a_run_with_a_checkpoint_resumes_from_it(origin, experiment, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model.num_layers": 3}, "has num_layers 2, model has 3"),
-        ({"model.num_heads": 2}, "has num_heads 4, model has 2"),
-        ({"model.intermediate_size": 64}, "has intermediate_size 128, model has 64"),
-        ({"model.vocab_multiple": 256}, "has vocab_multiple 128, model has 256"),
-        ({"model.activation": "gelu_tanh"}, "has activation gelu_erf, model has gelu_tanh"),
-        ({"model.layer_norm_epsilon": 1e-6}, "has layer_norm_epsilon 1e-12, model has 1e-06"),
+        ({"model.num_layers": 3}, "num_layers is 2; accepted: 3, as in"),
+        ({"model.num_heads": 2}, "num_heads is 4; accepted: 2, as in"),
+        ({"model.intermediate_size": 64}, "intermediate_size is 128; accepted: 64, as in"),
+        ({"model.vocab_multiple": 256}, "vocab_multiple is 128; accepted: 256, as in"),
+        (
+            {"model.activation": "gelu_tanh"},
+            "activation is 'gelu_erf'; accepted: 'gelu_tanh', as in",
+        ),
+        ({"model.layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-12; accepted: 1e-06, as in"),
     ],
 )
 def test_weights_of_another_model_are_refused_before_anything_is_written(

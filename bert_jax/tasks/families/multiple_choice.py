@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bert_jax.errors import ConfigError
+from bert_jax.errors import require
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import metrics
 from bert_jax.tasks.families.classification import CLASSIFICATION
@@ -17,11 +17,8 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     """Reads the text, its choices and the number of the right choice."""
     start = record.text(task.choice_start) + " " if task.choice_start else ""
     choices = tuple(start + record.text(name.strip()) for name in task.text_pair.split(","))
-    if len(labels) != len(choices):
-        raise ConfigError(
-            f"task.labels are {', '.join(labels)}; accepted: {len(choices)}, one for each field of "
-            "task.text_pair, or none"
-        )
+    accepted = f"{len(choices)}, one for each field of task.text_pair, or none"
+    require(len(labels) == len(choices), "task.labels", labels, accepted)
     texts = (record.text(task.text), *choices)
     return Example(record.place, texts, gold_label(record, task, labels))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.errors import DataError
-from bert_jax.files import parsing
+from bert_jax.files import parsing, read_bytes
 
 
 class ClassLabel(str):
@@ -71,11 +71,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
       DataError: the file cannot be read or is not UTF-8.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); accepted: a file") from error
-    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    for number, raw in enumerate(content.split(b"\n"), 1):
         try:
             yield number, raw.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bert_jax.errors import DataError
+from bert_jax.files import read_json, read_text
 from bert_jax.tasks.readers.records import Record
 
 
@@ -18,9 +19,9 @@ def read_squad(path: Path) -> Iterator[Record]:
       DataError: the file cannot be read, or does not have SQuAD's form.
     """
     line, position, place = 1, 0, f"{path}:1"
+    file, content = read_json(path), read_text(path)
     try:
-        content = path.read_text(encoding="utf-8")
-        for article in json.loads(content)["data"]:
+        for article in file["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
                     # The file has the ids in this order, so each search starts at the last id.
@@ -39,13 +40,7 @@ def read_squad(path: Path) -> Iterator[Record]:
                         fields["answers"] = [(one["text"], one["answer_start"]) for one in answers]
                     yield Record(place, fields)
                     place = f"{path}:{line}, after question {question['id']},"
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); accepted: a file") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}:{error.lineno} is not JSON ({error.msg}); accepted: JSON"
-        ) from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{place} does not have SQuAD's form ({type(error).__name__}: {error}); accepted: "
             "data, paragraphs, context, qas, id, question, answers, text, answer_start"
