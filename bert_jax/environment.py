@@ -58,7 +58,7 @@ def describe() -> dict[str, Any]:
         "commit": _git(source, "rev-parse", "HEAD"),
         "uncommitted_changes": hashlib.sha256(changes.encode()).hexdigest() if changes else None,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "devices": [str(device) for device in jax.devices()],
         "device_kind": jax.devices()[0].device_kind,
         "processes": jax.process_count(),
@@ -107,7 +107,8 @@ def _git(directory: Path, *arguments: str) -> str | None:
     return result.stdout.strip()
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
+    """Returns the version of an installed package; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

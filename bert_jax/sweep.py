@@ -26,15 +26,7 @@ from typing import Any
 from absl import flags
 from rich.table import Table
 
-from bert_jax import command, environment
-from bert_jax.config import (
-    config_hash,
-    errors_of,
-    load_module,
-    override,
-    split_spec,
-    to_json,
-)
+from bert_jax import command, config, environment
 from bert_jax.data.passport import check_outside_data, check_passport, load_passport
 from bert_jax.errors import BertJaxError, ConfigError, DataError
 from bert_jax.faults import signals
@@ -65,10 +57,10 @@ def load_sweeps(spec: str) -> list[list[dict[str, Any]]]:
     Raises:
       ConfigError: there is no such function, or it raises an exception or yields something else.
     """
-    file, _ = split_spec(spec)
+    file, _ = config.split_spec(spec)
     found = {
         name: value
-        for name, value in sorted(vars(load_module(spec)).items())
+        for name, value in sorted(vars(config.load_module(spec)).items())
         if name == "sweep" or name.startswith("sweep_")
     }
     if not found:
@@ -80,7 +72,7 @@ _SWEEP = 'a function without arguments that yields dictionaries such as {"model.
 
 
 def _overrides_of(function: Any, name: str, file: Path) -> list[dict[str, Any]]:
-    with errors_of(file):
+    with config.errors_of(file):
         yielded = function() if callable(function) else function
         if not isinstance(yielded, Iterable) or isinstance(yielded, str | Mapping):
             raise ConfigError(f"{file}: {name} yields {yielded!r:.60}; accepted: {_SWEEP}")
@@ -102,8 +94,8 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]
     points: dict[str, Point] = {}
     for combination in product(*(list(sweep) for sweep in sweeps)):
         overrides = {path: value for part in combination for path, value in part.items()}
-        experiment = override(base, overrides)
-        identifier = config_hash(experiment)
+        experiment = config.override(base, overrides)
+        identifier = config.config_hash(experiment)
         points.setdefault(identifier, Point(identifier, overrides, experiment))
     return list(points.values())
 
@@ -118,12 +110,12 @@ def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
     """
     files = sorted(workdir.glob("*/config.json"))
     runs = {file.parent.name: command.load(str(file)) for file in files}
-    return {name: run for name, run in runs.items() if name != config_hash(run)}
+    return {name: run for name, run in runs.items() if name != config.config_hash(run)}
 
 
 def keep_ids(points: Sequence[Point], earlier: Mapping[str, Any]) -> list[Point]:
     """Returns the points. A point with the same config as a run in `earlier` gets the run's id."""
-    names = {config_hash(run): name for name, run in earlier.items()}
+    names = {config.config_hash(run): name for name, run in earlier.items()}
     return [replace(point, id=names.get(point.id, point.id)) for point in points]
 
 
@@ -160,7 +152,7 @@ def run_point(point: Point, directory: Path, *, lock: int) -> None:
     (directory / "error.txt").unlink(missing_ok=True)
     config_file = directory / "config.json"
     if not config_file.exists():
-        write_json(config_file, to_json(point.experiment))
+        write_json(config_file, config.to_json(point.experiment))
     with subprocess.Popen(
         [sys.executable, *pretrain_arguments(point, directory)],
         stderr=subprocess.PIPE,

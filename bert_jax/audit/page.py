@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bert_jax.audit import figures
 from bert_jax.audit.findings import SPLIT_NAMES, Finding, find, label_one, row_fill
-from bert_jax.audit.shortcut import Estimate, Shortcut, measure_data
+from bert_jax.audit.shortcut import Shortcut, measure_data
 from bert_jax.data.passport import (
     TOKEN_COUNTS_FILE,
     load_passport,
@@ -56,10 +56,10 @@ def write_page(directory: str | Path) -> Audit:
     )
     environment.filters |= {
         "count": "{:,}".format,
-        "percent": _percent,
-        "size": _size,
-        "rounded": _rounded,
-        "interval": _interval,
+        "percent": lambda share, decimals=1: f"{share * 100:.{decimals}f}%",
+        "size": lambda count: _scaled(count, ("B", "kB", "MB", "GB", "TB")),
+        "rounded": lambda n: f"{n:,}" if n < 1_000_000 else _scaled(n, ("", "", "M", "G", "T")),
+        "interval": lambda estimate: f"{estimate.low * 100:.1f} – {estimate.high * 100:.1f}%",
     }
     html = environment.get_template("page.html").render(
         name=directory.resolve().name,
@@ -142,22 +142,6 @@ def _plots(passport: dict, *, shortcut: Shortcut | None) -> dict:
     if shortcut:
         plots["shortcut"] = figures.plot_shortcut(shortcut)
     return plots
-
-
-def _percent(share: float, decimals: int = 1) -> str:
-    return f"{share * 100:.{decimals}f}%"
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.low * 100:.1f} – {estimate.high * 100:.1f}%"
-
-
-def _size(count: int) -> str:
-    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
-
-
-def _rounded(count: int) -> str:
-    return f"{count:,}" if count < 1_000_000 else _scaled(count, ("", "", "M", "G", "T"))
 
 
 def _scaled(number: float, units: Sequence[str]) -> str:

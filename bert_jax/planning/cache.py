@@ -1,16 +1,14 @@
 """Caches the compiled updates and their descriptions, so that each update is compiled once."""
 
-import contextlib
 import gzip
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bert_jax import config
-from bert_jax.environment import cache_directory
+from bert_jax.environment import cache_directory, package_version
 from bert_jax.errors import ConfigError
 from bert_jax.files import write_atomically, write_json
 from bert_jax.planning import compilation
@@ -32,10 +30,8 @@ def compiler_versions(topology: Topology) -> dict[str, str]:
       ConfigError: the compiler is not installed.
     """
     packages, extra = PACKAGES[topology.chip.platform]
-    versions = {}
-    for name in ("jax", "jaxlib", *packages):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
+    found = {name: package_version(name) for name in ("jax", "jaxlib", *packages)}
+    versions = {name: version for name, version in found.items() if version}
     if not versions.keys() & packages:
         raise ConfigError(
             f"--topology={topology.name} needs {' or '.join(packages)}, which is not installed; "

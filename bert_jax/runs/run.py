@@ -154,24 +154,20 @@ class Run:
     def check_trained(self, *parts: str) -> None:
         """Raises CheckpointError if a part (such as `bert/pooler`) is missing or not trained."""
         head = self.model.head if isinstance(self.model, BertForTask) else None
+        missing = self.loading.missing if self.loading else []
+        untrained = self.config and not self.config.objective.next_sentence
         for part in parts:
             if head and not (part == "bert/pooler" and head.representation == "pooled"):
-                raise CheckpointError(
-                    f"{self.path} was fine-tuned for {head.family} on {head.representation!r}, "
-                    f"without {part}; accepted: a run of pretrain"
+                reason = (
+                    f"was fine-tuned for {head.family} on {head.representation!r}, without {part}"
                 )
-            lines = self.loading.missing if self.loading else []
-            if any(line.startswith(part) for line in lines):
-                raise CheckpointError(
-                    f"{self.path} came without {part}, which was initialized; accepted: weights "
-                    "that have it"
-                )
-            untrained = self.config and not self.config.objective.next_sentence
-            if untrained and part in ("bert/pooler", "next_sentence_head"):
-                raise CheckpointError(
-                    f"{self.path} was trained with objective.next_sentence False, so {part} is "
-                    "untrained; accepted: a run with True"
-                )
+            elif any(line.startswith(part) for line in missing):
+                reason = f"came without {part}, which was initialized"
+            elif untrained and part in ("bert/pooler", "next_sentence_head"):
+                reason = f"was trained with objective.next_sentence False, without {part}"
+            else:
+                continue
+            raise CheckpointError(f"{self.path} {reason}; accepted: weights with a trained {part}")
 
     def report(self) -> str:
         """Returns a text that lists the loaded arrays and the tensors that were not used."""

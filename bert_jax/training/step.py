@@ -12,14 +12,8 @@ from jaxtyping import Array, Float
 from bert_jax.data.batch import Batch
 from bert_jax.models.bert import BertForPretraining, apply
 from bert_jax.sharding import constrain
-from bert_jax.training.losses import (
-    LossWeights,
-    ObjectiveConfig,
-    accuracy,
-    cross_entropy,
-    loss_weights,
-    pretraining_objective,
-)
+from bert_jax.training import losses
+from bert_jax.training.losses import ObjectiveConfig, accuracy, cross_entropy
 from bert_jax.training.metrics import Mean
 from bert_jax.training.optim import without_update
 from bert_jax.training.state import TrainState, random_stream
@@ -30,7 +24,7 @@ Metrics = dict[str, Mean]
 def pretraining_loss(
     params: Any,
     batch: Batch,
-    weights: LossWeights | None = None,
+    weights: losses.LossWeights | None = None,
     dropout_rng: Array | None = None,
     *,
     model: BertForPretraining,
@@ -41,12 +35,11 @@ def pretraining_loss(
     Each summed loss is divided by its entry in `weights`, by default `loss_weights` of `batch`. A
     microbatch needs the weights of the global batch. Dropout is off if `dropout_rng` is None.
     """
-    if weights is None:
-        weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
+    weights = weights or losses.loss_weights(batch, objective)
     output = apply(model, params, batch, dropout_rng=dropout_rng)
     mlm_loss = Mean.of(cross_entropy(output.token_logits, batch.mask_labels), batch.mask_weights)
     nsp_loss = Mean.of(cross_entropy(output.pair_logits, batch.pair_labels), batch.pair_weights)
-    loss = pretraining_objective(mlm_loss, nsp_loss, weights, objective)
+    loss = losses.pretraining_objective(mlm_loss, nsp_loss, weights, objective)
     return loss, {
         "loss": Mean(loss, 0.0),
         "mlm_loss": mlm_loss,
@@ -74,7 +67,7 @@ def accumulate_gradients(
 
     The gradients of kernels are computed in `dtype`; devices add them in it (`gradient_dtype`).
     """
-    weights = loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
+    weights = losses.loss_weights(batch, objective)
 
     @partial(jax.grad, has_aux=True)
     def gradient(params: Any, *inputs: Any) -> tuple[Array, Metrics]:

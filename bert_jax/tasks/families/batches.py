@@ -29,24 +29,19 @@ def stack(
     rows: Sequence[Row], *, family: Family, batch_size: int, length: int, pad_id: int
 ) -> TaskBatch:
     """Returns a batch of `batch_size` rows; padding rows of weight 0 follow `rows`."""
-    choices = max(len(row.inputs) for row in rows)
-    token_ids = np.full((batch_size, choices, length), pad_id, np.int32)
-    segment_ids = np.zeros((batch_size, choices, length), np.int32)
-    pack_ids = np.zeros((batch_size, choices, length), np.int32)
+    shape = (batch_size, max(len(row.inputs) for row in rows), length)
+    token_ids = np.full(shape, pad_id, np.int32)
+    segment_ids, pack_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     label_shape = {"number": (), "token": (length,), "span": (2,)}[family.row_label]
     weight_shape = (length,) if family.row_label == "token" else ()
     labels = np.zeros((batch_size, *label_shape), family.label_dtype)
     weights = np.zeros((batch_size, *weight_shape), np.float32)
     for i, row in enumerate(rows):
         for choice, one in enumerate(row.inputs):
-            token_ids[i, choice, : len(one.token_ids)] = one.token_ids
-            segment_ids[i, choice, : len(one.token_ids)] = one.segment_ids
-            pack_ids[i, choice, : len(one.token_ids)] = 1
-        if family.row_label == "token":
-            labels[i, : len(row.label)] = row.label
-            weights[i, : len(row.weight)] = row.weight
-        else:
-            labels[i], weights[i] = row.label, row.weight
+            within = (i, choice, slice(len(one.token_ids)))
+            token_ids[within], segment_ids[within], pack_ids[within] = *one, 1
+        within = (i, slice(len(row.label))) if family.row_label == "token" else i
+        labels[within], weights[within] = row.label, row.weight
     return TaskBatch(token_ids, segment_ids, pack_ids, labels, weights)
 
 
