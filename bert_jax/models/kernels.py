@@ -18,11 +18,6 @@ SPLASH_TOKENS = 128
 SPLASH_MAX_BLOCK = 512
 """Largest number of queries or keys that splash processes at once."""
 
-SPLASH_BLOCKS = (
-    *("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv"),
-    *("block_kv_dkv_compute", "block_q_dq", "block_kv_dq"),
-)
-
 
 def kernel_attention(
     query: Float[Array, "batch heads length head_dim"],
@@ -69,7 +64,16 @@ def splash_attention(
     def attend(query: Array, key: Array, value: Array, ids: Array, *, interpret: bool) -> Array:
         _, heads, length, _ = query.shape
         block = math.gcd(length, SPLASH_MAX_BLOCK)
-        sizes = splash.BlockSizes(**dict.fromkeys(SPLASH_BLOCKS, block))
+        sizes = splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        )
         kernel = splash.make_splash_mha(
             masks.MultiHeadMask([masks.FullMask((length, length))] * heads),
             block_sizes=sizes,
