@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import check_bounds
-from bert_jax.data.batch import Batch
 from bert_jax.training.metrics import Mean
 
 
@@ -83,11 +82,16 @@ class LossWeights(NamedTuple):
     nsp: Float[Array, ""]
 
 
-def loss_weights(batch: Batch, config: ObjectiveConfig) -> LossWeights:
+def loss_weights(
+    mask_weights: Float[Array, "batch predictions"],
+    pair_weights: Float[Array, "batch pairs"],
+    pack_ids: Int[Array, "batch length"],
+    config: ObjectiveConfig,
+) -> LossWeights:
     """Returns the divisors for a batch. A divisor is at least 1."""
-    mlm = batch.mask_weights if config.mlm_reduction == "mean" else batch.pack_ids.max(-1)
+    mlm = mask_weights if config.mlm_reduction == "mean" else pack_ids.max(-1)
     return LossWeights(
-        jnp.maximum(mlm.sum().astype(jnp.float32), 1), jnp.maximum(batch.pair_weights.sum(), 1)
+        jnp.maximum(mlm.sum().astype(jnp.float32), 1), jnp.maximum(pair_weights.sum(), 1)
     )
 
 

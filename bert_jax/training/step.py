@@ -35,7 +35,9 @@ def pretraining_loss(
     Each summed loss is divided by its entry in `weights`, by default `loss_weights` of `batch`. A
     microbatch needs the weights of the global batch. Dropout is off if `dropout_rng` is None.
     """
-    weights = weights or losses.loss_weights(batch, objective)
+    weights = weights or losses.loss_weights(
+        batch.mask_weights, batch.pair_weights, batch.pack_ids, objective
+    )
     output = apply(model, params, batch, dropout_rng=dropout_rng)
     mlm_loss = Mean.of(cross_entropy(output.token_logits, batch.mask_labels), batch.mask_weights)
     nsp_loss = Mean.of(cross_entropy(output.pair_logits, batch.pair_labels), batch.pair_weights)
@@ -67,7 +69,7 @@ def accumulate_gradients(
 
     The gradients of kernels are computed in `dtype`; devices add them in it (`gradient_dtype`).
     """
-    weights = losses.loss_weights(batch, objective)
+    weights = losses.loss_weights(batch.mask_weights, batch.pair_weights, batch.pack_ids, objective)
 
     @partial(jax.grad, has_aux=True)
     def gradient(params: Any, *inputs: Any) -> tuple[Array, Metrics]:
