@@ -55,10 +55,10 @@ def main() -> None:
     if FLAGS.audit is not None:
         _audit(FLAGS.audit)
         return
+    from bert_jax.audit.findings import find_at_once
     from bert_jax.data.preparation.engines import Engine
     from bert_jax.data.preparation.exclusion import open_exclusion
     from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
-    from bert_jax.data.preparation.summary import find_warnings
     from bert_jax.training.experiment import phases
 
     if FLAGS.beam and FLAGS.engine != "beam":
@@ -86,8 +86,8 @@ def main() -> None:
                 )
             passport = prepare_data(phase_data, tokenizer=tokenizer, report=report, **settings)
         _print_splits(phase_data.directory, passport)
-        for warning in find_warnings(passport):
-            print(f"{phase_data.directory}: look: {warning}")
+        for finding in find_at_once(passport):
+            print(f"{phase_data.directory}: look: {finding.title}. {finding.remedy}")
         if passport["exclusion"]:
             _print_exclusion(phase_data.directory, passport)
 

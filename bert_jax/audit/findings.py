@@ -1,9 +1,12 @@
 """Finds problems of prepared data in their passport (`passport.json`), and names remedies."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from bert_jax.audit.shortcut import Shortcut
+from bert_jax.data.sentences import describe_doubt
+
+if TYPE_CHECKING:
+    from bert_jax.audit.shortcut import Shortcut
 
 HIGHEST_UNKNOWN_RATE = 0.01
 LOWEST_FILL = 0.9
@@ -11,6 +14,12 @@ LARGEST_IMBALANCE = 0.1
 """Largest accepted difference between 0.5 and the share of the pairs with label 1."""
 LARGEST_UNUSED_SHARE = 0.1
 FEWEST_HELD_OUT_DOCUMENTS = 50
+HIGHEST_FOLDED_RATE = 0.005
+HIGHEST_SHORT_SENTENCE_RATE = 0.05
+FEW_DOCUMENTS = 10
+"""Most documents in an average file of plain text that are not worth a finding."""
+LARGEST_DOCUMENT_FILE = 2**24
+"""A file of more bytes cannot be meant as a single document."""
 
 
 class Finding(NamedTuple):
@@ -19,13 +28,30 @@ class Finding(NamedTuple):
     remedy: str
 
 
-def find(passport: dict, *, unused_share: float, shortcut: Shortcut | None) -> list[Finding]:
+def find_at_once(passport: dict) -> list[Finding]:
+    """Returns the findings that `prepare` prints, the most serious first."""
+    return [
+        *_shared(passport),
+        *_language(passport),
+        *_documents(passport),
+        *_sentences(passport),
+        *_letters(passport),
+        *_imbalance(passport),
+    ]
+
+
+def find(passport: dict, *, unused_share: float, shortcut: "Shortcut | None") -> list[Finding]:
     """Returns all findings, the most serious first. Missing passport fields give no finding.
 
     `unused_share` is the share of the vocabulary that never occurs in the training records.
     """
     return [
+        *_shared(passport),
         *_repetitions(passport),
+        *_language(passport),
+        *_documents(passport),
+        *_sentences(passport),
+        *_letters(passport),
         *_unknown(passport),
         *_shortcuts(passport, shortcut),
         *_imbalance(passport),
@@ -35,13 +61,16 @@ def find(passport: dict, *, unused_share: float, shortcut: Shortcut | None) -> l
     ]
 
 
-def _repetitions(passport: dict) -> Iterator[Finding]:
+def _shared(passport: dict) -> Iterator[Finding]:
     if shared := passport.get("shared_documents"):
         yield Finding(
             f"{_count(shared, 'document')} in training and in evaluation",
             "The model is evaluated on text that it was trained on, so its metrics are too good.",
             "Remove the copies from the corpus, and prepare the data again.",
         )
+
+
+def _repetitions(passport: dict) -> Iterator[Finding]:
     for names in passport.get("identical_shards", ()):
         yield Finding(
             f"{len(names)} identical shards",
@@ -59,6 +88,60 @@ def _repetitions(passport: dict) -> Iterator[Finding]:
             )
 
 
+def _language(passport: dict) -> Iterator[Finding]:
+    if doubt := describe_doubt(passport["preparation"].get("language", "en")):
+        yield Finding(
+            doubt[0].upper() + doubt[1:],
+            "Text was perhaps cut within sentences. Pairs of texts then begin and end there.",
+            "Look at sentences of the text. data.pairs='none' depends least on them.",
+        )
+
+
+def _documents(passport: dict) -> Iterator[Finding]:
+    files = [file for source in passport["corpus"]["sources"] for file in source["files"]]
+    kinds = {file.get("read_as", {}).get("kind") for file in files}
+    documents = sum(summary["documents"] for summary in passport["splits"].values())
+    one_each = len(files) > 1 and max(file["bytes"] for file in files) <= LARGEST_DOCUMENT_FILE
+    if kinds == {"TextFile"} and one_each and documents > FEW_DOCUMENTS * len(files):
+        yield Finding(
+            f"{len(files):,} files hold {documents:,} documents",
+            "In the files of text:GLOB, a blank line ends a document. If the blank lines separate "
+            "paragraphs, documents are too short.",
+            "If each file is one document, write files:GLOB in place of text:GLOB.",
+        )
+    if ((passport.get("text") or {}).get("short_document_rate", 0)) > 0.5:
+        yield Finding(
+            "The median document has fewer than three sentences",
+            "Texts A and B of a pair are consecutive sentences of a document. In a short document "
+            "there are none.",
+            "Put blank lines between documents and not between sentences, or use "
+            "data.pairs='none'.",
+        )
+
+
+def _sentences(passport: dict) -> Iterator[Finding]:
+    rate = (passport.get("text") or {}).get("short_sentence_rate", 0)
+    if rate > HIGHEST_SHORT_SENTENCE_RATE:
+        language = passport["preparation"].get("language", "en")
+        yield Finding(
+            f"{rate:.1%} of sentences have fewer than three words",
+            "They may be pieces of sentences that were cut after an abbreviation, or headings, "
+            "tables and lists.",
+            f"Check that data.language, which is {language!r}, is the language of the text, and "
+            "remove tables and lists.",
+        )
+
+
+def _letters(passport: dict) -> Iterator[Finding]:
+    rate = (passport.get("text") or {}).get("folded_letter_rate", 0)
+    if rate > HIGHEST_FOLDED_RATE:
+        yield Finding(
+            f"{rate:.1%} of letters lose an accent or another mark",
+            "Accents are removed: ä becomes a. Words that differ only in accents become the same.",
+            "Keep accents with --set data.strip_accents=false.",
+        )
+
+
 def _unknown(passport: dict) -> Iterator[Finding]:
     for split, summary in passport["splits"].items():
         rate = summary.get("unknown_token_rate", 0)
@@ -72,7 +155,7 @@ def _unknown(passport: dict) -> Iterator[Finding]:
             )
 
 
-def _shortcuts(passport: dict, shortcut: Shortcut | None) -> Iterator[Finding]:
+def _shortcuts(passport: dict, shortcut: "Shortcut | None") -> Iterator[Finding]:
     if shortcut is None:
         return
     best, majority = shortcut.best, shortcut.majority
@@ -118,8 +201,9 @@ def _imbalance(passport: dict) -> Iterator[Finding]:
             f"{max(rate, 1 - rate):.1%} of the time."
         )
         remedy = (
-            "Raise data.sequence_length until rows hold several sentences, or compare pair "
-            "accuracy with the share of the more frequent label and not with 50%."
+            "Raise data.sequence_length until rows hold several sentences, put blank lines between "
+            "documents and not between sentences, or use data.pairs='none'. Compare pair accuracy "
+            "with the share of the more frequent label and not with 50%."
         )
     yield Finding(f"{rate:.1%} of training pairs are {label_one(passport)}", explanation, remedy)
 

@@ -105,6 +105,12 @@ class _Masking(TypedDict):
     kept_share: float
 
 
+class _Text(TypedDict):
+    folded_letter_rate: float
+    short_sentence_rate: float
+    short_document_rate: float
+
+
 class Passport(TypedDict):
     """Type of the fields of a passport that bert_jax reads. `prepare` writes further fields."""
 
@@ -120,6 +126,7 @@ class Passport(TypedDict):
     identical_shards: NotRequired[list[list[str]]]
     exclusion: NotRequired[_Exclusion | None]
     masking: NotRequired[_Masking]
+    text: NotRequired[_Text | None]
 
 
 def load_passport(directory: str | Path) -> dict:
@@ -160,7 +167,8 @@ def passport_fingerprint(passport: dict) -> str:
     """Returns the SHA-256 of the passport's content, which includes the hashes of all files.
 
     The paths of the text are left out. `masking` is left out too, because masks are drawn during
-    training, and experiments with other masks share the data.
+    training, and experiments with other masks share the data. Equal shards have equal `text`, which
+    earlier passports lack.
     """
     content = json.dumps(_identity(passport), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
@@ -168,7 +176,7 @@ def passport_fingerprint(passport: dict) -> str:
 
 def _identity(passport: dict) -> dict:
     # `corpus` and `exclusion` hold paths. Separate fields hold their fingerprints.
-    others = ("corpus", "exclusion", "masking")
+    others = ("corpus", "exclusion", "masking", "text")
     content = {name: value for name, value in passport.items() if name not in others}
     content["preparation"] = {
         name: value

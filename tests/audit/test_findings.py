@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from bert_jax.audit.findings import find, row_fill
+from bert_jax.audit.findings import find, find_at_once, row_fill
 from bert_jax.audit.shortcut import Classifier, Estimate, Shortcut
 
 SPLIT = {
@@ -20,6 +20,8 @@ SPLIT = {
 
 PASSPORT = {
     "preparation": {"pairs": "next_sentence", "sequence_length": 32, "pairs_per_row": 1},
+    "corpus": {"sources": []},
+    "text": {"folded_letter_rate": 0.004, "short_sentence_rate": 0.04, "short_document_rate": 0.5},
     "shared_documents": 0,
     "identical_shards": [],
     "splits": {"train": SPLIT, "eval": dict(SPLIT)},
@@ -60,7 +62,7 @@ def test_data_without_problems_have_no_findings():
 
 def test_a_passport_of_an_older_version_may_lack_fields():
     passport = copy.deepcopy(PASSPORT)
-    del passport["shared_documents"], passport["identical_shards"]
+    del passport["shared_documents"], passport["identical_shards"], passport["text"]
     for summary in passport["splits"].values():
         del summary["unknown_token_rate"], summary["identical_documents"]
     assert titles(passport) == []
@@ -77,11 +79,34 @@ def test_a_passport_of_an_older_version_may_lack_fields():
         ("splits/train/random_pairs", 811, "81.1% of training pairs are random"),
         ("splits/train/random_pairs", 300, "30.0% of training pairs are random"),
         ("splits/train/positions", 20_000, "Training rows are 62.5% full"),
+        (
+            "preparation/language",
+            "hi",
+            "The F1 of sentences in data.language 'hi' is 0.71 ",
+        ),
+        ("text/folded_letter_rate", 0.03, "3.0% of letters lose an accent or another mark"),
+        ("text/short_sentence_rate", 0.06, "6.0% of sentences have fewer than three words"),
+        ("text/short_document_rate", 0.6, "The median document has fewer than three sentences"),
         ("splits/eval/documents", 12, "Held-out rows come from 12 documents"),
     ],
 )
 def test_each_problem_gives_one_finding(path, value, title):
-    assert titles(changed(path, value)) == [title]
+    (found,) = titles(changed(path, value))
+    assert found.startswith(title)
+
+
+@pytest.mark.parametrize(
+    ("files", "size", "kind", "found"),
+    [(20, 5000, "TextFile", 0), (19, 5000, "TextFile", 1), (19, 5000, "WholeFile", 0)]
+    + [(1, 5000, "TextFile", 0), (19, 2**25, "TextFile", 0)],
+)
+def test_files_that_were_perhaps_meant_as_documents_are_found(files, size, kind, found):
+    """The passport has 200 documents."""
+    file = {"path": "a.txt", "bytes": size, "read_as": {"kind": kind}}
+    passport = changed("corpus/sources", [{"files": [file] * files}])
+    assert len(find_at_once(passport)) == found == len(titles(passport))
+    if found:
+        assert "files:GLOB in place of text:GLOB" in find_at_once(passport)[0].remedy
 
 
 def test_a_finding_names_each_group_of_identical_shards():

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.audit.findings import find_at_once
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.passport import load_passport, passport_fingerprint
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
-from bert_jax.data.preparation.summary import find_warnings, summarize
+from bert_jax.data.preparation.summary import summarize
+from bert_jax.data.preparation.text_counts import count_text
 from bert_jax.data.records import open_split
+from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources.corpora import is_held_out, open_corpus, read_documents, read_slice
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
@@ -49,24 +52,91 @@ def rows_of(config, passport, split):
     return source.rows(range(len(source)))
 
 
-def test_one_sentence_documents_are_warned_about_unless_data_have_no_pairs(config, tmp_path):
-    assert find_warnings(prepare(config)) == [], "documents have ten sentences"
+def titles(passport):
+    return [finding.title for finding in find_at_once(passport)]
+
+
+def test_one_sentence_documents_are_found(config, tmp_path):
+    config = dataclasses.replace(config, sequence_length=96)
+    assert titles(prepare(config)) == [], "documents have ten sentences"
     lines = [line for line in (tmp_path / "corpus.txt").read_text().split("\n") if line]
     # With blank lines between sentences, every line is a document.
     (tmp_path / "lines.txt").write_text("\n\n".join(lines))
     changes = {"corpus": f"text:{tmp_path}/lines.txt", "directory": str(tmp_path / "lines")}
-    (warning,) = find_warnings(prepare(dataclasses.replace(config, **changes)))
-    assert warning.startswith("100.0% of the training pairs are random, because")
-    assert "(a document has 1.0 sentences on average); put blank lines between doc" in warning
+    short, random = find_at_once(prepare(dataclasses.replace(config, **changes)))
+    assert short.title == "The median document has fewer than three sentences"
+    assert random.title == "100.0% of training pairs are random"
+    for finding in (short, random):
+        assert "put blank lines between documents and not" in finding.remedy.replace("P", "p")
     changes |= {"directory": str(tmp_path / "none"), "pairs": "none"}
-    assert find_warnings(prepare(dataclasses.replace(config, **changes))) == []
+    assert titles(prepare(dataclasses.replace(config, **changes))) == [short.title]
 
 
-@pytest.mark.parametrize(("rate", "warned"), [(0.9, False), (0.901, True)])
-def test_more_than_nine_random_pairs_in_ten_are_warned_about(config, rate, warned):
+@pytest.mark.parametrize(("rate", "found"), [(0.6, 0), (0.602, 1)])
+def test_more_than_six_random_pairs_in_ten_are_found(config, rate, found):
     passport = prepare(config)
-    passport["splits"]["train"]["random_pair_rate"] = rate
-    assert len(find_warnings(passport)) == warned
+    train = passport["splits"]["train"]
+    train["random_pairs"] = round(rate * train["pairs"])
+    assert len(find_at_once(passport)) == found
+
+
+TURKISH = "Çok güzel. Gün ışığı içeri süzüldü. Bak. Öğretmen hiçbir şey söylemedi. Ve gitti artık."
+
+
+@pytest.mark.parametrize(
+    ("fields", "folded", "short"),
+    [
+        ({}, 0.28, 0.4),
+        ({"strip_accents": False}, 0, 0.4),
+        ({"lower_case": False}, 0, 0.4),
+        ({"lower_case": False, "strip_accents": True}, 0.28, 0.4),
+    ],
+)
+def test_folded_letters_and_short_sentences_are_counted(fields, folded, short):
+    counts = {"letters": 0, "folded_letters": 0, "short_sentences": 0, "short_documents": 0}
+    config = DataConfig(directory="", corpus="", language="tr", **fields)
+    count_text(counts, TURKISH, split_sentences(TURKISH, "tr"), config=config)
+    letters = sum(map(str.isalpha, TURKISH))
+    # ç, ü, ğ, ş and ö lose a mark, but the dotless ı does not.
+    marked = sum(c in "çüğşö" for c in TURKISH.lower())
+    assert counts["letters"] == letters and marked == 14
+    assert counts["folded_letters"] == (marked if folded else 0)
+    assert counts["short_sentences"] == 2 == short * 5
+    assert counts["short_documents"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "folded", "letters", "short"),
+    [
+        ("The naïve café. Fine for now.", 2, 22, 0),
+        ("THE LOUD CAPITALS. ARE NOT COUNTED.", 0, 28, 0),
+        ("नमस्ते दुनिया यहाँ", 4, 13, 0),  # vowel signs without width are marks too
+        ("这是一个句子。好。", 0, 7, 1),
+        ("e\u0301te\u0301 en ville", 2, 12, 0),
+    ],
+)
+def test_marks_in_other_scripts_and_forms_are_counted(text, folded, letters, short):
+    counts = {"letters": 0, "folded_letters": 0, "short_sentences": 0, "short_documents": 0}
+    config = DataConfig(directory="", corpus="", language="zh")
+    count_text(counts, text, split_sentences(text, "zh"), config=config)
+    assert (counts["folded_letters"], counts["letters"]) == (folded, letters)
+    assert counts["short_sentences"] == short and counts["short_documents"] == 1
+
+
+def test_shards_of_earlier_code_give_a_passport_without_text_rates(config):
+    passport = prepare(config)
+    assert passport["text"] == {
+        "folded_letter_rate": 0.0,
+        "short_sentence_rate": passport["text"]["short_sentence_rate"],
+        "short_document_rate": 0.0,
+    }
+    fingerprint = passport_fingerprint(passport)
+    path = next(Path(config.directory).glob("train-*.json"))
+    statistics = json.loads(path.read_text())
+    del statistics["text"]
+    path.write_text(json.dumps(statistics))
+    earlier = prepare(config)
+    assert earlier["text"] is None and passport_fingerprint(earlier) == fingerprint
 
 
 @pytest.mark.parametrize("pairs_per_row", [1, 3])

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Int
@@ -29,6 +29,7 @@ from bert_jax.data.config import DataConfig
 from bert_jax.data.passport import FORMAT_VERSION, Counts, ShardSummary, read_prepared
 from bert_jax.data.preparation.examples import build_examples
 from bert_jax.data.preparation.packing import pack_pairs, row_length
+from bert_jax.data.preparation.text_counts import TextCounts, count_text
 from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources import corpora
 from bert_jax.data.tokenizers.files import Tokenizer
@@ -52,6 +53,7 @@ class ShardStatistics(ShardSummary, Counts):
     unknown_tokens: Count
     excluded_documents: _Excluded
     lengths: list[Count]
+    text: NotRequired[TextCounts]
     token_counts: list[Count]
 
 
@@ -154,6 +156,7 @@ class _Statistics:
         self.unk_id = task.tokenizer.unk_id
         self.lengths = np.zeros(task.config.sequence_length + 1, np.int64)
         self.hashes = array("Q")
+        self.text: TextCounts = {name: 0 for name in TextCounts.__annotations__}  # pyright: ignore
 
     def to_json(self) -> dict:
         return {
@@ -168,6 +171,7 @@ class _Statistics:
             "bytes_read": self.bytes_read,
             "excluded_documents": self.excluded,
             "lengths": self.lengths.tolist(),
+            "text": self.text,
             "token_counts": self.token_counts.tolist(),
         }
 
@@ -236,7 +240,9 @@ def _blocks(
             yield documents[:-1], times[:-1]
             documents, times = documents[-1:], times[-1:]
             tokens = sum(map(len, documents[0]))
-        sentences = [encode(one) for one in split_sentences(document.text, task.config.language)]
+        found = split_sentences(document.text, task.config.language)
+        count_text(statistics.text, document.text, found, config=task.config)
+        sentences = [encode(sentence) for sentence in found]
         statistics.documents += 1
         statistics.hashes.append(corpora.document_hash(document))
         statistics.sentences += len(sentences)

@@ -17,17 +17,17 @@ RANGE_DOCUMENTS = 2**22
 """Approximate number of documents whose hashes are compared at a time (32 MB)."""
 MEASURED_ROWS = 2000
 """Number of training rows on which masks are measured (38,000 predictions at 128 tokens)."""
-HIGHEST_RANDOM_RATE = 0.9
-"""Share of random pairs above which `find_warnings` warns; the recipe aims at 0.5."""
 
 _SUMS = "examples documents sentences tokens positions pairs random_pairs bytes_read".split()
 
 
 def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict]) -> dict:
-    """Adds up the statistics of the shards and returns three fields of a passport.
+    """Adds up the statistics of the shards and returns four fields of a passport.
 
-    `splits` holds the sums of each split. `shared_documents` counts texts that both splits have.
-    `identical_shards` lists groups of files with the same bytes or the same documents.
+    `text` holds shares of the letters, sentences and documents for training, or None if a shard was
+    made before they were counted. `splits` holds the sums of each split. `shared_documents` counts
+    texts that both splits have. `identical_shards` lists groups of files with the same bytes or the
+    same documents.
     """
     shards = {"train": training, "eval": evaluation}
     repeated, shared = _count_repeated(directory, shards)
@@ -39,31 +39,11 @@ def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence
         dropped = sum(shard["excluded_documents"][split] for shard in training)
         summaries[split]["excluded_documents"] = dropped
     return {
+        "text": _text_rates(summaries["train"], [shard.get("text", {}) for shard in training]),
         "splits": summaries,
         "shared_documents": shared,
         "identical_shards": _identical([*evaluation, *training]),
     }
-
-
-def find_warnings(passport: dict) -> list[str]:
-    """Returns a warning for each property of the data that spoils the evaluation or training."""
-    warnings = []
-    if shared := passport["shared_documents"]:
-        warnings.append(
-            f"{shared:,} documents are both trained on and held out, so held-out figures are too "
-            "good; remove the copies from the corpus"
-        )
-    train = passport["splits"]["train"]
-    next_sentence = passport["preparation"]["pairs"] == "next_sentence"
-    if next_sentence and train["random_pair_rate"] > HIGHEST_RANDOM_RATE:
-        sentences = train["sentences"] / train["documents"]
-        warnings.append(
-            f"{train['random_pair_rate']:.1%} of the training pairs are random, because a chunk of "
-            f"one sentence has no next sentence (a document has {sentences:.1f} sentences on "
-            "average); put blank lines between documents and not between sentences, raise "
-            "data.sequence_length, or use --set data.pairs=none"
-        )
-    return warnings
 
 
 def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) -> dict:
@@ -111,6 +91,21 @@ def _summary(shards: Sequence[dict]) -> dict:
         "special_token_rate": _rate(summary["positions"] - summary["tokens"], summary["positions"]),
         "unknown_token_rate": _rate(unknown, summary["tokens"]),
         "random_pair_rate": _rate(summary["random_pairs"], summary["pairs"]),
+    }
+
+
+def _text_rates(train: dict, shards: Sequence[dict]) -> dict[str, float] | None:
+    if not all(shards):
+        return None
+
+    def rate(part: str, whole: str) -> float:
+        total = train[whole] if whole in train else sum(shard[whole] for shard in shards)
+        return _rate(sum(shard[part] for shard in shards), total)
+
+    return {
+        "folded_letter_rate": rate("folded_letters", "letters"),
+        "short_sentence_rate": rate("short_sentences", "sentences"),
+        "short_document_rate": rate("short_documents", "documents"),
     }
 
 

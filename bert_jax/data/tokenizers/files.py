@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, Tokenizer
 from bert_jax.data.tokenizers.sentencepiece import SentencePiece
@@ -56,7 +57,9 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
 
 
 def _wordpiece_from_json(description: dict) -> WordPiece:
-    fields = {name: description[name] for name in description.keys() - {"format_version", "kind"}}
+    fields: dict[str, Any] = {
+        name: description[name] for name in description.keys() - {"format_version", "kind"}
+    }
     types = {"lower_case": bool, "max_word_length": int, "pieces": list}
     if "strip_accents" in fields:
         types["strip_accents"] = bool
@@ -69,4 +72,5 @@ def _wordpiece_from_json(description: dict) -> WordPiece:
     for i, piece in enumerate(fields["pieces"]):
         if not isinstance(piece, str):
             raise DataError(f"tokenizer pieces[{i}] is {piece!r:.60}; accepted: a string")
-    return WordPiece(**fields | {"pieces": tuple(fields["pieces"])})
+    fields["pieces"] = tuple(fields["pieces"])
+    return WordPiece(**fields)

@@ -1,0 +1,51 @@
+"""Counts what `prepare` warns of: folded letters, short sentences and short documents."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import TypedDict
+
+from bert_jax.data.config import DataConfig
+from bert_jax.data.tokenizers.words import split_unspaced
+from bert_jax.files import Count
+
+MOST_LETTERS = 2**20
+"""Approximate number of letters that are counted in a shard, to save time."""
+
+
+class TextCounts(TypedDict):
+    """Counts of a shard, or of several shards. Documents and sentences have their own counts."""
+
+    letters: Count
+    folded_letters: Count
+    """Letters that lose an accent, a vowel sign or another mark; see `data.strip_accents`."""
+    short_sentences: Count
+    """Sentences of fewer than three words. In Chinese and the like, each character is a word."""
+    short_documents: Count
+    """Documents of fewer than three sentences."""
+
+
+def count_text(
+    counts: TextCounts, text: str, sentences: Sequence[str], *, config: DataConfig
+) -> None:
+    """Adds a document to `counts`."""
+    counts["short_documents"] += len(sentences) < 3
+    counts["short_sentences"] += sum(map(_is_short, sentences))
+    strips = config.lower_case if config.strip_accents is None else config.strip_accents
+    if config.tokenizer == "wordpiece" and counts["letters"] < MOST_LETTERS:
+        for character, count in Counter(text).items():
+            is_mark = unicodedata.category(character) == "Mn"
+            if is_mark or character.isalpha():
+                counts["letters"] += count
+                counts["folded_letters"] += count * (strips and (is_mark or _is_folded(character)))
+
+
+def _is_short(sentence: str) -> bool:
+    return sentence.count(" ") < 2 and sum(len(split_unspaced(w)) for w in sentence.split()) < 3
+
+
+@cache
+def _is_folded(letter: str) -> bool:
+    """Returns whether the letter without its accents differs from the letter by more than case."""
+    return unicodedata.normalize("NFD", letter.lower()) != letter.lower()
