@@ -51,6 +51,8 @@ setup(
         "cuda13": [f"jax[cuda13]{JAX}"],
         # Parquet and TensorFlow Datasets; TFDS does not say that it needs importlib_resources.
         "corpora": ["importlib_resources", "pyarrow>=18", "tensorflow-datasets>=4.9.10,<5"],
+        # Corpora of the Hugging Face Hub.
+        "hub": ["huggingface_hub>=1,<3"],
         # For an environment of its own: it asks for older protobuf and pyarrow than the rest.
         "beam": ["apache-beam>=2.77,<3"],
         "dask": ["distributed"],

@@ -16,6 +16,9 @@ same command makes the missing shards; finished data stay as they are.
 with any of these texts are left out, so a model is not tested on text that it has read. See
 bert_jax/data/preparation/exclusion.py.
 
+--on_bad_record=skip leaves out records that cannot be read: a line that is not JSON or has no text,
+or a document that is not UTF-8. The passport counts and lists them.
+
 --audit=DIRECTORY prepares nothing. It writes DIRECTORY/audit.html, a page about finished data, with
 statistics, plots and findings to look at before training. The page also shows how well lengths and
 words alone predict the pair labels. No --experiment is needed:
@@ -73,7 +76,11 @@ def main() -> None:
     )
     engine = Engine(kind=FLAGS.engine, workers=FLAGS.workers, beam_options=tuple(FLAGS.beam))
     tokenizer = _given_tokenizer(experiment)
-    settings = {"engine": engine, "exclusion": open_exclusion(FLAGS.exclude)}
+    settings = {
+        "engine": engine,
+        "exclusion": open_exclusion(FLAGS.exclude),
+        "on_bad_record": FLAGS.on_bad_record,
+    }
     for phase in phases(replace(experiment, data=data)):
         phase_data = phase.experiment.data
         with (
@@ -119,7 +126,7 @@ def _print_exclusion(directory: str, passport: dict) -> None:
 
 def _audit(directory: str) -> None:
     preparing = ("corpus", "output", "vocabulary", "exclude", "engine", "workers", "beam")
-    for name in ("experiment", "set", *preparing):
+    for name in ("experiment", "set", "on_bad_record", *preparing):
         if FLAGS[name].present:
             raise ConfigError(f"--audit={directory} with --{name}; accepted: --audit alone")
     try:
@@ -211,6 +218,12 @@ if __name__ == "__main__":
         "exclude",
         [],
         "File of evaluation texts, one per line. Documents that share text with them are left out.",
+    )
+    flags.DEFINE_enum(
+        "on_bad_record",
+        "stop",
+        ["stop", "skip"],
+        "Ends with an error at a record that cannot be read (stop), or leaves it out (skip).",
     )
     flags.DEFINE_enum(
         "engine",

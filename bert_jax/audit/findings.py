@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from bert_jax.data.passport import PASSPORT_FILE
 from bert_jax.data.sentences import describe_doubt
+from bert_jax.data.sources.files import COMPRESSIONS
 
 if TYPE_CHECKING:
     from bert_jax.audit.shortcut import Shortcut
@@ -31,6 +33,7 @@ class Finding(NamedTuple):
 def find_at_once(passport: dict) -> list[Finding]:
     """Returns the findings that `prepare` prints, the most serious first."""
     return [
+        *_files(passport),
         *_shared(passport),
         *_language(passport),
         *_documents(passport),
@@ -46,6 +49,7 @@ def find(passport: dict, *, unused_share: float, shortcut: "Shortcut | None") ->
     `unused_share` is the share of the vocabulary that never occurs in the training records.
     """
     return [
+        *_files(passport),
         *_shared(passport),
         *_repetitions(passport),
         *_language(passport),
@@ -59,6 +63,25 @@ def find(passport: dict, *, unused_share: float, shortcut: "Shortcut | None") ->
         *_unused(unused_share),
         *_few_documents(passport),
     ]
+
+
+def _files(passport: dict) -> Iterator[Finding]:
+    skipped = passport.get("skipped")
+    if skipped and skipped["count"]:
+        yield Finding(
+            f"{_count(skipped['count'], 'bad record')} skipped, first {skipped['records'][0]}",
+            "These records are in no split.",
+            f"{PASSPORT_FILE} lists them under 'skipped'.",
+        )
+    files = [file for source in passport["corpus"]["sources"] for file in source["files"]]
+    for file in (file for file in files if "compression" in file):
+        ending, kind = file["path"].rpartition(".")[2], file["compression"]
+        if kind != next((kind for kind in COMPRESSIONS if ending.startswith(kind)), None):
+            yield Finding(
+                f"{file['path']} is {f'a .{kind} file' if kind else 'not compressed'}",
+                "Its name says otherwise. It was read by its content.",
+                "Rename it if other programs read it too.",
+            )
 
 
 def _shared(passport: dict) -> Iterator[Finding]:

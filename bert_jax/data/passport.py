@@ -70,6 +70,7 @@ class _File(TypedDict):
 
 class _InputFile(_File):
     bytes: Count
+    compression: NotRequired[str | None]
 
 
 class _Source(TypedDict):
@@ -105,6 +106,13 @@ class _Masking(TypedDict):
     kept_share: float
 
 
+class Skipped(TypedDict):
+    """Malformed records that were skipped."""
+
+    count: Count
+    records: list[str]
+
+
 class _Text(TypedDict):
     folded_letter_rate: float
     short_sentence_rate: float
@@ -127,6 +135,7 @@ class Passport(TypedDict):
     exclusion: NotRequired[_Exclusion | None]
     masking: NotRequired[_Masking]
     text: NotRequired[_Text | None]
+    skipped: NotRequired[Skipped]
 
 
 def load_passport(directory: str | Path) -> dict:
@@ -167,8 +176,8 @@ def passport_fingerprint(passport: dict) -> str:
     """Returns the SHA-256 of the passport's content, which includes the hashes of all files.
 
     The paths of the text are left out. `masking` is left out too, because masks are drawn during
-    training, and experiments with other masks share the data. Equal shards have equal `text`, which
-    earlier passports lack.
+    training, and experiments with other masks share the data. Equal shards have equal `text` and
+    `skipped`, which earlier passports lack.
     """
     content = json.dumps(_identity(passport), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
@@ -176,7 +185,7 @@ def passport_fingerprint(passport: dict) -> str:
 
 def _identity(passport: dict) -> dict:
     # `corpus` and `exclusion` hold paths. Separate fields hold their fingerprints.
-    others = ("corpus", "exclusion", "masking", "text")
+    others = ("corpus", "exclusion", "masking", "text", "skipped")
     content = {name: value for name, value in passport.items() if name not in others}
     content["preparation"] = {
         name: value

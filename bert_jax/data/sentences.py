@@ -1,6 +1,7 @@
 """Splits text into sentences with the library sentencex, by the rules of a language."""
 
 import re
+import unicodedata
 
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -46,7 +47,15 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
         sentences = (one.strip() for line in text.split("\n") for one in segment("en", line))
     else:
         sentences = (one.strip() for line in text.split("\n") for one in _segment(line, language))
-    return [sentence for sentence in sentences if sentence]
+    return [sentence for sentence in sentences if not is_blank(sentence)]
+
+
+def is_blank(text: str) -> bool:
+    """Returns whether a text shows nothing: white space, control and format characters.
+
+    Format characters, such as U+200B and U+FEFF, have no width.
+    """
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
 
 
 def _segment(line: str, language: str) -> list[str]:

@@ -109,6 +109,28 @@ def test_files_that_were_perhaps_meant_as_documents_are_found(files, size, kind,
         assert "files:GLOB in place of text:GLOB" in find_at_once(passport)[0].remedy
 
 
+@pytest.mark.parametrize(
+    ("name", "compression", "title"),
+    [
+        ("a.txt", None, None),
+        ("a.gz", "gz", None),
+        ("a.zstd", "zst", None),
+        ("a.txt", "bz2", "a.txt is a .bz2 file"),
+        ("a.xz", "gz", "a.xz is a .gz file"),
+        ("a.gz", None, "a.gz is not compressed"),
+    ],
+)
+def test_a_file_whose_name_contradicts_its_content_is_found(name, compression, title):
+    file = {"path": name, "bytes": 9, "compression": compression, "read_as": {"kind": "JsonlFile"}}
+    assert titles(changed("corpus/sources", [{"files": [file]}])) == ([title] if title else [])
+
+
+def test_skipped_records_are_found():
+    assert titles(changed("skipped", {"count": 0, "records": []})) == []
+    passport = changed("skipped", {"count": 1200, "records": ["a.jsonl@7 is not JSON", "b"]})
+    assert titles(passport) == ["1,200 bad records skipped, first a.jsonl@7 is not JSON"]
+
+
 def test_a_finding_names_each_group_of_identical_shards():
     passport = changed("identical_shards", [["a", "b", "c"], ["d", "e"]])
     one, other = find(passport, unused_share=0, shortcut=NONE)

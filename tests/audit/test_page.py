@@ -238,6 +238,7 @@ def test_the_page_says_that_data_have_no_problem(copied):
     def change(passport):
         passport["preparation"]["pairs"] = "none"
         passport["splits"]["eval"]["documents"] = 1000
+        passport["text"] = None
         for split in passport["splits"].values():
             split |= {"pairs": 0, "random_pairs": 0, "positions": 32 * split["examples"]}
 

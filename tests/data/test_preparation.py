@@ -64,11 +64,12 @@ def config(tmp_path):
     )
 
 
-def prepare(config, *, tokenizer=TOKENIZER, vocab_size=None, **engine):
+def prepare(config, *, tokenizer=TOKENIZER, vocab_size=None, on_bad_record="stop", **engine):
     """Prepares data; `vocab_size` first trains a vocabulary of that size."""
     reports = []
     settings = {
         "engine": Engine(**engine),
+        "on_bad_record": on_bad_record,
         "report": lambda *report: reports.append(report),
     }
     if vocab_size:
@@ -610,6 +611,35 @@ def test_language_and_accents_reach_the_vocabulary_and_the_sentences(tmp_path):
     for changes in ({"language": "en"}, {"strip_accents": None}):
         with pytest.raises(DataError, match="was made with "):
             prepare(dataclasses.replace(config, **changes), vocab_size=120)
+
+
+def test_skipped_records_are_counted_and_listed(config, tmp_path):
+    lines = (tmp_path / "corpus.txt").read_text().split("\n\n")
+    records = [json.dumps({"text": text}) for text in lines]
+    (tmp_path / "good.jsonl").write_text("\n".join(records))
+    records[3:3] = ['{"text": null}', "no JSON", '{"txt": "x"}']
+    (tmp_path / "bad.jsonl").write_text("\n".join(records))
+    passports = []
+    for name, choice in (("good", "stop"), ("bad", "skip")):
+        changes = {"corpus": f"jsonl:{tmp_path}/{name}.jsonl", "directory": str(tmp_path / name)}
+        changed = dataclasses.replace(config, train_shards=1, **changes)
+        if name == "bad":
+            with pytest.raises(DataError, match=r"bad\.jsonl:4 has None in field 'text'"):
+                prepare(changed)
+        passports.append(prepare(changed, on_bad_record=choice))
+    good, bad = passports
+    assert good["skipped"] == {"count": 0, "records": []} and bad["skipped"]["count"] == 3
+    first, *others = bad["skipped"]["records"]
+    assert "bad.jsonl@" in first and "has None in field 'text'; accepted" in first
+    assert len(others) == 2
+    shards = [one["splits"]["train"]["shards"] for one in passports]
+    assert shards[0] == shards[1], "the other records are prepared alike"
+
+
+def test_equal_documents_are_named(config, tmp_path):
+    (tmp_path / "corpus.txt").write_text("the same text\n\n" * 60)
+    with pytest.raises(DataError, match="the 60 documents of .* are equal; accepted: at least two"):
+        prepare(dataclasses.replace(config, train_shards=2))
 
 
 def test_the_vocabulary_size_is_checked(config):

@@ -50,6 +50,12 @@ def test_accents_that_follow_lower_casing_leave_no_trace():
         tokenizer_from_json(kept.to_json() | {"strip_accents": "no"})
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_piece(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_PIECES, "a"]), encoding="utf-8-sig")
+    found = WordPiece.from_vocabulary_file(tmp_path / "vocab.txt", lower_case=True)
+    assert found.pieces == (*SPECIAL_PIECES, "a")
+
+
 def test_fingerprint_depends_on_every_field():
     variants = [
         make_tokenizer("a", "b"),

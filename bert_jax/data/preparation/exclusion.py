@@ -15,13 +15,13 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
-from bert_jax.data.sources.files import decode_line, lines_from, sha256_of
+from bert_jax.data.sources.files import decode_line, line_place, lines_from, sha256_of
 from bert_jax.data.tokenizers.words import RecentWords, split_unspaced, split_whitespace, split_word
 from bert_jax.errors import DataError
 
@@ -75,7 +75,7 @@ def open_exclusion(paths: Sequence[str]) -> Exclusion:
     """Reads files of evaluation texts: UTF-8, with one text per line.
 
     Args:
-      paths: local paths or fsspec URLs, also of `.gz` files.
+      paths: local paths or fsspec URLs, also of compressed files.
 
     Raises:
       DataError: a file cannot be read, is not UTF-8, or holds no text that is long enough.
@@ -160,7 +160,7 @@ def _runs_of(files: tuple[tuple[str, str], ...]) -> _Runs:
 def _read_texts(paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         for offset, line in lines_from(path):
-            text = decode_line(line, path=path, offset=offset)
+            text = decode_line(line, place=partial(line_place, path, offset))
             if not text.isspace():
                 yield text
 

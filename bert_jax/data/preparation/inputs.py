@@ -10,7 +10,7 @@ from typing import TypedDict
 from bert_jax.data.passport import FORMAT_VERSION, Settings, check_same, read_prepared
 from bert_jax.data.sources.base import CorpusFile
 from bert_jax.data.sources.corpora import Corpus
-from bert_jax.data.sources.files import sha256_of
+from bert_jax.data.sources.files import compression_of, sha256_of
 from bert_jax.errors import DataError
 
 INPUTS_FILE = "corpus.json"
@@ -56,6 +56,7 @@ def describe_inputs(corpus: Corpus, *, threads: int) -> dict:
                     "path": file.path,
                     "bytes": file.size,
                     "sha256": digests[file.path],
+                    "compression": compression_of(file.path),
                     "read_as": _read_as(file),
                 }
                 for file in source.files

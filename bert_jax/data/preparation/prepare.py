@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from bert_jax.data.preparation.exclusion import NOTHING, Exclusion
 from bert_jax.data.preparation.inputs import INPUTS_FILE, check_inputs, describe_inputs
 from bert_jax.data.preparation.shards import ShardTask, tokenizer_settings
 from bert_jax.data.preparation.summary import measure_masking, summarize
-from bert_jax.data.sources.corpora import Slice, open_corpus, read_documents
+from bert_jax.data.sources.corpora import OnBadRecord, Slice, open_corpus, read_slice
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import sha256_of_file, write_array, write_json
@@ -50,6 +50,7 @@ def train_vocabulary(
     vocab_size: int,
     engine: Engine,
     exclusion: Exclusion = NOTHING,
+    on_bad_record: OnBadRecord = "stop",
     report: Report = lambda *_: None,
 ) -> Tokenizer:
     """Trains a vocabulary on the documents for training, or loads that of an earlier call.
@@ -60,7 +61,7 @@ def train_vocabulary(
       DataError: the corpus does not give `vocab_size` pieces; other causes: see `prepare_data`.
     """
     directory = Path(config.directory)
-    inputs = _open_inputs(config, engine=engine, exclusion=exclusion)
+    inputs = _open_inputs(config, on_bad_record, engine=engine, exclusion=exclusion)
     if tokenizer := _finished_tokenizer(config, vocab_size=vocab_size):
         return tokenizer
     surveys = _survey_tasks(config, inputs, exclusion=exclusion, counts_words=True)
@@ -77,6 +78,7 @@ def prepare_data(
     tokenizer: Tokenizer,
     engine: Engine,
     exclusion: Exclusion = NOTHING,
+    on_bad_record: OnBadRecord = "stop",
     report: Report = lambda *_: None,
 ) -> dict:
     """Writes `config.directory` and returns its passport. Every engine writes the same bytes.
@@ -85,13 +87,15 @@ def prepare_data(
 
     Args:
       exclusion: evaluation texts; documents that contain such a text are left out.
+      on_bad_record: whether a malformed record is an error or is skipped. The passport lists the
+        skipped records.
 
     Raises:
       DataError: the corpus cannot be read or has too few documents, or the directory holds files
         made from other text or with other settings. These files stay as they are.
     """
     directory = Path(config.directory)
-    inputs = _open_inputs(config, engine=engine, exclusion=exclusion)
+    inputs = _open_inputs(config, on_bad_record, engine=engine, exclusion=exclusion)
     _check_tokenizer(config, tokenizer)
     settings = inputs.settings | tokenizer_settings(tokenizer)
     _check_shards(directory, settings)
@@ -133,7 +137,9 @@ def prepare_data(
     return passport
 
 
-def _open_inputs(config: DataConfig, *, engine: Engine, exclusion: Exclusion) -> _Inputs:
+def _open_inputs(
+    config: DataConfig, on_bad_record: OnBadRecord, *, engine: Engine, exclusion: Exclusion
+) -> _Inputs:
     """Lists and hashes the corpus.
 
     Raises:
@@ -152,7 +158,8 @@ def _open_inputs(config: DataConfig, *, engine: Engine, exclusion: Exclusion) ->
     }
     check_inputs(directory / INPUTS_FILE, description, settings=settings)
     _check_shards(directory, settings)
-    return _Inputs(corpus.slices(config.train_shards), description, settings)
+    slices = corpus.slices(config.train_shards, on_bad_record=on_bad_record)
+    return _Inputs(slices, description, settings)
 
 
 def _survey_tasks(
@@ -164,7 +171,8 @@ def _survey_tasks(
       DataError: the corpus has too few documents for `config.train_shards`.
     """
     needed = config.train_shards + 1  # one is held out
-    found = sum(1 for _ in islice(read_documents(config.corpus), needed))
+    documents = chain.from_iterable(map(read_slice, inputs.slices))
+    found = sum(1 for _ in islice(documents, needed))
     if 2 < found < needed:
         raise DataError(
             f"data.train_shards is {config.train_shards}, but {config.corpus} has only {found} "

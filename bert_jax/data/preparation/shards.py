@@ -26,7 +26,7 @@ from jaxtyping import Int
 
 from bert_jax.data import records
 from bert_jax.data.config import DataConfig
-from bert_jax.data.passport import FORMAT_VERSION, Counts, ShardSummary, read_prepared
+from bert_jax.data.passport import FORMAT_VERSION, Counts, ShardSummary, Skipped, read_prepared
 from bert_jax.data.preparation.examples import build_examples
 from bert_jax.data.preparation.packing import pack_pairs, row_length
 from bert_jax.data.preparation.text_counts import TextCounts, count_text
@@ -38,6 +38,10 @@ from bert_jax.files import Count, FileName, sha256_of_file, write_array, write_j
 BLOCK_TOKENS = 2**20
 """Approximate number of tokens in a block of documents (about 5 MB of English). Only one block is
 in memory at a time. Random texts B are drawn, pairs packed and rows shuffled within a block."""
+
+
+MOST_SKIPPED = 1000
+"""Most skipped records that are listed for a shard."""
 
 
 class _Excluded(TypedDict):
@@ -54,6 +58,7 @@ class ShardStatistics(ShardSummary, Counts):
     excluded_documents: _Excluded
     lengths: list[Count]
     text: NotRequired[TextCounts]
+    skipped: NotRequired[Skipped]
     token_counts: list[Count]
 
 
@@ -156,6 +161,7 @@ class _Statistics:
         self.unk_id = task.tokenizer.unk_id
         self.lengths = np.zeros(task.config.sequence_length + 1, np.int64)
         self.hashes = array("Q")
+        self.skipped: list[str] = []
         self.text: TextCounts = {name: 0 for name in TextCounts.__annotations__}  # pyright: ignore
 
     def to_json(self) -> dict:
@@ -172,6 +178,7 @@ class _Statistics:
             "excluded_documents": self.excluded,
             "lengths": self.lengths.tolist(),
             "text": self.text,
+            "skipped": {"count": len(self.skipped), "records": self.skipped[:MOST_SKIPPED]},
             "token_counts": self.token_counts.tolist(),
         }
 
@@ -222,7 +229,7 @@ def _blocks(
     """Yields each block: its documents as token ids, and how often each is cut into pairs."""
     encode = _warm(task.tokenizer).encode
     documents, times, tokens = [], [], 0
-    for document, weight in corpora.read_slice(task.corpus_slice):
+    for document, weight in corpora.read_slice(task.corpus_slice, skipped=statistics.skipped):
         if task.split == "train":
             held_out = corpora.is_held_out(document, fraction=task.config.held_out_fraction)
             if document.name in task.excluded:

@@ -22,12 +22,12 @@ _SUMS = "examples documents sentences tokens positions pairs random_pairs bytes_
 
 
 def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict]) -> dict:
-    """Adds up the statistics of the shards and returns four fields of a passport.
+    """Adds up the statistics of the shards and returns five fields of a passport.
 
     `text` holds shares of the letters, sentences and documents for training, or None if a shard was
     made before they were counted. `splits` holds the sums of each split. `shared_documents` counts
     texts that both splits have. `identical_shards` lists groups of files with the same bytes or the
-    same documents.
+    same documents. `skipped` counts the malformed records and lists up to 1,000 of each shard.
     """
     shards = {"train": training, "eval": evaluation}
     repeated, shared = _count_repeated(directory, shards)
@@ -38,8 +38,13 @@ def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence
         # Training tasks read the whole corpus, so they count the dropped documents of both splits.
         dropped = sum(shard["excluded_documents"][split] for shard in training)
         summaries[split]["excluded_documents"] = dropped
+    skipped = [shard["skipped"] for shard in training if "skipped" in shard]
     return {
         "text": _text_rates(summaries["train"], [shard.get("text", {}) for shard in training]),
+        "skipped": {
+            "count": sum(one["count"] for one in skipped),
+            "records": [record for one in skipped for record in one["records"]],
+        },
         "splits": summaries,
         "shared_documents": shared,
         "identical_shards": _identical([*evaluation, *training]),

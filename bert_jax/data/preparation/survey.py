@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import TextIO, TypedDict
+from typing import NotRequired, TextIO, TypedDict
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.passport import FORMAT_VERSION, Settings, read_prepared
@@ -36,6 +36,8 @@ class SurveyResult(TypedDict):
     train: Count
     eval: Count
     excluded: list[str]
+    hashes: NotRequired[list[int]]
+    """Hashes of the first documents, at most two that differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +87,12 @@ class SurveyTask:
     def _run(self) -> dict:
         documents: Counter[str] = Counter()
         excluded: list[str] = []
+        hashes: set[int] = set()
         with (
             replacing(self.held_out_path) as temporary,
             open(temporary, "w", encoding="utf-8", newline="\n") as held_out,
         ):
-            texts = self._training_texts(documents, excluded, held_out)
+            texts = self._training_texts(documents, excluded, hashes, held_out)
             if self.counts_words:
                 words = self._count(texts)
                 lines = (f"{word}\t{words[word]}\n" for word in sorted(words))
@@ -103,6 +106,7 @@ class SurveyTask:
             "train": documents["train"],
             "eval": documents["eval"],
             "excluded": excluded,
+            "hashes": sorted(hashes),
         }
         write_json(self.path, result)
         return result
@@ -118,13 +122,16 @@ class SurveyTask:
         return train_sentencepiece.count_pretokens(sentences, lower_case=config.lower_case)
 
     def _training_texts(
-        self, documents: Counter[str], excluded: list[str], held_out: TextIO
+        self, documents: Counter[str], excluded: list[str], hashes: set[int], held_out: TextIO
     ) -> Iterator[str]:
         """Yields each training text as often as the weight of its source says.
 
-        Adds names of excluded documents to `excluded`; writes held-out documents to `held_out`.
+        Adds names of excluded documents to `excluded`, and the hashes of up to two different
+        documents to `hashes`; writes held-out documents to `held_out`.
         """
         for document, weight in corpora.read_slice(self.corpus_slice):
+            if len(hashes) < 2:
+                hashes.add(corpora.document_hash(document))
             if self.exclusion.drops(document.text):
                 excluded.append(document.name)
             elif not corpora.is_held_out(document, fraction=self.config.held_out_fraction):
@@ -154,6 +161,11 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
         raise DataError(
             f"{sum(train) + held_out} documents are left of {left}; accepted: at least two, of "
             "which one is held out (a blank line separates documents of plain text)"
+        )
+    if len({number for result in results for number in result.get("hashes", "??")}) == 1:
+        raise DataError(
+            f"the {sum(train) + held_out} documents of {left} are equal; accepted: at least two "
+            "different documents, of which one is held out"
         )
     if not held_out:
         raise DataError(

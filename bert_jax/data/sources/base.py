@@ -1,9 +1,11 @@
 """Defines the interface of text sources: their files, and the documents in a part of a file."""
 
+import contextlib
+import re
 import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from bert_jax.errors import DataError
 
@@ -37,6 +39,13 @@ class ByteRange:
     """Number of slices that share the file."""
     weight: float = 1.0
     """Number of times that each document is used."""
+    on_bad_record: Literal["stop", "skip"] = "stop"
+
+    def refuse(self, error: DataError) -> DataError:
+        """Raises the error of a malformed record, or returns it if such records are skipped."""
+        if self.on_bad_record == "stop":
+            raise error
+        return error
 
 
 class CorpusFile(Protocol):
@@ -52,10 +61,11 @@ class CorpusFile(Protocol):
         """Size as stored, in bytes; at least 1."""
         ...
 
-    def read(self, byte_range: ByteRange) -> Iterator[Document]:
+    def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
         """Yields the documents of the byte range, in the order of the file.
 
-        Ranges that cover the file without overlap yield each document once.
+        Ranges that cover the file without overlap yield each document once. If malformed records
+        are skipped, the error of each is yielded in its place.
 
         Raises:
           DataError: a document is malformed; the message names the file and the line or record.
@@ -79,7 +89,8 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
 
     Args:
       record: an object with fields.
-      field: the name of the field.
+      field: the name of the field. `data.text` is the field `data.text`, or else the field `text`
+        of the object in the field `data`.
       place: a function that returns the file and line of the record; called only for an error.
 
     Raises:
@@ -88,10 +99,13 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
     if not isinstance(record, dict):
         found = type(record).__name__
         raise DataError(f"{place()} holds a {found}; accepted: an object with field {field!r}")
-    if field not in record:
+    try:
+        value = _value_of(record, field)
+    except KeyError as error:
         found = ", ".join(map(repr, record)) or "none at all"
-        raise DataError(f"{place()} has no field {field!r}, but {found}; accepted: SPEC:FIELD")
-    value = record[field]
+        raise DataError(
+            f"{place()} has no field {field!r}, but {found:.200}; accepted: SPEC:FIELD"
+        ) from error
     lines = value if isinstance(value, list) else [value]
     try:
         lines = [line.decode("utf-8") if isinstance(line, bytes) else line for line in lines]
@@ -110,6 +124,17 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
     if size > MAX_DOCUMENT_BYTES:
         raise too_long(place())
     return text
+
+
+def _value_of(record: object, field: str) -> Any:
+    if not isinstance(record, dict):
+        raise KeyError(field)
+    if field in record:
+        return record[field]
+    for dot in re.finditer(r"\.", field):
+        with contextlib.suppress(KeyError):
+            return _value_of(record[field[: dot.start()]], field[dot.end() :])
+    raise KeyError(field)
 
 
 def too_long(place: str) -> DataError:

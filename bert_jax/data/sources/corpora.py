@@ -2,15 +2,17 @@
 
 A corpus is written SPEC[@WEIGHT][,SPEC[@WEIGHT]...]. A SPEC is one of
 
-  text:GLOB                       UTF-8 text, a blank line between documents; also .gz
-  jsonl:GLOB[:FIELD]              a JSON object on each line; also .gz
+  text:GLOB                       UTF-8 text, a blank line between documents
+  files:GLOB                      UTF-8 text, a file is a document
+  jsonl:GLOB[:FIELD]              a JSON object on each line
   parquet:GLOB[:FIELD]
   tfds:NAME[/CONFIG][:SPLIT[:FIELD]]    a TensorFlow dataset, by name or directory
   embedded:sotu                   the State of the Union addresses 1790-2021
 
-FIELD defaults to `text` and SPLIT to `train`. A GLOB is a local path or an fsspec URL such as
-`gs://bucket/*.txt`. WEIGHT multiplies how often a source's documents are used: @2 doubles it, and
-@0.5 halves it.
+FIELD defaults to `text` and SPLIT to `train`. `data.text` is a field in a field, and `"a.b-c"` is a
+name that holds other characters. A GLOB is a local path or an fsspec URL such as
+`gs://bucket/*.txt`. The files of the first three may be compressed. WEIGHT multiplies how often a
+source's documents are used: @2 doubles it, and @0.5 halves it.
 """
 
 import hashlib
@@ -22,14 +24,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
+from typing import Literal
 
 from bert_jax.data.sources import embedded
 from bert_jax.data.sources.base import ByteRange, CorpusSource, Document
 from bert_jax.data.sources.embedded import open_embedded
-from bert_jax.data.sources.files import list_files
+from bert_jax.data.sources.files import list_files, names_files
 from bert_jax.data.sources.jsonl import JsonlFile
 from bert_jax.data.sources.parquet import ParquetFile
-from bert_jax.data.sources.text import TextFile
+from bert_jax.data.sources.text import TextFile, WholeFile
 from bert_jax.data.sources.tfds import open_tfds
 from bert_jax.errors import DataError
 
@@ -38,8 +41,11 @@ DEFAULT_SPLIT = "train"
 
 _BETWEEN_SPECS = re.compile(r",\s*(?=[a-z]+:)")
 _WEIGHT = re.compile(r"(?P<spec>.*)@(?P<weight>[-+.\de]+|[-+]?\w*)")  # a@home.txt has none
-_GLOB = re.compile(r"(?P<pattern>.+?)(:(?P<field>\w+))?")
+_NAME = r"(\"[^\"]+\"|[^:/\".*?]+)"
+_GLOB_AND_FIELD = re.compile(rf"(?P<pattern>.+?):(?P<field>{_NAME}(\.{_NAME})*)")
 _TFDS = re.compile(r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[.*\])?)(:(?P<field>\w+))?)?")
+
+OnBadRecord = Literal["stop", "skip"]
 
 Slice = tuple[tuple[ByteRange, ...], ...]
 """The part of a corpus that a task reads: the byte ranges of each source, in file order."""
@@ -50,14 +56,18 @@ class Corpus:
     spec: str
     sources: tuple[CorpusSource, ...]
 
-    def slices(self, count: int) -> list[Slice]:
+    def slices(self, count: int, *, on_bad_record: OnBadRecord = "stop") -> list[Slice]:
         """Cuts the corpus into `count` slices of about equal size that share no document.
 
+        A slice says what its reader does with malformed records: stop with an error, or skip them.
         Each slice has the same fraction of every source, so each shard is a small mixture.
         """
         dealt = []
         for first, source in enumerate(self.sources):
-            parts = _cut_source(source, count)
+            parts = [
+                tuple(replace(part, on_bad_record=on_bad_record) for part in parts)
+                for parts in _cut_source(source, count)
+            ]
             # Each source starts at another slice. Otherwise slice 0 would hold all small sources.
             dealt.append(parts[-first % count :] + parts[: -first % count])
         return list(zip(*dealt, strict=True))
@@ -95,25 +105,34 @@ def open_corpus(spec: str) -> Corpus:
     return Corpus(spec=spec, sources=tuple(map(_open_source, _BETWEEN_SPECS.split(spec))))
 
 
-def read_slice(corpus_slice: Slice) -> Iterator[tuple[Document, float]]:
+def read_slice(
+    corpus_slice: Slice, *, skipped: list[str] | None = None
+) -> Iterator[tuple[Document, float]]:
     """Yields documents with their weights, always in the same order.
 
-    The sources are mixed evenly: at any point, about the same share of each has been read.
+    The sources are mixed evenly: at any point, about the same share of each has been read. The
+    errors of skipped records are appended to `skipped`.
 
     Raises:
       DataError: a file does not have the format of its spec; the message names file and line.
     """
     for _, document, weight in heapq.merge(*map(_read_source, corpus_slice), key=itemgetter(0)):
-        yield document, weight
+        if isinstance(document, Document):
+            yield document, weight
+        elif skipped is not None:
+            skipped.append(str(document))
 
 
-def _read_source(byte_ranges: Sequence[ByteRange]) -> Iterator[tuple[float, Document, float]]:
+def _read_source(
+    byte_ranges: Sequence[ByteRange],
+) -> Iterator[tuple[float, Document | DataError, float]]:
     """Yields (share of the byte ranges that was read before, document, weight)."""
     size, read = max(1, size_of([byte_ranges])), 0
     for byte_range in byte_ranges:
         for document in byte_range.file.read(byte_range):
             yield read / size, document, byte_range.weight
-            read += len(document.text.encode())
+            if isinstance(document, Document):
+                read += len(document.text.encode())
 
 
 def size_of(corpus_slice: Iterable[Sequence[ByteRange]]) -> int:
@@ -176,17 +195,31 @@ def _open_spec(spec: str) -> CorpusSource:
     if scheme == "tfds" and (match := _TFDS.fullmatch(rest)):
         split, field = match["split"] or DEFAULT_SPLIT, match["field"] or DEFAULT_FIELD
         return open_tfds(match["name"], split=split, field=field, spec=spec)
-    if scheme == "text" and rest:
-        pattern, make_file = rest, TextFile
-    elif scheme in ("jsonl", "parquet") and (match := _GLOB.fullmatch(rest)):
-        pattern, field = match["pattern"], match["field"] or DEFAULT_FIELD
+    if scheme in ("text", "files") and rest:
+        pattern, make_file = rest, TextFile if scheme == "text" else WholeFile
+    elif scheme in ("jsonl", "parquet") and rest:
+        pattern, field = _split_field(rest)
         make_file = partial(JsonlFile if scheme == "jsonl" else ParquetFile, field=field)
     else:
         raise DataError(
-            f"corpus is {spec!r}; accepted: text:GLOB, jsonl:GLOB, parquet:GLOB, tfds:NAME or "
-            "embedded:sotu"
+            f"corpus is {spec!r}; accepted: text:GLOB, jsonl:GLOB, parquet:GLOB, files:GLOB, "
+            "tfds:NAME or embedded:sotu"
         )
     if scheme == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise DataError(f"{spec} needs pyarrow: pip install -e '.[corpora]'")
     files = tuple(make_file(path=path, size=size) for path, size in list_files(pattern, spec=spec))
     return CorpusSource(spec=spec, files=files)
+
+
+def _split_field(rest: str) -> tuple[str, str]:
+    """Divides `GLOB[:FIELD]`. The quotation marks of names are removed.
+
+    The end of a file name can look like a field, as in `a:b-1.jsonl`.
+    """
+    match = _GLOB_AND_FIELD.fullmatch(rest)
+    if not match:
+        return rest, DEFAULT_FIELD
+    pattern, field = match.group("pattern", "field")
+    if not re.fullmatch(r"\w+|.*\".*", field) and names_files(rest):
+        return rest, DEFAULT_FIELD
+    return pattern, field.replace('"', "")

@@ -1,40 +1,65 @@
 """Lists, opens, hashes and reads the files of a corpus: local paths or fsspec URLs."""
 
+import bz2
 import glob
 import gzip
 import hashlib
 import io
+import lzma
 import os
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import fsspec
 
-from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, too_long
+from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, ByteRange, too_long
 from bert_jax.errors import DataError
+from bert_jax.files import parsing
 
 MAX_LINE_BYTES = 2 * MAX_DOCUMENT_BYTES
 """Maximum length of a line in bytes. A line of JSON is longer than the document in it."""
 
 _BUFFER = 2**20
 
+COMPRESSIONS = {
+    "gz": re.compile(rb"\x1f\x8b\x08"),
+    "bz2": re.compile(rb"BZh[1-9]1AY&SY"),
+    "xz": re.compile(rb"\xfd7zXZ\x00"),
+    "zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
+}
+"""The first bytes of a compressed file, by the usual end of its name. The name decides nothing."""
+_HUB = re.compile(
+    r"hf://(?P<kind>datasets|spaces)/(?P<repository>[^/@]+/[^/@]+)"
+    r"(@(?P<revision>[^/]+))?/(?P<path>.+)"
+)
+
 
 def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
     """Returns the sorted (path, size in bytes) of the matching files. `**` matches directories.
+
+    If nothing matches, `[` stands for itself. A URL of the Hugging Face Hub names the commit of its
+    revision, so that the files stay the same.
 
     Raises:
       DataError: no file matches, a file is empty, or the URL's protocol is not supported.
     """
     if "://" in pattern:
+        pattern = pin_revision(pattern)
         filesystem, path = _filesystem(pattern)
-        found = filesystem.glob(path, detail=True)
+        try:
+            found = filesystem.glob(path, detail=True)
+            found = found or filesystem.glob(path.replace("[", "[[]"), detail=True)
+        except FileNotFoundError:  # the hub has no such folder
+            found = {}
         sizes = {
             filesystem.unstrip_protocol(name): int(entry["size"])
             for name, entry in found.items()
             if entry["type"] == "file"
         }
     else:
-        found = glob.glob(pattern, recursive=True)
+        found = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
+        found = found or glob.glob(pattern.replace("[", "[[]"), recursive=True)
         sizes = {path: os.path.getsize(path) for path in filter(os.path.isfile, found)}
     if not sizes:
         matched, accepted = "no file", "a pattern that matches files"
@@ -47,29 +72,81 @@ def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
     return sorted(sizes.items())
 
 
+def names_files(pattern: str) -> bool:
+    """Returns whether a pattern matches files."""
+    try:
+        return bool(list_files(pattern, spec=pattern))
+    except DataError:
+        return False
+
+
+def pin_revision(url: str) -> str:
+    """Returns the URL with the commit of its revision, if it is a URL of the Hugging Face Hub.
+
+    Raises:
+      DataError: the repository, its revision or the package huggingface_hub is missing.
+    """
+    if not url.startswith("hf://"):
+        return url
+    accepted = "hf://datasets/OWNER/NAME[@REVISION]/PATH"
+    if not (match := _HUB.fullmatch(url)):
+        raise DataError(f"{url} names no file of a repository; accepted: {accepted}")
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise DataError(f"{url} needs huggingface_hub: pip install -e '.[hub]'") from error
+    kind, repository, revision, path = match.group("kind", "repository", "revision", "path")
+    with parsing(url, accepted=f"{accepted} that the hub has"):
+        repository_info = huggingface_hub.HfApi().repo_info(
+            repository, repo_type=kind.removesuffix("s"), revision=revision
+        )
+    return f"hf://{kind}/{repository}@{repository_info.sha}/{path}"
+
+
 def open_file(path: str) -> io.BufferedReader:
-    """Opens a file for reading in binary, and decompresses a file named `.gz`."""
-    stream = _open_raw(path)
-    return io.BufferedReader(gzip.GzipFile(fileobj=stream), _BUFFER) if is_gzip(path) else stream
+    """Opens a file for reading in binary, and decompresses it while it is read."""
+    stream = open_raw(path)
+    match _compression_of(stream):
+        case "gz":
+            unpacked = gzip.GzipFile(fileobj=stream)
+        case "bz2":
+            unpacked = bz2.BZ2File(stream)
+        case "xz":
+            unpacked = lzma.LZMAFile(stream)
+        case "zst":
+            try:
+                import pyarrow
+            except ImportError as error:
+                raise DataError(f"{path} needs pyarrow: pip install -e '.[corpora]'") from error
+            unpacked = pyarrow.CompressedInputStream(stream, "zstd")
+        case _:
+            return stream
+    return io.BufferedReader(unpacked, _BUFFER)  # pyright: ignore[reportArgumentType]
 
 
 def sha256_of(path: str) -> str:
     """Returns the SHA-256 of the bytes as stored, in hexadecimal."""
-    with _open_raw(path) as stream:
+    with open_raw(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def is_gzip(path: str) -> bool:
-    """Returns whether the file is gzipped, and so can only be read from its beginning."""
-    return path.endswith(".gz")
+def compression_of(path: str) -> str | None:
+    """Returns the key of `COMPRESSIONS`, or None. A compressed file is read from its beginning."""
+    with open_raw(path) as stream:
+        return _compression_of(stream)
+
+
+def _compression_of(stream: io.BufferedReader) -> str | None:
+    first = stream.peek(10)
+    return next((name for name, magic in COMPRESSIONS.items() if magic.match(first)), None)
 
 
 def lines_from(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yields offset and bytes of each line that begins at byte `start` or later.
 
     Raises:
-      DataError: a line is too long, the only line ends are carriage returns, or the file is
-        damaged gzip.
+      DataError: a line is too long, the only line ends are carriage returns, or a compressed file
+        is damaged.
     """
     with open_file(path) as stream:
         offset = start
@@ -81,7 +158,7 @@ def lines_from(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
             offset += len(line)
 
 
-def decode_line(line: bytes, *, path: str, offset: int) -> str:
+def decode_line(line: bytes, *, place: Callable[[], str]) -> str:
     """Returns the line as text.
 
     Raises:
@@ -91,9 +168,15 @@ def decode_line(line: bytes, *, path: str, offset: int) -> str:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{line_place(path, offset)} holds byte 0x{line[error.start]:02x} at column "
+            f"{place()} holds byte 0x{line[error.start]:02x} at column "
             f"{error.start + 1}; accepted: UTF-8 text"
         ) from error
+
+
+def record_place(byte_range: ByteRange, offset: int) -> str:
+    """Returns `path:line`; or `path@offset`, without counting lines, if bad records are skipped."""
+    path = byte_range.file.path
+    return line_place(path, offset) if byte_range.on_bad_record == "stop" else f"{path}@{offset}"
 
 
 def line_place(path: str, offset: int) -> str:
@@ -113,7 +196,7 @@ def _filesystem(url: str):
         raise DataError(f"{url} cannot be opened: {error}") from error
 
 
-def _open_raw(path: str) -> io.BufferedReader:
+def open_raw(path: str) -> io.BufferedReader:
     if "://" not in path:
         return io.BufferedReader(io.FileIO(path), _BUFFER)
     filesystem, name = _filesystem(path)
@@ -133,9 +216,13 @@ def _skip_line(stream: io.BufferedReader) -> int:
 def _read_line(stream: io.BufferedReader, *, path: str, offset: int) -> bytes:
     try:
         line = stream.readline(MAX_LINE_BYTES + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        damage = "is cut short" if isinstance(error, EOFError) else "is damaged, or no gzip file"
-        raise DataError(f"{path} {damage} ({error}); accepted: a whole .gz file") from error
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # an error of the disk
+        kind = compression_of(path)
+        cut = isinstance(error, EOFError) or "Truncated" in str(error)
+        damage = "is cut short" if cut else "is damaged"
+        raise DataError(f"{path} {damage} ({error}); accepted: a whole .{kind} file") from error
     if not offset and b"\r" in line.rstrip() and not line.endswith(b"\n"):
         raise DataError(
             f"{path}:1 has carriage returns and no line feed; accepted: lines that end in a line "

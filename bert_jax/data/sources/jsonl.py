@@ -1,12 +1,13 @@
-"""`jsonl:GLOB[:FIELD]`: a JSON object on each line; also gzipped."""
+"""`jsonl:GLOB[:FIELD]`: a JSON object on each line; also compressed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, takewhile
 
 from bert_jax.data.sources.base import ByteRange, Document, text_of
-from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from
+from bert_jax.data.sources.files import compression_of, decode_line, lines_from, record_place
 from bert_jax.errors import DataError
 
 
@@ -17,23 +18,26 @@ class JsonlFile:
     field: str
     """Name of the field that holds the text."""
 
-    def read(self, byte_range: ByteRange) -> Iterator[Document]:
-        if is_gzip(self.path):
+    def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
+        if compression_of(self.path):
             lines = islice(lines_from(self.path), byte_range.part, None, byte_range.parts)
         else:
             lines = lines_from(self.path, byte_range.start)
             lines = takewhile(lambda line: line[0] < byte_range.end, lines)
         for offset, raw in lines:
-            if raw.strip():
-                yield Document(f"{self.path}:{self.field}@{offset}", self._text(raw, offset))
+            # A byte order mark begins each of the files that were joined to this one.
+            if record := raw.removeprefix(b"\xef\xbb\xbf").strip():
+                place = partial(record_place, byte_range, offset)
+                try:
+                    text = self._text(record, place)
+                except DataError as error:
+                    yield byte_range.refuse(error)
+                else:
+                    yield Document(f"{self.path}:{self.field}@{offset}", text)
 
-    def _text(self, raw: bytes, offset: int) -> str:
-        line = decode_line(raw, path=self.path, offset=offset)
-        if not offset:
-            line = line.removeprefix("\ufeff")  # a byte order mark
+    def _text(self, raw: bytes, place: Callable[[], str]) -> str:
         try:
-            record = json.loads(line)
+            record = json.loads(decode_line(raw, place=place))
         except (ValueError, RecursionError) as error:
-            place = line_place(self.path, offset)
-            raise DataError(f"{place} is not JSON ({error}); accepted: JSON Lines") from error
-        return text_of(record, self.field, place=lambda: line_place(self.path, offset))
+            raise DataError(f"{place()} is not JSON ({error}); accepted: JSON Lines") from error
+        return text_of(record, self.field, place=place)

@@ -21,7 +21,7 @@ class ParquetFile:
     field: str
     """Name of the column that holds the text."""
 
-    def read(self, byte_range: ByteRange) -> Iterator[Document]:
+    def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
         from pyarrow import parquet
 
         accepted = "a whole Parquet file"
@@ -30,8 +30,9 @@ class ParquetFile:
                 # There is no read-ahead, because a row group may be larger than memory.
                 file = parquet.ParquetFile(stream, pre_buffer=False)
                 columns, rows = file.schema_arrow.names, file.metadata.num_rows
+                paths = [file.schema.column(i).path for i in range(len(file.schema))]
                 _check_sizes(file.metadata, limit=max(_SMALL, _LARGEST_RATIO * self.size))
-            if self.field not in columns:
+            if not any(f"{path}.".startswith(f"{self.field}.") for path in paths):
                 raise DataError(
                     f"{self.path} has no column {self.field!r}, but {', '.join(columns)}; "
                     "accepted: parquet:GLOB:FIELD"
@@ -45,11 +46,18 @@ class ParquetFile:
                 if row == last:
                     return
                 name, place = f"{self.path}:{self.field}@{row}", f"{self.path}@{row}"
-                text = text_of({self.field: value}, self.field, place=partial(str, place))
-                yield Document(name, text)
+                try:
+                    text = text_of(value, self.field, place=partial(str, place))
+                except DataError as error:
+                    yield byte_range.refuse(error)
+                else:
+                    yield Document(name, text)
 
     def _values(self, file, first: int, last: int) -> Iterator[tuple[int, object]]:
-        """Yields the number and the value of the column's rows `first` to `last - 1`."""
+        """Yields the number of each row from `first` to `last - 1`, and the column as an object.
+
+        A column within a structure is an object in an object.
+        """
         group_start = 0
         for group in range(file.metadata.num_row_groups):
             group_end = group_start + file.metadata.row_group(group).num_rows
@@ -59,7 +67,7 @@ class ParquetFile:
                     _BATCH_ROWS, row_groups=[group], columns=[self.field]
                 ):
                     kept = range(max(row, first), min(row + len(batch), last))
-                    values = batch.column(0).slice(max(0, kept.start - row), len(kept))
+                    values = batch.slice(max(0, kept.start - row), len(kept))
                     yield from zip(kept, values.to_pylist(), strict=True)
                     row += len(batch)
                     if row >= last:

@@ -1,11 +1,14 @@
-"""`text:GLOB`: plain UTF-8 text with a blank line between documents."""
+"""Plain UTF-8 text: `text:GLOB`, with a blank line between documents, and `files:GLOB`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
+from bert_jax.data.sentences import is_blank
 from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, ByteRange, Document, too_long
-from bert_jax.data.sources.files import decode_line, is_gzip, line_place, lines_from
+from bert_jax.data.sources.files import compression_of, decode_line, lines_from, record_place
+from bert_jax.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -15,33 +18,67 @@ class TextFile:
     path: str
     size: int
 
-    def read(self, byte_range: ByteRange) -> Iterator[Document]:
-        if is_gzip(self.path):
-            return islice(_documents(self.path), byte_range.part, None, byte_range.parts)
-        return _documents(self.path, byte_range.start, byte_range.end)
+    def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
+        if compression_of(self.path):
+            return islice(_documents(byte_range), byte_range.part, None, byte_range.parts)
+        return _documents(byte_range, byte_range.start, byte_range.end)
 
 
-def _documents(path: str, start: int = 0, end: int | None = None) -> Iterator[Document]:
+@dataclass(frozen=True)
+class WholeFile:
+    """A text file that is a single document."""
+
+    path: str
+    size: int
+
+    def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
+        if byte_range.start or not byte_range.end:
+            return
+        try:
+            text = "\n".join(_all_lines(byte_range))
+        except DataError as error:
+            yield byte_range.refuse(error)
+        else:
+            if not is_blank(text):
+                yield Document(self.path, text)
+
+
+def _all_lines(byte_range: ByteRange) -> Iterator[str]:
+    for offset, raw in lines_from(byte_range.file.path):
+        if offset + len(raw) > MAX_DOCUMENT_BYTES:
+            raise too_long(record_place(byte_range, 0))
+        line = decode_line(raw, place=partial(record_place, byte_range, offset))
+        yield line.rstrip("\r\n")
+
+
+def _documents(
+    byte_range: ByteRange, start: int = 0, end: int | None = None
+) -> Iterator[Document | DataError]:
     """Yields the documents whose preceding blank line begins in the bytes `start` to `end`.
 
     A reader that starts in the middle of a file cannot know where the current document began. A
     document is therefore read by the reader whose bytes hold the blank line before the document.
     """
-    lines, first, size = [], 0, 0
+    path = byte_range.file.path
+    lines, first, size, problem = [], 0, 0, None
     ours = start == 0 != end  # the first document has no blank line before it
     for offset, raw in lines_from(path, start):
         inside = end is None or offset < end
-        line = decode_line(raw, path=path, offset=offset)
-        if not line.strip():
+        try:
+            line = decode_line(raw, place=partial(record_place, byte_range, offset))
+        except DataError as error:
+            line, problem = "?", byte_range.refuse(error)
+        if is_blank(line):
             if lines:
-                yield Document(f"{path}@{first}", "\n".join(lines))
-            lines, ours = [], inside
+                yield problem or Document(f"{path}@{first}", "\n".join(lines))
+            lines, problem, ours = [], None, inside
         elif ours:
             first, size = (first, size + len(raw)) if lines else (offset, len(raw))
             if size > MAX_DOCUMENT_BYTES:
-                raise too_long(line_place(path, first))
+                problem = byte_range.refuse(too_long(record_place(byte_range, first)))
+                lines.clear()
             lines.append(line.rstrip("\r\n"))
         if not (inside or ours):
             return
     if lines:
-        yield Document(f"{path}@{first}", "\n".join(lines))
+        yield problem or Document(f"{path}@{first}", "\n".join(lines))

@@ -15,7 +15,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader
 
 from bert_jax.data.sources.base import ByteRange, CorpusSource, Document, text_of
-from bert_jax.data.sources.files import open_file
+from bert_jax.data.sources.files import open_raw
 from bert_jax.errors import DataError
 from bert_jax.files import parsing
 
@@ -34,12 +34,17 @@ class TfdsFile:
     """Number of the file's records that belong to the split, beginning with record `first`."""
     field: str
 
-    def read(self, byte_range: ByteRange) -> Iterator[Document]:
+    def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
         first = self.first + byte_range.start * self.count // self.size
         last = self.first + byte_range.end * self.count // self.size
         for number, example in self.examples(first, last):
             name, place = f"{self.path}:{self.field}@{number}", f"{self.path}@{number}"
-            yield Document(name, text_of(example, self.field, place=partial(str, place)))
+            try:
+                text = text_of(example, self.field, place=partial(str, place))
+            except DataError as error:
+                yield byte_range.refuse(error)
+            else:
+                yield Document(name, text)
 
     def examples(self, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields the number and the decoded fields of the file's records `first` to `last - 1`."""
@@ -204,7 +209,7 @@ def _tfrecords(path: str, first: int, last: int) -> Iterator[bytes]:
     of the content, little-endian.
     """
     size = os.path.getsize(path)
-    with open_file(path) as stream:
+    with open_raw(path) as stream:
         for number in range(last):
             header = stream.read(12)
             if len(header) < 12:

@@ -28,6 +28,56 @@ def test_the_field_can_be_chosen_and_may_hold_a_list_of_lines(write):
     assert texts == ["one", "two\nthree"]
 
 
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ('"body-text"', "dashed"),
+        ("body-text", "dashed"),
+        ("text 2", "spaced"),
+        ('"a.b"', "dotted"),
+        ("a.b", "dotted"),
+        ("data.text", "nested"),
+        ('data."body text"', "both"),
+        ('"data"."deep.er"."x:y/z"', "deepest"),
+    ],
+)
+def test_fields_may_be_nested_or_have_any_name(field, text, tmp_path):
+    record = {"body-text": "dashed", "text 2": "spaced", "a.b": "dotted", "a": {"b": "hidden"}}
+    record["data"] = {"text": "nested", "body text": "both", "deep.er": {"x:y/z": "deepest"}}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(record))
+    assert [document.text for document in read_documents(f"jsonl:{path}:{field}")] == [text]
+    assert open_corpus(f"jsonl:{path}:{field}@2").sources[0].weight == 2
+    with pytest.raises(DataError, match=r":1 has no field 'data.none', but 'body-text', 'text 2'"):
+        list(read_documents(f"jsonl:{path}:data.none"))
+
+
+def test_a_file_name_may_look_like_a_field(tmp_path):
+    (tmp_path / "a:b-1.jsonl").write_text('{"text": "found"}')
+    assert [d.text for d in read_documents(f"jsonl:{tmp_path}/a:b-1.jsonl")] == ["found"]
+    with pytest.raises(DataError, match="matches no file"):
+        open_corpus(f"jsonl:{tmp_path}/a:b-2.jsonl")
+
+
+def test_bad_lines_are_skipped_and_listed(write):
+    good = b'{"text": "good"}'
+    bad = [line for name, (line, _) in BAD.items() if name != "longer"]
+    path = write(good, *bad, good)
+    for count in (1, 3):
+        skipped, texts = [], []
+        for part in open_corpus(f"jsonl:{path}").slices(count, on_bad_record="skip"):
+            texts += [document.text for document, _ in read_slice(part, skipped=skipped)]
+        assert texts == ["good", "good"] and len(skipped) == len(bad)
+        assert sorted(skipped)[0].startswith(f"{path}@") and len(max(skipped, key=len)) < 400
+    assert any("has None in field 'text'; accepted: a string" in line for line in skipped)
+
+
+def test_files_that_begin_with_a_byte_order_mark_may_be_joined(write):
+    mark = b"\xef\xbb\xbf"
+    path = write(mark + b'{"text": "one"}', mark + b'{"text": "two"}', mark)
+    assert [document.text for document in read_documents(f"jsonl:{path}")] == ["one", "two"]
+
+
 def test_a_byte_order_mark_is_not_part_of_the_first_line(write):
     path = write(b'\xef\xbb\xbf{"text": "one"}', b'{"text": "two"}')
     assert [document.text for document in read_documents(f"jsonl:{path}")] == ["one", "two"]

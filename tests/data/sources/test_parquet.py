@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bert_jax.data.sources.corpora import read_documents
+from bert_jax.data.sources.corpora import open_corpus, read_documents, read_slice
 from bert_jax.errors import DataError
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs pip install -e '.[corpora]'")
@@ -19,6 +19,32 @@ def test_the_column_can_be_chosen_and_may_hold_lists_of_lines(tmp_path):
     path = write(tmp_path / "a.parquet", body=[["one", "two"], ["three"], ["four"]], text=[1, 2, 3])
     texts = [document.text for document in read_documents(f"parquet:{path}:body")]
     assert texts == ["one\ntwo", "three", "four"]
+
+
+def test_columns_may_be_nested_or_have_any_name(tmp_path):
+    data = [{"text": "one", "n": 1}, {"text": "two", "n": 2}, {"text": "three", "n": 3}]
+    columns = {"my text": ["a", "b", "c"], "a.b": ["d", "e", "f"], "data": data}
+    path = write(tmp_path / "a.parquet", **columns)
+    for field, texts in {
+        '"my text"': ["a", "b", "c"],
+        "my text": ["a", "b", "c"],
+        '"a.b"': ["d", "e", "f"],
+        "data.text": ["one", "two", "three"],
+    }.items():
+        assert [document.text for document in read_documents(f"parquet:{path}:{field}")] == texts
+    with pytest.raises(DataError, match="has no column 'data.none', but my text, a.b, data"):
+        list(read_documents(f"parquet:{path}:data.none"))
+
+
+def test_rows_without_text_are_skipped_and_listed(tmp_path):
+    path = write(tmp_path / "a.parquet", text=["a", None, "b", None])
+    skipped, texts = [], []
+    for part in open_corpus(f"parquet:{path}").slices(2, on_bad_record="skip"):
+        texts += [document.text for document, _ in read_slice(part, skipped=skipped)]
+    assert texts == ["a", "b"]
+    assert [line.split(";")[0] for line in skipped] == [
+        f"{path}@{row} has None in field 'text'" for row in (1, 3)
+    ]
 
 
 def test_the_error_names_a_missing_column_and_the_existing_columns(tmp_path):
