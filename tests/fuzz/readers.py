@@ -4,10 +4,12 @@ A function imports what it needs, so that the parent process needs only the name
 """
 
 import base64
+import bz2
 import functools
 import gzip
 import io
 import json
+import lzma
 import random
 import shutil
 import struct
@@ -360,10 +362,24 @@ def write_corpus(kind: str) -> Callable[[Path], Path]:
         file = directory / f"corpus.{kind}"
         jsonl = "".join(json.dumps({"text": text, "n": [1, {}]}) + "\n" for text in TEXTS)
         content = (jsonl if "jsonl" in kind else "\n\n".join(TEXTS)).encode()
-        file.write_bytes(gzip.compress(content, mtime=0) if kind.endswith(".gz") else content)
+        file.write_bytes(PACK.get(file.suffix, bytes)(content))
         return file
 
     return write
+
+
+def pack_zstd(content: bytes) -> bytes:
+    import pyarrow
+
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": functools.partial(gzip.compress, mtime=0),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": pack_zstd,
+}
 
 
 def pack_gzip(content: bytes, text: bytes) -> bytes:
@@ -519,6 +535,11 @@ READERS: dict[str, Reader] = {
     "corpus.json": Reader(write_prepared("corpus.json"), read_inputs, "json"),
     "text": Reader(write_corpus("text"), read_corpus),
     "text.gz": Reader(write_corpus("text.gz"), read_corpus, "", gzip.decompress, pack_gzip),
+    **{
+        f"text.{ending}": Reader(write_corpus(f"text.{ending}"), read_corpus)
+        for ending in ("bz2", "xz", "zst")
+    },
+    "files": Reader(write_corpus("files"), read_corpus),
     "jsonl": Reader(write_corpus("jsonl"), read_corpus, "jsonl"),
     "jsonl.gz": Reader(
         write_corpus("jsonl.gz"), read_corpus, "", gzip.decompress, pack_gzip, "jsonl"
