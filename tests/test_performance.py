@@ -29,6 +29,12 @@ def test_the_page_has_the_tables_of_its_records(page):
     assert page.filled(text, page.TABLES) == text
 
 
+def test_the_page_about_scaling_has_the_table_of_its_record():
+    plan_table = load_script("plan_table")
+    text = plan_table.PAGE.read_text(encoding="utf-8")
+    assert plan_table.filled(text, plan_table.TABLES) == text
+
+
 def test_a_table_stands_between_its_marks(page, tmp_path):
     record = tmp_path / "record.json"
     record.write_text(json.dumps({"value": 3}))
