@@ -23,8 +23,8 @@ if [ "${1:-}" = --stop ]; then
 else
   # With --cluster, a host that does not find the others ends instead of training alone.
   pretrain=$(printf '%q ' bash launch/restart.sh python -m bert_jax.pretrain --cluster "$@")
-  on_every_host+="source .venv/bin/activate; "
-  on_every_host+="setsid nohup $pretrain >bert_jax.log 2>&1 </dev/null & echo \$! >bert_jax.pid; "
+  on_every_host+="source .venv/bin/activate; : >bert_jax.log; "
+  on_every_host+="setsid nohup $pretrain >>bert_jax.log 2>&1 </dev/null & echo \$! >bert_jax.pid; "
   on_every_host+="tail --pid=\$! --lines=+1 --follow bert_jax.log; wait \$!"
 fi
 gcloud compute tpus tpu-vm ssh "${TPU:?is the name of the slice}" --zone="${ZONE:?is its zone}" \
