@@ -60,12 +60,12 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
         mesh = make_mesh(experiment.mesh)
         assembly = assemble(phase, mesh)
     except ConfigError:  # the run's mesh needs other devices
-        devices = math.gcd(experiment.evaluation.batch_size, jax.device_count())
+        devices = math.gcd(experiment.data.batch_size, jax.device_count())
         mesh = make_mesh(MeshConfig(data=devices))
         assembly = assemble(phase, mesh)
 
     def held_out() -> "Iterator[Batch]":
-        return map(assembly.place, held_out_batches(phase))
+        return map(assembly.place, held_out_batches(phase, assembly.host))
 
     with jax.set_mesh(mesh):
         params = jax.device_put(run.params, assembly.sharding.params)
@@ -102,7 +102,6 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
         "data.evaluation_masking": masking,
         # Nothing is trained. These values only have to pass the checks of an experiment.
         "data.masking": masking,
-        "data.batch_size": experiment.evaluation.batch_size,
         "training.microbatches": 1,
         # If the pairs are of another kind, the head was not trained on their labels.
         "objective.next_sentence": (

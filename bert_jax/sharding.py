@@ -1,12 +1,13 @@
 """The layout of arrays: a mesh of devices, and rules that map named dimensions to mesh axes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.config import check_bounds
@@ -22,7 +23,8 @@ class MeshConfig:
     """Number of devices along each mesh axis. One of the sizes may be -1: all remaining devices."""
 
     data: int = -1
-    """Number of copies of the parameters. Each copy processes its own rows of the batch."""
+    """Number of copies of the parameters. Each copy processes its own rows of the batch. Must be a
+    multiple of the number of slices (TPU) or nodes (GPU)."""
     fsdp: int = 1
     """Number of parts into which parameters, optimizer state and the batch's rows are cut."""
     tensor: int = 1
@@ -72,13 +74,31 @@ class ShardingRules:
                     )
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+def slice_of(device: Any) -> int | None:
+    """Returns the number of the device's slice (TPU) or node (GPU); None if jax does not know it.
+
+    A slower network connects devices of different slices.
+    """
+    return getattr(device, "slice_index", None)
+
+
+def make_mesh(
+    config: MeshConfig,
+    devices: Sequence[Any] | None = None,
+    *,
+    slice_of_device: Callable[[Any], int | None] | None = None,
+) -> Mesh:
     """Returns the mesh with the axes data, fsdp and tensor; an unused axis has size 1.
 
-    A single process may leave devices unused. Several processes must use all devices.
+    Only the axis data crosses the network between slices: its first part is in the first slice, and
+    so on. A single process may leave devices unused. Several processes must use all devices.
+
+    Args:
+      devices: the devices of the mesh; by default all devices of jax.
+      slice_of_device: returns the number of a device's slice; by default `slice_of`.
 
     Raises:
-      ConfigError: the product of the sizes does not suit the number of devices.
+      ConfigError: the sizes do not suit the number of devices or of slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [config.data, config.fsdp, config.tensor]
@@ -92,9 +112,34 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"but there are {len(devices)} devices; accepted: sizes with that product, or "
             "with a smaller product in a single process"
         )
-    return jax.make_mesh(
-        sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed]
-    )
+    slices = _by_slice(devices[:needed], slice_of_device or slice_of)
+    if sizes[0] % len(slices):
+        size = len(slices[0])
+        tensor = math.gcd(sizes[2], size)
+        fsdp = math.gcd(sizes[1], size // tensor)
+        raise ConfigError(
+            f"mesh is {config.data} x {config.fsdp} x {config.tensor} (data, fsdp, tensor) on "
+            f"{len(slices)} slices or nodes of {size} devices; accepted: a mesh.data that is a "
+            f"multiple of {len(slices)}, because only this axis may cross the network between "
+            f"them, such as {needed // fsdp // tensor} x {fsdp} x {tensor}"
+        )
+    inner = (sizes[0] // len(slices), *sizes[1:])
+    parts = [jax.make_mesh(inner, MESH_AXES, devices=part).devices for part in slices]
+    return Mesh(np.concatenate(parts), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _by_slice(devices: Sequence[Any], number: Callable[[Any], int | None]) -> list[list[Any]]:
+    """Returns the devices of each slice; raises ConfigError if the slices have unequal sizes."""
+    slices: dict[int | None, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(number(device), []).append(device)
+    sizes = {len(part) for part in slices.values()}
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"the slices or nodes have {', '.join(map(str, sorted(sizes)))} devices; accepted: the "
+            "same number of devices in each"
+        )
+    return [part for _, part in sorted(slices.items(), key=lambda item: item[0] or 0)]
 
 
 def resolve(names: Sequence[str | None], rules: ShardingRules) -> PartitionSpec:
@@ -138,11 +183,42 @@ def named_sharding(
         parts = math.prod(mesh.shape[axis] for axis in _as_tuple(axes))
         if size % parts:
             more = f", or model.vocab_multiple={math.lcm(128, parts)}" if name == "vocab" else ""
+            product = _product(axes)
             raise ConfigError(
                 f"{what}: dimension {name!r} has size {size}, but the mesh cuts it into {parts} "
-                f"parts (axes {', '.join(_as_tuple(axes))}); accepted: a divisor of {size}{more}"
+                f"parts ({product}); accepted: {product}={math.gcd(size, parts)} or another "
+                f"divisor of {size}{more}"
             )
     return NamedSharding(mesh, spec)
+
+
+def row_sharding(
+    size: int, field: str, *, rules: ShardingRules, mesh: Mesh, microbatches: int = 1
+) -> NamedSharding:
+    """Returns the sharding of the rows of a batch. It is the same for any number of rows.
+
+    Raises:
+      ConfigError: microbatches or devices cannot get equal numbers of the `size` rows, which the
+        config field `field` gives.
+    """
+    sharding = NamedSharding(mesh, resolve(("batch",), rules))
+    parts = num_parts(sharding)
+    if size % (parts * microbatches):
+        multiple = parts * microbatches
+        nearest = max(1, round(size / multiple)) * multiple
+        product = _product(rules.batch)
+        split = f" in {microbatches} microbatches" if microbatches > 1 else ""
+        raise ConfigError(
+            f"{field} is {size}{split}, but the mesh cuts the rows into {parts} parts ({product}); "
+            f"accepted: {field}={nearest} or another multiple of {multiple}, or a mesh with "
+            f"{product}={math.gcd(size // microbatches, parts)}"
+        )
+    return sharding
+
+
+def num_parts(sharding: NamedSharding) -> int:
+    """Returns the number of parts into which the first dimension of an array is cut."""
+    return math.prod(sharding.mesh.shape[axis] for axis in _as_tuple(sharding.spec[0]))
 
 
 def cut_last(sharding: NamedSharding, shape: Sequence[int], rules: ShardingRules) -> NamedSharding:
@@ -190,6 +266,10 @@ def _whole_rows_backward(
 
 
 whole_rows.defvjp(_whole_rows_forward, _whole_rows_backward)
+
+
+def _product(axes: MeshAxis) -> str:
+    return " x ".join(f"mesh.{axis}" for axis in _as_tuple(axes))
 
 
 def _as_tuple(axes: MeshAxis) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.batch import Batch
+from bert_jax.data.batch import ONE_HOST, Batch, Host
 from bert_jax.models.flops import update_flops
 
 
@@ -14,13 +14,13 @@ def pair_lengths(experiment: Any) -> list[int]:
     return [length * (n + 1) // pairs - length * n // pairs for n in range(pairs)]
 
 
-def random_batch(experiment: Any, *, host: int = 0, hosts: int = 1) -> Batch:
+def random_batch(experiment: Any, *, host: Host = ONE_HOST) -> Batch:
     """Returns a host's rows of a random batch. `data.masking` decides the number of masks."""
     data, vocab_size = experiment.data, experiment.model.vocab_size
-    rows, length = data.batch_size // hosts, data.sequence_length
+    rows, length = len(host.rows(data.batch_size)), data.sequence_length
     width = data.masking.max_predictions
     count = min(width, round(length * data.masking.rate))
-    rng = np.random.default_rng(host)
+    rng = np.random.default_rng(host.parts[0])
     lengths = pair_lengths(experiment)
     starts = np.cumsum([0, *lengths[:-1]])
     within = np.arange(length) - np.repeat(starts, lengths)

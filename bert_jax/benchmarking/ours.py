@@ -51,8 +51,7 @@ def compile_update(experiment: Any) -> CompiledUpdate:
 
     mesh = make_mesh(experiment.mesh)
     assembly = check_memory(assemble(phases(experiment)[0], mesh))
-    batch = random_batch(experiment, host=jax.process_index(), hosts=jax.process_count())
-    batch = assembly.place(batch)
+    batch = assembly.place(random_batch(experiment, host=assembly.host))
     state = make_state(assembly.initialize, assembly.sharding)
     jax.block_until_ready(state)
     jax.monitoring.register_event_duration_secs_listener(count)

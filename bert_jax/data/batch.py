@@ -10,6 +10,26 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float, Int
 
 
+class Host(NamedTuple):
+    """The rows of each global batch that one process reads: those that its devices hold."""
+
+    parts: tuple[int, ...] = (0,)
+    """Numbers of the parts of the batch, ascending. Another process may read the same parts."""
+    count: int = 1
+    """Number of parts of equal size into which the rows of a batch are cut."""
+
+    def rows(self, batch_size: int) -> list[int]:
+        """Returns this process's rows of a global batch, ascending.
+
+        If `count` does not divide `batch_size`, the rows from `batch_size` on are filler rows.
+        """
+        size = -(-batch_size // self.count)
+        return [row for part in self.parts for row in range(part * size, (part + 1) * size)]
+
+
+ONE_HOST = Host()
+
+
 class Batch(NamedTuple):
     """A batch of masked sentence pairs: NumPy arrays on the host, JAX arrays on devices."""
 

@@ -5,15 +5,14 @@ example j of a run is record `shuffle(j mod n)` in epoch `j div n`, and each epo
 shuffle. The step number alone therefore gives the batch, on any number of hosts and threads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from bert_jax.data.batch import Batch
+from bert_jax.data.batch import ONE_HOST, Batch, Host
 from bert_jax.data.config import DataConfig, MaskingConfig
 from bert_jax.data.masking import BatchForm, masked_batch
 from bert_jax.data.passport import check_passport, load_passport
@@ -26,25 +25,6 @@ EVALUATION_SEED = 20181011
 
 _SHUFFLE_STREAM = 1
 _PREFETCHED_BATCHES = 8
-
-
-class Host(NamedTuple):
-    """One of the processes that share each global batch."""
-
-    index: int = 0
-    count: int = 1
-
-    def rows(self, batch_size: int) -> range:
-        """Returns this host's rows of a global batch."""
-        if batch_size % self.count:
-            raise DataError(
-                f"batch_size is {batch_size}; accepted: a multiple of the {self.count} processes"
-            )
-        rows = batch_size // self.count
-        return range(self.index * rows, (self.index + 1) * rows)
-
-
-ONE_HOST = Host()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +49,11 @@ class TrainingSource:
     """
 
     def __init__(self, plan: ReadPlan, *, host: Host = ONE_HOST):
+        if plan.config.batch_size % host.count:
+            raise DataError(
+                f"batch_size is {plan.config.batch_size}; accepted: a multiple of the {host.count} "
+                "parts of a batch"
+            )
         self._plan = plan
         self._rows = host.rows(plan.config.batch_size)
         self._records = _Records(plan.config, split="train", batch_size=len(self._rows))
@@ -79,7 +64,7 @@ class TrainingSource:
     def __getitem__(self, step: int) -> Batch:
         plan = self._plan
         first = step * plan.config.batch_size
-        addresses = self.addresses(range(first + self._rows.start, first + self._rows.stop))
+        addresses = self.addresses([first + row for row in self._rows])
         progress = (plan.steps_before + step) / (plan.run_steps or plan.num_steps)
         masking = plan.config.masking.at(progress)
         return self._records.batch(addresses, seed=plan.seed, masking=masking)
@@ -92,7 +77,7 @@ class TrainingSource:
             files.setdefault(file, []).append(record)
         return files
 
-    def addresses(self, examples: range) -> list[tuple[int, int]]:
+    def addresses(self, examples: Iterable[int]) -> list[tuple[int, int]]:
         """Returns (epoch, record index) of each example. Numbers continue from epoch to epoch."""
         count = len(self._records)
         addresses = []
@@ -112,8 +97,8 @@ def training_batches(
     """Yields this host's rows of batches `first_step` to `num_steps - 1`; threads read ahead.
 
     Raises:
-      DataError: the data are not prepared as the config says, or the number of hosts does not
-        divide `batch_size`.
+      DataError: the data are not prepared as the config says, or `host.count` does not divide
+        `batch_size`.
     """
     source = TrainingSource(plan, host=host)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES)
@@ -130,8 +115,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yields this host's rows of the held-out records, in order and with fixed masks.
 
-    Rows that fill up the last global batch have weight 0. Every host gets the same number of
-    batches.
+    Filler rows, with weight 0, complete the last global batch. They also complete every batch if
+    `host.count` does not divide `batch_size`. Every host gets the same number of batches.
 
     Args:
       max_examples: number of records to take, evenly spaced over the n records of the split:
@@ -144,8 +129,8 @@ def evaluation_batches(
     count = min(len(records), max_examples or len(records))
     addresses = [(0, i * len(records) // count) for i in range(count)]
     read = partial(records.batch, seed=EVALUATION_SEED, masking=config.evaluation_masking)
-    starts = range(0, count, batch_size)
-    return (read(addresses[first + rows.start : first + rows.stop]) for first in starts)
+    batches = (addresses[first : first + batch_size] for first in range(0, count, batch_size))
+    return (read([batch[row] for row in rows if row < len(batch)]) for batch in batches)
 
 
 class _Records:

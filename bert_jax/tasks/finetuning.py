@@ -17,7 +17,7 @@ from bert_jax.faults.memory import check_fits
 from bert_jax.faults.run_files import AS_WRITTEN
 from bert_jax.files import read_json, write_json
 from bert_jax.runs.run import Run, load_run
-from bert_jax.sharding import make_mesh, named_sharding
+from bert_jax.sharding import make_mesh, row_sharding
 from bert_jax.storage import open_path
 from bert_jax.tasks import datasets, results, state
 from bert_jax.tasks.config import FineTuningConfig
@@ -219,16 +219,8 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
     training, family, rows = config.training, dataset.family, dataset.splits["train"].rows
     model = state.make_model(config, run.model.config, family, dataset.labels)
     mesh = make_mesh(config.mesh)
-    # The sharding is the same for any number of rows that the mesh divides.
-    batch_sharding, _ = (
-        named_sharding(
-            ("batch",),
-            rules=config.sharding,
-            mesh=mesh,
-            shape=(getattr(training, name),),
-            what=f"training.{name}",
-        )
-        for name in ("batch_size", "evaluation_batch_size")
+    batch_sharding = row_sharding(
+        training.batch_size, "training.batch_size", rules=config.sharding, mesh=mesh
     )
     length = padded_length(rows, config.task.max_length)
     largest = max(training.batch_size, training.evaluation_batch_size)

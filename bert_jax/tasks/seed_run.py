@@ -17,6 +17,7 @@ from bert_jax.config import to_json
 from bert_jax.files import write_array, write_atomically, write_json
 from bert_jax.models.task import BertForTask
 from bert_jax.runs.run import Run
+from bert_jax.sharding import num_parts
 from bert_jax.tasks.config import FineTuningConfig, TaskTrainingConfig
 from bert_jax.tasks.datasets import Dataset, Split, compute_metrics
 from bert_jax.tasks.families import batches
@@ -155,13 +156,16 @@ def place_batch(setup: Setup, rows: Sequence[Row], batch_size: int, length: int)
 def predict(setup: Setup, params: Any, split: Split) -> list[Any]:
     """Returns the prediction of each example of a split, before any threshold is applied."""
     size, task = setup.config.training.evaluation_batch_size, setup.config.task
+    parts = num_parts(setup.batch_sharding)
+    whole = -(-size // parts) * parts  # with filler rows
     outputs: dict[int, Any] = {}
     # Rows of similar length share a batch, which saves padding and changes no prediction.
     by_length = sorted(range(len(split.rows)), key=lambda i: batches.num_tokens(split.rows[i]))
     for numbers in batches.chunks(by_length, size):
         rows = [split.rows[i] for i in numbers]
         length = padded_length(rows, task.max_length, multiple=LENGTH_STEP)
-        found = jax.device_get(setup.predict_batch(params, place_batch(setup, rows, size, length)))
+        batch = place_batch(setup, rows, whole, length)
+        found = jax.device_get(setup.predict_batch(params, batch))
         outputs |= zip(numbers, found[: len(rows)], strict=True)
     in_order = [outputs[i] for i in range(len(split.rows))]
     return setup.dataset.family.decode(in_order, split.rows, split.examples, task)

@@ -3,18 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from bert_jax.data.batch import Batch
+from bert_jax.data.batch import Batch, Host
 from bert_jax.errors import ConfigError
 from bert_jax.faults import memory
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.kernels import SPLASH_TOKENS
-from bert_jax.sharding import named_sharding
+from bert_jax.sharding import num_parts, row_sharding
 from bert_jax.training.experiment import Experiment, Phase
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer, restart_moments
 from bert_jax.training.state import (
@@ -34,6 +35,8 @@ class Assembly(NamedTuple):
     """The experiment of the phase."""
     rows: NamedSharding
     """The sharding of a batch: its rows are split over the mesh."""
+    host: Host
+    """The rows of a batch that this process reads."""
     place: Callable[[Batch], Batch]
     """Puts this host's rows of a batch on its devices."""
     initialize: Callable[[], TrainState]
@@ -94,6 +97,7 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
     return Assembly(
         experiment=experiment,
         rows=rows,
+        host=host_of(rows),
         place=partial(place_batch, sharding=rows),
         initialize=initialize,
         sharding=sharding,
@@ -199,40 +203,45 @@ def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its rows are split over the mesh.
 
     Raises:
-      ConfigError: microbatches, devices or processes cannot get equal numbers of rows.
+      ConfigError: microbatches or devices cannot get equal numbers of rows.
     """
-    microbatches = experiment.training.microbatches
-    if experiment.data.batch_size % microbatches:
+    microbatches, size = experiment.training.microbatches, experiment.data.batch_size
+    if size % microbatches:
         raise ConfigError(
-            f"data.batch_size is {experiment.data.batch_size}; accepted: a multiple of "
-            f"training.microbatches {microbatches}"
+            f"data.batch_size is {size}; accepted: a multiple of training.microbatches "
+            f"{microbatches}"
         )
-    rows = partial(_row_sharding, experiment=experiment, mesh=mesh)
-    rows(experiment.evaluation.batch_size, "evaluation.batch_size")
-    # The sharding is the same for any number of rows that the mesh divides.
-    microbatch = experiment.data.batch_size // microbatches
-    return rows(microbatch, "data.batch_size / training.microbatches")
+    rules = experiment.sharding
+    return row_sharding(size, "data.batch_size", rules=rules, mesh=mesh, microbatches=microbatches)
 
 
-def _row_sharding(size: int, what: str, *, experiment: Experiment, mesh: Mesh) -> NamedSharding:
-    sharding = named_sharding(
-        ("batch",), rules=experiment.sharding, mesh=mesh, shape=(size,), what=what
-    )
-    parts: dict[int, set[range]] = {}
-    for device, index in sharding.devices_indices_map((size,)).items():
-        parts.setdefault(device.process_index, set()).add(range(size)[index[0]])
-    held = {process: sum(map(len, ranges)) for process, ranges in parts.items()}
-    process, rows = min(held.items(), key=lambda item: item[1])
-    if any(other * len(held) != size for other in held.values()):
-        devices = mesh.size // len(held)
-        raise ConfigError(
-            f"mesh: process {process} holds {rows} of {size} rows, but each of "
-            f"the {len(held)} processes must hold an equal part; accepted: a "
-            f"mesh.tensor that divides the {devices} devices of a process"
-        )
-    return sharding
+@cache
+def host_of(rows: NamedSharding) -> Host:
+    """Returns the rows of a batch that this process reads: those that its devices hold.
+
+    The devices of a process need not be neighbours in the mesh, so its rows need not be either.
+    """
+    count, process = num_parts(rows), jax.process_index()
+    held = {
+        range(count)[cut][0]
+        for device, (cut,) in rows.devices_indices_map((count,)).items()
+        if device.process_index == process
+    }
+    return Host(tuple(sorted(held)), count)
 
 
 def place_batch(batch: Batch, *, sharding: NamedSharding) -> Batch:
     """Puts this host's rows on its devices and returns arrays of the global batch."""
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+    host = host_of(sharding)
+
+    def place(rows: np.ndarray) -> jax.Array:
+        size = len(rows) // len(host.parts)
+
+        def part(index: Any) -> np.ndarray:
+            number = host.parts.index((index[0].start or 0) // size)
+            return rows[number * size : (number + 1) * size]
+
+        shape = (size * host.count, *rows.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(place, batch)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from bert_jax.data import pipeline
-from bert_jax.data.batch import Batch
+from bert_jax.data.batch import ONE_HOST, Batch, Host
 from bert_jax.data.passport import check_files, check_passport, check_tokenizer, load_passport
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer
 from bert_jax.errors import DataError
@@ -46,16 +46,16 @@ def check_files_of_phases(phases: Sequence[Phase], loaded: Sequence[dict]) -> No
         check_files(passport, phase.experiment.data.directory, splits=splits)
 
 
-def first_batch(phase: Phase, first_step: int) -> Batch:
+def first_batch(phase: Phase, first_step: int, host: Host = ONE_HOST) -> Batch:
     """Returns this host's rows of the phase's first batch after step `first_step` of the run."""
-    source = pipeline.TrainingSource(_read_plan(phase), host=_host())
+    source = pipeline.TrainingSource(_read_plan(phase), host=host)
     return source[max(first_step - phase.first_step, 0)]
 
 
-def training_batches(phase: Phase, first_step: int) -> Iterator[Batch]:
+def training_batches(phase: Phase, first_step: int, host: Host = ONE_HOST) -> Iterator[Batch]:
     """Yields this host's rows of the phase's batches after step `first_step` of the run."""
     start = max(first_step - phase.first_step, 0)
-    batches = pipeline.training_batches(_read_plan(phase), first_step=start, host=_host())
+    batches = pipeline.training_batches(_read_plan(phase), first_step=start, host=host)
     return _without_untrained_pairs(batches, phase)
 
 
@@ -68,14 +68,14 @@ def files_of_step(phases: Sequence[Phase], step: int) -> dict[str, list[int]]:
     return pipeline.TrainingSource(_read_plan(phase)).files(step - 1 - phase.first_step)
 
 
-def held_out_batches(phase: Phase) -> Iterator[Batch]:
+def held_out_batches(phase: Phase, host: Host = ONE_HOST) -> Iterator[Batch]:
     """Yields this host's rows of the held-out examples of the phase's data."""
     data, evaluation = phase.experiment.data, phase.experiment.evaluation
     batches = pipeline.evaluation_batches(
         data,
         batch_size=evaluation.batch_size,
         max_examples=evaluation.max_examples,
-        host=_host(),
+        host=host,
     )
     return _without_untrained_pairs(batches, phase)
 
@@ -97,12 +97,8 @@ def _read_plan(phase: Phase) -> pipeline.ReadPlan:
     )
 
 
-def _host() -> pipeline.Host:
-    return pipeline.Host(jax.process_index(), jax.process_count())
-
-
 def placed_held_out_batches(
-    phase: Phase, place: Callable[[Batch], Batch], activity: Activity
+    phase: Phase, host: Host, place: Callable[[Batch], Batch], activity: Activity
 ) -> Iterator[Batch]:
     """Returns the phase's held-out batches on the devices. Each is progress of the run."""
-    return activity.each(map(place, held_out_batches(phase)))
+    return activity.each(map(place, held_out_batches(phase, host)))

@@ -160,7 +160,8 @@ def compile_updates(
     """Compiles the update of each phase that ends after `first_step`, in `assemblies`."""
     activity.begin("compilation")
     for phase in (phase for phase in phases if phase.last_step > first_step):
-        assembly, batch = assemblies[phase.number], first_batch(phase, first_step)
+        assembly = assemblies[phase.number]
+        batch = first_batch(phase, first_step, assembly.host)
         assemblies[phase.number] = compile_update(assembly, state, batch)
     activity.begin("start")
     report(f"compiled in {activity.seconds_of_last:.0f} s")
@@ -270,7 +271,7 @@ def train_phase(
       CheckpointError: a checkpoint could not be written.
     """
     config, data = phase.experiment.training, phase.experiment.data
-    held_out = partial(placed_held_out_batches, phase, assembly.place, activity)
+    held_out = partial(placed_held_out_batches, phase, assembly.host, assembly.place, activity)
 
     # ---- Baselines: they need no model, and use the masked positions of the evaluation --------
     activity.begin("evaluation")
@@ -279,7 +280,7 @@ def train_phase(
     report(f"baselines on held-out text: {found}")
 
     # ---- Loop: an update returns early, so batch s + 1 is read while the devices run step s ---
-    batches = map(assembly.place, training_batches(phase, first_step))
+    batches = map(assembly.place, training_batches(phase, first_step, assembly.host))
     evaluation = {}
     activity.begin("updates")
     writer.restart_clock()

@@ -18,7 +18,8 @@ from bert_jax.sharding import (
     named_sharding,
     resolve,
 )
-from bert_jax.training.build import batch_sharding
+from bert_jax.training.build import assemble, batch_sharding
+from bert_jax.training.experiment import phases
 from bert_jax.training.state import make_state, state_sharding
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 4)]
@@ -104,9 +105,6 @@ def test_the_error_names_a_dimension_that_the_mesh_does_not_divide():
     arguments = {"rules": ShardingRules(), "mesh": mesh, "what": "query/kernel"}
     with pytest.raises(ConfigError, match=r"query/kernel: dimension 'heads' has size 3.* 2 "):
         named_sharding(("embed", "heads", "head_dim"), shape=(32, 3, 8), **arguments)
-    with pytest.raises(ConfigError, match=r"dimension 'batch' has size 6.* 4 .*data, fsdp"):
-        named_sharding(("batch",), shape=(6,), **arguments)
-    named_sharding(("batch",), shape=(8,), **arguments)
     arguments["mesh"] = make_mesh(MeshConfig(data=2, tensor=3))
     with pytest.raises(
         ConfigError, match=r"'vocab' has size 640.* 3 .*, or model.vocab_multiple=384"
@@ -119,12 +117,13 @@ def test_the_error_names_a_dimension_that_the_mesh_does_not_divide():
     ("changes", "said"),
     [
         ({"training.microbatches": 3}, "batch_size is 16; accepted: a multiple of .* 3"),
-        ({"training.microbatches": 4}, "data.batch_size / training.microbatches: .* size 4"),
-        ({"evaluation.batch_size": 4}, "evaluation.batch_size: .* size 4"),
+        ({"training.microbatches": 4}, "accepted: data.batch_size=32 .* x mesh.fsdp=4"),
+        ({"data.batch_size": 20}, "accepted: data.batch_size=16 .* x mesh.fsdp=4"),
+        ({"data.batch_size": 3}, "accepted: data.batch_size=8 .* x mesh.fsdp=1"),
     ],
 )
 def test_rows_that_microbatches_or_the_mesh_do_not_divide_are_refused(changes, said, experiment):
-    mesh, rows = make_mesh(MeshConfig(data=8)), {"data.batch_size": 16, "evaluation.batch_size": 8}
+    mesh, rows = make_mesh(MeshConfig(data=8)), {"data.batch_size": 16, "evaluation.batch_size": 4}
     assert batch_sharding(override(experiment, rows), mesh).spec == PartitionSpec(("data", "fsdp"))
     with pytest.raises(ConfigError, match=said):
         batch_sharding(override(experiment, rows | changes), mesh)
@@ -151,6 +150,66 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
     data, fsdp, tensor = sizes
     with pytest.raises(ConfigError, match=rf"{data} x {fsdp} x {tensor}.*there are 8 devices"):
         make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "slices"),
+    [
+        ((4, 2, 1), [[0, 2, 4, 6], [1, 3, 5, 7]]),
+        ((2, 2, 2), [[0, 2, 4, 6], [1, 3, 5, 7]]),
+        ((4, 1, 2), [[0, 4], [1, 5], [2, 6], [3, 7]]),
+    ],
+)
+def test_only_the_data_axis_crosses_slices(sizes, slices):
+    config = MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
+    mesh = make_mesh(config, slice_of_device=lambda device: device.id % len(slices))
+    inner = mesh.devices.reshape(len(slices), -1)
+    assert [[device.id for device in row] for row in inner] == slices
+
+
+@pytest.mark.parametrize(
+    ("sizes", "remedy"),
+    [
+        ((1, 8, 1), (2, 4, 1)),
+        ((1, 2, 4), (2, 1, 4)),
+        ((1, 1, 8), (2, 1, 4)),
+        ((1, 6, 1), (2, 3, 1)),
+    ],
+)
+def test_a_mesh_whose_other_axes_would_cross_slices_is_refused(sizes, remedy):
+    def mesh(sizes):
+        config = MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
+        return make_mesh(config, slice_of_device=lambda device: device.id % 2)
+
+    said = "multiple of 2, because only this axis .* such as {} x {} x {}$".format(*remedy)
+    with pytest.raises(ConfigError, match=said):
+        mesh(sizes)
+    assert mesh(remedy).devices.shape == remedy
+
+
+def test_slices_of_unequal_sizes_are_refused():
+    with pytest.raises(ConfigError, match="have 2, 6 devices; accepted: the same number"):
+        make_mesh(MeshConfig(), slice_of_device=lambda device: device.id // 6)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "remedies"),
+    [
+        ("6x1x1", [("data.batch_size", 18)]),
+        ("6x1x1", [("mesh.data x mesh.fsdp", 2)]),
+        ("1x5x1", [("data.batch_size", 15), ("mesh.fsdp", 1)]),
+        ("1x1x3", [("mesh.tensor", 1)]),
+        ("1x1x3", [("model.vocab_multiple", 384), ("mesh.tensor", 1)]),
+    ],
+)
+def test_the_remedies_of_a_refused_mesh_work_when_followed(mesh, remedies, experiment):
+    data, fsdp, tensor = map(int, mesh.split("x"))
+    changed = override(experiment, {"mesh": MeshConfig(data=data, fsdp=fsdp, tensor=tensor)})
+    for name, value in remedies:
+        with pytest.raises(ConfigError, match=rf"accepted: .*{name}={value}( |$)"):
+            assemble(phases(changed)[0], make_mesh(changed.mesh))
+        changed = override(changed, {name.split(" x ")[0]: value})
+    assemble(phases(changed)[0], make_mesh(changed.mesh))
 
 
 @pytest.mark.parametrize("sizes", [{"data": 0}, {"data": -1, "fsdp": -1}, {"tensor": -2}])
