@@ -8,7 +8,8 @@ The command compiles the update of the first phase (with --phases: of every phas
 at XLA's optimization level O1. Training compiles at the default level. This takes several times
 longer, and the update needs about the same memory but moves and sends fewer bytes.
 
-A TPU topology is a chip (v4, v5e, v5p or v6e) and a shape, such as v5e:2x4. Estimates for TPUs need
+A TPU topology is a chip (v4, v5e, v5p or v6e) and a shape, such as v5e:2x4. 2xv5e:16x16 is two such
+slices (v5e, v5p, v6e), which a slower network connects. Estimates for TPUs need
 pip install -e '.[plan]'. h100:8 is one host with 8 GPUs, and h100:4x8 is four such hosts.
 Estimates for GPUs need pip install -e '.[plan-gpu]'.
 
@@ -93,7 +94,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
-    flags.DEFINE_string("topology", None, "CHIP:SHAPE, such as v5e:16x16, v5p:2x2x2 or h100:8.")
+    flags.DEFINE_string(
+        "topology", None, "CHIP:SHAPE, such as v5e:16x16, 2xv5e:16x16, v5p:2x2x2 or h100:8."
+    )
     flags.DEFINE_bool("phases", False, "Plans every phase of the run, not only the first.")
     flags.DEFINE_bool("largest", False, "Searches for the largest microbatch that fits.")
     flags.DEFINE_bool("json", False, "Prints one JSON object instead of text.")

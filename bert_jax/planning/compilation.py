@@ -86,8 +86,11 @@ def compile_update(
 
 def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
     """Compiles the update; returns a dict (memory, state arrays, mesh) and the program's text."""
-    devices = _devices(parse_topology(name))
-    mesh = make_mesh(experiment.mesh, devices)
+    topology = parse_topology(name)
+    devices = _devices(topology)
+    # The description of a GPU does not have the slice_index of a GPU.
+    by_host = (lambda device: device.process_index) if topology.chip.platform == "cuda" else None
+    mesh = make_mesh(experiment.mesh, devices, slice_of_device=by_host)
     if mesh.size != len(devices):
         raise ConfigError(
             f"mesh has {mesh.size} devices, but {name} has {len(devices)}; accepted: a mesh of all "

@@ -31,6 +31,7 @@ def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str)
         "microbatches": experiment.training.microbatches,
         "sequence_length": experiment.data.sequence_length,
         "mesh": mesh,
+        "slices": topology.num_slices,
         "compile_seconds": found.get("compile_seconds"),
         "fits": memory["needed"] is not None and memory["needed"] <= memory["available"],
         "memory_bytes": memory,
@@ -42,6 +43,7 @@ def estimate(phase: Phase, topology: Topology, found: dict[str, Any], text: str)
         theory = wire_bytes(experiment, found["state"], mesh)
         result["collectives"] = [dataclasses.asdict(one) for one in totals.collectives]
         result["wire_bytes"] = totals.wire_bytes
+        result["slice_bytes"] = totals.slice_bytes
         result["wire_bytes_in_theory"] = theory
         result["not_counted"] = totals.not_counted
         if topology.chip.platform == "tpu":
@@ -58,7 +60,8 @@ def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[st
         pair_lengths=[data.sequence_length] * data.batch_size,
         predictions=data.batch_size * data.masking.max_predictions,
     )
-    wire = totals.wire_bytes / chip.link_bandwidth
+    slow = totals.slice_bytes / chip.network_bandwidth if totals.slice_bytes else 0.0
+    wire = (totals.wire_bytes - totals.slice_bytes) / chip.link_bandwidth + slow
     ideal = phase_flops(phase) / phase.steps / chips / chip.flops
     steps = [max(totals.roofline_seconds, wire), totals.roofline_seconds + wire]
     hours = [step * phase.steps / 3600 for step in steps]
@@ -71,6 +74,7 @@ def _times(phase: Phase, topology: Topology, totals: roofline.Totals) -> dict[st
             "memory": totals.memory_seconds,
             "roofline": totals.roofline_seconds,
             "communication": wire,
+            "between_slices": slow,
         },
         "step_seconds": steps,
         "model_flops_utilization": [ideal / step for step in steps],
@@ -127,9 +131,11 @@ def recommend(result: dict[str, Any], phase: Phase) -> str:
     state, parts = memory["parameters"] + memory["optimizer"], result["microbatches"]
     if not result["fits"]:
         return "use more chips or a shorter data.sequence_length: no update that was tried fits"
-    if state > 0.3 * available and mesh["data"] > 1:
-        share, fsdp = state / available, mesh["data"] * mesh["fsdp"]
-        return f"set mesh.fsdp={fsdp} and mesh.data=1: the state takes {share:.0%} of the memory"
+    slices = result["slices"]
+    if state > 0.3 * available and mesh["data"] > slices:
+        share, fsdp = state / available, mesh["data"] * mesh["fsdp"] // slices
+        chosen = f"mesh.fsdp={fsdp} and mesh.data={slices}"
+        return f"set {chosen}: the state takes {share:.0%} of the memory"
     whole = state * mesh["fsdp"]
     if whole > state and whole < 0.2 * available and memory["needed"] + whole - state < available:
         share = whole / available

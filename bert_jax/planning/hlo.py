@@ -118,6 +118,16 @@ def group_size(instruction: Instruction) -> int:
     return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
 
 
+def num_slices(instruction: Instruction) -> int:
+    """Returns the number of slices that exchange data, for a transfer between slices of TPUs.
+
+    The attribute names slices and devices, such as {1,2}x{0:3} or {1:4}x{0:15}.
+    """
+    slices = instruction.attribute(r'_xla_megascale_target="\{([\d,:]+)\}') or "0"
+    ranges = [[int(end) for end in part.split(":")] for part in slices.split(",")]
+    return sum(part[-1] - part[0] + 1 for part in ranges)
+
+
 def trip_count(program: Program, loop: Instruction) -> int | None:
     """Returns how often a loop runs its body, or None if the program's text does not tell."""
     if known := loop.attribute(r'known_trip_count":\{"n":"(\d+)"'):

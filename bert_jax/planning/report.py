@@ -66,13 +66,15 @@ def _memory(phase: dict[str, Any]) -> list[str]:
 def _times(phase: dict[str, Any]) -> list[str]:
     seconds = {name: f"{1000 * value:.2f} ms" for name, value in phase["seconds"].items()}
     step = _range([1000 * value for value in phase["step_seconds"]], "{:.1f}")
+    slow = phase["seconds"]["between_slices"]
+    between = f", {seconds['between_slices']} of it between slices" if slow else ""
     mfu = _range(phase["model_flops_utilization"][::-1], "{:.3f}")
     return [
         f"FLOPs             {phase['flops']:.4g} a device, {phase['flops_over_formula']:.3f} of "
         "the formula",
         f"roofline          {seconds['roofline']}: matrix products {seconds['matrix']}, memory "
         f"{seconds['memory']} for {phase['memory_traffic_bytes'] / 1e9:.1f} GB",
-        f"communication     {seconds['communication']}",
+        f"communication     {seconds['communication']}{between}",
         f"step              {step} ms, MFU {mfu} (communication hidden or not)",
         f"schedule          {_schedule([phase])}",
     ]
@@ -100,6 +102,7 @@ def _collectives(phase: dict[str, Any]) -> list[str]:
     shown = [one for one in phase["collectives"] if one["payload_bytes"] >= MIB / 100]
     for one in shown:
         group = f"over {one['group']}" if one["group"] > 1 else ""
+        group = f"{one['group']} slices" if one["between_slices"] else group
         lines.append(
             f"                  {one['kind']:19}{one['dtype']:9}{group:9}{one['count']:6,.0f} x  "
             f"payload {one['payload_bytes'] / MIB:9,.2f} MiB  wire {one['wire_bytes'] / MIB:9,.2f}"

@@ -25,7 +25,7 @@ WIRE: dict[str, Callable[[int], float]] = {
 
 FREE = frozenset(
     ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all")
-    + ("partition-id", "replica-id", "iota", "opt-barrier")
+    + ("partition-id", "replica-id", "iota", "opt-barrier", "recv")
 )
 """Instructions without memory traffic."""
 
@@ -37,7 +37,9 @@ class Collective:
     kind: str
     dtype: str
     group: int
-    """Number of devices that exchange data."""
+    """Number of devices that exchange data; of slices if `between_slices`."""
+    between_slices: bool = False
+    """Whether the data go to other slices over the slow network."""
     count: float = 0
     payload_bytes: float = 0
     """Bytes of the whole arrays."""
@@ -63,6 +65,11 @@ class Totals:
     def wire_bytes(self) -> float:
         return sum(one.wire_bytes for one in self.collectives)
 
+    @property
+    def slice_bytes(self) -> float:
+        """The part of `wire_bytes` that goes to other slices."""
+        return sum(one.wire_bytes for one in self.collectives if one.between_slices)
+
 
 class _Fusion(NamedTuple):
     reads: dict[int, int | None]
@@ -86,7 +93,7 @@ class _Walk:
     def __init__(self, program: Program, chip: Chip):
         self.program, self.chip = program, chip
         self.totals = Totals()
-        self.collectives: dict[tuple[str, str, int], Collective] = {}
+        self.collectives: dict[tuple[str, str, int, bool], Collective] = {}
         self.fusions: dict[str, _Fusion] = {}
         self.channels: set[tuple[str | None, int]] = set()
 
@@ -112,6 +119,8 @@ class _Walk:
                     self.computation(called, times)
             elif kind in WIRE:
                 self.collective(one, kind, times)
+            elif one.op == "send":  # the host sends the data to other slices
+                self.between_slices(one, times)
             elif not _is_free(one):
                 self.compute(instructions, one, times)
 
@@ -122,13 +131,23 @@ class _Walk:
             payload *= group / (group + 1) if whole_and_part else 0.5
         elif kind == "reduce-scatter":  # its type has this device's part
             payload *= group
-        kind = "reduce-scatter" if scatter else kind
+        self.add(one, "reduce-scatter" if scatter else kind, group, False, payload, times)
+
+    def between_slices(self, one: Instruction, times: float) -> None:
+        kind = one.attribute(r'_xla_megascale_transfer_type="(\w+)"') or "collective-permute"
+        kind = kind.lower().replace("_", "-")
+        payload = float(hlo.num_bytes(one.type) - 4)  # the type has the data and a number
+        self.add(one, kind, hlo.num_slices(one), True, payload, times)
+
+    def add(
+        self, one: Instruction, kind: str, group: int, slices: bool, payload: float, times: float
+    ) -> None:
         numbers = [t for t in hlo.dtypes(one.type) if not t.startswith(("u", "s"))]
-        key = (kind, "+".join(numbers) or "integers", group)
+        key = (kind, "+".join(numbers) or "integers", group, slices)
         entry = self.collectives.setdefault(key, Collective(*key))
         entry.count += times
         entry.payload_bytes += times * payload
-        entry.wire_bytes += times * payload * WIRE[kind](group)
+        entry.wire_bytes += times * payload * WIRE.get(kind, lambda n: 1.0)(group)
 
     def fused_collectives(self, computation: str, times: float) -> None:
         """Adds the collectives of a fusion. On TPU, its all-reduce can mean a reduce-scatter."""

@@ -34,11 +34,11 @@ def what_fits(
 def _candidates(result: dict[str, Any]) -> Iterator[dict[str, int]]:
     """Yields overrides that should make the update fit. Activation memory is scaled with rows."""
     memory, mesh = result["memory_bytes"], result["mesh"]
-    ways = mesh["data"] * mesh["fsdp"]
+    ways, slices = mesh["data"] * mesh["fsdp"], result["slices"]
     state = memory["parameters"] + memory["optimizer"]
     rows, microbatches = result["rows"] // ways, result["microbatches"]
     activations = memory["activations_and_gradients"] or 0.0
-    for fsdp in dict.fromkeys((mesh["fsdp"], ways)):
+    for fsdp in dict.fromkeys((mesh["fsdp"], ways // slices)):
         unchanged = fsdp == mesh["fsdp"]
         cut = mesh["fsdp"] / fsdp
         # Accumulated gradients are as large as the parameters.
@@ -47,7 +47,7 @@ def _candidates(result: dict[str, Any]) -> Iterator[dict[str, int]]:
             continue
         for parts in range(microbatches + unchanged, rows + 1):
             if rows % parts == 0 and activations * microbatches / parts <= free:
-                cuts = {} if unchanged else {"mesh.data": 1, "mesh.fsdp": fsdp}
+                cuts = {} if unchanged else {"mesh.data": slices, "mesh.fsdp": fsdp}
                 yield cuts | {"training.microbatches": parts}
 
 

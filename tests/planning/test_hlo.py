@@ -184,6 +184,27 @@ def test_collectives_have_payload_and_wire_bytes(program):
     }
 
 
+@pytest.mark.parametrize(("target", "slices"), [("{1,2}x{0:3}", 2), ("{1:4}x{0:15}", 4)])
+def test_a_transfer_between_slices_has_its_kind_and_the_number_of_slices(target, slices):
+    """The text is from a program for two slices of v5e."""
+    attributes = (
+        'channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="'
+        f'{target}",_xla_megascale_transfer_type="ALL_REDUCE"}}'
+    )
+    text = (
+        "ENTRY %e (p: f32[2,8,128]) -> token[] {\n  %p = f32[2,8,128]{2,1,0} parameter(0)\n"
+        "  %t = token[] after-all()\n"
+        f"  %s = (f32[2,8,128]{{2,1,0}}, u32[], token[]) send(%p, %t), {attributes}\n"
+        f"  %r = (f32[2,8,128]{{2,1,0}}, u32[], token[]) recv(%t), {attributes}\n"
+        "  ROOT %d = token[] send-done(%s)\n}"
+    )
+    totals = roofline.totals(hlo.parse(text), CHIP)
+    (one,) = totals.collectives
+    assert (one.kind, one.group, one.between_slices) == ("all-reduce", slices, True)
+    sent = 2 * (slices - 1) / slices * 4 * 2 * 8 * 128
+    assert totals.slice_bytes == totals.wire_bytes == sent
+
+
 def test_an_asynchronous_slice_reads_only_the_slice():
     text = (
         "ENTRY %e (p: f32[64]) -> f32[8] {\n  %p = f32[64]{0} parameter(0)\n"

@@ -198,6 +198,16 @@ def test_a_state_that_does_not_fit_is_cut(experiment):
     assert found["fields"] == {"mesh.data": 1, "mesh.fsdp": 8, "training.microbatches": 1}
 
 
+def test_slices_keep_their_own_copy_of_a_state_that_is_cut(experiment):
+    compile_, _ = fake_compiler(per_row=1.0, whole=12.0)
+    phase, result = planned(override(experiment, {"data.batch_size": 8 * 2}), compile_)
+    found = search.what_fits(
+        phase, TOPOLOGY, result | {"slices": 2}, compile_=compile_, report=lambda _: None
+    )
+    assert found is not None
+    assert found["fields"] == {"mesh.data": 2, "mesh.fsdp": 4, "training.microbatches": 1}
+
+
 def test_nothing_fits_if_one_row_needs_more_than_a_device_has(experiment):
     compile_, compiled = fake_compiler(per_row=100.0)
     phase, result = planned(experiment, compile_)
@@ -269,7 +279,10 @@ def test_the_same_update_is_compiled_once(cached, experiment):
 
 @pytest.mark.parametrize(
     "name",
-    ["v5e", "v5e:", "v5e-8", "v7x:2x2", "v5e:0x2", "v5e:3x3", "v5e:2x2x2", "v4:2x2", "h100:1x2x4"],
+    [
+        *("v5e", "v5e:", "v5e-8", "v7x:2x2", "v5e:0x2", "v5e:3x3", "v5e:2x2x2", "v4:2x2"),
+        *("h100:1x2x4", "0xv5e:2x2", "1xv5e:2x2", "2xv4:2x2x1", "2xh100:8"),
+    ],
 )
 def test_a_topology_that_has_no_meaning_is_refused(name):
     with pytest.raises(ConfigError, match=f"--topology is '{name}'; accepted: "):
@@ -278,12 +291,16 @@ def test_a_topology_that_has_no_meaning_is_refused(name):
 
 def test_a_topology_has_the_arguments_that_jax_takes():
     assert parse_topology("v5p:2x2x2").num_chips == 8
+    two = parse_topology("2xv5e:2x4")
+    assert (two.num_chips, two.num_slices) == (16, 2)
+    assert two.xla_arguments == {"topology_name": "v5e:2x4", "num_slices": 2}
     assert parse_topology("v4:2x2x1").xla_arguments == {
         "topology_name": "v4:2x2x1",
         "chip_config_name": "megacore",
     }
     assert parse_topology("h100:8").xla_arguments["topology"] == "1x1x8"
     assert parse_topology("h100:4x8").xla_arguments["topology"] == "1x4x8"
+    assert parse_topology("h100:4x8").num_slices == 4
     assert "H100" in parse_topology("h100:8").xla_arguments["target_config"]
 
 
@@ -364,6 +381,7 @@ def test_one_change_is_recommended(change, said, experiment):
     result = {
         **{name: values[name] for name in ("fits", "microbatches")},
         "mesh": {"data": 8 // values["fsdp"], "fsdp": values["fsdp"], "tensor": 1},
+        "slices": 1,
         "seconds": {"roofline": 1.0}
         | {name: values[name] for name in ("communication", "memory", "matrix")},
         "memory_bytes": {

@@ -87,13 +87,43 @@ def test_a_program_that_does_not_fit_is_answered_with_one_that_does(plan):
     assert phase["fitting"]["needed"] <= 15.75 * 2**30
 
 
-def test_a_mesh_that_hosts_cannot_feed_ends_in_one_line(plan):
-    """v5e:2x4 has two hosts. With mesh.tensor=8 both would hold all rows."""
-    fields = ("mesh.data=1", "mesh.tensor=8", "model.num_heads=8")
-    process = plan("--topology=v5e:2x4", *(f"--set={field}" for field in fields))
+def test_only_the_sum_of_gradients_over_data_crosses_the_network_between_slices(plan):
+    fields = ("mesh.data=2", "mesh.fsdp=4")
+    process = plan("--topology=2xv5e:2x2", "--json", *(f"--set={field}" for field in fields))
+    assert process.returncode == 0, process.stderr
+    (phase,) = json.loads(process.stdout)["phases"]
+    with gzip.open(phase["program"], "rt") as file:
+        program = hlo.parse(file.read())
+    instructions = [one for body in program.computations.values() for one in body.values()]
+    # The groups of a TPU's collectives are numbers of chips within a slice: here 0 to 3.
+    groups = {one.attribute(r"replica_groups=(\S+}),") for one in instructions} - {None}
+    assert groups == {"{{0,1,2,3}}"}
+    kinds = {one.attribute(r'transfer_type="(\w+)"') for one in instructions if one.op == "send"}
+    targets = {one.attribute(r'target="(.*?)"') for one in instructions if one.op == "send"}
+    assert kinds == {"ALL_REDUCE"} and targets == {"{1,2}x{0:3}"}
+    assert phase["slice_bytes"] == pytest.approx(phase["wire_bytes_in_theory"]["data"], rel=0.05)
+
+
+def test_a_mesh_whose_axis_fsdp_would_cross_slices_ends_in_one_line(plan):
+    fields = ("mesh.data=1", "mesh.fsdp=8")
+    process = plan("--topology=2xv5e:2x2", *(f"--set={field}" for field in fields))
     assert process.returncode == 2 and process.stdout == ""
-    assert "each of the 2 processes must hold an equal part" in process.stderr.splitlines()[-1]
+    assert process.stderr.splitlines()[-1].endswith("such as 2 x 4 x 1")
     assert "Traceback" not in process.stderr
+
+
+def test_the_rows_of_a_process_follow_the_mesh():
+    """On a 4 x 4 slice of v5e, a ring through all chips leaves the chips of a host and returns."""
+    from jax.experimental import topologies
+
+    from bert_jax.data.batch import Host
+    from bert_jax.sharding import MeshConfig, ShardingRules, make_mesh, row_sharding
+    from bert_jax.training.build import host_of
+
+    described = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4")
+    mesh = make_mesh(MeshConfig(data=16), described.devices)
+    rows = row_sharding(32, "data.batch_size", rules=ShardingRules(), mesh=mesh)
+    assert host_of(rows) == Host((0, 1, 6, 15), 16)
 
 
 def test_a_shape_that_no_slice_has_ends_in_one_line(plan):
