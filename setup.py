@@ -62,6 +62,8 @@ setup(
         "plan-gpu": [f"jax[cuda12-local]{JAX}"],
         # The page of `prepare --audit`.
         "audit": ["jinja2>=3.1", "matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.14"],
+        # data.tokenizer=file:tokenizer.json, and models with such a tokenizer.
+        "tokenizers": ["tokenizers>=0.22,<0.24"],
         # What fine-tuning is measured with.
         "tasks": ["scikit-learn>=1.5", "scipy>=1.14"],
         "test": [

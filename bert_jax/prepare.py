@@ -151,24 +151,34 @@ def _audit(directory: str) -> None:
 
 
 def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
+    from bert_jax.data.tokenizers.huggingface import HuggingFace
     from bert_jax.data.tokenizers.sentencepiece import SentencePiece
     from bert_jax.data.tokenizers.wordpiece import WordPiece
 
-    if not FLAGS.vocabulary:
+    data, given = experiment.data, f"--vocabulary={FLAGS.vocabulary}"
+    file = data.tokenizer.removeprefix("file:")
+    if file != data.tokenizer:
+        if FLAGS.vocabulary:
+            raise ConfigError(
+                f"{given} with data.tokenizer {data.tokenizer!r}; accepted: one of both"
+            )
+        given = f"data.tokenizer={data.tokenizer}"
+    elif not FLAGS.vocabulary:
         return None
-    data = experiment.data
-    if Path(FLAGS.vocabulary).suffix == ".json":
+    if Path(FLAGS.vocabulary or "").suffix == ".json":
         raise ConfigError(
-            f"--vocabulary={FLAGS.vocabulary} is a .json file; accepted: a vocab.txt, or a "
-            "SentencePiece model that ends in .model"
+            f"{given} is a .json file; accepted: a vocab.txt, a SentencePiece model that ends in "
+            f".model, or --set data.tokenizer=file:{FLAGS.vocabulary}"
         )
-    if Path(FLAGS.vocabulary).suffix == ".model" and data.tokenizer != "sentencepiece":
+    if Path(FLAGS.vocabulary or "").suffix == ".model" and data.tokenizer != "sentencepiece":
         raise ConfigError(
-            f"--vocabulary={FLAGS.vocabulary} is a SentencePiece model and "
+            f"{given} is a SentencePiece model and "
             f"data.tokenizer is {data.tokenizer!r}; accepted: --set data.tokenizer=sentencepiece, "
             "or a vocab.txt"
         )
-    if data.tokenizer == "sentencepiece":
+    if file != data.tokenizer:
+        tokenizer = HuggingFace.from_file(file)
+    elif data.tokenizer == "sentencepiece":
         tokenizer = SentencePiece.from_model_file(FLAGS.vocabulary)
     else:
         tokenizer = WordPiece.from_vocabulary_file(
@@ -179,7 +189,7 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
         )
     if tokenizer.vocab_size != experiment.model.vocab_size:
         raise ConfigError(
-            f"--vocabulary={FLAGS.vocabulary} has {tokenizer.vocab_size} pieces and "
+            f"{given} has {tokenizer.vocab_size} pieces and "
             f"model.vocab_size is {experiment.model.vocab_size}; accepted: "
             f"--set model.vocab_size={tokenizer.vocab_size}"
         )

@@ -18,7 +18,9 @@ from bert_jax.data.pipeline import evaluation_batches
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
 from bert_jax.data.tokenizers.files import load_tokenizer
+from bert_jax.data.tokenizers.sentencepiece import SentencePiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
+from bert_jax.interop.tokenizer_files import tokenizer_json
 from bert_jax.runs.initial import open_initial_weights
 from bert_jax.runs.run import load_run, save_run
 from bert_jax.training.train import train
@@ -152,12 +154,23 @@ def test_a_run_fills_masks_and_keeps_its_tokenizer(run, sentencepiece_experiment
     assert (tmp_path / "converted" / "spiece.model").read_bytes() == tokenizer.model
 
 
-def test_export_to_hugging_faces_bert_is_refused_in_one_line(run, tmp_path):
-    with pytest.raises(
-        CheckpointError, match="tokenizer is sentencepiece; accepted: word"
-    ) as error:
-        save_run(run, tmp_path, to="huggingface")
-    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+def test_the_export_to_hugging_face_gives_the_same_ids_and_answers(run, tmp_path):
+    """tests/reference/test_exported_runs.py opens such an export with transformers."""
+    save_run(run, tmp_path, to="huggingface")
+    back = load_run(tmp_path)
+    assert back.tokenizer.pieces == run.tokenizer.pieces
+    text = "The  President of the [MASK] spoke, naïvely; ﬁne and 中文 😀."
+    assert back.tokenizer.encode(text) == run.tokenizer.encode(text)
+    assert back.fill_mask(text) == run.fill_mask(text)
+
+
+def test_a_model_that_is_no_unigram_model_is_not_exported(run, tmp_path):
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(run.tokenizer.model)
+    model.trainer_spec.model_type = model.trainer_spec.BPE
+    with pytest.raises(CheckpointError, match="is number 2; accepted for Hugging Face: 1, a unigr"):
+        tokenizer_json(SentencePiece(model=model.SerializeToString()))
 
 
 @pytest.mark.slow
@@ -182,7 +195,9 @@ def test_weights_with_another_model_of_the_same_pieces_are_refused(
         sentencepiece_experiment,
         {"data.directory": f"{tmp_path}/out", "training.init_from": str(run.path)},
     )
-    with pytest.raises(ConfigError, match=r"has another SentencePiece model; accepted: .*the same"):
+    with pytest.raises(
+        ConfigError, match=r"has another tokenizer \(sentencepiece\); accepted: the same"
+    ):
         train(other, tmp_path / "run", weights=open_initial_weights(other, tmp_path / "run"))
     same = override(other, {"data.directory": data.directory, "training.steps": 3})
     train(same, tmp_path / "run", weights=open_initial_weights(same, tmp_path / "run"))

@@ -91,11 +91,12 @@ class DataConfig:
     """Number of positions in a row, at least 5: the shortest pair is [CLS] a [SEP] b [SEP]."""
     language: str = "en"
     """Language of the text, as a code of ISO 639-1. Its rules say where a sentence ends."""
-    tokenizer: Literal["wordpiece", "sentencepiece"] = "wordpiece"
-    """Kind of tokenizer: BERT's WordPiece, or the unigram model of ALBERT and T5, which needs no
-    spaces between words."""
+    tokenizer: str = "wordpiece"
+    """Kind of tokenizer. `wordpiece`: BERT's. `sentencepiece`: the unigram model of ALBERT and T5,
+    which needs no spaces between words. `file:tokenizer.json`: a tokenizer of Hugging Face's
+    `tokenizers` library, such as byte-level BPE, which is not trained."""
     lower_case: bool = True
-    """Whether text is lower-cased."""
+    """Whether text is lower-cased. A `file:` must agree."""
     strip_accents: bool | None = None
     """Whether WordPiece removes accents and umlauts (ä becomes a). null: as `lower_case`, which
     gives the cased and the uncased models of Devlin et al. 2018. SentencePiece keeps accents."""
@@ -133,17 +134,20 @@ class DataConfig:
                 f"data.language is {self.language!r:.60}; {nearest(self.language[:2], LANGUAGES)}"
                 " (codes of ISO 639-1)"
             )
-        if self.tokenizer == "sentencepiece" and self.strip_accents is not None:
+        kinds = ("wordpiece", "sentencepiece", "huggingface")
+        if self.tokenizer_kind not in kinds or self.tokenizer in ("huggingface", "file:"):
             raise ConfigError(
-                f"data.strip_accents is {self.strip_accents} with data.tokenizer 'sentencepiece', "
-                "which keeps accents; accepted: null"
+                f"data.tokenizer is {self.tokenizer!r:.60}; accepted: wordpiece, sentencepiece, or "
+                "file:PATH of a tokenizer.json"
             )
-        if self.tokenizer == "sentencepiece" and self.max_word_length != DataConfig.max_word_length:
-            raise ConfigError(
-                f"data.max_word_length is {self.max_word_length} with data.tokenizer "
-                f"'sentencepiece', which has no limit; accepted: {DataConfig.max_word_length}, "
-                "the default"
-            )
+        for name in ("strip_accents", "max_word_length"):
+            value, default = getattr(self, name), getattr(DataConfig, name)
+            if self.tokenizer != "wordpiece" and value != default:
+                wanted = "null" if default is None else default
+                raise ConfigError(
+                    f"data.{name} is {value} with data.tokenizer {self.tokenizer!r:.60}, which has "
+                    f"no such setting; accepted: {wanted}, the default"
+                )
         open_path(self.directory, name="data.directory")
         for name in ("masking", "evaluation_masking"):
             masking = getattr(self, name)
@@ -164,6 +168,11 @@ class DataConfig:
                 f"data.evaluation_masking.rate_points is {self.evaluation_masking.rate_points}; "
                 "accepted: (), because held-out masks are the same at every step"
             )
+
+    @property
+    def tokenizer_kind(self) -> str:
+        """The kind in the description of a tokenizer: that of a `file:` is `huggingface`."""
+        return "huggingface" if self.tokenizer.startswith("file:") else self.tokenizer
 
     @property
     def stripping(self) -> bool | None:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES
 from bert_jax.errors import CheckpointError
-from bert_jax.files import write_atomically, write_json
+from bert_jax.files import write_json
 from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, task_names
 from bert_jax.interop.source import (
     Source,
@@ -20,7 +19,7 @@ from bert_jax.interop.source import (
 )
 from bert_jax.interop.tensor_files import WEIGHTS, read_weights, weights_file, write_safetensors
 from bert_jax.interop.tensors import Parameters, from_parameters
-from bert_jax.interop.tokenizer_files import read_tokenizer, tokenizer_json
+from bert_jax.interop.tokenizer_files import read_tokenizer, write_tokenizer
 from bert_jax.models.config import BertConfig, TaskHeadConfig
 
 
@@ -60,15 +59,12 @@ def write_huggingface(
       directory: an existing directory.
       parameters: float32 arrays by path.
       config: the model's config.
-      tokenizer: a WordPiece tokenizer.
+      tokenizer: a tokenizer of any kind.
       head: the output layer of a fine-tuned model.
 
     Raises:
-      CheckpointError: the tokenizer is not WordPiece, or no transformers class has this head.
+      CheckpointError: no transformers class has this tokenizer or this head.
     """
-    description = tokenizer.to_json()
-    if description["kind"] != "wordpiece":
-        raise CheckpointError(f"the tokenizer is {description['kind']}; accepted: wordpiece")
     names = NAMES
     more: dict[str, Any] = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
     if head:
@@ -77,20 +73,7 @@ def write_huggingface(
     write_safetensors(directory, tensors)
     more = more | {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
     write_json(directory / "config.json", more | config_json(config))
-    write_atomically(directory / "vocab.txt", "".join(f"{p}\n" for p in tokenizer.pieces))
-    write_json(
-        directory / "tokenizer.json",
-        tokenizer_json(tokenizer, description),
-    )
-    settings = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": description["lower_case"],
-        "strip_accents": description.get("strip_accents"),
-        "tokenize_chinese_chars": True,
-        "model_max_length": config.max_positions,
-    }
-    special = {f"{piece[1:-1].lower()}_token": piece for piece in SPECIAL_PIECES}
-    write_json(directory / "tokenizer_config.json", settings | special)
+    write_tokenizer(directory, tokenizer, max_positions=config.max_positions)
 
 
 def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:

@@ -108,7 +108,7 @@ def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
     accepted = "the whole index of a TensorFlow checkpoint"
     with parsing(index, accepted=accepted, error=CheckpointError):
         table = dict(_read_table(index.read_bytes()))
-        header = _fields(table.pop(b""))
+        header = protobuf_fields(table.pop(b""))
         shards = int(header.get(_NUM_SHARDS, [0])[0])
         entries = {key.decode(): _entry(value) for key, value in table.items()}
     if header.get(_ENDIANNESS, [0])[0] != 0:
@@ -153,16 +153,16 @@ def _masked_checksum(content: bytes) -> int:
 
 
 def _entry(value: bytes) -> _Entry:
-    fields = _fields(value)
+    fields = protobuf_fields(value)
     if fields.get(_SLICES):
         raise ValueError("a variable is saved in slices")
     number = int(fields.get(_DTYPE, [0])[0])
     if number not in DTYPES:
         raise ValueError(f"a variable has TensorFlow's dtype number {number}")
-    shape = _fields(fields.get(_SHAPE, [b""])[0])
+    shape = protobuf_fields(fields.get(_SHAPE, [b""])[0])
     if shape.get(_UNKNOWN_RANK):
         raise ValueError("a variable has no shape")
-    sizes = (_fields(dim).get(_DIM_SIZE, [0])[0] for dim in shape.get(_DIM, []))
+    sizes = (protobuf_fields(dim).get(_DIM_SIZE, [0])[0] for dim in shape.get(_DIM, []))
     return _Entry(
         np.dtype(DTYPES[number]),
         tuple(int(size) for size in sizes),
@@ -222,7 +222,7 @@ def _read_block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes,
 # ---- Protocol buffers ----------------------------------------------------------------------------
 
 
-def _fields(message: bytes) -> dict[int, list]:
+def protobuf_fields(message: bytes) -> dict[int, list]:
     """Returns the values of each field number: integers, or the bytes of nested messages."""
     fields: dict[int, list] = {}
     start = 0

@@ -77,10 +77,12 @@ def encode_masked(model: TextModel, text: str, *, truncate: bool = False) -> Pai
     Raises:
       DataError: the text has no [MASK], or loses every [MASK] by truncation, or is too long.
     """
-    first, *rest = text.split(MASK)
-    if not rest:
+    *parts, last = text.split(MASK)
+    if not parts:
         raise DataError(f"no {MASK} in {text!r}; accepted: a text with at least one")
     mask_id = model.tokenizer.mask_id
+    # A space before [MASK] belongs to the masked piece.
+    first, *rest = (*(part.rstrip() for part in parts), last)
     ids = list(model.tokenizer.encode(first))
     for part in rest:
         ids += [mask_id, *model.tokenizer.encode_continuation(part)]

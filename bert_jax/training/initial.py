@@ -93,10 +93,10 @@ def check_initial_weights(
     for name in ("lower_case", "strip_accents"):
         if (value := found.get(name)) != wanted.get(name):
             raise ConfigError(f"{where} has {name} {value}; accepted: data.{name} equal")
-    if found.get("model") != wanted.get("model"):
+    if found != wanted:
         raise ConfigError(
-            f"{where} has another SentencePiece model; accepted: the same (give its spiece.model "
-            "to bert_jax.prepare as --vocabulary)"
+            f"{where} has another tokenizer ({found['kind']}); accepted: the same (copy its "
+            "tokenizer.json into data.directory before bert_jax.prepare)"
         )
 
 

@@ -577,6 +577,17 @@ ROWS = {
         ("--set=model.vocab_size=100000", "vocab_size ... 100000 ... accepted"),
         ("--vocabulary=nowhere.txt", "nowhere.txt cannot be read ... accepted"),
         ("--vocabulary=list.json", "--vocabulary=list.json is a .json file; accepted"),
+        ("--set=data.tokenizer=bpe", "data.tokenizer is 'bpe'; accepted: wordpiece, sentencepiece"),
+        ("--set=data.tokenizer=file:nowhere.json", "nowhere.json cannot be read ... accepted"),
+        ("--set=data.tokenizer=file:list.json", "list.json holds a list; accepted: a JSON object"),
+        (
+            "--set=data.tokenizer=file:fields.json",
+            "fields.json: a tokenizer.json cannot ... accepted",
+        ),
+        (
+            "--set=data.tokenizer=file:list.json --vocabulary=list.json",
+            "--vocabulary=list.json with data.tokenizer 'file:list.json'; accepted: one of both",
+        ),
         ("--vocabulary=tiny_bert/vocab.txt", "has ... pieces and model.vocab_size is 500"),
         ("--exclude=nowhere.txt", "nowhere.txt ... accepted"),
         ("--exclude=empty.jsonl", "empty.jsonl holds 0 texts ... accepted: a file with one text"),

@@ -143,7 +143,7 @@ def write_huggingface_tokenizer(name: str) -> Callable[[Path], Path]:
 
         pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcd", "##e")
         tokenizer = WordPiece(pieces=pieces, lower_case=True)
-        description = tokenizer_json(tokenizer, tokenizer.to_json())
+        description = tokenizer_json(tokenizer)
         added = {"1": {"content": "[UNK]", "special": True}}
         config = {"do_lower_case": True, "added_tokens_decoder": added, "pad_token": "[PAD]"}
         (directory / "tokenizer.json").write_text(json.dumps(description))
@@ -217,6 +217,48 @@ def read_tokenizer(file: Path) -> object:
     from bert_jax.data.tokenizers.files import load_tokenizer
 
     return use(load_tokenizer(file))
+
+
+def write_library_tokenizer(name: str) -> Callable[[Path], Path]:
+    """Writes a byte-level BPE, as a `tokenizer.json` of the library or as ours."""
+
+    def write(directory: Path) -> Path:
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+
+        from bert_jax.data.tokenizers.files import save_tokenizer
+        from bert_jax.data.tokenizers.huggingface import HuggingFace
+
+        library = tokenizers.Tokenizer(models.BPE())
+        library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+        special = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
+        trainer = trainers.BpeTrainer(vocab_size=40, special_tokens=special, show_progress=False)
+        library.train_from_iterator(["the then there here abc déf"] * 9, trainer)
+        tokenizer = HuggingFace.from_content(json.loads(library.to_str()))
+        if name == "tokenizer.json":
+            save_tokenizer(tokenizer, directory)
+        else:
+            (directory / name).write_text(library.to_str())
+        return directory / name
+
+    return write
+
+
+def read_library_tokenizer(file: Path) -> object:
+    from bert_jax.data.tokenizers.huggingface import HuggingFace
+
+    return use(HuggingFace.from_file(file))
+
+
+def write_added_tokens(name: str) -> Callable[[Path], Path]:
+    def write(directory: Path) -> Path:
+        write_huggingface_tokenizer("vocab.txt")(directory)
+        (directory / "added_tokens.json").write_text('{"new": 10, "[E1]": 11}')
+        special = {"additional_special_tokens": ["[E1]"], "pad_token": "[PAD]"}
+        (directory / "special_tokens_map.json").write_text(json.dumps(special))
+        return directory / name
+
+    return write
 
 
 def unpack_model(content: bytes) -> bytes:
@@ -521,6 +563,16 @@ READERS: dict[str, Reader] = {
     "sentencepiece_tokenizer.json": Reader(
         write_tokenizer("sentencepiece"), read_tokenizer, "json", unpack_model, pack_model
     ),
+    "library_tokenizer.json": Reader(
+        write_library_tokenizer("mine.json"), read_library_tokenizer, "json"
+    ),
+    "huggingface_kind_tokenizer.json": Reader(
+        write_library_tokenizer("tokenizer.json"), read_tokenizer, "json"
+    ),
+    **{
+        name: Reader(write_added_tokens(name), read_huggingface_tokenizer, "json")
+        for name in ("added_tokens.json", "special_tokens_map.json")
+    },
     "config.json": Reader(write_run("config.json"), read_config, "json"),
     "checkpoint_position": Reader(write_run("checkpoints/8/position/metadata"), read_step, "json"),
     "checkpoint_digests": Reader(write_run("checkpoints/8/digests.json"), read_step, "json"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bert_jax.data.tokenizers.huggingface import HuggingFace
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
 from bert_jax.interop.tokenizer_files import read_tokenizer, tokenizer_json
@@ -25,10 +26,14 @@ HUGGINGFACE_CONFIG = {
 }
 
 
+ADDED = {"id": 6, "content": "new", "special": False, "normalized": False}
+ADDED |= dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+
+
 def huggingface_description(*pieces: str) -> dict:
     """`tokenizer.json` as transformers 5.23 writes it, without the post-processor and decoder."""
     return {
-        "added_tokens": [{"id": 4, "content": "[MASK]", "special": True}],
+        "added_tokens": [ADDED | {"id": 4, "content": "[MASK]", "special": True}],
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": True,
@@ -84,14 +89,6 @@ def test_huggingface_directory_with_tokenizer_json(tmp_path):
             'tokenizer_class is "BertJapaneseTokenizer"',
         ),
         ({"mask_token": {"content": "<mask>"}}, r'mask_token is "<mask>"; accepted: null or "\[M'),
-        (
-            {"added_tokens_decoder": {"7": {"content": "z", "special": True}}},
-            "added token 'z' has id 7; accepted: special pieces of the vocabulary of 7 pieces",
-        ),
-        (
-            {"added_tokens_decoder": {"5": {"content": "x", "special": False}}},
-            "added token 'x' has id 5; accepted: special pieces",
-        ),
     ],
 )
 def test_unsupported_settings_in_tokenizer_config_are_refused(tmp_path, change, message):
@@ -106,20 +103,16 @@ def test_unsupported_settings_in_tokenizer_config_are_refused(tmp_path, change, 
     [
         ("normalizer.lowercase", True, "normalizer.lowercase is true; accepted: false"),
         ("normalizer.strip_accents", "no", 'strip_accents is "no"; accepted: null or false'),
-        ("normalizer.clean_text", False, "clean_text is false; accepted: true"),
-        ("normalizer.handle_chinese_chars", False, "handle_chinese_chars is false"),
-        ("normalizer.type", "Lowercase", 'normalizer.type is "Lowercase"'),
-        ("normalizer", None, "normalizer.type is null"),
-        ("pre_tokenizer.type", "Whitespace", 'pre_tokenizer.type is "Whitespace"'),
-        ("model.type", "BPE", 'model.type is "BPE"; accepted: "WordPiece"'),
-        ("model.unk_token", "<unk>", 'model.unk_token is "<unk>"'),
-        ("model.continuing_subword_prefix", "", 'continuing_subword_prefix is ""'),
+        ("model.type", "BPE", "a tokenizer.json cannot be read"),
+        ("model.unk_token", "<unk>", r"model.unk_token is '<unk>'; accepted: '\[UNK\]'"),
         ("model.max_input_chars_per_word", "all", "max_input_chars_per_word is str; accepted: int"),
         ("model.vocab", ["x"], "model.vocab is array; accepted: object"),
         ("model.vocab", {"x": "0"}, "model.vocab.* is str; accepted: int"),
         ("model.vocab", {"x": 1}, "model.vocab skips or repeats ids"),
         ("model.vocab", {"x": 0}, r"vocabulary of 1 pieces lacks \[PAD\]"),
-        ("added_tokens", [{"id": 6, "content": "x"}], "added token 'x' has id 6"),
+        ("added_tokens", [{"id": 6, "content": "x"}], "a tokenizer.json cannot be read"),
+        ("added_tokens", [{"id": "6", "content": "x"}], "id is str; accepted: int"),
+        ("added_tokens", [{**ADDED, "id": 9}], "added token 'new' has id 9; accepted: 6, the next"),
     ],
 )
 def test_unsupported_settings_in_tokenizer_json_are_refused(tmp_path, field, value, message):
@@ -135,14 +128,92 @@ def test_unsupported_settings_in_tokenizer_json_are_refused(tmp_path, field, val
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("normalizer.clean_text", False),
+        ("normalizer.handle_chinese_chars", False),
+        ("normalizer", None),
+        ("pre_tokenizer.type", "Whitespace"),
+        ("model.continuing_subword_prefix", ""),
+        ("added_tokens", [ADDED]),
+    ],
+)
+def test_a_tokenizer_json_other_than_berts_is_run_by_its_library(tmp_path, field, value):
+    description = huggingface_description("x")
+    parent, _, name = f"root.{field}".rpartition(".")
+    place = {"root": description, "root.normalizer": description["normalizer"]}
+    place |= {f"root.{name}": description[name] for name in ("pre_tokenizer", "model")}
+    place[parent][name] = value
+    write_huggingface(tmp_path, config=None, description=description)
+    tokenizer, casing = read_tokenizer(tmp_path)
+    assert isinstance(tokenizer, HuggingFace) and casing.startswith("lower_case False, as the")
+    assert tokenizer.decode(tokenizer.encode("x")) == "x"
+    if field == "added_tokens":
+        assert tokenizer.encode("x new x") == [5, 6, 5]
+    with pytest.raises(DataError, match="lower_case is True; accepted: as the file says"):
+        read_tokenizer(tmp_path, lower_case=True)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"added_tokens.json": {"covid": 7, "[E1]": 8}},
+        {"added_tokens.json": {"covid": 7, "[E1]": 8, "[MASK]": 4}},
+        {"tokenizer_config.json": {"added_tokens_decoder": {"7": {"content": "covid"}, "8": "E1"}}},
+        {
+            "added_tokens.json": {"covid": 7, "[E1]": 8},
+            "special_tokens_map.json": {
+                "unk_token": "[UNK]",
+                "additional_special_tokens": ["[E1]", {"content": "w"}],
+            },
+        },
+    ],
+)
+def test_added_tokens_are_followed(tmp_path, files):
+    """As transformers does it: the pieces of covid and [E1] are never split."""
+    write_huggingface(tmp_path, config=None, pieces=("x", "w"))
+    for name, content in files.items():
+        text = json.dumps(content).replace('"E1"', '{"content": "[E1]"}')
+        (tmp_path / name).write_text(text)
+    tokenizer, _ = read_tokenizer(tmp_path)
+    assert tokenizer.encode("x covid [E1] [MASK] w") == [5, 7, 8, 1, 1, 1, 6]
+    assert tokenizer.vocab_size == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "added_tokens.json",
+            {"new": 3},
+            "token 'new' has id 3; accepted: the id of the same",
+        ),
+        ("added_tokens.json", {"x": 8}, "added token 'x' has id 8; accepted"),
+        ("added_tokens.json", {"new": 8}, "added token 'new' has id 8; accepted: 7, the next id"),
+        ("added_tokens.json", {"new": "7"}, "is str; accepted: int"),
+        ("special_tokens_map.json", {"mask_token": "<mask>"}, 'mask_token is "<mask>"; accepted'),
+        (
+            "special_tokens_map.json",
+            {"additional_special_tokens": ["E1"]},
+            "'E1' has id None",
+        ),
+    ],
+)
+def test_added_tokens_that_cannot_be_followed_are_refused(tmp_path, name, content, says):
+    write_huggingface(tmp_path, config=None, pieces=("x", "w"))
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=says) as error:
+        read_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("lower_case", [True, False])
 @pytest.mark.parametrize("strip_accents", [None, True, False])
 def test_accents_are_followed_and_written(tmp_path, lower_case, strip_accents):
     """`tokenizer_config.json` and `tokenizer.json` say the same, as `write_huggingface` writes."""
     expected = make_tokenizer("ä", lower_case=lower_case, strip_accents=strip_accents)
-    (tmp_path / "tokenizer.json").write_text(
-        json.dumps(tokenizer_json(expected, expected.to_json()))
-    )
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(expected)))
     for config in ({}, {"do_lower_case": lower_case, "strip_accents": strip_accents}):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
         assert read_tokenizer(tmp_path)[0] == expected

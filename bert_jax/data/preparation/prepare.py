@@ -272,7 +272,7 @@ def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
 def _normalization(config: DataConfig) -> dict:
     """Returns the fields that the description of a tokenizer has too."""
     return {
-        "tokenizer": config.tokenizer,
+        "tokenizer": config.tokenizer_kind,
         "lower_case": config.lower_case,
         "strip_accents": config.stripping,
     }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,8 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from bert_jax.data.tokenizers.words import is_unspaced
+
 FORMAT_VERSION = 1
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SURROGATES = {code: "\ufffd" for code in range(0xD800, 0xE000)}
+"""Table for `str.translate`: libraries in other languages than Python refuse lone surrogates."""
 
 
 class Encoding(NamedTuple):
@@ -87,3 +92,15 @@ class Tokenizer(ABC):
         """Returns the SHA-256 of the canonical `to_json` in hexadecimal."""
         canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def starts_word(text: str) -> bool:
+    """Returns whether the text of a piece starts a word.
+
+    A word begins at a space, a punctuation mark or a symbol. In scripts that put no space between
+    words, each piece is a word.
+    """
+    first = text[:1]
+    if not first or first.isspace() or unicodedata.category(first)[0] in "PS":
+        return True
+    return is_unspaced(first)

@@ -2,25 +2,32 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, Tokenizer
+from bert_jax.data.tokenizers.huggingface import HuggingFace
 from bert_jax.data.tokenizers.sentencepiece import SentencePiece
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import DataError
-from bert_jax.files import read_json, write_atomically
+from bert_jax.files import check_json, read_json, write_atomically
+
+
+class _HuggingFaceDescription(TypedDict):
+    tokenizer: dict[str, Any]
 
 
 def tokenizer_from_json(description: dict) -> Tokenizer:
     """Rebuilds a tokenizer. Raises DataError if `description` is not the output of a `to_json`."""
     if isinstance(description.get("model"), dict):
-        raise DataError("this is Hugging Face's format; accepted: the output of bert_jax.convert")
+        raise DataError(
+            "this is Hugging Face's format; accepted: the output of bert_jax.convert, or the file "
+            "as data.tokenizer=file:tokenizer.json"
+        )
     if (version := description.get("format_version")) != FORMAT_VERSION:
         raise DataError(f"tokenizer format_version is {version!r:.60}; accepted: {FORMAT_VERSION}")
-    if (kind := description.get("kind")) not in (kinds := ("wordpiece", "sentencepiece")):
-        raise DataError(f"tokenizer kind is {kind!r:.60}; accepted: {kinds[0]!r} or {kinds[1]!r}")
-    from_json = _wordpiece_from_json if kind == "wordpiece" else SentencePiece.from_json
-    return from_json(description)
+    if (kind := description.get("kind")) not in list(_KINDS):  # it may be of any type
+        raise DataError(f"tokenizer kind is {kind!r:.60}; accepted: {', '.join(_KINDS)}")
+    return _KINDS[kind](description)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -43,24 +50,28 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
     """Writes `tokenizer.json`, and a vocabulary file for other tools.
 
     The vocabulary file of WordPiece is `vocab.txt`, with a piece on each line. The file of
-    SentencePiece is `spiece.model`, in the format of the library.
+    SentencePiece is `spiece.model`, in the format of the library. Other kinds need none.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(tokenizer, SentencePiece):
         write_atomically(directory / "spiece.model", tokenizer.model)
-    else:
+    elif isinstance(tokenizer, WordPiece):
         pieces = "".join(f"{piece}\n" for piece in tokenizer.pieces)
         write_atomically(directory / "vocab.txt", pieces)
     description = json.dumps(tokenizer.to_json(), ensure_ascii=False, indent=1)
     write_atomically(directory / "tokenizer.json", description + "\n")
 
 
+def _huggingface_from_json(description: dict) -> HuggingFace:
+    check_json(description, _HuggingFaceDescription, place="tokenizer")
+    return HuggingFace.from_content(description["tokenizer"])
+
+
 def _wordpiece_from_json(description: dict) -> WordPiece:
-    fields: dict[str, Any] = {
-        name: description[name] for name in description.keys() - {"format_version", "kind"}
-    }
-    types = {"lower_case": bool, "max_word_length": int, "pieces": list}
+    fields: dict[str, Any] = dict(description)
+    del fields["format_version"], fields["kind"]
+    types: dict[str, type] = {"lower_case": bool, "max_word_length": int, "pieces": list}
     if "strip_accents" in fields:
         types["strip_accents"] = bool
     if fields.keys() != types.keys():
@@ -74,3 +85,10 @@ def _wordpiece_from_json(description: dict) -> WordPiece:
             raise DataError(f"tokenizer pieces[{i}] is {piece!r:.60}; accepted: a string")
     fields["pieces"] = tuple(fields["pieces"])
     return WordPiece(**fields)
+
+
+_KINDS = {
+    "wordpiece": _wordpiece_from_json,
+    "sentencepiece": SentencePiece.from_json,
+    "huggingface": _huggingface_from_json,
+}

@@ -5,7 +5,6 @@ Reference: Kudo and Richardson 2018. ALBERT and T5 also use the model files of t
 
 import base64
 import binascii
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,15 +15,19 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Bool
 
-from bert_jax.data.tokenizers.base import FORMAT_VERSION, SPECIAL_PIECES, Encoding, Tokenizer
-from bert_jax.data.tokenizers.words import is_unspaced
+from bert_jax.data.tokenizers.base import (
+    FORMAT_VERSION,
+    SPECIAL_PIECES,
+    SURROGATES,
+    Encoding,
+    Tokenizer,
+    starts_word,
+)
 from bert_jax.errors import DataError
 from bert_jax.files import parsing, read_bytes
 
 SPACE = "▁"
 """The character that stands for a space. A piece that begins with it begins a word."""
-
-_SURROGATES = {code: "\ufffd" for code in range(0xD800, 0xE000)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ class SentencePiece(Tokenizer):
         try:
             return self._processor.encode(text)
         except RuntimeError:
-            return self._processor.encode(text.translate(_SURROGATES))
+            return self._processor.encode(text.translate(SURROGATES))
 
     def encode_continuation(self, text: str) -> list[int]:
         ids = self.encode(text)
@@ -100,7 +103,7 @@ class SentencePiece(Tokenizer):
         return ids if within == self.unk_id else [within, *ids[1:]]
 
     def encode_with_offsets(self, text: str) -> Encoding:
-        found = self._processor.encode_as_offset_mapping(text.translate(_SURROGATES))
+        found = self._processor.encode_as_offset_mapping(text.translate(SURROGATES))
         offsets = []
         for piece, (start, end) in zip(found["pieces"], found["offsets"], strict=True):
             if start == end and piece != SPACE:
@@ -125,6 +128,10 @@ class SentencePiece(Tokenizer):
             "lower_case": self.lower_case,
             "model": base64.b64encode(self.model).decode("ascii"),
         }
+
+    def score(self, i: int) -> float:
+        """Returns the score of a piece, which is the logarithm of its probability."""
+        return self._processor.get_score(i)
 
     def __getstate__(self) -> dict:
         return {"model": self.model}
@@ -167,23 +174,13 @@ class SentencePiece(Tokenizer):
 
     @cached_property
     def word_starts(self) -> Bool[np.ndarray, "vocab"]:
-        """True for ids of special pieces and of pieces that start a word. Read-only.
-
-        A word begins at a space, a punctuation mark or a symbol. In scripts that put no space
-        between words, each piece is a word.
-        """
+        """True for ids of special pieces and of pieces that `starts_word`. Read-only."""
         special = set(self.special_ids.values())
         starts = [
-            i in special or (not self._processor.is_byte(i) and _starts_word(piece))
+            i in special
+            or (not self._processor.is_byte(i) and starts_word(piece.replace(SPACE, " ")))
             for i, piece in enumerate(self.pieces)
         ]
         array = np.array(starts)
         array.flags.writeable = False
         return array
-
-
-def _starts_word(piece: str) -> bool:
-    first = piece[:1]
-    if not first or first == SPACE or unicodedata.category(first)[0] in "PS":
-        return True
-    return is_unspaced(first)
