@@ -51,9 +51,6 @@ def experiment_from_flags(root: Any = None, *, begun: Sequence[Any] = ()) -> Any
     `begun` has the experiments of the runs that the command continues. In earlier config formats,
     some fields had another default (`EARLIER_DEFAULTS`). If a field has its earlier default in one
     of these runs, the returned experiment keeps this value, unless `--set` names the field.
-
-    Raises:
-      ConfigError: the flags or the experiment are not valid.
     """
     spec, overrides = required("experiment", "FILE.py or FILE.py:VARIANT"), {}
     for assignment in _SET.value:
@@ -131,15 +128,10 @@ STEP_HELP = "Step of a checkpoint, or `best`: the lowest held-out loss. By defau
 
 
 def step(given: str | None) -> int | Literal["best"] | None:
-    """Returns the value of --step for `load_run`.
-
-    Raises:
-      ConfigError: it is neither a whole number nor `best`.
-    """
+    """Returns the value of --step for `load_run`."""
     if given is None or given == "best":
         return given
-    if not given.isdecimal():
-        raise ConfigError(f"--step={given!r}; accepted: the step of a checkpoint, or best")
+    require(given.isdecimal(), "--step", given, "the step of a checkpoint, or best")
     return int(given)
 
 

@@ -85,11 +85,7 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
 
 
 def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "Experiment":
-    """Returns the run's experiment as a single phase, whose data are those in `directory`.
-
-    Raises:
-      ConfigError: the rows are longer than `model.max_positions`.
-    """
+    """Returns the run's experiment as a single phase, whose data are those in `directory`."""
     from bert_jax.config import override
     from bert_jax.training.experiment import phases
 

@@ -86,11 +86,7 @@ def _overrides_of(function: Any, name: str, file: Path) -> list[dict[str, Any]]:
 
 
 def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]:
-    """Returns a point for each different config that combines one override of each sweep.
-
-    Raises:
-      ConfigError: an override is not valid for `base`.
-    """
+    """Returns a point for each different config that combines one override of each sweep."""
     points: dict[str, Point] = {}
     for combination in product(*(list(sweep) for sweep in sweeps)):
         overrides = {path: value for part in combination for path, value in part.items()}
@@ -104,9 +100,6 @@ def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
     """Returns the experiments of the runs that began with an earlier config format, by directory.
 
     The name of such a run's directory is the config's hash in the earlier format, not in today's.
-
-    Raises:
-      ConfigError: the config of a run in `workdir` cannot be read.
     """
     files = sorted(workdir.glob("*/config.json"))
     runs = {file.parent.name: command.load(str(file)) for file in files}

@@ -9,8 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import bert_jax
+
+ROOT = Path(bert_jax.__file__).parents[1]
 
 
 def assert_one_line(result: CompletedProcess[str], *said: str) -> None:
@@ -22,13 +25,29 @@ def assert_one_line(result: CompletedProcess[str], *said: str) -> None:
         assert part in result.stderr
 
 
+def start_command(name: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """Starts a command in a process of its own. `options` are those of `subprocess.Popen`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"bert_jax.{name}", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options,
+    )
+
+
+def run_command(name: str, *arguments: object, **options: Any) -> CompletedProcess[str]:
+    """Runs a command to its end."""
+    process = start_command(name, *arguments, **options)
+    output, errors = process.communicate(timeout=600)
+    return CompletedProcess(process.args, process.returncode, output, errors)
+
+
 def start_code(code: str, *, devices: int) -> subprocess.Popen:
     """Starts Python code in a process of its own, with simulated devices."""
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=os.environ
         | {
-            "PYTHONPATH": str(Path(bert_jax.__file__).parents[1]),
+            "PYTHONPATH": str(ROOT),
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # no restart, which needs -m
         },

@@ -4,8 +4,6 @@ import ast
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from commands import assert_one_line
+from commands import assert_one_line, run_command
 
 import bert_jax
 from bert_jax import command, environment, xla_flags
@@ -22,18 +20,6 @@ from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.faults import processes
 
 ROOT = Path(bert_jax.__file__).parents[1]
-
-
-def start(name, *arguments, directory):
-    """Runs a command in its own directory, as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", f"bert_jax.{name}", *map(str, arguments)],
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def write_experiment(file, experiment):
@@ -57,13 +43,13 @@ def file(experiment, tmp_path_factory):
 def test_a_mistake_ends_in_one_line(file, tmp_path):
     """tests/faults/test_wrong_inputs.py has the table of mistakes, without new processes."""
     arguments = [f"--experiment={file}", f"--workdir={tmp_path}/run", "--set=model.num_heads=5"]
-    result = start("pretrain", *arguments, directory=tmp_path)
+    result = run_command("pretrain", *arguments, cwd=tmp_path)
     assert_one_line(result, "model.hidden_size is 32", "model.num_heads 5")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_help_shows_the_purpose_and_the_flags_of_the_command(tmp_path):
-    result = start("pretrain", "--help", directory=tmp_path)
+    result = run_command("pretrain", "--help", cwd=tmp_path)
     source = (ROOT / "bert_jax" / "pretrain.py").read_text(encoding="utf-8")
     purpose, _, flags_shown = result.stdout.partition("\nflags:")
     assert purpose.split() == ast.get_docstring(ast.parse(source)).split()

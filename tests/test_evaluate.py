@@ -2,15 +2,11 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
+from commands import run_command
 
-import bert_jax
 from bert_jax.config import override
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data
@@ -20,7 +16,6 @@ from bert_jax.evaluate import as_evaluated, evaluate_run, frozen_masking
 from bert_jax.runs.run import load_run
 from bert_jax.training.experiment import phases
 
-ROOT = Path(bert_jax.__file__).parents[1]
 NUMBERS = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "loss", "perplexity")
 BASELINES = ("unigram_loss", "majority_token_accuracy", "nsp_majority_accuracy")
 
@@ -31,13 +26,7 @@ def run(two_phase_run):
 
 
 def evaluate(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "bert_jax.evaluate", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command("evaluate", *arguments)
 
 
 def prepared(run, directory, tokenizer=None, **changes):
@@ -144,5 +133,5 @@ def test_data_of_another_vocabulary_are_refused(run, tmp_path):
 
 def test_rows_longer_than_the_positions_are_refused(run, tmp_path):
     directory = prepared(run, tmp_path / "data", sequence_length=65)
-    with pytest.raises(ConfigError, match="data.sequence_length 65 .*model.max_positions 64"):
+    with pytest.raises(ConfigError, match="data.sequence_length is 65; .*model.max_positions 64"):
         evaluate_run(run, directory)

@@ -1,20 +1,17 @@
 """A run of two phases has one step count and one series of checkpoints."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from commands import start_command
 from same_run import UNTIMED, arrays_of, assert_same_bits, rows_of
 
-import bert_jax
 from bert_jax.config import config_hash, diff, from_json, override, to_json
 from bert_jax.data.passport import join_passports, load_passport, passport_fingerprint
 from bert_jax.data.pipeline import ReadPlan, TrainingSource
@@ -32,18 +29,7 @@ from bert_jax.training.optim import learning_rate_schedule
 from bert_jax.training.phases import first_batch, held_out_batches, training_batches
 from bert_jax.training.train import train
 
-ROOT = Path(bert_jax.__file__).parents[1]
 SEAM = 8
-
-
-def start(name, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", f"bert_jax.{name}", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def finish(process):
@@ -297,13 +283,13 @@ def test_prepare_writes_data_of_both_phases_with_one_vocabulary(two_phases, tmp_
     experiment = override(two_phases, {"data.directory": str(tmp_path / "data")})
     file = write(tmp_path / "config.json", experiment)
     shutil.copytree(two_phases.data.directory, tmp_path / "data")
-    process = start("pretrain", f"--experiment={file}", f"--workdir={tmp_path}/run")
+    process = start_command("pretrain", f"--experiment={file}", f"--workdir={tmp_path}/run")
     errors = process.communicate(timeout=200)[1]
     assert process.returncode == 2 and errors.count("\n") == 1
     assert f"{tmp_path}/data-48 holds no prepared data" in errors
     assert not (tmp_path / "run").exists()
 
-    printed = finish(start("prepare", f"--experiment={file}", "--workers=1"))
+    printed = finish(start_command("prepare", f"--experiment={file}", "--workers=1"))
     lines = [line for line in printed.splitlines() if ": look: " not in line]
     assert [line.split(":")[0] for line in lines] == [
         *[f"{tmp_path}/data"] * 2,
@@ -406,7 +392,7 @@ def test_losses_are_the_same_on_another_mesh(stopped_at, two_phase_run, two_phas
 def test_a_command_killed_between_the_phases_resumes_bitwise(two_phase_command, tmp_path):
     (file, alone), workdir = two_phase_command, tmp_path / "run"
     arguments = (f"--experiment={file}", f"--workdir={workdir}")
-    process = start("pretrain", *arguments)
+    process = start_command("pretrain", *arguments)
     while not (workdir / "checkpoints" / str(SEAM)).exists():
         try:
             process.wait(timeout=0.002)
@@ -416,7 +402,7 @@ def test_a_command_killed_between_the_phases_resumes_bitwise(two_phase_command, 
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (workdir / "result.json").exists()
-    finish(start("pretrain", *arguments))
+    finish(start_command("pretrain", *arguments))
     assert rows_of(workdir) == rows_of(alone)
     assert_same_bits(arrays_of(workdir, 12), arrays_of(alone, 12))
 
@@ -459,7 +445,9 @@ def test_training_refuses_an_exchanged_shard(two_phases, tmp_path):
 def test_a_dry_run_prints_the_timeline_and_does_nothing_else(two_phases, tmp_path):
     file = write(tmp_path / "config.json", two_phases)
     workdir = tmp_path / "run"
-    printed = finish(start("pretrain", f"--experiment={file}", f"--workdir={workdir}", "--dry_run"))
+    printed = finish(
+        start_command("pretrain", f"--experiment={file}", f"--workdir={workdir}", "--dry_run")
+    )
     assert printed.rstrip("\n") == timeline(two_phases)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 

@@ -74,11 +74,7 @@ def slurm_devices() -> list[int] | None:
 
 
 def check_processes_agree(**facts: Any) -> None:
-    """Checks that the values of `facts` are equal in all processes; if not, all processes raise.
-
-    Raises:
-      ConfigError: there are several processes, and a value differs between them or is False.
-    """
+    """Raises ConfigError in each process if a value of `facts` is False or differs among them."""
     if jax.process_count() == 1:
         return
     digest = np.frombuffer(hashlib.sha256(repr(facts).encode()).digest(), np.uint8)

@@ -47,12 +47,9 @@ def compile_update(
     time_limit: float,
     compile_: Compile = compilation.compile_update,
 ) -> tuple[dict[str, Any], str]:
-    """Returns description and program text of a compiled update, from the cache if possible.
+    """Calls `compilation.compile_update`, unless its results are in the cache. Returns the results.
 
-    The field `program` of the description is the path of the file with this text.
-
-    Raises:
-      ConfigError: the compiler is missing or fails, or the experiment does not suit the topology.
+    The field `program` of the description is the path of the file with the program's text.
     """
     key = f"{config.config_hash(experiment)}-{_key(topology, compiler_versions(topology))}"
     file = cache_directory() / "plan" / f"{key}.json"

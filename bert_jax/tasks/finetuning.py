@@ -44,7 +44,8 @@ def finetune(
     The first seed is `config.seed`. `source` holds pretrained weights that `load_run` opens.
 
     Raises:
-      ConfigError, DataError, CheckpointError: an input is wrong; raised before any compile.
+      ConfigError, DataError, CheckpointError, OutOfMemoryError: an input is wrong, or a batch is
+        larger than the memory; raised before any compile.
       DivergenceError: every seed diverged.
     """
     count = jax.process_count()
@@ -93,11 +94,7 @@ def finetune(
 
 
 def measure_baselines(dataset: Dataset) -> dict[str, dict[str, Metrics]]:
-    """Returns the metrics of each baseline on dev, and on test if its labels are known.
-
-    Raises:
-      ConfigError: the main metric cannot be computed for the labels of a split.
-    """
+    """Returns the metrics of each baseline on dev, and on test if its labels are known."""
     splits = [split for name, split in dataset.splits.items() if name != "train" and split.labelled]
     baselines = {split.name: datasets.baseline_metrics(dataset, split) for split in splits}
     for name, found in baselines.items():
@@ -108,11 +105,7 @@ def measure_baselines(dataset: Dataset) -> dict[str, dict[str, Metrics]]:
 
 
 def finish_seed(setup: Setup, seed: int, directory: Path, console: Console) -> dict[str, Any]:
-    """Returns the result of a seed; trains the seed unless its directory holds a result.
-
-    Raises:
-      CheckpointError: the result is damaged.
-    """
+    """Returns the result of a seed; trains the seed unless its directory holds a result."""
     file = directory / "result.json"
     if not file.exists():
         if directory.exists():  # left by an interruption
@@ -130,12 +123,7 @@ def compare_seeds(
     baselines: dict[str, dict[str, Metrics]],
     workdir: Path,
 ) -> dict[str, Any]:
-    """Returns the part of result.json about the data, the seeds and their statistics.
-
-    Raises:
-      DivergenceError: every seed diverged.
-      CheckpointError: the outcomes of a seed are damaged.
-    """
+    """Returns the part of result.json about the data, the seeds and their statistics."""
     finished = [one for one in ended if "dev" in one]
     if not finished:
         raise DivergenceError(
@@ -179,11 +167,7 @@ def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -
 
 
 def open_encoder(source: Path, config: FineTuningConfig) -> Run:
-    """Opens pretrained weights. Unused heads, and an unused pooler, may be missing or untrained.
-
-    Raises:
-      CheckpointError: see `load_run`; or the task uses the pooler, which was not trained.
-    """
+    """Opens pretrained weights. Unused heads, and an unused pooler, may be missing or untrained."""
     random = config.training.reinitialize_pooler or config.training.from_scratch
     needed = config.task.representation == "pooled" and not random
     allow = UNUSED_HEADS if needed else (*UNUSED_HEADS, "bert/pooler")
@@ -210,12 +194,7 @@ def keep_dropout_bits(run: Run, workdir: Path) -> Run:
 
 
 def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
-    """Builds the setup that all seeds share; compiles nothing.
-
-    Raises:
-      ConfigError: model, task and mesh do not fit together.
-      OutOfMemoryError: a batch is larger than the memory.
-    """
+    """Builds the setup that all seeds share; compiles nothing."""
     training, family, rows = config.training, dataset.family, dataset.splits["train"].rows
     model = state.make_model(config, run.model.config, family, dataset.labels)
     mesh = make_mesh(config.mesh)

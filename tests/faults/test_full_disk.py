@@ -4,20 +4,15 @@ A process may not make a file longer than a limit. This needs no rights, and wor
 """
 
 import json
-import os
 import resource
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from commands import start_command
 from same_run import UNTIMED
 
-import bert_jax
 from bert_jax import load_run
 from bert_jax.config import to_json
-
-ROOT = Path(bert_jax.__file__).parents[1]
 
 LIMIT = 30_000
 """Bytes. The arrays of a checkpoint need more, and all other files of a run less."""
@@ -28,14 +23,7 @@ def run(module, *arguments, limit=None, stdin="", stdout=subprocess.PIPE):
     if limit:  # a process inherits its parent's limit
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"bert_jax.{module}", *map(str, arguments)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process = start_command(module, *arguments, stdin=subprocess.PIPE, stdout=stdout)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     output, errors = process.communicate(stdin, timeout=120)

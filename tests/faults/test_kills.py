@@ -5,33 +5,23 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import start_command
 from event_files import assert_tensorboard_has_the_rows
 from same_run import UNTIMED, assert_same_run
 
-import bert_jax
 from bert_jax.config import override, to_json
 from bert_jax.faults.damage import saved_steps
 from bert_jax.training.train import train
 
-ROOT = Path(bert_jax.__file__).parents[1]
-
 
 def start(module, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", f"bert_jax.{module}", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return start_command(module, *arguments, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def finish(process):

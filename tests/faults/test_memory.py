@@ -3,17 +3,14 @@
 import json
 import os
 import resource
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import run_command
 
-import bert_jax
 from bert_jax import command
 from bert_jax.config import override, to_json
 from bert_jax.errors import OutOfMemoryError
@@ -24,7 +21,6 @@ from bert_jax.training.build import assemble, check_memory, compile_update
 from bert_jax.training.experiment import phases
 from bert_jax.training.state import abstract_state, example_batch
 
-ROOT = Path(bert_jax.__file__).parents[1]
 TPU_AT_COMPILE = (
     "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 113.54G of 15.75G hbm. "
     "Exceeded hbm capacity by 97.79G.\n\nTotal hbm usage >= 114.04G:\n    reserved  530.00M"
@@ -158,15 +154,7 @@ def run_with(gigabytes, name, *arguments, directory):
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (gigabytes * 2**30,) * 2)
 
-    return subprocess.run(
-        [sys.executable, "-m", f"bert_jax.{name}", *map(str, arguments)],
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=limit,
-    )
+    return run_command(name, *arguments, cwd=directory, preexec_fn=limit)
 
 
 @pytest.fixture(scope="module")

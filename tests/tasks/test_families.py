@@ -390,9 +390,9 @@ def test_a_span_ends_after_its_start_and_has_at_most_max_length_tokens():
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        ([("good", 3)], "file:7: answer 'good' is not at character 3 of its passage"),
+        ([("good", 3)], "file:7: answer 'good' is not in its passage at character 3"),
         (["nowhere"], "file:7: answer 'nowhere' is not in its passage"),
-        ([("", 0)], "file:7: an answer is empty"),
+        ([("", 0)], "file:7: answer '' is not in its passage"),
         (5, "file:7: answers has 5; accepted: a text, or text and answer_start"),
         ([None], "file:7: answers has None; accepted"),
         ([("good", "2")], r"file:7: answers has \('good', '2'\); accepted"),

@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from commands import no_file_longer_than
+from commands import assert_one_line, no_file_longer_than, run_command
 
-import bert_jax
 from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import (
     CheckpointError,
@@ -36,7 +33,6 @@ from bert_jax.training.checkpoint import save_params
 from bert_jax.training.initial import flatten_params
 from bert_jax.training.optim import OptimizerConfig
 
-ROOT = Path(bert_jax.__file__).parents[1]
 FILLERS = ("a", "the", "film", "is", "play", "playing", "very", ".")
 
 
@@ -683,17 +679,8 @@ def test_the_error_names_a_missing_library_before_reading_data(
 def test_the_command_ends_with_one_line_and_status_2(sentiment, pretrained, tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps(to_json(sentiment)))
-    command = [sys.executable, "-m", "bert_jax.finetune", f"--experiment={file}"]
     for more, said in (
         ([f"--checkpoint={pretrained}", f"--workdir={tmp_path}/run", "--seeds=0"], "--seeds is 0"),
         ([f"--checkpoint={tmp_path}", f"--workdir={tmp_path}/run"], "is not a run"),
     ):
-        result = subprocess.run(
-            [*command, *more],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 2 and said in result.stderr, result.stderr
-        assert result.stderr.count("\n") == 1
+        assert_one_line(run_command("finetune", f"--experiment={file}", *more), said)

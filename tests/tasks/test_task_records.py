@@ -101,7 +101,9 @@ def test_an_error_in_squad_names_the_question_because_the_file_is_one_line(tmp_p
     for value in ("9", None):
         with pytest.raises(DataError, match=f"{place}: answers has .'good', .*; accepted: a text"):
             load(start(value))
-    with pytest.raises(DataError, match=f"{place}: answer 'good' is not at character 3"):
+    with pytest.raises(
+        DataError, match=f"{place}: answer 'good' is not in its passage at character 3"
+    ):
         load(start(3))
     for answers in (None, 5, [None]):
         with pytest.raises(DataError, match=f"{place} does not have SQuAD's form .TypeError"):

@@ -56,15 +56,12 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
         return Example(record.place, texts, None, name)
     answers = answers_of(given, passage, place=record.place, field=task.label)
     for text, start in answers:
-        if start < 0:
-            raise DataError(f"{record.place}: answer {text!r:.60} is not in its passage")
-        if passage[start : start + len(text)] != text:
+        if start < 0 or passage[start : start + len(text)] != text or not text.strip():
+            where = f" at character {start}" if start >= 0 else ""
             raise DataError(
-                f"{record.place}: answer {text!r:.60} is not at character {start} of its passage; "
-                "accepted: a part of the passage"
+                f"{record.place}: answer {text!r:.60} is not in its passage{where}; accepted: a "
+                "part of the passage"
             )
-        if not text.strip():
-            raise DataError(f"{record.place}: an answer is empty; accepted: a part of its passage")
     if not answers and not task.no_answer:
         raise DataError(f"{record.place} has no answer; accepted: any, or task.no_answer=true")
     return Example(record.place, texts, tuple(answers), name)
