@@ -2,16 +2,12 @@
 
 import gzip
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
+from commands import run_command
 from same_run import UNTIMED
 
-import bert_jax
 from bert_jax.config import override, to_json
 from bert_jax.errors import ConfigError
 from bert_jax.pretrain import parse_steps
@@ -113,7 +109,8 @@ def test_profile_steps_are_first_and_last():
 def test_profile_steps_that_the_run_does_not_make_are_refused(given):
     with pytest.raises(ConfigError) as error:
         parse_steps(given, after=6, last=12)
-    said = f"--profile_steps is '{given}'; accepted: FIRST:LAST, FIRST at most LAST"
+    found = repr(given) if given else "missing"
+    said = f"--profile_steps is {found}; accepted: FIRST:LAST, FIRST at most LAST"
     for part in (said, "(6)", "(12)"):
         assert part in str(error.value)
 
@@ -123,15 +120,8 @@ def test_the_command_traces_from_first_to_last_and_ends_in_one_line_otherwise(sm
     (tmp_path / "config.json").write_text(json.dumps(to_json(small)))
 
     def pretrain(steps):
-        command = ["-m", "bert_jax.pretrain", "--experiment=config.json", "--workdir=run"]
-        return subprocess.run(
-            [sys.executable, *command, f"--profile_steps={steps}"],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(bert_jax.__file__).parents[1])},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        arguments = ("--experiment=config.json", "--workdir=run", f"--profile_steps={steps}")
+        return run_command("pretrain", *arguments, cwd=tmp_path)
 
     refused = pretrain("10:15")
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
