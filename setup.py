@@ -53,6 +53,8 @@ setup(
         "corpora": ["importlib_resources", "pyarrow>=18", "tensorflow-datasets>=4.9.10,<5"],
         # Corpora of the Hugging Face Hub.
         "hub": ["huggingface_hub>=1,<3"],
+        # Paths of gs://, in Google Cloud Storage.
+        "gcs": ["gcsfs>=2025.1"],
         # For an environment of its own: it asks for older protobuf and pyarrow than the rest.
         "beam": ["apache-beam>=2.77,<3"],
         "dask": ["distributed"],
@@ -67,7 +69,8 @@ setup(
         # What fine-tuning is measured with.
         "tasks": ["scikit-learn>=1.5", "scipy>=1.14"],
         "test": [
-            *("hypothesis", "import-linter", "ipykernel", "kubernetes-validate"),
+            *("gcp-storage-emulator", "gcsfs", "hypothesis", "import-linter"),
+            *("ipykernel", "kubernetes-validate"),
             *("nbclient", "nbformat", "psutil", "pyright", "pytest", "pytest-xdist", "ruff"),
         ],
         "notebook": ["jupyterlab", "matplotlib"],

@@ -32,7 +32,7 @@ from typing import Any
 from absl import flags
 
 from bert_jax import command
-from bert_jax.environment import cache_directory
+from bert_jax.config.paths import cache_directory
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.files import write_atomically
 

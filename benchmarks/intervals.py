@@ -15,7 +15,8 @@ import paired_difference
 from absl import flags
 from record import Line, outcomes_of, read_record, unpack
 
-from bert_jax import command, environment
+from bert_jax import command
+from bert_jax.config import paths
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.tasks import results
 from bert_jax.tasks.families.registry import FAMILIES
@@ -84,9 +85,7 @@ def _of_similarity(file: Path, line: Line) -> Iterator[Interval]:
         for pooling in lee_similarity.POOLINGS:
             score, recomputed = model[pooling], None
             if "cosines" in score:
-                lee = lee_similarity.read(
-                    lee_similarity.fetch(environment.cache_directory() / "assets")
-                )
+                lee = lee_similarity.read(lee_similarity.fetch(paths.cache_directory() / "assets"))
                 cosines = lee_similarity.symmetric(unpack(score["cosines"]))
                 found = lee_similarity.score(cosines, lee.ratings)
                 recomputed = _numbers(found, "spearman")

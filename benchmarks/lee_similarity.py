@@ -37,6 +37,7 @@ from record import FORMAT_VERSION, pack, write_record
 from scipy.stats import spearmanr
 
 from bert_jax import command, environment
+from bert_jax.config.paths import cache_directory
 from bert_jax.errors import ConfigError, DataError
 
 FLAGS = flags.FLAGS
@@ -143,7 +144,7 @@ def main() -> None:
         missing = "output" if FLAGS.run else "run"
         raise ConfigError(f"--{missing} is missing; accepted: --run=NAME=PATH and --output=FILE")
     paths = dict(named(one) for one in FLAGS.run)
-    lee = read(fetch(environment.cache_directory() / "assets"))
+    lee = read(fetch(cache_directory() / "assets"))
     models = measure(paths, lee)
     described = environment.describe()
     line = {

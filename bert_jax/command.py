@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 from absl import app, flags, logging
 
 from bert_jax import config
+from bert_jax.config.paths import is_remote, is_remote_failure, open_path
 from bert_jax.data.passport import check_outside_data
 from bert_jax.errors import (
     BertJaxError,
@@ -27,9 +28,9 @@ from bert_jax.errors import (
     require,
 )
 from bert_jax.faults import signals
+from bert_jax.faults.holder import holding
 from bert_jax.faults.memory import explain_lack_of_memory
 from bert_jax.files import naming, open_to_append
-from bert_jax.storage import open_path
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -104,7 +105,8 @@ def load(spec: str, root: Any = None) -> Any:
             raise ConfigError(f"{spec} returns {type(found).__name__}; accepted: {root.__name__}")
         return found
     try:
-        return config.from_json(root, json.loads(Path(spec).read_text(encoding="utf-8")))
+        file = open_path(spec, name="--experiment")
+        return config.from_json(root, json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
 
@@ -116,9 +118,9 @@ def required(name: str, accepted: str = "a directory") -> Any:
     return value
 
 
-def required_path(name: str, accepted: str = "a directory") -> Path:
-    """Returns the value of a flag as a path; see `required` and `storage.open_path`."""
-    return open_path(required(name, accepted), name=f"--{name}")
+def required_path(name: str, *, local: bool = False) -> Path:
+    """Returns the value of a flag as a path; see `required` and `config.paths.open_path`."""
+    return open_path(required(name), name=f"--{name}", local=local)
 
 
 STDOUT = Path("standard output")
@@ -157,10 +159,14 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
             _close_output()
             said = _line_about(error)
             status = _fail(said)
-            if heartbeat := _heartbeat():
-                heartbeat.leave(status, said)
+            tell(status, said)
             sys.exit(status)
         except Exception as error:
+            if is_remote_failure(error):  # gcsfs has tried several times
+                said = f"gs:// cannot be read or written ({type(error).__name__}: {error})"
+                _fail(f"{said}; accepted: the same command, when it can be")
+                tell(signals.STATUS, said)
+                sys.exit(signals.STATUS)
             if heartbeat := _heartbeat():
                 heartbeat.wait_for_cause(error)
                 traceback.print_exc()
@@ -185,6 +191,12 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
     app.run(guarded, flags_parser=parse)
 
 
+def tell(status: int, said: str) -> None:
+    """Ends all processes of a run of several processes, after an error of this process."""
+    if heartbeat := _heartbeat():
+        heartbeat.leave(status, said)
+
+
 @contextlib.contextmanager
 def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -> Iterator[int]:
     """Locks a directory, so that one process at a time works in it. Yields the lock's descriptor.
@@ -192,6 +204,8 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
     A child process that inherits the descriptor keeps the lock after its parent ends. After a
     BertJaxError or an OSError, the lock file and the empty directories made here are removed. After
     an OutOfMemoryError, the directory is removed if it was made here and nothing is saved in it.
+
+    A directory in gs:// has no lock; a record names the process that works in it.
 
     Raises:
       CheckpointError: another process holds the lock, and `wait` is False; or a workdir lies in
@@ -202,6 +216,10 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
     file = directory / ".lock"
     if flag == "--workdir" and not (directory / "config.json").exists():  # a run may continue
         check_outside_data(directory)
+    if is_remote(directory):
+        with holding(directory, flag=flag, tell=tell), explain_lack_of_memory():
+            yield -1
+        return
     try:
         made = [path for path in (file, directory, *directory.parents) if not path.exists()]
         lock = _open_locked(file, wait=wait, flag=flag)

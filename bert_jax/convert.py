@@ -25,7 +25,7 @@ def main() -> None:
     """Runs the command."""
     environment.configure_jax()
     source = command.required("source")
-    output = command.required_path("output")
+    output = command.required_path("output", local=True)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output={output} exists; accepted: a new or an empty directory")
     from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH

@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict
 from rich.console import Console
 
 from bert_jax import xla_flags
+from bert_jax.config.paths import cache_directory
 from bert_jax.files import read_json_if_whole
 
 FORMAT_VERSION = 1
@@ -28,11 +29,6 @@ def configure_jax() -> None:
     xla_flags.set_variables()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-
-
-def cache_directory() -> Path:
-    """Returns the directory where bert_jax keeps files that it can make or download again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bert_jax"
 
 
 def plain_console(*, stderr: bool = False) -> Console:

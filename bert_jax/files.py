@@ -17,6 +17,7 @@ from typing import Annotated, Any, TextIO
 import msgspec
 import numpy as np
 
+from bert_jax.config.paths import is_remote
 from bert_jax.errors import BertJaxError, CheckpointError, DataError, OutOfMemoryError
 
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A[\w-][\w.-]*\Z")]
@@ -58,9 +59,16 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Writes a temporary file beside the target and renames it. Text is written as UTF-8."""
+    """Writes a temporary file beside the target and renames it. Text is written as UTF-8.
+
+    An object of gs:// is written as a whole, without a temporary file.
+    """
+    content = content.encode("utf-8") if isinstance(content, str) else content
+    if is_remote(file):
+        file.write_bytes(content)
+        return
     with replacing(file) as temporary, naming(file):
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        temporary.write_bytes(content)
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
@@ -164,13 +172,14 @@ def read_bytes(file: Path, *, error: type[BertJaxError] = DataError, advice: str
       error: the file cannot be read, or is a device or a pipe, which may have no end.
     """
     try:
-        if file.exists() and not (file.is_file() or file.is_dir()):
+        if not is_remote(file) and file.exists() and not (file.is_file() or file.is_dir()):
             raise error(
                 f"{file} cannot be read (it is a device or a pipe); accepted: a file{advice}"
             )
         content = file.read_bytes()
     except OSError as problem:
-        said = f"{file} cannot be read ({problem.strerror}); accepted: a file{advice}"
+        reason = problem.strerror or type(problem).__name__  # gcsfs gives no strerror
+        said = f"{file} cannot be read ({reason}); accepted: a file{advice}"
         raise error(said) from problem
     if content.startswith(_POINTER):
         check_not_pointer(file, error=error)
@@ -316,5 +325,5 @@ def read_array(path: Path, *, dtype: np.typing.DTypeLike) -> np.ndarray:
 
 def sha256_of_file(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

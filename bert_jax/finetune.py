@@ -26,7 +26,8 @@ def main() -> None:
     from bert_jax.tasks.config import FineTuningConfig
 
     config = command.experiment_from_flags(FineTuningConfig)
-    source, workdir = (command.required_path(name) for name in ("checkpoint", "workdir"))
+    source = command.required_path("checkpoint")
+    workdir = command.required_path("workdir", local=True)
     seeds, most = flags.FLAGS.seeds, 2**31 - config.seed
     require(1 <= seeds <= most, "--seeds", seeds, f"1 to {most}")
     from bert_jax.tasks.finetuning import finetune

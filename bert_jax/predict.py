@@ -33,11 +33,11 @@ from absl import flags
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from bert_jax import command, environment
+from bert_jax.config.paths import open_path
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.faults.memory import explain_lack_of_memory
 from bert_jax.files import naming
 from bert_jax.models.config import Pooling
-from bert_jax.storage import open_path
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.runs.run import Run

@@ -38,8 +38,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID, TransferSpeedColumn
 
 from bert_jax import command, environment
+from bert_jax.config.paths import open_path
 from bert_jax.errors import ConfigError
-from bert_jax.storage import open_path
 
 if TYPE_CHECKING:
     from bert_jax.data.tokenizers.files import Tokenizer
@@ -54,14 +54,16 @@ def main() -> None:
         if FLAGS[name].present and not FLAGS[name].value:
             raise ConfigError(f"--{name} is empty; accepted: a value, or no --{name}")
     for name in ("audit", "output", "vocabulary"):
-        open_path(FLAGS[name].value or "", name=f"--{name}")
+        open_path(FLAGS[name].value or "", name=f"--{name}", local=name != "output")
     if FLAGS.audit is not None:
         _audit(FLAGS.audit)
         return
     from bert_jax.audit.findings import find_at_once
+    from bert_jax.data.passport import PASSPORT_FILE
     from bert_jax.data.preparation.engines import Engine
     from bert_jax.data.preparation.exclusion import open_exclusion
     from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
+    from bert_jax.data.remote import worked_on_locally
     from bert_jax.training.experiment import phases
 
     if FLAGS.beam and FLAGS.engine != "beam":
@@ -84,14 +86,16 @@ def main() -> None:
     for phase in phases(replace(experiment, data=data)):
         phase_data = phase.experiment.data
         with (
-            command.exclusive(Path(phase_data.directory), flag="--output"),
+            command.exclusive(open_path(phase_data.directory, name="--output"), flag="--output"),
+            worked_on_locally(phase_data.directory, last=PASSPORT_FILE) as local,
             _progress(environment.plain_console(stderr=True)) as report,
         ):
+            local_data = replace(phase_data, directory=local)
             if tokenizer is None:  # all phases share the vocabulary of the first
                 tokenizer = train_vocabulary(
-                    phase_data, vocab_size=experiment.model.vocab_size, report=report, **settings
+                    local_data, vocab_size=experiment.model.vocab_size, report=report, **settings
                 )
-            passport = prepare_data(phase_data, tokenizer=tokenizer, report=report, **settings)
+            passport = prepare_data(local_data, tokenizer=tokenizer, report=report, **settings)
         _print_splits(phase_data.directory, passport)
         for finding in find_at_once(passport):
             print(f"{phase_data.directory}: look: {finding.title}. {finding.remedy}")

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from bert_jax import command, cpu, environment
+from bert_jax.config.paths import open_path
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError, require
 from bert_jax.faults.memory import explain_lack_of_memory
-from bert_jax.storage import open_path
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.training.experiment import Experiment

@@ -27,12 +27,12 @@ from absl import flags
 from rich.table import Table
 
 from bert_jax import command, config, environment
+from bert_jax.config.paths import open_path
 from bert_jax.data.passport import check_outside_data, check_passport, load_passport
 from bert_jax.errors import BertJaxError, ConfigError, DataError
 from bert_jax.faults import signals
 from bert_jax.faults.run_files import RunResult
 from bert_jax.files import read_json, write_atomically, write_json
-from bert_jax.storage import open_path
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
@@ -207,7 +207,7 @@ def _cell(value: Any) -> str:
 
 def main() -> None:
     """Runs the command."""
-    workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir")
+    workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir", local=True)
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
     base = command.experiment_from_flags(begun=list(earlier.values()))
     points = keep_ids(expand(base, load_sweeps(flags.FLAGS.experiment)), earlier)

@@ -15,6 +15,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import fsspec  # noqa: E402
 import pytest  # noqa: E402
 
 from bert_jax.config import override, to_json  # noqa: E402
@@ -43,6 +44,19 @@ def pytest_addoption(parser):
 
 # tests/reference needs torch. `bash launch/test.sh --reference` runs it in its own environment.
 collect_ignore = ["reference"]
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory):
+    """Returns gs://BUCKET of an emulator of Google Cloud Storage, also for processes of tests."""
+    from gcs_emulator import emulator
+
+    with emulator("tests") as variables, pytest.MonkeyPatch.context() as patch:
+        variables["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.setitem(fsspec.config.conf, "gcs", json.loads(variables["FSSPEC_GCS"]))
+        yield "gs://tests"
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from msgspec import Meta
 
 from bert_jax.config import PositiveInt, Share, check_bounds
 from bert_jax.config.bounds import nearest
+from bert_jax.config.paths import open_path
 from bert_jax.data.sentences import LANGUAGES
 from bert_jax.errors import ConfigError
-from bert_jax.storage import open_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,11 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from bert_jax.config import PositiveInt
+from bert_jax.config.paths import is_remote, open_path
 from bert_jax.data.config import LATER_FIELDS, PREPARATION_FIELDS, DataConfig
+from bert_jax.data.remote import local_file
 from bert_jax.errors import CheckpointError, DataError, MissingDataError
-from bert_jax.files import Count, FileName, check_json, read_array, read_json, sha256_of_file
-from bert_jax.storage import open_path
+from bert_jax.files import Count, FileName, check_json, read_array, read_json
 
 FORMAT_VERSION = 3
 PASSPORT_FILE = "passport.json"
@@ -156,7 +157,9 @@ def load_passport(directory: str | Path) -> dict:
 
 def check_outside_data(workdir: Path) -> None:
     """Raises CheckpointError if `workdir` is, or lies in, a directory of prepared data."""
-    for directory in (workdir.resolve(), *workdir.resolve().parents):
+    place = workdir if is_remote(workdir) else workdir.resolve()
+    above = place.parents[:-2] if is_remote(workdir) else place.parents  # without gs:// itself
+    for directory in (place, *above):
         if (directory / PASSPORT_FILE).exists():
             raise CheckpointError(
                 f"{workdir} lies in the prepared data of {directory}; accepted: another --workdir"
@@ -206,17 +209,13 @@ def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str])
     wanted = {TOKEN_COUNTS_FILE: passport["token_counts_sha256"]}
     for split in splits:
         wanted |= {shard["file"]: shard["sha256"] for shard in passport["splits"][split]["shards"]}
-    paths = [Path(directory) / name for name in wanted]
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"{path} is missing; accepted: every file that the passport names")
     with ThreadPoolExecutor() as pool:
-        for path, found in zip(paths, pool.map(sha256_of_file, paths), strict=True):
-            if found != wanted[path.name]:
-                raise DataError(
-                    f"{path} has SHA-256 {found[:12]}; {PASSPORT_FILE} names "
-                    f"{wanted[path.name][:12]}; run the prepare command again to replace the file"
-                )
+        checks = [
+            pool.submit(local_file, directory, name, sha256=sha256, check=True)
+            for name, sha256 in wanted.items()
+        ]
+        for check in checks:
+            check.result()
 
 
 def join_passports(passports: Sequence[dict]) -> dict:
@@ -238,7 +237,9 @@ def check_tokenizer(passport: dict, fingerprint: str, *, directory: str | Path) 
 
 def load_token_counts(directory: str | Path) -> np.ndarray:
     """Returns how often each id occurs in the training records, int64 [vocab_size]."""
-    return np.array(read_array(Path(directory) / TOKEN_COUNTS_FILE, dtype=np.int64))
+    sha256 = load_passport(directory)["token_counts_sha256"]
+    path = local_file(directory, TOKEN_COUNTS_FILE, sha256=sha256)
+    return np.array(read_array(path, dtype=np.int64))
 
 
 def majority_pair_label(passport: dict) -> int:

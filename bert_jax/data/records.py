@@ -14,6 +14,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from bert_jax.data.pairs import Pair
+from bert_jax.data.remote import local_file
 from bert_jax.errors import DataError, UnfinishedError
 from bert_jax.files import replacing, sha256_of_file
 
@@ -81,10 +82,7 @@ def open_split(directory: str | Path, passport: dict, *, split: str) -> "RecordS
         A record that is damaged inside raises DataError only when it is read.
     """
     shards = passport["splits"][split]["shards"]
-    paths = [Path(directory) / shard["file"] for shard in shards]
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"{path} is missing; accepted: every shard that the passport names")
+    paths = [local_file(directory, shard["file"], sha256=shard["sha256"]) for shard in shards]
     source = RecordSource([str(path) for path in paths], passport)
     count = sum(shard["examples"] for shard in shards)
     if len(source) != count:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
+from bert_jax.config.paths import last_written
 from bert_jax.environment import Start
 from bert_jax.files import read_json
 
@@ -123,5 +124,5 @@ def lost_seconds(workdir: Path, step: int) -> float:
         begun = datetime.fromisoformat(read_json(file, Start)["time"]).timestamp()
     except ValueError:  # `describe_again` says that the file is damaged
         return 0.0
-    saved = (workdir / "checkpoints" / str(step)).stat().st_mtime if step else 0.0
-    return max(0.0, metrics.stat().st_mtime - max(begun, saved))
+    saved = last_written(workdir / "checkpoints" / str(step)) if step else 0.0
+    return max(0.0, last_written(metrics) - max(begun, saved))

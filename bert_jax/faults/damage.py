@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bert_jax.config.paths import COMMITTED, files_below, is_remote, move_directory
 from bert_jax.errors import CheckpointError
 from bert_jax.files import FilePath, read_json, sha256_of_file, write_json
 
@@ -35,19 +36,31 @@ THREADS = 4
 
 def write_digests(checkpoints: Path) -> None:
     """Writes `digests.json` into the step that is being saved, before it gets its final name."""
-    for step in checkpoints.glob(f"*{TEMPORARY}*"):
-        files = [path for path in sorted(step.rglob("*")) if path.is_file()]
-        files = [path for path in files if path != step / WRITTEN_LATER]
+    for step in _unfinished(checkpoints):
+        files = [path for path in files_below(step) if path != step / WRITTEN_LATER]
         content = {"format_version": FORMAT_VERSION, "sha256": _hash(files, step)}
         write_json(step / DIGESTS_FILE, content)
+
+
+def _unfinished(checkpoints: Path) -> list[Path]:
+    if not is_remote(checkpoints):
+        return list(checkpoints.glob(f"*{TEMPORARY}*"))
+    saved = map(str, saved_steps(checkpoints.parent))
+    names = {path.name for path in checkpoints.iterdir() if _STEP.fullmatch(path.name)}
+    return [checkpoints / name for name in names.difference(saved)]
 
 
 def saved_steps(workdir: Path) -> list[int]:
     """Returns the steps in `workdir/checkpoints`, the last first.
 
     A directory named by a step is complete: orbax gives it this name after all files are written.
+    In gs://, a step is complete when it has the file `COMMITTED`.
     """
-    names = [path.name for path in (workdir / "checkpoints").glob("*") if path.is_dir()]
+    checkpoints = workdir / "checkpoints"
+    if is_remote(workdir):
+        names = [path.parent.name for path in checkpoints.glob(f"*/{COMMITTED}")]
+    else:
+        names = [path.name for path in checkpoints.glob("*") if path.is_dir()]
     return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
 
 
@@ -181,8 +194,7 @@ def move_damaged(workdir: Path, *, newest_whole: int) -> None:
     for step in saved_steps(workdir) if jax.process_index() == 0 else ():
         if step > newest_whole:
             aside = _unused(workdir / "damaged" / str(step))
-            aside.parent.mkdir(exist_ok=True)
-            (workdir / "checkpoints" / str(step)).rename(aside)
+            move_directory(workdir / "checkpoints" / str(step), aside)
             print(f"the damaged checkpoint {step} is now {aside}", file=sys.stderr)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("move_damaged")  # other processes list the steps later

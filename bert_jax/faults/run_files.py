@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-from bert_jax.files import write_atomically
+from bert_jax.config.paths import files_below, is_remote, parts_of
+from bert_jax.files import append, synchronize, write_atomically
 
 AS_WRITTEN = "; accepted: the file as it was written"
 """End of the message of an error about a damaged file."""
@@ -48,7 +49,7 @@ def read_rows(file: Path) -> StoredRows:
     lines: dict[int, bytes] = {}
     rows: dict[int, dict[str, Any]] = {}
     damaged = []
-    *whole, _ = file.read_bytes().split(b"\n")
+    *whole, _ = _content(file).split(b"\n")
     for number, line in enumerate(whole, start=1):
         row = _row(line)
         if row is None or row["step"] in rows:
@@ -57,6 +58,15 @@ def read_rows(file: Path) -> StoredRows:
             rows[row["step"]], lines[row["step"]] = row, line + b"\n"
     steps = sorted(rows)
     return StoredRows({s: rows[s] for s in steps}, {s: lines[s] for s in steps}, damaged)
+
+
+def _content(file: Path) -> bytes:
+    """Returns the content of a file and, in gs://, of its parts (`RowsFile`)."""
+    content = file.read_bytes()
+    for part in files_below(parts_of(file)) if is_remote(file) else ():
+        if int(part.name) == len(content):  # other parts are already in the file
+            content += part.read_bytes()
+    return content
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -83,24 +93,56 @@ def _describe(stored: StoredRows) -> str:
     return f"damaged or doubled lines left out: {first}{more}"
 
 
-def keep_rows(file: Path, last_step: int, written: WrittenRows | None) -> tuple[int, Any]:
-    """Deletes damaged rows and rows after `last_step`. Returns number and hash of the other rows.
+class RowsFile:
+    """A `metrics.jsonl` to which a run appends rows.
 
-    A line on stderr names the damaged rows, and says if rows are lost or differ from `written`.
+    No file of gs:// can grow. There, each row becomes a file `metrics.jsonl.parts/OFFSET`, named by
+    the number of bytes before it, and `synchronize` joins these parts to one file.
     """
-    stored = read_rows(file) if file.exists() else StoredRows({}, {}, [])
-    kept = [line for step, line in stored.lines.items() if step <= last_step]
-    digest = hashlib.sha256(b"".join(kept))
-    problems = []
-    if stored.damaged and last_step:
-        problems.append(_describe(stored))
-    if written and len(kept) < written.count:
-        lost = written.count - len(kept)
-        problems.append(f"{lost} of {written.count} rows up to step {last_step} are lost")
-    elif written and digest.hexdigest() != written.sha256:
-        problems.append(f"rows have changed since step {last_step} was saved")
-    if problems:
-        print(f"{file}: {'; '.join(problems)}", file=sys.stderr)
-    if file.exists():
-        write_atomically(file, b"".join(kept))
-    return len(kept), digest
+
+    def __init__(self, file: Path, last_step: int, written: WrittenRows | None):
+        """Deletes damaged rows and rows after `last_step`.
+
+        A line on stderr names the damaged rows, and says if rows are lost or differ from `written`.
+        """
+        stored = read_rows(file) if file.exists() else StoredRows({}, {}, [])
+        kept = [line for step, line in stored.lines.items() if step <= last_step]
+        self._file, self._count = file, len(kept)
+        self._hash = hashlib.sha256(b"".join(kept))
+        problems = []
+        if stored.damaged and last_step:
+            problems.append(_describe(stored))
+        if written and len(kept) < written.count:
+            lost = written.count - len(kept)
+            problems.append(f"{lost} of {written.count} rows up to step {last_step} are lost")
+        elif written and self._hash.hexdigest() != written.sha256:
+            problems.append(f"rows have changed since step {last_step} was saved")
+        if problems:
+            print(f"{file}: {'; '.join(problems)}", file=sys.stderr)
+        self._length = sum(map(len, kept))
+        if file.exists() or is_remote(file):
+            write_atomically(file, b"".join(kept))
+            self._delete_parts()
+
+    def append(self, line: bytes) -> None:
+        """Appends a row, which ends with a newline."""
+        if is_remote(self._file):
+            (parts_of(self._file) / f"{self._length:020}").write_bytes(line)
+        else:
+            append(self._file, line)
+        self._count += 1
+        self._length += len(line)
+        self._hash.update(line)
+
+    def synchronize(self) -> WrittenRows:
+        """Waits until all rows are on the disk, or joins them in gs://. Returns count and hash."""
+        if is_remote(self._file):
+            write_atomically(self._file, _content(self._file))
+            self._delete_parts()
+        elif self._file.exists():
+            synchronize(self._file)
+        return WrittenRows(self._count, self._hash.hexdigest())
+
+    def _delete_parts(self) -> None:
+        for part in files_below(parts_of(self._file)) if is_remote(self._file) else ():
+            part.unlink()

@@ -8,6 +8,7 @@ from jax.experimental import multihost_utils
 
 from bert_jax import environment
 from bert_jax.config import config_hash, to_json
+from bert_jax.config.paths import make_directory
 from bert_jax.faults.activity import Activity, lost_seconds
 from bert_jax.faults.damage import best_step
 from bert_jax.files import write_json
@@ -22,7 +23,7 @@ def open_workdir(workdir: Path, experiment: Any, first_step: int) -> float:
     """
     lost = 0.0
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_directory(workdir)
         write_json(workdir / "config.json", to_json(experiment))
         file = workdir / "environment.json"
         loop = experiment.model.layers_loop(jax.default_backend())

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax import config
-from bert_jax.environment import cache_directory, package_version
+from bert_jax.config.paths import cache_directory
+from bert_jax.environment import package_version
 from bert_jax.errors import ConfigError
 from bert_jax.files import write_atomically, write_json
 from bert_jax.planning import compilation

@@ -12,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float
 
 from bert_jax.config import from_json, to_json
+from bert_jax.config.paths import is_remote, open_path
 from bert_jax.data.tokenizers.files import Tokenizer, save_tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.faults.damage import check_step, choose_step
@@ -27,7 +28,6 @@ from bert_jax.models.task import BertForTask, example_ids
 from bert_jax.runs import inference
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
-from bert_jax.storage import open_path
 from bert_jax.training import checkpoint
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.initial import flatten_params
@@ -181,7 +181,7 @@ class Run:
         lines.append(str(self.loading or strict))
         conversion = self.path / "conversion.txt"
         if conversion.is_file():
-            lines += ["converted from", conversion.read_text("utf-8", "replace")]
+            lines += ["converted from", conversion.read_bytes().decode("utf-8", "replace")]
         return "\n".join(lines)
 
     def metrics(self) -> list[dict[str, float]]:
@@ -225,7 +225,7 @@ def load_run(
     if not str(path):
         raise CheckpointError("the path of a run is ''; accepted: the path of a directory")
     path = open_path(path, name="the path of a run")
-    if not path.exists() and not checkpoint_prefix(path):
+    if not path.exists() and (is_remote(path) or not checkpoint_prefix(path)):
         raise CheckpointError(
             f"{path} does not exist; accepted: a run, or weights of Hugging Face or Google"
         )
@@ -236,6 +236,8 @@ def load_run(
             if given is not None:
                 raise CheckpointError(f"{path} is a run of bert_jax; accepted: no {name}")
         return _open_run(path, step, verify=verify)
+    if is_remote(path):
+        raise CheckpointError(f"{path} is not a run: it has no checkpoints/; accepted: a run")
     prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
     is_huggingface = weights_file(path) is not None
     if not is_huggingface and not prefix:

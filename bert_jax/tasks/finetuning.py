@@ -12,13 +12,13 @@ from rich.console import Console
 
 from bert_jax import environment
 from bert_jax.config import config_hash, diff, from_json, normalize, to_json
+from bert_jax.config.paths import open_path
 from bert_jax.errors import CheckpointError, DivergenceError, require
 from bert_jax.faults.memory import check_fits
 from bert_jax.faults.run_files import AS_WRITTEN
 from bert_jax.files import read_json, write_json
 from bert_jax.runs.run import Run, load_run
 from bert_jax.sharding import make_mesh, row_sharding
-from bert_jax.storage import open_path
 from bert_jax.tasks import datasets, results, state
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import Dataset
@@ -241,7 +241,7 @@ def open_workdir(workdir: Path, config: FineTuningConfig, **hashes: str) -> dict
       CheckpointError: the workdir holds another fine-tuning, or another kind of run, or a damaged
         `identity.json` or `config.json`.
     """
-    workdir = open_path(workdir, name="workdir")
+    workdir = open_path(workdir, name="workdir", local=True)
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is a file; accepted: a directory for the run")
     identity = {"config_hash": config_hash(config)} | hashes

@@ -220,7 +220,7 @@ def restore_description(manager: CheckpointManager, *, step: int) -> Description
       CheckpointError: an item is missing or damaged.
     """
     items = ["config", "tokenizer"]
-    if (Path(manager.directory) / str(step) / "passport").exists():
+    if (manager.directory / str(step) / "passport").exists():
         items.append("passport")
     restored = _read(manager, step, **{name: ocp.args.JsonRestore() for name in items})
     with reading(manager, step):

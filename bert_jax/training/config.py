@@ -6,8 +6,8 @@ from typing import Any, Literal
 import msgspec
 
 from bert_jax.config import PositiveFloat, PositiveInt, check_bounds, leaves
+from bert_jax.config.paths import open_path
 from bert_jax.errors import require
-from bert_jax.storage import open_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import jax
 import orbax.checkpoint as ocp
 
+from bert_jax.config.paths import is_remote, open_path
 from bert_jax.errors import BertJaxError, CheckpointError
 from bert_jax.faults import damage
 from bert_jax.training.config import TrainingConfig
@@ -36,7 +37,8 @@ class CheckpointManager(ocp.CheckpointManager):
 
     def metrics(self, step: int) -> dict[str, Any]:
         """Returns the values of a saved step that `preservation` uses."""
-        return damage.standing(Path(self.directory) / str(step))
+        directory = open_path(str(self.directory), name="checkpoints")
+        return damage.standing(directory / str(step))
 
     def check_saved(self) -> None:
         """Raises a CheckpointError if the last save has ended with an error."""
@@ -139,8 +141,9 @@ def open_checkpoints(
     Nothing is deleted if `training` is None.
     """
     _say_errors_once()
+    checkpoints = workdir / "checkpoints"
     return CheckpointManager(
-        (workdir / "checkpoints").absolute(),
+        checkpoints if is_remote(workdir) else checkpoints.absolute(),
         options=ocp.CheckpointManagerOptions(
             preservation_policy=preservation(training) if training else None,
             cleanup_tmp_directories=not read_only,
@@ -148,7 +151,7 @@ def open_checkpoints(
             save_root_metadata=not read_only,
             async_options=ocp.options.AsyncOptions(
                 # orbax's thread calls it when all files are written, before it renames the step.
-                post_finalization_callback=lambda: _add_digests(workdir / "checkpoints")
+                post_finalization_callback=lambda: _add_digests(checkpoints)
             ),
         ),
         item_handlers={

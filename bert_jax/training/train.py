@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from bert_jax.config import config_hash
+from bert_jax.config.paths import open_path
 from bert_jax.data.passport import join_passports, passport_fingerprint
 from bert_jax.faults.activity import Activity
 from bert_jax.faults.damage import move_damaged, newest_whole_step
@@ -20,7 +21,6 @@ from bert_jax.faults.workdir import open_workdir, write_result
 from bert_jax.files import read_json_if_whole
 from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
-from bert_jax.storage import open_path
 from bert_jax.training import checkpoint, initial
 from bert_jax.training.build import Assembly, assemble, check_memory, compile_update
 from bert_jax.training.config import TrainingConfig

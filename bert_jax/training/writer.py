@@ -6,7 +6,7 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttr
 from tensorboardX.record_writer import masked_crc32c
 
 from bert_jax import environment
+from bert_jax.config.paths import LocalFiles
 from bert_jax.errors import DivergenceError
-from bert_jax.faults.run_files import WrittenRows, keep_rows
+from bert_jax.faults.run_files import RowsFile, WrittenRows
 from bert_jax.files import append, synchronize
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.metrics import Mean, PendingRow, merge
@@ -92,8 +93,10 @@ class RunWriter:
         )
         self._task = self._progress.add_task("", total=config.steps, completed=first_step)
         if self._active:
-            self._count, self._hash = keep_rows(workdir / "metrics.jsonl", first_step, written)
-            self._events = _first_events(workdir / "tensorboard", first_step)
+            self._rows = RowsFile(workdir / "metrics.jsonl", first_step, written)
+            self._tensorboard = LocalFiles(workdir / "tensorboard")
+            names = [path.name for path in (workdir / "tensorboard").glob("*")]
+            self._events = _first_events(self._tensorboard.directory, names, first_step)
 
     def __enter__(self):
         self._progress.start()
@@ -111,7 +114,7 @@ class RunWriter:
         The trace starts before the first of `profile_steps` and is written after the last.
         """
         if step == self._profile_steps.start:
-            self._trace.enter_context(jax.profiler.trace(self._workdir / "tensorboard"))
+            self._trace.enter_context(jax.profiler.trace(self._tensorboard.directory))
         with jax.profiler.StepTraceAnnotation("update", step_num=step):
             yield
         if step + 1 == self._profile_steps.stop:
@@ -195,9 +198,7 @@ class RunWriter:
             return
         phase = {} if self.phase is None else {"phase": self.phase}
         line = f"{json.dumps({'step': step} | phase | row)}\n".encode()
-        append(self._workdir / "metrics.jsonl", line)
-        self._count += 1
-        self._hash.update(line)
+        self._rows.append(line)
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in row.items()]
         append(self._events, _event(step=step, summary=Summary(value=scalars)))
         self._progress.update(self._task, completed=step, description=_summary(row))
@@ -208,13 +209,15 @@ class RunWriter:
             self._console.print(f"step {step:>7}  {_summary(row)}", soft_wrap=True)
 
     def synchronize(self) -> WrittenRows | None:
-        """Waits until all rows are on the disk. Process 0 returns their number and hash."""
+        """Waits until all rows are on the disk. Process 0 returns their number and hash.
+
+        In gs://, the files of TensorBoard are written here.
+        """
         if not self._active:
             return None
-        for file in (self._workdir / "metrics.jsonl", self._events):
-            if file.exists():
-                synchronize(file)
-        return WrittenRows(self._count, self._hash.hexdigest())
+        synchronize(self._events)
+        self._tensorboard.copy()
+        return self._rows.synchronize()
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):
@@ -239,15 +242,15 @@ def _summary(row: dict[str, float]) -> str:
     return "  ".join(parts)
 
 
-def _first_events(directory: Path, first_step: int) -> Path:
+def _first_events(directory: Path, earlier: Sequence[str], first_step: int) -> Path:
     """Starts a new file of TensorBoard events and returns its path.
 
-    TensorBoard reads the files of a directory in the order of their names. The first events of the
-    new file make TensorBoard drop the steps after `first_step` from earlier files.
+    TensorBoard reads the files of a directory in the order of their names. `earlier` has the names
+    of the files of earlier starts. The first events of the new file make TensorBoard drop the steps
+    after `first_step` from them.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     prefix = "events.out.tfevents."
-    times = [path.name.removeprefix(prefix)[:10] for path in directory.glob(f"{prefix}*")]
+    times = [name.removeprefix(prefix)[:10] for name in earlier]
     newest = max((int(seconds) for seconds in times if seconds.isdecimal()), default=0)
     file = directory / f"{prefix}{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}"
     start = SessionLog(status=SessionLog.START)

@@ -13,7 +13,7 @@ from same_run import UNTIMED
 from bert_jax import environment, load_run
 from bert_jax.config import override
 from bert_jax.errors import CheckpointError
-from bert_jax.faults.run_files import RunResult, keep_rows, read_rows, whole_rows
+from bert_jax.faults.run_files import RowsFile, RunResult, read_rows, whole_rows
 from bert_jax.files import read_json_if_whole, write_json
 from bert_jax.sweep import result_of, status
 from bert_jax.training.checkpoint import check_workdir
@@ -96,7 +96,7 @@ def test_damaged_rows_are_left_out_and_named(content, kept, damaged, tmp_path, c
     assert said.count("\n") == bool(damaged)
     for number in damaged[:5]:
         assert f"{number}" in said
-    keep_rows(file, 6, None)
+    RowsFile(file, 6, None)
     assert file.read_bytes() == b"".join(LINES[number] for number in kept if number < 3)
 
 

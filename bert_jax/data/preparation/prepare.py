@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.config.paths import open_path
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
 from bert_jax.data.passport import (
     FORMAT_VERSION,
@@ -145,7 +146,7 @@ def _open_inputs(
     Raises:
       DataError: `config.directory` holds files of another corpus or of other settings.
     """
-    directory = Path(config.directory)
+    directory = open_path(config.directory, name="data.directory", local=True)
     corpus = open_corpus(config.corpus)
     description = describe_inputs(corpus, threads=engine.workers)
     settings = {

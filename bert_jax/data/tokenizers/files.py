@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from bert_jax.config.paths import open_path
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, Tokenizer
 from bert_jax.data.tokenizers.huggingface import HuggingFace
 from bert_jax.data.tokenizers.sentencepiece import SentencePiece
@@ -36,7 +37,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Args:
       path: the directory, or the `tokenizer.json` in it.
     """
-    path = Path(path)
+    path = open_path(path, name="the directory of a tokenizer")
     if path.is_dir():
         path = path / "tokenizer.json"
     description = read_json(path)

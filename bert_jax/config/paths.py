@@ -1,0 +1,139 @@
+"""Paths that a user gives: local, or `gs://BUCKET/PATH` in Google Cloud Storage.
+
+A path of gs:// is an `etils.epath.Path`, which has the methods of a local path. A file of gs:// is
+written as a whole and cannot grow, and there are no locks, links or directories. The functions of
+this module hide these differences.
+"""
+
+import importlib.util
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+from bert_jax.errors import ConfigError
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""Start of a path such as s3://bucket/key, which `Path` shortens to s3:/bucket/key."""
+
+_REMOTE = re.compile(r"gs://?([^/*?#\[\]]+(/(?!\.\.?(/|\Z))[^/*?#\[\]]+)+)/?")
+"""A path of gs:// without the characters that gcsfs reads as patterns or as versions."""
+
+COMMITTED = "commit_success.txt"
+"""The last file that orbax writes into the directory of a step. In gs://, this directory has its
+final name from the start, so only this file says that the step is complete."""
+
+
+def open_path(given: str | Path, *, name: str, local: bool = False) -> Path:
+    """Returns the path that a user gave as `name`, a flag or a field.
+
+    Raises:
+      ConfigError: the path has another scheme than gs://, or any scheme if `local` is True; or
+        gcsfs is not installed.
+    """
+    text = str(given)
+    if not _SCHEME.match(text):
+        return Path(given)
+    found = _REMOTE.fullmatch(text)
+    if local or not found:
+        accepted = "a local path" if local else "a local path or gs://BUCKET/PATH"
+        raise ConfigError(f"{name} is {text!r}; accepted: {accepted}")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ConfigError(
+            f"{name} is {text!r}, but gcsfs is not installed; accepted: a local path, or "
+            "pip install -e '.[gcs]'"
+        )
+    return _remote(found[1])
+
+
+def _remote(bucket_and_name: str) -> Path:
+    os.environ.setdefault("EPATH_USE_TF", "false")  # else etils uses TensorFlow if it is installed
+    from etils import epath
+    from fsspec.config import conf
+
+    # A cached list would hide what other processes write.
+    conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    return cast(Path, epath.Path(f"gs://{bucket_and_name}"))
+
+
+def is_remote(path: Path) -> bool:
+    """Returns whether a path of `open_path` is in gs://."""
+    return str(path).startswith("gs://")
+
+
+def filesystem() -> Any:
+    """Returns gcsfs's file system, which copies files between gs:// and the local disk."""
+    import fsspec
+
+    return fsspec.filesystem("gcs")
+
+
+def is_remote_failure(error: Exception) -> bool:
+    """Returns whether a library that talks to gs:// raised the error."""
+    return type(error).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp", "requests")
+
+
+def cache_directory() -> Path:
+    """Returns the directory where bert_jax keeps files that it can make or download again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bert_jax"
+
+
+def files_below(directory: Path) -> list[Path]:
+    """Returns all files in a directory and its subdirectories, sorted by path."""
+    if is_remote(directory):
+        return [_remote(name) for name in sorted(filesystem().find(str(directory)))]
+    return [path for path in sorted(directory.rglob("*")) if path.is_file()]
+
+
+def last_written(path: Path) -> float:
+    """Returns the time of the last write to a file or directory, in seconds since 1970.
+
+    In gs://, the files of the directory and the parts of the file (`parts_of`) count, too.
+    """
+    if not is_remote(path):
+        return path.stat().st_mtime
+    written = [filesystem().find(str(one), detail=True) for one in (path, parts_of(path))]
+    return max(one["mtime"].timestamp() for found in written for one in found.values())
+
+
+def parts_of(file: Path) -> Path:
+    """Returns the directory of the parts of a file in gs:// that grows (`run_files.RowsFile`)."""
+    return file.with_name(f"{file.name}.parts")
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a directory with its parents. gs:// has no directories."""
+    if not is_remote(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
+def move_directory(source: Path, target: Path) -> None:
+    """Renames a directory. In gs://, all its files are copied and then deleted."""
+    make_directory(target.parent)
+    if is_remote(source):
+        filesystem().copy(str(source), str(target), recursive=True)
+        filesystem().rm(str(source), recursive=True)
+    else:
+        source.rename(target)
+
+
+class LocalFiles:
+    """A local directory for files that grow. `copy` copies them to `path` in gs://.
+
+    If `path` is local, the directory is `path` itself, and `copy` does nothing.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._copied = path, {}
+        self._temporary = tempfile.TemporaryDirectory() if is_remote(path) else None
+        self.directory = Path(self._temporary.name) if self._temporary else path
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def copy(self) -> None:
+        """Copies the files whose size has changed since the last call."""
+        for file in files_below(self.directory) if self._temporary else ():
+            if self._copied.get(file) != (size := file.stat().st_size):
+                target = self._path / file.relative_to(self.directory)
+                filesystem().put_file(str(file), str(target))
+                self._copied[file] = size

@@ -1,0 +1,372 @@
+"""Paths in gs://, on an emulator of Google Cloud Storage on loopback."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from same_run import assert_same_bits
+
+import bert_jax
+from bert_jax import command
+from bert_jax.config import override, paths, to_json
+from bert_jax.config.paths import open_path
+from bert_jax.data.passport import check_files, check_outside_data, load_passport, load_token_counts
+from bert_jax.data.preparation.engines import Engine
+from bert_jax.data.preparation.prepare import prepare_data
+from bert_jax.data.records import open_split
+from bert_jax.data.remote import local_file, worked_on_locally
+from bert_jax.data.tokenizers.files import load_tokenizer
+from bert_jax.errors import CheckpointError, ConfigError, DataError
+from bert_jax.evaluate import evaluate_run
+from bert_jax.faults import holder
+from bert_jax.faults.damage import saved_steps
+from bert_jax.faults.run_files import RowsFile, read_rows
+from bert_jax.files import read_json, sha256_of_file, write_json
+from bert_jax.runs.run import load_run
+from bert_jax.training.config import TrainingConfig
+from bert_jax.training.initial import flatten_params
+from bert_jax.training.train import train
+from bert_jax.training.writer import RunWriter
+
+
+@pytest.fixture
+def place(bucket, request):
+    """A path in gs:// for one test."""
+    return open_path(f"{bucket}/{request.node.name.replace('[', '-').strip(']')}", name="place")
+
+
+def start(module, *words):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"bert_jax.{module}", *words],
+        env=os.environ | {"PYTHONPATH": str(Path(bert_jax.__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def names_below(place):
+    return [str(file.relative_to(place)) for file in paths.files_below(place)]
+
+
+# ---- Paths ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("s3://bucket/run", "s3:/bucket/run", "hdfs://host/run", "file:///tmp/run", "az://a/b"),
+        *("gs://", "gs://bucket", "gs:///run", "gs://bucket/../run", "gs://bucket/a*", "gs://b//c"),
+    ],
+)
+def test_another_scheme_is_refused(path):
+    with pytest.raises(ConfigError, match="run is '.*'; accepted: a local path or gs://BUCKET/PA"):
+        open_path(path, name="run")
+
+
+def test_where_files_must_be_local_gs_is_refused():
+    with pytest.raises(ConfigError, match="^--workdir is 'gs://a/b'; accepted: a local path$"):
+        open_path("gs://a/b", name="--workdir", local=True)
+
+
+def test_gs_needs_gcsfs(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"gcsfs is not installed; accepted: .*'\.\[gcs\]'"):
+        open_path("gs://bucket/run", name="run")
+
+
+def test_a_path_of_gs_survives_pathlib_and_a_second_call(bucket):
+    for given in ("gs://b/run/", Path("gs://b/run"), open_path("gs://b/run", name="run")):
+        assert str(open_path(given, name="run")) == "gs://b/run"
+    assert open_path("runs/mine", name="run") == Path("runs/mine")
+
+
+def test_json_files_and_hashes_are_those_of_a_local_file(place, tmp_path):
+    for directory in (place / "run", tmp_path):
+        write_json(directory / "a.json", {"a": 1})
+        assert read_json(directory / "a.json") == {"a": 1}
+    assert sha256_of_file(place / "run" / "a.json") == sha256_of_file(tmp_path / "a.json")
+    with pytest.raises(DataError, match="b.json cannot be read .FileNotFoundError.; accepted: a f"):
+        read_json(place / "b.json")
+
+
+def test_a_workdir_in_prepared_data_is_refused(place):
+    write_json(place / "data" / "passport.json", {})
+    with pytest.raises(CheckpointError, match="lies in the prepared data of gs://.*/data; accep"):
+        check_outside_data(place / "data" / "runs" / "one")
+    check_outside_data(place / "runs")
+
+
+# ---- Rows and TensorBoard ------------------------------------------------------------------------
+
+
+def test_rows_are_written_in_parts_and_joined(place):
+    file = place / "metrics.jsonl"
+    rows = RowsFile(file, 0, None)
+    rows.append(b'{"step": 1}\n')
+    rows.append(b'{"step": 2}\n')
+    assert names_below(place) == [
+        "metrics.jsonl",
+        "metrics.jsonl.parts/00000000000000000000",
+        "metrics.jsonl.parts/00000000000000000012",
+    ]
+    assert list(read_rows(file).rows) == [1, 2]
+    written = rows.synchronize()
+    assert names_below(place) == ["metrics.jsonl"]
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+    # A process that was killed after it had joined the parts leaves the parts.
+    (paths.parts_of(file) / f"{12:020}").write_text('{"step": 2}\n')
+    rows.append(b'{"step": 3}\n')
+    assert list(read_rows(file).rows) == [1, 2, 3] and not read_rows(file).damaged
+
+    again = RowsFile(file, 2, written)
+    assert again.synchronize() == written and list(read_rows(file).rows) == [1, 2]
+
+
+def test_tensorboard_is_copied_at_each_checkpoint(place):
+    row = {"train/loss": 1.0, "train/mlm_loss": 1.0, "train/mlm_accuracy": 0.5}
+    with RunWriter(place, TrainingConfig(steps=4), 0) as writer:
+        writer.write(1, row)
+        assert not any("tfevents" in name for name in names_below(place))
+        writer.synchronize()
+        (events,) = (place / "tensorboard").glob("*")
+        size = len(events.read_bytes())
+        writer.write(2, row)
+        writer.synchronize()
+        assert len(events.read_bytes()) > size
+    with RunWriter(place, TrainingConfig(steps=4), 2) as writer:
+        writer.synchronize()
+    first, second = sorted((place / "tensorboard").glob("*"))
+    assert first == events and second.name > first.name
+
+
+# ---- The holder of a directory -------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Shortens the times of the holder's record."""
+    monkeypatch.setattr(holder, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(holder, "LOST_SECONDS", 1.0)
+    monkeypatch.setattr(holder, "SETTLING_SECONDS", 0.1)
+
+
+def of_another_machine(place):
+    return json.loads((place / holder.RECORD_FILE).read_text()) | {"machine": [], "host": "far"}
+
+
+def test_a_directory_has_one_holder(place, quick, monkeypatch):
+    monkeypatch.setattr(holder, "_machine", lambda: threading.current_thread().name)
+    refused = []
+
+    def come():
+        try:
+            with command.exclusive(place):
+                pass
+        except CheckpointError as error:
+            refused.append(str(error))
+
+    with command.exclusive(place):
+        second = threading.Thread(target=come, name="another machine")
+        second.start()
+        second.join()
+    assert len(refused) == 1 and "is at work in gs://" in refused[0]
+    assert "accepted: another --workdir" in refused[0]
+    assert names_below(place) == []  # the record is deleted at the end
+    come()
+    assert len(refused) == 1
+
+
+def test_a_directory_of_a_lost_process_is_free_after_a_time(place, quick, capsys):
+    with command.exclusive(place):
+        lost = of_another_machine(place)
+    write_json(place / holder.RECORD_FILE, lost)
+    start = time.monotonic()
+    with command.exclusive(place):
+        assert time.monotonic() - start > holder.LOST_SECONDS
+    assert "on far holds gs://" in capsys.readouterr().err
+
+
+def test_a_directory_of_an_ended_process_of_this_machine_is_free_at_once(place, quick):
+    with command.exclusive(place):
+        ended = json.loads((place / holder.RECORD_FILE).read_text()) | {"process": 2**22 + 1}
+    write_json(place / holder.RECORD_FILE, ended)
+    start = time.monotonic()
+    with command.exclusive(place):
+        assert time.monotonic() - start < holder.LOST_SECONDS
+
+
+def test_a_holder_that_was_replaced_ends(place, quick, monkeypatch, capsys):
+    ended = threading.Event()
+    monkeypatch.setattr(holder.os, "_exit", lambda status: ended.set() if status == 2 else None)
+    with command.exclusive(place):
+        write_json(place / holder.RECORD_FILE, of_another_machine(place) | {"id": "x"})
+        assert ended.wait(10)
+    assert "on far has taken over gs://" in capsys.readouterr().err
+
+
+def test_a_bucket_that_does_not_exist_is_refused_in_one_line(bucket):
+    with (
+        pytest.raises(ConfigError, match="--workdir=gs://nobody/run cannot be written .*; accept"),
+        command.exclusive(open_path("gs://nobody/run", name="run")),
+    ):
+        pass
+
+
+# ---- Prepared data -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def remote_data(bucket, data_config):
+    """The prepared data of `data_config`, uploaded."""
+    for file in Path(data_config.directory).iterdir():
+        if file.is_file():
+            open_path(f"{bucket}/data/{file.name}", name="file").write_bytes(file.read_bytes())
+    return replace(data_config, directory=f"{bucket}/data")
+
+
+def test_data_in_gs_are_those_of_the_local_directory(remote_data, data_config):
+    remote, local = remote_data.directory, data_config.directory
+    passport = load_passport(remote)
+    assert passport == load_passport(local)
+    assert load_tokenizer(remote).to_json() == load_tokenizer(local).to_json()
+    assert np.array_equal(load_token_counts(remote), load_token_counts(local))
+    check_files(passport, remote, splits=("train", "eval"))
+    sources = [open_split(one, passport, split="train") for one in (remote, local)]
+    assert [sources[0][i] for i in range(20)] == [sources[1][i] for i in range(20)]
+
+
+def test_a_shard_is_downloaded_once_for_each_hash(remote_data, monkeypatch):
+    shard = load_passport(remote_data.directory)["splits"]["eval"]["shards"][0]
+    copy = local_file(remote_data.directory, shard["file"], sha256=shard["sha256"])
+    assert copy == paths.cache_directory() / "data" / shard["sha256"] / shard["file"]
+    monkeypatch.setattr("bert_jax.data.remote.filesystem", None)
+    assert local_file(remote_data.directory, shard["file"], sha256=shard["sha256"]) == copy
+
+
+def test_a_damaged_copy_is_downloaded_again(remote_data):
+    passport = load_passport(remote_data.directory)
+    shard = passport["splits"]["eval"]["shards"][0]
+    copy = local_file(remote_data.directory, shard["file"], sha256=shard["sha256"])
+    copy.write_bytes(b"damaged")
+    check_files(passport, remote_data.directory, splits=("eval",))
+    assert sha256_of_file(copy) == shard["sha256"]
+
+
+def test_a_damaged_or_missing_file_of_gs_is_refused(place):
+    (place / "a").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="gs://.*/a has SHA-256 .*; passport.json names 0000"):
+        local_file(str(place), "a", sha256="0" * 64)
+    with pytest.raises(DataError, match="gs://.*/b is missing; accepted: every file that the pas"):
+        local_file(str(place), "b", sha256="0" * 64)
+    assert not list((paths.cache_directory() / "data" / ("0" * 64)).iterdir())
+
+
+def test_data_are_prepared_locally_and_uploaded_with_the_passport_last(
+    place, data_config, monkeypatch
+):
+    uploaded, gcs = [], paths.filesystem()
+
+    class Recording:
+        def put_file(self, source, target):
+            uploaded.append(Path(source).name)
+            gcs.put_file(source, target)
+
+        def __getattr__(self, name):
+            return getattr(gcs, name)
+
+    monkeypatch.setattr("bert_jax.data.remote.filesystem", Recording)
+    tokenizer = load_tokenizer(data_config.directory)
+    for _ in range(2):
+        with worked_on_locally(str(place), last="passport.json") as local:
+            prepare_data(
+                replace(data_config, directory=local), tokenizer=tokenizer, engine=Engine()
+            )
+        wanted = {
+            file.name: file.read_bytes()
+            for file in Path(data_config.directory).iterdir()
+            if file.is_file() and file.name != ".lock"
+        }
+        assert {file.name: file.read_bytes() for file in place.iterdir()} == wanted
+        assert uploaded[-1] == "passport.json" and len(uploaded) == len(wanted)  # once in all
+
+
+def test_prepare_data_itself_writes_a_local_directory_only(remote_data):
+    tokenizer = load_tokenizer(remote_data.directory)
+    with pytest.raises(ConfigError, match="data.directory is 'gs://.*'; accepted: a local path$"):
+        prepare_data(remote_data, tokenizer=tokenizer, engine=Engine())
+
+
+logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+
+
+# ---- A run ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_in_gs_that_is_killed_ends_with_the_parameters_of_a_local_run(
+    bucket, experiment, remote_data, tmp_path
+):
+    """Data, workdir, `load_run` and `evaluate` use gs://; the process is killed once with -9."""
+    long = override(
+        experiment, {"training.steps": 60, "training.checkpoint_every": 10, "training.log_every": 3}
+    )
+    workdir = open_path(f"{bucket}/runs/one", name="workdir")
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import json\n\nfrom bert_jax.config import from_json\n"
+        "from bert_jax.training.experiment import Experiment\n\n\ndef get_config() -> Experiment:\n"
+        f"    return from_json(Experiment, json.loads({json.dumps(to_json(long))!r}))\n"
+    )
+    local = start("pretrain", f"--experiment={file}", f"--workdir={tmp_path / 'local'}")
+    data = f"--set=data.directory={remote_data.directory}"
+    words = (f"--experiment={file}", f"--workdir={workdir}", data)
+
+    process = start("pretrain", *words)
+    while not (workdir / "checkpoints" / "10" / paths.COMMITTED).exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    assert (workdir / ".holder.json").exists()
+    process = start("pretrain", *words)
+    assert "going on from step" in process.communicate(timeout=300)[1]
+    local.communicate(timeout=300)
+    assert process.returncode == local.returncode == 0
+    assert not (workdir / ".holder.json").exists()
+
+    runs = [load_run(path) for path in (str(workdir), tmp_path / "local")]
+    assert_same_bits(*(flatten_params(one.params) for one in runs))
+    rows = [
+        [{k: v for k, v in row.items() if "perf/" not in k} for row in one.metrics()]
+        for one in runs
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) > 12
+    assert names_below(workdir / "tensorboard")
+    assert not names_below(paths.parts_of(workdir / "metrics.jsonl"))
+    evaluated = [evaluate_run(one, remote_data.directory) for one in runs]
+    assert evaluated[0]["mlm_loss"] == evaluated[1]["mlm_loss"]
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_in_gs_is_moved_aside(bucket, experiment, tmp_path, capsys):
+    workdir = open_path(f"{bucket}/runs/damaged", name="workdir")
+    train(experiment, workdir)
+    assert saved_steps(workdir) == [12, 6]
+    (workdir / "result.json").unlink()
+    changed = paths.files_below(workdir / "checkpoints" / "12" / "state")[-1]
+    changed.write_bytes(changed.read_bytes() + b"x")
+    with pytest.raises(CheckpointError, match="gs://.*/checkpoints/12 is damaged .state/.* has ch"):
+        load_run(str(workdir))
+    train(experiment, workdir)
+    assert "the damaged checkpoint 12 is now gs://" in capsys.readouterr().err
+    assert names_below(workdir / "damaged" / "12") and saved_steps(workdir) == [12, 6]
+    load_run(str(workdir))
