@@ -7,12 +7,14 @@ the other processes notice this loss as they notice any other (`heartbeat`).
 
 import atexit
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from bert_jax.errors import ConfigError
+from bert_jax.faults import signals
 
 SECONDS_TO_LIVE = 30
 """Time that the service outlives process 0. The other processes need it to read what happened."""
@@ -62,13 +64,15 @@ def _start_service(port: str, count: int) -> None:
     @atexit.register
     def end() -> None:
         jax.distributed.shutdown()  # waits for the other processes
-        child.terminate()
+        child.kill()
 
 
 def host_service(port: int, count: int) -> None:
     """Hosts the service until stdin ends, and then for SECONDS_TO_LIVE more."""
     from jaxlib import _jax  # pyright: ignore  # jax has no public access to the service
 
+    for number in signals.SIGNALS:  # Slurm sends them to all processes of a task
+        signal.signal(number, signal.SIG_IGN)
     service = _jax.get_distributed_runtime_service(f"[::]:{port}", count)
     print(_READY, flush=True)
     sys.stdin.read()

@@ -1,8 +1,11 @@
 """If one of several processes fails, is killed or stalls, all end soon, with a line about it."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,7 +15,7 @@ from commands import free_port, start_code
 from bert_jax.config import override, to_json
 from bert_jax.errors import ConfigError
 from bert_jax.faults.rendezvous import wait_for_processes
-from bert_jax.faults.signals import STATUS
+from bert_jax.faults.signals import SIGNALS, STATUS
 
 PRETRAIN = """
 import runpy, sys, time
@@ -158,6 +161,25 @@ def test_a_process_that_does_not_come_is_named(config_of, tmp_path):
     assert line.startswith(
         f"error: process 1, 2 of 3 has not come to process 0 at {coordinator} within 1 s"
     )
+
+
+def test_the_service_of_a_run_goes_on_after_signals():
+    """Slurm sends a signal to all processes of a task, also to the service of process 0."""
+    command = [sys.executable, "-m", "bert_jax.faults.coordination", str(free_port()), "1"]
+    service = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with service:
+        assert service.stdout.readline() == "ready\n"
+        for number in SIGNALS:
+            service.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            service.wait(timeout=0.3)
+        service.kill()
 
 
 def test_processes_start_together():

@@ -1,5 +1,6 @@
 """`sbatch launch/slurm.sbatch` trains on two nodes, and a signal does not change what it trains."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from cluster import missing_programs, slurm
+from conftest import VOCAB_SIZE
 from same_run import assert_same_run
 
 import bert_jax
-from bert_jax.config import override, to_json
+from bert_jax.config import load_experiment, override, to_json
 
 ROOT = Path(bert_jax.__file__).parents[1]
 
@@ -49,18 +51,32 @@ def sbatch(tmp_path_factory):
         yield submit, run
 
 
+@pytest.fixture
+def quick_start(data_config, tmp_path):
+    """The file of the quick start on fewer texts, with 300 updates and a smaller vocabulary."""
+    changes = {
+        "model.vocab_size": VOCAB_SIZE,
+        "optimizer.warmup_steps": 20,
+        "training.steps": 300,
+        "training.log_every": 10,
+        "training.eval_every": 150,
+        "training.checkpoint_every": 150,
+    }
+    experiment = load_experiment(f"{ROOT}/experiments/quickstart.py")
+    small = override(dataclasses.replace(experiment, data=data_config), changes)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_json(small)))
+    return file
+
+
 def test_a_job_that_gets_a_signal_is_submitted_again_and_ends_like_any_other(
-    experiment, sbatch, tmp_path
+    quick_start, sbatch, tmp_path
 ):
     submit, run = sbatch
-    changes = {"mesh.data": -1, "training.steps": 400, "training.checkpoint_every": 200}
-    changes |= {"training.eval_every": 200, "training.log_every": 10}
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(to_json(override(experiment, changes))))
     undisturbed, signalled = tmp_path / "undisturbed", tmp_path / "signalled"
     for workdir in (undisturbed, signalled):
         log = tmp_path / f"{workdir.name}.log"
-        job = submit(f"--experiment={config}", f"--workdir={workdir}", log=log)
+        job = submit(f"--experiment={quick_start}", f"--workdir={workdir}", log=log)
         sent = workdir is undisturbed
         deadline = time.monotonic() + 300
         while "JobState=COMPLETED" not in (state := run("scontrol", "show", "job", job)):
@@ -74,4 +90,4 @@ def test_a_job_that_gets_a_signal_is_submitted_again_and_ends_like_any_other(
     assert "going on from step" in said and "Traceback" not in said, said
     recorded = json.loads((signalled / "environment.json").read_text())
     assert recorded["processes"] == 2 and len(recorded["earlier"]) == 1
-    assert_same_run(undisturbed, signalled, step=400)
+    assert_same_run(undisturbed, signalled, step=300)
