@@ -6,7 +6,7 @@
 #
 # The arguments are passed to bert_jax.pretrain. TPU and ZONE are the name and the zone of the slice.
 # DIRECTORY is the clone of bert_jax on every host (default: bert_jax), with the environment .venv
-# (python3 -m venv .venv; pip install -e '.[tpu]'). All hosts must see the same workdir and data.
+# (python3 -m venv .venv; pip install -e '.[tpu,gcs]'). All hosts must see the same workdir and data.
 #
 # On every host, the run does not depend on the connection: its output is in bert_jax.log, and
 # launch/restart.sh starts it again after a signal or a crash. The same command resumes from the last

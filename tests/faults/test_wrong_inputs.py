@@ -446,7 +446,7 @@ ROWS = {
         ("--set=data.sequence_length=4", "data.sequence_length is 4; accepted: at least 5"),
         ("--set=data.dupe_factor=2", "data.dupe_factor 1, not 2; accepted: the same value"),
         ("--set=data.held_out_fraction=1", "data.held_out_fraction is 1; accepted: at least 0"),
-        ("--set=data.directory=gs://bucket/x", "data.directory is 'gs://bucket/x'; accepted"),
+        ("--set=data.directory=gs://bucket", "data.directory is 'gs://bucket'; accepted: a local"),
         ("--set=data.directory=nowhere", "nowhere holds no prepared data ... accepted"),
         (
             "--set=data.directory=nowhere --set=model.num_layers=1 --set=phases=[]",
@@ -522,6 +522,7 @@ ROWS = {
         ("", "--experiment is missing; accepted"),
         ("--experiment=sweep_good.py", "--workdir is missing; accepted: a directory for the runs"),
         ("--experiment=sweep_good.py --workdir=data/s", "data/s lies in the prepared data of"),
+        ("--experiment=sweep_good.py --workdir=gs://a/b", "--workdir is 'gs://a/b'; accepted: a"),
         ("--experiment=sweep_good.py --workdir=s3://a/b", "--workdir is 's3://a/b'; accepted: a"),
         *(
             (f"--experiment=sweep_{name}.py --workdir=new", f"sweep_{name}.py{said}")
@@ -597,6 +598,7 @@ ROWS = {
         ("", "--experiment is missing; accepted"),
         ("--audit=", "--audit is empty; accepted"),
         ("--audit=nowhere", "nowhere holds no prepared data ... accepted"),
+        ("--audit=gs://bucket/data", "--audit is 'gs://bucket/data'; accepted: a local path"),
         ("--audit=s3://bucket/data", "--audit is 's3://bucket/data'; accepted: a local path"),
         ("--audit=data --workers=2", "--audit=data with --workers; accepted: --audit alone"),
         (
@@ -605,6 +607,7 @@ ROWS = {
         ),
     ],
     FINETUNE: [
+        ("--workdir=gs://bucket/run", "--workdir is 'gs://bucket/run'; accepted: a local path"),
         ("--workdir=s3://bucket/run", "--workdir is 's3://bucket/run'; accepted: a local path"),
         ("--checkpoint=s3://a/b", "--checkpoint is 's3://a/b'; accepted: a local path"),
         ("--seeds=0", "--seeds is 0; accepted: 1 to 2147483648"),
@@ -708,6 +711,7 @@ ROWS = {
         ("--output=tiny_bert", "--output=tiny_bert exists; accepted: a new or an empty directory"),
         ("--source=nowhere", "nowhere does not exist; accepted"),
         ("--source=s3://bucket/run", "the path of a run is 's3://bucket/run'; accepted: a local"),
+        ("--output=gs://bucket/out", "--output is 'gs://bucket/out'; accepted: a local path"),
         ("--output=s3://bucket/out", "--output is 's3://bucket/out'; accepted: a local path"),
         ("--source=no_config", "no_config/config.json cannot be read ... accepted"),
         ("--source=no_vocabulary", "no_vocabulary/vocab.txt cannot be read ... accepted"),
