@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from bert_jax.data.passport import PASSPORT_FILE
-from bert_jax.data.sentences import describe_doubt
+from bert_jax.data.sentences import LOWEST_F1, SENTENCE_F1
+from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES
 from bert_jax.data.sources.files import COMPRESSIONS
 
 if TYPE_CHECKING:
@@ -16,12 +16,8 @@ LARGEST_IMBALANCE = 0.1
 """Largest accepted difference between 0.5 and the share of the pairs with label 1."""
 LARGEST_UNUSED_SHARE = 0.1
 FEWEST_HELD_OUT_DOCUMENTS = 50
-HIGHEST_FOLDED_RATE = 0.005
-HIGHEST_SHORT_SENTENCE_RATE = 0.05
 FEW_DOCUMENTS = 10
 """Most documents in an average file of plain text that are not worth a finding."""
-LARGEST_DOCUMENT_FILE = 2**24
-"""A file of more bytes cannot be meant as a single document."""
 
 
 class Finding(NamedTuple):
@@ -30,15 +26,35 @@ class Finding(NamedTuple):
     remedy: str
 
 
+_TEXT_RATES = {
+    "short_document_rate": (
+        0.5,
+        "{:.0%} of documents have fewer than three sentences",
+        "Texts A and B of a pair are consecutive sentences. A short document has none.",
+        "Put blank lines between documents and not between sentences, or use data.pairs='none'.",
+    ),
+    "short_sentence_rate": (
+        0.05,
+        "{:.1%} of sentences have fewer than three words",
+        "They may be pieces that were cut after an abbreviation, or headings, tables and lists.",
+        "Check that data.language is the language of the text, and remove tables and lists.",
+    ),
+    "folded_letter_rate": (
+        0.005,
+        "{:.1%} of letters lose an accent or another mark",
+        "Accents are removed: ä becomes a. Words that differ only in accents become the same.",
+        "Keep accents with --set data.strip_accents=false.",
+    ),
+}
+"""Largest accepted value of each rate in the passport's `text`, and the finding above it."""
+
+
 def find_at_once(passport: dict) -> list[Finding]:
     """Returns the findings that `prepare` prints, the most serious first."""
     return [
-        *_files(passport),
         *_shared(passport),
-        *_language(passport),
-        *_documents(passport),
-        *_sentences(passport),
-        *_letters(passport),
+        *_files(passport),
+        *_text(passport),
         *_imbalance(passport),
     ]
 
@@ -49,13 +65,10 @@ def find(passport: dict, *, unused_share: float, shortcut: "Shortcut | None") ->
     `unused_share` is the share of the vocabulary that never occurs in the training records.
     """
     return [
-        *_files(passport),
         *_shared(passport),
         *_repetitions(passport),
-        *_language(passport),
-        *_documents(passport),
-        *_sentences(passport),
-        *_letters(passport),
+        *_files(passport),
+        *_text(passport),
         *_unknown(passport),
         *_shortcuts(passport, shortcut),
         *_imbalance(passport),
@@ -66,12 +79,11 @@ def find(passport: dict, *, unused_share: float, shortcut: "Shortcut | None") ->
 
 
 def _files(passport: dict) -> Iterator[Finding]:
-    skipped = passport.get("skipped")
-    if skipped and skipped["count"]:
+    if (skipped := passport.get("skipped")) and skipped["count"]:
         yield Finding(
             f"{_count(skipped['count'], 'bad record')} skipped, first {skipped['records'][0]}",
             "These records are in no split.",
-            f"{PASSPORT_FILE} lists them under 'skipped'.",
+            "passport.json lists them under 'skipped'.",
         )
     files = [file for source in passport["corpus"]["sources"] for file in source["files"]]
     for file in (file for file in files if "compression" in file):
@@ -82,6 +94,34 @@ def _files(passport: dict) -> Iterator[Finding]:
                 "Its name says otherwise. It was read by its content.",
                 "Rename it if other programs read it too.",
             )
+    kinds = {file.get("read_as", {}).get("kind") for file in files}
+    documents = sum(summary["documents"] for summary in passport["splits"].values())
+    if (
+        kinds == {"TextFile"}
+        and documents > FEW_DOCUMENTS * len(files) > FEW_DOCUMENTS
+        and max(file["bytes"] for file in files) <= MAX_DOCUMENT_BYTES
+    ):
+        yield Finding(
+            f"{len(files):,} files hold {documents:,} documents",
+            "In the files of text:GLOB, a blank line ends a document.",
+            "If each file is one document, write files:GLOB in place of text:GLOB.",
+        )
+
+
+def _text(passport: dict) -> Iterator[Finding]:
+    language = passport["preparation"].get("language", "en")
+    f1 = SENTENCE_F1.get(language)
+    if language != "en" and (f1 is None or f1 < LOWEST_F1):
+        measured = "was never measured" if f1 is None else f"is {f1:.2f} on 20 sentences"
+        yield Finding(
+            f"The F1 of sentences in data.language {language!r} {measured}",
+            "Text was perhaps cut within sentences. Pairs of texts then begin and end there.",
+            "Look at sentences of the text. data.pairs='none' depends least on them.",
+        )
+    for name, rate in (passport.get("text") or {}).items():
+        largest, title, explanation, remedy = _TEXT_RATES[name]
+        if rate > largest:
+            yield Finding(title.format(rate), explanation, remedy)
 
 
 def _shared(passport: dict) -> Iterator[Finding]:
@@ -109,60 +149,6 @@ def _repetitions(passport: dict) -> Iterator[Finding]:
                 "in all. A model memorizes repeated text and gives it too much weight.",
                 "Remove the copies from the corpus. To use a source more often, write SPEC@WEIGHT.",
             )
-
-
-def _language(passport: dict) -> Iterator[Finding]:
-    if doubt := describe_doubt(passport["preparation"].get("language", "en")):
-        yield Finding(
-            doubt[0].upper() + doubt[1:],
-            "Text was perhaps cut within sentences. Pairs of texts then begin and end there.",
-            "Look at sentences of the text. data.pairs='none' depends least on them.",
-        )
-
-
-def _documents(passport: dict) -> Iterator[Finding]:
-    files = [file for source in passport["corpus"]["sources"] for file in source["files"]]
-    kinds = {file.get("read_as", {}).get("kind") for file in files}
-    documents = sum(summary["documents"] for summary in passport["splits"].values())
-    one_each = len(files) > 1 and max(file["bytes"] for file in files) <= LARGEST_DOCUMENT_FILE
-    if kinds == {"TextFile"} and one_each and documents > FEW_DOCUMENTS * len(files):
-        yield Finding(
-            f"{len(files):,} files hold {documents:,} documents",
-            "In the files of text:GLOB, a blank line ends a document. If the blank lines separate "
-            "paragraphs, documents are too short.",
-            "If each file is one document, write files:GLOB in place of text:GLOB.",
-        )
-    if ((passport.get("text") or {}).get("short_document_rate", 0)) > 0.5:
-        yield Finding(
-            "The median document has fewer than three sentences",
-            "Texts A and B of a pair are consecutive sentences of a document. In a short document "
-            "there are none.",
-            "Put blank lines between documents and not between sentences, or use "
-            "data.pairs='none'.",
-        )
-
-
-def _sentences(passport: dict) -> Iterator[Finding]:
-    rate = (passport.get("text") or {}).get("short_sentence_rate", 0)
-    if rate > HIGHEST_SHORT_SENTENCE_RATE:
-        language = passport["preparation"].get("language", "en")
-        yield Finding(
-            f"{rate:.1%} of sentences have fewer than three words",
-            "They may be pieces of sentences that were cut after an abbreviation, or headings, "
-            "tables and lists.",
-            f"Check that data.language, which is {language!r}, is the language of the text, and "
-            "remove tables and lists.",
-        )
-
-
-def _letters(passport: dict) -> Iterator[Finding]:
-    rate = (passport.get("text") or {}).get("folded_letter_rate", 0)
-    if rate > HIGHEST_FOLDED_RATE:
-        yield Finding(
-            f"{rate:.1%} of letters lose an accent or another mark",
-            "Accents are removed: ä becomes a. Words that differ only in accents become the same.",
-            "Keep accents with --set data.strip_accents=false.",
-        )
 
 
 def _unknown(passport: dict) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ LOWEST_F1 = 0.95
 
 _CJK_END = re.compile(r".+?(?:(?:[。！？]+|…{2,})[”’」』）]*|$)")
 _NO_END = re.compile(r"\b(?:[^\W\d_]|[IVXLC]+)\.$")
-_GERMAN_ORDINAL = re.compile(r"\b\d{1,2}\.$")
+_GERMAN_NO_END = re.compile(r"\b(?:[^\W\d_]|[IVXLC]+|\d{1,2})\.$")
 _MAY_CONTINUE = tuple(".\"'”’“»)]」』）")
 
 
@@ -43,11 +43,23 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
     - The full stop of an initial or of a Roman numeral ends no sentence. In German, the full stop
       after one or two digits does not either, because it marks an ordinal number.
     """
-    if language == "en":
-        sentences = (one.strip() for line in text.split("\n") for one in segment("en", line))
-    else:
-        sentences = (one.strip() for line in text.split("\n") for one in _segment(line, language))
+    split = segment if language == "en" else _segment
+    sentences = (one.strip() for line in text.split("\n") for one in split(language, line))
     return [sentence for sentence in sentences if not is_blank(sentence)]
+
+
+def _segment(language: str, line: str) -> list[str]:
+    sentences = [""]
+    for part in (part for found in segment(language, line) for part in _CJK_END.findall(found)):
+        before = sentences[-1].rstrip()
+        first = next((c for c in part if c.isalpha() or c in ".!?…"), "")
+        if (_GERMAN_NO_END if language == "de" else _NO_END).search(before) or (
+            before.endswith(_MAY_CONTINUE) and first.islower()
+        ):
+            sentences[-1] += part
+        else:
+            sentences.append(part)
+    return sentences
 
 
 def is_blank(text: str) -> bool:
@@ -56,35 +68,3 @@ def is_blank(text: str) -> bool:
     Format characters, such as U+200B and U+FEFF, have no width.
     """
     return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
-
-
-def _segment(line: str, language: str) -> list[str]:
-    sentences: list[str] = []
-    for part in (part for found in segment(language, line) for part in _CJK_END.findall(found)):
-        before = sentences[-1].rstrip() if sentences else ""
-        if (
-            _NO_END.search(before)
-            or (language == "de" and _GERMAN_ORDINAL.search(before))
-            or (before.endswith(_MAY_CONTINUE) and _first_letter_or_end(part).islower())
-        ):
-            sentences[-1] += part
-        else:
-            sentences.append(part)
-    return sentences
-
-
-def _first_letter_or_end(text: str) -> str:
-    """Returns the first letter of a text, or the mark that ends a sentence before any letter."""
-    return next((c for c in text if c.isalpha() or c in ".!?…"), "")
-
-
-def describe_doubt(language: str) -> str | None:
-    """Returns why the sentences of a language may be wrong; None if its F1 is high enough.
-
-    There is no doubt about the default, English.
-    """
-    f1 = SENTENCE_F1.get(language)
-    if language == "en" or (f1 is not None and f1 >= LOWEST_F1):
-        return None
-    measured = "was never measured" if f1 is None else f"is {f1:.2f} on 20 sentences"
-    return f"the F1 of sentences in data.language {language!r} {measured}"

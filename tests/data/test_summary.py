@@ -64,7 +64,7 @@ def test_one_sentence_documents_are_found(config, tmp_path):
     (tmp_path / "lines.txt").write_text("\n\n".join(lines))
     changes = {"corpus": f"text:{tmp_path}/lines.txt", "directory": str(tmp_path / "lines")}
     short, random = find_at_once(prepare(dataclasses.replace(config, **changes)))
-    assert short.title == "The median document has fewer than three sentences"
+    assert short.title == "100% of documents have fewer than three sentences"
     assert random.title == "100.0% of training pairs are random"
     for finding in (short, random):
         assert "put blank lines between documents and not" in finding.remedy.replace("P", "p")

@@ -5,9 +5,11 @@ import re
 import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from bert_jax.errors import DataError
+
+Made = TypeVar("Made")
 
 MAX_DOCUMENT_BYTES = 2**24
 """A longer document is refused, to bound memory. War and Peace has 3.4 million bytes."""
@@ -41,11 +43,14 @@ class ByteRange:
     """Number of times that each document is used."""
     on_bad_record: Literal["stop", "skip"] = "stop"
 
-    def refuse(self, error: DataError) -> DataError:
-        """Raises the error of a malformed record, or returns it if such records are skipped."""
-        if self.on_bad_record == "stop":
-            raise error
-        return error
+    def attempt(self, make: Callable[[], Made]) -> "Made | DataError":
+        """Calls a function; returns its DataError, if malformed records are skipped."""
+        try:
+            return make()
+        except DataError as error:
+            if self.on_bad_record == "stop":
+                raise
+            return error
 
 
 class CorpusFile(Protocol):

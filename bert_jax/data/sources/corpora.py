@@ -19,6 +19,7 @@ import hashlib
 import heapq
 import importlib.util
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from typing import Literal
 from bert_jax.data.sources import embedded
 from bert_jax.data.sources.base import ByteRange, CorpusSource, Document
 from bert_jax.data.sources.embedded import open_embedded
-from bert_jax.data.sources.files import list_files, names_files
+from bert_jax.data.sources.files import list_files
 from bert_jax.data.sources.jsonl import JsonlFile
 from bert_jax.data.sources.parquet import ParquetFile
 from bert_jax.data.sources.text import TextFile, WholeFile
@@ -220,6 +221,6 @@ def _split_field(rest: str) -> tuple[str, str]:
     if not match:
         return rest, DEFAULT_FIELD
     pattern, field = match.group("pattern", "field")
-    if not re.fullmatch(r"\w+|.*\".*", field) and names_files(rest):
+    if not re.fullmatch(r"\w+|.*\".*", field) and os.path.exists(rest):
         return rest, DEFAULT_FIELD
     return pattern, field.replace('"', "")

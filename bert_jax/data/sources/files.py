@@ -10,6 +10,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import fsspec
 
@@ -29,10 +30,6 @@ COMPRESSIONS = {
     "zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
 }
 """The first bytes of a compressed file, by the usual end of its name. The name decides nothing."""
-_HUB = re.compile(
-    r"hf://(?P<kind>datasets|spaces)/(?P<repository>[^/@]+/[^/@]+)"
-    r"(@(?P<revision>[^/]+))?/(?P<path>.+)"
-)
 
 
 def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
@@ -45,7 +42,8 @@ def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
       DataError: no file matches, a file is empty, or the URL's protocol is not supported.
     """
     if "://" in pattern:
-        pattern = pin_revision(pattern)
+        if pattern.startswith("hf://"):
+            pattern = _pin_revision(pattern)
         filesystem, path = _filesystem(pattern)
         try:
             found = filesystem.glob(path, detail=True)
@@ -72,35 +70,20 @@ def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
     return sorted(sizes.items())
 
 
-def names_files(pattern: str) -> bool:
-    """Returns whether a pattern matches files."""
-    try:
-        return bool(list_files(pattern, spec=pattern))
-    except DataError:
-        return False
-
-
-def pin_revision(url: str) -> str:
-    """Returns the URL with the commit of its revision, if it is a URL of the Hugging Face Hub.
+def _pin_revision(url: str) -> str:
+    """Returns a URL of the Hugging Face Hub with the commit of its revision.
 
     Raises:
       DataError: the repository, its revision or the package huggingface_hub is missing.
     """
-    if not url.startswith("hf://"):
-        return url
-    accepted = "hf://datasets/OWNER/NAME[@REVISION]/PATH"
-    if not (match := _HUB.fullmatch(url)):
-        raise DataError(f"{url} names no file of a repository; accepted: {accepted}")
     try:
-        import huggingface_hub
+        from huggingface_hub import HfApi, HfFileSystem
     except ImportError as error:
         raise DataError(f"{url} needs huggingface_hub: pip install -e '.[hub]'") from error
-    kind, repository, revision, path = match.group("kind", "repository", "revision", "path")
-    with parsing(url, accepted=f"{accepted} that the hub has"):
-        repository_info = huggingface_hub.HfApi().repo_info(
-            repository, repo_type=kind.removesuffix("s"), revision=revision
-        )
-    return f"hf://{kind}/{repository}@{repository_info.sha}/{path}"
+    with parsing(url, accepted="hf://datasets/OWNER/NAME[@REVISION]/PATH that the hub has"):
+        named: Any = HfFileSystem().resolve_path(url)
+        info = HfApi().repo_info(named.repo_id, repo_type="dataset", revision=named.revision)
+    return f"hf://datasets/{named.repo_id}@{info.sha}/{named.path_in_repo}"
 
 
 def open_file(path: str) -> io.BufferedReader:

@@ -1,7 +1,7 @@
 """`jsonl:GLOB[:FIELD]`: a JSON object on each line; also compressed."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
@@ -27,17 +27,13 @@ class JsonlFile:
         for offset, raw in lines:
             # A byte order mark begins each of the files that were joined to this one.
             if record := raw.removeprefix(b"\xef\xbb\xbf").strip():
-                place = partial(record_place, byte_range, offset)
-                try:
-                    text = self._text(record, place)
-                except DataError as error:
-                    yield byte_range.refuse(error)
-                else:
-                    yield Document(f"{self.path}:{self.field}@{offset}", text)
+                yield byte_range.attempt(partial(self._document, record, byte_range, offset))
 
-    def _text(self, raw: bytes, place: Callable[[], str]) -> str:
+    def _document(self, raw: bytes, byte_range: ByteRange, offset: int) -> Document:
+        place = partial(record_place, byte_range, offset)
         try:
             record = json.loads(decode_line(raw, place=place))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{place()} is not JSON ({error}); accepted: JSON Lines") from error
-        return text_of(record, self.field, place=place)
+        text = text_of(record, self.field, place=place)
+        return Document(f"{self.path}:{self.field}@{offset}", text)

@@ -46,12 +46,9 @@ class ParquetFile:
                 if row == last:
                     return
                 name, place = f"{self.path}:{self.field}@{row}", f"{self.path}@{row}"
-                try:
-                    text = text_of(value, self.field, place=partial(str, place))
-                except DataError as error:
-                    yield byte_range.refuse(error)
-                else:
-                    yield Document(name, text)
+                read = partial(text_of, value, self.field, place=partial(str, place))
+                text = byte_range.attempt(read)
+                yield Document(name, text) if isinstance(text, str) else text
 
     def _values(self, file, first: int, last: int) -> Iterator[tuple[int, object]]:
         """Yields the number of each row from `first` to `last - 1`, and the column as an object.

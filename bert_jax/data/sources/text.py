@@ -32,23 +32,19 @@ class WholeFile:
     size: int
 
     def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
-        if byte_range.start or not byte_range.end:
-            return
-        try:
-            text = "\n".join(_all_lines(byte_range))
-        except DataError as error:
-            yield byte_range.refuse(error)
-        else:
-            if not is_blank(text):
-                yield Document(self.path, text)
+        if byte_range.start == 0 != byte_range.end:
+            document = byte_range.attempt(partial(self._document, byte_range))
+            if isinstance(document, DataError) or not is_blank(document.text):
+                yield document
 
-
-def _all_lines(byte_range: ByteRange) -> Iterator[str]:
-    for offset, raw in lines_from(byte_range.file.path):
-        if offset + len(raw) > MAX_DOCUMENT_BYTES:
-            raise too_long(record_place(byte_range, 0))
-        line = decode_line(raw, place=partial(record_place, byte_range, offset))
-        yield line.rstrip("\r\n")
+    def _document(self, byte_range: ByteRange) -> Document:
+        lines = []
+        for offset, raw in lines_from(self.path):
+            if offset + len(raw) > MAX_DOCUMENT_BYTES:
+                raise too_long(record_place(byte_range, 0))
+            line = decode_line(raw, place=partial(record_place, byte_range, offset))
+            lines.append(line.rstrip("\r\n"))
+        return Document(self.path, "\n".join(lines))
 
 
 def _documents(
@@ -64,10 +60,10 @@ def _documents(
     ours = start == 0 != end  # the first document has no blank line before it
     for offset, raw in lines_from(path, start):
         inside = end is None or offset < end
-        try:
-            line = decode_line(raw, place=partial(record_place, byte_range, offset))
-        except DataError as error:
-            line, problem = "?", byte_range.refuse(error)
+        decode = partial(decode_line, raw, place=partial(record_place, byte_range, offset))
+        line = byte_range.attempt(decode)
+        if isinstance(line, DataError):
+            line, problem = "?", line
         if is_blank(line):
             if lines:
                 yield problem or Document(f"{path}@{first}", "\n".join(lines))
@@ -75,7 +71,9 @@ def _documents(
         elif ours:
             first, size = (first, size + len(raw)) if lines else (offset, len(raw))
             if size > MAX_DOCUMENT_BYTES:
-                problem = byte_range.refuse(too_long(record_place(byte_range, first)))
+                problem = too_long(record_place(byte_range, first))
+                if byte_range.on_bad_record == "stop":
+                    raise problem
                 lines.clear()
             lines.append(line.rstrip("\r\n"))
         if not (inside or ours):

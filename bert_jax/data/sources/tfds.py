@@ -39,12 +39,9 @@ class TfdsFile:
         last = self.first + byte_range.end * self.count // self.size
         for number, example in self.examples(first, last):
             name, place = f"{self.path}:{self.field}@{number}", f"{self.path}@{number}"
-            try:
-                text = text_of(example, self.field, place=partial(str, place))
-            except DataError as error:
-                yield byte_range.refuse(error)
-            else:
-                yield Document(name, text)
+            read = partial(text_of, example, self.field, place=partial(str, place))
+            text = byte_range.attempt(read)
+            yield Document(name, text) if isinstance(text, str) else text
 
     def examples(self, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields the number and the decoded fields of the file's records `first` to `last - 1`."""

@@ -77,7 +77,7 @@ def test_files_are_read_from_the_hub_at_the_commit_of_their_revision(tmp_path):
     assert old == f"{at}@{OLD}/data/0.parquet ['old']"
     assert jsonl == f"{at}@{NEW}/more.jsonl ['four']"
     for line, said in zip(
-        wrong, ("@v2/data", "someone/prose", "matches no file", "names no file"), strict=True
+        wrong, ("@v2/data", "someone/prose", "matches no file", "hf://someone cannot"), strict=True
     ):
         assert said in line and "; accepted: " in line
     assert any(path.startswith("/api/datasets/someone/poems") for path in asked)
