@@ -549,7 +549,6 @@ ROWS = {
         ("--workers=two", "--workers ... two ... accepted"),
         ("--on_bad_record=ask", "--on_bad_record ... ask ... accepted"),
         ("--corpus=files:nowhere/*.txt", "files:nowhere/*.txt' matches no file; accepted"),
-        ("--audit=data --on_bad_record=skip", "--audit=data with --on_bad_record; accepted"),
         ("--engine=spark", "--engine ... spark ... accepted"),
         ("--corpus=", "--corpus is empty; accepted"),
         ("--output=", "--output is empty; accepted"),
