@@ -118,10 +118,10 @@ def _text(passport: dict) -> Iterator[Finding]:
             "Text was perhaps cut within sentences. Pairs of texts then begin and end there.",
             "Look at sentences of the text. data.pairs='none' depends least on them.",
         )
-    for name, rate in (passport.get("text") or {}).items():
-        largest, title, explanation, remedy = _TEXT_RATES[name]
-        if rate > largest:
-            yield Finding(title.format(rate), explanation, remedy)
+    rates = passport.get("text") or {}
+    for name, (largest, title, explanation, remedy) in _TEXT_RATES.items():
+        if rates.get(name, 0) > largest:
+            yield Finding(title.format(rates[name]), explanation, remedy)
 
 
 def _shared(passport: dict) -> Iterator[Finding]:

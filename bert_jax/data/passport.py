@@ -114,12 +114,6 @@ class Skipped(TypedDict):
     records: list[str]
 
 
-class _Text(TypedDict):
-    folded_letter_rate: float
-    short_sentence_rate: float
-    short_document_rate: float
-
-
 class Passport(TypedDict):
     """Type of the fields of a passport that bert_jax reads. `prepare` writes further fields."""
 
@@ -135,7 +129,7 @@ class Passport(TypedDict):
     identical_shards: NotRequired[list[list[str]]]
     exclusion: NotRequired[_Exclusion | None]
     masking: NotRequired[_Masking]
-    text: NotRequired[_Text | None]
+    text: NotRequired[dict[str, float] | None]
     skipped: NotRequired[Skipped]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ TURKISH = "Çok güzel. Gün ışığı içeri süzüldü. Bak. Öğretmen hiçb
     ],
 )
 def test_folded_letters_and_short_sentences_are_counted(fields, folded, short):
-    counts = {"letters": 0, "folded_letters": 0, "short_sentences": 0, "short_documents": 0}
+    counts = Counter()
     config = DataConfig(directory="", corpus="", language="tr", **fields)
     count_text(counts, TURKISH, split_sentences(TURKISH, "tr"), config=config)
     letters = sum(map(str.isalpha, TURKISH))
@@ -116,7 +117,7 @@ def test_folded_letters_and_short_sentences_are_counted(fields, folded, short):
     ],
 )
 def test_marks_in_other_scripts_and_forms_are_counted(text, folded, letters, short):
-    counts = {"letters": 0, "folded_letters": 0, "short_sentences": 0, "short_documents": 0}
+    counts = Counter()
     config = DataConfig(directory="", corpus="", language="zh")
     count_text(counts, text, split_sentences(text, "zh"), config=config)
     assert (counts["folded_letters"], counts["letters"]) == (folded, letters)

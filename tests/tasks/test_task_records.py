@@ -239,3 +239,10 @@ def test_the_fingerprint_depends_on_content_and_order_but_not_on_the_file(write_
     two = read_records(f"jsonl:{write_set('two.jsonl', lines)}")
     other = read_records(f"jsonl:{write_set('other.jsonl', lines[::-1])}")
     assert fingerprint_records(one) == fingerprint_records(two) != fingerprint_records(other)
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl", "conll", "conllu"])
+def test_the_error_names_carriage_returns_without_line_feeds(kind, tmp_path):
+    (tmp_path / "cr").write_bytes(b"sentence\tlabel\rone\t1\rtwo\t0\r")
+    with pytest.raises(DataError, match="cr:1 has carriage returns and no line feed; accepted"):
+        read_records(f"{kind}:{tmp_path}/cr", ("form", "tag"))

@@ -14,6 +14,7 @@ A directory of prepared data holds:
 import gc
 import random
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,7 +30,7 @@ from bert_jax.data.config import DataConfig
 from bert_jax.data.passport import FORMAT_VERSION, Counts, ShardSummary, Skipped, read_prepared
 from bert_jax.data.preparation.examples import build_examples
 from bert_jax.data.preparation.packing import pack_pairs, row_length
-from bert_jax.data.preparation.text_counts import TextCounts, count_text
+from bert_jax.data.preparation.text_counts import count_text
 from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources import corpora
 from bert_jax.data.tokenizers.files import Tokenizer
@@ -57,7 +58,7 @@ class ShardStatistics(ShardSummary, Counts):
     unknown_tokens: Count
     excluded_documents: _Excluded
     lengths: list[Count]
-    text: NotRequired[TextCounts]
+    text: NotRequired[dict[str, Count]]
     skipped: NotRequired[Skipped]
     token_counts: list[Count]
 
@@ -162,7 +163,7 @@ class _Statistics:
         self.lengths = np.zeros(task.config.sequence_length + 1, np.int64)
         self.hashes = array("Q")
         self.skipped: list[str] = []
-        self.text: TextCounts = {name: 0 for name in TextCounts.__annotations__}  # pyright: ignore
+        self.text: Counter[str] = Counter()
 
     def to_json(self) -> dict:
         return {

@@ -104,8 +104,8 @@ def _text_rates(train: dict, shards: Sequence[dict]) -> dict[str, float] | None:
         return None
 
     def rate(part: str, whole: str) -> float:
-        total = train[whole] if whole in train else sum(shard[whole] for shard in shards)
-        return _rate(sum(shard[part] for shard in shards), total)
+        total = train[whole] if whole in train else sum(shard.get(whole, 0) for shard in shards)
+        return _rate(sum(shard.get(part, 0) for shard in shards), total)
 
     return {
         "folded_letter_rate": rate("folded_letters", "letters"),

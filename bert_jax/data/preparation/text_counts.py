@@ -4,32 +4,23 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import TypedDict
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.tokenizers.words import split_unspaced
-from bert_jax.files import Count
 
 MOST_LETTERS = 2**20
 """Approximate number of letters that are counted in a shard, to save time."""
 
 
-class TextCounts(TypedDict):
-    """Counts of a shard, or of several shards. Documents and sentences have their own counts."""
-
-    letters: Count
-    folded_letters: Count
-    """Letters that lose an accent, a vowel sign or another mark; see `data.strip_accents`."""
-    short_sentences: Count
-    """Sentences of fewer than three words. In Chinese and the like, each character is a word."""
-    short_documents: Count
-    """Documents of fewer than three sentences."""
-
-
 def count_text(
-    counts: TextCounts, text: str, sentences: Sequence[str], *, config: DataConfig
+    counts: Counter[str], text: str, sentences: Sequence[str], *, config: DataConfig
 ) -> None:
-    """Adds a document to `counts`."""
+    """Adds a document to the counts of a shard.
+
+    - `folded_letters` of the `letters` lose an accent, a vowel sign or another mark.
+    - `short_sentences` have fewer than three words. In Chinese, each character is a word.
+    - `short_documents` have fewer than three sentences.
+    """
     counts["short_documents"] += len(sentences) < 3
     counts["short_sentences"] += sum(map(_is_short, sentences))
     strips = config.lower_case if config.strip_accents is None else config.strip_accents

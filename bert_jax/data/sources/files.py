@@ -21,6 +21,11 @@ from bert_jax.files import parsing
 MAX_LINE_BYTES = 2 * MAX_DOCUMENT_BYTES
 """Maximum length of a line in bytes. A line of JSON is longer than the document in it."""
 
+CARRIAGE_RETURNS = (
+    "{}:1 has carriage returns and no line feed; accepted: lines that end in a line feed, or in a "
+    "carriage return and a line feed"
+)
+
 _BUFFER = 2**20
 
 COMPRESSIONS = {
@@ -207,10 +212,7 @@ def _read_line(stream: io.BufferedReader, *, path: str, offset: int) -> bytes:
         damage = "is cut short" if cut else "is damaged"
         raise DataError(f"{path} {damage} ({error}); accepted: a whole .{kind} file") from error
     if not offset and b"\r" in line.rstrip() and not line.endswith(b"\n"):
-        raise DataError(
-            f"{path}:1 has carriage returns and no line feed; accepted: lines that end in a line "
-            "feed, or in a carriage return and a line feed"
-        )
+        raise DataError(CARRIAGE_RETURNS.format(path))
     if len(line) > MAX_LINE_BYTES:
         raise too_long(line_place(path, offset))
     return line

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bert_jax.data.sources.files import CARRIAGE_RETURNS
 from bert_jax.errors import DataError
 from bert_jax.files import parsing, read_bytes
 
@@ -69,9 +70,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""Yields the number (from 1) and the text of each line. Lines end with \n or \r\n.
 
     Raises:
-      DataError: the file cannot be read or is not UTF-8.
+      DataError: the file cannot be read or is not UTF-8, or its only line ends are \r.
     """
     content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in content.strip() and b"\n" not in content:
+        raise DataError(CARRIAGE_RETURNS.format(path))
     for number, raw in enumerate(content.split(b"\n"), 1):
         try:
             yield number, raw.removesuffix(b"\r").decode("utf-8")
