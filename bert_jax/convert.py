@@ -5,9 +5,10 @@
       --to=bert_jax
   python -m bert_jax.convert --source=DIR --output=DIR --to=bert_jax --allow=masked_token_head
 
-The command prints a report and writes it to OUTPUT/conversion.txt. The report lists every tensor
-that was used, reshaped, missing or ignored. An unknown or missing tensor is an error, unless
---allow names the tensor or the part that it belongs to.
+The command writes a report to OUTPUT/conversion.txt. The report lists every tensor that was used,
+reshaped, missing or ignored. An unknown or missing tensor is an error, unless --allow names the
+tensor or the part that it belongs to. With --to=huggingface, OUTPUT/README.md is a model card: data
+and licences, training, held-out losses beside their baselines, and limits.
 """
 
 import os
@@ -29,12 +30,13 @@ def main() -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output={output} exists; accepted: a new or an empty directory")
     from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH
+    from bert_jax.runs.model_card import model_card
     from bert_jax.runs.run import load_run, save_run
 
     run = load_run(source, allow=flags.FLAGS.allow, lower_case=flags.FLAGS.lower_case)
     report = run.report()
     limit = run.tokenizer.to_json().get("max_word_length")
-    if flags.FLAGS.to == "huggingface" and limit != MAX_WORD_LENGTH:
+    if flags.FLAGS.to == "huggingface" and limit not in (None, MAX_WORD_LENGTH):
         report += (
             f"\n  tokenizer: transformers replaces words of more than {MAX_WORD_LENGTH} "
             f"characters by [UNK]; the limit of this tokenizer is {limit}"
@@ -45,9 +47,10 @@ def main() -> None:
         directory.mkdir()
         save_run(run, directory, to=flags.FLAGS.to)
         write_atomically(directory / "conversion.txt", f"{report}\n")
+        if flags.FLAGS.to == "huggingface":
+            write_atomically(directory / "README.md", model_card(run, output.name))
         os.replace(directory, output)
-    print(report)
-    print(f"{output}: written for {flags.FLAGS.to}")
+    print(f"{output}: written for {flags.FLAGS.to}; report: {output}/conversion.txt")
 
 
 if __name__ == "__main__":

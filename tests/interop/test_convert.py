@@ -52,9 +52,11 @@ def test_hugging_face_to_ours_to_hugging_face_is_bitwise(pretraining, tmp_path):
     assert converted.config is None and converted.model.config == run.model.config
     assert converted.tokenizer.to_json() == run.tokenizer.to_json()
     assert converted.fill_mask("a [MASK]") == run.fill_mask("a [MASK]")
-    # The report is printed, saved, and shown again by the converted run.
+    # The report is saved, and shown again by the converted run. One line names its file.
+    assert first.stdout == f"{ours}: written for bert_jax; report: {ours}/conversion.txt\n"
+    assert "The training data are not known." in (back / "README.md").read_text()
     for line in str(run.loading).splitlines():
-        assert line in first.stdout and line in converted.report()
+        assert line in converted.report()
         assert line in (ours / "conversion.txt").read_text()
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["ours"]
 

@@ -1,0 +1,143 @@
+"""The model card of an exported model: README.md in the form of the Hugging Face Hub."""
+
+from typing import Any
+
+from bert_jax.config import config_hash
+from bert_jax.files import read_json_if_whole
+from bert_jax.models.bert import num_parameters
+from bert_jax.models.flops import update_flops
+from bert_jax.runs.run import Run
+from bert_jax.training.experiment import Experiment, phases
+
+BASELINES = (
+    ("masked words: loss (nats)", "mlm_loss", "unigram_loss", "word frequencies"),
+    (
+        "masked words: accuracy",
+        "mlm_accuracy",
+        "majority_token_accuracy",
+        "the commonest piece",
+    ),
+    ("pairs: accuracy", "nsp_accuracy", "nsp_majority_accuracy", "the commonest label"),
+)
+"""Quantities of `result.json`: name, metric, its baseline, and what the baseline predicts."""
+
+
+def model_card(run: Run, name: str) -> str:
+    """Returns the card of a model. What is not known, such as data of foreign weights, is said.
+
+    Args:
+      run: a model with the passport, `result.json` and `environment.json` of its training.
+      name: the title.
+    """
+    config, description = run.model.config, run.tokenizer.to_json()
+    head = getattr(run.model, "head", None)
+    language = f"language: {run.config.data.language}\n" if run.config else ""
+    task = f" fine-tuned for {head.family}" if head else ""
+    plural = "s" if config.num_layers > 1 else ""
+    kind, count = description["kind"], num_parameters(run.params, config)
+    return (
+        f"---\nlibrary_name: transformers\ntags: [bert, bert_jax]\n{language}---\n\n# {name}\n\n"
+        f"A BERT{task} of {config.num_layers} layer{plural} of width {config.hidden_size} with {count:,} "
+        f"parameters, from `{run.path.name}`, step {run.step}. `AutoTokenizer` and `AutoModel` of "
+        f"transformers open this directory. The tokenizer is {kind} with "
+        f"{run.tokenizer.vocab_size:,} pieces (lower_case {description['lower_case']}, "
+        f"strip_accents {description.get('strip_accents')}).\n\n"
+        f"## Data\n\n{_data(run.passport)}\n\n## Training\n\n{_training(run)}\n\n"
+        f"## Evaluation\n\n{_evaluation(run)}\n\n## Limits\n\n{_limits(run)}\n"
+    )
+
+
+def _table(rows: list[tuple[Any, ...]]) -> str:
+    lines = [f"| {' | '.join(str(cell).replace('|', ' ') for cell in row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def _data(passport: dict[str, Any] | None) -> str:
+    if not passport:
+        return "The training data are not known."
+    splits = passport["splits"]
+    sources = [
+        (f"`{s['spec']}`", s["weight"], s.get("licence") or "not stated")
+        for s in passport["corpus"]["sources"]
+    ]
+    counts = [
+        (name, f"{splits[name]['documents']:,}", f"{splits[name]['tokens']:,}")
+        for name in ("train", "eval")
+    ]
+    return "\n\n".join(
+        [
+            _table([("source", "weight", "licence"), *sources]),
+            _table([("split", "documents", "tokens"), *counts]),
+            f"SHA-256 of the corpus: `{passport['corpus_fingerprint']}`.",
+        ]
+    )
+
+
+def _training(run: Run) -> str:
+    if run.config is None:
+        return "The weights were converted from another implementation. See `conversion.txt`."
+    environment = read_json_if_whole(run.path / "environment.json")
+    command = " ".join(a for a in environment.get("command", ()) if a.startswith("--experiment"))
+    tokens, flops = _costs(run.config, run.passport, run.step)
+    result = read_json_if_whole(run.path / "result.json")
+    devices = len(environment.get("devices", ()))
+    rows = [
+        ("experiment or preset", f"`{command or 'not known'}`, config {config_hash(run.config)}"),
+        ("updates", f"{run.step:,} of {run.config.training.steps:,}"),
+        ("tokens seen", f"about {tokens:.3g}"),
+        ("FLOPs of matrix products", f"about {flops:.3g}"),
+        ("hardware", f"{devices} x {environment.get('device_kind', 'not known')}"),
+        ("seconds", result.get("seconds", "not known")),
+        ("commit of bert_jax", environment.get("commit", "not known")),
+    ]
+    return _table([("", ""), *rows])
+
+
+def _costs(
+    experiment: Experiment, passport: dict[str, Any] | None, step: int
+) -> tuple[float, float]:
+    """Returns tokens and FLOPs of the updates up to a step. Rows are as full as the first data."""
+    train = passport["splits"]["train"] if passport else {}
+    length = experiment.data.sequence_length
+    full = train["positions"] / train["examples"] / length if train else 1.0
+    tokens = flops = 0.0
+    for phase in phases(experiment):
+        updates = max(0, min(step, phase.last_step) - phase.first_step)
+        data = phase.experiment.data
+        row = full * data.sequence_length
+        tokens += updates * data.batch_size * row
+        masked = round(data.batch_size * row * data.masking.rate)
+        lengths = [round(row / data.pairs_per_row)] * (data.batch_size * data.pairs_per_row)
+        cost = update_flops(phase.experiment.model, pair_lengths=lengths, predictions=masked)
+        flops += updates * cost
+    return tokens, flops
+
+
+def _evaluation(run: Run) -> str:
+    result = read_json_if_whole(run.path / "result.json")
+    rows = [
+        (name, f"{result[metric]:.4f}", f"{result[baseline]:.4f} ({what})")
+        for name, metric, baseline, what in BASELINES
+        if metric in result and baseline in result
+    ]
+    if not rows:
+        return "No evaluation on held-out text is known."
+    said = f"On the held-out documents, at step {result['steps']:,}:\n\n"
+    return said + _table([("quantity", "model", "baseline"), *rows])
+
+
+def _limits(run: Run) -> str:
+    limits = [
+        f"A text has at most {run.model.config.max_positions} tokens.",
+        "Nobody has measured this model on tasks other than those above, nor its social biases.",
+    ]
+    if run.config:
+        longest = max(phase.experiment.data.sequence_length for phase in phases(run.config))
+        limits += [
+            f"Position embeddings after {longest} tokens are untrained.",
+            "The held-out documents come from the corpus of the training.",
+        ]
+        if not run.config.objective.next_sentence:
+            limits.append("The pooler and the next-sentence head are untrained.")
+    limits += run.loading.missing if run.loading else []
+    return "\n".join(f"- {line}" for line in limits)
