@@ -1,5 +1,9 @@
 """Errors that the user can mend. A command prints them in one line and exits with status 2."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class BertJaxError(Exception):
     """Base class of all errors about the inputs of bert_jax."""
@@ -43,3 +47,12 @@ def require(
     if not ok:
         missing = name.startswith("--") and value in (None, "")
         raise error(f"{name} is {'missing' if missing else repr(value)}; accepted: {accepted}")
+
+
+@contextlib.contextmanager
+def located(where: str | Path) -> Iterator[None]:
+    """Puts `where`, such as a file or the line of a text, before the message of a BertJaxError."""
+    try:
+        yield
+    except BertJaxError as error:
+        raise type(error)(f"{where}: {error}") from error

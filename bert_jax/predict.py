@@ -34,7 +34,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from bert_jax import command, environment
 from bert_jax.config.paths import open_path
-from bert_jax.errors import ConfigError, DataError
+from bert_jax.errors import ConfigError, DataError, located
 from bert_jax.faults.memory import explain_lack_of_memory
 from bert_jax.files import naming
 from bert_jax.models.config import Pooling
@@ -155,8 +155,6 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
     Raises:
       DataError: a line is wrong; the message names its number, counted from 1.
     """
-    from bert_jax.runs.inference import located
-
     for number, line in enumerate(lines, start=1):
         with located(f"line {number}"):
             try:

@@ -17,7 +17,7 @@ from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.data.tokenizers.huggingface import HuggingFace
 from bert_jax.data.tokenizers.sentencepiece import SPACE, SentencePiece
 from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
-from bert_jax.errors import CheckpointError, DataError
+from bert_jax.errors import CheckpointError, DataError, located
 from bert_jax.files import check_json, read_json, write_atomically, write_json
 from bert_jax.interop.source import decide_casing
 from bert_jax.interop.tensorflow import protobuf_fields
@@ -166,10 +166,8 @@ def _with_added_tokens(tokenizer: WordPiece, directory: Path, config: dict) -> T
         {"id": i, "content": name, **_FLAGS, "special": False}
         for name, i in sorted(new.items(), key=lambda pair: pair[1])
     ]
-    try:
+    with located(directory):
         return HuggingFace.from_content(description)
-    except DataError as error:
-        raise DataError(f"{directory}: {error}") from error
 
 
 def _wordpiece_of_model(
@@ -181,10 +179,8 @@ def _wordpiece_of_model(
     if sorted(ids.values()) != list(range(len(ids))):
         raise DataError(f"{path}: model.vocab skips or repeats ids; accepted: 0, 1, 2, ...")
     pieces = tuple(sorted(ids, key=ids.__getitem__))
-    try:
+    with located(path):
         return WordPiece(pieces=pieces, max_word_length=limit, **normalization)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def _check_fields(

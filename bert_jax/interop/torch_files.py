@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from bert_jax.errors import CheckpointError
+from bert_jax.errors import CheckpointError, located
 from bert_jax.files import parsing
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -140,10 +140,8 @@ def read_torch(file: Path) -> dict[str, np.ndarray]:
     with parsing(file, accepted=accepted, error=CheckpointError), file.open("rb") as opened:
         read = _read_zip if zipfile.is_zipfile(opened) else _read_legacy
         opened.seek(0)
-        try:
+        with located(file):
             return read(opened)
-        except CheckpointError as error:
-            raise CheckpointError(f"{file}: {error}") from error
 
 
 def _read_zip(opened: BinaryIO) -> dict[str, np.ndarray]:

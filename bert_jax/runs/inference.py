@@ -4,7 +4,6 @@ Rows have the same layout as in training. A batch has 1, 8 or 32 rows of 32, 64,
 up to `model.max_positions`. With so few shapes, few programs are compiled.
 """
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -114,15 +113,6 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
     for _ in range(over):
         a, b = (a[:-1], b) if len(a) >= len(b) else (a, b[:-1])
     return Pair(a, b, 0)
-
-
-@contextlib.contextmanager
-def located(where: str) -> Iterator[None]:
-    """Puts `where`, such as the line of a text, before the message of a DataError."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
 
 
 # ---- Ids -> answers ----------------------------------------------------------------------------

@@ -37,9 +37,9 @@ def model_card(run: Run, name: str) -> str:
     kind, count = description["kind"], num_parameters(run.params, config)
     return (
         f"---\nlibrary_name: transformers\ntags: [bert, bert_jax]\n{language}---\n\n# {name}\n\n"
-        f"A BERT{task} of {config.num_layers} layer{plural} of width {config.hidden_size} with {count:,} "
-        f"parameters, from `{run.path.name}`, step {run.step}. `AutoTokenizer` and `AutoModel` of "
-        f"transformers open this directory. The tokenizer is {kind} with "
+        f"A BERT{task} of {config.num_layers} layer{plural} of width {config.hidden_size} with "
+        f"{count:,} parameters, from `{run.path.name}`, step {run.step}. `AutoTokenizer` and "
+        f"`AutoModel` of transformers open this directory. The tokenizer is {kind} with "
         f"{run.tokenizer.vocab_size:,} pieces (lower_case {description['lower_case']}, "
         f"strip_accents {description.get('strip_accents')}).\n\n"
         f"## Data\n\n{_data(run.passport)}\n\n## Training\n\n{_training(run)}\n\n"

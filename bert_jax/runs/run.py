@@ -14,7 +14,7 @@ from jaxtyping import Float
 from bert_jax.config import from_json, to_json
 from bert_jax.config.paths import is_remote, open_path
 from bert_jax.data.tokenizers.files import Tokenizer, save_tokenizer, tokenizer_from_json
-from bert_jax.errors import CheckpointError, DataError
+from bert_jax.errors import CheckpointError, DataError, located
 from bert_jax.faults.damage import check_step, choose_step
 from bert_jax.faults.run_files import whole_rows
 from bert_jax.interop.huggingface import read_huggingface, write_huggingface
@@ -86,7 +86,7 @@ class Run:
             self.check_trained("bert/pooler")
         pairs = []
         for number, text in enumerate(texts):
-            with inference.located(f"text {number}"):
+            with located(f"text {number}"):
                 pairs.append(inference.encode_text(self.text_model, text, truncate=truncate))
         return inference.embed(self.text_model, pairs, pooling=pooling)
 
@@ -304,11 +304,9 @@ def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
     model = BertForPretraining(source.config)
     abstract = abstract_params(model, SingleDeviceSharding(_cpu()))
     shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
-    try:
-        initialize = partial(_initialize, model)
+    initialize = partial(_initialize, model)
+    with located(path):
         parameters, loading = to_parameters(source, shapes, initialize=initialize, allow=allow)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
     params = jax.tree.unflatten(jax.tree.structure(abstract), [parameters[name] for name in shapes])
     return Run(
         path=path,

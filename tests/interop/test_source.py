@@ -99,7 +99,7 @@ def test_the_casing_of_a_bare_vocabulary_is_reported_and_can_be_given(pretrainin
         ({"hidden_size": ...}, "lacks hidden_size"),
         ({"hidden_size": "6"}, "hidden_size is '6'; accepted: int"),
         ({"hidden_size": True}, "hidden_size is True; accepted: int"),
-        ({"hidden_size": 7}, "not a multiple"),
+        ({"hidden_size": 7}, "hidden_size is 7; accepted: a multiple"),
         ({"hidden_dropout_prob": 1.5}, "dropout is 1.5"),
     ],
 )

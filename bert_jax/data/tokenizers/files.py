@@ -9,7 +9,7 @@ from bert_jax.data.tokenizers.base import FORMAT_VERSION, Tokenizer
 from bert_jax.data.tokenizers.huggingface import HuggingFace
 from bert_jax.data.tokenizers.sentencepiece import SentencePiece
 from bert_jax.data.tokenizers.wordpiece import WordPiece
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, located
 from bert_jax.files import check_json, read_json, write_atomically
 
 
@@ -41,10 +41,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if path.is_dir():
         path = path / "tokenizer.json"
     description = read_json(path)
-    try:
+    with located(path):
         return tokenizer_from_json(description)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:

@@ -20,13 +20,12 @@ from jaxtyping import Bool
 
 from bert_jax.data.tokenizers.base import (
     FORMAT_VERSION,
-    SPECIAL_PIECES,
     SURROGATES,
     Encoding,
     Tokenizer,
     starts_word,
 )
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, located
 from bert_jax.files import parsing, read_json
 
 SPECIAL_NAMES = {
@@ -70,10 +69,8 @@ class HuggingFace(Tokenizer):
     def from_file(cls, path: str | Path) -> "HuggingFace":
         """Reads a `tokenizer.json` of the library."""
         content = read_json(Path(path).expanduser())
-        try:
+        with located(path):
             return cls.from_content(content)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
 
     @property
     def lower_case(self) -> bool:
@@ -122,16 +119,13 @@ class HuggingFace(Tokenizer):
         vocab = content["model"]["vocab"]
         names = set(vocab if isinstance(vocab, dict) else (piece for piece, _ in vocab))
         names |= {token["content"] for token in content.get("added_tokens") or ()}
-        found = {
-            piece: next((name for name in SPECIAL_NAMES[piece] if name in names), None)
-            for piece in SPECIAL_PIECES
-        }
-        if missing := [" or ".join(SPECIAL_NAMES[p]) for p, name in found.items() if name is None]:
+        found = {p: [one for one in given if one in names] for p, given in SPECIAL_NAMES.items()}
+        if missing := [" or ".join(SPECIAL_NAMES[piece]) for piece in found if not found[piece]]:
             raise DataError(
                 f"its vocabulary lacks {', '.join(missing)}; accepted: a tokenizer that was "
                 "trained with these special tokens"
             )
-        return {piece: name for piece, name in found.items() if name is not None}
+        return {piece: given[0] for piece, given in found.items()}
 
     @cached_property
     def _library(self) -> Any:

@@ -23,7 +23,7 @@ from bert_jax.data.tokenizers.base import (
     Tokenizer,
     starts_word,
 )
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, located
 from bert_jax.files import parsing, read_bytes
 
 SPACE = "▁"
@@ -55,10 +55,8 @@ class SentencePiece(Tokenizer):
     def from_model_file(cls, path: str | Path) -> "SentencePiece":
         """Reads a `.model` file of the library."""
         model = read_bytes(Path(path))
-        try:
+        with located(path):
             return cls(model=model)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
 
     @classmethod
     def from_json(cls, description: dict) -> "SentencePiece":

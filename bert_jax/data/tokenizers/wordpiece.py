@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from bert_jax.data.tokenizers import words
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, SPECIAL_PIECES, Encoding, Tokenizer
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, located
 from bert_jax.files import parsing, read_text
 
 MAX_WORD_LENGTH = 100
@@ -68,7 +68,7 @@ class WordPiece(Tokenizer):
         text = read_text(Path(path)).removeprefix("\ufeff")  # a byte order mark
         lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
         ids = {line: i for i, line in enumerate(lines)}
-        try:
+        with located(path):
             return cls(
                 pieces=tuple(
                     line if ids[line] == i else f"[unused line {i + 1}]"
@@ -78,8 +78,6 @@ class WordPiece(Tokenizer):
                 strip_accents=strip_accents,
                 max_word_length=max_word_length,
             )
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._encode_word, words.split_whitespace(text))))
