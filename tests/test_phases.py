@@ -114,18 +114,18 @@ ROOM = {"data.masking.max_predictions": 9, "data.evaluation_masking.max_predicti
         (
             {},
             {"data.sequence_length": 65} | ROOM,
-            ["phase 2 of 2", "data.sequence_length 65", "64"],
+            ["phase 2 of 2", "data.sequence_length is 65", "64"],
         ),
         (
             {},
             {"data.masking.max_predictions": 6},
             ["phase 2 of 2", "max_predictions is 6", "at least 7"],
         ),
-        ({}, {"optimizer.warmup_steps": 4}, ["phase 2 of 2", "warmup_steps 4"]),
+        ({}, {"optimizer.warmup_steps": 4}, ["phase 2 of 2", "warmup_steps is 4"]),
         (
             {"steps": 10},
             {"optimizer.warmup_steps": 0},
-            ["phase 1 of 2", "warmup_steps 2", "training.steps 2"],
+            ["phase 1 of 2", "warmup_steps is 2", "training.steps 2"],
         ),
         (
             {"own_schedule": False},

@@ -1,20 +1,18 @@
 """A killed and resumed run is bitwise equal to an uninterrupted run."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import start_command
 from event_files import assert_tensorboard_has_the_rows
 from same_run import UNTIMED, arrays_of, assert_same_bits, rows_of
 
-import bert_jax
 from bert_jax.config import override, to_json
 from bert_jax.data import pipeline
 from bert_jax.errors import CheckpointError
@@ -22,7 +20,6 @@ from bert_jax.sharding import MeshConfig, make_mesh
 from bert_jax.training.build import batch_sharding, place_batch
 from bert_jax.training.train import train
 
-ROOT = Path(bert_jax.__file__).parents[1]
 STEPS, CHECKPOINT_EVERY = 90, 30
 """After the first checkpoint, 60 updates and an evaluation take about half a second. The test needs
 only milliseconds of it to send its signal."""
@@ -58,16 +55,8 @@ def file(experiment, tmp_path_factory):
 
 
 def start(file, workdir):
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "bert_jax.pretrain"),
-            *(f"--experiment={file}", f"--workdir={workdir}"),
-        ],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    arguments = (f"--experiment={file}", f"--workdir={workdir}")
+    return start_command("pretrain", *arguments, stderr=subprocess.STDOUT)
 
 
 def finish(process):

@@ -49,20 +49,12 @@ class Filling(NamedTuple):
 
 
 def encode_text(model: TextModel, text: str, *, truncate: bool = False) -> Pair:
-    """Returns the ids of a single text. With `truncate` a long text loses its last ids.
-
-    Raises:
-      DataError: the text is longer than the model's positions.
-    """
+    """Returns the ids of a single text. With `truncate` a long text loses its last ids."""
     return fit(model, model.tokenizer.encode(text), [], truncate=truncate)
 
 
 def encode_pair(model: TextModel, a: str, b: str, *, truncate: bool = False) -> Pair:
-    """Returns the ids of two texts. `truncate` cuts the end of the longer text until both fit.
-
-    Raises:
-      DataError: a text is empty, or both together are longer than the model's positions.
-    """
+    """Returns the ids of two texts. `truncate` cuts the end of the longer text until both fit."""
     ids = [model.tokenizer.encode(text) for text in (a, b)]
     for text, encoded in zip((a, b), ids, strict=True):
         if not encoded:
@@ -119,11 +111,7 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
 
 
 def fill_mask(model: TextModel, pairs: Sequence[Pair], *, top_k: int) -> list[list[list[Filling]]]:
-    """Returns the `top_k` most probable pieces for each [MASK] of each text, best first.
-
-    Raises:
-      ConfigError: `top_k` is below 1.
-    """
+    """Returns the `top_k` most probable pieces for each [MASK] of each text, best first."""
     require(top_k >= 1, "top_k", top_k, "at least 1")
     answers: list[list[list[Filling]]] = [[] for _ in pairs]
     vocab_size, pieces = model.tokenizer.vocab_size, model.tokenizer.pieces

@@ -10,11 +10,7 @@ from bert_jax.training.initial import InitialWeights
 
 
 def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeights | None:
-    """Opens `training.init_from`; None if the field is empty or `workdir` has a checkpoint.
-
-    Raises:
-      CheckpointError, DataError: see `load_run`.
-    """
+    """Opens `training.init_from`; None if the field is empty or `workdir` has a checkpoint."""
     source = experiment.training.init_from
     if not source or checkpoint.latest_step(workdir):
         return None

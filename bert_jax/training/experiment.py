@@ -162,11 +162,7 @@ def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
 
 
 def _changes(config: PhaseConfig, experiment: Experiment) -> dict[str, Any]:
-    """Returns the field values that a phase changes; a new row length adds a `data.directory`.
-
-    Raises:
-      ConfigError: the phase changes a field that may not change.
-    """
+    """Returns the field values that a phase changes; a new row length adds a `data.directory`."""
     changes = dict(config.changes)
     fields, sections = flatten(experiment), tuple(f"{name}." for name in PHASE_FIELDS)
     for path in changes:
