@@ -78,7 +78,7 @@ def test_missing_or_repeated_pieces_are_refused():
     ("change", "message"),
     [
         ({"format_version": 2}, "format_version is 2; accepted: 1"),
-        ({"kind": "unigram"}, "kind is 'unigram'; accepted: 'wordpiece' or 'sentencepiece'"),
+        ({"kind": "unigram"}, "kind is 'unigram'; accepted: wordpiece, sentencepiece, huggingface"),
         ({"lower_case": "no"}, "lower_case is a str; accepted: a bool"),
         ({"pieces": [*SPECIAL_PIECES, 7]}, r"pieces\[5\] is 7; accepted: a string"),
         ({"dropout": 0.1}, "has fields .*dropout"),
