@@ -241,8 +241,8 @@ def test_the_error_for_a_number_of_another_type_names_type_and_bounds():
 
 
 def test_an_unknown_choice_is_refused():
-    with pytest.raises(ConfigError, match="activation is 'relu'; accepted: gelu_erf, gelu_tanh"):
-        BertConfig(activation="relu")
+    with pytest.raises(ConfigError, match="activation is 'elu'; accepted: gelu_erf, gelu_tanh"):
+        BertConfig(activation="elu")
 
 
 def test_the_warm_up_ends_before_the_run_does(experiment):

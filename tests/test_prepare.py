@@ -266,7 +266,7 @@ def test_a_bad_exclusion_is_a_one_line_error_and_nothing_is_written(
         ("--beam=--runner=DirectRunner", "with --engine=pool; accepted: --engine=beam"),
         (
             "--vocabulary={}/given.json",
-            "is a .json file; accepted: a vocab.txt, or a Sent",
+            "is a .json file; accepted: a vocab.txt, a Sent",
         ),
     ],
     ids=["file", "below-file", "system", "below-directory", "beam", "tokenizer"],

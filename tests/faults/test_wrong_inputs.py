@@ -390,7 +390,7 @@ ROWS = {
         ("--set=model.num_heads=0", "model.num_heads is 0; accepted: 1 to 2147483647"),
         ("--set=model.hidden_size=2.5", "model.hidden_size is 2.5; accepted: int, 1 to"),
         ("--set=model.hidden_size=true", "model.hidden_size is True; accepted: int, 1 to"),
-        ("--set=model.activation=relu", "model.activation is 'relu'; accepted: gelu_erf"),
+        ("--set=model.activation=elu", "model.activation is 'elu'; accepted: gelu_erf"),
         ("--set=model.attention=splash", "model.attention_dropout is 0.1; accepted ... 0"),
         (
             "--set=model.max_positions=16",
