@@ -111,7 +111,7 @@ def group_size(instruction: Instruction) -> int:
         return len(found.split(","))
     if found := instruction.attribute(r"replica_groups=\[([\d,]+)\]<="):
         return int(found.split(",")[-1])
-    found = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", instruction.attributes)
+    found = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", instruction.attributes)
     if not found:
         return 1
     sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))

@@ -47,6 +47,7 @@ def test_bytes_of_a_type_count_every_array_and_may_leave_out_those_on_the_chip()
         ("replica_groups=[2,4]<=[8]", 4),
         ("replica_groups=mesh['a'=2,'b'=4] {'b'}", 4),
         ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}", 8),
+        ("replica_groups=mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}", 4),
         ("source_target_pairs={{0,1},{1,0}}", 1),
     ],
 )
