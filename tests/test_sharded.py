@@ -173,7 +173,13 @@ def run_processes(experiment, workdir, mesh, *, count, devices, slices=1):
         running.append(
             subprocess.Popen(
                 [sys.executable, SCRIPT, json.dumps(fields, default=str)],
-                env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+                # Only process 0 would find its program in the cache. The collectives of a CPU wait
+                # for the other processes, which compile, for 30 s only.
+                env=os.environ
+                | {
+                    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                    "JAX_ENABLE_COMPILATION_CACHE": "false",
+                },
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
