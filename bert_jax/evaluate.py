@@ -34,7 +34,8 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
     """Returns metrics and baselines of a run on the held-out examples in `directory`.
 
     The run's mesh is used if it suits this machine's devices. Otherwise the rows of a batch are
-    split over n devices, where n is the greatest common divisor of the numbers of rows and devices.
+    split over n devices, where n is the greatest common divisor of `data.batch_size` and the number
+    of devices.
 
     Raises:
       DataError: there are no prepared data, or they have another vocabulary.
