@@ -94,7 +94,7 @@ def test_every_command_of_the_page_runs(clone):
     done = subprocess.run(
         ["bash", "-e", "-x", str(script)],
         env=environment | variables,
-        cwd=clone,
+        cwd=clone.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
