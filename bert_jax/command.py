@@ -159,19 +159,19 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
             _close_output()
             said = _line_about(error)
             status = _fail(said)
-            tell(status, said)
+            if heartbeat := _heartbeat():
+                heartbeat.leave(status, said)
             sys.exit(status)
         except Exception as error:
-            if is_remote_failure(error):  # gcsfs has tried several times
-                said = f"gs:// cannot be read or written ({type(error).__name__}: {error})"
-                _fail(f"{said}; accepted: the same command, when it can be")
-                tell(signals.STATUS, said)
-                sys.exit(signals.STATUS)
+            status = signals.STATUS if is_remote_failure(error) else 1
             if heartbeat := _heartbeat():
                 heartbeat.wait_for_cause(error)
                 traceback.print_exc()
-                heartbeat.leave(1, repr(error))
-            raise
+                heartbeat.leave(status, repr(error))
+            if status == 1:
+                raise
+            _fail(f"gs:// cannot be read or written ({error!r}); accepted: the same command, later")
+            sys.exit(status)
         except KeyboardInterrupt as error:
             more = "; the same command goes on from what was saved" if resumes else ""
             print((str(error) or "interrupted") + more, file=sys.stderr)
@@ -189,12 +189,6 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
         return rest
 
     app.run(guarded, flags_parser=parse)
-
-
-def tell(status: int, said: str) -> None:
-    """Ends all processes of a run of several processes, after an error of this process."""
-    if heartbeat := _heartbeat():
-        heartbeat.leave(status, said)
 
 
 @contextlib.contextmanager
@@ -217,7 +211,7 @@ def exclusive(directory: Path, *, wait: bool = False, flag: str = "--workdir") -
     if flag == "--workdir" and not (directory / "config.json").exists():  # a run may continue
         check_outside_data(directory)
     if is_remote(directory):
-        with holding(directory, flag=flag, tell=tell), explain_lack_of_memory():
+        with holding(directory, flag=flag, heartbeat=_heartbeat), explain_lack_of_memory():
             yield -1
         return
     try:

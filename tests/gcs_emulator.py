@@ -32,7 +32,5 @@ def emulator(bucket: str) -> Iterator[dict[str, str]]:
             "STORAGE_EMULATOR_HOST": address,
             "TENSORSTORE_GCS_HTTP_URL": address,
             "FSSPEC_GCS": '{"token": "anon"}',
-            # Without it, each call asks a server of Google which kind of bucket this is.
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
         server.stop()

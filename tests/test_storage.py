@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from same_run import assert_same_bits
 
 import bert_jax
@@ -160,11 +161,11 @@ def quick(monkeypatch):
 
 
 def of_another_machine(place):
-    return json.loads((place / holder.RECORD_FILE).read_text()) | {"machine": [], "host": "far"}
+    return json.loads((place / holder.RECORD_FILE).read_text()) | {"machine": "far away"}
 
 
 def test_a_directory_has_one_holder(place, quick, monkeypatch):
-    monkeypatch.setattr(holder, "_machine", lambda: threading.current_thread().name)
+    monkeypatch.setattr(holder.socket, "gethostname", lambda: threading.current_thread().name)
     refused = []
 
     def come():
@@ -175,7 +176,7 @@ def test_a_directory_has_one_holder(place, quick, monkeypatch):
             refused.append(str(error))
 
     with command.exclusive(place):
-        second = threading.Thread(target=come, name="another machine")
+        second = threading.Thread(target=come, name="far")
         second.start()
         second.join()
     assert len(refused) == 1 and "is at work in gs://" in refused[0]
@@ -211,6 +212,19 @@ def test_a_holder_that_was_replaced_ends(place, quick, monkeypatch, capsys):
         write_json(place / holder.RECORD_FILE, of_another_machine(place) | {"id": "x"})
         assert ended.wait(10)
     assert "on far has taken over gs://" in capsys.readouterr().err
+
+
+def test_a_failure_of_the_network_ends_with_the_status_of_a_signal(monkeypatch, capsys):
+    from gcsfs.retry import HttpError
+
+    def main():
+        raise HttpError({"code": 503, "message": "unavailable"})
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as ended, flagsaver.flagsaver():
+        command.run(main)
+    assert ended.value.code == 75
+    assert "error: gs:// cannot be read or written (HttpError(" in capsys.readouterr().err
 
 
 def test_a_bucket_that_does_not_exist_is_refused_in_one_line(bucket):

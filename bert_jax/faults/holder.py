@@ -32,21 +32,23 @@ the process that wrote last is the holder."""
 
 
 @contextlib.contextmanager
-def holding(directory: Path, *, flag: str, tell: Callable[[int, str], None]) -> Iterator[None]:
+def holding(directory: Path, *, flag: str, heartbeat: Callable[[], Any]) -> Iterator[None]:
     """Makes this process the holder of a directory in gs:// during the `with` statement.
 
-    If another process becomes the holder, this process ends with status 2. Before, `tell` gets this
-    status and the error, for the other processes of the run.
+    If another process becomes the holder, this process ends with status 2. `heartbeat` returns the
+    module `faults.heartbeat` if the other processes of the run must end, too, and None otherwise.
 
     Raises:
       CheckpointError: another process holds the directory.
       ConfigError: the directory cannot be read or written.
     """
-    file = directory / RECORD_FILE
-    record = {"id": uuid.uuid4().hex, "beat": 0, "process": os.getpid()}
-    record |= {"host": socket.gethostname(), "machine": _machine()}
+    file, done = directory / RECORD_FILE, threading.Event()
+    # A process number has a meaning only on its machine and in its namespace.
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    machine = f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    record = {"id": uuid.uuid4().hex, "machine": machine, "process": os.getpid(), "beat": 0}
     try:
-        _wait_until_free(file, flag)
+        _wait_until_free(file, machine, flag)
         write_json(file, record)
         time.sleep(SETTLING_SECONDS)
         if (found := _read(file)).get("id") != record["id"]:
@@ -59,8 +61,7 @@ def holding(directory: Path, *, flag: str, tell: Callable[[int, str], None]) -> 
             f"{flag}={directory} cannot be written ({type(error).__name__}: {said}); accepted: a "
             "bucket that exists, and credentials to write there"
         ) from error
-    done = threading.Event()
-    thread = threading.Thread(target=_beat, args=(file, record, done, tell), daemon=True)
+    thread = threading.Thread(target=_beat, args=(file, record, done, heartbeat), daemon=True)
     thread.start()
     try:
         yield
@@ -75,18 +76,21 @@ def _read(file: Path) -> dict[str, Any]:
     return read_json(file) if file.exists() else {}
 
 
-def _machine() -> list[str]:
-    """Returns what identifies this machine and the namespace of its process numbers."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return [boot, os.readlink("/proc/self/ns/pid")]
+def _name(record: dict[str, Any]) -> str:
+    return f"process {record.get('process')} on {record.get('machine', '').partition(' ')[0]}"
 
 
-def _wait_until_free(file: Path, flag: str) -> None:
+def _busy(file: Path, record: dict[str, Any], flag: str) -> CheckpointError:
+    said = f"{_name(record)} is at work in {file.parent}"
+    return CheckpointError(f"{said}; accepted: another {flag}")
+
+
+def _wait_until_free(file: Path, machine: str, flag: str) -> None:
     record = _read(file)
-    here = record.get("machine") == _machine()
     process = record.get("process")
-    if not record or here and (process == os.getpid() or not Path(f"/proc/{process}").exists()):
-        return  # there was no holder, or it has ended
+    ended = process == os.getpid() or not Path(f"/proc/{process}").exists()
+    if not record or record.get("machine") == machine and ended:
+        return
     print(f"{_name(record)} holds {file.parent}; waiting for a sign of life", file=sys.stderr)
     deadline = time.monotonic() + LOST_SECONDS
     while time.monotonic() < deadline and (found := _read(file)):
@@ -95,29 +99,14 @@ def _wait_until_free(file: Path, flag: str) -> None:
         time.sleep(BEAT_SECONDS / 4)
 
 
-def _busy(file: Path, record: dict[str, Any], flag: str) -> CheckpointError:
-    said = f"{_name(record)} is at work in {file.parent}"
-    return CheckpointError(f"{said}; accepted: another {flag}")
-
-
-def _name(record: dict[str, Any]) -> str:
-    return f"process {record.get('process')} on {record.get('host')}"
-
-
-def _beat(
-    file: Path,
-    record: dict[str, Any],
-    done: threading.Event,
-    tell: Callable[[int, str], None],
-) -> None:
-    """Changes the record until `done`. Ends this process if another process is now the holder."""
+def _beat(file: Path, record: dict[str, Any], done: threading.Event, heartbeat: Callable) -> None:
     while not done.wait(BEAT_SECONDS):
         try:
-            found = _read(file)
-            if found.get("id", record["id"]) != record["id"]:
+            if (found := _read(file) or record)["id"] != record["id"]:
                 said = f"{_name(found)} has taken over {file.parent}"
                 print(f"error: {said}", file=sys.stderr, flush=True)
-                tell(2, said)
+                if running := heartbeat():
+                    running.leave(2, said)
                 os._exit(2)
             record["beat"] += 1
             write_json(file, record)
