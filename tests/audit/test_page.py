@@ -355,7 +355,7 @@ def test_help_describes_audit():
     ("name", "content", "said"),
     [
         ("train-00001-of-00003.array_record", None, "array_record is missing"),
-        ("token_counts.npy", None, "token_counts.npy cannot be read"),
+        ("token_counts.npy", None, "token_counts.npy is missing"),
         ("token_counts.npy", b"none", "token_counts.npy cannot be read"),
         ("tokenizer.json", b"[]", "tokenizer.json holds a list"),
         ("passport.json", b"{", "passport.json:1 is not JSON"),

@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 from bert_jax.audit.shortcut import accuracy_of, load_pairs, measure_shortcut, ranking_of
 from bert_jax.data.pairs import Pair
 from bert_jax.data.records import encode_pairs, write_records
+from bert_jax.files import sha256_of_file
 
 VOCAB_SIZE = 300
 SIDE = 12
@@ -125,7 +126,8 @@ def test_pairs_come_evenly_from_all_shards_without_single_texts(tmp_path):
         rows = [[Pair([token], [5], 1), Pair([6], [], 0)] for token in tokens]
         records = [b"".join(encode_pairs(row, dtype="uint16")) for row in rows]
         write_records(records, path=tmp_path / name)
-        shards.append({"file": name, "examples": len(rows)})
+        sha256 = sha256_of_file(tmp_path / name)
+        shards.append({"file": name, "examples": len(rows), "sha256": sha256})
     passport = {
         "record_dtype": "uint16",
         "vocab_size": VOCAB_SIZE,

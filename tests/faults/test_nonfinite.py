@@ -43,9 +43,9 @@ def short(experiment):
 def poison(steps, field="pair_weights"):
     """Returns a `training_batches` with NaN as weights in the batches of the given steps."""
 
-    def poisoned(phase, first_step):
+    def poisoned(phase, first_step, *arguments):
         start = max(first_step, phase.first_step) + 1
-        for step, batch in enumerate(training_batches(phase, first_step), start):
+        for step, batch in enumerate(training_batches(phase, first_step, *arguments), start):
             if step in steps:
                 batch = batch._replace(**{field: np.nan * getattr(batch, field)})
             yield batch

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from cluster import missing_programs, slurm
-from conftest import VOCAB_SIZE
 from same_run import assert_same_run
 
 import bert_jax
@@ -52,18 +51,18 @@ def sbatch(tmp_path_factory):
 
 
 @pytest.fixture
-def quick_start(data_config, tmp_path):
+def quick_start(experiment, tmp_path):
     """The file of the quick start on fewer texts, with 300 updates and a smaller vocabulary."""
     changes = {
-        "model.vocab_size": VOCAB_SIZE,
+        "model.vocab_size": experiment.model.vocab_size,
         "optimizer.warmup_steps": 20,
         "training.steps": 300,
         "training.log_every": 10,
         "training.eval_every": 150,
         "training.checkpoint_every": 150,
     }
-    experiment = load_experiment(f"{ROOT}/experiments/quickstart.py")
-    small = override(dataclasses.replace(experiment, data=data_config), changes)
+    whole = load_experiment(f"{ROOT}/experiments/quickstart.py")
+    small = override(dataclasses.replace(whole, data=experiment.data), changes)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(to_json(small)))
     return file
