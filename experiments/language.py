@@ -3,9 +3,10 @@ r"""BERT-base for a language: its Wikipedia and web text, for 64 TPU chips or 8 
     python -m bert_jax.prepare --experiment=experiments/language.py --workers=64
     python -m bert_jax.pretrain --experiment=experiments/language.py --workdir=runs/de
 
-The language is German. For another language, change `data.language` and the corpus. docs/data.md
-says which languages have rules for the ends of sentences. docs/pretraining.md shows all commands,
-from the download to the model. We have not trained this model.
+The language is German. For another language, change the corpus, `data.directory` and
+`data.language`. docs/data.md says for which languages the ends of sentences were measured.
+docs/pretraining.md shows all commands, from the download to the model. We have not trained this
+model.
 
 An update has 524,288 tokens, 16 times as many as in bert.py, because 64 chips would have only 4
 rows each of a batch of 256. The learning rate is 4 times as high, by the square-root rule of You et
