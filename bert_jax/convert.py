@@ -1,8 +1,8 @@
-"""Converts weights of bert_jax, Hugging Face or Google to the format of bert_jax or Hugging Face.
+r"""Converts weights of bert_jax, Hugging Face or Google to the format of bert_jax or Hugging Face.
 
   python -m bert_jax.convert --source=DIR --output=DIR --to=huggingface
-  python -m bert_jax.convert --source=uncased_L-12_H-768_A-12/bert_model.ckpt --output=DIR
-      --to=bert_jax
+  python -m bert_jax.convert --source=uncased_L-12_H-768_A-12/bert_model.ckpt --output=DIR \
+    --to=bert_jax
   python -m bert_jax.convert --source=DIR --output=DIR --to=bert_jax --allow=masked_token_head
 
 The command writes a report to OUTPUT/conversion.txt. The report lists every tensor that was used,

@@ -1,9 +1,9 @@
-"""Fine-tunes a pretrained BERT on a task, with several seeds.
+r"""Fine-tunes a pretrained BERT on a task, with several seeds.
 
-  python -m bert_jax.finetune --experiment=experiments/finetune/movie_sentiment.py
-      --checkpoint=RUN_OR_HF_DIR --workdir=DIR --seeds=3
-  python -m bert_jax.finetune --experiment=... --checkpoint=... --workdir=DIR
-      --set task.representation=mean --set optimizer.learning_rate=3e-5
+  python -m bert_jax.finetune --experiment=experiments/finetune/movie_sentiment.py \
+    --checkpoint=RUN_OR_HF_DIR --workdir=DIR --seeds=3
+  python -m bert_jax.finetune --experiment=... --checkpoint=... --workdir=DIR \
+    --set task.representation=mean --set optimizer.learning_rate=3e-5
 
 CHECKPOINT is a run of pretrain, a directory of Hugging Face's BERT, or Google's bert_model.ckpt.
 
@@ -40,5 +40,5 @@ if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_string("checkpoint", None, "Pretrained weights: see CHECKPOINT above.")
     flags.DEFINE_string("workdir", None, "Directory for the seeds and their result.")
-    flags.DEFINE_integer("seeds", 1, "Number of seeds, counted up from `seed`.")
+    flags.DEFINE_integer("seeds", 1, "Number of seeds: `seed`, `seed` + 1 and so on.")
     command.run(main, resumes=True)

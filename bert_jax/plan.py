@@ -1,12 +1,12 @@
-"""Estimates the memory and time of an update on TPUs or GPUs that this machine does not have.
+r"""Estimates the memory and time of an update on TPUs or GPUs that this machine does not have.
 
-  python -m bert_jax.plan --experiment=experiments/bert.py:base --topology=v5e:2x4
-      --set model.dtype=bfloat16
+  python -m bert_jax.plan --experiment=experiments/bert.py:base --topology=v5e:2x4 \
+    --set model.dtype=bfloat16
   python -m bert_jax.plan --experiment=experiments/bert.py:base --topology=v5e:16x16 --phases --json
 
 The command compiles the update of the first phase (with --phases: of every phase) in a new process,
-at XLA's optimization level O1. Training compiles at the default level. This takes several times
-longer, and the update needs about the same memory but moves and sends fewer bytes.
+at XLA's optimization level O1. Training compiles at the default level, which takes several times
+longer. Such an update needs about the same memory, but moves and sends fewer bytes.
 
 A TPU topology is a chip (v4, v5e, v5p or v6e) and a shape, such as v5e:2x4. 2xv5e:16x16 is two such
 slices (v5e, v5p, v6e), which a slower network connects. Estimates for TPUs need
@@ -95,7 +95,7 @@ def main() -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_string(
-        "topology", None, "CHIP:SHAPE, such as v5e:16x16, 2xv5e:16x16, v5p:2x2x2 or h100:8."
+        "topology", None, "CHIP:SHAPE, such as v5e:16x16, 2xv5e:16x16, v5p:2x2x2 or h100:4x8."
     )
     flags.DEFINE_bool("phases", False, "Plans every phase of the run, not only the first.")
     flags.DEFINE_bool("largest", False, "Searches for the largest microbatch that fits.")

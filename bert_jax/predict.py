@@ -202,7 +202,7 @@ if __name__ == "__main__":
         "the tokens. last4: average of the last four layers over the tokens."
     )  # fmt: skip
     flags.DEFINE_bool("truncate", False, "Cuts off the last tokens of a text that is too long.")
-    flags.DEFINE_integer("top_k", None, "Number of pieces to show or draw from.", lower_bound=1)
+    flags.DEFINE_integer("top_k", None, "Pieces to show (5) or to draw from (100).", lower_bound=1)
     flags.DEFINE_integer("length", 16, "Number of pieces to generate.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of `generate`: the same seed gives the same text.")
     flags.DEFINE_float("temperature", 1.0, "Below 1, `generate` draws probable pieces more often.")

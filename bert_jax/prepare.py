@@ -7,7 +7,9 @@ r"""Prepares pretraining data from raw text: a vocabulary, then shards of exampl
 The experiment's `data` and `model.vocab_size` say what is prepared. --corpus and --output replace
 `data.corpus` and `data.directory`; docs/data.md describes the format of a corpus.
 --set data.pairs_per_row=3 packs up to three pairs into a row. A phase with longer or shorter rows
-gets its own directory. The vocabulary of the first phase is used for all phases.
+gets its own directory. The vocabulary of the first phase is used for all phases. For a text that is
+not English, --set data.language=de says where sentences end, and --set data.strip_accents=false
+keeps accents.
 
 The output does not depend on the engine or on the number of workers. After an interruption the
 same command makes the missing shards; finished data stay as they are.
@@ -17,7 +19,7 @@ with any of these texts are left out, so a model is not tested on text that it h
 bert_jax/data/preparation/exclusion.py.
 
 --on_bad_record=skip leaves out records that cannot be read: a line that is not JSON or has no text,
-or a document that is not UTF-8. The passport counts and lists them.
+a document that is not UTF-8, or a document of more than 16 MiB. The passport counts and lists them.
 
 --audit=DIRECTORY prepares nothing. It writes DIRECTORY/audit.html, a page about finished data, with
 statistics, plots and findings to look at before training. The page also shows how well lengths and

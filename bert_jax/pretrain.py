@@ -1,15 +1,16 @@
-"""Pretrains BERT: masked language model and next sentence.
+r"""Pretrains BERT: masked language model and next sentence.
 
   python -m bert_jax.pretrain --experiment=experiments/quickstart.py --workdir=runs/mine
-  python -m bert_jax.pretrain --experiment=experiments/bert.py:mini --workdir=DIR
-      --set optimizer.learning_rate=2e-4 --set model.num_layers=6
+  python -m bert_jax.pretrain --experiment=experiments/bert.py:mini --workdir=DIR \
+    --set optimizer.learning_rate=2e-4 --set model.num_layers=6
   python -m bert_jax.pretrain --experiment=experiments/bert.py:base --dry_run
 
-First prepare the data with python -m bert_jax.prepare. If WORKDIR has a checkpoint, training
-continues from the last checkpoint. WORKDIR gets config.json, environment.json, metrics.jsonl,
-result.json, checkpoints/ and tensorboard/. --dry_run prints the phases of the run with their rows,
-learning rates and FLOPs, and trains nothing. --profile_steps=10:15 traces updates 10 to 15;
-TensorBoard with its profile plugin opens the trace from tensorboard/.
+First prepare the data with python -m bert_jax.prepare. WORKDIR is --workdir; gs://BUCKET/PATH is
+accepted. If it has a checkpoint, training continues from the last checkpoint. WORKDIR gets
+config.json, environment.json, metrics.jsonl, result.json, checkpoints/ and tensorboard/. --dry_run
+prints the phases of the run with their rows, learning rates and FLOPs, and trains nothing.
+--profile_steps=10:15 traces updates 10 to 15; TensorBoard with its profile plugin opens the trace
+from tensorboard/.
 
 On several machines, run the command once on each. The processes find each other under Slurm (srun),
 on GKE and on a Cloud TPU slice. Elsewhere, give --coordinator, --process_count and --process_index.

@@ -96,13 +96,13 @@ class DataConfig:
     which needs no spaces between words. `file:tokenizer.json`: a tokenizer of Hugging Face's
     `tokenizers` library, such as byte-level BPE, which is not trained."""
     lower_case: bool = True
-    """Whether text is lower-cased. A `file:` must agree."""
+    """Whether text is lower-cased. A tokenizer of `file:` must agree."""
     strip_accents: bool | None = None
     """Whether WordPiece removes accents and umlauts (ä becomes a). null: as `lower_case`, which
-    gives the cased and the uncased models of Devlin et al. 2018. SentencePiece keeps accents."""
+    gives the cased and the uncased models of Devlin et al. 2018. Null for other tokenizers."""
     max_word_length: PositiveInt = 200
     """Maximum length of a word in characters; a longer word becomes [UNK]. The limit is 200 in
-    Google's code and 100 in Hugging Face's. SentencePiece has no limit."""
+    Google's code and 100 in Hugging Face's. Only WordPiece has this limit."""
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
     """How texts A and B of an example are chosen. `next_sentence`: B follows A or is random (BERT).
     `sentence_order`: B follows A or A follows B (ALBERT). `none`: whole sentences as a single text

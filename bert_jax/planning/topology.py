@@ -96,7 +96,7 @@ def parse_topology(given: str) -> Topology:
         accepted = "a shape of three dimensions, such as 2x2x1"
         require(len(sizes) == 3, "--topology", given, accepted)
     known = CHIPS[chip].network_bandwidth
-    require(not slices or known, "--topology", given, "several slices of v5e, v5p or v6e")
+    require(not slices or known, "--topology", given, "slices of v5e, v5p or v6e; or h100:4x8")
     hosts = sizes[0] if chip == "h100" and len(sizes) == 2 else 1
     number = int(slices or 1)
     return Topology(given, CHIPS[chip], number * math.prod(sizes), number * hosts)
