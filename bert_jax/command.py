@@ -155,22 +155,22 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
                 main(*arguments[1:])
             with naming(STDOUT):
                 sys.stdout.flush()
-        except (BertJaxError, OSError) as error:
+        except Exception as error:
+            if is_remote_failure(error):
+                said, status = f"gs:// cannot be read or written ({error!r})", signals.STATUS
+                said += "; accepted: the same command, later"
+            elif isinstance(error, (BertJaxError, OSError)):
+                said, status = _line_about(error), 2
+            else:
+                if heartbeat := _heartbeat():
+                    heartbeat.wait_for_cause(error)
+                    traceback.print_exc()
+                    heartbeat.leave(1, repr(error))
+                raise
             _close_output()
-            said = _line_about(error)
-            status = _fail(said)
+            _fail(said)
             if heartbeat := _heartbeat():
                 heartbeat.leave(status, said)
-            sys.exit(status)
-        except Exception as error:
-            status = signals.STATUS if is_remote_failure(error) else 1
-            if heartbeat := _heartbeat():
-                heartbeat.wait_for_cause(error)
-                traceback.print_exc()
-                heartbeat.leave(status, repr(error))
-            if status == 1:
-                raise
-            _fail(f"gs:// cannot be read or written ({error!r}); accepted: the same command, later")
             sys.exit(status)
         except KeyboardInterrupt as error:
             more = "; the same command goes on from what was saved" if resumes else ""

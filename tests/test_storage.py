@@ -214,17 +214,24 @@ def test_a_holder_that_was_replaced_ends(place, quick, monkeypatch, capsys):
     assert "on far has taken over gs://" in capsys.readouterr().err
 
 
-def test_a_failure_of_the_network_ends_with_the_status_of_a_signal(monkeypatch, capsys):
+@pytest.mark.parametrize("kind", ["HttpError", "ClientOSError"])
+def test_a_failure_of_the_network_ends_with_the_status_of_a_signal(kind, monkeypatch, capsys):
+    from aiohttp import ClientOSError
     from gcsfs.retry import HttpError
 
+    errors = {
+        "HttpError": HttpError({"code": 503, "message": "unavailable"}),
+        "ClientOSError": ClientOSError(111, "connection refused"),
+    }
+
     def main():
-        raise HttpError({"code": 503, "message": "unavailable"})
+        raise errors[kind]
 
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as ended, flagsaver.flagsaver():
         command.run(main)
     assert ended.value.code == 75
-    assert "error: gs:// cannot be read or written (HttpError(" in capsys.readouterr().err
+    assert f"error: gs:// cannot be read or written ({kind}(" in capsys.readouterr().err
 
 
 def test_a_bucket_that_does_not_exist_is_refused_in_one_line(bucket):

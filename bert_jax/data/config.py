@@ -130,9 +130,11 @@ class DataConfig:
     def __post_init__(self):
         check_bounds(self, "data")
         if self.language not in LANGUAGES:
+            accepted = "accepted: a code of two letters, such as de or fi"
+            if len(self.language) < 4:  # else it is a name
+                accepted = nearest(self.language[:2], LANGUAGES)
             raise ConfigError(
-                f"data.language is {self.language!r:.60}; {nearest(self.language[:2], LANGUAGES)}"
-                " (codes of ISO 639-1)"
+                f"data.language is {self.language!r:.60}; {accepted} (codes of ISO 639-1)"
             )
         kinds = ("wordpiece", "sentencepiece", "huggingface")
         if self.tokenizer_kind not in kinds or self.tokenizer in ("huggingface", "file:"):
