@@ -33,7 +33,8 @@ class TaskConfig:
     test: str = ""
     """Examples that are evaluated once, with the checkpoint and threshold chosen on dev."""
     columns: tuple[str, ...] = ()
-    """Column names of a TSV or CoNLL file; if empty, a TSV file has them in line 1."""
+    """Column names of TSV or CoNLL files. A TSV file has its own in line 1 if this field is empty,
+    or if line 1 has one of them among more or fewer cells."""
     text: str = "text"
     """Field of the text, the tokens or the question."""
     text_pair: str = ""
@@ -46,6 +47,8 @@ class TaskConfig:
     """All labels in the order of their numbers; if empty, the labels of the training examples."""
     metric: str = ""
     """Main metric, which chooses the checkpoint and gets an interval; empty: the family's first."""
+    on_bad_record: Literal["stop", "skip"] = "stop"
+    """Whether a malformed record is an error, or is left out and listed in result.json."""
     max_length: Annotated[int, Meta(ge=8)] = 128
     """Maximum length of a row in tokens, including [CLS] and [SEP]."""
     representation: Representation = "cls"
@@ -70,8 +73,9 @@ class TaskConfig:
             length, most = self.max_question_length, self.max_length - 8
             room = f"at most {most}, which leaves room for the passage in task.max_length"
             require(length <= most, "task.max_question_length", length, room)
-        once = len(set(self.labels)) == len(self.labels)
-        require(once, "task.labels", self.labels, "each label once")
+        for name, values in (("labels", self.labels), ("columns", self.columns)):
+            once = len(set(values)) == len(values)
+            require(once, f"task.{name}", values, f"each of the {name} once")
 
 
 @dataclass(frozen=True, kw_only=True)

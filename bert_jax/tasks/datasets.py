@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from bert_jax.data.tokenizers.files import Tokenizer
@@ -11,11 +12,11 @@ from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.family import Example, Family, Labels, Outcomes, Row
 from bert_jax.tasks.families.registry import FAMILIES
 from bert_jax.tasks.readers.read import read_records
-from bert_jax.tasks.readers.records import Record, fingerprint_records
+from bert_jax.tasks.readers.records import Record, fingerprint_records, make_all
 
 SPLITS = ("train", "dev", "test")
-HIDDEN = (-1, "-1", "-1.0")
-"""Values of a hidden label in GLUE's test sets at TFDS and Hugging Face."""
+HIDDEN = (-1, "-1", "-1.0", "")
+"""Values of a hidden label: in GLUE's test sets at TFDS and Hugging Face, and an empty cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Split:
     """SHA-256 of the records, in hexadecimal."""
     rows: list[Row]
     """The encoded examples; empty until `encode_split`."""
+    skipped: list[str] = field(default_factory=list)
+    """The errors of the malformed records that were left out."""
 
     @property
     def labelled(self) -> bool:
@@ -37,6 +40,8 @@ class Split:
     def describe(self, train: "Split") -> dict[str, Any]:
         """Returns the split's entry in result.json."""
         counts = {"examples": len(self.examples), "rows": len(self.rows), "sha256": self.sha256}
+        if self.skipped:
+            counts["skipped"] = {"count": len(self.skipped), "records": self.skipped[:1000]}
         if self.name == train.name:
             return counts
         seen = {example.texts for example in train.examples}
@@ -58,7 +63,8 @@ def load_dataset(task: TaskConfig) -> Dataset:
     """Reads and checks all examples of a task.
 
     Raises:
-      DataError: a record is wrong (the message names its file and line), or a set has no examples.
+      DataError: a record is wrong (the message names its file and line), a set has no examples, or
+        there are fewer than two labels.
       ConfigError: the family lacks `task.metric`, or `task.train` or `task.dev` is empty.
     """
     for name in ("train", "dev"):
@@ -69,28 +75,42 @@ def load_dataset(task: TaskConfig) -> Dataset:
     accepted = f"{', '.join(family.metrics)} for {task.family}"
     require(metric in family.metrics, "task.metric", metric, accepted)
     specs = {name: getattr(task, name) for name in SPLITS if getattr(task, name)}
-    records = {name: read_records(spec, task.columns) for name, spec in specs.items()}
+    bad = {name: [] if task.on_bad_record == "skip" else None for name in specs}
+    records = {n: read_records(spec, task.columns, skipped=bad[n]) for n, spec in specs.items()}
     labels = task.labels or family.label_names(records["train"], task)
     if "test" in records and hides_labels(records["test"], task, labels):
         records["test"] = [
             Record(place, fields | {task.label: None}) for place, fields in records["test"]
         ]
-    splits = {
-        name: Split(
-            name=name,
-            examples=[family.parse(record, task, labels) for record in found],
-            sha256=fingerprint_records(found),
-            rows=[],
-        )
-        for name, found in records.items()
-    }
-    for name in ("train", "dev"):
-        hidden = next((one for one in splits[name].examples if one.gold is None), None)
-        if hidden:
-            raise DataError(
-                f"{hidden.place}: {task.label} is hidden; accepted in task.{name}: labelled ones"
-            )
+    splits = {n: _check_split(n, found, task, labels, bad[n]) for n, found in records.items()}
+    if len(labels) == 1 or (family.outputs is len and not labels):
+        raise DataError(f"{task.train} has the labels {labels}; accepted: two or more labels")
     return Dataset(family=family, labels=labels, splits=splits, metric=metric)
+
+
+def _check_split(
+    name: str, records: list[Record], task: TaskConfig, labels: Labels, skipped: list[str] | None
+) -> Split:
+    ids = set()
+
+    def parse(record: Record) -> Example:
+        example = FAMILIES[task.family].parse(record, task, labels)
+        if example.gold is None and name != "test":
+            raise DataError(
+                f"{record.place}: {task.label} is hidden; accepted in task.{name}: labelled ones"
+            )
+        if example.name in ids:
+            raise DataError(f"{record.place} has the id of another question; accepted: its own id")
+        if task.family == "question_answering" and name != "train":  # predictions have the ids
+            ids.add(example.name)
+        return example
+
+    pairs = make_all(((record, partial(parse, record)) for record in records), skipped=skipped)
+    if not pairs:
+        raise DataError(f"task.{name}: all examples were skipped; accepted: at least one is not")
+    sha256 = fingerprint_records([record for record, _ in pairs])
+    examples = [example for _, example in pairs]
+    return Split(name=name, examples=examples, sha256=sha256, rows=[], skipped=skipped or [])
 
 
 def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bool:
@@ -126,12 +146,3 @@ def compute_metrics(family: Family, outcomes: Outcomes) -> dict[str, float]:
     """Returns the family's metrics that can be computed from the outcomes."""
     values = {name: metric(outcomes) for name, metric in family.metrics.items()}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def baseline_metrics(dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
-    """Returns the metrics of each baseline of the family on a split."""
-    family, train = dataset.family, dataset.splits["train"].examples
-    return {
-        name: compute_metrics(family, family.score(predictions, split.examples, dataset.labels))
-        for name, predictions in family.baselines(train, split.examples).items()
-    }

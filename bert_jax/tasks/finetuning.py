@@ -56,6 +56,9 @@ def finetune(
 
     # ---- Data, encoder, run directory ---------------------------------------------------------
     dataset = datasets.load_dataset(config.task)
+    for split in dataset.splits.values():
+        if split.skipped:
+            say(f"{split.name}: {len(split.skipped):,} bad records, first: {split.skipped[0]}")
     run = keep_dropout_bits(open_encoder(source, config), workdir)
     dataset = datasets.encode_dataset(dataset, config.task, run.tokenizer)
     baselines = measure_baselines(dataset)
@@ -95,11 +98,15 @@ def finetune(
 
 def measure_baselines(dataset: Dataset) -> dict[str, dict[str, Metrics]]:
     """Returns the metrics of each baseline on dev, and on test if its labels are known."""
-    splits = [split for name, split in dataset.splits.items() if name != "train" and split.labelled]
-    baselines = {split.name: datasets.baseline_metrics(dataset, split) for split in splits}
-    for name, found in baselines.items():
-        known = next(iter(found.values()))
-        accepted = f"{', '.join(known)} for the labels of {name}"
+    family, labels, (train, *others) = dataset.family, dataset.labels, dataset.splits.values()
+    baselines: dict[str, dict[str, Metrics]] = {}
+    for split in (one for one in others if one.labelled):
+        baselines[split.name] = {
+            name: datasets.compute_metrics(family, family.score(predicted, split.examples, labels))
+            for name, predicted in family.baselines(train.examples, split.examples).items()
+        }
+        known = next(iter(baselines[split.name].values()))
+        accepted = f"{', '.join(known)} for the labels of {split.name}"
         require(dataset.metric in known, "task.metric", dataset.metric, accepted)
     return baselines
 

@@ -146,7 +146,7 @@ def test_predictions_are_written_in_the_order_of_glues_index():
     _, text = REGRESSION.write_predictions([0.5, 1.5, 2.5], numbers, ())
     assert text == "index\tprediction\n0\t2.5000\n1\t0.5000\n2\t1.5000\n"
     # One example has no index, or an index that is not a number.
-    for other in (None, {"question": 1}):
+    for other in (None, {"question": 1}, 7):  # or the index of another
         examples = parsed(CLASSIFICATION, labels, [7, other])
         _, text = CLASSIFICATION.write_predictions([1, 0], examples, labels)
         assert text == "index\tprediction\n0\tyes\n1\tno\n"
@@ -226,12 +226,36 @@ def test_the_error_names_tag_and_token_counts_that_differ():
 @pytest.mark.parametrize("tags", [None, 3])
 def test_the_error_names_tags_that_are_not_a_list(tags):
     config, given = task("tagging", text="token", label="tag"), record(token=["a"], tag=tags)
-    for read in (
-        lambda: tagging.label_names([given], config),
-        lambda: tagging.parse(given, config, ("N",)),
-    ):
-        with pytest.raises(DataError, match=f"file:7: tag is {tags}; accepted: a list"):
-            read()
+    assert tagging.label_names([given], config) == ()
+    with pytest.raises(DataError, match=f"file:7: tag is {tags}; accepted: a list"):
+        tagging.parse(given, config, ("N",))
+
+
+@pytest.mark.parametrize("token", [None, 3, {"a": 1}, "", "a\nb", "a\r", "\ud83d"])
+def test_a_token_is_a_text_within_a_line(token):
+    config, given = (
+        task("tagging", text="token", label="tag"),
+        record(token=["a", token], tag=[1, 1]),
+    )
+    with pytest.raises(DataError, match="file:7: token .*; accepted: (a text|tokens|UTF-8)"):
+        tagging.parse(given, config, ("1",))
+
+
+@pytest.mark.parametrize("none", [-100, "-100"])
+def test_minus_100_is_no_tag(none, tokenizer):
+    config = task("tagging", text="token", label="tag")
+    given = record(token=["good", "film", "New York"], tag=["B-X", none, "O"])
+    labels = tagging.label_names([given], config)
+    assert labels == ("B-X", "O")
+    example = tagging.parse(given, config, labels)
+    (row,) = tagging.encode(0, example, config, tokenizer)
+    assert [row.weight[position] for position, _ in row.alignment] == [1, 0, 1]
+    outcomes = tagging.score([[0, 0, 1]], [example], labels)
+    assert outcomes.tolist() == [[2, 2, 1, 1, 1]]
+    found = tagging.baselines([example], [example])
+    assert found["majority_of_word"] == [[0, 0, 1]]
+    _, text = tagging.write_predictions([[0, 0, 1]], [example], labels)
+    assert text == "good B-X B-X\nNew\u00a0York O O\n"  # conlleval splits at spaces
 
 
 def test_a_null_tag_is_not_a_label():
@@ -260,6 +284,8 @@ def test_a_null_tag_is_not_a_label():
         ("I-PER O I-PER", {(0, 0, "PER"), (2, 2, "PER")}),
         ("B-A-B I-A-B", {(0, 1, "A-B")}),
         ("O O", set()),
+        ("U-PER B-LOC I-LOC L-LOC U-LOC", {(0, 0, "PER"), (1, 3, "LOC"), (4, 4, "LOC")}),  # BILOU
+        ("B-ORG M-ORG M-ORG E-ORG S-PER", {(0, 3, "ORG"), (4, 4, "PER")}),  # BMES
     ],
 )
 def test_entities_agree_with_conlleval(tags, expected):
@@ -273,6 +299,8 @@ def test_entity_f1_counts_whole_entities_and_is_none_for_parts_of_speech():
     assert tagging.token_accuracy(outcomes) == 0.75
     assert tagging.entity_f1(outcomes) == pytest.approx(0.5)  # one of two, two predicted
     assert tagging.entity_f1(tagging.score([[0, 2, 2, 0]], example, ("A", "B", "C"))) is None
+    for labels in (("U-PER", "L-PER", "O"), ("S-PER", "M-PER", "O")):
+        assert tagging.marks_entities(labels)
 
 
 # ---- Questions -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Readers of examples, and errors that name file and line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +48,45 @@ def test_a_tsv_file_has_its_columns_from_its_first_line_or_from_the_config(write
 def test_csv_cells_may_hold_commas_and_quotes(write_set):
     file = write_set("a.csv", ["text,label", '"good, very ""good""",1'])
     assert fields(f"csv:{file}") == [{"text": 'good, very "good"', "label": "1"}]
+
+
+def test_rows_of_blank_cells_are_not_examples(write_set):
+    expected = [{"text": "good", "label": "1"}, {"text": "bad", "label": ""}]
+    file = write_set("blank.csv", ["", "text,label", "good,1", ",", " , ", ",,", "", "bad,"])
+    assert fields(f"csv:{file}") == expected
+    file = write_set("blank.tsv", ["text\tlabel", "good\t1", "\t", " \t", "\t\t", "bad\t"])
+    assert fields(f"tsv:{file}") == expected
+
+
+def test_a_cell_may_be_as_long_as_a_document(write_set):
+    file = write_set("large.csv", ["text,label", f"{'word ' * 30_000},1"])
+    assert len(fields(f"csv:{file}")[0]["text"]) == 150_000
+
+
+def test_a_tsv_file_with_other_columns_than_task_columns_has_its_own_header(write_set):
+    columns = ("source", "label", "mark", "sentence")  # CoLA
+    file = write_set("cola_test.tsv", ["index\tsentence", "0\ta film", "1\ta play"])
+    assert fields(f"tsv:{file}", columns)[1] == {"index": "1", "sentence": "a play"}
+    file = write_set("cola_dev.tsv", ["\t".join(columns), "gj04\t0\t*\ta film"])
+    with pytest.raises(DataError, match="cola_dev.tsv:1 holds the names of the columns"):
+        fields(f"tsv:{file}", columns)
+
+
+def test_lines_before_a_sentence_of_germeval_are_comments(write_set):
+    lines = ["#\thttp://a.b\t[2009-10-17]", "1\tFilm\tO\tO", "2\t#\tO\tO", "", "#\tno tokens"]
+    file = write_set("germeval.conll", lines)
+    (sentence,) = fields(f"conll:{file}", ("number", "token", "outer", "inner"))
+    assert sentence["token"] == ["Film", "#"]
+    hashes = write_set("hash.conll", ["# O", "good O"])
+    assert fields(f"conll:{hashes}", ("token", "tag"))[0]["token"] == ["#", "good"]
+
+
+def test_joined_files_with_byte_order_marks_are_read(tmp_path):
+    lines = ['{"text": "good"}', '{"text": "bad"}']
+    (tmp_path / "bom.jsonl").write_bytes("".join(f"\ufeff{one}\n" for one in lines).encode())
+    assert fields(f"jsonl:{tmp_path}/bom.jsonl") == [{"text": "good"}, {"text": "bad"}]
+    (tmp_path / "bom.json").write_text("\ufeff" + json.dumps(SQUAD), encoding="utf-8")
+    assert len(read_records(f"squad:{tmp_path}/bom.json")) == 2
 
 
 def test_sentences_of_conll_and_conllu(write_set):
@@ -153,14 +193,20 @@ def test_a_no_break_space_is_part_of_a_cell(write_set):
         (
             "a.csv",
             ["text,label", "bad"],
-            ":2 has another number of cells",
+            ":2 has 1 columns; accepted: 2, text, label, separated by commas",
         ),
         (
             "a.csv",
             ["text,label", "bad,1,2"],
-            ":2 has another number of cells",
+            ":2 has 3 columns; accepted: 2",
         ),
+        ("a.csv", ["text,label,label", "bad,1,2"], ":1 names 2 columns 'label'; accepted: each"),
+        ("a.tsv", ["text\tlabel\ttext", "bad\t1\t2"], ":1 names 2 columns 'text'"),
+        ("a.csv", ["text,label", "bad,1", "text,label"], ":3 holds the names of the columns"),
         ("a.jsonl", [{"text": "good"}, "{"], ":2 is not JSON"),
+        ("a.jsonl", ['{"text": "\\ud83d"}'], ":1 is not JSON .*surrogates"),
+        ("a.conll", ["token tag", "a DT"], ":1 holds the names of the columns; accepted: an"),
+        ("a.conll", ["a DT", "# b c"], ":2 has 3 columns; accepted: 2"),
         ("a.jsonl", ["[]"], ":1 holds a list"),
         ("a.conll", ["a DT", "film"], ":2 has 1 columns; accepted: 2"),
         ("a.conllu", ["1\ta"], ":1 has 2 columns; accepted: 10"),
@@ -192,6 +238,82 @@ def test_the_error_names_invalid_bytes_and_missing_files(tmp_path, monkeypatch):
         read_records("excel:a")
 
 
+QUORA = ["id\tq1\tq2\tlabel", "0\ta\tb\t0", "1\ta\tb\t1", "2\ta", "3\ta\tb\tc\t1", "4\ta\tb\t-"]
+
+
+def test_malformed_records_can_be_skipped_and_are_counted(write_set):
+    file = write_set("qqp.tsv", QUORA)
+    task = TaskConfig(
+        family="classification",
+        train=f"tsv:{file}",
+        dev=f"tsv:{file}",
+        text="q1",
+        text_pair="q2",
+        labels=("0", "1"),
+        on_bad_record="skip",
+    )
+    splits = load_dataset(task).splits
+    train = splits["train"].describe(splits["train"])
+    assert train["examples"] == 2 and train["skipped"]["count"] == 3
+    found = [one.removeprefix(f"{file}:")[:23] for one in train["skipped"]["records"]]
+    assert found == [
+        "4 has 2 columns; accept",
+        "5 has 5 columns; accept",
+        "6: label is '-'; accept",
+    ]
+    clean = write_set("clean.tsv", QUORA[:3])
+    both = {name: f"tsv:{clean}" for name in ("train", "dev")}
+    cleaned = load_dataset(replace(task, **both)).splits["train"]
+    assert cleaned.sha256 == splits["train"].sha256
+    assert "skipped" not in cleaned.describe(cleaned)
+    with pytest.raises(DataError, match="qqp.tsv:4 has 2 columns"):
+        load_dataset(replace(task, on_bad_record="stop"))
+    with pytest.raises(DataError, match="task.train: all examples were skipped"):
+        load_dataset(replace(task, labels=("x", "y")))
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("", "label is ''; accepted: no, yes"),
+        (" ", "label is ' '; accepted"),
+        (-100, "label is '-100'; accepted"),
+        ("-100", "label is '-100'; accepted"),
+        (["no"], "label is .*; accepted"),
+        ({"no": 1}, "label is .*; accepted"),
+        ("a\tb", "label is .*; accepted"),
+        (float("nan"), "label is 'nan'; accepted"),
+        (None, "label is hidden; accepted in task.train"),
+    ],
+)
+def test_what_is_no_label_is_refused_in_train(label, said, write_set):
+    lines = [{"text": "a", "label": one} for one in ("no", "yes", label)]
+    file = f"jsonl:{write_set('no_label.jsonl', lines)}"
+    with pytest.raises(DataError, match=f"no_label.jsonl:3: {said}"):
+        load_dataset(TaskConfig(family="classification", train=file, dev=file))
+
+
+@pytest.mark.parametrize("family", ["classification", "tagging", "multiple_choice"])
+def test_a_task_of_one_label_is_refused(family, write_set):
+    label, text = ("0", "a") if family != "tagging" else (["0"], ["a"])
+    file = f"jsonl:{write_set('one_label.jsonl', [{'text': text, 'b': text, 'label': label}] * 2)}"
+    fields = {"representation": "last"} if family == "tagging" else {}
+    fields |= {"text_pair": "b"} if family == "multiple_choice" else {}
+    with pytest.raises(DataError, match="has the labels .'0',.; accepted: two or more labels"):
+        load_dataset(TaskConfig(family=family, train=file, dev=file, **fields))
+
+
+def test_two_questions_of_dev_have_different_ids(write_set):
+    line = {"id": "q1", "q": "who ?", "p": "a film", "a": ["film"]}
+    file = f"jsonl:{write_set('same_id.jsonl', [line, line])}"
+    single = f"jsonl:{write_set('one_id.jsonl', [line])}"
+    names = {"text": "q", "text_pair": "p", "label": "a", "representation": "last"}
+    task = TaskConfig(family="question_answering", train=file, dev=single, **names)
+    assert len(load_dataset(task).splits["train"].examples) == 2
+    with pytest.raises(DataError, match="same_id.jsonl:2 has the id of another question"):
+        load_dataset(replace(task, dev=file))
+
+
 @pytest.mark.parametrize(
     ("family", "labels", "golds"),
     [
@@ -199,6 +321,7 @@ def test_the_error_names_invalid_bytes_and_missing_files(tmp_path, monkeypatch):
         ("regression", ["-1.0", "-1.0"], [None, None]),
         ("regression", [-1.0, 0.5], [-1.0, 0.5]),
         ("classification", [-1, -1], [None, None]),
+        ("classification", ["", ""], [None, None]),  # the empty column of a CSV file
         ("classification", ["no", "yes"], [0, 1]),
         ("classification", [], [None, None]),  # GLUE's test.tsv
     ],

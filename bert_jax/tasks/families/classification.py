@@ -34,7 +34,7 @@ def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str
 
 CLASSIFICATION = Family(
     unit="text",
-    label_names=lambda records, task: texts.sorted_labels(r[task.label] for r in records),
+    label_names=lambda found, task: texts.sorted_labels(r.fields.get(task.label) for r in found),
     parse=parse,
     outputs=len,
     encode=texts.encode,

@@ -1,5 +1,6 @@
 """Tagging: predicts a tag for each token of a sentence, for parts of speech or named entities."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import EncoderInput, Example, Family, Labels, Outcomes, Row
-from bert_jax.tasks.families.texts import label_number, sorted_labels
+from bert_jax.tasks.families.texts import NO_LABEL, label_number, sorted_labels
 from bert_jax.tasks.readers.records import Record
 
 CORRECT, TOKENS, FOUND, PREDICTED, GOLD = range(5)
@@ -24,7 +25,8 @@ Entity = tuple[int, int, str]
 
 def label_names(records: Sequence[Record], task: TaskConfig) -> Labels:
     """Returns every tag of the training sentences, sorted."""
-    return sorted_labels(tag for record in records for tag in list_of(record, task.label))
+    tags = (record.fields.get(task.label) for record in records)
+    return sorted_labels(tag for one in tags if isinstance(one, list) for tag in one)
 
 
 def list_of(record: Record, name: str) -> list[Any]:
@@ -36,15 +38,23 @@ def list_of(record: Record, name: str) -> list[Any]:
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
-    """Reads tokens and their tags."""
+    """Reads tokens and their tags; a token with the tag -100 has the tag None."""
     tokens, tags = list_of(record, task.text), list_of(record, task.label)
     if len(tokens) != len(tags):
         raise DataError(
             f"{record.place} has {len(tags)} {task.label} for {len(tokens)} {task.text}; accepted: "
             "one for each"
         )
-    numbers = [label_number(tag, record, task, labels) for tag in tags]
-    return Example(record.place, tuple(map(str, tokens)), tuple(numbers))
+    tokens = [Record(record.place, {task.text: token}).text(task.text) for token in tokens]
+    for token in tokens:
+        if not token or set(token) & set("\r\n"):
+            raise DataError(
+                f"{record.place}: {task.text} has {token!r:.60}; accepted: tokens within a line"
+            )
+    numbers = [
+        None if str(tag) == NO_LABEL else label_number(tag, record, task, labels) for tag in tags
+    ]
+    return Example(record.place, tuple(tokens), tuple(numbers))
 
 
 def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:
@@ -67,7 +77,8 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
         ids = [tokenizer.cls_id, *ids, tokenizer.sep_id]
         label, weight = [0] * len(ids), [0.0] * len(ids)
         for position, token in firsts:
-            label[position], weight[position] = example.gold[token], 1.0
+            if example.gold[token] is not None:
+                label[position], weight[position] = example.gold[token], 1.0
         rows.append(Row((EncoderInput(ids, [0] * len(ids)),), label, weight, number, firsts))
     return rows
 
@@ -97,6 +108,7 @@ def entities(tags: Sequence[str]) -> set[Entity]:
     first, before, before_type = -1, "O", ""
     for i, tag in enumerate([*tags, "O"]):
         letter, _, kind = tag.partition("-")
+        letter = {"L": "E", "U": "S", "M": "I"}.get(letter, letter)  # BILOU, BMES: as in seqeval
         inside = letter != "O" and first >= 0
         continues = inside and letter in "IE" and before not in "ES" and kind == before_type
         if first >= 0 and not continues:
@@ -109,9 +121,9 @@ def entities(tags: Sequence[str]) -> set[Entity]:
 
 
 def marks_entities(labels: Labels) -> bool:
-    """Returns whether the tags mark entities: each is O, or is like B-PER (B, I, E or S)."""
+    """Returns whether the tags mark entities: each is O, or is like B-PER (letters BIESLUM)."""
     return "O" in labels and all(
-        label == "O" or (label[:1] in "BIES" and label[1:2] == "-") for label in labels
+        label == "O" or (label[:1] in "BIESLUM" and label[1:2] == "-") for label in labels
     )
 
 
@@ -122,11 +134,11 @@ def score(
     outcomes = np.full((len(examples), 5), np.nan)
     has_entities = marks_entities(labels)
     for row, predicted, example in zip(outcomes, predictions, examples, strict=True):
-        row[CORRECT] = sum(p == g for p, g in zip(predicted, example.gold, strict=True))
-        row[TOKENS] = len(example.gold)
+        tags = [pair for pair in zip(predicted, example.gold, strict=True) if pair[1] is not None]
+        row[CORRECT] = sum(p == g for p, g in tags)
+        row[TOKENS] = len(tags)
         if has_entities:
-            found = entities([labels[p] for p in predicted])
-            gold = entities([labels[g] for g in example.gold])
+            found, gold = (entities([labels[pair[i]] for pair in tags]) for i in (0, 1))
             row[FOUND:] = len(found & gold), len(found), len(gold)
     return outcomes
 
@@ -152,7 +164,8 @@ def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str
     of_word: dict[str, Counter] = defaultdict(Counter)
     for example in train:
         for word, tag in zip(example.texts, example.gold, strict=True):
-            of_word[word][tag] += 1
+            if tag is not None:
+                of_word[word][tag] += 1
     total = sum(of_word.values(), Counter())
     majority = total.most_common(1)[0][0]
     best = {word: tags.most_common(1)[0][0] for word, tags in of_word.items()}
@@ -167,11 +180,15 @@ def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str
 def write_predictions(
     predictions: Sequence[Sequence[int]], examples: Sequence[Example], labels: Labels
 ) -> tuple[str, str]:
-    """Returns the input of conlleval: token, gold tag and predicted tag."""
+    """Returns the input of conlleval: token, gold tag and predicted tag.
+
+    A space in a token becomes a no-break space. Tokens without a gold tag are left out.
+    """
     sentences = [
         "".join(
-            f"{word} {labels[gold]} {labels[tag]}\n"
+            re.sub(r"[ \t]", "\u00a0", word) + f" {labels[gold]} {labels[tag]}\n"
             for word, gold, tag in zip(example.texts, example.gold, predicted, strict=True)
+            if gold is not None
         )
         for predicted, example in zip(predictions, examples, strict=True)
     ]

@@ -9,6 +9,9 @@ from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.family import EncoderInput, Example, Labels, Row
 from bert_jax.tasks.readers.records import ClassLabel, Record
 
+NO_LABEL = "-100"
+"""The label that Hugging Face's alignment writes where a token has none."""
+
 
 def texts_of(record: Record, task: TaskConfig) -> tuple[str, ...]:
     """Returns the text, or both texts of a pair."""
@@ -23,10 +26,15 @@ def label_name(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def can_be_label(value: Any) -> bool:
+    """Returns whether a value is a text or number, but not blank, NaN, `NO_LABEL` or two lines."""
+    unusable = str(value).strip() in ("", NO_LABEL) or set(str(value)) & set("\t\r\n")
+    return isinstance(value, str | int | float) and value == value and not unusable  # NaN != NaN
+
+
 def sorted_labels(values: Iterable[Any]) -> Labels:
-    """Returns every label once, sorted by name; null is not a label."""
-    names = {label_name(value) for value in values}
-    return tuple(sorted(name for name in names if name is not None))
+    """Returns every label once, sorted by name. `parse` refuses what cannot be a label."""
+    return tuple(sorted({str(label_name(value)) for value in values if can_be_label(value)}))
 
 
 def label_number(value: Any, record: Record, task: TaskConfig, labels: Labels) -> int:
@@ -95,10 +103,10 @@ def write_predictions(
 ) -> tuple[str, str]:
     """Returns a TSV file in GLUE's format: index and prediction, sorted by index.
 
-    TFDS shuffles examples, so GLUE's own index is used. If an example has no such index, all
-    examples are numbered in the order of the file.
+    TFDS shuffles examples, so GLUE's own index is used. If an example has no such index, or shares
+    it with another, all examples are numbered in the order of the file.
     """
-    numbered = all(example.name for example in examples)
+    numbered = len({example.name for example in examples} - {""}) == len(examples)
     indices = [int(example.name) if numbered else i for i, example in enumerate(examples)]
     shown = [f"{p:.4f}" if isinstance(p, float) else labels[p] for p in predictions]
     lines = [f"{i}\t{p}\n" for i, p in sorted(zip(indices, shown, strict=True))]

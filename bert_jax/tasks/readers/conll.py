@@ -3,18 +3,20 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from bert_jax.errors import DataError
-from bert_jax.tasks.readers.records import Record, cells_by_name, numbered_lines
+from bert_jax.tasks.readers.records import Fields, cells_by_name, numbered_lines
 
 CONLLU_COLUMNS = "id form lemma upos xpos feats head deprel deps misc".split()
 
 
-def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Fields]:
     """Returns a record for each sentence. Each field is the list of its cells in one column.
 
-    Tabs or spaces separate columns. `-DOCSTART-` lines belong to no sentence.
+    Tabs or spaces separate columns. `-DOCSTART-` lines belong to no sentence. Lines before a
+    sentence that start with `#` and have another number of columns are comments, as in GermEval.
 
     Raises:
       DataError: `columns` is empty, or a line has another number of columns.
@@ -29,7 +31,7 @@ def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record]:
     yield from _sentences(path, lines, columns, separator="tabs or spaces")
 
 
-def read_conllu(path: Path) -> Iterator[Record]:
+def read_conllu(path: Path) -> Iterator[Fields]:
     """Returns a record for each sentence of Universal Dependencies: ten columns, tab-separated.
 
     Multiword tokens (`1-2`) and empty nodes (`1.1`) have no tag and are skipped.
@@ -50,9 +52,16 @@ def read_conllu(path: Path) -> Iterator[Record]:
 
 def _sentences(
     path: Path, lines: Iterator[tuple[int, list[str]]], columns: Sequence[str], *, separator: str
-) -> Iterator[Record]:
+) -> Iterator[Fields]:
     for is_sentence, group in itertools.groupby(lines, key=lambda line: bool(line[1])):
         if is_sentence:
             rows = [(f"{path}:{number}", cells) for number, cells in group]
-            tokens = [cells_by_name(*row, columns, separator=separator) for row in rows]
-            yield Record(rows[0][0], {name: [token[name] for token in tokens] for name in columns})
+            while rows and rows[0][1][0].startswith("#") and len(rows[0][1]) != len(columns):
+                del rows[0]  # a comment
+            if rows:
+                yield rows[0][0], partial(_sentence, rows, columns, separator)
+
+
+def _sentence(rows: list[tuple[str, list[str]]], columns: Sequence[str], separator: str) -> dict:
+    tokens = [cells_by_name(*row, columns, separator=separator) for row in rows]
+    return {name: [token[name] for token in tokens] for name in columns}

@@ -1,25 +1,32 @@
 """Reads a set of examples by its spec, such as `tsv:FILE`, into records."""
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
+from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES
 from bert_jax.errors import DataError
 from bert_jax.files import parse_json
 from bert_jax.tasks.readers.conll import read_conll, read_conllu
-from bert_jax.tasks.readers.records import Record, cells_by_name, numbered_lines
+from bert_jax.tasks.readers.records import Fields, Record, cells_by_name, make_all, numbered_lines
 from bert_jax.tasks.readers.squad import read_squad
 from bert_jax.tasks.readers.tfds import read_tfds
 
 
-def read_records(spec: str, columns: tuple[str, ...] = ()) -> list[Record]:
+def read_records(
+    spec: str, columns: tuple[str, ...] = (), *, skipped: list[str] | None = None
+) -> list[Record]:
     """Returns the examples of a set. `spec` is KIND:FILE, such as tsv:FILE, or tfds:NAME:SPLIT.
 
+    If `skipped` is a list, malformed records are left out and their errors are appended to it.
+
     Raises:
-      DataError: the file is missing, a line is wrong, or there is no example.
+      DataError: the file is missing, a line is wrong and not skipped, or there is no example.
     """
     kind, colon, path = spec.partition(":")
-    readers: dict[str, Callable[[], Iterable[Record]]] = {
+    readers: dict[str, Callable[[], Iterable[Fields]]] = {
         "tsv": lambda: read_tsv(Path(path), columns),
         "csv": lambda: read_csv(Path(path)),
         "jsonl": lambda: read_jsonl(Path(path)),
@@ -35,7 +42,7 @@ def read_records(spec: str, columns: tuple[str, ...] = ()) -> list[Record]:
         )
     if kind != "tfds" and not Path(path).exists():
         raise DataError(f"{path} does not exist{_how_to_make(Path(path))}")
-    records = list(readers[kind]())
+    records = [Record(*one) for one in make_all(readers[kind](), skipped=skipped)]
     if not records:
         raise DataError(f"{path}:1 holds no example; accepted: at least one")
     return records
@@ -48,34 +55,49 @@ def _how_to_make(path: Path) -> str:
     return f"; if docs/tasks.md lists the set, make it with `{script}`"
 
 
-def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[Record]:
-    """Returns a record for each line of tab-separated cells without quoting, as in GLUE's files."""
-    lines = ((number, line.split("\t")) for number, line in numbered_lines(path) if line.strip())
-    columns = columns or tuple(next(lines, (1, []))[1])
-    for number, cells in lines:
-        place = f"{path}:{number}"
-        yield Record(place, cells_by_name(place, cells, columns, separator="tabs"))
+def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[Fields]:
+    """Returns a record for each line of tab-separated cells without quoting, as in GLUE's files.
+
+    If line 1 names one of `columns` and has another number of cells, it is the header of this file,
+    as in CoLA's test file.
+    """
+    rows = [(number, line.split("\t")) for number, line in numbered_lines(path)]
+    if len(rows[0][1]) != len(columns) and set(rows[0][1]) & set(columns):
+        columns = ()
+    return _read_rows(path, rows, columns, separator="tabs")
 
 
-def read_csv(path: Path) -> Iterator[Record]:
+def read_csv(path: Path) -> Iterator[Fields]:
     """Returns a record for each CSV row; the first line names the columns."""
-    reader = csv.DictReader((f"{line}\n" for _, line in numbered_lines(path)), strict=True)
+    csv.field_size_limit(MAX_DOCUMENT_BYTES)
+    reader = csv.reader((f"{line}\n" for _, line in numbered_lines(path)), strict=True)
     try:
-        for cells in reader:
-            if None in cells or None in cells.values():
-                raise DataError(
-                    f"{path}:{reader.line_num} has another number of cells than the first line; "
-                    f"accepted: {len(reader.fieldnames or ())}"
-                )
-            yield Record(f"{path}:{reader.line_num}", cells)
+        rows = ((reader.line_num, cells) for cells in reader)
+        yield from _read_rows(path, rows, (), separator="commas")
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num} is not CSV ({error}); accepted: CSV") from error
 
 
-def read_jsonl(path: Path) -> Iterator[Record]:
+def _read_rows(
+    path: Path, rows: Iterable[tuple[int, list[str]]], columns: tuple[str, ...], *, separator: str
+) -> Iterator[Fields]:
+    """Returns a record for each row with a cell that is not blank: spreadsheets write blank rows.
+
+    If `columns` is empty, the first such row names the columns.
+    """
+    rows = (row for row in rows if any(map(str.strip, row[1])))
+    columns = columns or tuple(next(rows, (1, []))[1])
+    for name, count in Counter(columns).items():
+        if name and count > 1:
+            raise DataError(f"{path}:1 names {count} columns {name!r}; accepted: each name once")
+    for number, cells in rows:
+        place = f"{path}:{number}"
+        yield place, partial(cells_by_name, place, cells, columns, separator=separator)
+
+
+def read_jsonl(path: Path) -> Iterator[Fields]:
     """Returns a record for each line, which is a JSON object."""
     for number, line in numbered_lines(path):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        yield Record(place, parse_json(line, place=place))
+        if line.strip():
+            place = f"{path}:{number}"
+            yield place, partial(parse_json, line, place=place)

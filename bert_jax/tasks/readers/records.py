@@ -2,13 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from bert_jax.data.sources.files import CARRIAGE_RETURNS
 from bert_jax.errors import DataError
 from bert_jax.files import parsing, read_bytes
+
+Key = TypeVar("Key")
+Made = TypeVar("Made")
+
+Fields = tuple[str, Callable[[], dict[str, Any]]]
+"""The place of a record, and the function that reads its fields."""
 
 
 class ClassLabel(str):
@@ -46,15 +52,32 @@ class Record(NamedTuple):
         return value
 
 
+def make_all(
+    makers: Iterable[tuple[Key, Callable[[], Made]]], *, skipped: list[str] | None
+) -> list[tuple[Key, Made]]:
+    """Calls the functions. A DataError is appended to `skipped`, or raised if that is None."""
+    made = []
+    for key, make in makers:
+        try:
+            made.append((key, make()))
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+    return made
+
+
 def cells_by_name(
     place: str, cells: Sequence[str], columns: Sequence[str], *, separator: str
 ) -> dict[str, str]:
-    """Returns a line's cells by column name; raises DataError if their number is wrong."""
+    """Returns a line's cells by column name; raises DataError if they do not fit the columns."""
     if len(cells) != len(columns):
         raise DataError(
             f"{place} has {len(cells)} columns; accepted: {len(columns)}, {', '.join(columns)}, "
             f"separated by {separator}"
         )
+    if tuple(cells) == tuple(columns):
+        raise DataError(f"{place} holds the names of the columns; accepted: an example")
     return dict(zip(columns, cells, strict=True))
 
 
@@ -72,12 +95,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
       DataError: the file cannot be read or is not UTF-8, or its only line ends are \r.
     """
-    content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    content = read_bytes(path)
     if b"\r" in content.strip() and b"\n" not in content:
         raise DataError(CARRIAGE_RETURNS.format(path))
     for number, raw in enumerate(content.split(b"\n"), 1):
         try:
-            yield number, raw.removesuffix(b"\r").decode("utf-8")
+            yield number, raw.removesuffix(b"\r").decode("utf-8-sig")  # joined files have many
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}:{number} holds byte 0x{raw[error.start]:02x} at column "

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from bert_jax.errors import DataError
 from bert_jax.files import read_json, read_text
-from bert_jax.tasks.readers.records import Record
+from bert_jax.tasks.readers.records import Fields
 
 
-def read_squad(path: Path) -> Iterator[Record]:
+def read_squad(path: Path) -> Iterator[Fields]:
     """Returns a record for each question: `id`, `question`, `context` and `answers`.
 
     `answers` is a list of (text, start), where start counts characters of the context. The list is
@@ -38,7 +38,7 @@ def read_squad(path: Path) -> Iterator[Record]:
                     elif "answers" in question:
                         answers = question["answers"]
                         fields["answers"] = [(one["text"], one["answer_start"]) for one in answers]
-                    yield Record(place, fields)
+                    yield place, fields.copy
                     place = f"{path}:{line}, after question {question['id']},"
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(

@@ -7,10 +7,10 @@ import numpy as np
 
 from bert_jax.data.sources.tfds import read_examples
 from bert_jax.files import parsing
-from bert_jax.tasks.readers.records import ClassLabel, Record
+from bert_jax.tasks.readers.records import ClassLabel, Fields
 
 
-def read_tfds(name: str) -> Iterator[Record]:
+def read_tfds(name: str) -> Iterator[Fields]:
     """Returns a record for each example.
 
     A class label becomes its name, or null if it is hidden (-1). Answers in SQuAD's form become a
@@ -24,7 +24,7 @@ def read_tfds(name: str) -> Iterator[Record]:
     for place, example, features in examples:
         with parsing(place, accepted="an example as TFDS wrote it"):
             fields = {key: _value(value, features[key]) for key, value in example.items()}
-        yield Record(place, fields)
+        yield place, fields.copy
 
 
 def _value(value: Any, feature: Any) -> Any:
