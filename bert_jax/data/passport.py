@@ -60,6 +60,7 @@ class _Splits(Struct, forbid_unknown_fields=True):
 
 class _Preparation(TypedDict):
     sequence_length: PositiveInt
+    language: NotRequired[str]
     pairs: Literal["next_sentence", "sentence_order", "none"]
     pairs_per_row: PositiveInt
 
@@ -69,8 +70,13 @@ class _File(TypedDict):
     sha256: str
 
 
+class _ReadAs(TypedDict):
+    kind: NotRequired[str]
+
+
 class _InputFile(_File):
     bytes: Count
+    read_as: NotRequired[_ReadAs]
     compression: NotRequired[str | None]
 
 
