@@ -79,7 +79,7 @@ def find(passport: dict, *, unused_share: float, shortcut: "Shortcut | None") ->
 
 
 def _files(passport: dict) -> Iterator[Finding]:
-    if (skipped := passport.get("skipped")) and skipped["count"]:
+    if (skipped := passport.get("skipped")) and skipped["records"]:
         yield Finding(
             f"{_count(skipped['count'], 'bad record')} skipped, first {skipped['records'][0]}",
             "These records are in no split.",
