@@ -13,6 +13,7 @@ import lee_similarity
 import numpy as np
 import paired_difference
 from absl import flags
+from percentile_bootstrap import bootstrap_interval
 from record import Line, outcomes_of, read_record, unpack
 
 from bert_jax import command
@@ -63,7 +64,10 @@ def _of_run(file: Path, run: Line) -> Iterator[Interval]:
         metric, outcomes, recomputed = result["metric"], outcomes_of(run, split), None
         if outcomes is not None:
             metrics = FAMILIES[result["family"]].metrics
-            recomputed = _numbers(results.summarize(outcomes, metrics, metric)[metric], "mean")
+            found = results.summarize(outcomes, metrics, metric)[metric]
+            if "method" not in summary[metric]:  # records made before intervals by Student's t
+                found["interval"] = bootstrap_interval(outcomes, metrics[metric])
+            recomputed = _numbers(found, "mean")
         place = f"{file}:{run['name']} {split} {metric}"
         yield Interval(place, _numbers(summary[metric], "mean"), recomputed)
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from percentile_bootstrap import mean_of_draw, percentiles
 from record import (
     ACCEPTED,
     FORMAT_VERSION,
@@ -38,7 +39,7 @@ from bert_jax.errors import ConfigError, DataError
 from bert_jax.files import write_json
 from bert_jax.tasks.families.family import Outcomes
 from bert_jax.tasks.families.registry import FAMILIES
-from bert_jax.tasks.results import CONFIDENCE, RESAMPLES, mean_of_draw, percentiles
+from bert_jax.tasks.results import CONFIDENCE, RESAMPLES
 
 FLAGS = flags.FLAGS
 SOURCE = ("config_hash", "checkpoint_sha256", "commit")

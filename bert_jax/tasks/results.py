@@ -1,4 +1,4 @@
-"""Statistics over seeds: mean, standard deviation, bootstrap interval, and a table of them."""
+"""Statistics over seeds: mean, standard deviation, interval, and a table of them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -72,42 +72,34 @@ def _retraining(file: Path) -> str:
     return f"; delete {file.parent} to train this seed again"
 
 
-def bootstrap_interval(
+def interval_of_mean(
     outcomes: Sequence[Outcomes], metric: Callable[[Outcomes], float | None]
 ) -> tuple[float, float]:
-    """Returns the percentile bootstrap interval of a metric's mean over seeds.
+    """Returns the interval of a metric's mean over seeds, by Student's t; its bounds are -1 and 1.
 
-    Each resample draws seeds and examples with replacement. All seeds use the same drawn examples.
-    `outcomes` has one array for each seed, with the examples in the same order.
+    The interval's half-width is the root of the summed squares of two half-widths: Student's t for
+    the variance between seeds, and a normal one for the variance over resamples of the examples,
+    which are the same for all seeds. With one seed, only the examples count.
+
+    Args:
+      outcomes: an array for each seed, with the examples in the same order.
+      metric: function of the outcomes of one seed.
 
     References:
-      Efron and Tibshirani 1993, chapter 13.
+      Zou and Donner 2008, Construction of confidence limits about effect measures.
     """
-    rng = np.random.default_rng(0)
-    count = len(outcomes[0])
-    draws = (rng.integers(count, size=count) for _ in range(RESAMPLES))
-    return percentiles([mean_of_draw(outcomes, draw, metric, rng) for draw in draws])
+    from scipy.stats import t
 
-
-def mean_of_draw(
-    outcomes: Sequence[Outcomes],
-    examples: np.ndarray,
-    metric: Callable[[Outcomes], float | None],
-    rng: np.random.Generator,
-) -> float | None:
-    """Returns a metric's mean over seeds drawn with replacement; None if no seed has the metric."""
-    seeds = rng.integers(len(outcomes), size=len(outcomes)).tolist()
-    values = {i: metric(outcomes[i][examples]) for i in set(seeds)}
-    drawn = [value for i in seeds if (value := values[i]) is not None]
-    return float(np.mean(drawn)) if drawn else None
-
-
-def percentiles(values: Sequence[float | None]) -> tuple[float, float]:
-    """Returns the ends of the interval that holds the middle 95 % of the values."""
-    tail = 50 * (1 - CONFIDENCE)
-    found = [value for value in values if value is not None]
-    low, high = np.percentile(found, [tail, 100 - tail])
-    return float(low), float(high)
+    rng, count = np.random.default_rng(0), len(outcomes[0])
+    values, *resampled = (
+        [value for one in outcomes if (value := metric(one[draw])) is not None]
+        for draw in (np.arange(count), *rng.integers(count, size=(RESAMPLES, count)))
+    )
+    of_seeds = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    of_examples = np.std([np.mean(drawn) for drawn in resampled if drawn])
+    student, normal = t.ppf((1 + CONFIDENCE) / 2, [max(len(values) - 1, 1), np.inf])
+    half = np.hypot(student * of_seeds, normal * of_examples)
+    return max(float(np.mean(values) - half), -1.0), min(float(np.mean(values) + half), 1.0)
 
 
 def summarize(
@@ -123,14 +115,14 @@ def summarize(
             "mean": float(np.mean(values)),
             "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         }
-    low, high = bootstrap_interval(outcomes, metrics[main])
-    summary[main] |= {"interval": [low, high], "confidence": CONFIDENCE, "resamples": RESAMPLES}
+    interval = {"interval": list(interval_of_mean(outcomes, metrics[main])), "method": "student_t"}
+    summary[main] |= interval | {"confidence": CONFIDENCE, "resamples": RESAMPLES}
     return summary
 
 
 def result_table(result: dict[str, Any]) -> Table:
     """Returns a table with a row for each split and metric, the main metric first."""
-    names = list(result["baselines"]["dev"])
+    names, labels = list(result["baselines"]["dev"]), result["labels"]
     columns = ("seeds", "mean ± sd", "interval", *(name.replace("_", " ") for name in names))
     failed = " ".join(map(str, result["failed_seeds"])) or "none"
     hashes = f"config {result['config_hash']}, checkpoint {result['checkpoint_sha256'][:12]}"
@@ -139,7 +131,10 @@ def result_table(result: dict[str, Any]) -> Table:
         for metric in sorted(summary, key=lambda name: name != result["metric"]):
             seeds = " ".join(_cell(seed.get(split, {}).get(metric)) for seed in result["seeds"])
             baselines = [_cell(result["baselines"][split][name][metric]) for name in names]
-            table.add_row(f"{split} {metric}", seeds, *_spread(summary[metric]), *baselines)
+            of_label = f" of {labels[1]}" if metric == "f1" and len(labels) > 1 else ""
+            table.add_row(
+                f"{split} {metric}{of_label}", seeds, *_spread(summary[metric]), *baselines
+            )
         table.add_section()
     return table
 
