@@ -75,7 +75,7 @@ class TaskConfig:
             require(length <= most, "task.max_question_length", length, room)
         for name, values in (("labels", self.labels), ("columns", self.columns)):
             once = len(set(values)) == len(values)
-            require(once, f"task.{name}", values, f"each of the {name} once")
+            require(once, f"task.{name}", values, f"each {name[:-1]} once")
 
 
 @dataclass(frozen=True, kw_only=True)
