@@ -21,10 +21,9 @@ from bert_jax.runs.run import load_run, save_run
 from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.finetuning import finetune
-from bert_jax.tasks.state import seed_streams
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.optim import OptimizerConfig
-from bert_jax.training.state import unboxed_params
+from bert_jax.training.state import random_stream, unboxed_params
 
 WORDS = ("good", "bad", "film", "the", "is", "play", "##ing", "very", ".", "fine", "poor")
 
@@ -128,7 +127,7 @@ def test_means_agree_within_the_pooled_deviation(reference):
 def give_first_output_layer(model, directory):
     """Copies the first output layer of our seed 0 into a torch model."""
     run = load_run(directory)
-    init_rng, _ = seed_streams(0)
+    init_rng = random_stream(0, "init")
     ids = np.zeros((1, 8), np.int32)
     init = jax.jit(lambda: nn.unbox(run.model.init(init_rng, ids, ids, ids)["params"]["output"]))
     first = jax.device_get(init())
