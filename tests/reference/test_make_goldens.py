@@ -20,6 +20,7 @@ def made(tmp_path_factory):
 
 def test_the_same_files_exist_and_no_others(made):
     names = {path.name for path in make_goldens.DIRECTORY.iterdir()}
+    names -= {"flax_model.msgpack"}  # make_flax.py writes it, in an environment of its own
     assert names == {path.name for path in made.iterdir()}
     for name in ("config.json", "vocab.txt"):
         assert (made / name).read_text() == (make_goldens.DIRECTORY / name).read_text(), name
