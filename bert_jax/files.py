@@ -20,6 +20,9 @@ import numpy as np
 from bert_jax.config.paths import is_remote
 from bert_jax.errors import BertJaxError, CheckpointError, DataError, OutOfMemoryError
 
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+"""Type of a SHA-256 in hexadecimal, for `read_json`. It is also the name of a cached directory."""
+
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A[\w-][\w.-]*\Z")]
 """Type of the name of a file in the same directory, for `read_json`: no slash, no `..`."""
 
@@ -299,7 +302,10 @@ def check_json(
         said, _, where = str(problem).replace("`", "").partition(" - at ")
         expected, _, found = said.removeprefix("Expected ").partition(", got ")
         if " matching regex " in expected:
-            expected = "the name of a file in this directory"
+            is_hash = "[0-9a-f]{64}" in expected
+            expected = (
+                "a SHA-256 in hexadecimal" if is_hash else "the name of a file in this directory"
+            )
         if said.startswith("Expected "):
             said = f"is {found or 'another value'}; accepted: {expected}"
         said = said.replace("Object missing required", "lacks the")

@@ -15,7 +15,7 @@ from bert_jax.config.paths import is_remote, open_path
 from bert_jax.data.config import LATER_FIELDS, PREPARATION_FIELDS, DataConfig
 from bert_jax.data.remote import local_file
 from bert_jax.errors import CheckpointError, DataError, MissingDataError
-from bert_jax.files import Count, FileName, check_json, read_array, read_json
+from bert_jax.files import Count, FileName, Sha256, check_json, read_array, read_json
 
 FORMAT_VERSION = 3
 PASSPORT_FILE = "passport.json"
@@ -26,7 +26,7 @@ class ShardSummary(TypedDict):
     """Fields of a shard in a passport."""
 
     file: FileName
-    sha256: str
+    sha256: Sha256
     examples: Count
 
 
@@ -130,7 +130,7 @@ class Passport(TypedDict):
     vocab_size: PositiveInt
     record_dtype: Literal["uint16", "uint32"]
     tokenizer_fingerprint: str
-    token_counts_sha256: str
+    token_counts_sha256: Sha256
     shared_documents: NotRequired[Count]
     identical_shards: NotRequired[list[list[str]]]
     exclusion: NotRequired[_Exclusion | None]

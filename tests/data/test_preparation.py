@@ -668,6 +668,8 @@ def change(path, **fields):
     [
         ("splits__train__shards__0__file", "../../etc/passwd", "accepted: the name of a file in"),
         ("splits__eval__shards__0__file", "/etc/passwd", "accepted: the name of a file in"),
+        ("splits__train__shards__0__sha256", "../../etc", "accepted: a SHA-256 in hexadecimal"),
+        ("token_counts_sha256", "../" * 20 + "etc", "accepted: a SHA-256 in hexadecimal"),
         ("splits__train__shards", [3], "is int; accepted: object"),
         ("splits__train__pairs", -1, "accepted: int >= 0"),
         ("splits__other", {}, "splits has the unknown field other"),
