@@ -147,13 +147,11 @@ def temporaries_in_theory(experiment, state):
     Each layer keeps the probabilities, and ten arrays of the hidden size for each token: two
     normalized inputs, query, key, value, context, and the four of GELU's input.
     """
-    model, length, rows = (
-        experiment.model,
-        *[getattr(experiment.data, name) for name in ("sequence_length", "batch_size")],
-    )
+    model, data = experiment.model, experiment.data
+    length, rows = data.sequence_length, data.batch_size
     gradients = sum(leaf.size for leaf in jax.tree.leaves(state.params)) * 4
     kept = model.num_layers * rows * length * (10 * model.hidden_size + model.num_heads * length)
-    logits = rows * experiment.data.masking.max_predictions * model.padded_vocab_size * 4
+    logits = rows * data.masking.max_predictions * model.padded_vocab_size * 4
     return gradients + kept * jnp.dtype(model.dtype).itemsize + logits
 
 
@@ -172,7 +170,7 @@ def test_the_program_for_a_cpu_keeps_its_size(length, dtype, update_of):
     rows, predictions = SHAPES[length]
     vocabulary = experiment.model.padded_vocab_size
     logits = {f"{rows * predictions},{vocabulary}", f"{rows},{predictions},{vocabulary}"}
-    found = [shape for shape in re.findall(r"= \w+\[([0-9,]+)\]\S* fusion\(", entry)]
+    found = re.findall(r"= \w+\[([0-9,]+)\]\S* fusion\(", entry)
     assert sum(shape in logits for shape in found) <= 6
 
 

@@ -35,9 +35,10 @@ def pretraining_loss(
     Each summed loss is divided by its entry in `weights`, by default `loss_weights` of `batch`. A
     microbatch needs the weights of the global batch. Dropout is off if `dropout_rng` is None.
     """
-    weights = weights or losses.loss_weights(
-        batch.mask_weights, batch.pair_weights, batch.pack_ids, objective
-    )
+    if weights is None:
+        weights = losses.loss_weights(
+            batch.mask_weights, batch.pair_weights, batch.pack_ids, objective
+        )
     output = apply(model, params, batch, dropout_rng=dropout_rng)
     mlm_loss = Mean.of(cross_entropy(output.token_logits, batch.mask_labels), batch.mask_weights)
     nsp_loss = Mean.of(cross_entropy(output.pair_logits, batch.pair_labels), batch.pair_weights)
