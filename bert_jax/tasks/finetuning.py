@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from rich.console import Console
+from rich.progress import Progress
 
 from bert_jax import environment
 from bert_jax.config import config_hash, diff, from_json, normalize, to_json
@@ -118,8 +119,12 @@ def finish_seed(setup: Setup, seed: int, directory: Path, console: Console) -> d
         if directory.exists():  # left by an interruption
             shutil.rmtree(directory)
         directory.mkdir()
-        with jax.set_mesh(setup.mesh):
-            run_seed(setup, seed, directory, console)
+        hidden = not console.is_terminal
+        with (
+            jax.set_mesh(setup.mesh),
+            Progress(console=console, transient=True, disable=hidden) as progress,
+        ):
+            run_seed(setup, seed, directory, progress)
     splits = [name for name, split in setup.dataset.splits.items() if split.labelled]
     return results.read_seed(file, setup.dataset.metric, [s for s in splits if s != "train"])
 

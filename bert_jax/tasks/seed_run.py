@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
-from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from bert_jax.config import to_json
 from bert_jax.files import write_array, write_atomically, write_json
@@ -52,7 +51,7 @@ class Setup(NamedTuple):
     """The number of updates of a seed."""
 
 
-def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None:
+def run_seed(setup: Setup, seed: int, directory: Path, progress: Progress) -> None:
     """Trains one seed and writes its checkpoint, metrics, predictions and, last, result.json.
 
     If the loss or the parameters of a seed become infinite or nan, the seed ends at its next
@@ -70,9 +69,10 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
         batches.epoch_batches(dataset.splits["train"].rows, epoch=epoch, **order)
         for epoch in range(training.epochs)
     )
-    progress = {"total": setup.steps, "console": console, "transient": True}
-    rows_of_steps = track(chain.from_iterable(epochs), f"seed {seed}", **progress)
-    for step, rows in enumerate(rows_of_steps, start=1):
+    # `rich.progress.track` waits for its thread when Python ends, after that thread has ended.
+    bar = progress.add_task(f"seed {seed}", total=setup.steps)
+    for step, rows in enumerate(chain.from_iterable(epochs), start=1):
+        progress.advance(bar)
         length = setup.length
         if training.group_by_length:
             length = padded_length(rows, setup.length, multiple=LENGTH_STEP)
@@ -93,7 +93,7 @@ def run_seed(setup: Setup, seed: int, directory: Path, console: Console) -> None
             write_json(directory / "result.json", {"seed": seed, "diverged_at_step": diverged})
             return
         score = scores[dataset.metric]
-        console.print(
+        progress.console.print(
             f"seed {seed} step {step:7,}  train loss {row['train/loss']:.3f}  "
             f"dev {dataset.metric} {score:.4f}  {time.monotonic() - started:.0f} s"
         )

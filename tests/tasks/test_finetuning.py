@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 from commands import assert_one_line, no_file_longer_than, run_command
+from rich.console import Console
 
+from bert_jax import environment
 from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import (
     CheckpointError,
@@ -19,8 +22,10 @@ from bert_jax.errors import (
     DataError,
     DivergenceError,
 )
+from bert_jax.faults.signals import Interrupted
 from bert_jax.runs.run import load_run
 from bert_jax.sharding import MeshConfig
+from bert_jax.tasks import seed_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.datasets import encode_dataset, load_dataset
 from bert_jax.tasks.families.batches import padded_length
@@ -674,6 +679,22 @@ def test_the_error_names_a_missing_library_before_reading_data(
         finetune(sentiment, tmp_path / "none", tmp_path / "run")
     with pytest.raises(ConfigError, match=rf"with {library}: pip install -e '\.\[tasks\]'"):
         make_probe(sentiment, None, None)
+
+
+def test_a_seed_that_ends_early_leaves_no_thread(sentiment, pretrained, tmp_path, monkeypatch):
+    # Python waits for such a thread at its end, and the command would never end.
+    def end(*_):
+        raise Interrupted("interrupted by SIGTERM")
+
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(environment, "plain_console", lambda **_: terminal)
+    monkeypatch.setattr(seed_run, "evaluate", end)
+    with pytest.raises(Interrupted) as caught:
+        finetune(sentiment, pretrained, tmp_path / "run")
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("rich."):
+            thread.join(timeout=10)
+            assert caught.tb and not thread.is_alive()
 
 
 def test_the_command_ends_with_one_line_and_status_2(sentiment, pretrained, tmp_path):
