@@ -19,7 +19,7 @@ from record import Line, outcomes_of, read_record, unpack
 from bert_jax import command
 from bert_jax.config import paths
 from bert_jax.errors import ConfigError, DataError
-from bert_jax.tasks import results
+from bert_jax.finetuning import results
 from bert_jax.tasks.families.registry import FAMILIES
 
 FLAGS = flags.FLAGS

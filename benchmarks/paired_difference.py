@@ -37,9 +37,9 @@ from record import (
 from bert_jax import command
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.files import write_json
+from bert_jax.finetuning.results import CONFIDENCE, RESAMPLES
 from bert_jax.tasks.families.family import Outcomes
 from bert_jax.tasks.families.registry import FAMILIES
-from bert_jax.tasks.results import CONFIDENCE, RESAMPLES
 
 FLAGS = flags.FLAGS
 SOURCE = ("config_hash", "checkpoint_sha256", "commit")

@@ -1,14 +1,15 @@
 """The percentile bootstrap of a metric's mean over seeds, by which many records have intervals.
 
-With few seeds, its intervals are too narrow. `bert_jax.tasks.results` therefore uses Student's t.
+With few seeds, its intervals are too narrow. Therefore `bert_jax.finetuning.results` uses Student's
+t.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from bert_jax.finetuning.results import CONFIDENCE, RESAMPLES
 from bert_jax.tasks.families.family import Outcomes
-from bert_jax.tasks.results import CONFIDENCE, RESAMPLES
 
 
 def bootstrap_interval(

@@ -30,7 +30,7 @@ def main() -> None:
     workdir = command.required_path("workdir", local=True)
     seeds, most = flags.FLAGS.seeds, 2**31 - config.seed
     require(1 <= seeds <= most, "--seeds", seeds, f"1 to {most}")
-    from bert_jax.tasks.finetuning import finetune
+    from bert_jax.finetuning.finetune import finetune
 
     with command.exclusive(workdir), explain_lack_of_memory(config):
         finetune(config, source, workdir, seeds=seeds)

@@ -18,9 +18,9 @@ import pytest
 from bert_jax import command, load_run
 from bert_jax.config import from_json, override, to_json
 from bert_jax.errors import CheckpointError
+from bert_jax.finetuning.finetune import finetune, keep_dropout_bits
 from bert_jax.models.config import BertConfig
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.tasks.finetuning import finetune, keep_dropout_bits
 
 GOLDENS = Path(__file__).parent / "goldens" / "runs"
 TEXTS = ["the senate and the house of representatives", "peace with all nations"]

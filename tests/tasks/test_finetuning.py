@@ -23,17 +23,17 @@ from bert_jax.errors import (
     DivergenceError,
 )
 from bert_jax.faults.signals import Interrupted
+from bert_jax.finetuning import seed_run
+from bert_jax.finetuning.finetune import failed, finetune, make_setup, open_encoder, open_workdir
+from bert_jax.finetuning.results import read_outcomes, read_seed
+from bert_jax.finetuning.seed_run import evaluation_steps
 from bert_jax.runs.run import load_run
 from bert_jax.sharding import MeshConfig
-from bert_jax.tasks import seed_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.datasets import encode_dataset, load_dataset
 from bert_jax.tasks.families.batches import padded_length
 from bert_jax.tasks.families.classification import CLASSIFICATION
-from bert_jax.tasks.finetuning import failed, finetune, make_setup, open_encoder, open_workdir
 from bert_jax.tasks.probe import make_probe
-from bert_jax.tasks.results import read_outcomes, read_seed
-from bert_jax.tasks.seed_run import evaluation_steps
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.initial import flatten_params
 from bert_jax.training.optim import OptimizerConfig

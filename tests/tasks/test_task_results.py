@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bert_jax.tasks import results
+from bert_jax.finetuning import results
+from bert_jax.finetuning.results import interval_of_mean, result_table
 from bert_jax.tasks.families.metrics import accuracy
-from bert_jax.tasks.results import interval_of_mean, result_table
 
 
 def outcomes(right, count=400):

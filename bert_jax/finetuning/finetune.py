@@ -18,15 +18,16 @@ from bert_jax.errors import CheckpointError, DivergenceError, require
 from bert_jax.faults.memory import check_fits
 from bert_jax.faults.run_files import AS_WRITTEN
 from bert_jax.files import read_json, write_json
+from bert_jax.finetuning import results
+from bert_jax.finetuning.seed_run import Setup, run_seed
 from bert_jax.runs.run import Run, load_run
 from bert_jax.sharding import make_mesh, row_sharding
-from bert_jax.tasks import datasets, results, state
+from bert_jax.tasks import datasets, state
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import Dataset
 from bert_jax.tasks.families.batches import padded_length
 from bert_jax.tasks.families.family import TaskBatch
 from bert_jax.tasks.families.metrics import check_installed
-from bert_jax.tasks.seed_run import Setup, run_seed
 from bert_jax.training import initial
 
 FOREIGN_FILES = ("config.json", "checkpoints", "metrics.jsonl", "passport.json", "seed-*")
