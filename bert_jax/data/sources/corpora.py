@@ -1,6 +1,6 @@
 """Corpora: mixtures of text sources, their slices, documents and sentences.
 
-A corpus is written SPEC[@WEIGHT][,SPEC[@WEIGHT]...]. A SPEC is one of
+A corpus is written `SPEC[@WEIGHT][,SPEC[@WEIGHT]...]`. A SPEC is one of
 
   text:GLOB                       UTF-8 text, a blank line between documents
   files:GLOB                      UTF-8 text, a file is a document

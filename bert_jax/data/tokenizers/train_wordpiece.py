@@ -68,7 +68,7 @@ def train_wordpiece(
 ) -> WordPiece:
     """Trains a vocabulary of exactly `vocab_size` pieces. The order of the counts does not matter.
 
-    The first ids are [PAD] [UNK] [CLS] [SEP] [MASK]. Then come the characters by frequency, as
+    The first ids are `[PAD] [UNK] [CLS] [SEP] [MASK]`. Then come the characters by frequency, as
     `x`, `##x` or both. At the end are longer pieces, in the order in which byte-pair encoding
     (Sennrich et al. 2016) merges them.
 
