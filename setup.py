@@ -40,6 +40,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "rich>=14",
         "safetensors>=0.5",
+        "scipy>=1.14",
         "sentencepiece>=0.2",
         "sentencex>=1.0",
         "tensorboard>=2.20",
@@ -63,11 +64,11 @@ setup(
         "plan": [f"jax[tpu]{JAX}"],
         "plan-gpu": [f"jax[cuda12-local]{JAX}"],
         # The page of `prepare --audit`.
-        "audit": ["jinja2>=3.1", "matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.14"],
+        "audit": ["jinja2>=3.1", "matplotlib>=3.9", "scikit-learn>=1.5"],
         # data.tokenizer=file:tokenizer.json, and models with such a tokenizer.
         "tokenizers": ["tokenizers>=0.22,<0.24"],
         # What fine-tuning is measured with.
-        "tasks": ["scikit-learn>=1.5", "scipy>=1.14"],
+        "tasks": ["scikit-learn>=1.5"],
         "test": [
             *("gcp-storage-emulator", "gcsfs", "hypothesis", "import-linter"),
             *("ipykernel", "kubernetes-validate"),

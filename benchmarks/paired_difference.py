@@ -8,22 +8,23 @@ r"""Prints the difference between two fine-tunings on the same data, with an int
 of a cross-validation. FILE.jsonl:NAME names such runs in a record (benchmarks/record.py). If
 --output is a record, the difference becomes a line of the record.
 
-The interval is a 95 % percentile bootstrap. Its statistic is the mean over folds of the difference
-between the means over seeds. Each draw resamples the folds, then the seeds and the examples of each
-fold. Both fine-tunings get the same examples.
+Two fine-tunings with the same seeds and no folds are paired by seed and by example: see
+`bert_jax.statistics.examples.interval_over_examples`. Otherwise, the 95 % interval is a percentile
+bootstrap. Its statistic is the mean over folds of the difference between the means over seeds. Each
+draw resamples the folds, then the seeds and the examples of each fold. Both fine-tunings get the
+same examples. With fewer than 20 folds, this interval is too narrow.
 
 Scores on dev are too high for both, because the checkpoints were chosen on dev. The folds of a
 cross-validation share most of their training examples. No interval from a single cross-validation
 can account for this (Bengio and Grandvalet 2004).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
-from percentile_bootstrap import mean_of_draw, percentiles
 from record import (
     ACCEPTED,
     FORMAT_VERSION,
@@ -37,14 +38,22 @@ from record import (
 from bert_jax import command
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.files import write_json
-from bert_jax.finetuning.results import CONFIDENCE, RESAMPLES
-from bert_jax.tasks.families.family import Outcomes
+from bert_jax.statistics.examples import (
+    MANY_SEEDS,
+    RESAMPLES,
+    Metric,
+    Outcomes,
+    interval_over_examples,
+    mean_of_draw,
+    paired_outcomes,
+    percentiles,
+)
+from bert_jax.statistics.seeds import CONFIDENCE
 from bert_jax.tasks.families.registry import FAMILIES
 
 FLAGS = flags.FLAGS
 SOURCE = ("config_hash", "checkpoint_sha256", "commit")
 
-Metric = Callable[[Outcomes], float | None]
 Pair = tuple[Sequence[Outcomes], Sequence[Outcomes]]
 """Outcomes of each seed of the first and of the second fine-tuning, on the same examples."""
 
@@ -69,8 +78,10 @@ def load_folds(source: str) -> dict[str, Line]:
     return folds
 
 
-def difference(first: str, second: str) -> Line:
+def difference(first: str, second: str, *, method: str = "") -> Line:
     """Returns the difference of the main metric on dev and test, its interval and its sources.
+
+    `method` is percentile, or empty for the method that fits the seeds and folds.
 
     Raises:
       DataError: a run or its outcomes are missing, or the two differ in data or metric.
@@ -79,23 +90,34 @@ def difference(first: str, second: str) -> Line:
     check_paired(first, ours, second, theirs)
     result = next(iter(ours.values()))["result"]
     metric = FAMILIES[result["family"]].metrics[result["metric"]]
+    seeds = [[_finished(fold) for fold in folds.values()] for folds in (ours, theirs)]
+    if not method:
+        paired = len(ours) == 1 and seeds[0] == seeds[1]
+        by_seed = "student_t" if len(seeds[0][0]) < MANY_SEEDS else "multi_bootstrap"
+        method = by_seed if paired else "percentile"
     splits = {}
     for split in result["summary"]:
         outcomes = [_outcomes(folds, split) for folds in (ours, theirs)]
         means = [_mean(folds, metric) for folds in outcomes]
         pairs = list(zip(*outcomes, strict=True))
+        if method == "percentile":
+            interval = interval_of_difference(pairs, metric)
+        else:
+            first_fold, second_fold = pairs[0]
+            interval = interval_over_examples(*paired_outcomes(first_fold, second_fold, metric))
         splits[split] = {
             "examples": sum(len(seeds[0]) for seeds in outcomes[0]),
             "first": means[0],
             "second": means[1],
             "difference": means[0] - means[1],
-            "interval": interval_of_difference(pairs, metric),
+            "interval": interval,
         }
     return {
         "format_version": FORMAT_VERSION,
         "kind": "difference",
         "metric": result["metric"],
         "confidence": CONFIDENCE,
+        "method": method,
         "resamples": RESAMPLES,
         "first": {"name": _name(first), "runs": _sources(ours)},
         "second": {"name": _name(second), "runs": _sources(theirs)},
@@ -169,10 +191,15 @@ def _outcomes(folds: dict[str, Line], split: str) -> list[list[Outcomes]]:
 
 def _sources(folds: dict[str, Line]) -> list[dict[str, Any]]:
     return [
-        {name: result[name] for name in SOURCE}
-        | {"seeds": sum("dev" in s for s in result["seeds"])}
-        for result in (fold["result"] for fold in folds.values())
+        {name: result[name] for name in SOURCE} | {"seeds": len(_finished(fold))}
+        for fold in folds.values()
+        for result in [fold["result"]]
     ]
+
+
+def _finished(fold: Line) -> list[int]:
+    """Returns the seeds that did not diverge."""
+    return [seed["seed"] for seed in fold["result"]["seeds"] if "dev" in seed]
 
 
 def _name(source: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 from scripts import load_script
 
 from bert_jax.errors import DataError
+from bert_jax.statistics import examples
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +62,7 @@ def test_folds_that_differ_widen_the_interval(script):
 def workdir(script, tmp_path, monkeypatch):
     """`workdir(name, rights)` writes a fine-tuning with `rights` correct examples in each seed."""
     monkeypatch.setattr(script, "RESAMPLES", 100)
+    monkeypatch.setattr(examples, "RESAMPLES", 100)
 
     def write(name, rights, **changes):
         result = {
@@ -91,6 +93,16 @@ def test_two_fine_tunings_are_compared(script, workdir):
     assert dev["interval"][0] < dev["difference"] < dev["interval"][1]
     assert found["first"]["runs"][0]["seeds"] == 2
     assert found["second"]["runs"][0]["config_hash"] == "b"
+    assert found["method"] == "percentile"
+
+
+def test_equal_seeds_are_paired(script, workdir):
+    """Both gain the same from a seed, so the seeds do not widen the interval of the difference."""
+    found = script.difference(workdir("a", [300, 320, 340]), workdir("b", [260, 280, 300]))
+    low, high = found["splits"]["dev"]["interval"]
+    assert found["method"] == "student_t"
+    # 40 of 400 examples differ: mean 0.1, deviation 0.015, without the seeds' part of 0.05.
+    assert 0.06 < low < 0.08 and 0.12 < high < 0.14
 
 
 def test_folds_of_a_cross_validation_are_compared(script, workdir, tmp_path):

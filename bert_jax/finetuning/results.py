@@ -1,4 +1,4 @@
-"""Statistics over seeds: mean, standard deviation, interval, and a table of them."""
+"""The results of the seeds of a fine-tuning: their files, their summary and a table of it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,11 +10,10 @@ from rich.table import Table
 
 from bert_jax.errors import CheckpointError
 from bert_jax.files import check_json, parsing, read_json
+from bert_jax.statistics.examples import MANY_SEEDS, RESAMPLES, interval_over_examples
+from bert_jax.statistics.seeds import CONFIDENCE
 from bert_jax.tasks.datasets import compute_metrics
 from bert_jax.tasks.families.family import Family, Outcomes
-
-RESAMPLES = 1000
-CONFIDENCE = 0.95
 
 
 class FinishedSeed(TypedDict):
@@ -72,36 +71,6 @@ def _retraining(file: Path) -> str:
     return f"; delete {file.parent} to train this seed again"
 
 
-def interval_of_mean(
-    outcomes: Sequence[Outcomes], metric: Callable[[Outcomes], float | None]
-) -> tuple[float, float]:
-    """Returns the interval of a metric's mean over seeds, by Student's t; its bounds are -1 and 1.
-
-    The interval's half-width is the root of the summed squares of two half-widths: Student's t for
-    the variance between seeds, and a normal one for the variance over resamples of the examples,
-    which are the same for all seeds. With one seed, only the examples count.
-
-    Args:
-      outcomes: an array for each seed, with the examples in the same order.
-      metric: function of the outcomes of one seed.
-
-    References:
-      Zou and Donner 2008, Construction of confidence limits about effect measures.
-    """
-    from scipy.stats import t
-
-    rng, count = np.random.default_rng(0), len(outcomes[0])
-    values, *resampled = (
-        [value for one in outcomes if (value := metric(one[draw])) is not None]
-        for draw in (np.arange(count), *rng.integers(count, size=(RESAMPLES, count)))
-    )
-    of_seeds = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    of_examples = np.std([np.mean(drawn) for drawn in resampled if drawn])
-    student, normal = t.ppf((1 + CONFIDENCE) / 2, [max(len(values) - 1, 1), np.inf])
-    half = np.hypot(student * of_seeds, normal * of_examples)
-    return max(float(np.mean(values) - half), -1.0), min(float(np.mean(values) + half), 1.0)
-
-
 def summarize(
     outcomes: Sequence[Outcomes], metrics: dict[str, Callable[[Outcomes], float | None]], main: str
 ) -> dict[str, dict[str, Any]]:
@@ -115,8 +84,13 @@ def summarize(
             "mean": float(np.mean(values)),
             "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         }
-    interval = {"interval": list(interval_of_mean(outcomes, metrics[main])), "method": "student_t"}
-    summary[main] |= interval | {"confidence": CONFIDENCE, "resamples": RESAMPLES}
+    low, high = interval_over_examples(outcomes, metrics[main])
+    summary[main] |= {
+        "interval": [max(low, -1.0), min(high, 1.0)],  # every metric is between -1 and 1
+        "method": "student_t" if len(outcomes) < MANY_SEEDS else "multi_bootstrap",
+        "confidence": CONFIDENCE,
+        "resamples": RESAMPLES,
+    }
     return summary
 
 

@@ -3,11 +3,9 @@
 import io
 
 import numpy as np
-import pytest
 from rich.console import Console
 
-from bert_jax.finetuning import results
-from bert_jax.finetuning.results import interval_of_mean, result_table
+from bert_jax.finetuning.results import result_table, summarize
 from bert_jax.tasks.families.metrics import accuracy
 
 
@@ -18,29 +16,18 @@ def outcomes(right, count=400):
 
 
 def test_the_interval_covers_the_variation_of_examples_and_seeds():
-    low, high = interval_of_mean([outcomes(320)] * 3, accuracy)
+    def interval(*rights):
+        found = summarize([outcomes(right) for right in rights], {"accuracy": accuracy}, "accuracy")
+        return found["accuracy"]["interval"]
+
+    low, high = interval(320, 320, 320)
     # The deviation is sqrt(0.8 * 0.2 / 400) = 0.02, and the interval is 1.96 of it on each side.
     assert 0.75 < low < 0.77 and 0.83 < high < 0.85
-    low, high = interval_of_mean([outcomes(240), outcomes(400)], accuracy)
+    low, high = interval(240, 400)
     assert low < 0.65 and high == 1
-    assert interval_of_mean([outcomes(400)] * 3, accuracy) == (1, 1)
-    low, high = interval_of_mean([outcomes(320)], accuracy)
+    assert interval(400, 400, 400) == [1, 1]
+    low, high = interval(320)
     assert 0.75 < low < 0.77 and 0.83 < high < 0.85
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 10])
-def test_intervals_of_few_seeds_contain_the_mean_in_95_percent_of_cases(seeds, monkeypatch):
-    """A percentile bootstrap of three seeds contained it in 78 % of these cases."""
-    monkeypatch.setattr(results, "RESAMPLES", 60)
-    rng = np.random.default_rng(0)
-    covered = []
-    for _ in range(400):
-        of_seeds, of_examples = rng.normal(0.5, 0.05, (seeds, 1)), rng.normal(0, 0.1, (1, 50))
-        drawn = of_seeds + of_examples
-        low, high = interval_of_mean([one[:, None] for one in drawn], lambda rows: rows.mean())
-        covered.append(low <= 0.5 <= high)
-    # The deviation of the fraction is sqrt(0.95 * 0.05 / 400) = 0.011.
-    assert 0.92 < np.mean(covered) <= 0.985
 
 
 def test_the_table_names_hashes_and_failed_seeds():

@@ -1,0 +1,94 @@
+"""Intervals over seeds and examples, from the outcomes of each seed on the same examples."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from bert_jax.statistics.seeds import CONFIDENCE
+
+RESAMPLES = 1000
+MANY_SEEDS = 20
+"""With fewer seeds, a bootstrap over seeds gives intervals that are too narrow."""
+
+Outcomes = np.ndarray
+"""[examples, ...]: the outcomes of one seed, from which a metric is computed."""
+Metric = Callable[[Outcomes], float | None]
+
+
+def paired_outcomes(
+    first: Sequence[Outcomes], second: Sequence[Outcomes], metric: Metric
+) -> tuple[list[Outcomes], Metric]:
+    """Returns outcomes [examples, 2, ...] and the metric of their difference.
+
+    Both are arguments of `interval_over_examples`.
+    Entry i of `first` and of `second` are of the same seed, and the examples have the same order.
+    """
+
+    def difference(outcomes: Outcomes) -> float | None:
+        ours, theirs = metric(outcomes[:, 0]), metric(outcomes[:, 1])
+        return None if ours is None or theirs is None else ours - theirs
+
+    return [np.stack(pair, axis=1) for pair in zip(first, second, strict=True)], difference
+
+
+def interval_over_examples(outcomes: Sequence[Outcomes], metric: Metric) -> tuple[float, float]:
+    """Returns the interval of a metric's mean over seeds, for other seeds and other examples.
+
+    With `MANY_SEEDS` or more, the interval is a percentile Multi-Bootstrap. With fewer, its
+    half-width is the root of the summed squares of two half-widths: Student's t for the variance
+    between seeds, and a normal one for the variance over resamples of the examples, which are the
+    same for all seeds. With one seed, only the examples count.
+
+    Args:
+      outcomes: an array for each seed, with the examples in the same order.
+      metric: function of the outcomes of one seed.
+
+    References:
+      Sellam et al. 2021, The MultiBERTs (arXiv 2106.16163).
+      Zou and Donner 2008, Construction of confidence limits about effect measures.
+    """
+    from scipy.special import stdtrit
+
+    rng, count = np.random.default_rng(0), len(outcomes[0])
+    if len(outcomes) >= MANY_SEEDS:
+        return percentiles([mean for (mean,) in multi_bootstrap([outcomes], metric, rng)])
+    values, *resampled = (
+        [value for one in outcomes if (value := metric(one[draw])) is not None]
+        for draw in (np.arange(count), *rng.integers(count, size=(RESAMPLES, count)))
+    )
+    of_seeds = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    of_examples = np.std([np.mean(drawn) for drawn in resampled if drawn])
+    student, normal = stdtrit([max(len(values) - 1, 1), np.inf], (1 + CONFIDENCE) / 2)
+    half = np.hypot(student * of_seeds, normal * of_examples)
+    return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def multi_bootstrap(
+    sides: Sequence[Sequence[Outcomes]], metric: Metric, rng: np.random.Generator
+) -> Iterator[list[float | None]]:
+    """Yields `RESAMPLES` resamples: for each side, the mean of the metric over its seeds.
+
+    Each resample draws examples, which are the same for all sides, and then seeds for each side.
+    The mean is None if no drawn seed has the metric.
+    """
+    count = len(sides[0][0])
+    for _ in range(RESAMPLES):
+        examples = rng.integers(count, size=count)
+        yield [mean_of_draw(outcomes, examples, metric, rng) for outcomes in sides]
+
+
+def mean_of_draw(
+    outcomes: Sequence[Outcomes], examples: np.ndarray, metric: Metric, rng: np.random.Generator
+) -> float | None:
+    """Returns a metric's mean over seeds drawn with replacement; None if no seed has the metric."""
+    seeds = rng.integers(len(outcomes), size=len(outcomes)).tolist()
+    values = {i: metric(outcomes[i][examples]) for i in set(seeds)}
+    drawn = [value for i in seeds if (value := values[i]) is not None]
+    return float(np.mean(drawn)) if drawn else None
+
+
+def percentiles(values: Sequence[float | None]) -> tuple[float, float]:
+    """Returns the ends of the interval that holds the middle 95 % of the values."""
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile([value for value in values if value is not None], [tail, 100 - tail])
+    return float(low), float(high)
