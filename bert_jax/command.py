@@ -181,7 +181,10 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
         try:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:
-            sys.exit(_fail(f"{error}; accepted: the flags and values that --help shows"))
+            words = "the flags and values that --help shows"
+            if isinstance(error, flags.UnrecognizedFlagError) and "." in error.flagname:
+                words = f"--set {error.flagname}=VALUE, in a command that has --experiment"
+            sys.exit(_fail(f"{error}; accepted: {words}"))
         except SystemExit:  # absl ends --help with status 1
             sys.exit(0)
         if not flags.FLAGS["verbosity"].present:

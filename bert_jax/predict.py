@@ -164,7 +164,10 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
             if not "".join(texts).strip():
                 raise DataError("is blank; accepted: a text in every line")
             if len(texts) != fields:
-                raise DataError(f"has {len(texts)} texts between tabs; accepted: {fields}")
+                accepted = (
+                    "two texts with a tab between them" if fields == 2 else "a text without tabs"
+                )
+                raise DataError(f"the number of tabs is {len(texts) - 1}; accepted: {accepted}")
             if not all(text.strip() for text in texts):
                 raise DataError("has a blank text beside its tab; accepted: two texts")
             encoded = encode(*texts)

@@ -128,14 +128,19 @@ def test_a_value_of_another_type_is_refused(path, value, said):
     [
         ("wing.widht", "wing.width"),
         ("hight", "height"),
-        ("wng.width", "wing"),
+        ("wng.width", "wing.width"),
         ("optimizer.learning_rte", "optimizer.learning_rate"),
-        ("trainng.steps", "training"),
+        ("trainng.steps", "training.steps"),
+        ("trainng.stops", "training.steps"),
         ("learning_rate", "optimizer.learning_rate"),
+        ("learning_rte", "optimizer.learning_rate"),
+        ("model.learning_rate", "optimizer.learning_rate"),
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("lr", "optimizer.learning_rate"),
     ],
 )
 def test_the_error_for_an_unknown_field_suggests_the_nearest_path(path, nearest, experiment):
-    root = HOUSE if not re.search("optimizer|train|rate", path) else experiment
+    root = HOUSE if not re.search("optimizer|train|rate|lr|learn", path) else experiment
     with pytest.raises(ConfigError) as error:
         override(root, {path: "1"})
     suggestions = str(error.value).split("did you mean ")[1].split(", ")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jax
 import numpy as np
@@ -96,6 +97,22 @@ def test_a_run_with_sharded_parameters_opens_on_one_device(experiment, tmp_path)
 def test_metrics_returns_the_rows_of_metrics_jsonl(run):
     assert [row["step"] for row in run.metrics()] == [2, 4, 6, 8, 10, 12]
     assert run.metrics()[-1]["eval/probes"] == 2
+
+
+def test_a_run_is_described_in_one_line_and_in_a_table_of_a_notebook(run, trained, tmp_path):
+    loss = run.metrics()[-1]["eval/loss"]
+    assert repr(run) == (
+        f"<Run {str(trained[0])!r}: pretrained BERT; size: 2 layers of width 32, 46,326 parameters;"
+        f" vocabulary: 500 pieces (wordpiece); updates: 12; held-out loss: {loss:.3f}>"
+    )
+    moved = dataclasses.replace(run, path=tmp_path / "<b>a & b</b>\n")
+    assert repr(moved).count("\n") == 0 and "held-out loss: not known" in repr(moved)
+    table = ElementTree.fromstring(moved._repr_html_())
+    cells = {row[0].text: row[1].text for row in table}
+    assert cells["path"] == str(moved.path) and cells["updates"] == "12"
+    assert list(cells) == ["path", "model", "size", "vocabulary", "updates", "held-out loss"]
+    foreign = load_run(ROOT / "tests" / "goldens" / "tiny_bert")
+    assert "BERT, converted from other weights" in repr(foreign) and "\n" not in repr(foreign)
 
 
 def test_opening_and_using_a_run_loads_no_data_pipeline(trained):

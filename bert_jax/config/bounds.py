@@ -68,7 +68,8 @@ def _check_below(value: Any, hint: Any, path: str) -> None:
         known = field_types(hint)
         for name, below in value.items():
             if name not in known:
-                raise ConfigError(f"unknown field {_join(path, name)!r}; {nearest(name, known)}")
+                words = nearest(name, known, prefix=_join(path, ""))
+                raise ConfigError(f"unknown field {_join(path, name)!r}; {words}")
             convert_value(below, known[name], _join(path, name))
         for field in dataclasses.fields(hint):
             required = field.default is field.default_factory is dataclasses.MISSING
@@ -107,7 +108,8 @@ def accepted(hint: Any, value: Any = None) -> str:
         return " or ".join(words + ["null"] * (types.NoneType in arguments))
     if origin is tuple:
         if arguments[1:] == (...,):
-            return f"a list of {accepted(arguments[0])}"
+            example = ', such as ["a", "b"]' if arguments[0] is str else ""
+            return f"a list of {accepted(arguments[0])}{example}"
         return f"[{', '.join(map(accepted, arguments))}]"
     if origin is dict:
         return "a JSON object"
@@ -120,11 +122,23 @@ def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:
     `prefix` is written before each name.
     """
     names = list(names)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = similar(name, names, cutoff=0.5)
     words = ", ".join(prefix + one for one in near or names)
     if near or not names:
         return f"did you mean {words}" if near else "there is none"
     return f"accepted: {words}"
+
+
+def similar(name: str, names: Iterable[str], *, cutoff: float) -> list[str]:
+    """Returns the name itself, or those with its letters as initials, or up to 3 similar names.
+
+    `cutoff` is the least similarity by difflib, from 0 to 1. `lr` are the initials of
+    `learning_rate`.
+    """
+    names = list(names)
+    initials = [one for one in names if "".join(word[:1] for word in one.split("_")) == name]
+    exact = [name] if name in names else initials
+    return exact or difflib.get_close_matches(name, names, n=3, cutoff=cutoff)
 
 
 def _bounds(meta: msgspec.Meta) -> str:

@@ -66,6 +66,8 @@ def split_spec(spec: str) -> tuple[Path, str]:
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
         known = sorted(str(file) for file in folder.glob("*.py"))
+        if (path / "config.json").is_file():  # a run
+            raise ConfigError(f"{path} is a directory; did you mean {path / 'config.json'}")
         name = "" if path.is_dir() else str(path)  # no file of a directory resembles its name
         words = nearest(name, known) if known else "accepted: FILE.py or FILE.py:VARIANT"
         raise ConfigError(f"no experiment file {str(path)!r}; {words}")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bert_jax.config.bounds import convert_value, field_types, nearest
+from bert_jax.config.bounds import convert_value, field_types, nearest, similar
 from bert_jax.config.stored import flatten, from_json, to_json
 from bert_jax.errors import ConfigError
 
@@ -89,7 +89,7 @@ def _walk(root: Any, path: str) -> list[tuple[Any, Any]]:
             return [*found, (config, ".".join(names[depth:]))]
         below = _entries(config)
         if name not in below:
-            raise ConfigError(f"unknown field {path!r}{_hint(config, name, names[:depth])}")
+            raise ConfigError(f"unknown field {path!r}{_hint(root, path, config, names[:depth])}")
         found.append((config, int(name) if isinstance(config, tuple) else name))
         config = below[name]
     return found
@@ -103,15 +103,27 @@ def _entries(config: Any) -> dict[str, Any]:
     return {}
 
 
-def _hint(config: Any, name: str, walked: Sequence[str]) -> str:
-    paths = [] if walked else [path for path in flatten(config) if path.endswith(f".{name}")]
-    if paths:
-        return f"; did you mean {', '.join(paths)}"
-    if known := _entries(config):
-        return f"; {nearest(name, known, prefix=''.join(f'{one}.' for one in walked))}"
+def _hint(root: Any, path: str, config: Any, walked: Sequence[str]) -> str:
+    """Returns, in words, which fields were probably meant by an unknown `path` of `root`.
+
+    `config` is the section at the path `walked`, which has no such field. The last name of the path
+    is searched in this section, and then in all sections.
+    """
+    prefix, name = "".join(f"{one}." for one in walked), path.split(".")[len(walked)]
+    known = _entries(config)
     if config == ():
-        return f": {'.'.join(walked)} is empty; accepted: a JSON list"
-    return f": a value of type {type(config).__name__} has no fields; accepted: {'.'.join(walked)}"
+        return f": {prefix[:-1]} is empty; accepted: a JSON list"
+    if not known:
+        return f": a value of type {type(config).__name__} has no fields; accepted: {prefix[:-1]}"
+    if walked and similar(name, known, cutoff=0.5):
+        return f"; {nearest(name, known, prefix=prefix)}"
+    paths: dict[str, list[str]] = {}
+    for one in flatten(root):
+        paths.setdefault(one.rpartition(".")[2], []).append(one)
+    near = similar(path.rpartition(".")[2], paths, cutoff=0.6)
+    if near:
+        return f"; did you mean {', '.join(one for leaf in near for one in paths[leaf])}"
+    return f"; {nearest(name, known, prefix=prefix)}"
 
 
 def _coerce(value: Any, hint: Any, path: str) -> Any:

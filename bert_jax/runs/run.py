@@ -25,7 +25,7 @@ from bert_jax.interop.tensors import LoadingReport, to_parameters
 from bert_jax.models.bert import BertForPretraining, num_parameters
 from bert_jax.models.config import Pooling, TaskHeadConfig
 from bert_jax.models.task import BertForTask, example_ids
-from bert_jax.runs import inference
+from bert_jax.runs import description, inference
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
 from bert_jax.training import checkpoint
@@ -53,6 +53,12 @@ class Run:
     """Description of the training data (`passport.json`); None if the data are not known."""
     loading: LoadingReport | None = None
     """How each tensor of Hugging Face or Google was used; None for a run of bert_jax."""
+
+    def __repr__(self) -> str:
+        return description.one_line(self)
+
+    def _repr_html_(self) -> str:
+        return description.html_table(self)
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[list[Filling]]:
         """Returns the `top_k` most probable pieces for each [MASK] of a text, best first.
@@ -277,26 +283,26 @@ def _open_run(path: Path, step: int | Literal["best"] | None, *, verify: bool) -
         step = choose_step(path, step)
         if verify:
             check_step(path, step)
-        description = checkpoint.restore_description(manager, step=step)
+        stored = checkpoint.restore_description(manager, step=step)
         with reading(manager, step):
-            tokenizer = tokenizer_from_json(description.tokenizer)
-            check_vocabulary(tokenizer, description.model, path)
+            tokenizer = tokenizer_from_json(stored.tokenizer)
+            check_vocabulary(tokenizer, stored.model, path)
             # The rows of a call have any length, and may be computed on any device.
-            encoder = replace(description.model, attention="einsum")
+            encoder = replace(stored.model, attention="einsum")
             model, inputs = BertForPretraining(encoder), ()
-            if description.head:
-                head = from_json(TaskHeadConfig, description.head)
+            if stored.head:
+                head = from_json(TaskHeadConfig, stored.head)
                 model, inputs = BertForTask(encoder, head), example_ids()
         abstract = abstract_params(model, SingleDeviceSharding(_cpu()), *inputs)
         params = checkpoint.restore_params(manager, abstract, step=step)
     return Run(
         path=path,
         step=step,
-        config=description.experiment,
+        config=stored.experiment,
         model=model,
         params=params,
         tokenizer=tokenizer,
-        passport=description.passport,
+        passport=stored.passport,
     )
 
 

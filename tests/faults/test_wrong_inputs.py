@@ -104,6 +104,7 @@ SETS = {
     "surrogate.jsonl": '{"text": "\\ud800"}\n',
     "latin.tsv": "text\tlabel\ncaf\udce9\tyes\n",
     "cells.tsv": "text\tlabel\na\tb\tc\n",
+    "returns.tsv": "text\tlabel\rgood\tyes\rbad\tno\r",
 }
 
 TASK = """
@@ -322,6 +323,10 @@ ROWS = {
             "no variant 'big'; accepted: small, large",
         ),
         ("--experiment=nothing --workdir=new", "no experiment file 'nothing'; accepted"),
+        (
+            "--experiment=begun --workdir=new",
+            "begun is a directory; did you mean begun/config.json",
+        ),
         ("--experiment=corpus.txt --workdir=new", "corpus.txt is not a Python file; accepted"),
         (
             "--experiment=task.py --workdir=new",
@@ -372,6 +377,19 @@ ROWS = {
         ("--set=seed=4294967296", "seed is 4294967296; accepted: 0 to 4294967295"),
         ("--set=sed=1", "unknown field 'sed'; did you mean seed"),
         ("--set=model.num_layer=3", "'model.num_layer'; did you mean model.num_layers"),
+        ("--set=batch_size=8", "'batch_size'; did you mean data.batch_size, evaluation.batch_size"),
+        ("--set=learning_rate=1e-3", "'learning_rate'; did you mean optimizer.learning_rate"),
+        ("--set=num_layers=3", "'num_layers'; did you mean model.num_layers"),
+        ("--set=hidden=3", "'hidden'; did you mean model.hidden_size"),
+        ("--set=lr=1e-3", "'lr'; did you mean optimizer.learning_rate"),
+        ("--set=optimizer.lr=1e-3", "'optimizer.lr'; did you mean optimizer.learning_rate"),
+        ("--set=model.learning_rate=1", "'model.learning_rate'; did you mean optimizer.learning"),
+        ("--set=optimiser.beta2=0.98", "'optimiser.beta2'; did you mean optimizer.beta2"),
+        ("--set=xyz=5", "'xyz'; accepted: seed, data, model"),
+        (
+            "--optimizer.learning_rate=1e-3",
+            "flag 'optimizer.learning_rate'; accepted: --set optimizer.learning_rate=VALUE",
+        ),
         ("--set=seed.top=1", "unknown field 'seed.top' ... accepted"),
         (
             "--set=optimizer.learning_rate=fast",
@@ -645,6 +663,11 @@ ROWS = {
         ("--set=task.train=jsonl:number.jsonl", "number.jsonl:1: text is 5 ... accepted: a text"),
         ("--set=task.dev=jsonl:label.jsonl", "label.jsonl:1: label is 'maybe'; accepted: no, yes"),
         ("--set=task.train=tsv:latin.tsv", "latin.tsv:2 holds byte 0xe9 at column 4; accepted"),
+        ("--set=task.train=tsv:returns.tsv", "returns.tsv:1 has carriage returns and no line feed"),
+        (
+            "--set=task.labels=business,tech",
+            'task.labels is \'business,tech\'; accepted: a list of str, such as ["a", "b"]',
+        ),
         ("--set=task.train=tsv:cells.tsv", "cells.tsv:2 has 3 columns; accepted: 2, text, label"),
         ("--set=task.train=tfds:nowhere:train", "tfds:nowhere:train ... accepted"),
         ("--set=task.metric=bleu", "task.metric is 'bleu'; accepted ... for classification"),
@@ -693,7 +716,10 @@ ROWS = {
         ("--task=fill_mask --top_k=0", "--top_k ... 0 ... accepted"),
         ("--task=embed --batch_size=0", "--batch_size ... 0 ... accepted"),
         ("--task=fill_mask", "line 1: no [MASK] in 'peace'; accepted"),
-        ("--task=next_sentence", "line 1: has 1 texts between tabs; accepted: 2"),
+        (
+            "--task=next_sentence",
+            "line 1: the number of tabs is 0; accepted: two texts with a tab between them",
+        ),
         ("--task=generate --length=1000000", "line 1: length is 1000000 ... accepted: at most"),
         ("--task=generate --temperature=0", "temperature is 0.0; accepted: above 0"),
         ("--task=generate --seed=-1", "seed is -1; accepted: 0 to 4294967295"),

@@ -1,0 +1,36 @@
+"""Describes an opened model in one line, and as a table in notebooks."""
+
+from html import escape
+from typing import Any
+
+from bert_jax.faults.damage import standing
+from bert_jax.models.bert import num_parameters
+
+
+def describe(run: Any) -> dict[str, str]:
+    """Returns what a `Run` is: model, size, vocabulary, updates, and the loss of its step."""
+    config, head = run.model.config, getattr(run.model, "head", None)
+    plural = "s" if config.num_layers > 1 else ""
+    source = "pretrained BERT" if run.config else "BERT, converted from other weights"
+    held_out = standing(run.path / "checkpoints" / str(run.step))["held_out"]
+    return {
+        "model": f"BERT fine-tuned for {head.family}" if head else source,
+        "size": f"{config.num_layers} layer{plural} of width {config.hidden_size}, "
+        f"{num_parameters(run.params, config):,} parameters",
+        "vocabulary": f"{run.tokenizer.vocab_size:,} pieces ({run.tokenizer.to_json()['kind']})",
+        "updates": f"{run.step:,}" if run.step or run.config else "not known",
+        "held-out loss": f"{held_out['loss']:.3f}" if held_out else "not known",
+    }
+
+
+def one_line(run: Any) -> str:
+    """Returns the description as a line: `<Run 'runs/base': pretrained BERT; size: ...>`."""
+    what, *parts = describe(run).items()
+    return f"<Run {str(run.path)!r}: {'; '.join([what[1], *map(': '.join, parts)])}>"
+
+
+def html_table(run: Any) -> str:
+    """Returns the description as an HTML table."""
+    rows = [("path", str(run.path)), *describe(run).items()]
+    cells = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table>{''.join(cells)}</table>"
