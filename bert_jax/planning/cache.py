@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from bert_jax import config
 from bert_jax.config.paths import cache_directory
 from bert_jax.environment import package_version
 from bert_jax.errors import ConfigError
-from bert_jax.files import write_atomically, write_json
+from bert_jax.files import write_atomically
 from bert_jax.planning import compilation
 from bert_jax.planning.topology import Topology
 
@@ -53,17 +54,24 @@ def compile_update(
     The field `program` of the description is the path of the file with the program's text.
     """
     key = f"{config.config_hash(experiment)}-{_key(topology, compiler_versions(topology))}"
-    file = cache_directory() / "plan" / f"{key}.json"
-    program = file.with_suffix(".hlo.gz")
-    if file.exists() and program.exists():
-        found = json.loads(file.read_text(encoding="utf-8"))
-    else:
+    file = cache_directory() / "plan" / f"{key}.json.gz"
+    program = file.with_name(f"{key}.hlo.gz")
+    try:
+        return json.loads(_read(file)), _read(program)
+    except (OSError, EOFError, zlib.error):  # there is no file, or it is damaged
         found, text = compile_(experiment, topology, time_limit=time_limit)
-        found["program"] = str(program)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(program, gzip.compress(text.encode(), mtime=0))
-        write_json(file, found)
-    return found, gzip.decompress(program.read_bytes()).decode()
+    found["program"] = str(program)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for path, content in ((program, text), (file, json.dumps(found))):
+        write_atomically(path, gzip.compress(content.encode(), mtime=0))
+    return found, text
+
+
+def _read(file: Path) -> str:
+    text = gzip.decompress(file.read_bytes()).decode()
+    if not text:  # an empty file has no checksum
+        raise EOFError(f"{file} is empty")
+    return text
 
 
 def _key(topology: Topology, versions: dict[str, str]) -> str:

@@ -274,6 +274,19 @@ def test_the_same_update_is_compiled_once(cached, experiment):
     assert calls == ["v5e:2x4", "v5e:2x4", "v5e:4x4", "v5e:2x4"]
 
 
+@pytest.mark.parametrize("suffix", [".json.gz", ".hlo.gz"])
+def test_a_damaged_file_of_the_cache_costs_only_the_cache(suffix, cached, experiment, tmp_path):
+    plan, calls, _ = cached
+    first = plan(experiment)
+    (file,) = tmp_path.rglob(f"*{suffix}")
+    whole, damages = file.read_bytes(), [b"", b"\0" * 40, b"{"]
+    damages += [whole[:-9], whole[:12] + bytes([whole[12] ^ 4]) + whole[13:]]
+    for count, content in enumerate(damages, 2):
+        file.write_bytes(content)
+        assert plan(experiment) == first and len(calls) == count
+        assert file.read_bytes() == whole
+
+
 # ---- Mistakes of the user ------------------------------------------------------------------------
 
 
