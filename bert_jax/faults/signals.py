@@ -7,7 +7,10 @@ again. A second Ctrl-C ends the process at once.
 import itertools
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -22,6 +25,7 @@ class Interrupted(KeyboardInterrupt):
 
 def raise_on_signals() -> None:
     """Makes each signal raise `Interrupted` in the main thread."""
+    sys.unraisablehook = partial(_raise_again, others=sys.unraisablehook)
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _raise)
@@ -31,6 +35,24 @@ def _raise(number: int, _: FrameType | None) -> None:
     for other in SIGNALS:  # nothing interrupts the way out but a second Ctrl-C
         signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else signal.SIG_IGN)
     raise Interrupted(f"interrupted by {signal.Signals(number).name}")
+
+
+def _raise_again(unraisable: Any, *, others: Callable[[Any], None]) -> None:
+    """Raises `Interrupted` again if Python has ignored it.
+
+    Python ignores every exception in a destructor and in a callback of the garbage collector. jax
+    has such a callback, which often runs while modules are imported.
+    """
+    error = unraisable.exc_value
+    if not isinstance(error, Interrupted):
+        return others(unraisable)
+    said = str(error)
+
+    def again(*_: Any) -> None:
+        raise Interrupted(said)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)  # when the callback has ended
 
 
 def share() -> None:

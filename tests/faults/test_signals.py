@@ -1,5 +1,6 @@
 """A signal ends a command with status 75, and the same command goes on as if it had not come."""
 
+import gc
 import itertools
 import json
 import os
@@ -10,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import free_port
+from absl.testing import flagsaver
+from commands import free_port, xla_flags
 from same_run import assert_same_run
 
 import bert_jax
+from bert_jax import command
 from bert_jax.config import override, to_json
 from bert_jax.faults import signals
 from bert_jax.training.train import train
@@ -78,13 +81,12 @@ def signals_are_received():
 
 def start(module, *arguments, devices=1, code=""):
     """Starts a command, or `code` in its place."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [*PYTHON, *(["-c", code] if code else ["-m", f"bert_jax.{module}"]), *map(str, arguments)],
         env=os.environ
         | {
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": flags,
+            "XLA_FLAGS": xla_flags(devices=devices),
             "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # no restart, which needs -m
         },
         stdout=subprocess.PIPE,
@@ -120,6 +122,53 @@ def test_a_command_says_how_to_go_on(long, tmp_path):
         f"interrupted by SIGTERM: step {saved} is saved; the same command goes on from what was "
         "saved\n"
     )
+
+
+@pytest.fixture
+def hooks(monkeypatch):
+    """Restores what `raise_on_signals` changes beside the handlers of SIGNALS."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(hooks, capfd):
+    """Python ignores every exception in such a callback, and prints its traceback."""
+
+    def interrupt(*_):
+        gc.callbacks.remove(interrupt)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signals.raise_on_signals()
+    gc.callbacks.append(interrupt)
+    with pytest.raises(signals.Interrupted, match="^interrupted by SIGTERM$"):
+        gc.collect()
+        time.sleep(5)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_suspended_generator_ends_before_the_command(hooks, monkeypatch):
+    """At its end, Python would wait for the tasks of a pool whose generator is suspended."""
+    ended = []
+
+    def pool():
+        try:
+            yield
+        finally:
+            ended.append(True)
+
+    def main():
+        tasks = pool()
+        for _ in tasks:
+            raise signals.Interrupted("interrupted by SIGTERM")
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with flagsaver.flagsaver(), pytest.raises(SystemExit):
+        try:
+            command.run(main)
+        finally:
+            assert ended
 
 
 PROCESSES, STEPS_OF_BOTH, EVERY = 2, 320, 80

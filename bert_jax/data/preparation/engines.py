@@ -68,8 +68,8 @@ def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, 
     # Workers are spawned, not forked, because the parent may have threads of JAX.
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        futures = {pool.submit(task.run): number for number, task in enumerate(tasks)}
         try:
+            futures = {pool.submit(task.run): number for number, task in enumerate(tasks)}
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
         except (KeyboardInterrupt, GeneratorExit):
