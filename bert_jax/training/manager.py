@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from bert_jax.config.paths import is_remote, open_path
 from bert_jax.errors import BertJaxError, CheckpointError
-from bert_jax.faults import damage
+from bert_jax.faults import damage, heartbeat
 from bert_jax.training.config import TrainingConfig
 
 JSON_ITEMS = ("position", "config", "tokenizer", "passport")
@@ -53,6 +53,20 @@ class CheckpointManager(ocp.CheckpointManager):
         """
         with saving(self):
             super().wait_until_finished()
+
+    def _wait_for_checkpointers(self) -> None:
+        """Ends all processes if a file of this process cannot be written.
+
+        orbax calls it in a thread. The other processes would wait for this one at orbax's barrier,
+        for ten minutes.
+        """
+        try:
+            with saving(self):
+                super()._wait_for_checkpointers()
+        except CheckpointError as error:
+            if heartbeat.is_one_of_several():
+                heartbeat.fail(2, str(error))
+            raise
 
     def delete_superseded(self) -> None:
         """Deletes the steps that a killed process would have deleted after its last save."""

@@ -13,7 +13,7 @@ from bert_jax.config.paths import open_path
 from bert_jax.data.passport import join_passports, passport_fingerprint
 from bert_jax.faults.activity import Activity
 from bert_jax.faults.damage import move_damaged, newest_whole_step
-from bert_jax.faults.heartbeat import end_if_stalled
+from bert_jax.faults.heartbeat import end_if_stalled, wait_for_all
 from bert_jax.faults.processes import check_processes_agree, report
 from bert_jax.faults.run_files import RunResult
 from bert_jax.faults.signals import Interrupted, Notice
@@ -163,6 +163,7 @@ def compile_updates(
         assembly = assemblies[phase.number]
         batch = first_batch(phase, first_step, assembly.host)
         assemblies[phase.number] = compile_update(assembly, state, batch)
+    wait_for_all("compiled")
     activity.begin("start")
     report(f"compiled in {activity.seconds_of_last:.0f} s")
 

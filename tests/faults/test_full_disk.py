@@ -6,13 +6,14 @@ A process may not make a file longer than a limit. This needs no rights, and wor
 import json
 import resource
 import subprocess
+import time
 
 import pytest
-from commands import start_command
+from commands import free_port, start_code, start_command
 from same_run import UNTIMED
 
 from bert_jax import load_run
-from bert_jax.config import to_json
+from bert_jax.config import override, to_json
 
 LIMIT = 30_000
 """Bytes. The arrays of a checkpoint need more, and all other files of a run less."""
@@ -62,6 +63,41 @@ def test_pretrain_ends_at_the_checkpoint_that_cannot_be_written(commanded, tmp_p
         for workdir in (commanded[1], tmp_path / "run")
     )
     assert one == other
+
+
+LIMITED = """
+import resource, runpy, sys
+if {limited}:
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+sys.argv = ["pretrain", *{arguments!r}]
+runpy.run_module("bert_jax.pretrain", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "full", [pytest.param(0, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)]
+)
+def test_a_full_disk_of_one_of_two_processes_ends_both(full, experiment, tmp_path):
+    """orbax alone would let the other process wait for ten minutes."""
+    config, address = tmp_path / "config.json", f"--coordinator=127.0.0.1:{free_port()}"
+    config.write_text(json.dumps(to_json(override(experiment, {"mesh.fsdp": 2}))))
+    processes = []
+    for index in range(2):
+        arguments = [f"--experiment={config}", f"--workdir={tmp_path / 'run'}", address]
+        arguments += ["--process_count=2", f"--process_index={index}"]
+        code = LIMITED.format(limited=index == full, limit=LIMIT, arguments=arguments)
+        processes.append(start_code(code, devices=1))
+    while not list((tmp_path / "run" / "checkpoints").glob("6*")):
+        assert processes[0].poll() is None, processes[0].communicate()[1]
+        time.sleep(0.01)
+    began = time.monotonic()
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert time.monotonic() - began < 30 and [one.returncode for one in processes] == [2, 2], said
+    assert "Traceback" not in "".join(said)
+    lines = [one.splitlines()[-1] for one in said]
+    assert "a checkpoint cannot be written" in lines[full] and "too large" in lines[full]
+    assert lines[1 - full].startswith(f"error: process {full} has ended: /")
+    assert "a checkpoint cannot be written" in lines[1 - full]
 
 
 @pytest.mark.slow

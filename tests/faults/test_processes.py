@@ -34,6 +34,11 @@ train.evaluate = evaluate
 
 UNTYPED = ('ZeroDivisionError("a bug")', "ZeroDivisionError('a bug')", 1)
 
+SLOW_COMPILER = """
+compile_update = train.compile_update
+train.compile_update = lambda *arguments: (time.sleep(40), compile_update(*arguments))[1]
+"""
+
 STALL = """
 train.evaluate = lambda *arguments: time.sleep(100)
 """
@@ -63,7 +68,7 @@ def start_both(config, workdir, *arguments, evaluates=("", "")):
 @pytest.mark.parametrize(
     ("failing", "error", "said", "status"),
     [
-        pytest.param(0, 'DataError("no disk")', "no disk", 2, marks=pytest.mark.slow),
+        pytest.param(0, 'DataError("no disk")', "no disk", 2, marks=pytest.mark.long),
         pytest.param(1, 'DataError("no disk")', "no disk", 2, marks=pytest.mark.long),
         pytest.param(0, *UNTYPED, marks=pytest.mark.long),
         pytest.param(1, *UNTYPED, marks=pytest.mark.slow),
@@ -102,9 +107,8 @@ def steps_saved(workdir):
     return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
 
 
-@pytest.mark.parametrize(
-    "killed", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_other_and_both_go_on_when_they_are_started_again(
     killed, config_of, tmp_path
 ):
@@ -232,6 +236,15 @@ def test_a_run_that_stalls_ends_and_says_where_it_stands(config_of, tmp_path):
     assert said[-1].startswith("error: no progress for 3 seconds (training.stall_seconds)")
     assert said[-2].startswith("the process stands at step ") and ", evaluation, " in said[-2]
     assert steps_saved(tmp_path / "run")
+
+
+@pytest.mark.long
+def test_a_process_that_compiles_is_waited_for(config_of, tmp_path):
+    """The other process may have its program in the cache. A program waits for 30 seconds only."""
+    config = config_of(mesh__data=2)
+    processes = start_both(config, tmp_path / "run", evaluates=("", SLOW_COMPILER))
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
 
 
 @pytest.mark.long
