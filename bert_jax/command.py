@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 from absl import app, flags, logging
 
 from bert_jax import config
-from bert_jax.config.paths import is_remote, is_remote_failure, open_path
+from bert_jax.config.paths import failure_of_remote, is_outage, is_remote, open_path
 from bert_jax.data.passport import check_outside_data
 from bert_jax.errors import (
     BertJaxError,
@@ -25,6 +25,7 @@ from bert_jax.errors import (
     ConfigError,
     MissingDataError,
     OutOfMemoryError,
+    TemporaryError,
     require,
 )
 from bert_jax.faults import signals
@@ -156,17 +157,14 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
             with naming(STDOUT):
                 sys.stdout.flush()
         except Exception as error:
-            if is_remote_failure(error):
-                said, status = f"gs:// cannot be read or written ({error!r})", signals.STATUS
-                said += "; accepted: the same command, later"
-            elif isinstance(error, (BertJaxError, OSError)):
-                said, status = _line_about(error), 2
-            else:
+            if not (isinstance(error, (BertJaxError, OSError)) or failure_of_remote(error)):
                 if heartbeat := _heartbeat():
                     heartbeat.wait_for_cause(error)
                     traceback.print_exc()
                     heartbeat.leave(1, repr(error))
                 raise
+            passes = isinstance(error, TemporaryError) or is_outage(error)
+            said, status = _line_about(error), signals.STATUS if passes else 2
             _close_output()
             _fail(said)
             if heartbeat := _heartbeat():
@@ -275,7 +273,13 @@ def _prepare_command() -> str:
     return " ".join(["python -m bert_jax.prepare", experiment, *overrides])
 
 
-def _line_about(error: BertJaxError | OSError) -> str:
+def _line_about(error: Exception) -> str:
+    failed = failure_of_remote(error)
+    said = f"({type(failed).__name__}: {failed}); accepted: "
+    if is_outage(error):
+        return f"gs:// does not answer {said}the same command, later"
+    if failed is error:
+        return f"gs:// cannot be read or written {said}a bucket that can be"
     if isinstance(error, MissingDataError):
         return f"{error}; make them with `{_prepare_command()}`"
     if isinstance(error, OSError) and error.filename:  # it cannot be read or written; a full disk

@@ -1,4 +1,4 @@
-"""Errors that the user can mend. A command prints them in one line and exits with status 2."""
+"""Errors of a user. A command prints them in one line, and exits with status 2 or 75."""
 
 import contextlib
 from collections.abc import Iterator
@@ -27,6 +27,13 @@ class UnfinishedError(DataError):
 
 class CheckpointError(BertJaxError, ValueError):
     """A run directory or a checkpoint is missing, incomplete, or does not fit the config."""
+
+
+class TemporaryError(BertJaxError, RuntimeError):
+    """A process or a service did not come or answer. The same command may succeed later.
+
+    A command exits with status 75, so the scripts in launch/ run it again.
+    """
 
 
 class DivergenceError(BertJaxError, ArithmeticError):

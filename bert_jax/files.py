@@ -17,7 +17,7 @@ from typing import Annotated, Any, TextIO
 import msgspec
 import numpy as np
 
-from bert_jax.config.paths import is_remote
+from bert_jax.config.paths import is_outage, is_remote
 from bert_jax.errors import BertJaxError, CheckpointError, DataError, OutOfMemoryError
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -255,6 +255,8 @@ def read_json_if_whole(file: Path, kind: Any = dict[str, Any]) -> dict[str, Any]
     try:
         return read_json(file, kind)
     except DataError as problem:
+        if is_outage(problem):
+            raise
         print(f"damaged file, which is written again: {problem}", file=sys.stderr)
         return {}
 

@@ -1,14 +1,40 @@
-"""An emulator of Google Cloud Storage on loopback, with the header that TensorStore needs."""
+"""An emulator of Google Cloud Storage on loopback, with the header that TensorStore needs.
 
+  python tests/gcs_emulator.py BUCKET COMMAND ARGUMENT...
+
+runs a command for which gs://BUCKET is a bucket of the emulator. It is deleted at the end.
+"""
+
+import contextlib
+import logging
+import os
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from http import HTTPStatus
 from unittest import mock
 
+from gcp_storage_emulator import server as emulator_server
 from gcp_storage_emulator.handlers import objects
 from gcp_storage_emulator.server import create_server
 
+logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+
+away = threading.Event()
+"""While it is set, the emulator answers every request with the status 503."""
+
 _download = objects.download
+_handle = emulator_server.Router.handle
+
+
+def _handle_unless_away(router, method):
+    if away.is_set():
+        router._request_handler.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+    else:
+        with contextlib.suppress(BrokenPipeError):  # the client has ended
+            _handle(router, method)
 
 
 def _download_with_generation(request, response, storage, *arguments, **options):
@@ -19,18 +45,28 @@ def _download_with_generation(request, response, storage, *arguments, **options)
         response["x-goog-generation"] = storage.get_file_obj(*name)["generation"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def emulator(bucket: str) -> Iterator[dict[str, str]]:
     """Runs an emulator with one bucket. Yields the variables that make all libraries use it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     server = create_server("127.0.0.1", port, in_memory=True, default_bucket=bucket)
-    with mock.patch.object(objects, "download", _download_with_generation):
+    with (
+        mock.patch.object(objects, "download", _download_with_generation),
+        mock.patch.object(emulator_server.Router, "handle", _handle_unless_away),
+    ):
         server.start()
         yield {
             "STORAGE_EMULATOR_HOST": address,
             "TENSORSTORE_GCS_HTTP_URL": address,
             "FSSPEC_GCS": '{"token": "anon"}',
+            # Else each call of gcsfs asks Google about the bucket.
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
         server.stop()
+
+
+if __name__ == "__main__":
+    with emulator(sys.argv[1]) as variables:
+        sys.exit(subprocess.run(sys.argv[2:], env=os.environ | variables, check=False).returncode)

@@ -1,7 +1,6 @@
 """Paths in gs://, on an emulator of Google Cloud Storage on loopback."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -9,6 +8,8 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -27,13 +28,14 @@ from bert_jax.data.remote import local_file, worked_on_locally
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.evaluate import evaluate_run
-from bert_jax.faults import holder
+from bert_jax.faults import damage, holder
 from bert_jax.faults.damage import saved_steps
 from bert_jax.faults.run_files import RowsFile, read_rows
 from bert_jax.files import read_json, sha256_of_file, write_json
 from bert_jax.runs.run import load_run
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.initial import flatten_params
+from bert_jax.training.manager import CheckpointManager, saving
 from bert_jax.training.train import train
 from bert_jax.training.writer import RunWriter
 
@@ -64,7 +66,16 @@ def names_below(place):
     "path",
     [
         *("s3://bucket/run", "s3:/bucket/run", "hdfs://host/run", "file:///tmp/run", "az://a/b"),
-        *("gs://", "gs://bucket", "gs:///run", "gs://bucket/../run", "gs://bucket/a*", "gs://b//c"),
+        *(
+            "gs://",
+            "gs://bucket",
+            "gs:///run",
+            "gs://bucket/../run",
+            "gs://bucket/a*",
+            "gs://b//c",
+            "gs://b/c",
+            "gs://Bucket/c",
+        ),
     ],
 )
 def test_another_scheme_is_refused(path):
@@ -84,8 +95,8 @@ def test_gs_needs_gcsfs(monkeypatch):
 
 
 def test_a_path_of_gs_survives_pathlib_and_a_second_call(bucket):
-    for given in ("gs://b/run/", Path("gs://b/run"), open_path("gs://b/run", name="run")):
-        assert str(open_path(given, name="run")) == "gs://b/run"
+    for given in ("gs://a-b/run/", Path("gs://a-b/run"), open_path("gs://a-b/run", name="run")):
+        assert str(open_path(given, name="run")) == "gs://a-b/run"
     assert open_path("runs/mine", name="run") == Path("runs/mine")
 
 
@@ -196,13 +207,21 @@ def test_a_directory_of_a_lost_process_is_free_after_a_time(place, quick, capsys
     assert "on far holds gs://" in capsys.readouterr().err
 
 
-def test_a_directory_of_an_ended_process_of_this_machine_is_free_at_once(place, quick):
+@pytest.mark.parametrize("boot_id", ["boot_id", "missing"])  # macOS has no /proc
+def test_a_directory_of_an_ended_process_of_this_machine_is_free_at_once(
+    boot_id, place, quick, monkeypatch, capsys
+):
+    monkeypatch.setattr(holder, "BOOT_ID", Path(f"/proc/sys/kernel/random/{boot_id}"))
     with command.exclusive(place):
         ended = json.loads((place / holder.RECORD_FILE).read_text()) | {"process": 2**22 + 1}
     write_json(place / holder.RECORD_FILE, ended)
-    start = time.monotonic()
     with command.exclusive(place):
-        assert time.monotonic() - start < holder.LOST_SECONDS
+        pass
+    assert "waiting" not in capsys.readouterr().err
+    write_json(place / holder.RECORD_FILE, ended | {"process": os.getppid()})
+    with command.exclusive(place):
+        pass
+    assert f"process {os.getppid()} on " in capsys.readouterr().err  # waits for it
 
 
 def test_a_holder_that_was_replaced_ends(place, quick, monkeypatch, capsys):
@@ -214,24 +233,70 @@ def test_a_holder_that_was_replaced_ends(place, quick, monkeypatch, capsys):
     assert "on far has taken over gs://" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["HttpError", "ClientOSError"])
-def test_a_failure_of_the_network_ends_with_the_status_of_a_signal(kind, monkeypatch, capsys):
-    from aiohttp import ClientOSError
+def raise_error(code):
     from gcsfs.retry import HttpError
 
-    errors = {
-        "HttpError": HttpError({"code": 503, "message": "unavailable"}),
-        "ClientOSError": ClientOSError(111, "connection refused"),
-    }
+    raise HttpError({"code": code, "message": "said the server"})
 
-    def main():
-        raise errors[kind]
 
+def lose_connection(_):
+    from aiohttp import ClientOSError
+
+    raise ClientOSError(111, "connection refused")
+
+
+def read_without_connection(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(place), "read_bytes", lose_connection)
+        damage.standing(place)  # the step does not count as a step that was not evaluated
+
+
+def find_step_without_connection(place):
+    write_json(place / "config.json", {})
+    (place / "checkpoints" / "6" / paths.COMMITTED).write_text("")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(place), "read_bytes", lose_connection)
+        damage.newest_whole_step(place, on_damaged="previous")  # it does not count as damaged
+
+
+def hold_without_connection(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holder, "write_json", lambda *_: lose_connection(place))
+        with command.exclusive(place):
+            pass
+
+
+def save_without_connection(place):
+    with saving(cast(CheckpointManager, SimpleNamespace(directory=place))):
+        raise ValueError("UNAVAILABLE: said TensorStore")
+
+
+@pytest.mark.parametrize(
+    ("main", "status", "said"),
+    [
+        (lambda _: raise_error(503), 75, "gs:// does not answer (HttpError: "),
+        (lambda _: raise_error(400), 2, "gs:// cannot be read or written (HttpError: "),
+        *(
+            (read, 75, "gs:// does not answer (ClientOSError: [Errno 111")
+            for read in (
+                lose_connection,
+                read_without_connection,
+                find_step_without_connection,
+                hold_without_connection,
+            )
+        ),
+        (save_without_connection, 75, "a checkpoint cannot be written (ValueError: UNAVAILABLE"),
+    ],
+    ids=["503", "400", "connection", "standing", "newest", "hold", "save"],
+)
+def test_an_outage_of_gs_ends_with_the_status_of_a_signal(
+    main, status, said, place, monkeypatch, capsys
+):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as ended, flagsaver.flagsaver():
-        command.run(main)
-    assert ended.value.code == 75
-    assert f"error: gs:// cannot be read or written ({kind}(" in capsys.readouterr().err
+        command.run(lambda: main(place))
+    assert ended.value.code == status
+    assert said in capsys.readouterr().err
 
 
 def test_a_bucket_that_does_not_exist_is_refused_in_one_line(bucket):
@@ -324,9 +389,6 @@ def test_prepare_data_itself_writes_a_local_directory_only(remote_data):
     tokenizer = load_tokenizer(remote_data.directory)
     with pytest.raises(ConfigError, match="data.directory is 'gs://.*'; accepted: a local path$"):
         prepare_data(remote_data, tokenizer=tokenizer, engine=Engine())
-
-
-logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
 
 
 # ---- A run ---------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ this module hide these differences.
 """
 
 import importlib.util
+import logging
 import os
 import re
 import tempfile
@@ -17,8 +18,12 @@ from bert_jax.errors import ConfigError
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """Start of a path such as s3://bucket/key, which `Path` shortens to s3:/bucket/key."""
 
-_REMOTE = re.compile(r"gs://?([^/*?#\[\]]+(/(?!\.\.?(/|\Z))[^/*?#\[\]]+)+)/?")
-"""A path of gs:// without the characters that gcsfs reads as patterns or as versions."""
+_CLIENTS = ("gcsfs", "google", "aiohttp", "requests")
+"""Packages that talk to gs://."""
+
+_REMOTE = re.compile(r"gs://?([a-z0-9][a-z0-9_.-]{1,220}[a-z0-9](/(?!\.\.?(/|\Z))[^/*?#\[\]]+)+)/?")
+"""A path of gs:// without the characters that gcsfs reads as patterns or as versions. TensorStore
+refuses other names of buckets, but only when it writes the first checkpoint."""
 
 COMMITTED = "commit_success.txt"
 """The last file that orbax writes into the directory of a step. In gs://, this directory has its
@@ -52,6 +57,7 @@ def _remote(bucket_and_name: str) -> Path:
     from etils import epath
     from fsspec.config import conf
 
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it also raises each error that it logs
     # A cached list would hide what other processes write.
     conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     return cast(Path, epath.Path(f"gs://{bucket_and_name}"))
@@ -69,9 +75,20 @@ def filesystem() -> Any:
     return fsspec.filesystem("gcs")
 
 
-def is_remote_failure(error: Exception) -> bool:
-    """Returns whether a library that talks to gs:// raised the error."""
-    return type(error).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp", "requests")
+def failure_of_remote(error: BaseException | None) -> Exception | None:
+    """Returns the error of a library that talks to gs:// which is `error` or led to it, or None.
+
+    A file that does not exist, or that must not be read, is an OSError of Python instead.
+    """
+    while error and type(error).__module__.partition(".")[0] not in _CLIENTS:
+        error = error.__cause__
+    return cast(Exception | None, error)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Returns whether `error` came about because gs:// did not answer, which may pass."""
+    code = str(getattr(failed := failure_of_remote(error), "code", ""))
+    return failed is not None and (not code.startswith("4") or code in ("408", "429"))
 
 
 def cache_directory() -> Path:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bert_jax.config.paths import COMMITTED, files_below, is_remote, move_directory
+from bert_jax.config.paths import COMMITTED, files_below, is_outage, is_remote, move_directory
 from bert_jax.errors import CheckpointError
 from bert_jax.files import FilePath, read_json, sha256_of_file, write_json
 
@@ -73,7 +73,9 @@ def standing(step: Path) -> dict[str, Any]:
     """
     try:
         position = _position(step)
-    except CheckpointError:
+    except CheckpointError as error:
+        if is_outage(error):
+            raise
         position = {}
     regular, held_out = position.get("regular", True), position.get("held_out")
     whole = (
@@ -176,6 +178,8 @@ def _newest_whole_step(workdir: Path, on_damaged: Literal["previous", "stop"]) -
         try:
             check_step(workdir, step)
         except CheckpointError as error:
+            if is_outage(error):
+                raise
             if not any((workdir / "checkpoints" / str(step)).iterdir()):
                 continue  # it holds nothing that could be lost
             newest = newest or error

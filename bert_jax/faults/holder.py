@@ -20,6 +20,8 @@ from bert_jax.files import read_json, write_json
 
 RECORD_FILE = ".holder.json"
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 BEAT_SECONDS = 10.0
 """Time between two changes of the record."""
 
@@ -43,9 +45,7 @@ def holding(directory: Path, *, flag: str, heartbeat: Callable[[], Any]) -> Iter
       ConfigError: the directory cannot be read or written.
     """
     file, done = directory / RECORD_FILE, threading.Event()
-    # A process number has a meaning only on its machine and in its namespace.
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    machine = f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    machine = _machine()
     record = {"id": uuid.uuid4().hex, "machine": machine, "process": os.getpid(), "beat": 0}
     try:
         _wait_until_free(file, machine, flag)
@@ -72,6 +72,28 @@ def holding(directory: Path, *, flag: str, heartbeat: Callable[[], Any]) -> Iter
             file.unlink()
 
 
+def _machine() -> str:
+    """Returns the host's name, and where its process numbers have a meaning.
+
+    That is the same machine; on Linux, it is also the same boot and the same container.
+    """
+    try:
+        boot = BOOT_ID.read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except FileNotFoundError:  # only Linux has these files
+        return f"{socket.gethostname()} {uuid.getnode():x}"
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends no signal
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # of another user
+        return False
+    return process == os.getpid()
+
+
 def _read(file: Path) -> dict[str, Any]:
     return read_json(file) if file.exists() else {}
 
@@ -87,9 +109,7 @@ def _busy(file: Path, record: dict[str, Any], flag: str) -> CheckpointError:
 
 def _wait_until_free(file: Path, machine: str, flag: str) -> None:
     record = _read(file)
-    process = record.get("process")
-    ended = process == os.getpid() or not Path(f"/proc/{process}").exists()
-    if not record or record.get("machine") == machine and ended:
+    if not record or record.get("machine") == machine and _has_ended(record["process"]):
         return
     print(f"{_name(record)} holds {file.parent}; waiting for a sign of life", file=sys.stderr)
     deadline = time.monotonic() + LOST_SECONDS

@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from bert_jax.config.paths import is_remote, open_path
-from bert_jax.errors import BertJaxError, CheckpointError
+from bert_jax.errors import BertJaxError, CheckpointError, TemporaryError
 from bert_jax.faults import damage, heartbeat
 from bert_jax.training.config import TrainingConfig
 
@@ -76,16 +76,21 @@ class CheckpointManager(ocp.CheckpointManager):
 
 @contextlib.contextmanager
 def saving(manager: CheckpointManager) -> Iterator[None]:
-    """Turns the errors of orbax and TensorStore about a write into a CheckpointError."""
+    """Turns the errors of orbax and TensorStore about a write into a CheckpointError.
+
+    In gs://, it is a TemporaryError. The next start of the run writes to the same directory before
+    it trains, and finds out whether the error was temporary.
+    """
     try:
         yield
     except (BertJaxError, jax.errors.JaxRuntimeError, MemoryError):
         raise
     except Exception as error:
-        raise CheckpointError(
-            f"{manager.directory}: a checkpoint cannot be written ({_reason(error)}); the "
-            "checkpoints before it are kept; accepted: a disk with free space that can be written"
-        ) from error
+        said = f"{manager.directory}: a checkpoint cannot be written ({_reason(error)}); the "
+        said += "checkpoints before it are kept; accepted: "
+        if str(manager.directory).startswith("gs://"):
+            raise TemporaryError(f"{said}the same command, later") from error
+        raise CheckpointError(f"{said}a disk with free space that can be written") from error
 
 
 def _reason(error: BaseException) -> str:
