@@ -33,9 +33,10 @@ def start_processes(
       cluster: True makes it an error if jax detects no cluster. With False, jax does not look.
 
     Raises:
-      ConfigError: only one or two of the three arguments are given, or one is wrong; jax detects no
-        cluster, or not its processes; or not all processes have called this function within
-        `timeout` seconds.
+      ConfigError: only one or two of the three arguments are given, or one is wrong; or jax detects
+        no cluster, or not its processes.
+      TemporaryError: not all processes have called this function within `timeout` seconds, or the
+        cluster does not say which they are.
     """
     if coordinator is None and process_count is None and process_index is None:
         found = None if cluster is False else find_processes(timeout=timeout)

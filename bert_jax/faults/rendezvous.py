@@ -9,7 +9,7 @@ import os
 import socket
 import time
 
-from bert_jax.errors import ConfigError, require
+from bert_jax.errors import ConfigError, TemporaryError, require
 from bert_jax.faults.coordination import SECONDS_TO_LIVE
 
 SECONDS_BETWEEN_ATTEMPTS = 0.5
@@ -23,7 +23,8 @@ def find_processes(*, timeout: float) -> tuple[str, int, int] | None:
     result is None.
 
     Raises:
-      ConfigError: jax detects a cluster, but not its processes within `timeout` seconds.
+      ConfigError: jax detects a cluster, but not its processes.
+      TemporaryError: the network, or the cluster's service for this, did not answer.
     """
     from jax._src import clusters  # jax has no public access to them
 
@@ -42,7 +43,9 @@ def find_processes(*, timeout: float) -> tuple[str, int, int] | None:
         address = cluster.get_coordinator_address(int(timeout), port)
         return address, count, cluster.get_process_id()
     except Exception as error:  # of the network, of a client of Kubernetes, or a missing variable
-        raise ConfigError(
+        # jax raises RuntimeError if the name of process 0 is not known before the timeout.
+        kind = TemporaryError if isinstance(error, OSError | RuntimeError) else ConfigError
+        raise kind(
             f"jax cannot find the processes of this cluster ({error!r}); accepted: --coordinator, "
             "--process_count and --process_index, or --nocluster if this process is alone"
         ) from error
@@ -55,8 +58,8 @@ def wait_for_processes(coordinator: str, count: int, index: int, *, timeout: flo
     is free again.
 
     Raises:
-      ConfigError: `coordinator` is not HOST:PORT, process 0 cannot listen there, or not all
-        processes have called this function within `timeout` seconds.
+      ConfigError: `coordinator` is not HOST:PORT, or process 0 cannot listen there.
+      TemporaryError: not all processes have called this function within `timeout` seconds.
     """
     host, _, port = coordinator.rpartition(":")
     whole = host and port.isdecimal() and 0 < int(port) < 2**16
@@ -87,7 +90,7 @@ def _wait_for_others(
                 if time.monotonic() < deadline:
                     continue
                 missing = sorted(set(range(1, count)) - came.keys())
-                raise ConfigError(
+                raise TemporaryError(
                     f"process {', '.join(map(str, missing[:5]))} of {count} has not come to "
                     f"process 0 at {coordinator} within {timeout:g} s; accepted: a command for "
                     "each process within --start_timeout"
@@ -125,7 +128,7 @@ def _come(host: str, port: int, count: int, index: int, timeout: float, deadline
         except OSError as error:  # process 0 does not listen yet
             reason = error.strerror or reason
         time.sleep(min(SECONDS_BETWEEN_ATTEMPTS, seconds))
-    raise ConfigError(
+    raise TemporaryError(
         f"process {index} of {count} has waited {timeout:g} s for process 0 at {host}:{port} "
         f"({reason}); accepted: the address of process 0, and a command for each process within "
         "--start_timeout"

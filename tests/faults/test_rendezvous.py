@@ -7,7 +7,7 @@ import pytest
 from commands import free_port
 from jax._src.clusters import cloud_tpu_cluster
 
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, TemporaryError
 from bert_jax.faults import processes
 from bert_jax.faults.rendezvous import find_processes
 
@@ -103,7 +103,7 @@ def test_processes_of_a_cluster_are_found(variables, tpu, found, cluster_of, met
 
 def test_a_cluster_that_does_not_answer_is_an_error(cluster_of):
     cluster_of({}, metadata=f"127.0.0.1:{free_port()}")
-    with pytest.raises(ConfigError, match=r"Connection.* accepted: --coordinator, .* --nocluster"):
+    with pytest.raises(TemporaryError, match="Connection.* --coordinator, .* --nocluster"):
         processes.start_processes(None, None, None)
     processes.start_processes(None, None, None, cluster=False)
 
@@ -117,5 +117,5 @@ def test_a_process_that_must_be_in_a_cluster_does_not_train_alone(cluster_of):
 def test_tasks_of_slurm_wait_for_each_other_and_name_those_that_are_missing(cluster_of):
     port = {"JAX_COORDINATOR_PORT": str(free_port())}
     cluster_of(SLURM | port | {"SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "localhost"})
-    with pytest.raises(ConfigError, match="process 1, 2 of 3 has not come to process 0 at local"):
+    with pytest.raises(TemporaryError, match="process 1, 2 of 3 has not come to process 0 at"):
         processes.start_processes(None, None, None, timeout=0.2)
