@@ -233,16 +233,7 @@ def read_json(
         and the line or the field.
     """
     text = read_text(file, error=error, advice=advice)
-    try:
-        value = _parse(text)
-    except json.JSONDecodeError as problem:
-        raise error(
-            f"{file}:{problem.lineno} is not JSON ({problem.msg}); accepted: JSON{advice}"
-        ) from problem
-    except (ValueError, RecursionError) as problem:  # 5,000 digits or 1,000 brackets
-        raise error(f"{file} is not JSON ({problem}); accepted: JSON{advice}") from problem
-    check_json(value, kind, place=file, error=error, advice=advice)
-    return value
+    return parse_json(text, kind, place=file, error=error, advice=advice)
 
 
 def read_json_if_whole(file: Path, kind: Any = dict[str, Any]) -> dict[str, Any]:
@@ -265,23 +256,29 @@ def parse_json(
     text: str,
     kind: Any = dict[str, Any],
     *,
-    place: str,
+    place: Path | str,
     error: type[BertJaxError] = DataError,
     advice: str = "",
+    surrogates: bool = False,
 ) -> Any:
-    """Returns the JSON object in a line of a file; see `read_json`. `place` is `file:line`."""
+    """Returns the JSON object in a text; see `read_json`.
+
+    Args:
+      text: the content of a file, or a line of it.
+      kind: see `read_json`, like `error` and `advice`.
+      place: the file, or `file:line`.
+      surrogates: whether half of a surrogate pair, which is not UTF-8, is accepted.
+    """
     try:
-        value = _parse(text)
-    except (ValueError, RecursionError) as problem:
-        raise error(f"{place} is not JSON ({problem}); accepted: JSON{advice}") from problem
+        value = json.loads(text)
+        if not surrogates and _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as problem:  # also 5,000 digits or 1,000 brackets
+        where, said = place, str(problem)
+        if not isinstance(place, str) and isinstance(problem, json.JSONDecodeError):
+            where, said = f"{place}:{problem.lineno}", problem.msg
+        raise error(f"{where} is not JSON ({said}); accepted: JSON{advice}") from problem
     check_json(value, kind, place=place, error=error, advice=advice)
-    return value
-
-
-def _parse(text: str) -> Any:
-    value = json.loads(text)
-    if _SURROGATE.search(text):  # half of a surrogate pair is not UTF-8
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,9 +59,8 @@ def finetune(
 
     # ---- Data, encoder, run directory ---------------------------------------------------------
     dataset = datasets.load_dataset(config.task)
-    for split in dataset.splits.values():
-        if split.skipped:
-            say(f"{split.name}: {len(split.skipped):,} bad records, first: {split.skipped[0]}")
+    for line in describe_flaws(dataset):
+        say(line)
     run = keep_dropout_bits(open_encoder(source, config), workdir)
     dataset = datasets.encode_dataset(dataset, config.task, run.tokenizer)
     baselines = measure_baselines(dataset)
@@ -96,6 +96,19 @@ def finetune(
     write_json(workdir / "result.json", result)
     environment.plain_console().print(results.result_table(result))
     return result
+
+
+def describe_flaws(dataset: Dataset) -> Iterator[str]:
+    """Yields a line for each split with bad records, and for each with texts that are in train."""
+    for split in dataset.splits.values():
+        if split.skipped:
+            yield f"{split.name}: {len(split.skipped):,} bad records, first: {split.skipped[0]}"
+        shared = [] if split.name == "train" else split.shared_with(dataset.splits["train"])
+        if shared:
+            yield (
+                f"{split.name}: {len(shared):,} of {len(split.examples):,} texts are also in "
+                f"train, first: {shared[0].place} {list(shared[0].texts)!r:.100}"
+            )
 
 
 def measure_baselines(dataset: Dataset) -> dict[str, dict[str, Metrics]]:

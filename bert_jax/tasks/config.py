@@ -23,7 +23,7 @@ class TaskConfig:
     """The data of a task, how they become inputs of the model, and the metric.
 
     `train`, `dev` and `test` are each `tsv:FILE`, `csv:FILE`, `jsonl:FILE`, `conll:FILE`,
-    `conllu:FILE`, `squad:FILE` or `tfds:NAME:SPLIT`.
+    `conllu:FILE`, `squad:FILE`, `parquet:FILE` or `tfds:NAME:SPLIT`. Files may be compressed.
     """
 
     family: FamilyName
@@ -34,7 +34,8 @@ class TaskConfig:
     """Examples that are evaluated once, with the checkpoint and threshold chosen on dev."""
     columns: tuple[str, ...] = ()
     """Column names of TSV or CoNLL files. A TSV file has its own in line 1 if this field is empty,
-    or if line 1 has one of them among more or fewer cells."""
+    or if line 1 has one of them among more or fewer cells. `tsv:FILE:COLUMN,COLUMN` names those of
+    a single file, and so does `conll:`."""
     text: str = "text"
     """Field of the text, the tokens or the question."""
     text_pair: str = ""

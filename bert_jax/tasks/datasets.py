@@ -37,6 +37,11 @@ class Split:
         """Whether every example has a label, so that metrics can be computed."""
         return all(example.gold is not None for example in self.examples)
 
+    def shared_with(self, train: "Split") -> list[Example]:
+        """Returns the examples whose texts are also in train."""
+        seen = {example.texts for example in train.examples}
+        return [example for example in self.examples if example.texts in seen]
+
     def describe(self, train: "Split") -> dict[str, Any]:
         """Returns the split's entry in result.json."""
         counts = {"examples": len(self.examples), "rows": len(self.rows), "sha256": self.sha256}
@@ -44,8 +49,7 @@ class Split:
             counts["skipped"] = {"count": len(self.skipped), "records": self.skipped[:1000]}
         if self.name == train.name:
             return counts
-        seen = {example.texts for example in train.examples}
-        return counts | {"texts_also_in_train": sum(one.texts in seen for one in self.examples)}
+        return counts | {"texts_also_in_train": len(self.shared_with(train))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -520,6 +520,11 @@ def write_set(kind: str) -> Callable[[Path], Path]:
     return write
 
 
+def write_packed_set(directory: Path) -> Path:
+    (directory / "gz.tsv").write_bytes(PACK[".gz"](SETS["tsv"].encode()))
+    return directory / "gz.tsv"
+
+
 def read_set(file: Path) -> object:
     from bert_jax.tasks.readers.read import read_records
     from bert_jax.tasks.readers.records import fingerprint_records
@@ -607,4 +612,6 @@ READERS: dict[str, Reader] = {
         )
         for kind in SETS
     },
+    "set_gz": Reader(write_packed_set, read_set, "", gzip.decompress, pack_gzip),
+    "set_parquet": Reader(write_parquet, read_set),
 }

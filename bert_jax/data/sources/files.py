@@ -1,6 +1,7 @@
 """Lists, opens, hashes and reads the files of a corpus: local paths or fsspec URLs."""
 
 import bz2
+import contextlib
 import glob
 import gzip
 import hashlib
@@ -10,13 +11,14 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, ByteRange, too_long
 from bert_jax.errors import DataError
-from bert_jax.files import parsing
+from bert_jax.files import parsing, read_bytes
 
 MAX_LINE_BYTES = 2 * MAX_DOCUMENT_BYTES
 """Maximum length of a line in bytes. A line of JSON is longer than the document in it."""
@@ -93,7 +95,21 @@ def _pin_revision(url: str) -> str:
 
 def open_file(path: str) -> io.BufferedReader:
     """Opens a file for reading in binary, and decompresses it while it is read."""
-    stream = open_raw(path)
+    return _unpack(open_raw(path), path)
+
+
+def read_whole(path: Path) -> bytes:
+    """Returns the content of a local file, decompressed.
+
+    Raises:
+      DataError: the file cannot be read, or it is compressed and damaged.
+    """
+    content: Any = io.BytesIO(read_bytes(path))
+    with _unpack(io.BufferedReader(content), str(path)) as stream, _refusing_damage(str(path)):
+        return stream.read()
+
+
+def _unpack(stream: io.BufferedReader, path: str) -> io.BufferedReader:
     match _compression_of(stream):
         case "gz":
             unpacked = gzip.GzipFile(fileobj=stream)
@@ -202,17 +218,23 @@ def _skip_line(stream: io.BufferedReader) -> int:
 
 
 def _read_line(stream: io.BufferedReader, *, path: str, offset: int) -> bytes:
-    try:
+    with _refusing_damage(path):
         line = stream.readline(MAX_LINE_BYTES + 1)
-    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise  # an error of the disk
-        kind = compression_of(path)
-        cut = isinstance(error, EOFError) or "Truncated" in str(error)
-        damage = "is cut short" if cut else "is damaged"
-        raise DataError(f"{path} {damage} ({error}); accepted: a whole .{kind} file") from error
     if not offset and b"\r" in line.rstrip() and not line.endswith(b"\n"):
         raise DataError(CARRIAGE_RETURNS.format(path))
     if len(line) > MAX_LINE_BYTES:
         raise too_long(line_place(path, offset))
     return line
+
+
+@contextlib.contextmanager
+def _refusing_damage(path: str) -> Iterator[None]:
+    """Raises DataError if the body finds that a compressed file is damaged."""
+    try:
+        yield
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # an error of the disk
+        cut = isinstance(error, EOFError) or "Truncated" in str(error)
+        damage, kind = "is cut short" if cut else "is damaged", compression_of(path)
+        raise DataError(f"{path} {damage} ({error}); accepted: a whole .{kind} file") from error

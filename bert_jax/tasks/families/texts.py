@@ -59,8 +59,8 @@ def gold_label(record: Record, task: TaskConfig, labels: Labels) -> int | None:
 
 
 def glue_index(record: Record) -> str:
-    """Returns GLUE's number of an example, stored by TFDS and Hugging Face as `idx`, or ''."""
-    index = str(record.fields.get("idx", ""))
+    """Returns GLUE's number of an example, or ''. TFDS and Hugging Face store it as `idx`."""
+    index = str(record.fields.get("idx", record.fields.get("index", "")))
     return index if index.isdecimal() else ""
 
 

@@ -1,12 +1,15 @@
 """Reads a set of examples by its spec, such as `tsv:FILE`, into records."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES
+from bert_jax.data.sources.files import read_whole
+from bert_jax.data.sources.parquet import open_parquet, read_rows
 from bert_jax.errors import DataError
 from bert_jax.files import parse_json
 from bert_jax.tasks.readers.conll import read_conll, read_conllu
@@ -20,12 +23,19 @@ def read_records(
 ) -> list[Record]:
     """Returns the examples of a set. `spec` is KIND:FILE, such as tsv:FILE, or tfds:NAME:SPLIT.
 
+    A FILE may be compressed. `tsv:FILE:COLUMN,COLUMN,...` and `conll:FILE:COLUMN,COLUMN,...` name
+    the columns of the file instead of `columns`.
+
     If `skipped` is a list, malformed records are left out and their errors are appended to it.
 
     Raises:
       DataError: the file is missing, a line is wrong and not skipped, or there is no example.
     """
     kind, colon, path = spec.partition(":")
+    if kind in ("tsv", "conll") and ":" in path and not Path(path).exists():
+        path, _, names = path.rpartition(":")
+        columns = tuple(names.split(","))
+        _check_names(columns, place=spec)
     readers: dict[str, Callable[[], Iterable[Fields]]] = {
         "tsv": lambda: read_tsv(Path(path), columns),
         "csv": lambda: read_csv(Path(path)),
@@ -33,6 +43,7 @@ def read_records(
         "conll": lambda: read_conll(Path(path), columns),
         "conllu": lambda: read_conllu(Path(path)),
         "squad": lambda: read_squad(Path(path)),
+        "parquet": lambda: read_parquet(Path(path)),
         "tfds": lambda: read_tfds(path),
     }
     if not colon or not path or kind not in readers:
@@ -87,12 +98,16 @@ def _read_rows(
     """
     rows = (row for row in rows if any(map(str.strip, row[1])))
     columns = columns or tuple(next(rows, (1, []))[1])
-    for name, count in Counter(columns).items():
-        if name and count > 1:
-            raise DataError(f"{path}:1 names {count} columns {name!r}; accepted: each name once")
+    _check_names(columns, place=f"{path}:1")
     for number, cells in rows:
         place = f"{path}:{number}"
         yield place, partial(cells_by_name, place, cells, columns, separator=separator)
+
+
+def _check_names(columns: Iterable[str], *, place: str) -> None:
+    for name, count in Counter(columns).items():
+        if name and count > 1:
+            raise DataError(f"{place} names {count} columns {name!r}; accepted: each name once")
 
 
 def read_jsonl(path: Path) -> Iterator[Fields]:
@@ -101,3 +116,12 @@ def read_jsonl(path: Path) -> Iterator[Fields]:
         if line.strip():
             place = f"{path}:{number}"
             yield place, partial(parse_json, line, place=place)
+
+
+def read_parquet(path: Path) -> Iterator[Fields]:
+    """Returns a record for each row. Its place is `FILE@ROW`, counted from 0, as for corpora."""
+    content = read_whole(path)
+    file = open_parquet(io.BytesIO(content), str(path), len(content))
+    _check_names(file.schema_arrow.names, place=str(path))
+    for row, fields in read_rows(file, str(path), 0, file.metadata.num_rows):
+        yield f"{path}@{row}", fields.copy

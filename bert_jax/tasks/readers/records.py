@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from bert_jax.data.sources.files import CARRIAGE_RETURNS
+from bert_jax.data.sources.files import CARRIAGE_RETURNS, read_whole
 from bert_jax.errors import DataError
-from bert_jax.files import parsing, read_bytes
+from bert_jax.files import parsing
 
 Key = TypeVar("Key")
 Made = TypeVar("Made")
@@ -90,12 +90,12 @@ def fingerprint_records(records: Sequence[Record]) -> str:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""Yields the number (from 1) and the text of each line. Lines end with \n or \r\n.
+    r"""Yields the number (from 1) and the text of each line, decompressed; \n or \r\n ends a line.
 
     Raises:
-      DataError: the file cannot be read or is not UTF-8, or its only line ends are \r.
+      DataError: the file cannot be read, is damaged or not UTF-8, or its only line ends are \r.
     """
-    content = read_bytes(path)
+    content = read_whole(path)
     if b"\r" in content.strip() and b"\n" not in content:
         raise DataError(CARRIAGE_RETURNS.format(path))
     for number, raw in enumerate(content.split(b"\n"), 1):

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bert_jax.errors import DataError
-from bert_jax.files import read_json, read_text
-from bert_jax.tasks.readers.records import Fields
+from bert_jax.files import parse_json
+from bert_jax.tasks.readers.records import Fields, numbered_lines
 
 
 def read_squad(path: Path) -> Iterator[Fields]:
@@ -19,7 +19,9 @@ def read_squad(path: Path) -> Iterator[Fields]:
       DataError: the file cannot be read, or does not have SQuAD's form.
     """
     line, position, place = 1, 0, f"{path}:1"
-    file, content = read_json(path), read_text(path)
+    content = "\n".join(line for _, line in numbered_lines(path))
+    # `Record.text` refuses half of a surrogate pair, and names the question.
+    file = parse_json(content, place=path, surrogates=True)
     try:
         for article in file["data"]:
             for paragraph in article["paragraphs"]:
@@ -27,6 +29,7 @@ def read_squad(path: Path) -> Iterator[Fields]:
                     # The file has the ids in this order, so each search starts at the last id.
                     at = max(content.find(json.dumps(question["id"]), position), position)
                     line, position = line + content.count("\n", position, at), at
+                    str(question["id"]).encode()  # the file of predictions has the ids
                     place = f"{path}:{line}, question {question['id']}"
                     fields = {
                         "id": str(question["id"]),

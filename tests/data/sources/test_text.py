@@ -218,3 +218,20 @@ def test_the_error_names_a_damaged_gzip_file(damage, tmp_path):
     with pytest.raises(DataError, match=re.escape(f"a.gz {said}")) as error:
         list(read_documents(f"text:{tmp_path}/a.gz"))
     assert str(error.value).endswith("; accepted: a whole .gz file")
+
+
+def test_a_damaged_compressed_file_is_no_bad_record_unless_it_is_a_document(tmp_path):
+    """Nobody can count the documents that are lost in the rest of a file."""
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"one\n\ntwo\n\n" * 99)[:-9])
+    (tmp_path / "b.txt").write_text("three")
+    skipped = []
+    for count in (1, 3):
+        parts = open_corpus(f"text:{tmp_path}/*").slices(count, on_bad_record="skip")
+        with pytest.raises(DataError, match="a.gz is cut short .*; accepted: a whole .gz file"):
+            for part in parts:
+                list(read_slice(part, skipped=skipped))
+    assert skipped == []
+    for part in open_corpus(f"files:{tmp_path}/*").slices(2, on_bad_record="skip"):
+        for document, _ in read_slice(part, skipped=skipped):
+            assert document.text == "three"
+    assert len(skipped) == 1 and "a.gz is cut short" in skipped[0]
