@@ -4,11 +4,17 @@ Importing bert_jax does not import jax, because worker processes of `prepare` mu
 """
 
 import importlib
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bert_jax.runs.run import Run, load_run
     from bert_jax.training.experiment import Experiment
+
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # `python -m` starts a command. Until it handles signals, Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 __version__ = "0.1.0"
 
