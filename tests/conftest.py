@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from commands import xla_flags
+
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
 
 # These must be set before jax is imported. The commands that tests start inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = xla_flags(devices=8)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

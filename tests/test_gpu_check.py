@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import xla_flags
 from scripts import load_script
 
 import bert_jax
@@ -30,7 +31,8 @@ def check(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs the script with this Python."""
     return subprocess.run(
         ["bash", clone / "launch" / "gpu_check.sh", *arguments],
-        env=os.environ | {"PYTHON": sys.executable, "OUT": str(clone / "out"), "XLA_FLAGS": ""},
+        env=os.environ
+        | {"PYTHON": sys.executable, "OUT": str(clone / "out"), "XLA_FLAGS": xla_flags(devices=1)},
         capture_output=True,
         text=True,
         check=False,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from commands import xla_flags
 
 import bert_jax
 
@@ -88,7 +89,7 @@ def test_every_command_of_the_page_runs(clone):
     variables = {
         "PYTHONPATH": str(ROOT),
         "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": xla_flags(devices=2),
     }
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     done = subprocess.run(

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import free_port
+from commands import free_port, xla_flags
 
 from bert_jax.config import override, to_json
 from bert_jax.sharding import MeshConfig
@@ -104,7 +104,7 @@ def test_losses_of_twenty_updates_do_not_depend_on_mesh_or_program(
 
 
 def pretrain(config, workdir, *arguments, devices):
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(devices=devices)}
     command = ["-m", "bert_jax.pretrain", f"--experiment={config}", f"--workdir={workdir}"]
     return subprocess.Popen(
         [sys.executable, *command, *arguments],
@@ -177,7 +177,7 @@ def run_processes(experiment, workdir, mesh, *, count, devices, slices=1):
                 # for the other processes, which compile, for 30 s only.
                 env=os.environ
                 | {
-                    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                    "XLA_FLAGS": xla_flags(devices=devices),
                     "JAX_ENABLE_COMPILATION_CACHE": "false",
                 },
                 stdout=subprocess.DEVNULL,

@@ -146,7 +146,7 @@ def test_a_restarted_sweep_repeats_only_unfinished_runs(experiment, tmp_path):
 @pytest.mark.slow
 def test_a_killed_sweep_finishes_each_run_exactly_once(experiment, tmp_path):
     """The process group is killed after the first run; the second start does not repeat it."""
-    file = write_file(tmp_path / "four.py", experiment, rates=[1e-3, 2e-3], seeds=[0, 1])
+    file = write_file(tmp_path / "three.py", experiment, rates=[1e-3], seeds=[0, 1, 2])
     workdir = tmp_path / "sweep"
     sweep = start(file, workdir, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -156,14 +156,14 @@ def test_a_killed_sweep_finishes_each_run_exactly_once(experiment, tmp_path):
     os.killpg(sweep.pid, signal.SIGKILL)
     sweep.wait()
     first = {file: file.stat().st_mtime_ns for file in workdir.glob("*/result.json")}
-    assert 1 <= len(first) < 4
+    assert 1 <= len(first) < 3
 
     again = start(file, workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = again.communicate(timeout=300)[1]
     assert again.returncode == 0, errors
     rows = summary(workdir)
-    assert [row["status"] for row in rows] == ["done"] * 4
-    assert len({(row["optimizer.learning_rate"], row["seed"]) for row in rows}) == 4
+    assert [row["status"] for row in rows] == ["done"] * 3
+    assert len({row["seed"] for row in rows}) == 3
     for file, changed in first.items():
         assert file.stat().st_mtime_ns == changed
     for row in rows:
@@ -172,7 +172,7 @@ def test_a_killed_sweep_finishes_each_run_exactly_once(experiment, tmp_path):
         assert all(before < after for before, after in pairwise(steps))
         assert steps[-1] == experiment.training.steps
         assert float(row["mlm_loss"]) == json.loads((run / "result.json").read_text())["mlm_loss"]
-    assert (workdir / "summary.md").read_text().count("\n") == 2 + 4
+    assert (workdir / "summary.md").read_text().count("\n") == 2 + 3
 
 
 @pytest.mark.slow

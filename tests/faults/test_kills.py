@@ -90,7 +90,7 @@ def kills(request, faults):
 @pytest.mark.slow
 def test_pretraining_in_two_phases(two_phases, kills, rng, tmp_path):
     """State, metrics, TensorBoard and kept checkpoints are those of an undisturbed run."""
-    steps = 100 * max(kills, 6)
+    steps = 100 * max(kills, 4)
     training = replace(
         two_phases.training,
         steps=steps,

@@ -104,8 +104,8 @@ def wait_for(condition, process):
 
 @pytest.fixture(scope="module")
 def long(experiment, tmp_path_factory):
-    """The config.json of a run of 400 updates that saves after the last alone."""
-    changes = {"training.steps": 400, "training.eval_every": 400, "training.checkpoint_every": 400}
+    """The config.json of a run of 200 updates that saves after the last alone."""
+    changes = {"training.steps": 200, "training.eval_every": 200, "training.checkpoint_every": 200}
     file = tmp_path_factory.mktemp("long") / "config.json"
     file.write_text(json.dumps(to_json(override(experiment, changes))))
     return file
@@ -122,6 +122,14 @@ def test_a_command_says_how_to_go_on(long, tmp_path):
         f"interrupted by SIGTERM: step {saved} is saved; the same command goes on from what was "
         "saved\n"
     )
+
+
+def test_ctrl_c_while_a_command_imports_its_modules_prints_nothing(tmp_path):
+    (tmp_path / "absl.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [*PYTHON, "-m", "bert_jax.pretrain"]
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    ended = subprocess.run(command, env=os.environ | path, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
 
 
 @pytest.fixture
@@ -171,11 +179,23 @@ def test_a_suspended_generator_ends_before_the_command(hooks, monkeypatch):
             assert ended
 
 
-PROCESSES, STEPS_OF_BOTH, EVERY = 2, 320, 80
-"""jax tells the processes of a signal within some seconds; 240 updates take longer."""
+PROCESSES, STEPS_OF_BOTH, EVERY = 2, 96, 24
+
+SLOWLY = """
+import os, runpy, signal, sys, time
+from bert_jax.faults.signals import Notice
+
+reached = Notice.reached
+Notice.reached = lambda notice: time.sleep(0.1) or reached(notice)
+"""
+"""jax tells the processes of a signal within some seconds, so each update waits for 0.1 s."""
+
+START = """
+sys.argv = ["pretrain", *sys.argv[1:]]
+runpy.run_module("bert_jax.pretrain", run_name="__main__")
+"""
 
 PATCHED = """
-import os, runpy, signal, sys
 from bert_jax.training import {module}
 
 original = {module}.{name}
@@ -185,8 +205,6 @@ def interrupted(*arguments, **keywords):
     return original(*arguments, **keywords)
 
 {module}.{name} = interrupted
-sys.argv = ["pretrain", *sys.argv[1:]]
-runpy.run_module("bert_jax.pretrain", run_name="__main__")
 """
 DURING = {
     "evaluation": PATCHED.format(module="train", name="evaluate"),
@@ -203,8 +221,9 @@ def of_both(experiment, tmp_path_factory):
     return file
 
 
-def start_both(config, workdir, *, code=""):
-    """Starts both processes; `code` is that of process 1."""
+def start_both(config, workdir, *arguments, code="", slowly=False):
+    """Starts both processes; process 1 first runs `code`. `slowly` makes each update wait."""
+    before = SLOWLY if code or slowly else ""
     port = free_port()
     return [
         start(
@@ -212,7 +231,8 @@ def start_both(config, workdir, *, code=""):
             *(f"--experiment={config}", f"--workdir={workdir}"),
             *(f"--coordinator=127.0.0.1:{port}", f"--process_count={PROCESSES}"),
             f"--process_index={index}",
-            code=code if index == 1 else "",
+            *arguments,
+            code=before and f"{before}{code if index else ''}{START}",
         )
         for index in range(PROCESSES)
     ]
@@ -231,17 +251,48 @@ def undisturbed_of_both(of_both, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, marks=pytest.mark.long),
-    ],
-)
+def steps_saved(workdir):
+    return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+
+
+@pytest.mark.slow
+def test_two_processes_survive_a_signal_and_a_kill(of_both, undisturbed_of_both, faults, tmp_path):
+    """A signal to process 1, then kill -9 of process 0. The result is that of an undisturbed run.
+
+    The next tests send other signals, at other times, and kill the other process.
+    """
+    faults[0] = 2
+    processes = start_both(of_both, tmp_path, slowly=True)
+    wait_for((tmp_path / "metrics.jsonl").exists, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    said = end_of(processes, signals.STATUS)
+    saved = max(steps_saved(tmp_path))
+    assert all(f"step {saved} is saved" in one for one in said) and saved < STEPS_OF_BOTH
+
+    processes = start_both(of_both, tmp_path, slowly=True)
+    rows = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
+    wait_for(lambda: (tmp_path / "metrics.jsonl").stat().st_mtime_ns > rows, processes[1])
+    processes[0].kill()
+    since = time.monotonic()
+    lost = processes[1].communicate(timeout=60)[1]
+    assert time.monotonic() - since < 30 and processes[1].returncode == signals.STATUS, lost
+    assert lost.endswith("error: process 0 is lost: no sign of life for 14 seconds\n")
+    assert "Traceback" not in lost and "Check failure" not in lost
+    assert not (tmp_path / "result.json").exists()
+
+    said = end_of(start_both(of_both, tmp_path, "--log_every_process"), 0)
+    assert all(f"process {index}: " in one for index, one in enumerate(said))
+    assert all("going on from step" in one for one in said)
+    assert_same_run(tmp_path, undisturbed_of_both, step=STEPS_OF_BOTH)
+    assert json.loads((tmp_path / "result.json").read_text())["goodput"]["seconds"]["lost"] >= 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     number, of_both, undisturbed_of_both, tmp_path
 ):
-    processes = start_both(of_both, tmp_path)
+    processes = start_both(of_both, tmp_path, slowly=True)
     wait_for((tmp_path / "metrics.jsonl").exists, processes[0])
     processes[1].send_signal(number)
     said = end_of(processes, signals.STATUS)
@@ -249,7 +300,7 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     assert all(f"step {saved} is saved" in one for one in said) and saved < STEPS_OF_BOTH
 
     # Again, before the first update of the resumed run.
-    processes = start_both(of_both, tmp_path)
+    processes = start_both(of_both, tmp_path, slowly=True)
     for line in processes[0].stderr:
         if "going on from step" in line:
             break
@@ -259,13 +310,8 @@ def test_a_signal_to_one_of_two_processes_saves_one_step_in_both(
     assert_same_run(tmp_path, undisturbed_of_both, step=STEPS_OF_BOTH)
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param("evaluation", marks=pytest.mark.long),
-        pytest.param("saving", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["evaluation", "saving"])
 def test_a_signal_during_an_evaluation_or_a_save_saves_one_step_in_both(
     moment, of_both, undisturbed_of_both, tmp_path
 ):
@@ -367,8 +413,8 @@ def test_a_signal_to_prepare_keeps_finished_shards(number, experiment, tmp_path)
     changes = {
         "data.corpus": "embedded:sotu",
         "data.directory": str(tmp_path / "data"),
-        "data.train_shards": 24,
-        "data.dupe_factor": 8,
+        "data.train_shards": 16,
+        "data.dupe_factor": 5,
     }
     config = tmp_path / "config.json"
     config.write_text(json.dumps(to_json(override(experiment, changes))))
@@ -382,7 +428,7 @@ def test_a_signal_to_prepare_keeps_finished_shards(number, experiment, tmp_path)
     assert stderr.rstrip().endswith("the same command goes on from what was saved"), stderr
     finished = (tmp_path / "data").glob("train-*.json")  # the last file of a shard
     shards = {path: path.stat().st_mtime_ns for path in finished}
-    assert 0 < len(shards) < 24
+    assert 0 < len(shards) < 16
     process = start("prepare", *arguments)
     process.communicate(timeout=240)
     assert process.returncode == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster import missing_programs, slurm
+from commands import xla_flags
 from same_run import assert_same_run
 
 import bert_jax
@@ -33,7 +34,7 @@ def sbatch(tmp_path_factory):
         environment |= {
             "VIRTUAL_ENV": sys.prefix,
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            "XLA_FLAGS": xla_flags(devices=1),
         }
 
         def run(*command):
@@ -52,14 +53,14 @@ def sbatch(tmp_path_factory):
 
 @pytest.fixture
 def quick_start(experiment, tmp_path):
-    """The file of the quick start on fewer texts, with 300 updates and a smaller vocabulary."""
+    """The file of the quick start on fewer texts, with 200 updates and a smaller vocabulary."""
     changes = {
         "model.vocab_size": experiment.model.vocab_size,
         "optimizer.warmup_steps": 20,
-        "training.steps": 300,
+        "training.steps": 200,
         "training.log_every": 10,
-        "training.eval_every": 150,
-        "training.checkpoint_every": 150,
+        "training.eval_every": 100,
+        "training.checkpoint_every": 100,
     }
     whole = load_experiment(f"{ROOT}/experiments/quickstart.py")
     small = override(dataclasses.replace(whole, data=experiment.data), changes)
@@ -89,4 +90,4 @@ def test_a_job_that_gets_a_signal_is_submitted_again_and_ends_like_any_other(
     assert "going on from step" in said and "Traceback" not in said, said
     recorded = json.loads((signalled / "environment.json").read_text())
     assert recorded["processes"] == 2 and len(recorded["earlier"]) == 1
-    assert_same_run(undisturbed, signalled, step=300)
+    assert_same_run(undisturbed, signalled, step=200)
