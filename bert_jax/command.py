@@ -25,7 +25,6 @@ from bert_jax.errors import (
     ConfigError,
     MissingDataError,
     OutOfMemoryError,
-    TemporaryError,
     require,
 )
 from bert_jax.faults import signals
@@ -163,8 +162,9 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
                     traceback.print_exc()
                     heartbeat.leave(1, repr(error))
                 raise
-            passes = isinstance(error, TemporaryError) or is_outage(error)
-            said, status = _line_about(error), signals.STATUS if passes else 2
+            status = error.status if isinstance(error, BertJaxError) else 2
+            status = signals.STATUS if is_outage(error) else status
+            said = _line_about(error)
             _close_output()
             _fail(said)
             if heartbeat := _heartbeat():

@@ -8,6 +8,9 @@ from pathlib import Path
 class BertJaxError(Exception):
     """Base class of all errors about the inputs of bert_jax."""
 
+    status = 2
+    """Exit status of a command."""
+
 
 class ConfigError(BertJaxError, ValueError):
     """An experiment, an override or a combination of fields is not valid."""
@@ -30,10 +33,9 @@ class CheckpointError(BertJaxError, ValueError):
 
 
 class TemporaryError(BertJaxError, RuntimeError):
-    """A process or a service did not come or answer. The same command may succeed later.
+    """A process or a service did not come or answer. The same command may succeed later."""
 
-    A command exits with status 75, so the scripts in launch/ run it again.
-    """
+    status = 75  # the scripts in launch/ run the command again
 
 
 class DivergenceError(BertJaxError, ArithmeticError):

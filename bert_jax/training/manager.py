@@ -63,9 +63,9 @@ class CheckpointManager(ocp.CheckpointManager):
         try:
             with saving(self):
                 super()._wait_for_checkpointers()
-        except CheckpointError as error:
+        except BertJaxError as error:
             if heartbeat.is_one_of_several():
-                heartbeat.fail(2, str(error))
+                heartbeat.fail(error.status, str(error))
             raise
 
     def delete_superseded(self) -> None:
