@@ -41,7 +41,7 @@ def pytest_addoption(parser):
     """Adds the lengths of the tests in tests/faults and tests/fuzz."""
     parser.addoption("--fuzz_seconds", type=float, help="Seconds for each reader of tests/fuzz.")
     parser.addoption("--fuzz_seed", type=int, default=0, help="Seed of tests/fuzz.")
-    parser.addoption("--kills", type=int, default=3, help="Times that a command is killed.")
+    parser.addoption("--kills", type=int, default=2, help="Times that a command is killed.")
     parser.addoption("--soak_steps", type=int, default=500, help="Updates of the long run.")
     parser.addoption("--fault_seed", type=int, default=0, help="Seed of the times of the kills.")
 

@@ -179,7 +179,7 @@ def test_a_suspended_generator_ends_before_the_command(hooks, monkeypatch):
             assert ended
 
 
-PROCESSES, STEPS_OF_BOTH, EVERY = 2, 96, 24
+PROCESSES, STEPS_OF_BOTH, EVERY = 2, 72, 24
 
 SLOWLY = """
 import os, runpy, signal, sys, time
