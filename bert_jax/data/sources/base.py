@@ -3,9 +3,10 @@
 import contextlib
 import re
 import reprlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from bert_jax.errors import DataError
 
@@ -52,20 +53,27 @@ class ByteRange:
                 raise
             return error
 
+    def document(self, record: object, field: str, *, number: int) -> "Document | DataError":
+        """Returns the document in a field of record `number`; see `attempt` and `text_of`."""
+        path = self.file.path
 
-class CorpusFile(Protocol):
+        def make() -> Document:
+            text = text_of(record, field, place=lambda: f"{path}@{number}")
+            return Document(f"{path}:{field}@{number}", text)
+
+        return self.attempt(make)
+
+
+@dataclass(frozen=True)
+class CorpusFile(ABC):
     """A file of documents. The object can be pickled for another process."""
 
-    @property
-    def path(self) -> str:
-        """A local path or an fsspec URL."""
-        ...
+    path: str
+    """A local path or an fsspec URL."""
+    size: int
+    """Size as stored, in bytes; at least 1."""
 
-    @property
-    def size(self) -> int:
-        """Size as stored, in bytes; at least 1."""
-        ...
-
+    @abstractmethod
     def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
         """Yields the documents of the byte range, in the order of the file.
 
@@ -75,7 +83,6 @@ class CorpusFile(Protocol):
         Raises:
           DataError: a document is malformed; the message names the file and the line or record.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

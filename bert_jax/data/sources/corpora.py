@@ -65,16 +65,15 @@ class Corpus:
         """
         dealt = []
         for first, source in enumerate(self.sources):
-            parts = [
-                tuple(replace(part, on_bad_record=on_bad_record) for part in parts)
-                for parts in _cut_source(source, count)
-            ]
+            parts = _cut_source(source, count, on_bad_record)
             # Each source starts at another slice. Otherwise slice 0 would hold all small sources.
             dealt.append(parts[-first % count :] + parts[: -first % count])
         return list(zip(*dealt, strict=True))
 
 
-def _cut_source(source: CorpusSource, count: int) -> list[tuple[ByteRange, ...]]:
+def _cut_source(
+    source: CorpusSource, count: int, on_bad_record: OnBadRecord
+) -> list[tuple[ByteRange, ...]]:
     """Cuts a source into `count` parts of equal size. A part may span several files."""
     total = sum(file.size for file in source.files)
     parts: list[list[ByteRange]] = [[] for _ in range(count)]
@@ -91,6 +90,7 @@ def _cut_source(source: CorpusSource, count: int) -> list[tuple[ByteRange, ...]]
                 part=number - first,
                 parts=last - first,
                 weight=source.weight,
+                on_bad_record=on_bad_record,
             )
             parts[number].append(byte_range)
         before += file.size

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from bert_jax.data.sources.base import ByteRange, CorpusSource, Document
+from bert_jax.data.sources.base import ByteRange, CorpusFile, CorpusSource, Document
 
 SPEC = "embedded:sotu"
 LICENCE = "Works of the United States government, in the public domain; the collection is PDDL-1.0."
@@ -31,10 +31,7 @@ HELD_OUT_ADDRESSES = (
 
 
 @dataclass(frozen=True)
-class EmbeddedFile:
-    path: str
-    size: int
-
+class EmbeddedFile(CorpusFile):
     def read(self, byte_range: ByteRange) -> Iterator[Document]:
         """Yields every `parts`-th training address; part 0 also yields the held-out addresses."""
         number = count()

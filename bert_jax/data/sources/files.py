@@ -78,11 +78,7 @@ def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
 
 
 def _pin_revision(url: str) -> str:
-    """Returns a URL of the Hugging Face Hub with the commit of its revision.
-
-    Raises:
-      DataError: the repository, its revision or the package huggingface_hub is missing.
-    """
+    """Returns a URL of the Hugging Face Hub with the commit of its revision."""
     try:
         from huggingface_hub import HfApi, HfFileSystem
     except ImportError as error:
@@ -110,21 +106,17 @@ def read_whole(path: Path) -> bytes:
 
 
 def _unpack(stream: io.BufferedReader, path: str) -> io.BufferedReader:
-    match _compression_of(stream):
-        case "gz":
-            unpacked = gzip.GzipFile(fileobj=stream)
-        case "bz2":
-            unpacked = bz2.BZ2File(stream)
-        case "xz":
-            unpacked = lzma.LZMAFile(stream)
-        case "zst":
-            try:
-                import pyarrow
-            except ImportError as error:
-                raise DataError(f"{path} needs pyarrow: pip install -e '.[corpora]'") from error
-            unpacked = pyarrow.CompressedInputStream(stream, "zstd")
-        case _:
-            return stream
+    kind = _compression_of(stream)
+    if kind is None:
+        return stream
+    if kind == "zst":
+        try:
+            import pyarrow
+        except ImportError as error:
+            raise DataError(f"{path} needs pyarrow: pip install -e '.[corpora]'") from error
+        unpacked = pyarrow.CompressedInputStream(stream, "zstd")
+    else:
+        unpacked = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind](stream)
     return io.BufferedReader(unpacked, _BUFFER)  # pyright: ignore[reportArgumentType]
 
 
@@ -163,11 +155,7 @@ def lines_from(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def decode_line(line: bytes, *, place: Callable[[], str]) -> str:
-    """Returns the line as text.
-
-    Raises:
-      DataError: the line is not UTF-8.
-    """
+    """Returns the line as text. Raises DataError if it is not UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
 
-from bert_jax.data.sources.base import ByteRange, Document, text_of
+from bert_jax.data.sources.base import ByteRange, CorpusFile, Document, text_of
 from bert_jax.data.sources.files import compression_of, decode_line, lines_from, record_place
 from bert_jax.errors import DataError
 
 
 @dataclass(frozen=True)
-class JsonlFile:
-    path: str
-    size: int
+class JsonlFile(CorpusFile):
     field: str
     """Name of the field that holds the text."""
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, BinaryIO
 
-from bert_jax.data.sources.base import ByteRange, Document, text_of
+from bert_jax.data.sources.base import ByteRange, CorpusFile, Document
 from bert_jax.data.sources.files import open_file
 from bert_jax.errors import DataError
 from bert_jax.files import parsing
@@ -17,9 +17,7 @@ _LARGEST_RATIO, _SMALL = 100, 2**26
 
 
 @dataclass(frozen=True)
-class ParquetFile:
-    path: str
-    size: int
+class ParquetFile(CorpusFile):
     field: str
     """Name of the column that holds the text."""
 
@@ -37,10 +35,7 @@ class ParquetFile:
             first = byte_range.start * rows // self.size
             last = byte_range.end * rows // self.size
             for row, value in read_rows(file, self.path, first, last, columns=[self.field]):
-                name, place = f"{self.path}:{self.field}@{row}", f"{self.path}@{row}"
-                read = partial(text_of, value, self.field, place=partial(str, place))
-                text = byte_range.attempt(read)
-                yield Document(name, text) if isinstance(text, str) else text
+                yield byte_range.document(value, self.field, number=row)
 
 
 def open_parquet(stream: BinaryIO, path: str, size: int) -> Any:
@@ -70,20 +65,18 @@ def read_rows(
     Raises:
       DataError: the file is damaged.
     """
-    group_start = 0
     with parsing(path, accepted=_ACCEPTED):
-        for group in range(file.metadata.num_row_groups):
-            group_end = group_start + file.metadata.row_group(group).num_rows
-            if group_start < last and group_end > first:
-                row = group_start
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
-                    kept = range(max(row, first), min(row + len(batch), last))
-                    values = batch.slice(max(0, kept.start - row), len(kept))
-                    yield from zip(kept, values.to_pylist(), strict=True)
-                    row += len(batch)
-                    if row >= last:
-                        return
-            group_start = group_end
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        starts = list(accumulate(sizes, initial=0))
+        groups = [i for i, (a, b) in enumerate(pairwise(starts)) if a < last and b > first]
+        row = starts[groups[0]] if groups else last
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns):
+            kept = range(max(row, first), min(row + len(batch), last))
+            values = batch.slice(max(0, first - row), len(kept))
+            yield from zip(kept, values.to_pylist(), strict=True)
+            row += len(batch)
+            if row >= last:
+                return
 
 
 def _check_sizes(metadata, *, limit: int) -> None:

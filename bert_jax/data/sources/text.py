@@ -6,17 +6,14 @@ from functools import partial
 from itertools import islice
 
 from bert_jax.data.sentences import is_blank
-from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, ByteRange, Document, too_long
+from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, ByteRange, CorpusFile, Document, too_long
 from bert_jax.data.sources.files import compression_of, decode_line, lines_from, record_place
 from bert_jax.errors import DataError
 
 
 @dataclass(frozen=True)
-class TextFile:
+class TextFile(CorpusFile):
     """A text file. A line of it holds one or several sentences."""
-
-    path: str
-    size: int
 
     def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
         if compression_of(self.path):
@@ -25,11 +22,8 @@ class TextFile:
 
 
 @dataclass(frozen=True)
-class WholeFile:
+class WholeFile(CorpusFile):
     """A text file that is a single document."""
-
-    path: str
-    size: int
 
     def read(self, byte_range: ByteRange) -> Iterator[Document | DataError]:
         if byte_range.start == 0 != byte_range.end:

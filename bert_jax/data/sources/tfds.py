@@ -9,12 +9,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from bert_jax.data.sources.base import ByteRange, CorpusSource, Document, text_of
+from bert_jax.data.sources.base import ByteRange, CorpusFile, CorpusSource, Document
 from bert_jax.data.sources.files import open_raw
 from bert_jax.errors import DataError
 from bert_jax.files import parsing
@@ -24,9 +24,7 @@ _ACCEPTED = "the files of a dataset as TFDS wrote them"
 
 
 @dataclass(frozen=True)
-class TfdsFile:
-    path: str
-    size: int
+class TfdsFile(CorpusFile):
     builder_directory: str
     file_format: str
     first: int
@@ -38,10 +36,7 @@ class TfdsFile:
         first = self.first + byte_range.start * self.count // self.size
         last = self.first + byte_range.end * self.count // self.size
         for number, example in self.examples(first, last):
-            name, place = f"{self.path}:{self.field}@{number}", f"{self.path}@{number}"
-            read = partial(text_of, example, self.field, place=partial(str, place))
-            text = byte_range.attempt(read)
-            yield Document(name, text) if isinstance(text, str) else text
+            yield byte_range.document(example, self.field, number=number)
 
     def examples(self, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields the number and the decoded fields of the file's records `first` to `last - 1`."""
