@@ -10,14 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bert_jax.audit import figures
 from bert_jax.audit.findings import SPLIT_NAMES, Finding, find, label_one, row_fill
 from bert_jax.audit.shortcut import Shortcut, measure_data
-from bert_jax.data.passport import (
-    TOKEN_COUNTS_FILE,
-    load_passport,
-    load_token_counts,
-    passport_fingerprint,
-)
+from bert_jax.data.passport import load_passport, load_token_counts, passport_fingerprint
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer
-from bert_jax.errors import DataError
 from bert_jax.files import write_atomically
 
 _FREQUENT_PIECES = 24
@@ -43,8 +37,7 @@ def write_page(directory: str | Path) -> Audit:
     """
     directory = Path(directory)
     passport = load_passport(directory)
-    tokenizer = load_tokenizer(directory)
-    tokens = _describe_tokens(_load_counts(directory, tokenizer), tokenizer)
+    tokens = _describe_tokens(load_token_counts(directory), load_tokenizer(directory))
     shortcut = measure_data(directory, passport)
     findings = find(passport, unused_share=tokens["unused_share"], shortcut=shortcut)
     environment = Environment(
@@ -80,16 +73,6 @@ def write_page(directory: str | Path) -> Audit:
     path = directory / "audit.html"
     write_atomically(path, html)
     return Audit(path=path, passport=passport, shortcut=shortcut, findings=findings)
-
-
-def _load_counts(directory: Path, tokenizer: Tokenizer) -> np.ndarray:
-    path = directory / TOKEN_COUNTS_FILE
-    counts = load_token_counts(directory)
-    if counts.shape != (tokenizer.vocab_size,):
-        raise DataError(
-            f"{path} has shape {counts.shape}; accepted: ({tokenizer.vocab_size},), the vocab_size"
-        )
-    return counts
 
 
 def _describe_tokens(counts: np.ndarray, tokenizer: Tokenizer) -> dict:

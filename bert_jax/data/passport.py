@@ -87,7 +87,9 @@ class _Source(TypedDict):
     files: list[_InputFile]
 
 
-class _Corpus(TypedDict):
+class CorpusDescription(TypedDict):
+    """Fields of the description of a corpus."""
+
     spec: str
     sources: list[_Source]
 
@@ -124,7 +126,7 @@ class Passport(TypedDict):
     """Type of the fields of a passport that bert_jax reads. `prepare` writes further fields."""
 
     preparation: _Preparation
-    corpus: _Corpus
+    corpus: CorpusDescription
     corpus_fingerprint: str
     splits: _Splits
     vocab_size: PositiveInt
@@ -237,9 +239,15 @@ def check_tokenizer(passport: dict, fingerprint: str, *, directory: str | Path) 
 
 def load_token_counts(directory: str | Path) -> np.ndarray:
     """Returns how often each id occurs in the training records, int64 [vocab_size]."""
-    sha256 = load_passport(directory)["token_counts_sha256"]
-    path = local_file(directory, TOKEN_COUNTS_FILE, sha256=sha256)
-    return np.array(read_array(path, dtype=np.int64))
+    passport = load_passport(directory)
+    path = local_file(directory, TOKEN_COUNTS_FILE, sha256=passport["token_counts_sha256"])
+    counts = np.array(read_array(path, dtype=np.int64))
+    if counts.shape != (passport["vocab_size"],):
+        raise DataError(
+            f"{path} has shape {counts.shape}; accepted: ({passport['vocab_size']},), the "
+            "vocab_size"
+        )
+    return counts
 
 
 def majority_pair_label(passport: dict) -> int:

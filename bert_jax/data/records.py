@@ -43,16 +43,12 @@ def count_tokens(encoded: Iterable[bytes], *, dtype: str, vocab_size: int) -> np
     return np.bincount(np.frombuffer(ids, _little_endian(dtype)), minlength=vocab_size)
 
 
-def decode_rows(records: Iterable[bytes], *, dtype: str) -> list[list[Pair]]:
-    """Returns the pairs of each record; their ids are read-only arrays of `dtype`.
+def decode_row(record: bytes, *, dtype: np.dtype) -> list[Pair]:
+    """Returns the pairs of a record; their ids are read-only arrays of `dtype`.
 
     Raises:
-      DataError: a record is empty, or its lengths do not add up to its size.
+      DataError: the record is empty, or its lengths do not add up to its size.
     """
-    return [_decode(record, _little_endian(dtype)) for record in records]
-
-
-def _decode(record: bytes, dtype: np.dtype) -> list[Pair]:
     width = dtype.itemsize
     if not record or len(record) % width:
         raise DataError(f"has {len(record)} bytes; accepted: a positive multiple of {width}")
@@ -120,7 +116,7 @@ class RecordSource(ArrayRecordDataSource):
         rows = []
         for index, record in zip(indices, records, strict=True):
             try:
-                rows.append(_decode(record, self._dtype))
+                rows.append(decode_row(record, dtype=self._dtype))
             except DataError as error:
                 raise self.damaged_record(index, error) from error
         # One maximum for all records takes a tenth of the time of one for each.

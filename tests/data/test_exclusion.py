@@ -9,13 +9,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.exclusion import NOTHING, _runs_of, open_exclusion
 from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
-from bert_jax.data.records import decode_rows
+from bert_jax.data.records import open_split
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import DataError
 
@@ -199,9 +198,8 @@ def contents(directory):
 
 
 def text_of(config, passport, split):
-    files = [f"{config.directory}/{one['file']}" for one in passport["splits"][split]["shards"]]
-    source = ArrayRecordDataSource(files)
-    rows = decode_rows(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])
+    source = open_split(config.directory, passport, split=split)
+    rows = source.rows(range(len(source)))
     return load_tokenizer(config.directory).decode(np.concatenate([text.a for (text,) in rows]))
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bert_jax.data.config import LATER_FIELDS, PREPARATION_FIELDS, DataConfig
 from bert_jax.data.passport import (
@@ -27,7 +26,7 @@ from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data, train_vocabulary
 from bert_jax.data.preparation.shards import ShardTask
 from bert_jax.data.preparation.survey import SurveyTask
-from bert_jax.data.records import decode_rows
+from bert_jax.data.records import open_split
 from bert_jax.data.sources.base import Document
 from bert_jax.data.sources.corpora import is_held_out, open_corpus
 from bert_jax.data.sources.text import TextFile
@@ -85,10 +84,8 @@ def contents(directory):
 
 
 def read_pairs(config, passport, split):
-    files = [shard["file"] for shard in passport["splits"][split]["shards"]]
-    source = ArrayRecordDataSource([f"{config.directory}/{file}" for file in files])
-    rows = decode_rows(source.__getitems__(range(len(source))), dtype=passport["record_dtype"])
-    return [pair for row in rows for pair in row]
+    source = open_split(config.directory, passport, split=split)
+    return [pair for row in source.rows(range(len(source))) for pair in row]
 
 
 def test_packed_shards_hold_the_same_pairs_as_unpacked_shards(config):
@@ -119,10 +116,8 @@ def test_blocks_are_packed_separately(config, monkeypatch):
     monkeypatch.setattr("bert_jax.data.preparation.shards.BLOCK_TOKENS", 1)
     packed = dataclasses.replace(config, directory=f"{config.directory}-packed", pairs_per_row=3)
     passport = prepare(packed)
-    shards = [f"{packed.directory}/{s['file']}" for s in passport["splits"]["train"]["shards"]]
-    source = ArrayRecordDataSource(shards)
-    records = source.__getitems__(range(len(source)))
-    rows = decode_rows(records, dtype=passport["record_dtype"])
+    source = open_split(packed.directory, passport, split="train")
+    rows = source.rows(range(len(source)))
     documents = [{(int(max(pair.a)) - 6) // WORDS_PER_DOCUMENT for pair in row} for row in rows]
     assert passport["splits"]["train"]["examples"] == len(rows) < sum(map(len, rows))
     order = sorted(set().union(*documents))

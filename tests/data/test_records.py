@@ -11,7 +11,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from bert_jax.data.pairs import Pair
 from bert_jax.data.records import (
     count_tokens,
-    decode_rows,
+    decode_row,
     encode_pairs,
     record_dtype,
     write_records,
@@ -23,7 +23,7 @@ from bert_jax.errors import DataError
 def test_records_round_trip(dtype, largest):
     pairs = [Pair([1, largest], [0], 1), Pair([5, 6, 7], [], 0)]
     records = encode_pairs(pairs, dtype=dtype)
-    decoded = decode_rows(records, dtype=dtype)
+    decoded = [decode_row(record, dtype=np.dtype(dtype)) for record in records]
     assert [[Pair(a.tolist(), b.tolist(), label)] for ((a, b, label),) in decoded] == [
         [pair] for pair in pairs
     ]
@@ -35,7 +35,7 @@ def test_packed_rows_round_trip(dtype):
     pairs = [Pair([1, 2], [3], 1), Pair([4], [], 0), Pair([5], [6, 7], 0), Pair([], [8], 1)]
     rows = [pairs[:3], pairs[3:], pairs[1:2]]
     records = [b"".join(encode_pairs(row, dtype=dtype)) for row in rows]
-    decoded = decode_rows(records, dtype=dtype)
+    decoded = [decode_row(record, dtype=np.dtype(dtype)) for record in records]
     assert [[Pair(a.tolist(), b.tolist(), label) for a, b, label in row] for row in decoded] == rows
 
 

@@ -81,13 +81,6 @@ def open_exclusion(paths: Sequence[str]) -> Exclusion:
       DataError: a file cannot be read, is not UTF-8, or holds no text that is long enough.
     """
     files = tuple((path, _sha256_of(path)) for path in paths)
-    for path, digest in files:
-        runs = _runs_of(((path, digest),))
-        if runs.texts == runs.short_texts:
-            raise DataError(
-                f"{path} holds {runs.texts} texts, none of {MIN_WORDS} words or more; accepted: "
-                "a file with one text per line"
-            )
     if not files:
         return Exclusion()
     runs = _runs_of(files)
@@ -110,19 +103,24 @@ class _Runs:
     def __init__(self, paths: Sequence[str]):
         self.texts = self.short_texts = 0
         self._ids: dict[str, int] = {}
-        heads: list[np.ndarray] = [np.empty(0, np.uint64)]  # hashes of each run's first 8 words
+        heads: list[np.ndarray] = []  # hashes of each run's first 8 words
         hashes: defaultdict[int, list[np.ndarray]] = defaultdict(list)
         learn = _encoder(lambda word: self._ids.setdefault(word, len(self._ids) + 1))
-        for text in _read_texts(paths):
-            ids = learn(text)
-            self.texts += 1
-            if len(ids) < MIN_WORDS:
-                self.short_texts += 1
-                continue
-            length = min(len(ids), RUN_WORDS)
-            starts = np.arange(len(ids) - length + 1)
-            heads.append(_hash_runs(ids, starts, MIN_WORDS))
-            hashes[length].append(_hash_runs(ids, starts, length))
+        for path in paths:
+            texts = [learn(text) for text in _read_texts(path)]
+            long_texts = [ids for ids in texts if len(ids) >= MIN_WORDS]
+            if not long_texts:
+                raise DataError(
+                    f"{path} holds {len(texts)} texts, none of {MIN_WORDS} words or more; "
+                    "accepted: a file with one text per line"
+                )
+            self.texts += len(texts)
+            self.short_texts += len(texts) - len(long_texts)
+            for ids in long_texts:
+                length = min(len(ids), RUN_WORDS)
+                starts = np.arange(len(ids) - length + 1)
+                heads.append(_hash_runs(ids, starts, MIN_WORDS))
+                hashes[length].append(_hash_runs(ids, starts, length))
         self._heads = np.unique(np.concatenate(heads))
         # The sieve is a table of the first bits of all heads. It rejects five of six other hashes,
         # ten times as fast as a search.
@@ -157,12 +155,11 @@ def _runs_of(files: tuple[tuple[str, str], ...]) -> _Runs:
     return _Runs([path for path, _ in files])
 
 
-def _read_texts(paths: Sequence[str]) -> Iterator[str]:
-    for path in paths:
-        for offset, line in lines_from(path):
-            text = decode_line(line, place=partial(line_place, path, offset))
-            if not text.isspace():
-                yield text
+def _read_texts(path: str) -> Iterator[str]:
+    for offset, line in lines_from(path):
+        text = decode_line(line, place=partial(line_place, path, offset))
+        if not text.isspace():
+            yield text
 
 
 def _encoder(id_of: Callable[[str], int]) -> Callable[[str], UInt64[np.ndarray, "words"]]:

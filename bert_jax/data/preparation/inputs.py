@@ -5,9 +5,14 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict
 
-from bert_jax.data.passport import FORMAT_VERSION, Settings, check_same, read_prepared
+from bert_jax.data.passport import (
+    FORMAT_VERSION,
+    CorpusDescription,
+    Settings,
+    check_same,
+    read_prepared,
+)
 from bert_jax.data.sources.base import CorpusFile
 from bert_jax.data.sources.corpora import Corpus
 from bert_jax.data.sources.files import compression_of, sha256_of
@@ -19,22 +24,11 @@ _WHERE = ("path", "size", "builder_directory")
 """Fields of a file that describe its location, not how it is read."""
 
 
-class InputFile(TypedDict):
-    path: str
-    sha256: str
-
-
-class InputSource(TypedDict):
-    files: list[InputFile]
-
-
-class Inputs(TypedDict):
+class Inputs(CorpusDescription):
     """The fields of `corpus.json` that code reads."""
 
-    spec: str
     fingerprint: str
     settings: Settings
-    sources: list[InputSource]
 
 
 def describe_inputs(corpus: Corpus, *, threads: int) -> dict:

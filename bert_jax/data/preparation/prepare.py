@@ -141,11 +141,7 @@ def prepare_data(
 def _open_inputs(
     config: DataConfig, on_bad_record: OnBadRecord, *, engine: Engine, exclusion: Exclusion
 ) -> _Inputs:
-    """Lists and hashes the corpus.
-
-    Raises:
-      DataError: `config.directory` holds files of another corpus or of other settings.
-    """
+    """Lists and hashes the corpus. Raises DataError if the directory holds files of another one."""
     directory = open_path(config.directory, name="data.directory", local=True)
     corpus = open_corpus(config.corpus)
     description = describe_inputs(corpus, threads=engine.workers)
@@ -166,11 +162,7 @@ def _open_inputs(
 def _survey_tasks(
     config: DataConfig, inputs: _Inputs, *, exclusion: Exclusion, counts_words: bool
 ) -> list[survey.SurveyTask]:
-    """Returns the tasks of the survey.
-
-    Raises:
-      DataError: the corpus has too few documents for `config.train_shards`.
-    """
+    """Returns the tasks of the survey. Raises DataError if documents are fewer than shards."""
     needed = config.train_shards + 1  # one is held out
     documents = chain.from_iterable(map(read_slice, inputs.slices))
     found = sum(1 for _ in islice(documents, needed))
@@ -195,10 +187,7 @@ def _survey_tasks(
 
 @contextmanager
 def _removed_if_refused(directory: Path) -> Iterator[None]:
-    """Deletes a new survey directory if the body of the `with` statement raises a DataError.
-
-    Keeps the directory if the same command can continue from it.
-    """
+    """Deletes a new survey directory after a DataError, if the command cannot continue from it."""
     was_there = directory.exists()
     try:
         yield
@@ -235,11 +224,7 @@ def _run(name: str, tasks: Sequence[Task], *, engine: Engine, report: Report) ->
 
 
 def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | None:
-    """Loads the vocabulary that an earlier call trained; returns None if there is none.
-
-    Raises:
-      DataError: the vocabulary was trained with other settings.
-    """
+    """Loads the vocabulary of an earlier call, if any. Raises DataError if its settings differ."""
     path = Path(config.directory) / "tokenizer.json"
     if not path.exists():
         return None

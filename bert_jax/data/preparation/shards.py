@@ -98,11 +98,7 @@ class ShardTask:
         return self.path.with_suffix(".documents.npy")
 
     def run(self) -> dict:
-        """Writes the shard and then its statistics; returns the statistics without token counts.
-
-        Raises:
-          DataError: the corpus cannot be read, or the shard cannot be written.
-        """
+        """Writes the shard and then its statistics; returns the statistics without token counts."""
         statistics = _Statistics(self)
         gc.disable()  # collection takes 1/6 of the time; a block has 100,000 lists and no cycle
         try:
@@ -155,8 +151,7 @@ class _Statistics:
     """Counts the content of a shard."""
 
     def __init__(self, task: ShardTask):
-        self.examples = self.documents = self.sentences = self.bytes_read = 0
-        self.positions = self.pairs = self.random_pairs = 0
+        self.counts: Counter[str] = Counter()
         self.excluded = {"train": 0, "eval": 0}
         self.token_counts = np.zeros(task.tokenizer.vocab_size, np.int64)
         self.unk_id = task.tokenizer.unk_id
@@ -167,15 +162,9 @@ class _Statistics:
 
     def to_json(self) -> dict:
         return {
-            "examples": self.examples,
-            "documents": self.documents,
-            "sentences": self.sentences,
+            **{name: self.counts[name] for name in Counts.__annotations__},
             "tokens": int(self.token_counts.sum()),
             "unknown_tokens": int(self.token_counts[self.unk_id]),
-            "positions": self.positions,
-            "pairs": self.pairs,
-            "random_pairs": self.random_pairs,
-            "bytes_read": self.bytes_read,
             "excluded_documents": self.excluded,
             "lengths": self.lengths.tolist(),
             "text": self.text,
@@ -201,8 +190,8 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
             rng=rng,
         )
         del documents  # early, so that two blocks are never in memory together
-        statistics.pairs += sum(len(pair.b) > 0 for pair in pairs)
-        statistics.random_pairs += sum(pair.label for pair in pairs)
+        statistics.counts["pairs"] += sum(len(pair.b) > 0 for pair in pairs)
+        statistics.counts["random_pairs"] += sum(pair.label for pair in pairs)
         rows = [[pair] for pair in pairs]
         if packs:
             rows = pack_pairs(
@@ -210,9 +199,9 @@ def _records(task: ShardTask, statistics: _Statistics) -> Iterator[bytes]:
             )
         if task.split == "train":
             rng.shuffle(rows)
-        statistics.examples += len(rows)
+        statistics.counts["examples"] += len(rows)
         lengths = [sum(map(row_length, row)) for row in rows]
-        statistics.positions += sum(lengths)
+        statistics.counts["positions"] += sum(lengths)
         statistics.lengths += np.bincount(lengths, minlength=len(statistics.lengths))
         sizes = [len(row) for row in rows]
         encoded = records.encode_pairs(list(chain.from_iterable(rows)), dtype=dtype)
@@ -251,10 +240,9 @@ def _blocks(
         found = split_sentences(document.text, task.config.language)
         count_text(statistics.text, document.text, found, config=task.config)
         sentences = [encode(sentence) for sentence in found]
-        statistics.documents += 1
         statistics.hashes.append(corpora.document_hash(document))
-        statistics.sentences += len(sentences)
-        statistics.bytes_read += len(document.text.encode())
+        read = {"sentences": len(sentences), "bytes_read": len(document.text.encode())}
+        statistics.counts.update(read, documents=1)
         documents.append(sentences)
         times.append(used)
         tokens += sum(map(len, sentences))

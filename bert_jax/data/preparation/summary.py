@@ -9,6 +9,7 @@ import numpy as np
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.masking import BatchForm, masked_batch
+from bert_jax.data.passport import Counts
 from bert_jax.data.records import open_split
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.files import read_array
@@ -17,8 +18,6 @@ RANGE_DOCUMENTS = 2**22
 """Approximate number of documents whose hashes are compared at a time (32 MB)."""
 MEASURED_ROWS = 2000
 """Number of training rows on which masks are measured (38,000 predictions at 128 tokens)."""
-
-_SUMS = "examples documents sentences tokens positions pairs random_pairs bytes_read".split()
 
 
 def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence[dict]) -> dict:
@@ -86,7 +85,7 @@ def measure_masking(passport: dict, config: DataConfig, tokenizer: Tokenizer) ->
 
 
 def _summary(shards: Sequence[dict]) -> dict:
-    summary: dict = {name: sum(shard[name] for shard in shards) for name in _SUMS}
+    summary: dict = {name: sum(one[name] for one in shards) for name in Counts.__annotations__}
     unknown = sum(shard["unknown_tokens"] for shard in shards)
     return summary | {
         "shards": [

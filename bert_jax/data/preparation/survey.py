@@ -85,29 +85,26 @@ class SurveyTask:
             ) from error
 
     def _run(self) -> dict:
-        documents: Counter[str] = Counter()
-        excluded: list[str] = []
-        hashes: set[int] = set()
+        result = {
+            "format_version": FORMAT_VERSION,
+            "settings": self.settings,
+            "counts_words": self.counts_words,
+            "train": 0,
+            "eval": 0,
+            "excluded": [],
+            "hashes": [],
+        }
         with (
             replacing(self.held_out_path) as temporary,
             open(temporary, "w", encoding="utf-8", newline="\n") as held_out,
         ):
-            texts = self._training_texts(documents, excluded, hashes, held_out)
+            texts = self._training_texts(result, held_out)
             if self.counts_words:
                 words = self._count(texts)
                 lines = (f"{word}\t{words[word]}\n" for word in sorted(words))
                 write_atomically(self.words_path, "".join(lines))
             else:
                 deque(texts, maxlen=0)
-        result = {
-            "format_version": FORMAT_VERSION,
-            "settings": self.settings,
-            "counts_words": self.counts_words,
-            "train": documents["train"],
-            "eval": documents["eval"],
-            "excluded": excluded,
-            "hashes": sorted(hashes),
-        }
         write_json(self.path, result)
         return result
 
@@ -121,24 +118,21 @@ class SurveyTask:
         sentences = (s for text in texts for s in split_sentences(text, config.language))
         return train_sentencepiece.count_pretokens(sentences, lower_case=config.lower_case)
 
-    def _training_texts(
-        self, documents: Counter[str], excluded: list[str], hashes: set[int], held_out: TextIO
-    ) -> Iterator[str]:
+    def _training_texts(self, result: dict, held_out: TextIO) -> Iterator[str]:
         """Yields each training text as often as the weight of its source says.
 
-        Adds names of excluded documents to `excluded`, and the hashes of up to two different
-        documents to `hashes`; writes held-out documents to `held_out`.
+        Adds every document to `result`, and writes held-out documents to `held_out`.
         """
         for document, weight in corpora.read_slice(self.corpus_slice):
-            if len(hashes) < 2:
-                hashes.add(corpora.document_hash(document))
+            if len(hashes := result["hashes"]) < 2:
+                result["hashes"] = sorted({*hashes, corpora.document_hash(document)})
             if self.exclusion.drops(document.text):
-                excluded.append(document.name)
+                result["excluded"].append(document.name)
             elif not corpora.is_held_out(document, fraction=self.config.held_out_fraction):
-                documents["train"] += 1
+                result["train"] += 1
                 yield from repeat(document.text, corpora.copies(document, times=weight))
             else:
-                documents["eval"] += 1
+                result["eval"] += 1
                 line = {"name": document.name, "text": document.text}
                 held_out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
