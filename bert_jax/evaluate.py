@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from bert_jax import command, environment
-from bert_jax.errors import ConfigError, DataError
+from bert_jax.errors import ConfigError, DataError, located
 from bert_jax.files import naming
 
 if TYPE_CHECKING:  # importing these imports jax; a command does so in main()
@@ -105,10 +105,8 @@ def as_evaluated(experiment: "Experiment", passport: dict, directory: str) -> "E
             experiment.objective.next_sentence and made["pairs"] == experiment.data.pairs
         ),
     }
-    try:
+    with located(directory):
         return override(phase.experiment, overrides)
-    except ConfigError as error:
-        raise ConfigError(f"{directory}: {error}") from error
 
 
 def frozen_masking(data: "DataConfig", sequence_length: int) -> "MaskingConfig":

@@ -27,7 +27,7 @@ from absl import flags
 from bert_jax import command, cpu, environment
 from bert_jax.config.paths import open_path
 from bert_jax.data.passport import load_passport
-from bert_jax.errors import ConfigError, require
+from bert_jax.errors import located, require
 from bert_jax.faults.memory import explain_lack_of_memory
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
@@ -128,10 +128,8 @@ def _load_probe(experiment: "Experiment") -> Callable[[Any], dict[str, float]]:
     from bert_jax.tasks.probe import make_probe
 
     probe = experiment.evaluation.probe
-    try:
+    with located(f"evaluation.probe is {probe!r}"):
         task = command.load(probe, FineTuningConfig)
-    except ConfigError as error:
-        raise ConfigError(f"evaluation.probe is {probe!r}: {error}") from error
     return make_probe(task, experiment.model, load_tokenizer(experiment.data.directory))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.config import check_bounds
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, require
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -66,12 +66,10 @@ class ShardingRules:
 
     def __post_init__(self):
         check_bounds(self, "sharding")
+        accepted = f"{', '.join(MESH_AXES)}, null"
         for field in fields(self):
             for axis in _as_tuple(getattr(self, field.name)):
-                if axis not in MESH_AXES:
-                    raise ConfigError(
-                        f"sharding.{field.name} is {axis!r}; accepted: {', '.join(MESH_AXES)}, null"
-                    )
+                require(axis in MESH_AXES, f"sharding.{field.name}", axis, accepted)
 
 
 def slice_of(device: Any) -> int | None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 from scipy.stats import binomtest
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -140,14 +141,14 @@ def _features(
 ) -> Iterator[tuple[str, str, sparse.csr_array]]:
     """Yields the name, the description and the features [pairs, features] of each classifier.
 
-    The rarity of pieces is computed from the `reference` pairs.
+    The rarity of pieces is computed from the `reference` pairs. A and B of a pair are two texts.
     """
     lengths = _lengths(pairs, sequence_length=sequence_length)
     yield "lengths", "how many pieces are in A and in B, their sum and difference", lengths
     a, b = _bags_of_sides(pairs, vocab_size=vocab_size)
     words = sparse.csr_array(sparse.hstack([a, b]))
     yield "words", "which pieces are in A, and which in B", words
-    rarity = _rarity(reference, vocab_size=vocab_size)
+    rarity = TfidfTransformer().fit(sparse.vstack(_bags_of_sides(reference, vocab_size=vocab_size)))
     shared = sparse.csr_array(a.multiply(b))
     all_three = sparse.hstack([words, shared, _overlap(a, b, shared, rarity=rarity)])
     sees = "which pieces are in A, in B and in both, and how many"
@@ -180,21 +181,13 @@ def _ones(columns: np.ndarray, *, ends: np.ndarray, width: int) -> sparse.csr_ar
     )
 
 
-def _rarity(pairs: Sequence[Pair], *, vocab_size: int) -> np.ndarray:
-    """Returns the inverse document frequency of each piece. A and B of a pair are two documents."""
-    a, b = _bags_of_sides(pairs, vocab_size=vocab_size)
-    frequency = a.sum(axis=0) + b.sum(axis=0)
-    return np.log((2 * len(pairs) + 1) / (frequency + 1)) + 1
-
-
-def _overlap(a, b, shared, *, rarity: np.ndarray) -> np.ndarray:
+def _overlap(a, b, shared, *, rarity: TfidfTransformer) -> np.ndarray:
     """Returns [pairs, 2]: the cosine similarity of A and B, and the share of common pieces.
 
     The share is the number of common pieces, divided by the number of pieces of the text with
     fewer pieces. In the cosine, rare pieces have more weight. Both features are multiplied by 10,
     so the penalty affects each of them about as much as the 0-or-1 feature of a piece.
     """
-    weight = rarity**2
-    cosine = (shared @ weight) / np.sqrt((a @ weight) * (b @ weight))
+    cosine = np.ravel(rarity.transform(a).multiply(rarity.transform(b)).sum(axis=1))
     smaller = np.minimum(a.sum(axis=1), b.sum(axis=1))
     return 10 * np.stack([cosine, shared.sum(axis=1) / smaller], axis=1)

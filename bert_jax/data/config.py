@@ -9,7 +9,7 @@ from bert_jax.config import PositiveInt, Share, check_bounds
 from bert_jax.config.bounds import nearest
 from bert_jax.config.paths import open_path
 from bert_jax.data.sentences import LANGUAGES
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +56,9 @@ class MaskingConfig:
             raise ConfigError(
                 "masking.count is 'drawn' with masking.unit 'span'; accepted: 'rounded', 'floored'"
             )
-        if min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
-            raise ConfigError(
-                f"masking.split is {self.split}; accepted: three shares of 0 or more that sum to 1"
-            )
+        whole = min(self.split) >= 0 and abs(sum(self.split) - 1) <= 1e-6
+        accepted = "three shares of 0 or more that sum to 1"
+        require(whole, "masking.split", self.split, accepted)
 
     @property
     def highest_rate(self) -> float:
@@ -165,11 +164,9 @@ class DataConfig:
                 "data.masking.static is True, but data.masking.rate_points change the masks "
                 "during training; accepted: one of the two"
             )
-        if self.evaluation_masking.rate_points:
-            raise ConfigError(
-                f"data.evaluation_masking.rate_points is {self.evaluation_masking.rate_points}; "
-                "accepted: (), because held-out masks are the same at every step"
-            )
+        points = self.evaluation_masking.rate_points
+        accepted = "(), because held-out masks are the same at every step"
+        require(not points, "data.evaluation_masking.rate_points", points, accepted)
 
     @property
     def tokenizer_kind(self) -> str:

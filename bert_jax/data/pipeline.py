@@ -18,7 +18,7 @@ from bert_jax.data.masking import BatchForm, masked_batch
 from bert_jax.data.passport import check_passport, load_passport
 from bert_jax.data.records import open_split
 from bert_jax.data.tokenizers.files import load_tokenizer
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, require
 
 EVALUATION_SEED = 20181011
 """Seed of the fixed held-out masks. Published evaluations are comparable only with this seed."""
@@ -49,13 +49,10 @@ class TrainingSource:
     """
 
     def __init__(self, plan: ReadPlan, *, host: Host = ONE_HOST):
-        if plan.config.batch_size % host.count:
-            raise DataError(
-                f"batch_size is {plan.config.batch_size}; accepted: a multiple of the {host.count} "
-                "parts of a batch"
-            )
+        size, accepted = plan.config.batch_size, f"a multiple of the {host.count} parts of a batch"
+        require(size % host.count == 0, "batch_size", size, accepted, error=DataError)
         self._plan = plan
-        self._rows = host.rows(plan.config.batch_size)
+        self._rows = host.rows(size)
         self._records = _Records(plan.config, split="train", batch_size=len(self._rows))
 
     def __len__(self) -> int:

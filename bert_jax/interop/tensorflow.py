@@ -125,12 +125,8 @@ def _index_file(prefix: Path) -> Path:
 def _map_file(prefix: Path, shard: int, shards: int) -> np.ndarray:
     file = prefix.with_name(f"{prefix.name}.data-{shard:05}-of-{shards:05}")
     check_not_pointer(file, error=CheckpointError)
-    try:
+    with parsing(file, accepted="a file", error=CheckpointError):
         return np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
-    except OSError as error:
-        raise CheckpointError(
-            f"{file} cannot be read ({error.strerror}); accepted: a file"
-        ) from error
 
 
 def _read_variable(name: str, entry: _Entry, data: list[np.ndarray], prefix: Path) -> np.ndarray:

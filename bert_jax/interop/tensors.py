@@ -80,8 +80,10 @@ def to_parameters(
             continue
         parameters[name.path] = np.zeros(shape, np.float32)
         for layer, one in enumerate(foreign):
-            place = (name.path, layer) if name.stacked else (name.path,)
-            problems += _convert(name, names.pop(one), source, parameters, place, report)
+            where, into = name.path, parameters[name.path]
+            if name.stacked:
+                where, into = f"{where}[{layer}]", into[layer]
+            problems += _convert(name, names.pop(one), source, into, where, report)
     problems += _missing_problems(missing, parameters, allow)
     problems += _sort_out(names, source, allow, report)
     if problems:
@@ -97,13 +99,12 @@ def _convert(
     name: Name,
     tensor_name: str,
     source: Source,
-    parameters: Parameters,
-    place: tuple[str] | tuple[str, int],
+    into: np.ndarray,
+    where: str,
     report: LoadingReport,
 ) -> Iterator[str]:
-    """Copies a tensor to (path) or (path, layer), and reports its use. Yields problems."""
-    path, *layer = place
-    into, tensor = parameters[path][tuple(layer) or ...], source.tensors[tensor_name]
+    """Copies a tensor into the parameter `where`, and reports its use. Yields problems."""
+    tensor = source.tensors[tensor_name]
     expected = _foreign_shape(name, into.shape, source)
     if tensor.shape != expected:
         yield f"{tensor_name} is {list(tensor.shape)}, not {list(expected)}"
@@ -120,7 +121,6 @@ def _convert(
         into[: len(values)] = values
     else:
         into[...] = values.reshape(into.shape)
-    where = f"{path}[{layer[0]}]" if layer else path
     same = expected == into.shape and tensor.dtype == np.float32 and not transposed
     line = f"{tensor_name} {_describe(tensor)} -> {where} {_describe(into)}"
     (report.used if same else report.reshaped).append(line)

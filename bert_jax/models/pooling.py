@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, require
 from bert_jax.models.bert import EncoderOutput
 from bert_jax.models.config import Pooling
 
@@ -61,8 +61,7 @@ def pool(
         return jnp.where(mask.any(1, keepdims=True), largest, 0)
     if pooling == "last4":
         last = token_vectors(output, "last4")
-    elif pooling != "mean":
-        accepted = ", ".join(get_args(Pooling))
-        raise ConfigError(f"pooling is {pooling!r}; accepted: {accepted}")
+    else:
+        require(pooling == "mean", "pooling", pooling, ", ".join(get_args(Pooling)))
     weights = mask[..., None].astype(jnp.float32)
     return (last * weights).sum(1) / jnp.maximum(weights.sum(1), 1)

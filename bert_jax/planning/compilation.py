@@ -23,7 +23,7 @@ from bert_jax.planning.topology import Topology, parse_topology
 from bert_jax.sharding import make_mesh
 from bert_jax.training.build import assemble, batch_sharding
 from bert_jax.training.experiment import Experiment, phases
-from bert_jax.training.state import abstract_state, example_batch
+from bert_jax.training.state import abstract_state, example_row
 
 OPTIMIZATION_LEVEL = "O1"
 """XLA's optimization level. The default, which training uses, compiles several times slower."""
@@ -103,12 +103,7 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
         lambda leaf: jax.ShapeDtypeStruct(
             (data.batch_size, *leaf.shape[1:]), leaf.dtype, sharding=rows
         ),
-        example_batch(
-            batch_size=1,
-            length=data.sequence_length,
-            predictions=data.masking.max_predictions,
-            pairs=data.pairs_per_row,
-        ),
+        example_row(data),
     )
     found: dict[str, Any] = {
         "mesh": dict(mesh.shape),

@@ -86,7 +86,10 @@ def _is_free(one: Instruction) -> bool:
 
 def totals(program: Program, chip: Chip) -> Totals:
     """Returns sums over all instructions. The body of a loop is counted once per iteration."""
-    return _Walk(program, chip).run()
+    walk = _Walk(program, chip)
+    walk.computation(program.entry, 1)
+    walk.totals.collectives = sorted(walk.collectives.values(), key=lambda c: -c.wire_bytes)
+    return walk.totals
 
 
 class _Walk:
@@ -96,11 +99,6 @@ class _Walk:
         self.collectives: dict[tuple[str, str, int, bool], Collective] = {}
         self.fusions: dict[str, _Fusion] = {}
         self.channels: set[tuple[str | None, int]] = set()
-
-    def run(self) -> Totals:
-        self.computation(self.program.entry, 1)
-        self.totals.collectives = sorted(self.collectives.values(), key=lambda c: -c.wire_bytes)
-        return self.totals
 
     def computation(self, name: str, times: float) -> None:
         instructions = self.program.computations.get(name, {})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import located
 from bert_jax.runs.run import load_run
 from bert_jax.training import checkpoint
 from bert_jax.training.experiment import Experiment
@@ -14,10 +14,8 @@ def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeight
     source = experiment.training.init_from
     if not source or checkpoint.latest_step(workdir):
         return None
-    try:
+    with located(f"training.init_from is {source!r}"):
         run = load_run(source)
-    except BertJaxError as error:
-        raise type(error)(f"training.init_from is {source!r}: {error}") from error
     return InitialWeights(
         path=run.path,
         step=run.step,

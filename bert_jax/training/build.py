@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from bert_jax.data.batch import Batch, Host
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, require
 from bert_jax.faults import memory
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.kernels import SPLASH_TOKENS
@@ -21,7 +21,7 @@ from bert_jax.training.optim import learning_rate_schedule, make_optimizer, rest
 from bert_jax.training.state import (
     TrainState,
     abstract_state,
-    example_batch,
+    example_row,
     state_initializer,
     state_sharding,
 )
@@ -149,17 +149,11 @@ def check_memory(assembly: Assembly) -> Assembly:
     """
     state = abstract_state(assembly.initialize, assembly.sharding)
     data = assembly.experiment.data
-    row = example_batch(
-        batch_size=1,
-        length=data.sequence_length,
-        predictions=data.masking.max_predictions,
-        pairs=data.pairs_per_row,
-    )
     (rows,) = assembly.rows.shard_shape((data.batch_size,))
     bytes_of = {
         "parameters": _bytes_on_a_device(state.params),
         "optimizer state": _bytes_on_a_device(state.opt_state),
-        "a batch": rows * sum(array.nbytes for array in row),
+        "a batch": rows * sum(array.nbytes for array in example_row(data)),
     }
     memory.check_fits(bytes_of, assembly.experiment, list(assembly.rows.device_set))
     return assembly
@@ -206,11 +200,8 @@ def batch_sharding(experiment: Experiment, mesh: Mesh) -> NamedSharding:
       ConfigError: microbatches or devices cannot get equal numbers of rows.
     """
     microbatches, size = experiment.training.microbatches, experiment.data.batch_size
-    if size % microbatches:
-        raise ConfigError(
-            f"data.batch_size is {size}; accepted: a multiple of training.microbatches "
-            f"{microbatches}"
-        )
+    multiple = f"a multiple of training.microbatches {microbatches}"
+    require(size % microbatches == 0, "data.batch_size", size, multiple)
     rules = experiment.sharding
     return row_sharding(size, "data.batch_size", rules=rules, mesh=mesh, microbatches=microbatches)
 

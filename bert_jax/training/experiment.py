@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from bert_jax.config import check_bounds, flatten, override
 from bert_jax.data.config import PREPARATION_FIELDS, DataConfig
-from bert_jax.errors import ConfigError, require
+from bert_jax.errors import ConfigError, located, require
 from bert_jax.models.config import BertConfig
 from bert_jax.sharding import MeshConfig, ShardingRules
 from bert_jax.training.config import EvaluationConfig, PhaseConfig, TrainingConfig
@@ -150,15 +150,9 @@ def phases(experiment: Experiment) -> tuple[Phase, ...]:
     return tuple(plan)
 
 
-@contextlib.contextmanager
-def errors_of_phase(number: int, *, of: int) -> Iterator[None]:
-    """Adds the number of the phase to a ConfigError, if there are several phases."""
-    try:
-        yield
-    except ConfigError as error:
-        if of == 1:
-            raise
-        raise ConfigError(f"phase {number} of {of}: {error}") from error
+def errors_of_phase(number: int, *, of: int) -> contextlib.AbstractContextManager[None]:
+    """Adds the number of the phase to an error of the user, if there are several phases."""
+    return located(f"phase {number} of {of}") if of > 1 else contextlib.nullcontext()
 
 
 def _changes(config: PhaseConfig, experiment: Experiment) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from bert_jax.data.batch import Batch
+from bert_jax.data.config import DataConfig
 from bert_jax.errors import ConfigError
 from bert_jax.sharding import ShardingRules, cut_last, named_sharding
 
@@ -42,6 +43,16 @@ def example_batch(*, batch_size: int, length: int, predictions: int, pairs: int 
         cls_positions=pair,
         pair_labels=pair,
         pair_weights=pair.astype(np.float32),
+    )
+
+
+def example_row(data: DataConfig) -> Batch:
+    """Returns a batch of zeros with one row of the shape that the data have."""
+    return example_batch(
+        batch_size=1,
+        length=data.sequence_length,
+        predictions=data.masking.max_predictions,
+        pairs=data.pairs_per_row,
     )
 
 

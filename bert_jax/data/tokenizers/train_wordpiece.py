@@ -13,7 +13,7 @@ import sentencepiece
 from bert_jax.data.tokenizers.counts import bound
 from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH, SPECIAL_PIECES, WordPiece
 from bert_jax.data.tokenizers.words import space_ideographs, split_whitespace, split_word
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, require
 
 MIN_CHARACTER_COUNT = 5
 """A character that occurs less often gets no piece: its embedding could not be learnt."""
@@ -82,17 +82,11 @@ def train_wordpiece(
       DataError: the corpus gives fewer than `vocab_size` pieces, or its characters alone give more.
     """
     pieces = [*SPECIAL_PIECES, *_alphabet(word_counts)]
-    if vocab_size < len(pieces):
-        raise DataError(
-            f"vocab_size is {vocab_size}; accepted: at least {len(pieces)}, the special pieces "
-            "and the characters of this corpus"
-        )
+    least = f"at least {len(pieces)}, the special pieces and the characters of this corpus"
+    require(vocab_size >= len(pieces), "vocab_size", vocab_size, least, error=DataError)
     pieces = list(dict.fromkeys(pieces + _merged_pieces(word_counts, vocab_size=vocab_size)))
-    if len(pieces) < vocab_size:
-        raise DataError(
-            f"vocab_size is {vocab_size}; accepted: at most {len(pieces)}, "
-            "all the pieces that this corpus gives"
-        )
+    most = f"at most {len(pieces)}, all the pieces that this corpus gives"
+    require(vocab_size <= len(pieces), "vocab_size", vocab_size, most, error=DataError)
     return WordPiece(
         pieces=tuple(pieces[:vocab_size]),
         lower_case=lower_case,

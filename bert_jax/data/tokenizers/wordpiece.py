@@ -65,8 +65,7 @@ class WordPiece(Tokenizer):
         The last of equal lines is the piece, as in the code of Google and Hugging Face. The others
         get a name with a space, which no word contains.
         """
-        text = read_text(Path(path)).removeprefix("\ufeff")  # a byte order mark
-        lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+        lines = read_text(Path(path)).replace("\r\n", "\n").removesuffix("\n").split("\n")
         ids = {line: i for i, line in enumerate(lines)}
         with located(path):
             return cls(
