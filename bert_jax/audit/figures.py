@@ -34,10 +34,7 @@ _STYLE = {
     "axes.axisbelow": True,
     "grid.color": _FAINT,
     "grid.linewidth": 0.6,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
+    **{f"{axis}tick.{kind}.size": 0 for axis in "xy" for kind in ("major", "minor")},
     "legend.frameon": False,
 }
 _WIDTH = 7.2  # inches of 72 SVG units; CSS stretches the plot to the width of the column

@@ -77,8 +77,7 @@ def write_page(directory: str | Path) -> Audit:
 
 def _describe_tokens(counts: np.ndarray, tokenizer: Tokenizer) -> dict:
     """Returns statistics about how often each vocabulary piece occurs in training records."""
-    special = [getattr(tokenizer, f"{name}_id") for name in ("pad", "unk", "cls", "sep", "mask")]
-    ordinary = ~np.isin(np.arange(len(counts)), special)
+    ordinary = ~np.isin(np.arange(len(counts)), list(tokenizer.special_ids.values()))
     unused = np.flatnonzero(ordinary & (counts == 0))
     total = int(counts.sum())
     order = np.argsort(-counts, kind="stable")

@@ -93,6 +93,10 @@ class Tokenizer(ABC):
         canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def __getstate__(self) -> dict:
+        # The caches cannot be pickled and are soon filled again.
+        return {name: getattr(self, name) for name in vars(type(self))["__dataclass_fields__"]}
+
 
 def starts_word(text: str) -> bool:
     """Returns whether the text of a piece starts a word.

@@ -109,9 +109,6 @@ class HuggingFace(Tokenizer):
             "tokenizer": json.loads(self.description),
         }
 
-    def __getstate__(self) -> dict:
-        return {"description": self.description}
-
     @cached_property
     def special_names(self) -> dict[str, str]:
         """The name of each of `SPECIAL_PIECES` in the file."""

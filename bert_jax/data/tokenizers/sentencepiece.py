@@ -131,9 +131,6 @@ class SentencePiece(Tokenizer):
         """Returns the score of a piece, which is the logarithm of its probability."""
         return self._processor.get_score(i)
 
-    def __getstate__(self) -> dict:
-        return {"model": self.model}
-
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
         processor = sentencepiece.SentencePieceProcessor()

@@ -102,10 +102,6 @@ class WordPiece(Tokenizer):
             "pieces": list(self.pieces),
         }
 
-    def __getstate__(self) -> dict:
-        # The caches cannot be pickled and are soon filled again.
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {piece: i for i, piece in enumerate(self.pieces)}
