@@ -9,10 +9,9 @@ of a cross-validation. FILE.jsonl:NAME names such runs in a record (benchmarks/r
 --output is a record, the difference becomes a line of the record.
 
 Two fine-tunings with the same seeds and no folds are paired by seed and by example: see
-`bert_jax.statistics.examples.interval_over_examples`. Otherwise, the 95 % interval is a percentile
-bootstrap. Its statistic is the mean over folds of the difference between the means over seeds. Each
-draw resamples the folds, then the seeds and the examples of each fold. Both fine-tunings get the
-same examples. With fewer than 20 folds, this interval is too narrow.
+`bert_jax.statistics.examples.interval_over_examples`. Otherwise, the difference is the mean over
+folds of the difference between the means over seeds, and Student's t gives its 95 % interval. The
+variance between the differences of several folds includes the variance from seeds and examples.
 
 Scores on dev are too high for both, because the checkpoints were chosen on dev. The folds of a
 cross-validation share most of their training examples. No interval from a single cross-validation
@@ -34,6 +33,7 @@ from record import (
     read_record,
     write_record,
 )
+from scipy.special import stdtrit
 
 from bert_jax import command
 from bert_jax.errors import ConfigError, DataError
@@ -48,7 +48,7 @@ from bert_jax.statistics.examples import (
     paired_outcomes,
     percentiles,
 )
-from bert_jax.statistics.seeds import CONFIDENCE
+from bert_jax.statistics.seeds import CONFIDENCE, estimate
 from bert_jax.tasks.families.registry import FAMILIES
 
 FLAGS = flags.FLAGS
@@ -81,7 +81,8 @@ def load_folds(source: str) -> dict[str, Line]:
 def difference(first: str, second: str, *, method: str = "") -> Line:
     """Returns the difference of the main metric on dev and test, its interval and its sources.
 
-    `method` is percentile, or empty for the method that fits the seeds and folds.
+    `method` is empty for the method that fits the seeds and folds, or the method of a record:
+    percentile was the method of earlier records.
 
     Raises:
       DataError: a run or its outcomes are missing, or the two differ in data or metric.
@@ -91,17 +92,19 @@ def difference(first: str, second: str, *, method: str = "") -> Line:
     result = next(iter(ours.values()))["result"]
     metric = FAMILIES[result["family"]].metrics[result["metric"]]
     seeds = [[_finished(fold) for fold in folds.values()] for folds in (ours, theirs)]
+    paired = len(ours) == 1 and seeds[0] == seeds[1]
     if not method:
-        paired = len(ours) == 1 and seeds[0] == seeds[1]
-        by_seed = "student_t" if len(seeds[0][0]) < MANY_SEEDS else "multi_bootstrap"
-        method = by_seed if paired else "percentile"
+        many = paired and len(seeds[0][0]) >= MANY_SEEDS
+        method = "multi_bootstrap" if many else "student_t"
     splits = {}
     for split in result["summary"]:
         outcomes = [_outcomes(folds, split) for folds in (ours, theirs)]
         means = [_mean(folds, metric) for folds in outcomes]
         pairs = list(zip(*outcomes, strict=True))
         if method == "percentile":
-            interval = interval_of_difference(pairs, metric)
+            interval = percentile_interval(pairs, metric)
+        elif not paired:
+            interval = student_t_interval(pairs, metric)
         else:
             first_fold, second_fold = pairs[0]
             interval = interval_over_examples(*paired_outcomes(first_fold, second_fold, metric))
@@ -145,17 +148,51 @@ def check_paired(first: str, ours: dict[str, Line], second: str, theirs: dict[st
                 )
 
 
-def interval_of_difference(
-    folds: Sequence[Pair], metric: Metric, *, seed: int = 0
-) -> tuple[float, float]:
-    """Returns the percentile interval of the mean difference over folds.
+def student_t_interval(folds: Sequence[Pair], metric: Metric) -> tuple[float, float]:
+    """Returns the interval of the mean difference over folds, by Student's t.
+
+    With a single fold, the half-width is the root of the summed squares of two half-widths: Welch's
+    t for the variances between the seeds of the two fine-tunings, and a normal one for the variance
+    over resamples of the examples, which are the same for both.
 
     Args:
       folds: outcomes of each fold; a single pair if there is no cross-validation.
       metric: function of the outcomes of one seed.
-      seed: seed of the draws.
+
+    References:
+      Welch 1947, The generalization of Student's problem when several different population
+      variances are involved.
     """
-    rng = np.random.default_rng(seed)
+    if len(folds) > 1:
+        differences = [_mean([ours], metric) - _mean([theirs], metric) for ours, theirs in folds]
+        found = estimate(np.array(differences))
+        return float(found.low), float(found.high)
+    (sides,) = folds
+    rng, count = np.random.default_rng(0), len(sides[0][0])
+    values = [_values(outcomes, metric) for outcomes in sides]
+    resampled = [
+        [_values([one[draw] for one in outcomes], metric) for outcomes in sides]
+        for draw in rng.integers(count, size=(RESAMPLES, count))
+    ]
+    of_examples = np.std(
+        [np.mean(ours) - np.mean(theirs) for ours, theirs in resampled if ours and theirs]
+    )
+    several = [found for found in values if len(found) > 1]
+    variances = np.array([np.var(found, ddof=1) / len(found) for found in several])
+    of_seeds, freedom = variances.sum(), np.array([len(found) - 1 for found in several])
+    freedom = of_seeds**2 / (variances**2 / freedom).sum() if of_seeds else 1.0
+    student, normal = stdtrit([freedom, np.inf], (1 + CONFIDENCE) / 2)
+    half = np.hypot(student * np.sqrt(of_seeds), normal * of_examples)
+    difference = np.mean(values[0]) - np.mean(values[1])
+    return float(difference - half), float(difference + half)
+
+
+def percentile_interval(folds: Sequence[Pair], metric: Metric) -> tuple[float, float]:
+    """Returns the interval of earlier records, a percentile bootstrap of folds, seeds and examples.
+
+    It is too narrow for fewer than 20 folds or seeds. The arguments are as above.
+    """
+    rng = np.random.default_rng(0)
 
     def drawn_difference(ours: Sequence[Outcomes], theirs: Sequence[Outcomes]) -> float | None:
         examples = rng.integers(len(ours[0]), size=len(ours[0]))
@@ -172,11 +209,11 @@ def interval_of_difference(
 
 
 def _mean(folds: Sequence[Sequence[Outcomes]], metric: Metric) -> float:
-    means = [
-        np.mean([value for outcomes in seeds if (value := metric(outcomes)) is not None])
-        for seeds in folds
-    ]
-    return float(np.mean(means))
+    return float(np.mean([np.mean(_values(seeds, metric)) for seeds in folds]))
+
+
+def _values(seeds: Sequence[Outcomes], metric: Metric) -> list[float]:
+    return [value for outcomes in seeds if (value := metric(outcomes)) is not None]
 
 
 def _outcomes(folds: dict[str, Line], split: str) -> list[list[Outcomes]]:

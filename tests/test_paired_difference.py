@@ -31,31 +31,52 @@ def script():
 
 def test_both_sides_of_a_difference_get_the_same_examples(script):
     better, worse = [outcomes(320), outcomes(320)], [outcomes(280), outcomes(280)]
-    low, high = script.interval_of_difference([(better, worse)], accuracy)
+    low, high = script.student_t_interval([(better, worse)], accuracy)
     # 40 of 400 examples differ: mean 0.1, deviation sqrt(0.1 * 0.9 / 400) = 0.015. Draws of
     # different examples for the two sides would give about twice this deviation.
     assert 0.065 < low < 0.08 and 0.12 < high < 0.135
-    assert script.interval_of_difference([(better, better)], accuracy) == (0, 0)
-    backwards = script.interval_of_difference([(worse, better)], accuracy)
+    assert script.student_t_interval([(better, better)], accuracy) == (0, 0)
+    backwards = script.student_t_interval([(worse, better)], accuracy)
     assert backwards == pytest.approx((-high, -low))
 
 
 def test_seeds_that_differ_widen_the_interval(script):
     same, spread = [outcomes(300)] * 3, [outcomes(270), outcomes(300), outcomes(330)]
-    low, high = script.interval_of_difference([(spread, same)], accuracy)
+    low, high = script.student_t_interval([(spread, same)], accuracy)
     assert low < -0.03 and 0.03 < high  # the deviation of the mean over seeds is 0.035
 
 
 def test_folds_that_differ_widen_the_interval(script):
-    """Ten folds reduce the variance from examples, not the variance between folds."""
-    same = [([outcomes(292)], [outcomes(280)])] * 10
-    low, high = script.interval_of_difference(same, accuracy)
-    # The deviation is sqrt(0.03 * 0.97 / 4000) = 0.0027.
-    assert 0.022 < low < 0.03 < high < 0.038
+    """The variance between folds includes the variance from their examples."""
+    rng = np.random.default_rng(0)
+    like = [([outcomes(rng.binomial(400, 0.73))], [outcomes(280)]) for _ in range(10)]
+    low, high = script.student_t_interval(like, accuracy)
+    # The deviation is sqrt(0.73 * 0.27 / 4000) = 0.007.
+    assert 0.005 < low < 0.03 < high < 0.055
     spread = [([outcomes(right)], [outcomes(280)]) for right in (272, 312) for _ in range(5)]
-    low, high = script.interval_of_difference(spread, accuracy)
+    low, high = script.student_t_interval(spread, accuracy)
     # The deviation of a single fold is 0.05, of the mean of ten folds 0.016.
     assert low < 0.01 and 0.05 < high
+
+
+@pytest.mark.parametrize("folds", [1, 2, 5])
+def test_intervals_of_few_seeds_and_folds_contain_the_difference(folds, script, monkeypatch):
+    """A percentile bootstrap contained it in 82 % of the cases of one fold, and in 89 % of two."""
+    monkeypatch.setattr(script, "RESAMPLES", 40)
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(300):
+        drawn = []
+        for _ in range(folds):
+            examples = rng.normal(0, 0.1, (1, 50))  # the same for both fine-tunings
+            sides = [
+                examples + rng.normal(0, 0.05, (3, 1)) + rng.normal(mean, 0.1, (1, 50))
+                for mean in (0.5, 0.4)
+            ]
+            drawn.append(tuple([one[:, None] for one in side] for side in sides))
+        low, high = script.student_t_interval(drawn, lambda rows: rows.mean())
+        covered.append(low <= 0.1 <= high)
+    # The deviation of the fraction is sqrt(0.95 * 0.05 / 300) = 0.013.
+    assert 0.91 < np.mean(covered) <= 0.99
 
 
 @pytest.fixture
@@ -93,7 +114,7 @@ def test_two_fine_tunings_are_compared(script, workdir):
     assert dev["interval"][0] < dev["difference"] < dev["interval"][1]
     assert found["first"]["runs"][0]["seeds"] == 2
     assert found["second"]["runs"][0]["config_hash"] == "b"
-    assert found["method"] == "percentile"
+    assert found["method"] == "student_t"
 
 
 def test_equal_seeds_are_paired(script, workdir):
