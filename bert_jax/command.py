@@ -171,8 +171,7 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
                 heartbeat.leave(status, said)
             sys.exit(status)
         except KeyboardInterrupt as error:
-            # A generator that is suspended ends now, for example that of a pool of processes. At
-            # its end, Python would wait for the pool's tasks.
+            # Suspended generators end now: Python would wait for the tasks of a pool at its end.
             traceback.clear_frames(error.__traceback__)
             more = "; the same command goes on from what was saved" if resumes else ""
             print((str(error) or "interrupted") + more, file=sys.stderr)

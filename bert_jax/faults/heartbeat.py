@@ -164,14 +164,10 @@ def is_one_of_several() -> bool:
     return _store() is not None and jax.process_count() > 1
 
 
-def wait_for_all(what: str, *, seconds: int = 3600) -> None:
-    """Waits until all processes have called this function with the same `what`, which is unique.
-
-    The processes of a CPU's program wait for each other for 30 seconds only. One process may find
-    its program in the cache while the others compile it.
-    """
+def wait_for_all(what: str) -> None:
+    """Waits for an hour at most until all processes have called this function with `what`."""
     if is_one_of_several():
-        _store().wait_at_barrier(f"bert_jax/{what}", 1000 * seconds)
+        _store().wait_at_barrier(f"bert_jax/{what}", 3_600_000)
 
 
 def wait_for_cause(error: Exception) -> None:
@@ -193,12 +189,6 @@ def leave(status: int, said: str) -> None:
     """
     _tell(status, f"process {jax.process_index()} has ended: {said}")
     _exit(status)
-
-
-def fail(status: int, said: str) -> None:
-    """Prints an error, in any thread, and ends this process and the others; see `leave`."""
-    print(f"error: {said}", file=sys.stderr, flush=True)
-    leave(status, said)
 
 
 def _end(status: int, said: str) -> None:

@@ -38,15 +38,10 @@ def _raise(number: int, _: FrameType | None) -> None:
 
 
 def _raise_again(unraisable: Any, *, others: Callable[[Any], None]) -> None:
-    """Raises `Interrupted` again if Python has ignored it.
-
-    Python ignores every exception in a destructor and in a callback of the garbage collector. jax
-    has such a callback, which often runs while modules are imported.
-    """
-    error = unraisable.exc_value
-    if not isinstance(error, Interrupted):
+    """Raises `Interrupted` again if jax's callback of the garbage collector was interrupted."""
+    if not isinstance(unraisable.exc_value, Interrupted):
         return others(unraisable)
-    said = str(error)
+    said = str(unraisable.exc_value)
 
     def again(*_: Any) -> None:
         raise Interrupted(said)

@@ -55,17 +55,14 @@ class CheckpointManager(ocp.CheckpointManager):
             super().wait_until_finished()
 
     def _wait_for_checkpointers(self) -> None:
-        """Ends all processes if a file of this process cannot be written.
-
-        orbax calls it in a thread. The other processes would wait for this one at orbax's barrier,
-        for ten minutes.
-        """
+        """Ends all processes if this one cannot write a file; orbax would wait for ten minutes."""
         try:
             with saving(self):
                 super()._wait_for_checkpointers()
         except BertJaxError as error:
             if heartbeat.is_one_of_several():
-                heartbeat.fail(error.status, str(error))
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                heartbeat.leave(error.status, str(error))
             raise
 
     def delete_superseded(self) -> None:

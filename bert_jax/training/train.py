@@ -163,7 +163,7 @@ def compile_updates(
         assembly = assemblies[phase.number]
         batch = first_batch(phase, first_step, assembly.host)
         assemblies[phase.number] = compile_update(assembly, state, batch)
-    wait_for_all("compiled")
+    wait_for_all("compiled")  # a program of several CPUs waits for 30 seconds only
     activity.begin("start")
     report(f"compiled in {activity.seconds_of_last:.0f} s")
 
