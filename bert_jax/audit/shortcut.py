@@ -181,7 +181,7 @@ def _ones(columns: np.ndarray, *, ends: np.ndarray, width: int) -> sparse.csr_ar
     )
 
 
-def _overlap(a, b, shared, *, rarity: TfidfTransformer) -> np.ndarray:
+def _overlap(a, b, shared, *, rarity) -> np.ndarray:
     """Returns [pairs, 2]: the cosine similarity of A and B, and the share of common pieces.
 
     The share is the number of common pieces, divided by the number of pieces of the text with
