@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -154,6 +155,20 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(hooks, capf
         gc.collect()
         time.sleep(5)
     assert capfd.readouterr().err == ""
+
+
+def test_two_signals_at_once_print_nothing(hooks, monkeypatch):
+    """Ctrl-C in a sweep reaches the run, too, and the sweep sends SIGTERM to it."""
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: printed.append(error.exc_value))
+    signals.raise_on_signals()
+    with pytest.raises(signals.Interrupted):
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            signal.pthread_kill(threading.get_ident(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [])  # Python looks for more signals
+    assert not printed
 
 
 def test_a_suspended_generator_ends_before_the_command(hooks, monkeypatch):
