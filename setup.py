@@ -20,8 +20,10 @@ setup(
     package_data={
         "bert_jax.audit": ["page.html"],
         "bert_jax.data": ["embedded/*"],
+        "bert_jax.new": ["*.txt"],
         "bert_jax.planning": ["*.txtpb"],
     },
+    entry_points={"console_scripts": ["bert_jax = bert_jax.__main__:main"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.3",
@@ -71,7 +73,7 @@ setup(
         "tasks": ["scikit-learn>=1.5"],
         "test": [
             *("gcp-storage-emulator", "gcsfs", "hypothesis", "import-linter"),
-            *("ipykernel", "kubernetes-validate"),
+            *("ipykernel", "jupyterlab-language-pack-fi-FI", "kubernetes-validate"),
             *("nbclient", "nbformat", "psutil", "pyright", "pytest", "pytest-xdist", "ruff"),
         ],
         "notebook": ["jupyterlab", "matplotlib"],

@@ -45,7 +45,8 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     from bert_jax.benchmarking import ours
     from bert_jax.benchmarking.batches import model_flops
 
-    made = ours.compile_update(experiment)
+    made = ours.compile_update(experiment, report=_say)
+    _say(f"timing {steps} updates")
     state, times = made.state, []
     with jax.set_mesh(made.mesh):
         for step in range(steps + UNTIMED):
@@ -60,6 +61,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     flops = model_flops(experiment)
     peak = known_peak(device)
     if peak is None and device.platform == "cpu":
+        _say("measuring the fastest matrix product")
         # Simulated devices share the cores of one machine.
         peak = ours.product_rate(experiment.model.dtype) / devices
     return {
@@ -83,6 +85,10 @@ def known_peak(device: Any) -> float | None:
     return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def compare() -> None:
     from bert_jax.benchmarking import comparison
 
@@ -90,7 +96,7 @@ def compare() -> None:
         command.experiment_from_flags(),
         rounds=flags.FLAGS.rounds,
         seconds=flags.FLAGS.seconds,
-        report=lambda line: print(line, file=sys.stderr),
+        report=_say,
     )
     print(json.dumps(result) if flags.FLAGS.json else comparison.table(result))
 

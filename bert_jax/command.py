@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -178,14 +179,19 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
             sys.exit(signals.STATUS)
 
     def parse(arguments: list[str]) -> list[str]:
+        shown = io.StringIO()
         try:
-            rest = flags.FLAGS(arguments)
+            with contextlib.redirect_stdout(shown):
+                rest = flags.FLAGS(arguments)
         except flags.Error as error:
             words = "the flags and values that --help shows"
             if isinstance(error, flags.UnrecognizedFlagError) and "." in error.flagname:
                 words = f"--set {error.flagname}=VALUE, in a command that has --experiment"
             sys.exit(_fail(f"{error}; accepted: {words}"))
-        except SystemExit:  # absl ends --help with status 1
+        except SystemExit:  # absl ends --help with status 1, and shows the path of the module
+            module = Path(sys.argv[0]).with_suffix("").as_posix().removesuffix("/__main__")
+            name = f"python -m bert_jax.{module.rpartition('/')[2]}"
+            print(shown.getvalue().replace(f"\n{sys.argv[0]}:\n", f"\n{name}:\n"), end="")
             sys.exit(0)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows messages of libraries

@@ -1,14 +1,15 @@
 r"""Converts weights of bert_jax, Hugging Face or Google to the format of bert_jax or Hugging Face.
 
-  python -m bert_jax.convert --source=DIR --output=DIR --to=huggingface
+  python -m bert_jax.convert --source=runs/base --output=DIR
   python -m bert_jax.convert --source=uncased_L-12_H-768_A-12/bert_model.ckpt --output=DIR \
     --to=bert_jax
   python -m bert_jax.convert --source=DIR --output=DIR --to=bert_jax --allow=masked_token_head
 
 The command writes a report to OUTPUT/conversion.txt. The report lists every tensor that was used,
 reshaped, missing or ignored. An unknown or missing tensor is an error, unless --allow names the
-tensor or the part that it belongs to. With --to=huggingface, OUTPUT/README.md is a model card: data
-and licences, training, held-out losses beside their baselines, and limits.
+tensor or the part that it belongs to. By default, a run of bert_jax is converted for Hugging Face,
+and other weights for bert_jax. For Hugging Face, OUTPUT/README.md is a model card: data and
+licences, training, held-out losses beside their baselines, and limits.
 """
 
 import os
@@ -34,9 +35,10 @@ def main() -> None:
     from bert_jax.runs.run import load_run, save_run
 
     run = load_run(source, allow=flags.FLAGS.allow, lower_case=flags.FLAGS.lower_case)
+    to = flags.FLAGS.to or ("bert_jax" if run.loading else "huggingface")
     report = run.report()
     limit = run.tokenizer.to_json().get("max_word_length")
-    if flags.FLAGS.to == "huggingface" and limit not in (None, MAX_WORD_LENGTH):
+    if to == "huggingface" and limit not in (None, MAX_WORD_LENGTH):
         report += (
             f"\n  tokenizer: transformers replaces words of more than {MAX_WORD_LENGTH} "
             f"characters by [UNK]; the limit of this tokenizer is {limit}"
@@ -45,18 +47,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
         directory = Path(temporary) / "converted"
         directory.mkdir()
-        save_run(run, directory, to=flags.FLAGS.to)
+        save_run(run, directory, to=to)
         write_atomically(directory / "conversion.txt", f"{report}\n")
-        if flags.FLAGS.to == "huggingface":
+        if to == "huggingface":
             write_atomically(directory / "README.md", model_card(run, output.name))
         os.replace(directory, output)
-    print(f"{output}: written for {flags.FLAGS.to}; report: {output}/conversion.txt")
+    print(f"{output}: written for {to}; report: {output}/conversion.txt")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("source", None, "Weights to convert: a directory or a bert_model.ckpt.")
     flags.DEFINE_string("output", None, "Directory to write. It must be new or empty.")
-    flags.DEFINE_enum("to", "bert_jax", ["bert_jax", "huggingface"], "Output format.")
+    flags.DEFINE_enum("to", None, ["bert_jax", "huggingface"], "Output format; see above.")
     flags.DEFINE_multi_string(
         "allow",
         [],

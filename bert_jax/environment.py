@@ -6,11 +6,16 @@ import os
 import platform
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from rich.console import Console
+from rich.progress import Progress, TaskID, TransferSpeedColumn
 
 from bert_jax import xla_flags
 from bert_jax.config.paths import cache_directory
@@ -38,6 +43,42 @@ def plain_console(*, stderr: bool = False) -> Console:
     contain both.
     """
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+Report = Callable[[str, int, int], None]
+"""Notes how far a stage is: `report(stage, done, total)`, such as 3 of 10 units of any size."""
+
+SECONDS = 10.0
+"""Least time between two lines of `progress`. In a long stage, it is a twentieth of the time."""
+
+
+@contextmanager
+def progress() -> Iterator[Report]:
+    """Shows a bar for each stage on a terminal. Elsewhere, lines on stderr say how far it is."""
+    console, bars = plain_console(stderr=True), dict[str, TaskID]()
+    state, stop, begun = "", threading.Event(), time.monotonic()
+    columns = (*Progress.get_default_columns(), TransferSpeedColumn())
+
+    def say() -> None:
+        while not stop.wait(max(SECONDS, (time.monotonic() - begun) / 20)):
+            if state:
+                print(state, file=sys.stderr, flush=True)
+
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+
+        def report(stage: str, done: int, total: int) -> None:
+            nonlocal state
+            state = f"{stage}: {done / max(1, total):.0%}"
+            if stage not in bars:
+                bars[stage] = bar.add_task(stage, total=total, completed=done)
+            bar.update(bars[stage], completed=done)
+
+        if not console.is_terminal:
+            threading.Thread(target=say, daemon=True).start()
+        try:
+            yield report
+        finally:
+            stop.set()
 
 
 def describe() -> dict[str, Any]:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:  # importing these imports jax; a command does so in main()
 FORMAT_VERSION = 1
 
 
-def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
+def evaluate_run(
+    run: "Run", directory: str, *, report: environment.Report = lambda *_: None
+) -> dict[str, Any]:
     """Returns metrics and baselines of a run on the held-out examples in `directory`.
 
     The run's mesh is used if it suits this machine's devices. Otherwise the rows of a batch are
@@ -65,13 +67,17 @@ def evaluate_run(run: "Run", directory: str) -> dict[str, Any]:
         mesh = make_mesh(MeshConfig(data=devices))
         assembly = assemble(phase, mesh)
 
-    def held_out() -> "Iterator[Batch]":
-        return map(assembly.place, held_out_batches(phase, assembly.host))
+    def held_out(stage: str) -> "Iterator[Batch]":
+        limits = (passport["splits"]["eval"]["examples"], experiment.evaluation.max_examples)
+        total = -(-min(filter(None, limits)) // experiment.evaluation.batch_size)
+        for number, batch in enumerate(held_out_batches(phase, assembly.host)):
+            report(stage, number, total)
+            yield assembly.place(batch)
 
     with jax.set_mesh(mesh):
         params = jax.device_put(run.params, assembly.sharding.params)
-        metrics = evaluate(assembly.score, params, held_out())
-        to_beat = baselines(held_out(), directory)
+        metrics = evaluate(assembly.score, params, held_out("evaluating the run"))
+        to_beat = baselines(held_out("evaluating baselines"), directory)
     return {
         "format_version": FORMAT_VERSION,
         "run": str(run.path),
@@ -133,7 +139,9 @@ def main() -> None:
     path, data = command.required("run"), command.required("data")
     from bert_jax.runs.run import load_run
 
-    result = evaluate_run(load_run(path, command.step(flags.FLAGS.step)), data)
+    run = load_run(path, command.step(flags.FLAGS.step))
+    with environment.progress() as report:
+        result = evaluate_run(run, data, report=report)
     lines = [
         f"{name:24} {f'{value:.4f}' if isinstance(value, float) else value}"
         for name, value in result.items()

@@ -29,15 +29,11 @@ words alone predict the pair labels. No --experiment is needed:
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
-from rich.console import Console
-from rich.progress import Progress, TaskID, TransferSpeedColumn
 
 from bert_jax import command, environment
 from bert_jax.config.paths import open_path
@@ -58,7 +54,7 @@ def main() -> None:
     for name in ("audit", "output", "vocabulary"):
         open_path(FLAGS[name].value or "", name=f"--{name}", local=name != "output")
     if FLAGS.audit is not None:
-        _audit(FLAGS.audit)
+        _audit(os.path.expanduser(FLAGS.audit))
         return
     from bert_jax.audit.findings import find_at_once
     from bert_jax.data.passport import PASSPORT_FILE
@@ -82,7 +78,7 @@ def main() -> None:
     tokenizer = _given_tokenizer(experiment)
     settings = {
         "engine": engine,
-        "exclusion": open_exclusion(FLAGS.exclude),
+        "exclusion": open_exclusion(list(map(os.path.expanduser, FLAGS.exclude))),
         "on_bad_record": FLAGS.on_bad_record,
     }
     for phase in phases(replace(experiment, data=data)):
@@ -90,14 +86,19 @@ def main() -> None:
         with (
             command.exclusive(open_path(phase_data.directory, name="--output"), flag="--output"),
             worked_on_locally(phase_data.directory, last=PASSPORT_FILE) as local,
-            _progress(environment.plain_console(stderr=True)) as report,
+            environment.progress() as report,
         ):
+            passport_file = Path(local) / PASSPORT_FILE
+            before = passport_file.read_bytes() if passport_file.exists() else b""
             local_data = replace(phase_data, directory=local)
             if tokenizer is None:  # all phases share the vocabulary of the first
                 tokenizer = train_vocabulary(
                     local_data, vocab_size=experiment.model.vocab_size, report=report, **settings
                 )
             passport = prepare_data(local_data, tokenizer=tokenizer, report=report, **settings)
+            finished = passport_file.read_bytes() == before
+        if finished:
+            print(f"{phase_data.directory}: the data are finished; nothing is left to do")
         _print_splits(phase_data.directory, passport)
         for finding in find_at_once(passport):
             print(f"{phase_data.directory}: look: {finding.title}. {finding.remedy}")
@@ -200,21 +201,6 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
             f"--set model.vocab_size={tokenizer.vocab_size}"
         )
     return tokenizer
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a bar for each stage on a terminal; yields a `report` function for `prepare_data`."""
-    columns = (*Progress.get_default_columns(), TransferSpeedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total, completed=done)
-            progress.update(bars[stage], completed=done)
-
-        yield report
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_no_module_is_too_long():
 
 def test_no_folder_has_too_many_modules():
     for folder in {path.parent for path in MODULES}:
-        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        modules = [path for path in folder.glob("*.py") if not path.name.startswith("__")]
         assert len(modules) <= MODULES_OF_A_FOLDER, folder
 
 

@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from commands import assert_one_line, run_command
 
 import bert_jax
 from bert_jax import command, environment, xla_flags
+from bert_jax.__main__ import COMMANDS
 from bert_jax.config import override, to_json
 from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.faults import processes
@@ -53,8 +56,45 @@ def test_help_shows_the_purpose_and_the_flags_of_the_command(tmp_path):
     source = (ROOT / "bert_jax" / "pretrain.py").read_text(encoding="utf-8")
     purpose, _, flags_shown = result.stdout.partition("\nflags:")
     assert purpose.split() == ast.get_docstring(ast.parse(source)).split()
+    assert flags_shown.startswith("\n\npython -m bert_jax.pretrain:\n")
     for flag in ("experiment", "set", "workdir"):
         assert f"--{flag}:" in flags_shown
+
+
+def run_package(*arguments, **options):
+    """Runs `python -m bert_jax`, as the installed program does."""
+    return subprocess.run(
+        [sys.executable, "-m", "bert_jax", *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def test_the_program_lists_every_command_with_its_purpose():
+    files = (ROOT / "bert_jax").glob("*.py")
+    modules = {f.stem for f in files if "\n    command.run(" in f.read_text(encoding="utf-8")}
+    assert set(COMMANDS) == modules | {"config", "new"}
+    result = run_package()
+    *head, blank = result.stdout.splitlines()[:2]
+    assert result.returncode == 0 and result.stderr == "" and blank == ""
+    lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()[2:]]
+    assert [name for name, _ in lines] == list(COMMANDS)
+    assert all(purpose.endswith(".") or ":" in purpose for _, purpose in lines)
+    assert run_package("--help").stdout == result.stdout
+
+
+def test_the_program_runs_the_same_command():
+    arguments = ["--experiment=experiments/quickstart.py", "--set=seed=5"]
+    result = run_package("config", *arguments, cwd=ROOT)
+    assert json.loads(result.stdout)["seed"] == 5 and result.returncode == 0
+
+
+def test_an_unknown_command_is_refused_with_the_nearest_name(tmp_path):
+    result = run_package("pretrian", "--dry_run", cwd=tmp_path)
+    assert_one_line(result, "no command 'pretrian'; did you mean pretrain")
 
 
 # ---- In process: the same functions without the start of a process -----------------------------

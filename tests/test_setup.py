@@ -22,6 +22,8 @@ def test_the_package_is_found_beside_a_clone_of_its_name(tmp_path):
     subprocess.run(build, cwd=clone, check=True, capture_output=True)
     (wheel,) = (tmp_path / "wheels").glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    (programs,) = (tmp_path / "installed").glob("*/entry_points.txt")
+    assert programs.read_text().split("\n")[1] == "bert_jax = bert_jax.__main__:main"
     script = f"import site; site.addsitedir({str(tmp_path / 'installed')!r}); import bert_jax; "
     python = [sys.executable, "-S", "-c", script + "print(bert_jax.here)"]
     found = subprocess.run(python, cwd=tmp_path, env={}, check=True, capture_output=True, text=True)

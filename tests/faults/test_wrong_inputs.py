@@ -299,6 +299,7 @@ def assert_says(line, said):
 # ---- The table -----------------------------------------------------------------------------------
 
 PRETRAIN = "pretrain --experiment=mine.py --workdir=new"
+NEW = "new --language=fi"
 FINETUNE = "finetune --experiment=task.py --checkpoint=tiny_bert --workdir=new"
 PREPARE = "prepare --experiment=mine.py --corpus=text:corpus.txt --output=new --workers=1"
 EVALUATE = "evaluate --run=weights --data=data"
@@ -536,6 +537,24 @@ ROWS = {
         ("--workdir='new/[/b]' --set=seed=x", "seed is 'x'; accepted: int"),
     ],
     # ---- Other commands ----
+    "new": [
+        ("--corpus=text:corpus.txt", "--language is missing; accepted: a code such as fi"),
+        ("--language=fi", "--corpus is missing; accepted: the text, such as text:"),
+    ],
+    NEW: [
+        ("--corpus=text:corpus.txt", "the file is ''; accepted: a path such as mine.py"),
+        ("--corpus=text:corpus.txt new.txt", "the file is 'new.txt'; accepted: a path such as"),
+        ("--corpus=text:corpus.txt 'a b.py'", "the file is 'a b.py'; accepted: a path such as"),
+        ("--corpus=text:corpus.txt a.py b.py", "the file is 'a.py b.py'; accepted: a path such as"),
+        ("--corpus=text:corpus.txt mine.py", "the file is 'mine.py'; accepted: a new file"),
+        ("--corpus=text:corpus.txt --size=bsae new.py", "--size is 'bsae'; did you mean base"),
+        ("--corpus=text:corpus.txt --language=fii new.py", "is 'fii'; did you mean fi"),
+        ("--corpus=text:corpus.txt --language=finnish new.py", "is 'finnish'; accepted: a code"),
+        ("--corpus=text:nowhere/*.txt new.py", "text:nowhere/*.txt' matches no file; accepted"),
+        ("--corpus=text:nothing new.py", "matches a directory and no file; accepted: nothing/*"),
+        ("--corpus=nowhere new.py", "corpus is 'nowhere'; accepted: text:GLOB"),
+        ("--corpus=text:empty.jsonl new.py", "empty.jsonl:1 is an empty file; accepted"),
+    ],
     "sweep": [
         ("", "--experiment is missing; accepted"),
         ("--experiment=sweep_good.py", "--workdir is missing; accepted: a directory for the runs"),

@@ -67,8 +67,10 @@ def train_vocabulary(
         return tokenizer
     surveys = _survey_tasks(config, inputs, exclusion=exclusion, counts_words=True)
     with _removed_if_refused(directory / survey.SURVEY_DIRECTORY):
-        survey.check_survey(config, _run("reading", surveys, engine=engine, report=report))
+        survey.check_survey(config, _run("reading the text", surveys, engine=engine, report=report))
+        report("training the vocabulary", 0, 1)
         tokenizer = survey.train_tokenizer(surveys, vocab_size=vocab_size)
+        report("training the vocabulary", 1, 1)
         _check_shards(directory, inputs.settings | tokenizer_settings(tokenizer))
     return tokenizer
 
@@ -108,7 +110,7 @@ def prepare_data(
     if any(shard.finished() is None for shard in dependent):
         surveys = _survey_tasks(config, inputs, exclusion=exclusion, counts_words=False)
         with _removed_if_refused(directory / survey.SURVEY_DIRECTORY):
-            found = _run("reading", surveys, engine=engine, report=report)
+            found = _run("reading the text", surveys, engine=engine, report=report)
             survey.check_survey(config, found)
         held_out = replace(held_out, corpus_slice=survey.held_out_slice(surveys))
         excluded = [frozenset(result["excluded"]) for result in found]
@@ -119,7 +121,7 @@ def prepare_data(
     write_json(directory / INPUTS_FILE, inputs.description | {"settings": inputs.settings})
     if not (directory / "tokenizer.json").exists():
         save_tokenizer(tokenizer, directory)
-    evaluation, *others = _run("shards", [held_out, *training], engine=engine, report=report)
+    evaluation, *others = _run("making rows", [held_out, *training], engine=engine, report=report)
     statistics = {"training": others, "evaluation": [evaluation]}
     _check_rows(config, **statistics)
     counts_path = directory / TOKEN_COUNTS_FILE
