@@ -5,95 +5,38 @@
 
 Beside get_config, the file has a function sweep(), or several functions sweep_*(). Each function
 yields overrides such as {"optimizer.learning_rate": 1e-3, "seed": 0}. There is a run for every
-combination of one override from each function. The directory of a run is DIR/ID, where ID is the
-hash of the run's config. A sweep that began with an earlier config format keeps the directories and
-the defaults of that format. A failed run does not end the sweep. The same command again makes
-missing or failed runs and continues interrupted runs. DIR/summary.{csv,md} has the results.
+combination of one override from each function; the functions sweep_zip_*() are combined entry by
+entry. The directory of a run is DIR/ID, where ID is the hash of the run's config. A sweep that
+began with an earlier config format keeps the directories and the defaults of that format. A failed
+run does not end the sweep. The same command again makes missing or failed runs and continues
+interrupted runs. DIR/summary.csv has the results of the runs. Runs that differ only in their seed
+are a point; DIR/table.{md,tex,csv} compare the points.
 """
 
-import csv
-import io
-import json
-import subprocess
-import sys
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from rich.table import Table
 
-from bert_jax import command, config, environment
+from bert_jax import command, config
 from bert_jax.config.paths import open_path
 from bert_jax.data.passport import check_outside_data, check_passport, load_passport
-from bert_jax.errors import BertJaxError, ConfigError, DataError
-from bert_jax.faults import signals
-from bert_jax.faults.run_files import RunResult
-from bert_jax.files import read_json, write_atomically, write_json
+from bert_jax.errors import BertJaxError
+from bert_jax.files import write_atomically
+from bert_jax.sweeps import table
+from bert_jax.sweeps.comparison import Row, compare
+from bert_jax.sweeps.grid import Point, expand, keep_ids, load_sweeps, points_of
+from bert_jax.sweeps.runs import make_run, metrics_of, result_of, status
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
 
 class SweepError(BertJaxError):
     """Some runs of a sweep failed."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A run of a sweep."""
-
-    id: str
-    """Name of the run's directory."""
-    overrides: dict[str, Any]
-    experiment: Any
-
-
-def load_sweeps(spec: str) -> list[list[dict[str, Any]]]:
-    """Calls the functions sweep() and sweep_*() of an experiment file. Returns what each yields.
-
-    Raises:
-      ConfigError: there is no such function, or it raises an exception or yields something else.
-    """
-    file, _ = config.split_spec(spec)
-    found = {
-        name: value
-        for name, value in sorted(vars(config.load_module(spec)).items())
-        if name == "sweep" or name.startswith("sweep_")
-    }
-    if not found:
-        raise ConfigError(f"{file} has no sweep() and no sweep_*(); accepted: {_SWEEP}")
-    return [_overrides_of(value, name, file) for name, value in found.items()]
-
-
-_SWEEP = 'a function without arguments that yields dictionaries such as {"model.num_layers": 6}'
-
-
-def _overrides_of(function: Any, name: str, file: Path) -> list[dict[str, Any]]:
-    with config.errors_of(file):
-        yielded = function() if callable(function) else function
-        if not isinstance(yielded, Iterable) or isinstance(yielded, str | Mapping):
-            raise ConfigError(f"{file}: {name} yields {yielded!r:.60}; accepted: {_SWEEP}")
-        overrides = list(yielded)
-    if not overrides:
-        raise ConfigError(f"{file}: {name} yields nothing; accepted: {_SWEEP}")
-    for one in overrides:
-        if not isinstance(one, Mapping) or not all(isinstance(path, str) for path in one):
-            raise ConfigError(f"{file}: {name} yields {one!r:.60}; accepted: {_SWEEP}")
-    return overrides
-
-
-def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Point]:
-    """Returns a point for each different config that combines one override of each sweep."""
-    points: dict[str, Point] = {}
-    for combination in product(*(list(sweep) for sweep in sweeps)):
-        overrides = {path: value for part in combination for path, value in part.items()}
-        experiment = config.override(base, overrides)
-        identifier = config.config_hash(experiment)
-        points.setdefault(identifier, Point(identifier, overrides, experiment))
-    return list(points.values())
 
 
 def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
@@ -106,103 +49,40 @@ def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
     return {name: run for name, run in runs.items() if name != config.config_hash(run)}
 
 
-def keep_ids(points: Sequence[Point], earlier: Mapping[str, Any]) -> list[Point]:
-    """Returns the points. A point with the same config as a run in `earlier` gets the run's id."""
-    names = {config.config_hash(run): name for name, run in earlier.items()}
-    return [replace(point, id=names.get(point.id, point.id)) for point in points]
-
-
-def status(directory: Path) -> str:
-    """Returns `done`, `failed`, `begun` or `to do` for the directory of a run."""
-    if result_of(directory):
-        return "done"
-    for file, word in (("error.txt", "failed"), ("config.json", "begun")):
-        if (directory / file).exists():
-            return word
-    return "to do"
-
-
-def result_of(directory: Path) -> dict[str, Any]:
-    """Returns the `result.json` of a run; {} if there is none.
-
-    A damaged file counts as none: the run is done again, and says that the file is damaged.
-    """
-    try:
-        return read_json(directory / "result.json", RunResult)
-    except DataError:
-        return {}
-
-
-def run_point(point: Point, directory: Path, *, lock: int) -> None:
-    """Runs a point with `pretrain` in a new process, which holds the sweep's lock until it ends.
-
-    The terminal shows the process's stderr. If it fails, `error.txt` keeps the last 50 lines.
-
-    Raises:
-      Interrupted: a signal came to this process, which passes it on, or to the new process.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "error.txt").unlink(missing_ok=True)
-    config_file = directory / "config.json"
-    if not config_file.exists():
-        write_json(config_file, config.to_json(point.experiment))
-    with subprocess.Popen(
-        [sys.executable, *pretrain_arguments(point, directory)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        pass_fds=[lock],
-    ) as process:
-        lines: deque[str] = deque(maxlen=50)
-        try:
-            _show(process, lines)
-        except KeyboardInterrupt:
-            process.terminate()  # the run saves its state and ends
-            _show(process, lines)
-            raise
-    if process.returncode == signals.STATUS:
-        raise signals.Interrupted(f"{directory} was interrupted")
-    if process.returncode:
-        write_atomically(directory / "error.txt", "".join(lines))
-
-
-def pretrain_arguments(point: Point, directory: Path) -> list[str]:
-    """Returns the arguments with which Python runs a point; `directory` holds its config.json."""
-    flags: dict[str, Any] = {"experiment": directory / "config.json", "workdir": directory}
-    if probe := point.experiment.evaluation.probe:  # a config.json alone runs no file
-        flags["set"] = f"evaluation.probe={probe}"
-    return ["-m", "bert_jax.pretrain", *(f"--{name}={value}" for name, value in flags.items())]
-
-
-def _show(process: subprocess.Popen[str], lines: deque[str]) -> None:
-    for line in process.stderr or ():
-        sys.stderr.write(line)
-        lines.append(line)
-
-
-def summarize(points: Sequence[Point], workdir: Path) -> list[dict[str, Any]]:
-    """Returns a row for each run and writes the rows to `summary.csv` and `summary.md`."""
-    fields = sorted({path for point in points for path in point.overrides})
-    rows = []
-    for point in points:
-        result = result_of(workdir / point.id)
-        row = {"id": point.id, "status": status(workdir / point.id)}
-        row |= {path: point.overrides.get(path, "") for path in fields}
-        rows.append(row | {name: result.get(name, "") for name in RESULTS})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+def summarize(points: Sequence[Point], workdir: Path) -> list[Row]:
+    """Writes `summary.csv`, with a row for each run, and `table.*`. Returns the rows of `table`."""
+    runs = [run for point in points for run in point.runs]
+    results = {run.id: metrics_of(workdir / run.id) for run in runs}
+    states = {run.id: status(workdir / run.id) for run in runs}
+    fields = sorted({path for run in runs for path in run.overrides})
+    summary = [
+        {"id": run.id, "status": states[run.id]}
+        | {path: run.overrides.get(path, "") for path in fields}
+        | {name: results[run.id].get(name, "") for name in RESULTS}
+        for run in runs
+    ]
+    failed = [name for name, state in states.items() if state == "failed"]
+    rows = compare(points, results, failed=failed)
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(workdir / "summary.csv", text.getvalue())
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[_cell(value) for value in row.values()] for row in rows]
-    write_atomically(workdir / "summary.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    for name, text in ({"summary.csv": table.as_csv(summary)} | table.files_of(rows)).items():
+        write_atomically(workdir / name, text)
     return rows
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+def cost_columns(points: Sequence[Point], workdir: Path) -> dict[str, list[str]]:
+    """Returns the cost of each point. The time that is left follows from the runs that are done."""
+    states = [Counter(status(workdir / run.id) for run in point.runs) for point in points]
+    runs = [run for point in points for run in point.runs]
+    seconds = sum(result_of(workdir / run.id).get("seconds", 0.0) for run in runs)
+    done = sum(p.flops * state["done"] for p, state in zip(points, states, strict=True))
+    left = [p.flops * (n.total() - n["done"]) for p, n in zip(points, states, strict=True)]
+    columns = {
+        "runs": [", ".join(f"{n} {word}" for word, n in state.items()) for state in states],
+        "tokens a run": [f"{point.tokens:,}" for point in points],
+        "FLOPs a run": [f"{point.flops:.3g}" for point in points],
+    }
+    minutes = [f"{flops * seconds / done / 60:.1f}" for flops in left] if done else []
+    return columns | ({"minutes left": minutes} if done else {})
 
 
 def main() -> None:
@@ -210,38 +90,32 @@ def main() -> None:
     workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir", local=True)
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
     base = command.experiment_from_flags(begun=list(earlier.values()))
-    points = keep_ids(expand(base, load_sweeps(flags.FLAGS.experiment)), earlier)
+    runs = keep_ids(expand(base, load_sweeps(flags.FLAGS.experiment)), earlier)
     if not flags.FLAGS.dry_run:
         command.required("workdir", "a directory for the runs, or --dry_run")
     check_outside_data(workdir)
 
-    console = environment.plain_console()
-    table = Table("id", "status", "overrides")
-    for point in points:
-        overrides = json.dumps(point.overrides, default=str)
-        table.add_row(point.id, status(workdir / point.id), overrides)
-    console.print(table)
+    points = points_of(runs)
+    as_text = partial(table.as_text, width=shutil.get_terminal_size().columns)
+    columns = table.point_columns(points) | cost_columns(points, workdir)
+    print(as_text(columns), flush=True)
     if flags.FLAGS.dry_run:
         return
-    for point in points:
-        data = point.experiment.data
+    for run in runs:
+        data = run.experiment.data
         passport = load_passport(data.directory)
-        check_passport(passport, data, vocab_size=point.experiment.model.vocab_size)
+        check_passport(passport, data, vocab_size=run.experiment.model.vocab_size)
     with command.exclusive(workdir, wait=True) as lock:
-        for number, point in enumerate(points, 1):
-            if status(workdir / point.id) != "done":
-                line = f"run {number} of {len(points)}: {point.id} {point.overrides}"
-                console.print(line, soft_wrap=True)
-                run_point(point, workdir / point.id, lock=lock)
+        for number, run in enumerate(runs, 1):
+            if status(workdir / run.id) != "done":
+                print(f"run {number} of {len(runs)}: {run.id} {run.overrides}", flush=True)
+                make_run(run, workdir / run.id, lock=lock)
             rows = summarize(points, workdir)
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    console.print(table)
-    failed = [row["id"] for row in rows if row["status"] != "done"]
+    print(f"\n{table.report(rows, as_text)}", end="")
+    failed = [run.id for run in runs if status(workdir / run.id) != "done"]
     if failed:
         raise SweepError(
-            f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}; "
+            f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; "
             f"see {workdir}/ID/error.txt; the same command runs them again"
         )
 

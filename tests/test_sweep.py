@@ -17,14 +17,9 @@ from bert_jax import command
 from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import ConfigError
 from bert_jax.faults.run_files import RunResult
-from bert_jax.sweep import (
-    Point,
-    expand,
-    keep_ids,
-    pretrain_arguments,
-    runs_of_earlier_formats,
-    status,
-)
+from bert_jax.sweep import runs_of_earlier_formats
+from bert_jax.sweeps.grid import PlannedRun, expand, keep_ids, load_sweeps, points_of
+from bert_jax.sweeps.runs import pretrain_arguments, status
 
 FILE = """
 from bert_jax.config import from_json
@@ -61,7 +56,7 @@ def test_the_probe_of_a_sweep_is_named_to_its_runs(experiment, tmp_path):
     for point, more in ((experiment, []), (probed, ["--set=evaluation.probe=mine.py"])):
         expected = ["-m", "bert_jax.pretrain", f"--experiment={tmp_path}/config.json"]
         expected += [f"--workdir={tmp_path}", *more]
-        assert pretrain_arguments(Point("id", {}, point), tmp_path) == expected
+        assert pretrain_arguments(PlannedRun("id", {}, point), tmp_path) == expected
 
 
 def summary(workdir):
@@ -89,6 +84,30 @@ def test_a_value_may_be_a_whole_sub_config(experiment):
     model = override(experiment.model, {"num_layers": 1})
     (point,) = expand(experiment, [[{"model": model}]])
     assert point.experiment.model.num_layers == 1
+
+
+def test_functions_named_zip_are_combined_entry_by_entry(experiment, tmp_path):
+    file = write_file(tmp_path / "zip.py", experiment, rates=[1e-3, 2e-3], seeds=[0, 1])
+    text = file.read_text().replace("def sweep_rate", "def sweep_zip_rate")
+    zipped = "\n\ndef sweep_zip_steps():\n    return [{'training.steps': n} for n in (11, 12)]\n"
+    file.write_text(text + zipped)
+    runs = expand(experiment, load_sweeps(str(file)))
+    fields = [(r.experiment.optimizer.learning_rate, r.experiment.training.steps) for r in runs]
+    assert fields == [(1e-3, 11), (1e-3, 11), (2e-3, 12), (2e-3, 12)]
+    assert [run.experiment.seed for run in runs] == [0, 1, 0, 1]
+    file.write_text(text + zipped.replace("11, 12", "11,"))
+    said = "sweep_zip_rate 2, sweep_zip_steps 1; accepted: equally many"
+    with pytest.raises(ConfigError, match=said):
+        load_sweeps(str(file))
+
+
+def test_runs_that_differ_only_in_their_seed_are_a_point(experiment):
+    """A field that is set but is the same in all points is left out."""
+    values = [{"model.num_layers": n, "training.steps": 12} for n in (2, 1)]
+    first, second = points_of(expand(experiment, [[{"seed": 5}, {"seed": 3}], values]))
+    assert (first.fields, first.changes) == ({"model.num_layers": 2}, {})
+    assert second.fields == second.changes == {"model.num_layers": 1}
+    assert [run.experiment.seed for run in second.runs] == [5, 3]
 
 
 def test_an_invalid_point_is_refused_before_any_run(experiment):
@@ -172,7 +191,7 @@ def test_a_killed_sweep_finishes_each_run_exactly_once(experiment, tmp_path):
         assert all(before < after for before, after in pairwise(steps))
         assert steps[-1] == experiment.training.steps
         assert float(row["mlm_loss"]) == json.loads((run / "result.json").read_text())["mlm_loss"]
-    assert (workdir / "summary.md").read_text().count("\n") == 2 + 3
+    assert "point 1 (optimizer.learning_rate=0.002)" in (workdir / "table.md").read_text()
 
 
 @pytest.mark.slow

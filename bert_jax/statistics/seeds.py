@@ -20,7 +20,10 @@ MOST_SEEDS = 10_000
 class Estimate(NamedTuple):
     """A mean over seeds. The arrays lack the last axis of the values."""
 
+    count: int
+    """Number of seeds."""
     mean: np.ndarray
+    """NaN without seeds."""
     deviation: np.ndarray
     """Sample standard deviation; NaN with one seed, like all fields below."""
     low: np.ndarray
@@ -38,17 +41,17 @@ def estimate(values: Float[np.ndarray, "... seeds"]) -> Estimate:
     from scipy.special import stdtr, stdtrit
 
     values = np.asarray(values, np.float64)
-    count, mean = values.shape[-1], values.mean(-1)
+    count = values.shape[-1]
+    mean = values.sum(-1) / (count or math.nan)
     if count < 2:
-        none = np.full_like(mean, math.nan)
-        return Estimate(mean, none, none, none, none)
+        return Estimate(count, mean, *[np.full_like(mean, math.nan)] * 4)
     deviation = values.std(-1, ddof=1)
     error = deviation / math.sqrt(count)
     half = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * error
     with np.errstate(divide="ignore", invalid="ignore"):
         p_value = 2 * stdtr(count - 1, -np.abs(mean) / error)
     p_value = np.where(error == 0, np.where(mean == 0, 1.0, 0.0), p_value)
-    return Estimate(mean, deviation, mean - half, mean + half, p_value)
+    return Estimate(count, mean, deviation, mean - half, mean + half, p_value)
 
 
 def holm(p_values: Float[np.ndarray, "... tests"]) -> Float[np.ndarray, "... tests"]:

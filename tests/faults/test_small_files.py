@@ -15,7 +15,7 @@ from bert_jax.config import override
 from bert_jax.errors import CheckpointError
 from bert_jax.faults.run_files import RowsFile, RunResult, read_rows, whole_rows
 from bert_jax.files import read_json_if_whole, write_json
-from bert_jax.sweep import result_of, status
+from bert_jax.sweeps.runs import result_of, status
 from bert_jax.training.checkpoint import check_workdir
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.metrics import Mean

@@ -1,0 +1,137 @@
+"""Compares the points of a sweep with its first point, the base, metric by metric."""
+
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bert_jax.statistics.seeds import (
+    CONFIDENCE,
+    MOST_SEEDS,
+    POWER,
+    Estimate,
+    estimate,
+    holm,
+    seeds_to_tell,
+)
+from bert_jax.sweeps.grid import Point
+
+METRICS = {
+    "mlm_loss": "unigram_loss",
+    "mlm_accuracy": "unigram_loss",
+    "nsp_accuracy": "nsp_majority_accuracy",
+}
+"""Metrics of a result, each with a number that depends on the held-out examples alone. If two
+points differ in this number, their metrics are of different examples. A probe adds `probe_*`."""
+
+Results = Mapping[str, Mapping[str, Any]]
+"""`result.json` of the finished runs, by id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A metric of a point."""
+
+    metric: str
+    point: Point
+    failed: int
+    """Number of failed runs."""
+    estimate: Estimate
+    difference: Estimate
+    """Point minus base, paired by seed. It has no seeds for the base, or if not `comparable`."""
+    comparable: bool
+    cost: float
+    """FLOPs of a run of the point, divided by those of the base."""
+    p_value: float = math.nan
+    """P-value of the difference, corrected by Holm over all comparisons of the sweep."""
+    verdict: str = "base"
+    """Or: better, worse, equal, cannot tell, not comparable."""
+    seeds_to_tell: int | None = None
+    """Number of seeds that find a difference of the measured size and deviation with probability
+    `POWER`, if the verdict is `cannot tell`. None if there are more than `MOST_SEEDS`."""
+
+
+def compare(points: Sequence[Point], results: Results, *, failed: Container[str] = ()) -> list[Row]:
+    """Returns a row for each metric and point. `failed` has the ids of the failed runs."""
+    found = {name for result in results.values() for name in result}
+    metrics = [*METRICS, *sorted(name for name in found if name.startswith("probe_"))]
+    rows = [
+        _row(metric, point, points[0], results, failed)
+        for metric in metrics
+        if metric in found
+        for point in points
+    ]
+    measured = [i for i, row in enumerate(rows) if not np.isnan(row.difference.p_value)]
+    adjusted = holm(np.array([rows[i].difference.p_value for i in measured]))
+    for i, p_value in zip(measured, adjusted.tolist(), strict=True):
+        rows[i] = replace(rows[i], p_value=p_value)
+    return [_judge(row, tests=len(measured)) if row.point.number else row for row in rows]
+
+
+def _row(metric: str, point: Point, base: Point, results: Results, failed: Container[str]) -> Row:
+    ours, theirs = (_by_seed(one, metric, results) for one in (point, base))
+    differences = [ours[seed] - theirs[seed] for seed in theirs if seed in ours]
+    examples = [[*_by_seed(p, METRICS.get(metric, ""), results).values()] for p in (point, base)]
+    # The sums behind the number depend a little on the size of the evaluation's batches.
+    comparable = np.allclose(examples[0][:1], examples[1][:1], rtol=1e-4, atol=0)
+    return Row(
+        metric=metric,
+        point=point,
+        failed=sum(run.id in failed for run in point.runs),
+        estimate=estimate(np.array(list(ours.values()))),
+        difference=estimate(np.array(differences if point.number and comparable else [])),
+        comparable=comparable,
+        cost=point.flops / base.flops,
+    )
+
+
+def _by_seed(point: Point, name: str, results: Results) -> dict[int, float]:
+    found = {run.experiment.seed: results.get(run.id, {}).get(name) for run in point.runs}
+    return {
+        seed: float(value)
+        for seed, value in found.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def _judge(row: Row, *, tests: int) -> Row:
+    mean, deviation = float(row.difference.mean), float(row.difference.deviation)
+    if not row.comparable:
+        return replace(row, verdict="not comparable")
+    if mean == deviation == 0:
+        return replace(row, verdict="equal")
+    if row.p_value < 1 - CONFIDENCE:
+        better = (mean < 0) == row.metric.endswith("loss")
+        return replace(row, verdict="better" if better else "worse")
+    needed = seeds_to_tell(mean, deviation, tests=tests) if row.difference.count > 1 else 2
+    return replace(row, verdict="cannot tell", seeds_to_tell=needed)
+
+
+def statement(row: Row, decimals: int) -> str:
+    """Returns a sentence about a point that is not the base. Differences have `decimals`."""
+    changes = ", ".join(f"{path}={value}" for path, value in row.point.changes.items())
+    point, seeds = f"point {row.point.number} ({changes})", f"{row.difference.count} seeds"
+    numbers = (row.difference.mean, row.difference.low, row.difference.high)
+    mean, low, high = (f"{number:+.{decimals}f}" for number in numbers)
+    measured = f"{mean}, 95 % interval {low} to {high}, p {row.p_value:.2g}"
+    if row.verdict in ("better", "worse"):
+        said = f"{point} is {row.verdict} than the base at {seeds}: {measured}"
+    elif row.verdict == "equal":
+        said = f"{point} equals the base at {seeds}"
+    elif row.verdict == "not comparable":
+        said = f"{point} cannot be compared with the base: their held-out examples differ"
+    elif row.difference.count < 2:
+        said = f"cannot tell whether {point} differs: fewer than 2 seeds are in both"
+    else:
+        needed = row.seeds_to_tell or f"more than {MOST_SEEDS:,}"
+        said = (
+            f"cannot tell at {seeds} whether {point} differs: {measured}. If the true difference "
+            f"is {mean}, {needed} seeds would tell with probability {POWER}"
+        )
+    failed = f" {row.failed} of {len(row.point.runs)} seeds failed." if row.failed else ""
+    equal = math.isclose(row.cost, 1, rel_tol=0.005)
+    return f"{row.metric}: {said}.{failed}" + (
+        "" if equal else f" A run costs {row.cost:.2f} times the FLOPs of the base."
+    )
