@@ -5,6 +5,7 @@ r"""Answers each line of standard input with a line of JSON, using a trained mod
   printf 'It rained.\tThe streets were wet.\n' |
     python -m bert_jax.predict --run=runs/base --task=next_sentence
   echo 'The president of' | python -m bert_jax.predict --run=runs/base --task=generate --seed=1
+  python -m bert_jax.predict --run=FINETUNE_DIR --task=task < texts.txt > labels.jsonl
 
 Each task expects these lines and gives these answers (default values are in parentheses):
 
@@ -15,6 +16,17 @@ Each task expects these lines and gives these answers (default values are in par
   similarity     A, a tab, B         {"similarity": 0.8}: cosine of the two embeddings
   generate       a prompt            {"text": "..."}: the prompt and --length (16) more pieces,
                                      drawn with --seed, --temperature, --top_k (100), --sweeps
+  task           the texts of the    the prediction of a model that finetune made. A directory with
+                 fine-tuned task,    several seeds opens the seed that is best on dev. By family:
+                 separated by tabs   {"label": "good", "probability": 0.9}, with --probabilities
+                                     also {"probabilities": {"good": 0.9, "bad": 0.1}};
+                                     {"value": 3.5} (regression); {"tags": [{"text": "Bonn",
+                                     "start": 0, "end": 4, "tag": "B-LOC", "probability": 0.9}]};
+                                     {"answer": "1989", "start": 5, "end": 9, "probability": 0.9}
+
+For `task`, a line that begins with { is a record in JSON: its keys are the fields of the task, or
+`question` and `context`, and the tokens of a tagging task may be a list. A text is split into
+tokens at spaces and punctuation marks.
 
 Input is UTF-8 with any number of lines. The command reads --batch_size lines and writes their
 answers before it reads more. From a keyboard, or for `generate`, it reads one line at a time. A
@@ -36,7 +48,7 @@ from bert_jax import command, environment
 from bert_jax.config.paths import open_path
 from bert_jax.errors import ConfigError, DataError, located
 from bert_jax.faults.memory import explain_lack_of_memory
-from bert_jax.files import naming
+from bert_jax.files import naming, parse_json
 from bert_jax.models.config import Pooling
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
@@ -44,15 +56,13 @@ if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
 
 FLAGS = flags.FLAGS
 
-PAIRS = ("next_sentence", "similarity")
-"""Tasks with two texts per line."""
-
 FLAGS_OF = {
     "fill_mask": ("top_k", "truncate"),
     "embed": ("pooling", "truncate"),
     "next_sentence": ("truncate",),
     "similarity": ("pooling", "truncate"),
     "generate": ("length", "seed", "temperature", "top_k", "sweeps"),
+    "task": ("probabilities",),
 }
 """Flags of each task, except the flags that all tasks have."""
 
@@ -63,6 +73,10 @@ class Task(NamedTuple):
     encode: Callable[..., Any]
     """Encodes the texts of one line for `answer`; raises DataError."""
     answer: Callable[[list[Any]], Iterable[dict[str, Any]]]
+    fields: int = 1
+    """Number of texts in a line."""
+    records: bool = False
+    """Whether a line that begins with { is a record in JSON, which is the argument of `encode`."""
 
 
 def main() -> None:
@@ -74,16 +88,17 @@ def main() -> None:
             users = ", ".join(task for task, names in FLAGS_OF.items() if name in names)
             raise ConfigError(f"--{name} is not for --task={name_of_task}; accepted with: {users}")
     from bert_jax.interop.names import OPTIONAL_PARTS
+    from bert_jax.runs.fine_tuned import is_run
     from bert_jax.runs.run import load_run
 
-    is_run = (open_path(path, name="--run") / "checkpoints").is_dir()
     # make_task checks for the parts that the task needs.
-    run = load_run(path, command.step(FLAGS.step), allow=() if is_run else OPTIONAL_PARTS)
+    allow = () if is_run(open_path(path, name="--run")) else OPTIONAL_PARTS
+    run = load_run(path, command.step(FLAGS.step), allow=allow)
     given = {name: FLAGS[name].value for name in FLAGS_OF[name_of_task]}
     options = {name: value for name, value in given.items() if value is not None}
     task = make_task(run, name_of_task, options)
     size = 1 if sys.stdin.isatty() or name_of_task == "generate" else FLAGS.batch_size
-    lines = encoded_lines(sys.stdin.buffer, task.encode, 2 if name_of_task in PAIRS else 1)
+    lines = encoded_lines(sys.stdin.buffer, task)
     console = environment.plain_console(stderr=True)
     hidden = not console.is_terminal or sys.stdout.isatty()
     columns = (TextColumn("{task.completed:,} lines"), TimeElapsedColumn())
@@ -108,6 +123,8 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
     Raises:
       CheckpointError: the run lacks a part that the task needs.
     """
+    if name == "task":
+        return _fine_tuned_task(run, **options)
     from bert_jax.runs import inference
 
     model = run.text_model
@@ -140,16 +157,29 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
         "fill_mask": Task(partial(inference.encode_masked, model, truncate=truncate), fillings),
         "embed": Task(encode, embeddings),
         "next_sentence": Task(
-            partial(inference.encode_pair, model, truncate=truncate), probabilities
+            partial(inference.encode_pair, model, truncate=truncate), probabilities, fields=2
         ),
-        "similarity": Task(lambda *texts: [encode(text) for text in texts], similarities),
+        "similarity": Task(lambda *texts: [encode(text) for text in texts], similarities, fields=2),
         "generate": Task(
             partial(run.generate, **options), lambda texts: ({"text": text} for text in texts)
         ),
     }[name]
 
 
-def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: int) -> Iterator[Any]:
+def _fine_tuned_task(run: "Run", *, probabilities: bool = False) -> Task:
+    from bert_jax.tasks import prediction
+    from bert_jax.tasks.families.registry import FAMILIES
+
+    model = run.task_model
+
+    def encode(first: Any, *others: str) -> Any:
+        return prediction.read_input(model, (first, *others) if others else first, "the input")
+
+    answer = partial(prediction.predict, model, probabilities=probabilities)
+    return Task(encode, answer, len(FAMILIES[model.task.family].fields(model.task)), records=True)
+
+
+def encoded_lines(lines: Iterable[bytes], task: Task) -> Iterator[Any]:
     """Yields the encoded texts of each line; a line has `fields` texts, separated by tabs.
 
     Raises:
@@ -158,20 +188,29 @@ def encoded_lines(lines: Iterable[bytes], encode: Callable[..., Any], fields: in
     for number, line in enumerate(lines, start=1):
         with located(f"line {number}"):
             try:
-                texts = line.decode("utf-8").rstrip("\r\n").split("\t")
+                text = line.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise DataError(f"not UTF-8 at byte {error.start}; accepted: UTF-8") from error
-            if not "".join(texts).strip():
-                raise DataError("is blank; accepted: a text in every line")
-            if len(texts) != fields:
-                accepted = (
-                    "two texts with a tab between them" if fields == 2 else "a text without tabs"
-                )
-                raise DataError(f"the number of tabs is {len(texts) - 1}; accepted: {accepted}")
-            if not all(text.strip() for text in texts):
-                raise DataError("has a blank text beside its tab; accepted: two texts")
-            encoded = encode(*texts)
+            if task.records and text.startswith("{"):
+                encoded = task.encode(parse_json(text, place="the record"))
+            else:
+                encoded = task.encode(*split_line(text, task.fields))
         yield encoded
+
+
+def split_line(text: str, fields: int) -> list[str]:
+    """Returns the texts of a line. Raises DataError if they are not `fields` texts, or blank."""
+    texts = text.split("\t")
+    if not text.strip():
+        raise DataError("is blank; accepted: a text in every line")
+    if len(texts) != fields:
+        accepted = (
+            f"{fields} texts with a tab between them" if fields > 1 else "a text without tabs"
+        )
+        raise DataError(f"the number of tabs is {len(texts) - 1}; accepted: {accepted}")
+    if not all(one.strip() for one in texts):
+        raise DataError("has a blank text beside its tab; accepted: texts")
+    return texts
 
 
 def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -195,7 +234,9 @@ if __name__ == "__main__":
     # If the reader of the output ends first, such as `head`, this process ends without a message.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     flags.DEFINE_string(
-        "run", None, "A run, a converted or Hugging Face directory, or Google's bert_model.ckpt."
+        "run",
+        None,
+        "A run, a fine-tuning, a converted or Hugging Face directory, or Google's bert_model.ckpt.",
     )
     flags.DEFINE_string("step", None, command.STEP_HELP)
     flags.DEFINE_enum("task", None, list(FLAGS_OF), "Task; see above.")
@@ -205,6 +246,7 @@ if __name__ == "__main__":
         "the tokens. last4: average of the last four layers over the tokens."
     )  # fmt: skip
     flags.DEFINE_bool("truncate", False, "Cuts off the last tokens of a text that is too long.")
+    flags.DEFINE_bool("probabilities", False, "Shows the probabilities of all labels.")
     flags.DEFINE_integer("top_k", None, "Pieces to show (5) or to draw from (100).", lower_bound=1)
     flags.DEFINE_integer("length", 16, "Number of pieces to generate.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of `generate`: the same seed gives the same text.")

@@ -91,8 +91,7 @@ def test_help_shows_the_flags_of_every_task():
 
 def answers(run, name, lines, **options):
     task = predict.make_task(run, name, options)
-    fields = 2 if name in predict.PAIRS else 1
-    encoded = predict.encoded_lines([line.encode() for line in lines], task.encode, fields)
+    encoded = predict.encoded_lines([line.encode() for line in lines], task)
     return list(task.answer(list(encoded)))
 
 
@@ -134,7 +133,8 @@ def test_an_untrained_head_is_refused_before_a_line_is_read(path):
 )
 def test_the_error_names_the_number_of_a_wrong_line(pair, line, said):
     right = b"a\tb\n" if pair else "ä\n".encode()
-    lines = predict.encoded_lines([right, right, line, right], lambda *texts: texts, 1 + pair)
+    task = predict.Task(lambda *texts: texts, list, 1 + pair)
+    lines = predict.encoded_lines([right, right, line, right], task)
     assert next(lines) == next(lines) == (("a", "b") if pair else ("ä",))
     with pytest.raises(DataError, match=f"line 3: {said}"):
         next(lines)
@@ -145,7 +145,7 @@ def test_an_encoding_error_names_the_number_of_its_line():
         raise DataError("too long")
 
     with pytest.raises(DataError, match="line 1: too long"):
-        next(predict.encoded_lines([b"a\n"], refuse, 1))
+        next(predict.encoded_lines([b"a\n"], predict.Task(refuse, list)))
 
 
 def test_a_batch_reads_no_line_of_the_next_batch():

@@ -19,7 +19,8 @@ from bert_jax.data.batch import Batch
 from bert_jax.data.passport import load_passport
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import CheckpointError, ConfigError, DataError
-from bert_jax.runs.run import load_run, save_run
+from bert_jax.runs.run import load_run
+from bert_jax.runs.save import save_run
 from bert_jax.training.train import train
 
 ROOT = Path(bert_jax.__file__).parents[1]

@@ -21,13 +21,14 @@ from bert_jax.faults.run_files import AS_WRITTEN
 from bert_jax.files import read_json, write_json
 from bert_jax.finetuning import results
 from bert_jax.finetuning.seed_run import Setup, run_seed
+from bert_jax.interop.names import export_obstacle
+from bert_jax.runs.fine_tuned import is_run
 from bert_jax.runs.run import Run, load_run
 from bert_jax.sharding import make_mesh, row_sharding
 from bert_jax.tasks import datasets, state
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.tasks.datasets import Dataset
 from bert_jax.tasks.families.batches import padded_length
-from bert_jax.tasks.families.family import TaskBatch
 from bert_jax.tasks.families.metrics import check_installed
 from bert_jax.training import initial
 
@@ -61,6 +62,11 @@ def finetune(
     dataset = datasets.load_dataset(config.task)
     for line in describe_flaws(dataset):
         say(line)
+    task, obstacle = config.task, export_obstacle(config.task.family, config.task.representation)
+    say(
+        f"task.representation={task.representation}: "
+        + (f"no export to Hugging Face, {obstacle}" if obstacle else "exports to Hugging Face")
+    )
     run = keep_dropout_bits(open_encoder(source, config), workdir)
     dataset = datasets.encode_dataset(dataset, config.task, run.tokenizer)
     baselines = measure_baselines(dataset)
@@ -197,7 +203,7 @@ def open_encoder(source: Path, config: FineTuningConfig) -> Run:
     random = config.training.reinitialize_pooler or config.training.from_scratch
     needed = config.task.representation == "pooled" and not random
     allow = UNUSED_HEADS if needed else (*UNUSED_HEADS, "bert/pooler")
-    run = load_run(source, allow=() if (source / "checkpoints").is_dir() else allow)
+    run = load_run(source, allow=() if is_run(source) else allow)
     if needed:
         try:
             run.check_trained("bert/pooler")
@@ -238,9 +244,6 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
         state.task_step, model=model, family=family, optimizer=optimizer, schedule=schedule
     )
 
-    def predict_batch(params: Any, batch: TaskBatch) -> jax.Array:
-        return family.predict_batch(state.task_logits(model, params, batch))
-
     return Setup(
         config=config,
         dataset=dataset,
@@ -249,7 +252,6 @@ def make_setup(config: FineTuningConfig, dataset: Dataset, run: Run) -> Setup:
         encoder=initial.place(run.params["bert"], sharding.params["bert"]),
         first_state=first_state,
         update=jax.jit(update, out_shardings=(sharding, None), donate_argnums=0),
-        predict_batch=jax.jit(predict_batch),
         mesh=mesh,
         batch_sharding=batch_sharding,
         length=length,

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from rich.progress import Progress
 
 from bert_jax.config import to_json
 from bert_jax.files import write_array, write_atomically, write_json
 from bert_jax.models.task import BertForTask
+from bert_jax.runs.fine_tuned import write_fine_tuning
 from bert_jax.runs.run import Run
 from bert_jax.sharding import num_parts
 from bert_jax.tasks.config import FineTuningConfig, TaskTrainingConfig
@@ -22,6 +24,7 @@ from bert_jax.tasks.datasets import Dataset, Split, compute_metrics
 from bert_jax.tasks.families import batches
 from bert_jax.tasks.families.batches import LENGTH_STEP, padded_length
 from bert_jax.tasks.families.family import Row, TaskBatch
+from bert_jax.tasks.prediction import batch_outputs, row_outputs, without_probabilities
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.metrics import Mean, merge
 from bert_jax.training.state import TrainState, random_stream
@@ -41,8 +44,6 @@ class Setup(NamedTuple):
     """(key, encoder parameters) -> the first state of a seed."""
     update: Callable[[TrainState, TaskBatch, jax.Array], tuple[TrainState, dict[str, Mean]]]
     """(state, batch, key) -> (state, metrics); the state is donated."""
-    predict_batch: Callable[[Any, TaskBatch], jax.Array]
-    """(parameters, batch) -> the input of the family's `decode`."""
     mesh: Mesh
     batch_sharding: NamedSharding
     length: int
@@ -110,6 +111,7 @@ def run_seed(setup: Setup, seed: int, directory: Path, progress: Progress) -> No
         head=to_json(setup.model.head),
         tokenizer=setup.run.tokenizer.to_json(),
     )
+    write_fine_tuning(directory, setup.config, result.get("threshold"))
     result["seconds"] = round(time.monotonic() - started, 1)
     write_json(directory / "result.json", result)
 
@@ -135,7 +137,7 @@ def diverged_at(window: Sequence[dict[str, Mean]], last: int) -> int | None:
 def evaluate(setup: Setup, params: Any, split: Split) -> dict[str, float]:
     """Evaluates a split. If the family has a threshold, it is chosen on this split."""
     family, dataset = setup.dataset.family, setup.dataset
-    predictions = predict(setup, params, split)
+    _, predictions = predict(setup, params, split)
     threshold = family.choose_threshold(predictions, split.examples, dataset.metric)
     predictions = family.apply_threshold(predictions, threshold)
     return compute_metrics(family, family.score(predictions, split.examples, dataset.labels))
@@ -153,22 +155,18 @@ def place_batch(setup: Setup, rows: Sequence[Row], batch_size: int, length: int)
     return jax.device_put(batch, setup.batch_sharding)
 
 
-def predict(setup: Setup, params: Any, split: Split) -> list[Any]:
-    """Returns the prediction of each example of a split, before any threshold is applied."""
+def predict(setup: Setup, params: Any, split: Split) -> tuple[list[np.ndarray], list[Any]]:
+    """Returns the outputs of the rows, and the predictions before any threshold is applied."""
     size, task = setup.config.training.evaluation_batch_size, setup.config.task
     parts = num_parts(setup.batch_sharding)
     whole = -(-size // parts) * parts  # with filler rows
-    outputs: dict[int, Any] = {}
-    # Rows of similar length share a batch, which saves padding and changes no prediction.
-    by_length = sorted(range(len(split.rows)), key=lambda i: batches.num_tokens(split.rows[i]))
-    for numbers in batches.chunks(by_length, size):
-        rows = [split.rows[i] for i in numbers]
-        length = padded_length(rows, task.max_length, multiple=LENGTH_STEP)
+
+    def run_batch(rows: Sequence[Row], length: int) -> np.ndarray:
         batch = place_batch(setup, rows, whole, length)
-        found = jax.device_get(setup.predict_batch(params, batch))
-        outputs |= zip(numbers, found[: len(rows)], strict=True)
-    in_order = [outputs[i] for i in range(len(split.rows))]
-    return setup.dataset.family.decode(in_order, split.rows, split.examples, task)
+        return jax.device_get(batch_outputs(setup.model, params, batch))
+
+    outputs = row_outputs(split.rows, run_batch, size=size, longest=task.max_length)
+    return outputs, setup.dataset.family.decode(outputs, split.rows, split.examples, task)
 
 
 def write_predictions(setup: Setup, params: Any, directory: Path) -> dict[str, Any]:
@@ -182,7 +180,7 @@ def write_predictions(setup: Setup, params: Any, directory: Path) -> dict[str, A
     for name, split in dataset.splits.items():
         if name == "train":
             continue
-        predictions = predict(setup, params, split)
+        outputs, predictions = predict(setup, params, split)
         if name == "dev":
             threshold = family.choose_threshold(predictions, split.examples, dataset.metric)
             if threshold is not None:
@@ -192,8 +190,27 @@ def write_predictions(setup: Setup, params: Any, directory: Path) -> dict[str, A
         predictions = family.apply_threshold(predictions, threshold)
         suffix, text = family.write_predictions(predictions, split.examples, dataset.labels)
         write_atomically(directory / f"predictions_{name}.{suffix}", text)
+        answers = family.answers(predictions, outputs, split.rows, split.examples, dataset.labels)
+        write_atomically(
+            directory / f"predictions_{name}.jsonl", describe_answers(answers, split, dataset)
+        )
         if split.labelled:
             outcomes = family.score(predictions, split.examples, dataset.labels)
             write_array(outcomes, path=directory / f"outcomes_{name}.npy")
             result[name] = compute_metrics(family, outcomes)
     return result
+
+
+def describe_answers(answers: Sequence[dict[str, Any]], split: Split, dataset: Dataset) -> str:
+    """Returns a line of JSON for each example: id, texts, label, prediction and probability."""
+    lines = []
+    for answer, example in zip(answers, split.examples, strict=True):
+        gold = example.gold
+        row = {"id": example.name} if example.name else {}
+        row |= {
+            "texts": list(example.texts),
+            "gold": None if gold is None else dataset.family.gold(gold, dataset.labels),
+        }
+        row |= without_probabilities(answer)
+        lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    return "".join(lines)

@@ -9,7 +9,7 @@ from typing import Any
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.files import write_json
-from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, task_names
+from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, export_obstacle, task_names
 from bert_jax.interop.source import (
     Source,
     check_sizes,
@@ -79,10 +79,10 @@ def write_huggingface(
 def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:
     """Returns the tensor names of a fine-tuned model, and the task's fields of its config.json."""
     task = TASK_CLASSES[head.family]
-    if head.representation != task.representation:
+    if obstacle := export_obstacle(head.family, head.representation):
         raise CheckpointError(
-            f"the task's representation is {head.representation!r}; accepted by {task.architecture}"
-            f" of transformers: {task.representation!r}"
+            f"this model cannot be exported, {obstacle}, and it has {head.representation}; "
+            "accepted: another fine-tuning with this field, or this model in predict --task=task"
         )
     labels = head.labels or tuple(f"LABEL_{i}" for i in range(head.outputs))
     more: dict[str, Any] = {"architectures": [task.architecture]}

@@ -124,6 +124,14 @@ TASK_CLASSES = {
 """The class for each family of tasks."""
 
 
+def export_obstacle(family: str, representation: str) -> str | None:
+    """Returns why no class of transformers has a task's output layer, or None if a class has it."""
+    task = TASK_CLASSES[family]
+    if representation == task.representation:
+        return None
+    return f"because {task.architecture} needs task.representation={task.representation}"
+
+
 def task_names(task: TaskClass) -> tuple[Name, ...]:
     """Returns the names in a fine-tuned model. The output layer's Google name is a placeholder."""
     encoder = [name for name in NAMES if name.path.startswith("bert/")]

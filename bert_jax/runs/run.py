@@ -2,37 +2,38 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float
 
-from bert_jax.config import from_json, to_json
+from bert_jax.config import from_json
 from bert_jax.config.paths import is_remote, open_path
-from bert_jax.data.tokenizers.files import Tokenizer, save_tokenizer, tokenizer_from_json
+from bert_jax.data.tokenizers.files import Tokenizer, tokenizer_from_json
 from bert_jax.errors import CheckpointError, DataError, located
 from bert_jax.faults.damage import check_step, choose_step
 from bert_jax.faults.run_files import whole_rows
-from bert_jax.interop.huggingface import read_huggingface, write_huggingface
+from bert_jax.interop.huggingface import read_huggingface
 from bert_jax.interop.source import Source, check_vocabulary
 from bert_jax.interop.tensor_files import WEIGHTS, weights_file
 from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
-from bert_jax.interop.tensors import LoadingReport, to_parameters
+from bert_jax.interop.tensors import LoadingReport
 from bert_jax.models.bert import BertForPretraining, num_parameters
 from bert_jax.models.config import Pooling, TaskHeadConfig
 from bert_jax.models.task import BertForTask, example_ids
-from bert_jax.runs import description, inference
+from bert_jax.runs import description, fine_tuned, inference
+from bert_jax.runs.foreign import cpu, foreign_params
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
+from bert_jax.tasks import prediction
+from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.training import checkpoint
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.initial import flatten_params
 from bert_jax.training.manager import reading
-from bert_jax.training.state import abstract_params, unboxed_params
+from bert_jax.training.state import abstract_params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,10 @@ class Run:
     """Description of the training data (`passport.json`); None if the data are not known."""
     loading: LoadingReport | None = None
     """How each tensor of Hugging Face or Google was used; None for a run of bert_jax."""
+    fine_tuning: FineTuningConfig | None = None
+    """Config of the fine-tuning of the model, if there was one."""
+    threshold: float | None = None
+    """Threshold for no answer, which the fine-tuning chose on dev."""
 
     def __repr__(self) -> str:
         return description.one_line(self)
@@ -146,6 +151,38 @@ class Run:
         )
         return f"{prompt} {self.tokenizer.decode(new)}" if prompt else self.tokenizer.decode(new)
 
+    def predict(self, inputs: Any, *, probabilities: bool = False) -> Any:
+        """Returns the prediction of a fine-tuned model for each input, as a dict.
+
+        Args:
+          inputs: a list of texts, of tuples such as (text, second text) or (question, passage), or
+            of dicts with the fields of the task. A text, tuple or dict alone gets one dict.
+          probabilities: whether a label comes with the probabilities of all labels.
+
+        The dict has `label` and `probability`; `value` (regression); `tags`, a list of `text`,
+        `start`, `end`, `tag` and `probability`; or `answer`, `start`, `end` and `probability`.
+        Lengths are cut as in the fine-tuning.
+
+        Raises:
+          CheckpointError: the model was not fine-tuned, or its config is missing.
+          DataError: the task needs other inputs. The message gives the index of the input, from 0.
+        """
+        return prediction.predict_inputs(self.task_model, inputs, probabilities=probabilities)
+
+    @property
+    def task_model(self) -> prediction.TaskModel:
+        """The fine-tuned model and its task, as the functions of `prediction` take them.
+
+        Raises:
+          CheckpointError: the model was not fine-tuned, or its config is missing.
+        """
+        if not isinstance(self.model, BertForTask):
+            raise CheckpointError(fine_tuned.NOT_FINE_TUNED.format(self.path))
+        if self.fine_tuning is None:
+            raise CheckpointError(fine_tuned.NO_CONFIG.format(self.path))
+        task = self.fine_tuning.task
+        return prediction.TaskModel(self.model, self.params, self.tokenizer, task, self.threshold)
+
     @property
     def text_model(self) -> inference.TextModel:
         """The model and its tokenizer, as the functions of `inference` take them."""
@@ -214,7 +251,8 @@ def load_run(
 
     Args:
       path: a run, an output directory of `convert`, a Hugging Face directory, or Google's
-        `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it.
+        `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it. A directory of
+        `finetune` opens the seed that is best on dev, which `Run.path` names.
       step: the step of a run's checkpoint (default: the last). `best` is the checkpoint with the
         lowest held-out loss; `Run.step` and `best_step` in `result.json` say which it is.
       allow: names of tensors to ignore (or the first part of the names, such as `cls.chain`), and
@@ -237,11 +275,12 @@ def load_run(
         )
     if path.name in WEIGHTS and path.is_file():
         path = path.parent
-    if (path / "checkpoints").is_dir():
+    if fine_tuned.is_run(path):
         for name, given in (("allow", allow or None), ("lower_case", lower_case)):
             if given is not None:
                 raise CheckpointError(f"{path} is a run of bert_jax; accepted: no {name}")
-        return _open_run(path, step, verify=verify)
+        is_seed = (path / "checkpoints").is_dir()
+        return _open_run(path if is_seed else fine_tuned.best_seed(path), step, verify=verify)
     if is_remote(path):
         raise CheckpointError(f"{path} is not a run: it has no checkpoints/; accepted: a run")
     prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
@@ -256,26 +295,6 @@ def load_run(
     if prefix and not is_huggingface:
         return _open_foreign(path, read_google(prefix, lower_case=lower_case), allow)
     return _open_foreign(path, read_huggingface(path, lower_case=lower_case), allow)
-
-
-def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"]) -> None:
-    """Writes a model to an empty directory. `load_run` can open it."""
-    head = run.model.head if isinstance(run.model, BertForTask) else None
-    if to == "huggingface":
-        parameters = {path: np.asarray(leaf) for path, leaf in flatten_params(run.params).items()}
-        config, tokenizer = run.model.config, run.tokenizer
-        write_huggingface(directory, parameters, config=config, tokenizer=tokenizer, head=head)
-        return
-    checkpoint.save_params(
-        directory,
-        run.params,
-        model=run.model.config,
-        experiment=run.config,
-        tokenizer=run.tokenizer.to_json(),
-        passport=run.passport,
-        head=to_json(head) if head else None,
-    )
-    save_tokenizer(run.tokenizer, directory)
 
 
 def _open_run(path: Path, step: int | Literal["best"] | None, *, verify: bool) -> Run:
@@ -293,8 +312,11 @@ def _open_run(path: Path, step: int | Literal["best"] | None, *, verify: bool) -
             if stored.head:
                 head = from_json(TaskHeadConfig, stored.head)
                 model, inputs = BertForTask(encoder, head), example_ids()
-        abstract = abstract_params(model, SingleDeviceSharding(_cpu()), *inputs)
+        abstract = abstract_params(model, SingleDeviceSharding(cpu()), *inputs)
         params = checkpoint.restore_params(manager, abstract, step=step)
+    fine_tuning, threshold = None, None
+    if stored.head:
+        fine_tuning, threshold = fine_tuned.read_fine_tuning(path)
     return Run(
         path=path,
         step=step,
@@ -303,38 +325,21 @@ def _open_run(path: Path, step: int | Literal["best"] | None, *, verify: bool) -
         params=params,
         tokenizer=tokenizer,
         passport=stored.passport,
+        fine_tuning=fine_tuning,
+        threshold=threshold,
     )
 
 
 def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
     model = BertForPretraining(source.config)
-    abstract = abstract_params(model, SingleDeviceSharding(_cpu()))
-    shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
-    initialize = partial(_initialize, model)
     with located(path):
-        parameters, loading = to_parameters(source, shapes, initialize=initialize, allow=allow)
-    params = jax.tree.unflatten(jax.tree.structure(abstract), [parameters[name] for name in shapes])
+        params, loading = foreign_params(model, source, allow)
     return Run(
         path=path,
         step=0,
         config=None,
         model=model,
-        params=jax.device_put(params, _cpu()),
+        params=params,
         tokenizer=source.tokenizer,
         loading=loading,
     )
-
-
-def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, np.ndarray]:
-    """Returns random initial values for the parameters in `paths`, drawn with seed 0."""
-
-    def initialize() -> dict[str, jax.Array]:
-        params = flatten_params(unboxed_params(model, 0))
-        return {path: params[path] for path in paths}
-
-    with jax.default_device(_cpu()):
-        return jax.device_get(jax.jit(initialize)())
-
-
-def _cpu() -> Any:
-    return jax.local_devices(backend="cpu")[0]

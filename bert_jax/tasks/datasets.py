@@ -126,13 +126,15 @@ def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bo
 
 def encode_split(split: Split, task: TaskConfig, tokenizer: Tokenizer) -> Split:
     """Returns the split with the rows that encode its examples."""
-    family = FAMILIES[task.family]
-    rows = [
-        row
-        for number, example in enumerate(split.examples)
-        for row in family.encode(number, example, task, tokenizer)
-    ]
-    return replace(split, rows=rows)
+    return replace(split, rows=encode_examples(split.examples, task, tokenizer))
+
+
+def encode_examples(
+    examples: Sequence[Example], task: TaskConfig, tokenizer: Tokenizer
+) -> list[Row]:
+    """Returns the rows of all examples, in order."""
+    encode = FAMILIES[task.family].encode
+    return [row for i, one in enumerate(examples) for row in encode(i, one, task, tokenizer)]
 
 
 def encode_dataset(dataset: Dataset, task: TaskConfig, tokenizer: Tokenizer) -> Dataset:

@@ -195,7 +195,7 @@ def test_a_long_sentence_continues_in_another_row_and_no_token_is_lost(tokenizer
         tags = np.full(8, -1)
         for position, weight in enumerate(row.weight):
             tags[position] = row.label[position] if weight else -1
-        answers.append(tags)
+        answers.append(np.stack([tags, np.full(8, 0.5)], axis=-1))
     assert tagging.decode(answers, rows, [parsed], config) == [[1] * 5 + [0, 0]]
 
 
@@ -223,12 +223,27 @@ def test_the_error_names_tag_and_token_counts_that_differ():
         tagging.parse(record(token=["a"], tag=["X"]), config, ("N",))
 
 
-@pytest.mark.parametrize("tags", [None, 3])
-def test_the_error_names_tags_that_are_not_a_list(tags):
-    config, given = task("tagging", text="token", label="tag"), record(token=["a"], tag=tags)
+def test_the_error_names_tags_that_are_not_a_list():
+    config, given = task("tagging", text="token", label="tag"), record(token=["a"], tag=3)
     assert tagging.label_names([given], config) == ()
-    with pytest.raises(DataError, match=f"file:7: tag is {tags}; accepted: a list"):
+    with pytest.raises(DataError, match="file:7: tag is 3; accepted: a list"):
         tagging.parse(given, config, ("N",))
+
+
+def test_a_text_without_tags_is_split_into_tokens(tokenizer):
+    config = task("tagging", text="token", label="tag")
+    text = " The film's\tgood\u00a0(very). 北京 play\u0301ing\u200b "
+    parsed = tagging.parse(record(token=text, tag=None), config, ("N",))
+    tokens = ("The", "film", "'", "s", "good", "(", "very", ")", ".", "北", "京", "play\u0301ing")
+    assert parsed.texts == tokens and parsed.gold is None
+    assert tuple(text[start:end] for start, end in parsed.offsets) == tokens
+    assert tagging.label_names([record(token=text, tag=None)], config) == ()
+    with pytest.raises(DataError, match="file:7: token is 'a'; accepted: a list"):
+        tagging.parse(record(token="a", tag=["N"]), config, ("N",))
+    listed = tagging.parse(record(token=["a", "film"], tag=None), config, ("N",))
+    assert listed.texts == ("a", "film") and listed.gold is None and listed.offsets == ()
+    (row,) = tagging.encode(0, listed, config, tokenizer)
+    assert row.weight == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("token", [None, 3, {"a": 1}, "", "a\nb", "a\r", "\ud83d"])
@@ -399,20 +414,50 @@ def test_the_best_span_over_windows_is_the_answer(tokenizer):
         answers.append(logits)
     (found,) = qa.decode(answers, rows, [example], config)
     assert found.text == "very bad" and found.null_margin == pytest.approx(2 - 10)
+    assert PASSAGE[slice(*found.span)] == "very bad"
+
+
+@pytest.mark.parametrize("no_answer", [False, True])
+def test_the_probability_of_an_answer_is_its_share_of_all_answers(no_answer, tokenizer):
+    """In a window that holds the whole passage, every span is listed by hand."""
+    fields = {"no_answer": no_answer, "max_length": 40, "max_answer_length": 3}
+    example, config = question(tokenizer, ["good"], **fields)
+    rows = qa.encode(0, example, config, tokenizer)
+    logits = np.random.default_rng(0).normal(size=(40, 2))
+    (found,) = qa.decode([logits], rows, [example], config)
+    (row,) = rows
+    first = row.alignment.first
+    last = first + len(row.alignment.offsets)
+    scores = [
+        logits[i, 0] + logits[j, 1] for i in range(first, last) for j in range(i, min(i + 3, last))
+    ]
+    null = logits[0].sum()
+    total = np.exp(scores).sum() + no_answer * np.exp(null)
+    assert found.probability == pytest.approx(np.exp(max(scores)) / total)
+    assert found.null_probability == pytest.approx(np.exp(null) / total)
+    # A passage without tokens has no span.
+    empty = example._replace(texts=(example.texts[0], " "), gold=None)
+    (found,) = qa.decode([logits], qa.encode(0, empty, config, tokenizer), [empty], config)
+    (answer,) = qa.describe([found])
+    assert answer == {"answer": "", "start": None, "end": None, "probability": 1.0}
 
 
 def test_a_span_ends_after_its_start_and_has_at_most_max_length_tokens():
     window = qa.Window(1, [(i, i + 1) for i in range(6)], [True] * 6)
     start, end = np.zeros(8), np.zeros(8)
     start[6], end[1] = 9.0, 9.0  # the highest end is before the highest start
-    _, (first, last) = qa.best_span(start, end, window, max_length=2)
+
+    def best_span(max_length):
+        return qa.best_span(qa.span_scores(start, end, window, max_length=max_length), window)
+
+    _, (first, last) = best_span(2)
     assert 0 < last - first <= 2
     end[4] = 8.0
     start[2] = 9.0  # the span from 2 to 4 has three tokens
-    assert qa.best_span(start, end, window, max_length=3) == (17.0, (1, 4))
-    assert qa.best_span(start, end, window, max_length=2)[0] < 17.0
+    assert best_span(3) == (17.0, (1, 4))
+    assert best_span(2)[0] < 17.0
     start[4] = 9.5
-    assert qa.best_span(start, end, window, max_length=1) == (17.5, (3, 4))
+    assert best_span(1) == (17.5, (3, 4))
 
 
 @pytest.mark.parametrize(

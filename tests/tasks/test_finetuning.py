@@ -159,6 +159,23 @@ def test_the_exported_checkpoint_is_the_best_and_gives_the_predictions(tuned, to
     assert labels == [line.split("\t")[1] for line in lines]
 
 
+def test_the_directory_of_all_seeds_opens_the_best_and_predicts_dev_as_it_did(tuned, sentiment):
+    workdir, result = tuned
+    run = load_run(workdir)
+    scores = [seed["dev"]["accuracy"] for seed in result["seeds"]]
+    assert run.path == workdir / f"seed-{np.argmax(scores)}" and run.fine_tuning == sentiment
+    rows = [json.loads(line) for line in (run.path / "predictions_dev.jsonl").open()]
+    dev = list(sentences(25, 2))
+    assert [row["texts"] for row in rows] == [[" ".join(words)] for words, _ in dev]
+    assert [row["gold"] for row in rows] == [str(good).lower() for _, good in dev]
+    found = run.predict([" ".join(words) for words, _ in dev])
+    assert [one["label"] for one in found] == [row["label"] for row in rows]
+    # Rows of other lengths: float32 sums have another order.
+    probabilities = [row["probability"] for row in rows]
+    assert [one["probability"] for one in found] == pytest.approx(probabilities, abs=1e-5)
+    assert open_encoder(workdir, sentiment).path == run.path
+
+
 def rows_of(texts, tokenizer):
     """Returns ids of [CLS] TEXT [SEP] in rows of 16, and 1 at tokens."""
     ids = np.full((len(texts), 16), tokenizer.pad_id, np.int32)
@@ -420,7 +437,9 @@ def test_a_test_set_without_labels_is_predicted(sentiment, pretrained, write_set
     config = override(sentiment, {"task.test": unlabelled, "training.epochs": 1})
     result = finetune(config, pretrained, tmp_path / "run")
     said = f"2 examples of {unlabelled} have no label: test is not measured"
-    assert said in "".join(capsys.readouterr())
+    printed = "".join(capsys.readouterr())
+    assert said in printed
+    assert "representation=mean: no export to Hugging Face, because BertForSequenceCl" in printed
     assert list(result["summary"]) == ["dev"]
     predictions = tmp_path / "run" / "seed-0" / "predictions_test.tsv"
     assert len(predictions.read_text().splitlines()) == 3  # with the header

@@ -11,7 +11,8 @@ from bert_jax.config import to_json
 from bert_jax.errors import CheckpointError
 from bert_jax.models.config import TaskHeadConfig
 from bert_jax.models.task import BertForTask
-from bert_jax.runs.run import load_run, save_run
+from bert_jax.runs.run import load_run
+from bert_jax.runs.save import save_run
 from bert_jax.training.checkpoint import save_params
 
 # Class, output layer, representation and pooler: models/bert/modeling_bert.py, transformers 5.23.0.
@@ -79,5 +80,9 @@ def test_a_fine_tuned_model_is_copied_with_its_head(pretrained, tmp_path):
     copy = load_run(tmp_path / "copy")
     assert copy.model == run.model
     assert all(map(np.array_equal, jax.tree.leaves(copy.params), jax.tree.leaves(run.params)))
-    with pytest.raises(CheckpointError, match="is 'mean'; accepted by BertForSeq.*: 'pooled'"):
+    said = (
+        "because BertForSequenceClassification needs task.representation=pooled, and it has mean; "
+        "accepted: another fine-tuning with this field, or this model in predict --task=task"
+    )
+    with pytest.raises(CheckpointError, match=f"this model cannot be exported, {said}"):
         save_run(run, tmp_path / "copy", to="huggingface")

@@ -35,11 +35,13 @@ def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str
 CLASSIFICATION = Family(
     unit="text",
     label_names=lambda found, task: texts.sorted_labels(r.fields.get(task.label) for r in found),
+    fields=texts.field_names,
     parse=parse,
     outputs=len,
     encode=texts.encode,
     loss=lambda logits, batch: Mean.of(cross_entropy(logits, batch.labels), batch.weights),
     decode=lambda outputs, *_: [int(np.argmax(logits)) for logits in outputs],
+    answers=texts.answers,
     score=score,
     metrics={
         "accuracy": metrics.accuracy,

@@ -3,6 +3,7 @@
     Record --parse--> Example --encode--> Rows --BertForTask--> logits --loss--> Mean
     logits --predict_batch--> outputs --decode--> predictions
     predictions --score--> outcomes --metrics--> numbers
+    predictions --answers--> what `predict` returns
 
 To add a family, write these functions in a module of this folder and add it to `registry.py`. Add
 its name to `FamilyName` in `tasks/config.py` and to `TASK_CLASSES` in `interop/names.py` too. If
@@ -38,6 +39,8 @@ class Example(NamedTuple):
     """The label, whose type depends on the family; None if it is hidden."""
     name: str = ""
     """The example's id in the predictions file."""
+    offsets: tuple[tuple[int, int], ...] = ()
+    """The (start, end) of each token in a text that was split into tokens."""
 
 
 class EncoderInput(NamedTuple):
@@ -91,6 +94,8 @@ class Family:
     label_dtype: type = np.int32
     label_names: Callable[[Sequence[Record], TaskConfig], Labels]
     """The labels of the training records, in order."""
+    fields: Callable[[TaskConfig], tuple[str, ...]]
+    """The names of a record's texts, in the order in which `predict` takes them."""
     parse: Callable[[Record, TaskConfig, Labels], Example]
     """Checks a record; a wrong record raises DataError with its place."""
     outputs: Callable[[Labels], int]
@@ -109,6 +114,11 @@ class Family:
         predictions
     )
     """The predictions; those above the threshold become "no answer"."""
+    answers: Callable[..., list[dict[str, Any]]]
+    """The prediction of each example as JSON, with its probability, from (predictions, outputs of
+    the rows, rows, examples, labels)."""
+    gold: Callable[[Any, Labels], Any] = lambda gold, labels: labels[gold]
+    """The label of an example as JSON."""
     score: Callable[[list[Any], Sequence[Example], Labels], Outcomes]
     """The outcomes: the comparison of each prediction with its example."""
     metrics: dict[str, Callable[[Outcomes], float | None]]

@@ -13,6 +13,14 @@ from bert_jax.training.losses import cross_entropy
 from bert_jax.training.metrics import Mean
 
 
+def field_names(task: TaskConfig) -> tuple[str, ...]:
+    """Returns the fields of the text, of the start of each choice if there is one, and of the
+    choices.
+    """
+    names = (task.text, task.choice_start, *map(str.strip, task.text_pair.split(",")))
+    return tuple(name for name in names if name)
+
+
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     """Reads the text, its choices and the number of the right choice."""
     start = record.text(task.choice_start) + " " if task.choice_start else ""
@@ -26,6 +34,7 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
 MULTIPLE_CHOICE = replace(
     CLASSIFICATION,
     label_names=lambda records, task: tuple(map(str, range(len(task.text_pair.split(","))))),
+    fields=field_names,
     parse=parse,
     outputs=lambda labels: 1,
     loss=lambda logits, batch: Mean.of(cross_entropy(logits[..., 0], batch.labels), batch.weights),

@@ -17,6 +17,7 @@ from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.answers import exact_match, normalize_answer, overlap_f1
 from bert_jax.tasks.families.family import EncoderInput, Example, Family, Labels, Outcomes, Row
+from bert_jax.tasks.families.texts import field_names, shortest
 from bert_jax.tasks.readers.records import Record
 from bert_jax.training.losses import cross_entropy
 from bert_jax.training.metrics import Mean
@@ -34,6 +35,13 @@ class Answer(NamedTuple):
     text: str
     null_margin: float
     """The score of no answer minus the score of this answer."""
+    span: tuple[int, int] = (0, 0)
+    """The characters of this answer in the passage: (start, end)."""
+    probability: float = 1.0
+    """The probability of this answer among all spans of at most `max_answer_length` tokens and,
+    with `no_answer`, no answer."""
+    null_probability: float = 0.0
+    """The probability of no answer."""
 
 
 class Window(NamedTuple):
@@ -164,31 +172,45 @@ def decode(
 ) -> list[Answer]:
     """Returns the best answer of each example over its windows."""
     best: list[tuple[float, tuple[int, int]]] = [(-np.inf, (0, 0))] * len(examples)
-    null = np.full(len(examples), np.inf)
+    null, total = np.full(len(examples), np.inf), np.full(len(examples), -np.inf)
     for logits, row in zip(outputs, rows, strict=True):
         start, end = logits[:, 0].astype(np.float64), logits[:, 1].astype(np.float64)
         null[row.example] = min(null[row.example], start[0] + end[0])
-        found = best_span(start, end, row.alignment, max_length=task.max_answer_length)
+        scores = span_scores(start, end, row.alignment, max_length=task.max_answer_length)
+        found = best_span(scores, row.alignment)
         best[row.example] = max(best[row.example], found)
-    return [
-        Answer(example.texts[PASSAGE][begin:end], float(none - value))
-        for example, (value, (begin, end)), none in zip(examples, best, null, strict=True)
-    ]
+        if np.isfinite(found[0]):  # another window may be the best for all tokens
+            of_window = found[0] + np.log(np.exp(scores - found[0]).sum())
+            total[row.example] = np.logaddexp(total[row.example], of_window)
+    if task.no_answer:
+        total = np.logaddexp(total, null)
+    total = np.where(np.isfinite(total), total, null)  # an empty passage has no span
+    answers = []
+    for example, (value, span), none, whole in zip(examples, best, null, total, strict=True):
+        probability, no_answer = (float(np.exp(score - whole)) for score in (value, none))
+        text = example.texts[PASSAGE][slice(*span)]
+        answers.append(Answer(text, float(none - value), span, probability, no_answer))
+    return answers
 
 
-def best_span(
+def span_scores(
     start: np.ndarray, end: np.ndarray, window: Window, *, max_length: int
-) -> tuple[float, tuple[int, int]]:
-    """Returns the score of the best span and its characters in the passage, (start, end).
+) -> np.ndarray:
+    """Returns the score of the span from token i to token j of a window, [i, j].
 
-    A span has at most `max_length` tokens. `window` is the best window for the span's first token.
+    The score is -inf if the span has more than `max_length` tokens, or if another window is the
+    best window for its first token.
     """
     count = len(window.offsets)
     inside = slice(window.first, window.first + count)
     starts = np.where(window.best, start[inside], -np.inf)
     scores = starts[:, None] + end[inside][None]
     lengths = np.arange(count)[None] - np.arange(count)[:, None] + 1
-    scores = np.where((lengths >= 1) & (lengths <= max_length), scores, -np.inf)
+    return np.where((lengths >= 1) & (lengths <= max_length), scores, -np.inf)
+
+
+def best_span(scores: np.ndarray, window: Window) -> tuple[float, tuple[int, int]]:
+    """Returns the score of the best span and its characters in the passage, (start, end)."""
     if not scores.size:
         return -np.inf, (0, 0)
     first, last = np.unravel_index(np.argmax(scores), scores.shape)
@@ -226,6 +248,21 @@ def apply_threshold(predictions: list[Answer], threshold: float | None) -> list[
     if threshold is None:
         return predictions
     return [one._replace(text="") if one.null_margin > threshold else one for one in predictions]
+
+
+def describe(predictions: Sequence[Answer], *_: Any) -> list[dict[str, Any]]:
+    """Returns each answer, its characters in the passage and its probability.
+
+    If there is no answer, the text is empty, and the probability is that of no answer.
+    """
+    return [
+        {"answer": one.text, "start": one.span[0], "end": one.span[1]}
+        | {"probability": shortest(one.probability)}
+        if one.text
+        else {"answer": "", "start": None, "end": None}
+        | {"probability": shortest(one.null_probability)}
+        for one in predictions
+    ]
 
 
 def score(predictions: Sequence[Answer], examples: Sequence[Example], labels: Labels) -> Outcomes:
@@ -288,6 +325,7 @@ QUESTION_ANSWERING = Family(
     dropout=False,
     row_label="span",
     label_names=lambda records, task: (),
+    fields=field_names,
     parse=parse,
     outputs=lambda labels: 2,
     encode=encode,
@@ -295,6 +333,8 @@ QUESTION_ANSWERING = Family(
     decode=decode,
     choose_threshold=choose_threshold,
     apply_threshold=apply_threshold,
+    answers=describe,
+    gold=lambda gold, labels: [text for text, _ in gold],
     score=score,
     metrics={
         "f1": partial(mean, column=F1),

@@ -13,7 +13,7 @@ from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import metrics
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import Example, Labels
-from bert_jax.tasks.families.texts import glue_index, texts_of
+from bert_jax.tasks.families.texts import glue_index, shortest, texts_of
 from bert_jax.tasks.readers.records import Record
 from bert_jax.training.metrics import Mean
 
@@ -43,6 +43,8 @@ REGRESSION = replace(
     outputs=lambda labels: 1,
     loss=lambda logits, batch: Mean.of(jnp.square(logits[..., 0] - batch.labels), batch.weights),
     decode=lambda outputs, *_: [float(output[0]) for output in outputs],
+    answers=lambda predictions, *_: [{"value": shortest(number)} for number in predictions],
+    gold=lambda gold, labels: gold,
     metrics={
         "pearson": partial(metrics.correlation, kind="pearsonr"),
         "spearman": partial(metrics.correlation, kind="spearmanr"),

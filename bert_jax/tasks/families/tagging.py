@@ -5,15 +5,17 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.data.tokenizers import words
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import EncoderInput, Example, Family, Labels, Outcomes, Row
-from bert_jax.tasks.families.texts import NO_LABEL, label_number, sorted_labels
+from bert_jax.tasks.families.texts import NO_LABEL, label_number, shortest, sorted_labels
 from bert_jax.tasks.readers.records import Record
 
 CORRECT, TOKENS, FOUND, PREDICTED, GOLD = range(5)
@@ -38,8 +40,15 @@ def list_of(record: Record, name: str) -> list[Any]:
 
 
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
-    """Reads tokens and their tags; a token with the tag -100 has the tag None."""
-    tokens, tags = list_of(record, task.text), list_of(record, task.label)
+    """Reads tokens and their tags; a token with the tag -100 has the tag None.
+
+    If the tags are null, they are hidden. A text is then split into tokens.
+    """
+    hidden = record[task.label] is None
+    if hidden and isinstance(record[task.text], str):
+        return split_text(record.text(task.text), record.place)
+    tokens = list_of(record, task.text)
+    tags = [NO_LABEL] * len(tokens) if hidden else list_of(record, task.label)
     if len(tokens) != len(tags):
         raise DataError(
             f"{record.place} has {len(tags)} {task.label} for {len(tokens)} {task.text}; accepted: "
@@ -54,7 +63,17 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     numbers = [
         None if str(tag) == NO_LABEL else label_number(tag, record, task, labels) for tag in tags
     ]
-    return Example(record.place, tuple(tokens), tuple(numbers))
+    return Example(record.place, tuple(tokens), None if hidden else tuple(numbers))
+
+
+def split_text(text: str, place: str) -> Example:
+    """Returns the tokens of a text: its words and punctuation marks, and each ideograph."""
+    offsets = tuple(
+        (first + token[0][1], first + token[-1][1] + 1)
+        for first, word in words.locate_whitespace_split(text)
+        for token in words.split_aligned_word(word, lower_case=False, strip_accents=False)
+    )
+    return Example(place, tuple(text[start:end] for start, end in offsets), None, offsets=offsets)
 
 
 def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer) -> list[Row]:
@@ -63,7 +82,7 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
     All other positions have weight 0. A sentence that is too long continues in another row, so
     every token gets a tag.
     """
-    room = task.max_length - 2
+    room, gold = task.max_length - 2, example.gold or [None] * len(example.texts)
     parts: list[tuple[list[int], list[tuple[int, int]]]] = [([], [])]
     for token, text in enumerate(example.texts):
         pieces = (tokenizer.encode(text) or [tokenizer.unk_id])[:room]
@@ -77,8 +96,8 @@ def encode(number: int, example: Example, task: TaskConfig, tokenizer: Tokenizer
         ids = [tokenizer.cls_id, *ids, tokenizer.sep_id]
         label, weight = [0] * len(ids), [0.0] * len(ids)
         for position, token in firsts:
-            if example.gold[token] is not None:
-                label[position], weight[position] = example.gold[token], 1.0
+            if (tag := gold[token]) is not None:
+                label[position], weight[position] = tag, 1.0
         rows.append(Row((EncoderInput(ids, [0] * len(ids)),), label, weight, number, firsts))
     return rows
 
@@ -93,8 +112,47 @@ def decode(
     predictions = [[0] * len(example.texts) for example in examples]
     for tags, row in zip(outputs, rows, strict=True):
         for position, token in row.alignment:
-            predictions[row.example][token] = int(tags[position])
+            predictions[row.example][token] = int(tags[position, 0])
     return predictions
+
+
+def most_probable(logits: jax.Array) -> jax.Array:
+    """Returns the index and the probability of the most probable tag of each token, [B, S, 2]."""
+    best = jnp.argmax(logits, axis=-1), jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
+    return jnp.stack([best[0].astype(jnp.float32), best[1]], axis=-1)
+
+
+def answers(
+    predictions: Sequence[Sequence[int]],
+    outputs: Sequence[np.ndarray],
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    labels: Labels,
+) -> list[dict[str, Any]]:
+    """Returns the tag of each token, its probability, and the token's characters.
+
+    The characters are those of the text. If the input was a list of tokens, the text is the tokens
+    joined by spaces.
+    """
+    found: list[dict[str, Any]] = []
+    for predicted, example in zip(predictions, examples, strict=True):
+        ends = np.cumsum([len(token) + 1 for token in example.texts]).tolist()
+        joined = [(end - len(t) - 1, end - 1) for end, t in zip(ends, example.texts, strict=True)]
+        spans = example.offsets or joined
+        found.append(
+            {
+                "tags": [
+                    {"text": token, "start": start, "end": end, "tag": labels[tag]}
+                    for token, (start, end), tag in zip(
+                        example.texts, spans, predicted, strict=True
+                    )
+                ]
+            }
+        )
+    for tags, row in zip(outputs, rows, strict=True):
+        for position, token in row.alignment:
+            found[row.example]["tags"][token]["probability"] = shortest(tags[position, 1])
+    return found
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
@@ -187,7 +245,7 @@ def write_predictions(
     sentences = [
         "".join(
             re.sub(r"[ \t]", "\u00a0", word) + f" {labels[gold]} {labels[tag]}\n"
-            for word, gold, tag in zip(example.texts, example.gold, predicted, strict=True)
+            for word, gold, tag in zip(example.texts, example.gold or (), predicted, strict=False)
             if gold is not None
         )
         for predicted, example in zip(predictions, examples, strict=True)
@@ -199,12 +257,15 @@ TAGGING = Family(
     unit="token",
     row_label="token",
     label_names=label_names,
+    fields=lambda task: (task.text,),
     parse=parse,
     outputs=len,
     encode=encode,
     loss=CLASSIFICATION.loss,
-    predict_batch=lambda logits: jnp.argmax(logits, axis=-1),
+    predict_batch=most_probable,
     decode=decode,
+    answers=answers,
+    gold=lambda gold, labels: [None if tag is None else labels[tag] for tag in gold],
     score=score,
     metrics={"accuracy": token_accuracy, "entity_f1": entity_f1},
     baselines=baselines,

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import DataError
 from bert_jax.tasks.config import TaskConfig
@@ -13,10 +15,14 @@ NO_LABEL = "-100"
 """The label that Hugging Face's alignment writes where a token has none."""
 
 
+def field_names(task: TaskConfig) -> tuple[str, ...]:
+    """Returns the field of the text, or the fields of both texts of a pair."""
+    return (task.text, task.text_pair) if task.text_pair else (task.text,)
+
+
 def texts_of(record: Record, task: TaskConfig) -> tuple[str, ...]:
     """Returns the text, or both texts of a pair."""
-    names = [task.text, task.text_pair] if task.text_pair else [task.text]
-    return tuple(record.text(name) for name in names)
+    return tuple(map(record.text, field_names(task)))
 
 
 def label_name(value: Any) -> str | None:
@@ -96,6 +102,33 @@ def lay_out_texts(
         ids += [*second[:b], tokenizer.sep_id]
         segments += [1] * (b + 1)
     return EncoderInput(ids, segments)
+
+
+def answers(
+    predictions: Sequence[int],
+    outputs: Sequence[np.ndarray],
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    labels: Labels,
+) -> list[dict[str, Any]]:
+    """Returns the label of each example, its probability, and the probabilities of all labels."""
+    found = []
+    for label, logits in zip(predictions, outputs, strict=True):
+        powers = np.exp(logits.ravel() - logits.max())
+        probabilities = list(map(shortest, powers / powers.sum()))
+        found.append(
+            {
+                "label": labels[label],
+                "probability": probabilities[label],
+                "probabilities": dict(zip(labels, probabilities, strict=True)),
+            }
+        )
+    return found
+
+
+def shortest(number: Any) -> float:
+    """Returns the float with the fewest decimals that is the same float32 number."""
+    return float(str(np.float32(number)))
 
 
 def write_predictions(

@@ -1,0 +1,37 @@
+"""Writes an opened model in the format of bert_jax or Hugging Face."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from bert_jax.config import to_json
+from bert_jax.data.tokenizers.files import save_tokenizer
+from bert_jax.interop.huggingface import write_huggingface
+from bert_jax.models.task import BertForTask
+from bert_jax.runs.fine_tuned import write_fine_tuning
+from bert_jax.runs.run import Run
+from bert_jax.training import checkpoint
+from bert_jax.training.initial import flatten_params
+
+
+def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"]) -> None:
+    """Writes a model to an empty directory. `load_run` can open it."""
+    head = run.model.head if isinstance(run.model, BertForTask) else None
+    if to == "huggingface":
+        parameters = {path: np.asarray(leaf) for path, leaf in flatten_params(run.params).items()}
+        config, tokenizer = run.model.config, run.tokenizer
+        write_huggingface(directory, parameters, config=config, tokenizer=tokenizer, head=head)
+        return
+    checkpoint.save_params(
+        directory,
+        run.params,
+        model=run.model.config,
+        experiment=run.config,
+        tokenizer=run.tokenizer.to_json(),
+        passport=run.passport,
+        head=to_json(head) if head else None,
+    )
+    save_tokenizer(run.tokenizer, directory)
+    if run.fine_tuning:
+        write_fine_tuning(directory, run.fine_tuning, run.threshold)
