@@ -9,7 +9,11 @@ CHECKPOINT is a run of pretrain, a directory of Hugging Face's BERT, or Google's
 
 WORKDIR/result.json has the metrics of every seed, their mean, standard deviation and confidence
 interval, and baselines that need no model. WORKDIR/seed-N has the checkpoint that is best on dev,
-metrics.jsonl and predictions. load_run opens seed-N. Repeating the command trains missing seeds.
+metrics.jsonl and predictions. Repeating the command trains missing seeds.
+
+load_run opens WORKDIR, the seed that is best on dev, or WORKDIR/seed-N. Its predictions for texts:
+
+  python -m bert_jax.predict --run=WORKDIR --task=task < texts.txt
 """
 
 from absl import flags

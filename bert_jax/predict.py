@@ -31,7 +31,8 @@ tokens at spaces and punctuation marks.
 Input is UTF-8 with any number of lines. The command reads --batch_size lines and writes their
 answers before it reads more. From a keyboard, or for `generate`, it reads one line at a time. A
 wrong line, such as a blank line, ends the command with status 2; the lines before it are answered.
-Without --truncate, a line with more tokens than the model has positions is also wrong.
+Without --truncate, a line with more tokens than the model has positions is also wrong; --task=task
+cuts it as the fine-tuning did.
 """
 
 import json
@@ -204,9 +205,8 @@ def split_line(text: str, fields: int) -> list[str]:
     if not text.strip():
         raise DataError("is blank; accepted: a text in every line")
     if len(texts) != fields:
-        accepted = (
-            f"{fields} texts with a tab between them" if fields > 1 else "a text without tabs"
-        )
+        few = {1: "a text without tabs", 2: "two texts with a tab between them"}
+        accepted = few.get(fields, f"{fields} texts with tabs between them")
         raise DataError(f"the number of tabs is {len(texts) - 1}; accepted: {accepted}")
     if not all(one.strip() for one in texts):
         raise DataError("has a blank text beside its tab; accepted: texts")

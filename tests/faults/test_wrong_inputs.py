@@ -741,6 +741,14 @@ ROWS = {
         ("--task=embed --step=7", "weights has no checkpoint 7; accepted: [0]"),
         ("--task=embed --pooling=sum", "--pooling ... accepted"),
         (
+            "--task=embed --probabilities",
+            "--probabilities is not for --task=embed; accepted",
+        ),
+        (
+            "--task=task",
+            "weights was not fine-tuned; accepted: a directory that finetune",
+        ),
+        (
             "--task=fill_mask --pooling=cls",
             "--pooling is not for --task=fill_mask; accepted with: ",
         ),

@@ -289,7 +289,7 @@ def test_the_command_reads_texts_pairs_and_records(fine_tuned):
             "{}",
             "line 1: the input is {}, a dict; accepted: a tuple of 2 texts, or a dict with s, t",
         ),
-        ("a", "line 1: has 1 texts between tabs; accepted: 2"),
+        ("a", "line 1: the number of tabs is 0; accepted: two texts with a tab between them"),
         ("a\t ", "line 1: has a blank text beside its tab"),
         ("", "line 1: is blank"),
     ],
