@@ -24,7 +24,7 @@ from bert_jax.tasks.datasets import Dataset, Split, compute_metrics
 from bert_jax.tasks.families import batches
 from bert_jax.tasks.families.batches import LENGTH_STEP, padded_length
 from bert_jax.tasks.families.family import Row, TaskBatch
-from bert_jax.tasks.prediction import batch_outputs, row_outputs, without_probabilities
+from bert_jax.tasks.prediction import batch_outputs, row_outputs
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.metrics import Mean, merge
 from bert_jax.training.state import TrainState, random_stream
@@ -190,10 +190,10 @@ def write_predictions(setup: Setup, params: Any, directory: Path) -> dict[str, A
         predictions = family.apply_threshold(predictions, threshold)
         suffix, text = family.write_predictions(predictions, split.examples, dataset.labels)
         write_atomically(directory / f"predictions_{name}.{suffix}", text)
-        answers = family.answers(predictions, outputs, split.rows, split.examples, dataset.labels)
-        write_atomically(
-            directory / f"predictions_{name}.jsonl", describe_answers(answers, split, dataset)
-        )
+        rows, examples = split.rows, split.examples
+        answers = family.answers(dataset.labels, predictions, outputs, rows, examples)
+        text = describe_answers(answers, split, dataset)
+        write_atomically(directory / f"predictions_{name}.jsonl", text)
         if split.labelled:
             outcomes = family.score(predictions, split.examples, dataset.labels)
             write_array(outcomes, path=directory / f"outcomes_{name}.npy")
@@ -204,13 +204,9 @@ def write_predictions(setup: Setup, params: Any, directory: Path) -> dict[str, A
 def describe_answers(answers: Sequence[dict[str, Any]], split: Split, dataset: Dataset) -> str:
     """Returns a line of JSON for each example: id, texts, label, prediction and probability."""
     lines = []
-    for answer, example in zip(answers, split.examples, strict=True):
-        gold = example.gold
-        row = {"id": example.name} if example.name else {}
-        row |= {
-            "texts": list(example.texts),
-            "gold": None if gold is None else dataset.family.gold(gold, dataset.labels),
-        }
-        row |= without_probabilities(answer)
+    for answer, (_, texts, gold, name, _) in zip(answers, split.examples, strict=True):
+        label = None if gold is None else dataset.family.gold(gold, dataset.labels)
+        row = ({"id": name} if name else {}) | {"texts": texts, "gold": label} | answer
+        row.pop("probabilities", None)
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
     return "".join(lines)

@@ -100,13 +100,10 @@ def predict(
     outputs = row_outputs(rows, run_batch, size=ROWS[-1], longest=model.task.max_length)
     predictions = family.decode(outputs, rows, examples, model.task)
     predictions = family.apply_threshold(predictions, model.threshold)
-    answers = family.answers(predictions, outputs, rows, examples, head.labels)
-    return [without_probabilities(one) for one in answers] if not probabilities else answers
-
-
-def without_probabilities(answer: dict[str, Any]) -> dict[str, Any]:
-    """Returns an answer with the probability of its label, but not of all labels."""
-    return {name: value for name, value in answer.items() if name != "probabilities"}
+    answers = family.answers(head.labels, predictions, outputs, rows, examples)
+    for answer in answers if not probabilities else ():
+        answer.pop("probabilities", None)
+    return answers
 
 
 def row_outputs(

@@ -438,7 +438,7 @@ def test_the_probability_of_an_answer_is_its_share_of_all_answers(no_answer, tok
     # A passage without tokens has no span.
     empty = example._replace(texts=(example.texts[0], " "), gold=None)
     (found,) = qa.decode([logits], qa.encode(0, empty, config, tokenizer), [empty], config)
-    (answer,) = qa.describe([found])
+    (answer,) = qa.describe((), [found])
     assert answer == {"answer": "", "start": None, "end": None, "probability": 1.0}
 
 

@@ -19,7 +19,6 @@ from bert_jax.runs.save import save_run
 from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.datasets import encode_dataset, load_dataset
-from bert_jax.tasks.families.family import Example
 from bert_jax.tasks.families.registry import FAMILIES
 from bert_jax.tasks.families.texts import answers, shortest
 from bert_jax.training.checkpoint import save_params
@@ -187,7 +186,7 @@ def test_the_probabilities_of_all_labels_are_given_if_asked_for(fine_tuned):
     assert found["probability"] == max(found["probabilities"].values())
     assert found["label"] == max(found["probabilities"], key=found["probabilities"].get)
     logits = [np.log(np.array([0.25, 0.75], np.float32))]
-    (answer,) = answers([1], logits, [], [Example("", ("a",), None)], ("no", "yes"))
+    (answer,) = answers(("no", "yes"), [1], logits)
     assert answer["probability"] == pytest.approx(0.75) and shortest(np.float32(0.1)) == 0.1
 
 

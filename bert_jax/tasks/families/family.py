@@ -115,8 +115,8 @@ class Family:
     )
     """The predictions; those above the threshold become "no answer"."""
     answers: Callable[..., list[dict[str, Any]]]
-    """The prediction of each example as JSON, with its probability, from (predictions, outputs of
-    the rows, rows, examples, labels)."""
+    """The prediction of each example as JSON, with its probability, from (labels, predictions,
+    outputs of the rows, rows, examples)."""
     gold: Callable[[Any, Labels], Any] = lambda gold, labels: labels[gold]
     """The label of an example as JSON."""
     score: Callable[[list[Any], Sequence[Example], Labels], Outcomes]

@@ -250,19 +250,18 @@ def apply_threshold(predictions: list[Answer], threshold: float | None) -> list[
     return [one._replace(text="") if one.null_margin > threshold else one for one in predictions]
 
 
-def describe(predictions: Sequence[Answer], *_: Any) -> list[dict[str, Any]]:
+def describe(labels: Labels, predictions: Sequence[Answer], *_: Any) -> list[dict[str, Any]]:
     """Returns each answer, its characters in the passage and its probability.
 
     If there is no answer, the text is empty, and the probability is that of no answer.
     """
-    return [
-        {"answer": one.text, "start": one.span[0], "end": one.span[1]}
-        | {"probability": shortest(one.probability)}
-        if one.text
-        else {"answer": "", "start": None, "end": None}
-        | {"probability": shortest(one.null_probability)}
-        for one in predictions
-    ]
+    found = []
+    for one in predictions:
+        start, end = one.span if one.text else (None, None)
+        probability = shortest(one.probability if one.text else one.null_probability)
+        answer = {"answer": one.text, "start": start, "end": end, "probability": probability}
+        found.append(answer)
+    return found
 
 
 def score(predictions: Sequence[Answer], examples: Sequence[Example], labels: Labels) -> Outcomes:

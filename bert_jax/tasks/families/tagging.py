@@ -123,35 +123,23 @@ def most_probable(logits: jax.Array) -> jax.Array:
 
 
 def answers(
-    predictions: Sequence[Sequence[int]],
-    outputs: Sequence[np.ndarray],
-    rows: Sequence[Row],
-    examples: Sequence[Example],
-    labels: Labels,
+    labels: Labels, _: Any, outputs: Sequence[Any], rows: Sequence[Row], examples: Sequence[Example]
 ) -> list[dict[str, Any]]:
     """Returns the tag of each token, its probability, and the token's characters.
 
-    The characters are those of the text. If the input was a list of tokens, the text is the tokens
-    joined by spaces.
+    The characters are those of the text. The text of a list of tokens is the tokens and spaces.
     """
-    found: list[dict[str, Any]] = []
-    for predicted, example in zip(predictions, examples, strict=True):
-        ends = np.cumsum([len(token) + 1 for token in example.texts]).tolist()
-        joined = [(end - len(t) - 1, end - 1) for end, t in zip(ends, example.texts, strict=True)]
-        spans = example.offsets or joined
-        found.append(
-            {
-                "tags": [
-                    {"text": token, "start": start, "end": end, "tag": labels[tag]}
-                    for token, (start, end), tag in zip(
-                        example.texts, spans, predicted, strict=True
-                    )
-                ]
-            }
-        )
+    found: list[dict[str, Any]] = [{"tags": []} for _ in examples]
     for tags, row in zip(outputs, rows, strict=True):
+        tokens, offsets = examples[row.example].texts, examples[row.example].offsets
+        ends = np.cumsum([len(text) + 1 for text in tokens]).tolist()
         for position, token in row.alignment:
-            found[row.example]["tags"][token]["probability"] = shortest(tags[position, 1])
+            joined = (ends[token] - 1 - len(tokens[token]), ends[token] - 1)
+            start, end = offsets[token] if offsets else joined
+            answer = {"text": tokens[token], "start": start, "end": end}
+            answer |= {"tag": labels[int(tags[position, 0])]}
+            answer |= {"probability": shortest(tags[position, 1])}
+            found[row.example]["tags"].append(answer)
     return found
 
 

@@ -105,24 +105,15 @@ def lay_out_texts(
 
 
 def answers(
-    predictions: Sequence[int],
-    outputs: Sequence[np.ndarray],
-    rows: Sequence[Row],
-    examples: Sequence[Example],
-    labels: Labels,
+    labels: Labels, predictions: Sequence[int], outputs: Sequence[np.ndarray], *_: Any
 ) -> list[dict[str, Any]]:
     """Returns the label of each example, its probability, and the probabilities of all labels."""
     found = []
     for label, logits in zip(predictions, outputs, strict=True):
         powers = np.exp(logits.ravel() - logits.max())
-        probabilities = list(map(shortest, powers / powers.sum()))
-        found.append(
-            {
-                "label": labels[label],
-                "probability": probabilities[label],
-                "probabilities": dict(zip(labels, probabilities, strict=True)),
-            }
-        )
+        of_labels = dict(zip(labels, map(shortest, powers / powers.sum()), strict=True))
+        answer = {"label": labels[label], "probability": of_labels[labels[label]]}
+        found.append(answer | {"probabilities": of_labels})
     return found
 
 
