@@ -63,9 +63,12 @@ def as_batch(batch: dict[str, np.ndarray]) -> Batch:
 
 
 def encode(config: BertConfig, params: Any, batch: Batch) -> dict[str, np.ndarray]:
-    """Returns `sequence_output` at every position, padding included, and `pooled_output`."""
+    """Returns the outputs at every position, padding included, and `pooled_output`.
+
+    `hidden_states` begin with the output of the embeddings.
+    """
     model = Bert(config)
-    output = jit(model.apply)(
+    output = jit(partial(model.apply, keep_hidden_states=True, keep_attentions=True))(
         {"params": params["bert"]},
         batch.token_ids,
         batch.segment_ids,
@@ -75,6 +78,8 @@ def encode(config: BertConfig, params: Any, batch: Batch) -> dict[str, np.ndarra
     return {
         "sequence_output": np.asarray(output.sequence_output),
         "pooled_output": np.asarray(output.pooled_output)[:, 0],
+        "hidden_states": np.concatenate([output.embedding_output[None], output.hidden_states]),
+        "attentions": np.asarray(output.attentions),
     }
 
 

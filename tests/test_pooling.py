@@ -101,8 +101,10 @@ def test_hidden_states_equal_the_outputs_of_smaller_encoders(scan_layers):
     )
     config = dataclasses.replace(CONFIG, scan_layers=scan_layers)
     params = nn.unbox(jax.jit(Bert(config).init)(jax.random.key(0), *inputs)["params"])
-    whole = encode(config, params, inputs, keep_hidden_states=True)
+    whole = encode(config, params, inputs, keep_hidden_states=True, keep_attentions=True)
     assert whole.hidden_states.shape == (5, 2, 6, 8)
+    assert whole.attentions.shape == (5, 2, config.num_heads, 6, 6)
+    np.testing.assert_allclose(whole.attentions.sum(-1), 1, rtol=1e-6)  # the rounding of six terms
     assert encode(config, params, inputs).hidden_states is None
     np.testing.assert_array_equal(whole.hidden_states[-1], whole.sequence_output)
     fewer = params | {"layers": jax.tree.map(lambda leaf: leaf[:2], params["layers"])}

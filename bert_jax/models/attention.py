@@ -96,6 +96,17 @@ attend = jax.custom_vjp(_attend, nondiff_argnums=(5,))
 attend.defvjp(_attend_forward, _attend_backward)
 
 
+def attention_probabilities(
+    query: Float[Array, "batch heads queries head_dim"],
+    key: Float[Array, "batch heads keys head_dim"],
+    mask: Bool[Array, "batch 1 queries keys"],
+) -> Float[Array, "batch heads queries keys"]:
+    """Returns the float32 probabilities with which `attend` weights the values, before dropout."""
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    smallest = jnp.finfo(jnp.float32).min
+    return jax.nn.softmax(jnp.where(mask, scores * query.shape[-1] ** -0.5, smallest), axis=-1)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention and its output projection.
 
@@ -115,7 +126,11 @@ class SelfAttention(nn.Module):
         pack_ids: Int[Array, "batch length"],
         *,
         train: bool,
-    ) -> Float[Array, "batch length embed"]:
+        keep: bool = False,
+    ) -> tuple[
+        Float[Array, "batch length embed"], Float[Array, "batch heads length length"] | None
+    ]:
+        """Returns the output, and if `keep` is True, the attention probabilities."""
         c = self.config
         embed, heads = {"embed": c.hidden_size}, {"heads": c.num_heads, "head_dim": c.head_dim}
         query, key, value = (
@@ -135,4 +150,5 @@ class SelfAttention(nn.Module):
                     rng, shape, rate=c.attention_dropout, bits=c.dropout_bits
                 )
             context = attend(query, key, value, mask, kept, share)
-        return Dense(c, heads, embed, name="output")(context.transpose(0, 2, 1, 3))
+        output = Dense(c, heads, embed, name="output")(context.transpose(0, 2, 1, 3))
+        return output, attention_probabilities(query, key, mask) if keep else None

@@ -30,6 +30,10 @@ class EncoderOutput(NamedTuple):
     """The [CLS] vector of each pair, after a dense layer and tanh."""
     hidden_states: Float[Array, "layers batch length embed"] | None = None
     """Outputs of all layers; the last is `sequence_output`. None without `keep_hidden_states`."""
+    embedding_output: Float[Array, "batch length embed"] | None = None
+    """The input of the first layer. None without `keep_hidden_states`."""
+    attentions: Float[Array, "layers batch heads queries keys"] | None = None
+    """Attention probabilities of all layers, float32. None without `keep_attentions`."""
 
 
 class PretrainingOutput(NamedTuple):
@@ -66,17 +70,21 @@ class EncoderLayer(nn.Module):
         mask: Bool[Array, "batch 1 length length"],
         pack_ids: Int[Array, "batch length"],
         train: bool,
-        keep: bool = False,
-    ) -> tuple[Float[Array, "batch length embed"], Float[Array, "batch length embed"] | None]:
+        keep_hidden_states: bool = False,
+        keep_attentions: bool = False,
+    ) -> tuple[Float[Array, "batch length embed"], tuple[Array | None, Array | None]]:
+        """Returns the output, and the kept output and attention probabilities or None."""
         c = self.config
-        attended = SelfAttention(c, self.rules, name="attention")(x, mask, pack_ids, train=train)
+        attended, attentions = SelfAttention(c, self.rules, name="attention")(
+            x, mask, pack_ids, train=train, keep=keep_attentions
+        )
         attended = Dropout(c.dropout, c.dropout_bits)(attended, train=train)
         x = LayerNorm(c, name="attention_layer_norm")(x + attended)
         fed = FeedForward(c, name="feed_forward")(x)
         fed = Dropout(c.dropout, c.dropout_bits)(fed, train=train)
         x = LayerNorm(c, name="feed_forward_layer_norm")(x + fed)
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
-        return x, x if keep else None
+        return x, (x if keep_hidden_states else None, attentions)
 
 
 class Bert(nn.Module):
@@ -92,13 +100,13 @@ class Bert(nn.Module):
         c = self.config
         self.embeddings = Embeddings(c, self.rules)
         layer, loop = EncoderLayer, c.layers_loop(jax.default_backend())
-        if c.remat == "full":  # arguments 4 and 5 are `train` and `keep`; 0 is the module
-            layer = nn.remat(layer, prevent_cse=not loop, static_argnums=(4, 5))
+        if c.remat == "full":  # arguments 4 to 6 are bools; 0 is the module
+            layer = nn.remat(layer, prevent_cse=not loop, static_argnums=(4, 5, 6))
         self.layers = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast,) * 4,  # pyright: ignore[reportArgumentType]
+            in_axes=(nn.broadcast,) * 5,  # pyright: ignore[reportArgumentType]
             length=c.num_layers,
             unroll=1 if loop else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -114,16 +122,20 @@ class Bert(nn.Module):
         *,
         train: bool = False,
         keep_hidden_states: bool = False,
+        keep_attentions: bool = False,
     ) -> EncoderOutput:
         x = self.embeddings(
             token_ids, segment_ids, restarting_positions(pack_ids, cls_positions), train=train
         )
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
         mask = attention_mask(pack_ids)
-        x, hidden_states = self.layers(x, mask, pack_ids, train, keep_hidden_states)
+        embedded = x if keep_hidden_states else None
+        x, (hidden_states, attentions) = self.layers(
+            x, mask, pack_ids, train, keep_hidden_states, keep_attentions
+        )
         first = constrain(gather_positions(x, cls_positions), ("batch", None, None), self.rules)
         pooled = constrain(self.pooler(first), ("batch", None, None), self.rules)
-        return EncoderOutput(x, pooled, hidden_states)
+        return EncoderOutput(x, pooled, hidden_states, embedded, attentions)
 
 
 class BertForPretraining(nn.Module):
@@ -138,17 +150,17 @@ class BertForPretraining(nn.Module):
         self.next_sentence_head = NextSentenceHead(self.config)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> PretrainingOutput:
-        sequence_output, pooled_output, _ = self.bert(
+        encoded = self.bert(
             batch.token_ids,
             batch.segment_ids,
             batch.pack_ids,
             batch.cls_positions,
             train=train,
         )
-        picked = gather_positions(sequence_output, batch.mask_positions)
+        picked = gather_positions(encoded.sequence_output, batch.mask_positions)
         return PretrainingOutput(
             self.masked_token_head(picked, self.bert.embeddings.token_table),
-            self.next_sentence_head(pooled_output),
+            self.next_sentence_head(encoded.pooled_output),
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from jax.sharding import SingleDeviceSharding
@@ -23,7 +23,8 @@ from bert_jax.interop.tensors import LoadingReport
 from bert_jax.models.bert import BertForPretraining, num_parameters
 from bert_jax.models.config import Pooling, TaskHeadConfig
 from bert_jax.models.task import BertForTask, example_ids
-from bert_jax.runs import description, fine_tuned, inference
+from bert_jax.runs import description, encoding, fine_tuned, inference
+from bert_jax.runs.encoding import Encoded, Text, Token
 from bert_jax.runs.foreign import cpu, foreign_params
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
@@ -100,6 +101,31 @@ class Run:
             with located(f"text {number}"):
                 pairs.append(inference.encode_text(self.text_model, text, truncate=truncate))
         return inference.embed(self.text_model, pairs, pooling=pooling)
+
+    def tokenize(self, text: Text, *, truncate: bool = False) -> list[Token]:
+        """Returns the tokens of a text or a pair (A, B) with their places in it; see `encode`."""
+        return encoding.tokenize(self.text_model, text, truncate=truncate)
+
+    @overload
+    def encode(self, texts: Text, **options: bool) -> Encoded: ...
+
+    @overload
+    def encode(self, texts: list[Text], **options: bool) -> list[Encoded]: ...
+
+    def encode(self, texts: Text | list[Text], **options: bool) -> Encoded | list[Encoded]:
+        """Returns tokens and the encoder's outputs for a text, a pair (A, B), or a list of them.
+
+        Options: `hidden_states=True` and `attentions=True` add the outputs and the attention
+        probabilities of all layers, and `truncate=True` cuts long texts; see `encoding.encode`.
+
+        Raises:
+          DataError: a text is too long, or `texts` is something else.
+        """
+        if isinstance(texts, list):
+            return encoding.encode(self.text_model, texts, **options)
+        if not isinstance(texts, str | tuple):
+            raise DataError(f"texts is {texts!r}; accepted: a text, a pair of texts, or a list")
+        return encoding.encode(self.text_model, [texts], **options)[0]
 
     def similarity(
         self, a: str, b: str, pooling: Pooling = "mean", *, truncate: bool = False

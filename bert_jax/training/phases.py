@@ -59,12 +59,24 @@ def training_batches(phase: Phase, first_step: int, host: Host = ONE_HOST) -> It
     return _without_untrained_pairs(batches, phase)
 
 
+def phase_of_step(phases: Sequence[Phase], step: int) -> Phase:
+    """Returns the phase of an update of the run. The first update is step 1."""
+    return next(phase for phase in phases if step <= phase.last_step)
+
+
+def batch_of_step(phases: Sequence[Phase], step: int) -> Batch:
+    """Returns the global batch of an update of the run."""
+    phase = phase_of_step(phases, step)
+    batch = pipeline.TrainingSource(_read_plan(phase))[step - 1 - phase.first_step]
+    return next(_without_untrained_pairs(iter([batch]), phase))
+
+
 def files_of_step(phases: Sequence[Phase], step: int) -> dict[str, list[int]]:
     """Returns the files of the global batch of an update of the run, and its records in each file.
 
-    The first update is step 1. Records are numbered from 0 within a file.
+    Records are numbered from 0 within a file.
     """
-    phase = next(phase for phase in phases if step <= phase.last_step)
+    phase = phase_of_step(phases, step)
     return pipeline.TrainingSource(_read_plan(phase)).files(step - 1 - phase.first_step)
 
 

@@ -80,17 +80,22 @@ def to_torch(batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def encode(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Runs a `BertModel`. Returns `sequence_output` (padding included) and `pooled_output`."""
+    """Runs a `BertModel`. Returns `pooled_output`, and with padding all other outputs."""
     inputs = to_torch(batch)
+    model.set_attn_implementation("eager")  # the others do not return probabilities
     with torch.no_grad():
         output = model(
             input_ids=inputs["input_ids"],
             token_type_ids=inputs["token_type_ids"],
             attention_mask=inputs["attention_mask"],
+            output_hidden_states=True,
+            output_attentions=True,
         )
     return {
         "sequence_output": output.last_hidden_state.numpy(),
         "pooled_output": output.pooler_output.numpy(),
+        "hidden_states": np.stack(output.hidden_states),
+        "attentions": np.stack(output.attentions),
     }
 
 

@@ -1,0 +1,165 @@
+"""The encoder's view of texts: tokens with their places, vectors, hidden states and attention."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bert_jax.data.masking import Layout
+from bert_jax.data.pairs import Pair
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.errors import located, require
+from bert_jax.models.bert import Bert, EncoderOutput
+from bert_jax.models.config import BertConfig
+from bert_jax.runs import inference
+from bert_jax.runs.inference import TextModel
+
+Text = str | tuple[str, str]
+"""A text, or a pair of texts."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a row [CLS] A [SEP] B [SEP]."""
+
+    piece: str
+    id: int
+    segment: int
+    """0 in [CLS] A [SEP], 1 in B [SEP]."""
+    span: tuple[int, int] | None
+    """The piece is `text[start:end]` of text A or B, after cleaning; None for [CLS] and [SEP]."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder computes for a text or a pair. All arrays are float32, without padding."""
+
+    tokens: list[Token]
+    sequence_output: Float[np.ndarray, "tokens embed"]
+    """The output of the last layer."""
+    pooled_output: Float[np.ndarray, "embed"]
+    """The output at [CLS], after the pooler's dense layer and tanh."""
+    hidden_states: Float[np.ndarray, "layers+1 tokens embed"] | None = None
+    """The output of the embeddings, then of each layer."""
+    attentions: Float[np.ndarray, "layers heads queries keys"] | None = None
+    """Attention probabilities: those of a query sum to 1."""
+
+    def plot_attention(self, layer: int, head: int, axes: Any = None) -> Any:
+        """Draws the attention map of a head as an image: a row for each query, a column for a key.
+
+        `layer` and `head` count from 0. Returns matplotlib's axes, by default of a new figure.
+
+        Raises:
+          ConfigError: there is no such layer or head, or `encode` did not return `attentions`.
+        """
+        require(self.attentions is not None, "attentions", None, "encode(..., attentions=True)")
+        assert self.attentions is not None
+        for name, value, count in zip(
+            ("layer", "head"), (layer, head), self.attentions.shape[:2], strict=True
+        ):
+            require(0 <= value < count, name, value, f"0 to {count - 1}")
+        import matplotlib.pyplot as plt
+
+        pieces, numbers = [token.piece for token in self.tokens], range(len(self.tokens))
+        axes = axes or plt.subplots(figsize=(1 + 0.3 * len(pieces),) * 2)[1]
+        axes.imshow(self.attentions[layer, head], vmin=0, vmax=1, cmap="Blues")
+        axes.set_xticks(numbers, pieces, rotation=90)
+        axes.set_yticks(numbers, pieces)
+        axes.set(xlabel="key", ylabel="query", title=f"layer {layer}, head {head}")
+        return axes
+
+
+def tokenize(model: TextModel, text: Text, *, truncate: bool = False) -> list[Token]:
+    """Returns the tokens of a row [CLS] A [SEP] B [SEP]. `truncate` cuts off its last tokens.
+
+    Raises:
+      DataError: the text has more tokens than the model has positions.
+    """
+    return _tokens(model, text, _pair(model, text, truncate=truncate))
+
+
+def encode(
+    model: TextModel,
+    texts: Sequence[Text],
+    *,
+    hidden_states: bool = False,
+    attentions: bool = False,
+    truncate: bool = False,
+) -> list[Encoded]:
+    """Runs the encoder on texts or pairs; `hidden_states` and `attentions` ask for these arrays.
+
+    The other texts change a value only by rounding.
+
+    Raises:
+      DataError: a text has more tokens than the model has positions. The message gives its index.
+    """
+    pairs = []
+    for number, text in enumerate(texts):
+        with located(f"text {number}"):
+            pairs.append(_pair(model, text, truncate=truncate))
+    encoded: dict[int, Encoded] = {}
+    for numbers, layout in inference.lay_out_batches(model, pairs):
+        params, config = model.params["bert"], model.model.config
+        output = jax.device_get(_encode(config, params, layout, hidden_states, attentions))
+        for row, number in enumerate(numbers):
+            tokens = _tokens(model, texts[number], pairs[number])
+            encoded[number] = _of_row(output, row, tokens)
+    return [encoded[number] for number in range(len(texts))]
+
+
+def _pair(model: TextModel, text: Text, *, truncate: bool) -> Pair:
+    if isinstance(text, str):
+        return inference.encode_text(model, text, truncate=truncate)
+    return inference.encode_pair(model, *text, truncate=truncate)
+
+
+def _tokens(model: TextModel, text: Text, pair: Pair) -> list[Token]:
+    tokenizer: Tokenizer = model.tokenizer
+    parts = (text,) if isinstance(text, str) else text
+    tokens = [Token("[CLS]", tokenizer.cls_id, 0, None)]
+    for segment, (part, ids) in enumerate(zip(parts, (pair.a, pair.b), strict=False)):
+        spans = tokenizer.encode_with_offsets(part).offsets
+        # `strict=False`: truncation has cut ids off.
+        for id_, span in zip(ids, spans, strict=False):
+            tokens.append(Token(tokenizer.pieces[id_], id_, segment, span))
+        if model.single_text_separator or len(parts) == 2:
+            tokens.append(Token("[SEP]", tokenizer.sep_id, segment, None))
+    return tokens
+
+
+def _of_row(output: EncoderOutput, row: int, tokens: list[Token]) -> Encoded:
+    count = len(tokens)
+    states, attentions = output.hidden_states, output.attentions
+    if states is not None:
+        assert output.embedding_output is not None
+        states = np.concatenate(
+            [output.embedding_output[None, row, :count], states[:, row, :count]]
+        )
+    return Encoded(
+        tokens,
+        np.asarray(output.sequence_output[row, :count]),
+        np.asarray(output.pooled_output[row, 0]),
+        states,
+        None if attentions is None else np.asarray(attentions[:, row, :, :count, :count]),
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4))
+def _encode(
+    config: BertConfig, params: Any, layout: Layout, hidden_states: bool, attentions: bool
+) -> EncoderOutput:
+    output = Bert(config).apply(
+        {"params": params},
+        layout.token_ids,
+        layout.segment_ids,
+        layout.pack_ids,
+        layout.cls_positions,
+        keep_hidden_states=hidden_states,
+        keep_attentions=attentions,
+    )
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), output)
