@@ -41,7 +41,7 @@ class Row(NamedTuple):
     """What each pair of the row is, such as `B is random`; empty if no label is trained."""
 
     def __str__(self) -> str:
-        """Returns the text with each prediction as {shown -> label}, and the labels of the pairs."""
+        """Returns the pieces, with each prediction as {shown -> label}, and the pair labels."""
         labels = {one.position: one.label for one in self.masked}
         marked = (
             f"{{{piece} -> {labels[position]}}}" if position in labels else piece
@@ -96,13 +96,15 @@ class SeenBatch:
         predictions = int(np.sum(self.batch.mask_weights))
         tokens = int(self.batch.padding_mask.sum())
         return (
-            f"batch of step {self.step:,}, phase {self.phase}: {len(self)} rows, {tokens:,} tokens, "
-            f"{predictions:,} predictions"
+            f"batch of step {self.step:,}, phase {self.phase}: {len(self)} rows, "
+            f"{tokens:,} tokens, {predictions:,} predictions"
         )
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{n}<td>{escape(str(row))}" for n, row in enumerate(self))
-        return f"<p>{escape(repr(self))}<table><tr><th>row<th>tokens, {{input → label}}{rows}</table>"
+        return (
+            f"<p>{escape(repr(self))}<table><tr><th>row<th>tokens, {{input → label}}{rows}</table>"
+        )
 
 
 def replay(
@@ -120,8 +122,8 @@ def replay(
     if passport and found != (expected := passport_fingerprint(passport)):
         directories = ", ".join({phase.experiment.data.directory: None for phase in of_run})
         raise DataError(
-            f"{directories}: the data have the fingerprint {found[:12]}, and the run was trained on "
-            f"{expected[:12]}; accepted: the data of the run"
+            f"{directories}: the data have the fingerprint {found[:12]}, and the run was trained "
+            f"on {expected[:12]}; accepted: the data of the run"
         )
     phase = phase_of_step(of_run, step)
     return SeenBatch(

@@ -28,6 +28,7 @@ from bert_jax.runs.encoding import Encoded, Text, Token
 from bert_jax.runs.foreign import cpu, foreign_params
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
+from bert_jax.runs.replay import SeenBatch, replay
 from bert_jax.tasks import prediction
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.training import checkpoint
@@ -252,6 +253,18 @@ class Run:
         if conversion.is_file():
             lines += ["converted from", conversion.read_bytes().decode("utf-8", "replace")]
         return "\n".join(lines)
+
+    def batch(self, step: int) -> SeenBatch:
+        """Returns the global batch of update `step` (from 1), with the masked tokens; see `replay`.
+
+        Raises:
+          CheckpointError: the weights are not from a run of pretrain.
+          ConfigError: the run has no such step.
+          DataError: the prepared data of the run are missing, or are other data.
+        """
+        if self.config is None:
+            raise CheckpointError(f"{self.path} has no batches; accepted: a run of pretrain")
+        return replay(self.config, self.passport, self.tokenizer, step)
 
     def metrics(self) -> list[dict[str, float]]:
         """Returns the rows of `metrics.jsonl`. A line on stderr names lines that are damaged.
