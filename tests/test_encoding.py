@@ -1,13 +1,15 @@
 """`run.encode` returns what the encoder computes, for each text alone and without padding."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
+from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError, DataError
-from bert_jax.models.bert import Bert
+from bert_jax.models.bert import Bert, apply
 from bert_jax.runs import encoding
 from bert_jax.runs.run import load_run
 
@@ -108,3 +110,34 @@ def test_the_attention_map_names_queries_and_keys(encoded):
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == [token.piece for token in encoded[0].tokens]
     np.testing.assert_array_equal(axes.get_images()[0].get_array(), encoded[0].attentions[1, 0])
+
+
+def test_the_pseudo_log_likelihood_equals_masking_one_token_at_a_time_by_hand(run):
+    texts = [A, (A, B)]
+    found = run.pseudo_log_likelihood(texts)
+    mask = run.tokenizer.mask_id
+    for text, score in zip(texts, found, strict=True):
+        tokens = run.tokenize(text)
+        ids = np.array([[token.id for token in tokens]], np.int32)
+        segments = np.array([[token.segment for token in tokens]], np.int32)
+        expected = 0.0
+        for position, token in enumerate(tokens):
+            if token.span is None:
+                continue
+            masked = ids.copy()
+            masked[0, position] = mask
+            zero = np.zeros((1, 1), np.int32)
+            batch = Batch(
+                masked, segments, np.ones_like(ids), zero + position, zero, zero, zero, zero, zero
+            )
+            logits = np.asarray(logits_of(run.model, run.params, batch), np.float64)[0, 0]
+            expected += logits[token.id] - np.logaddexp.reduce(logits)
+        # A sum of up to 30 float32 numbers of order 10, from rows with another padding.
+        assert score == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(DataError, match="texts is a single text"):
+        run.pseudo_log_likelihood(A)
+
+
+@partial(jax.jit, static_argnums=0)
+def logits_of(model, params, batch):
+    return apply(model, params, batch).token_logits

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from bert_jax.data.masking import Layout
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import located, require
+from bert_jax.errors import DataError, located, require
 from bert_jax.models.bert import Bert, EncoderOutput
 from bert_jax.models.config import BertConfig
 from bert_jax.runs import inference
@@ -98,10 +98,7 @@ def encode(
     Raises:
       DataError: a text has more tokens than the model has positions. The message gives its index.
     """
-    pairs = []
-    for number, text in enumerate(texts):
-        with located(f"text {number}"):
-            pairs.append(_pair(model, text, truncate=truncate))
+    pairs = encode_texts(model, texts, truncate=truncate)
     encoded: dict[int, Encoded] = {}
     for numbers, layout in inference.lay_out_batches(model, pairs):
         params, config = model.params["bert"], model.model.config
@@ -110,6 +107,21 @@ def encode(
             tokens = _tokens(model, texts[number], pairs[number])
             encoded[number] = _of_row(output, row, tokens)
     return [encoded[number] for number in range(len(texts))]
+
+
+def encode_texts(model: TextModel, texts: Sequence[Text], *, truncate: bool = False) -> list[Pair]:
+    """Returns the ids of texts or pairs.
+
+    Raises:
+      DataError: a text has more tokens than the model has positions. The message gives its index.
+    """
+    if isinstance(texts, str):
+        raise DataError("texts is a single text; accepted: a list of texts")
+    pairs = []
+    for number, text in enumerate(texts):
+        with located(f"text {number}"):
+            pairs.append(_pair(model, text, truncate=truncate))
+    return pairs
 
 
 def _pair(model: TextModel, text: Text, *, truncate: bool) -> Pair:

@@ -28,6 +28,7 @@ from bert_jax.runs.encoding import Encoded, Text, Token
 from bert_jax.runs.foreign import cpu, foreign_params
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
+from bert_jax.runs.likelihood import pseudo_log_likelihoods
 from bert_jax.runs.replay import SeenBatch, replay
 from bert_jax.tasks import prediction
 from bert_jax.tasks.config import FineTuningConfig
@@ -134,6 +135,22 @@ class Run:
         """Returns the cosine similarity of two texts' vectors; see `embed`."""
         first, second = self.embed([a, b], pooling, truncate=truncate)
         return float(inference.cosine(first[None], second[None])[0])
+
+    def pseudo_log_likelihood(
+        self, texts: Sequence[Text], *, truncate: bool = False
+    ) -> Float[np.ndarray, "texts"]:
+        """Returns the sum of log p(token | other tokens) of each text or pair, in nats (float64).
+
+        Divided by -ln 2 and by the number of characters of a text, it is bits per character, which
+        compares models with different vocabularies. A text costs a row for each of its tokens.
+
+        Raises:
+          DataError: a text is too long. The message gives the index of the text, from 0.
+          CheckpointError: the weights lack the masked-token head.
+        """
+        self.check_trained("masked_token_head")
+        pairs = encoding.encode_texts(self.text_model, texts, truncate=truncate)
+        return pseudo_log_likelihoods(self.text_model, pairs)
 
     def next_sentence(self, a: str, b: str, *, truncate: bool = False) -> float:
         """Returns the probability that text B follows text A: class 0 of the next-sentence head.
