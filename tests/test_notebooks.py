@@ -23,8 +23,9 @@ def test_a_notebook_runs(path, experiment, tmp_path, monkeypatch):
     client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}})
     executed = client.execute()
     text = "".join(str(cell.get("outputs", "")) for cell in executed.cells)
-    assert "none missing, unexpected or reshaped" in text
     assert "image/png" in text
+    if path.stem.startswith("01"):
+        assert "none missing, unexpected or reshaped" in text
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])

@@ -1,5 +1,6 @@
 """Opens trained models: `load_run(path)` returns config, model, parameters and tokenizer."""
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -282,6 +283,19 @@ class Run:
         if self.config is None:
             raise CheckpointError(f"{self.path} has no batches; accepted: a run of pretrain")
         return replay(self.config, self.passport, self.tokenizer, step)
+
+    def plot_curves(self) -> Any:
+        """Draws the losses and accuracies by step, and returns matplotlib's axes.
+
+        Dotted lines are baselines that need no model; they are known when the run has ended.
+        """
+        import matplotlib.pyplot as plt
+
+        from bert_jax.runs.curves import draw
+
+        file = self.path / "result.json"
+        result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return draw(self.metrics(), result, plt.figure()).axes
 
     def metrics(self) -> list[dict[str, float]]:
         """Returns the rows of `metrics.jsonl`. A line on stderr names lines that are damaged.
