@@ -1,7 +1,6 @@
 """Draws the attention maps of heads of a run.
 
-  python benchmarks/attention_map.py --run=runs/quickstart --heads=2,3 \\
-    --output=docs/runs/attention.png
+python benchmarks/attention_map.py --run=runs/quickstart --heads=2,3 --output=maps.png
 """
 
 import matplotlib.pyplot as plt
