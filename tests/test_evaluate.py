@@ -12,7 +12,7 @@ from bert_jax.data.preparation.engines import Engine
 from bert_jax.data.preparation.prepare import prepare_data
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import ConfigError, DataError
-from bert_jax.evaluate import as_evaluated, evaluate_run, frozen_masking
+from bert_jax.runs.evaluation import as_evaluated, evaluate_run, frozen_masking
 from bert_jax.runs.run import load_run
 from bert_jax.training.experiment import phases
 

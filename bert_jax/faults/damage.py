@@ -72,7 +72,7 @@ def standing(step: Path) -> dict[str, Any]:
     read, or an earlier version of bert_jax saved the step, it counts as regular and not evaluated.
     """
     try:
-        position = _position(step)
+        position = position_of(step)
     except CheckpointError as error:
         if is_outage(error):
             raise
@@ -136,7 +136,7 @@ def check_step(workdir: Path, step: int) -> None:
     directory = workdir / "checkpoints" / str(step)
     promised = False
     if (workdir / "config.json").exists():  # a directory of weights alone has no position
-        promised = _position(directory).get("digests", False)
+        promised = position_of(directory).get("digests", False)
     if (directory / DIGESTS_FILE).exists():
         try:
             _check_files(directory)
@@ -237,7 +237,12 @@ def _check_files(step: Path) -> None:
         raise _damaged(step, ", ".join(wrong[:3]) + more)
 
 
-def _position(step: Path) -> dict[str, Any]:
+def position_of(step: Path) -> dict[str, Any]:
+    """Returns what a step stores beside its arrays: the next batch, hashes and times.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
     try:
         return read_json(step / "position" / "metadata", error=CheckpointError)
     except CheckpointError as error:

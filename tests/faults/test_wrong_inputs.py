@@ -26,10 +26,10 @@ from safetensors.numpy import load_file, save_file
 from bert_jax import command, cpu
 from bert_jax.config import load_experiment, override, to_json
 from bert_jax.errors import BertJaxError
-from bert_jax.evaluate import evaluate_run
 from bert_jax.faults import signals
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.models.bert import BertForPretraining
+from bert_jax.runs.evaluation import evaluate_run
 from bert_jax.runs.run import load_run
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.experiment import Experiment

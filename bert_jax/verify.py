@@ -1,0 +1,256 @@
+"""Computes parts of a finished run again, and says whether they agree with what the run wrote.
+
+  python -m bert_jax.verify --run=runs/quickstart
+  python -m bert_jax.verify --run=runs/base --rows=3
+
+It compares the hashes of config, data, checkpoints and metrics.jsonl. It makes the updates of the
+first rows of metrics.jsonl again, from the start and from each kept checkpoint, and the last
+evaluation. The prepared data of the run are needed, and devices that suit its mesh. Exit status: 0
+if all agrees, 1 if something differs.
+"""
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from bert_jax import command, environment
+from bert_jax.errors import BertJaxError, CheckpointError, DataError, require
+
+TOLERANCE = 1e-3
+"""Largest accepted relative difference of a value of a row. On the same kind of machine, values are
+equal bitwise. Another processor or another jax rounds sums differently, and updates multiply this
+difference; a wrong batch, mask or rate changes a loss by more."""
+
+
+class Check(NamedTuple):
+    """What was compared, and the result."""
+
+    subject: str
+    agrees: bool
+    said: str
+
+
+def verify(workdir: Path, *, rows: int = 1) -> Iterator[Check]:
+    """Yields the checks of a finished run; `rows` of updates are made again from each start.
+
+    With 0 rows, only hashes are compared.
+
+    Raises:
+      CheckpointError: `workdir` holds no finished run.
+      ConfigError: the mesh of the run does not suit the devices.
+    """
+    from bert_jax.config import config_hash, from_json
+    from bert_jax.faults.damage import saved_steps
+    from bert_jax.faults.run_files import RunResult, read_rows
+    from bert_jax.files import read_json
+    from bert_jax.training.experiment import Experiment, phases
+    from bert_jax.training.phases import load_data
+
+    result = read_json(workdir / "result.json", RunResult, error=CheckpointError)
+    experiment = from_json(Experiment, read_json(workdir / "config.json", error=CheckpointError))
+    found, written = config_hash(experiment), result.get("config_hash")
+    yield Check("config", found == written, f"hash {found}, in result.json {written}")
+
+    plan = phases(experiment)
+    passports, tokenizer = load_data(plan)
+    yield from _check_data(plan, passports)
+    steps = sorted(saved_steps(workdir))
+    for step in steps:
+        yield _attempt(
+            f"checkpoint {step}",
+            partial(_check_checkpoint, workdir, step, experiment, tokenizer, passports),
+        )
+
+    stored = read_rows(workdir / "metrics.jsonl")
+    lines = list(stored.lines.values())
+    for step in steps:
+        yield _attempt(f"rows up to step {step}", partial(_check_rows, workdir, step, lines))
+    if not rows:
+        return
+    for step in (0, *steps):
+        later = {at: row for at, row in stored.rows.items() if at > step}
+        if later:
+            expected = dict(list(later.items())[:rows])
+            yield from _guarded(
+                f"updates after step {step}",
+                _check_updates(workdir, experiment, passports, step, expected),
+            )
+    yield from _guarded("evaluation", _check_evaluation(workdir, experiment, stored.rows, result))
+
+
+def _guarded(subject: str, checks: Iterator[Check]) -> Iterator[Check]:
+    """Yields the checks; damaged data or a damaged checkpoint is a difference."""
+    try:
+        yield from checks
+    except (DataError, CheckpointError) as error:
+        yield Check(subject, False, str(error))
+
+
+def _attempt(subject: str, check: Callable[[], str]) -> Check:
+    """Returns the check; a typed error is a difference."""
+    try:
+        return Check(subject, True, check())
+    except BertJaxError as error:
+        return Check(subject, False, str(error))
+
+
+def _check_data(plan: Any, passports: list[dict]) -> Iterator[Check]:
+    from bert_jax.data.passport import check_files
+
+    directories = {
+        phase.experiment.data.directory: passport
+        for phase, passport in zip(plan, passports, strict=True)
+    }
+    for directory, passport in directories.items():
+        shards = [shard for split in passport["splits"].values() for shard in split["shards"]]
+
+        def check(directory: str = directory, passport: dict = passport, n: int = len(shards)):
+            check_files(passport, directory, splits=list(passport["splits"]))
+            return f"{n} shards have the SHA-256 of passport.json"
+
+        yield _attempt(f"data {directory}", check)
+
+
+def _check_checkpoint(
+    workdir: Path, step: int, experiment: Any, tokenizer: Any, passports: list[dict]
+) -> str:
+    from bert_jax.data.passport import join_passports, passport_fingerprint
+    from bert_jax.faults.damage import check_step, position_of
+    from bert_jax.training import checkpoint
+
+    check_step(workdir, step)
+    with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+        checkpoint.check_run_of_step(manager, experiment, tokenizer, step=step)
+    saved = position_of(workdir / "checkpoints" / str(step))["data_fingerprint"]
+    found = passport_fingerprint(join_passports(passports))
+    if saved != found:
+        raise CheckpointError(f"it was trained on data {saved[:12]}, and the data are {found[:12]}")
+    return "its files have their SHA-256; config, tokenizer and data are those of the run"
+
+
+def _check_rows(workdir: Path, step: int, lines: list[bytes]) -> str:
+    from bert_jax.faults.damage import position_of
+
+    written = position_of(workdir / "checkpoints" / str(step)).get("written")
+    if not written:
+        return "the checkpoint has no hash of them"
+    rows = lines[: written["count"]]
+    if hashlib.sha256(b"".join(rows)).hexdigest() != written["sha256"]:
+        raise CheckpointError(f"metrics.jsonl has other rows than when step {step} was saved")
+    return f"{len(rows)} rows of metrics.jsonl have their SHA-256"
+
+
+def _check_updates(
+    workdir: Path, experiment: Any, passports: list[dict], step: int, expected: Mapping[int, dict]
+) -> Iterator[Check]:
+    """Makes the updates from `step` to the last of the expected rows, and compares their rows."""
+    import jax
+
+    from bert_jax.data.passport import join_passports
+    from bert_jax.sharding import make_mesh
+    from bert_jax.training import checkpoint
+    from bert_jax.training.build import assemble
+    from bert_jax.training.experiment import phases
+    from bert_jax.training.nonfinite import NonFiniteSteps
+    from bert_jax.training.phases import phase_of_step, training_batches
+    from bert_jax.training.state import abstract_state, make_state
+    from bert_jax.training.writer import RunWriter
+
+    if not step and experiment.training.init_from:
+        yield Check("first updates", True, "not made again: the run began from other weights")
+        return
+    phase = phase_of_step(phases(experiment), step + 1)
+    mesh = make_mesh(experiment.mesh)
+    assembly = assemble(phase, mesh)
+    if step:
+        abstract = abstract_state(assembly.initialize, assembly.sharding)
+        with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+            passport = join_passports(passports)
+            begun = checkpoint.restore(manager, abstract, step=step, passport=passport)
+    else:
+        begun = checkpoint.Restored(make_state(assembly.initialize, assembly.sharding))
+    state, pending = begun.state, begun.rows[0]
+    left_out = NonFiniteSteps(workdir, experiment, assembly.sharding.params).left_out
+    with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as temporary:
+        if step and step == phase.first_step:
+            state = assembly.begin(state)
+        writer = RunWriter(
+            Path(temporary), experiment.training, step, pending=pending, on_nonfinite=_ignore
+        )
+        batches = map(assembly.place, training_batches(phase, step, assembly.host))
+        for at, batch in zip(range(step + 1, phase.last_step + 1), batches, strict=False):
+            update = assembly.skip if at in left_out else assembly.update
+            state, metrics = update(state, batch)
+            writer.add(metrics)
+            if at in expected:
+                yield compare(f"updates {step + 1} to {at}", writer.read_row(), expected[at])
+            if at >= max(expected):
+                break
+
+
+def _ignore(step: int, metrics: Mapping[str, Any]) -> None:
+    """Does nothing at a value that is not finite, where training would end or roll back."""
+
+
+def _check_evaluation(
+    workdir: Path, experiment: Any, rows: Mapping[int, dict], result: Mapping[str, Any]
+) -> Iterator[Check]:
+    """Evaluates the last checkpoint, and compares with the last row and with result.json."""
+    from bert_jax.runs.evaluation import evaluate_run
+    from bert_jax.runs.run import load_run
+    from bert_jax.training.experiment import phases
+
+    last = phases(experiment)[-1].experiment.data.directory
+    measured = evaluate_run(load_run(workdir), last)
+    found = {f"eval/{name}": value for name, value in measured.items()}
+    row = {name: value for name, value in rows[max(rows)].items() if name in found}
+    yield compare(f"evaluation of step {max(rows)}", found, row)
+    yield compare("result.json", {f"eval/{k}": v for k, v in result.items()}, row)
+
+
+def compare(subject: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> Check:
+    """Compares the values of training and evaluation of a row with those that were written."""
+    names = [name for name in expected if name.startswith(("train/", "eval/")) and name in found]
+    differences = {
+        name: abs(found[name] - expected[name]) / max(abs(expected[name]), 1e-12) for name in names
+    }
+    if not differences:
+        return Check(subject, False, "no value can be compared")
+    worst = max(differences, key=lambda name: differences[name])
+    if not differences[worst]:
+        return Check(subject, True, f"{len(names)} values are equal bitwise")
+    said = f"{worst} is {found[worst]!r}, written {expected[worst]!r} (relative difference "
+    said += f"{differences[worst]:.1e}, accepted {TOLERANCE:.0e})"
+    return Check(subject, differences[worst] <= TOLERANCE, said)
+
+
+def main() -> None:
+    """Runs the command."""
+    environment.configure_jax()
+    workdir, rows = command.required_path("run"), flags.FLAGS.rows
+    require(rows >= 0, "--rows", rows, "at least 0")
+    if not (workdir / "result.json").exists():
+        raise CheckpointError(f"{workdir} has no result.json; accepted: a finished run of pretrain")
+    checks = []
+    for check in verify(workdir, rows=rows):
+        checks.append(check)
+        print(
+            f"{'agrees ' if check.agrees else 'DIFFERS'}  {check.subject}: {check.said}", flush=True
+        )
+    different = sum(not check.agrees for check in checks)
+    print(f"{len(checks)} checks, {different} {'differs' if different == 1 else 'differ'}")
+    sys.exit(1 if different else 0)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("run", None, "Directory of a finished run of pretrain.")
+    flags.DEFINE_integer(
+        "rows", 1, "Rows of metrics.jsonl to make again from each start; 0 compares hashes alone."
+    )
+    command.run(main)
