@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 from absl import flags
 
 from bert_jax import command
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 
 FLAGS = flags.FLAGS
 

@@ -173,7 +173,7 @@ def measure(paths: dict[str, str], lee: Lee) -> dict[str, Any]:
 
     from bert_jax.interop.names import OPTIONAL_PARTS
     from bert_jax.runs import inference
-    from bert_jax.runs.run import load_run
+    from bert_jax.runs.load import load_run
     from bert_jax.training.initial import fingerprint_params
     from bert_jax.training.state import unboxed_params
 

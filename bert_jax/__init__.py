@@ -9,7 +9,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bert_jax.runs.run import Run, load_run
+    from bert_jax.runs.load import load_run
+    from bert_jax.runs.run import Run
     from bert_jax.training.experiment import Experiment
 
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -23,7 +24,7 @@ __all__ = ["Experiment", "Run", "load_run"]
 _MODULES = {
     "Experiment": "bert_jax.training.experiment",
     "Run": "bert_jax.runs.run",
-    "load_run": "bert_jax.runs.run",
+    "load_run": "bert_jax.runs.load",
 }
 
 

@@ -31,8 +31,8 @@ def main() -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output={output} exists; accepted: a new or an empty directory")
     from bert_jax.data.tokenizers.wordpiece import MAX_WORD_LENGTH
+    from bert_jax.runs.load import load_run
     from bert_jax.runs.model_card import model_card
-    from bert_jax.runs.run import load_run
     from bert_jax.runs.save import save_run
 
     run = load_run(source, allow=flags.FLAGS.allow, lower_case=flags.FLAGS.lower_case)

@@ -90,7 +90,7 @@ def main() -> None:
             raise ConfigError(f"--{name} is not for --task={name_of_task}; accepted with: {users}")
     from bert_jax.interop.names import OPTIONAL_PARTS
     from bert_jax.runs.fine_tuned import is_run
-    from bert_jax.runs.run import load_run
+    from bert_jax.runs.load import load_run
 
     # make_task checks for the parts that the task needs.
     allow = () if is_run(open_path(path, name="--run")) else OPTIONAL_PARTS

@@ -203,7 +203,7 @@ def _check_evaluation(
 ) -> Iterator[Check]:
     """Evaluates the last checkpoint, and compares with the last row and with result.json."""
     from bert_jax.runs.evaluation import evaluate_run
-    from bert_jax.runs.run import load_run
+    from bert_jax.runs.load import load_run
     from bert_jax.training.experiment import phases
 
     last = phases(experiment)[-1].experiment.data.directory

@@ -11,7 +11,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.models.bert import Bert, apply
 from bert_jax.runs import encoding
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 
 A, B = "The president spoke to the Congress.", "The people of the union heard the message."
 TEXTS = [A, (A, B), "Peace"]

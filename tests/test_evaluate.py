@@ -13,7 +13,7 @@ from bert_jax.data.preparation.prepare import prepare_data
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.runs.evaluation import as_evaluated, evaluate_run, frozen_masking
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.training.experiment import phases
 
 NUMBERS = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "loss", "perplexity")

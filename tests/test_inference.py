@@ -17,7 +17,7 @@ from bert_jax.models.bert import Bert
 from bert_jax.models.config import Pooling
 from bert_jax.runs import generation, inference
 from bert_jax.runs.inference import padded_length
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 
 # This level halves the compile time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -8,8 +8,8 @@ import pytest
 
 from bert_jax.config import override
 from bert_jax.models.flops import update_flops
+from bert_jax.runs.load import load_run
 from bert_jax.runs.model_card import model_card
-from bert_jax.runs.run import load_run
 
 
 @pytest.fixture(scope="module")

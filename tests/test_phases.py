@@ -21,7 +21,7 @@ from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.planning.timeline import timeline
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.training.checkpoint import next_batch
 from bert_jax.training.config import PhaseConfig
 from bert_jax.training.experiment import Experiment, phases

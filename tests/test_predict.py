@@ -17,7 +17,7 @@ import bert_jax
 from bert_jax import predict
 from bert_jax.config import override
 from bert_jax.errors import CheckpointError, DataError
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 
 ROOT = Path(bert_jax.__file__).parents[1]
 TEXTS = ["The president of the union.", "Peace", "The [MASK] spoke to the people."]

@@ -5,7 +5,7 @@ import pytest
 
 from bert_jax.config import override
 from bert_jax.errors import CheckpointError, ConfigError, DataError
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.training import train as training
 from bert_jax.training.train import train
 

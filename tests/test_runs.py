@@ -19,7 +19,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.data.passport import load_passport
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import CheckpointError, ConfigError, DataError
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.runs.save import save_run
 from bert_jax.training.train import train
 
@@ -130,7 +130,7 @@ def test_opening_and_using_a_run_loads_no_data_pipeline(trained):
     )
     assert result.returncode == 0, result.stderr
     loaded = set(result.stdout.splitlines()[-1].split())
-    assert {"jax", "bert_jax.runs.run"} <= loaded
+    assert {"jax", "bert_jax.runs.load"} <= loaded
     unwanted = {"grain", "tensorflow", "tensorflow_datasets", "tensorboardX", "array_record"}
     assert not loaded & (unwanted | {"bert_jax.data.pipeline", "bert_jax.training.train"})
 

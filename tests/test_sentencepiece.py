@@ -22,7 +22,7 @@ from bert_jax.data.tokenizers.sentencepiece import SentencePiece
 from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.interop.tokenizer_files import tokenizer_json
 from bert_jax.runs.initial import open_initial_weights
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.runs.save import save_run
 from bert_jax.training.train import train
 

@@ -23,7 +23,8 @@ from bert_jax.finetuning import results
 from bert_jax.finetuning.seed_run import Setup, run_seed
 from bert_jax.interop.names import export_obstacle
 from bert_jax.runs.fine_tuned import is_run
-from bert_jax.runs.run import Run, load_run
+from bert_jax.runs.load import load_run
+from bert_jax.runs.run import Run
 from bert_jax.sharding import make_mesh, row_sharding
 from bert_jax.tasks import datasets, state
 from bert_jax.tasks.config import FineTuningConfig

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bert_jax.errors import located
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.training import checkpoint
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.initial import InitialWeights

@@ -1,43 +1,31 @@
-"""Opens trained models: `load_run(path)` returns config, model, parameters and tokenizer."""
+"""A trained model, and what can be asked of it."""
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float
 
-from bert_jax.config import from_json
-from bert_jax.config.paths import is_remote, open_path
-from bert_jax.data.tokenizers.files import Tokenizer, tokenizer_from_json
+from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError, DataError, located
-from bert_jax.faults.damage import check_step, choose_step
 from bert_jax.faults.run_files import whole_rows
-from bert_jax.interop.huggingface import read_huggingface
-from bert_jax.interop.source import Source, check_vocabulary
-from bert_jax.interop.tensor_files import WEIGHTS, weights_file
-from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
 from bert_jax.interop.tensors import LoadingReport
 from bert_jax.models.bert import BertForPretraining, num_parameters
-from bert_jax.models.config import Pooling, TaskHeadConfig
-from bert_jax.models.task import BertForTask, example_ids
+from bert_jax.models.config import Pooling
+from bert_jax.models.task import BertForTask
 from bert_jax.runs import description, encoding, fine_tuned, inference
 from bert_jax.runs.encoding import Encoded, Text, Token
-from bert_jax.runs.foreign import cpu, foreign_params
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
 from bert_jax.runs.likelihood import pseudo_log_likelihoods
 from bert_jax.runs.replay import SeenBatch, replay
 from bert_jax.tasks import prediction
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.training import checkpoint
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.initial import flatten_params
-from bert_jax.training.manager import reading
-from bert_jax.training.state import abstract_params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,109 +295,3 @@ class Run:
         if not file.exists():
             raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
         return whole_rows(file)
-
-
-def load_run(
-    path: str | Path,
-    step: int | Literal["best"] | None = None,
-    *,
-    allow: Collection[str] = (),
-    lower_case: bool | None = None,
-    verify: bool = True,
-) -> Run:
-    """Loads a trained model onto the CPU.
-
-    Args:
-      path: a run, an output directory of `convert`, a Hugging Face directory, or Google's
-        `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it. A directory of
-        `finetune` opens the seed that is best on dev, which `Run.path` names.
-      step: the step of a run's checkpoint (default: the last). `best` is the checkpoint with the
-        lowest held-out loss; `Run.step` and `best_step` in `result.json` say which it is.
-      allow: names of tensors to ignore (or the first part of the names, such as `cls.chain`), and
-        of parts to initialize if they are missing (`bert/pooler`, `masked_token_head`,
-        `next_sentence_head`). Accepted only for weights of Hugging Face or Google.
-      lower_case: whether the tokenizer lower-cases, in place of what the files of Hugging Face or
-        Google say. `Run.report` says how a vocabulary without such a file was taken.
-      verify: whether the SHA-256 of each file of a run's checkpoint is compared first.
-
-    Raises:
-      CheckpointError, DataError: the path holds no such model, the checkpoint does not exist, a
-        file is damaged or missing, or an array does not match the model.
-    """
-    if not str(path):
-        raise CheckpointError("the path of a run is ''; accepted: the path of a directory")
-    path = open_path(path, name="the path of a run")
-    if not path.exists() and (is_remote(path) or not checkpoint_prefix(path)):
-        raise CheckpointError(
-            f"{path} does not exist; accepted: a run, or weights of Hugging Face or Google"
-        )
-    if path.name in WEIGHTS and path.is_file():
-        path = path.parent
-    if fine_tuned.is_run(path):
-        for name, given in (("allow", allow or None), ("lower_case", lower_case)):
-            if given is not None:
-                raise CheckpointError(f"{path} is a run of bert_jax; accepted: no {name}")
-        is_seed = (path / "checkpoints").is_dir()
-        return _open_run(path if is_seed else fine_tuned.best_seed(path), step, verify=verify)
-    if is_remote(path):
-        raise CheckpointError(f"{path} is not a run: it has no checkpoints/; accepted: a run")
-    prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
-    is_huggingface = weights_file(path) is not None
-    if not is_huggingface and not prefix:
-        raise CheckpointError(
-            f"{path} is not a run: it has no checkpoints/; accepted too: a directory with "
-            f"{' or '.join(WEIGHTS)}, or a bert_model.ckpt with its .index"
-        )
-    if step:
-        raise CheckpointError(f"{path} is not a run and has no checkpoint {step}; accepted: 0")
-    if prefix and not is_huggingface:
-        return _open_foreign(path, read_google(prefix, lower_case=lower_case), allow)
-    return _open_foreign(path, read_huggingface(path, lower_case=lower_case), allow)
-
-
-def _open_run(path: Path, step: int | Literal["best"] | None, *, verify: bool) -> Run:
-    with checkpoint.open_checkpoints(path, read_only=True) as manager:
-        step = choose_step(path, step)
-        if verify:
-            check_step(path, step)
-        stored = checkpoint.restore_description(manager, step=step)
-        with reading(manager, step):
-            tokenizer = tokenizer_from_json(stored.tokenizer)
-            check_vocabulary(tokenizer, stored.model, path)
-            # The rows of a call have any length, and may be computed on any device.
-            encoder = replace(stored.model, attention="einsum")
-            model, inputs = BertForPretraining(encoder), ()
-            if stored.head:
-                head = from_json(TaskHeadConfig, stored.head)
-                model, inputs = BertForTask(encoder, head), example_ids()
-        abstract = abstract_params(model, SingleDeviceSharding(cpu()), *inputs)
-        params = checkpoint.restore_params(manager, abstract, step=step)
-    fine_tuning, threshold = None, None
-    if stored.head:
-        fine_tuning, threshold = fine_tuned.read_fine_tuning(path)
-    return Run(
-        path=path,
-        step=step,
-        config=stored.experiment,
-        model=model,
-        params=params,
-        tokenizer=tokenizer,
-        passport=stored.passport,
-        fine_tuning=fine_tuning,
-        threshold=threshold,
-    )
-
-
-def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
-    model = BertForPretraining(source.config)
-    with located(path):
-        params, loading = foreign_params(model, source, allow)
-    return Run(
-        path=path,
-        step=0,
-        config=None,
-        model=model,
-        params=params,
-        tokenizer=source.tokenizer,
-        loading=loading,
-    )

@@ -30,7 +30,7 @@ from bert_jax.faults import signals
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.runs.evaluation import evaluate_run
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.state import unboxed_params

@@ -13,7 +13,7 @@ from layouts import GOLDENS, LAYOUTS, random_tensors, write_directory
 import bert_jax
 from bert_jax.errors import CheckpointError
 from bert_jax.interop.tensor_files import read_safetensors
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 
 ROOT = Path(bert_jax.__file__).parents[1]
 

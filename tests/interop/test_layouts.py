@@ -10,7 +10,7 @@ from bert_jax.errors import CheckpointError
 from bert_jax.interop.huggingface import write_huggingface
 from bert_jax.interop.names import NAMES
 from bert_jax.interop.tensor_files import read_safetensors
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.training.initial import flatten_params
 
 LACKING = {

@@ -8,7 +8,7 @@ from layouts import CONFIG, GOLDENS, PIECES, write_directory
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.interop.source import config_json, decide_casing, read_config
 from bert_jax.models.config import BertConfig
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 
 
 def write_config(tmp_path, **changes):

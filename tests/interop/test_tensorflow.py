@@ -12,7 +12,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.errors import CheckpointError, DataError
 from bert_jax.interop import tensorflow
 from bert_jax.interop.tensorflow import read_bundle
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 
 GOLDEN = GOLDENS / "tf1"
 

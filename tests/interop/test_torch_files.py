@@ -17,7 +17,7 @@ from layouts import GOLDENS, LAYOUTS, random_tensors, write_directory
 
 from bert_jax.errors import CheckpointError
 from bert_jax.interop.torch_files import MAGIC_NUMBER, PROTOCOL_VERSION, _unpickle, read_torch
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 
 FORMATS = ("zip", "legacy")
 

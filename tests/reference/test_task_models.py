@@ -16,7 +16,8 @@ from bert_jax.config import to_json
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
-from bert_jax.runs.run import Run, load_run
+from bert_jax.runs.load import load_run
+from bert_jax.runs.run import Run
 from bert_jax.runs.save import save_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.families.family import TaskBatch

@@ -27,7 +27,7 @@ from bert_jax.finetuning import seed_run
 from bert_jax.finetuning.finetune import failed, finetune, make_setup, open_encoder, open_workdir
 from bert_jax.finetuning.results import read_outcomes, read_seed
 from bert_jax.finetuning.seed_run import evaluation_steps
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.datasets import encode_dataset, load_dataset

@@ -14,7 +14,7 @@ from bert_jax.errors import CheckpointError, DataError
 from bert_jax.finetuning.finetune import make_setup
 from bert_jax.finetuning.seed_run import write_predictions
 from bert_jax.predict import Task, encoded_lines, make_task
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.runs.save import save_run
 from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

@@ -13,7 +13,7 @@ from bert_jax.config import override, to_json
 from bert_jax.data.tokenizers.files import load_tokenizer
 from bert_jax.errors import ConfigError
 from bert_jax.models.bert import BertForPretraining
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig
 from bert_jax.tasks.probe import fit_and_predict, make_probe
 from bert_jax.training.state import unboxed_params

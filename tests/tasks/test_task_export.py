@@ -11,7 +11,7 @@ from bert_jax.config import to_json
 from bert_jax.errors import CheckpointError
 from bert_jax.models.config import TaskHeadConfig
 from bert_jax.models.task import BertForTask
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.runs.save import save_run
 from bert_jax.training.checkpoint import save_params
 

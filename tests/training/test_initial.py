@@ -12,7 +12,7 @@ from bert_jax.config import override, to_json
 from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.models.config import TaskHeadConfig
 from bert_jax.runs.initial import open_initial_weights
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.runs.save import save_run
 from bert_jax.training import checkpoint
 from bert_jax.training.initial import flatten_params
