@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from jaxtyping import Float
@@ -21,11 +21,13 @@ from bert_jax.runs.encoding import Encoded, Text, Token
 from bert_jax.runs.generation import generate
 from bert_jax.runs.inference import Filling
 from bert_jax.runs.likelihood import pseudo_log_likelihoods
-from bert_jax.runs.replay import SeenBatch, replay
 from bert_jax.tasks import prediction
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.training.experiment import Experiment
 from bert_jax.training.initial import flatten_params
+
+if TYPE_CHECKING:
+    from bert_jax.runs.replay import SeenBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +262,7 @@ class Run:
             lines += ["converted from", conversion.read_bytes().decode("utf-8", "replace")]
         return "\n".join(lines)
 
-    def batch(self, step: int) -> SeenBatch:
+    def batch(self, step: int) -> "SeenBatch":
         """Returns the global batch of update `step` (from 1), with the masked tokens; see `replay`.
 
         Raises:
@@ -270,6 +272,8 @@ class Run:
         """
         if self.config is None:
             raise CheckpointError(f"{self.path} has no batches; accepted: a run of pretrain")
+        from bert_jax.runs.replay import replay  # imports the data pipeline
+
         return replay(self.config, self.passport, self.tokenizer, step)
 
     def plot_curves(self) -> Any:
