@@ -17,7 +17,7 @@ from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import BertConfig
-from bert_jax.runs.run import load_run
+from bert_jax.runs.load import load_run
 from bert_jax.runs.save import save_run
 from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordReader
-
 from bert_jax.data.sources.base import ByteRange, CorpusFile, CorpusSource, Document
 from bert_jax.data.sources.files import open_raw
 from bert_jax.errors import DataError
@@ -185,6 +183,9 @@ def _features_of_tfds_alone() -> Iterator[None]:
 
 
 def _array_records(path: str, first: int, last: int) -> Iterator[bytes]:
+    # Imported here, because opening a fine-tuned model imports the readers of tasks.
+    from array_record.python.array_record_module import ArrayRecordReader
+
     # There are no threads and no read-ahead, because several workers read at the same time.
     reader = ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0")
     try:
