@@ -12,7 +12,7 @@ from bert_jax.config.bounds import nearest
 
 COMMANDS = (
     *("new", "prepare", "pretrain", "sweep", "evaluate", "finetune", "predict", "convert"),
-    *("bench", "plan", "config"),
+    *("bench", "plan", "config", "verify"),
 )
 """The commands, in the order in which they are listed."""
 

@@ -30,7 +30,6 @@ from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.faults import damage, holder
 from bert_jax.faults.run_files import RowsFile, read_rows
 from bert_jax.files import read_json, sha256_of_file, write_json
-from bert_jax.runs.evaluation import evaluate_run
 from bert_jax.runs.load import load_run
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.initial import flatten_params

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import assert_one_line, run_command
 
-from bert_jax.verify import compare, verify
+from bert_jax.verify.checks import compare, verify
 
 
 @pytest.fixture

@@ -22,9 +22,7 @@ from bert_jax.training.phases import held_out_batches
 FORMAT_VERSION = 1
 
 
-def evaluate_run(
-    run: Any, directory: str, *, report: Report = lambda *_: None
-) -> dict[str, Any]:
+def evaluate_run(run: Any, directory: str, *, report: Report = lambda *_: None) -> dict[str, Any]:
     """Returns metrics and baselines of a `Run` on the held-out examples in `directory`.
 
     The run's mesh is used if it suits this machine's devices. Otherwise the rows of a batch are

@@ -8,8 +8,6 @@ from typing import Any
 
 from bert_jax import config
 from bert_jax.errors import ConfigError, located, require
-from bert_jax.planning.timeline import phase_flops
-from bert_jax.training.experiment import phases
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,10 @@ def keep_ids(runs: Sequence[PlannedRun], earlier: Mapping[str, Any]) -> list[Pla
 
 def points_of(runs: Sequence[PlannedRun]) -> list[Point]:
     """Returns the points of a sweep in the order of their first runs."""
+    # These import jax, which a command imports only when it runs.
+    from bert_jax.planning.timeline import phase_flops
+    from bert_jax.training.experiment import phases
+
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
         seedless = config.config_hash(config.override(run.experiment, {"seed": 0}))

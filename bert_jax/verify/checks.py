@@ -1,26 +1,30 @@
-"""Computes parts of a finished run again, and says whether they agree with what the run wrote.
-
-  python -m bert_jax.verify --run=runs/quickstart
-  python -m bert_jax.verify --run=runs/base --rows=3
-
-It compares the hashes of config, data, checkpoints and metrics.jsonl. It makes the updates of the
-first rows of metrics.jsonl again, from the start and from each kept checkpoint, and the last
-evaluation. The prepared data of the run are needed, and devices that suit its mesh. Exit status: 0
-if all agrees, 1 if something differs.
-"""
+"""Compares a finished run with what it wrote, and makes some of its updates again."""
 
 import hashlib
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import flags
+import jax
 
-from bert_jax import command, environment
-from bert_jax.errors import BertJaxError, CheckpointError, DataError, require
+from bert_jax.config import config_hash, from_json
+from bert_jax.data.passport import check_files, join_passports, passport_fingerprint
+from bert_jax.errors import BertJaxError, CheckpointError, DataError
+from bert_jax.faults.damage import check_step, position_of, saved_steps
+from bert_jax.faults.run_files import RunResult, read_rows
+from bert_jax.files import read_json
+from bert_jax.runs.evaluation import evaluate_run
+from bert_jax.runs.load import load_run
+from bert_jax.sharding import make_mesh
+from bert_jax.training import checkpoint
+from bert_jax.training.build import assemble
+from bert_jax.training.experiment import Experiment, phases
+from bert_jax.training.nonfinite import NonFiniteSteps
+from bert_jax.training.phases import load_data, phase_of_step, training_batches
+from bert_jax.training.state import abstract_state, make_state
+from bert_jax.training.writer import RunWriter
 
 TOLERANCE = 1e-3
 """Largest accepted relative difference of a value of a row. On the same kind of machine, values are
@@ -45,13 +49,6 @@ def verify(workdir: Path, *, rows: int = 1) -> Iterator[Check]:
       CheckpointError: `workdir` holds no finished run.
       ConfigError: the mesh of the run does not suit the devices.
     """
-    from bert_jax.config import config_hash, from_json
-    from bert_jax.faults.damage import saved_steps
-    from bert_jax.faults.run_files import RunResult, read_rows
-    from bert_jax.files import read_json
-    from bert_jax.training.experiment import Experiment, phases
-    from bert_jax.training.phases import load_data
-
     result = read_json(workdir / "result.json", RunResult, error=CheckpointError)
     experiment = from_json(Experiment, read_json(workdir / "config.json", error=CheckpointError))
     found, written = config_hash(experiment), result.get("config_hash")
@@ -101,8 +98,6 @@ def _attempt(subject: str, check: Callable[[], str]) -> Check:
 
 
 def _check_data(plan: Any, passports: list[dict]) -> Iterator[Check]:
-    from bert_jax.data.passport import check_files
-
     directories = {
         phase.experiment.data.directory: passport
         for phase, passport in zip(plan, passports, strict=True)
@@ -120,9 +115,6 @@ def _check_data(plan: Any, passports: list[dict]) -> Iterator[Check]:
 def _check_checkpoint(
     workdir: Path, step: int, experiment: Any, tokenizer: Any, passports: list[dict]
 ) -> str:
-    from bert_jax.data.passport import join_passports, passport_fingerprint
-    from bert_jax.faults.damage import check_step, position_of
-    from bert_jax.training import checkpoint
 
     check_step(workdir, step)
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
@@ -135,7 +127,6 @@ def _check_checkpoint(
 
 
 def _check_rows(workdir: Path, step: int, lines: list[bytes]) -> str:
-    from bert_jax.faults.damage import position_of
 
     written = position_of(workdir / "checkpoints" / str(step)).get("written")
     if not written:
@@ -150,18 +141,6 @@ def _check_updates(
     workdir: Path, experiment: Any, passports: list[dict], step: int, expected: Mapping[int, dict]
 ) -> Iterator[Check]:
     """Makes the updates from `step` to the last of the expected rows, and compares their rows."""
-    import jax
-
-    from bert_jax.data.passport import join_passports
-    from bert_jax.sharding import make_mesh
-    from bert_jax.training import checkpoint
-    from bert_jax.training.build import assemble
-    from bert_jax.training.experiment import phases
-    from bert_jax.training.nonfinite import NonFiniteSteps
-    from bert_jax.training.phases import phase_of_step, training_batches
-    from bert_jax.training.state import abstract_state, make_state
-    from bert_jax.training.writer import RunWriter
-
     if not step and experiment.training.init_from:
         yield Check("first updates", True, "not made again: the run began from other weights")
         return
@@ -202,10 +181,6 @@ def _check_evaluation(
     workdir: Path, experiment: Any, rows: Mapping[int, dict], result: Mapping[str, Any]
 ) -> Iterator[Check]:
     """Evaluates the last checkpoint, and compares with the last row and with result.json."""
-    from bert_jax.runs.evaluation import evaluate_run
-    from bert_jax.runs.load import load_run
-    from bert_jax.training.experiment import phases
-
     last = phases(experiment)[-1].experiment.data.directory
     measured = evaluate_run(load_run(workdir), last)
     found = {f"eval/{name}": value for name, value in measured.items()}
@@ -228,29 +203,3 @@ def compare(subject: str, found: Mapping[str, Any], expected: Mapping[str, Any])
     said = f"{worst} is {found[worst]!r}, written {expected[worst]!r} (relative difference "
     said += f"{differences[worst]:.1e}, accepted {TOLERANCE:.0e})"
     return Check(subject, differences[worst] <= TOLERANCE, said)
-
-
-def main() -> None:
-    """Runs the command."""
-    environment.configure_jax()
-    workdir, rows = command.required_path("run"), flags.FLAGS.rows
-    require(rows >= 0, "--rows", rows, "at least 0")
-    if not (workdir / "result.json").exists():
-        raise CheckpointError(f"{workdir} has no result.json; accepted: a finished run of pretrain")
-    checks = []
-    for check in verify(workdir, rows=rows):
-        checks.append(check)
-        print(
-            f"{'agrees ' if check.agrees else 'DIFFERS'}  {check.subject}: {check.said}", flush=True
-        )
-    different = sum(not check.agrees for check in checks)
-    print(f"{len(checks)} checks, {different} {'differs' if different == 1 else 'differ'}")
-    sys.exit(1 if different else 0)
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("run", None, "Directory of a finished run of pretrain.")
-    flags.DEFINE_integer(
-        "rows", 1, "Rows of metrics.jsonl to make again from each start; 0 compares hashes alone."
-    )
-    command.run(main)

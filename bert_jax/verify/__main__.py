@@ -1,0 +1,45 @@
+"""Computes parts of a finished run again, and says whether they agree with what the run wrote.
+
+  python -m bert_jax.verify --run=runs/quickstart
+  python -m bert_jax.verify --run=runs/base --rows=3
+
+It compares the hashes of config, data, checkpoints and metrics.jsonl. It makes the updates of the
+first rows of metrics.jsonl again, from the start and from each kept checkpoint, and the last
+evaluation. The prepared data of the run are needed, and devices that suit its mesh. Exit status: 0
+if all agrees, 1 if something differs.
+"""
+
+import sys
+
+from absl import flags
+
+from bert_jax import command, environment
+from bert_jax.errors import CheckpointError, require
+
+
+def main() -> None:
+    """Runs the command."""
+    environment.configure_jax()
+    workdir, rows = command.required_path("run"), flags.FLAGS.rows
+    require(rows >= 0, "--rows", rows, "at least 0")
+    if not (workdir / "result.json").exists():
+        raise CheckpointError(f"{workdir} has no result.json; accepted: a finished run of pretrain")
+    from bert_jax.verify.checks import verify
+
+    checks = []
+    for check in verify(workdir, rows=rows):
+        checks.append(check)
+        print(
+            f"{'agrees ' if check.agrees else 'DIFFERS'}  {check.subject}: {check.said}", flush=True
+        )
+    different = sum(not check.agrees for check in checks)
+    print(f"{len(checks)} checks, {different} {'differs' if different == 1 else 'differ'}")
+    sys.exit(1 if different else 0)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("run", None, "Directory of a finished run of pretrain.")
+    flags.DEFINE_integer(
+        "rows", 1, "Rows of metrics.jsonl to make again from each start; 0 compares hashes alone."
+    )
+    command.run(main)
