@@ -174,6 +174,8 @@ def read_bytes(file: Path, *, error: type[BertJaxError] = DataError, advice: str
     Raises:
       error: the file cannot be read, or is a device or a pipe, which may have no end.
     """
+    if not is_remote(file):
+        file = Path(os.path.expanduser(file))
     try:
         if not is_remote(file) and file.exists() and not (file.is_file() or file.is_dir()):
             raise error(

@@ -23,8 +23,12 @@ from bert_jax.config import (
     to_json,
 )
 from bert_jax.config.migration import REMOVED_FIELDS
+from bert_jax.config.paths import open_path
+from bert_jax.data.sources.files import list_files
 from bert_jax.errors import ConfigError
+from bert_jax.files import read_bytes
 from bert_jax.models.config import BertConfig
+from bert_jax.tasks.readers.read import read_records
 from bert_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
@@ -625,3 +629,15 @@ def test_a_pair_loss_without_pairs_is_refused(experiment):
     with pytest.raises(ConfigError, match="objective.next_sentence is True.*accepted: False"):
         override(experiment, {"data.pairs": "none"})
     override(experiment, {"data.pairs": "none", "objective.next_sentence": False})
+
+
+def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "mine.py", VARIANTS)
+    assert load_experiment("~/mine.py:wide") == BertConfig(hidden_size=96)
+    assert open_path("~/runs/a", name="--workdir") == tmp_path / "runs" / "a"
+    (tmp_path / "a.txt").write_text("text")
+    assert list_files("~/*.txt", spec="text:~/*.txt") == [(f"{tmp_path}/a.txt", 4)]
+    assert read_bytes(Path("~/a.txt")) == b"text"
+    (tmp_path / "a.jsonl").write_text('{"text": "good", "label": "yes"}\n')
+    assert len(read_records("jsonl:~/a.jsonl")) == 1

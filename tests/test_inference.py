@@ -1,6 +1,7 @@
 """Answers of a run equal those of the model, called directly on rows that are built here."""
 
 import dataclasses
+import warnings
 from functools import partial
 from typing import get_args
 
@@ -102,6 +103,44 @@ def test_similarity_is_the_cosine_of_the_embeddings(spread):
     assert spread.similarity(A, B) == pytest.approx(cosine, abs=2e-6)
     assert spread.similarity(A, A) == pytest.approx(1, abs=2e-6)
     assert spread.similarity(A, B) < 0.99
+
+
+def test_a_text_gives_a_vector_and_a_list_gives_a_matrix(spread):
+    together = spread.embed(np.array([A, B]), normalize=True)
+    alone = spread.embed(A, normalize=True)
+    assert together.shape == (2, 32) and alone.shape == (32,)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=-1), 1, atol=1e-6)
+    np.testing.assert_allclose(alone, together[0], atol=2e-5)
+    np.testing.assert_allclose(alone * np.linalg.norm(spread.embed(A)), spread.embed(A), atol=1e-5)
+
+
+def test_lists_of_texts_and_pairs_get_the_answers_of_each(spread):
+    for ask in (spread.similarity, spread.next_sentence):
+        found = ask([A, B, A], [B, A, A])
+        assert found.shape == (3,)
+        expected = [ask(A, B), ask(B, A), ask(A, A)]
+        np.testing.assert_allclose(found, expected, atol=2e-5)  # rounding in another batch
+    texts = ["The [MASK] spoke.", "A [MASK] and a [MASK]."]
+    found = spread.fill_mask(texts, top_k=2)
+    assert [len(answer) for answer in found] == [1, 2]
+    for text, answer in zip(texts, found, strict=True):
+        for (ours, _), (theirs, _) in zip(answer, spread.fill_mask(text, top_k=2), strict=True):
+            assert ours.piece == theirs.piece
+
+
+def test_a_text_beyond_the_trained_positions_warns_once(run):
+    """The last rows of the run have 48 tokens, and the model has 64 positions."""
+    assert run.text_model.trained_length == 48
+    inference._warn_of_untrained_positions.cache_clear()
+    ids = run.tokenizer.encode(A)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inference.fit(run.text_model, [ids[0]] * 46, [], truncate=False)
+    with pytest.warns(UserWarning, match="more than 48 tokens.*are untrained"):
+        inference.fit(run.text_model, [ids[0]] * 47, [], truncate=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inference.fit(run.text_model, [ids[0]] * 90, [], truncate=True)
 
 
 def test_texts_of_similar_length_share_batches_of_few_shapes(run):

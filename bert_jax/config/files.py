@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import sys
 import traceback
 import typing
@@ -58,6 +59,7 @@ def split_spec(spec: str) -> tuple[Path, str]:
     Raises:
       ConfigError: the file does not exist.
     """
+    spec = os.path.expanduser(spec)
     path = Path(spec)
     if path.is_file():
         return path, ""

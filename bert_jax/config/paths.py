@@ -31,7 +31,7 @@ final name from the start, so only this file says that the step is complete."""
 
 
 def open_path(given: str | Path, *, name: str, local: bool = False) -> Path:
-    """Returns the path that a user gave as `name`, a flag or a field.
+    """Returns the path that a user gave as `name`, a flag or a field. `~` is the home directory.
 
     Raises:
       ConfigError: the path has another scheme than gs://, or any scheme if `local` is True; or
@@ -39,7 +39,7 @@ def open_path(given: str | Path, *, name: str, local: bool = False) -> Path:
     """
     text = str(given)
     if not _SCHEME.match(text):
-        return Path(given)
+        return Path(os.path.expanduser(text))
     found = _REMOTE.fullmatch(text)
     if local or not found:
         accepted = "a local path" if local else "a local path or gs://BUCKET/PATH"

@@ -1,10 +1,11 @@
-"""Describes an opened model in one line, and as a table in notebooks."""
+"""Describes an opened model: in one line, as a table in notebooks, and with every array."""
 
 from html import escape
 from typing import Any
 
 from bert_jax.faults.damage import standing
 from bert_jax.models.bert import num_parameters
+from bert_jax.training.initial import flatten_params
 
 
 def describe(run: Any) -> dict[str, str]:
@@ -34,3 +35,19 @@ def html_table(run: Any) -> str:
     rows = [("path", str(run.path)), *describe(run).items()]
     cells = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return f"<table>{''.join(cells)}</table>"
+
+
+def report(run: Any) -> str:
+    """Returns a text that lists the loaded arrays and the tensors that were not used."""
+    leaves = flatten_params(run.params)
+    count = num_parameters(run.params, run.model.config)
+    lines = [
+        f"{run.path}, step {run.step}: {len(leaves)} arrays, {count:,} parameters",
+        *(f"  {path:60} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves.items()),
+    ]
+    strict = "tensors: all of the checkpoint used; none missing, unexpected or reshaped"
+    lines.append(str(run.loading or strict))
+    conversion = run.path / "conversion.txt"
+    if conversion.is_file():
+        lines += ["converted from", conversion.read_bytes().decode("utf-8", "replace")]
+    return "\n".join(lines)

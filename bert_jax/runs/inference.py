@@ -4,9 +4,10 @@ Rows have the same layout as in training. A batch has 1, 8 or 32 rows of 32, 64,
 up to `model.max_positions`. With so few shapes, few programs are compiled.
 """
 
+import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from bert_jax.data.batch import Batch
 from bert_jax.data.masking import BatchForm, Layout, lay_out
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import DataError, require
+from bert_jax.errors import DataError, located, require
 from bert_jax.models.bert import Bert, BertForPretraining, EncoderOutput, apply
 from bert_jax.models.config import Pooling
 from bert_jax.models.pooling import pool
@@ -36,6 +37,8 @@ class TextModel(NamedTuple):
     tokenizer: Tokenizer
     single_text_separator: bool
     """Whether a single text ends with [SEP]. Pairs are always [CLS] A [SEP] B [SEP]."""
+    trained_length: int | None = None
+    """Longest row of the training, if it is known. The embeddings of later positions are random."""
 
 
 class Filling(NamedTuple):
@@ -102,9 +105,62 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
             f"the text has {limit + over} tokens with [CLS] and [SEP]; accepted: at most "
             f"model.max_positions, {limit}, or truncation"
         )
+    if model.trained_length and model.trained_length < min(limit + over, limit):
+        _warn_of_untrained_positions(model.trained_length)
     for _ in range(over):
         a, b = (a[:-1], b) if len(a) >= len(b) else (a, b[:-1])
     return Pair(a, b, 0)
+
+
+@cache
+def _warn_of_untrained_positions(trained: int) -> None:
+    """Warns once of texts that are longer than `trained` tokens."""
+    warnings.warn(
+        f"a text has more than {trained} tokens, the length of the rows in training; the position "
+        "embeddings after them are untrained",
+        stacklevel=2,
+    )
+
+
+def as_texts(given: Any, *, name: str = "texts") -> list[str]:
+    """Returns a text, or each text of a list, array or the like, as a list.
+
+    Raises:
+      DataError: `given`, or an item of it, is no text.
+    """
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping):
+        raise DataError(f"{name} is {given!r:.60}; accepted: a text, or a list of texts")
+    texts = list(given)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"{name}[{number}] is {text!r:.60}; accepted: a text")
+    return texts
+
+
+def encode_each(encode: Callable[..., Pair], texts: Iterable[tuple[str, ...]]) -> list[Pair]:
+    """Returns the ids of each text or pair; an error gives its index."""
+    pairs = []
+    for number, one in enumerate(texts):
+        with located(f"text {number}"):
+            pairs.append(encode(*one))
+    return pairs
+
+
+def as_pairs(a: Any, b: Any) -> list[tuple[str, str]]:
+    """Returns two texts, or the texts of two lists of the same length, as pairs.
+
+    Raises:
+      DataError: a text is no text, or the numbers of texts differ.
+    """
+    first, second = as_texts(a, name="a"), as_texts(b, name="b")
+    if isinstance(a, str) != isinstance(b, str):
+        kind = "a text" if isinstance(a, str) else "a list of texts"
+        raise DataError(f"b is {b!r:.60}; accepted: {kind}, as a is")
+    if len(first) != len(second):
+        raise DataError(f"b has {len(second)} texts; accepted: {len(first)}, as many as a")
+    return list(zip(first, second, strict=True))
 
 
 # ---- Ids -> answers ----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Opens trained models: `load_run(path)` returns a `Run`."""
 
+import os
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from jax.sharding import SingleDeviceSharding
 from bert_jax.config import from_json
 from bert_jax.config.paths import is_remote, open_path
 from bert_jax.data.tokenizers.files import tokenizer_from_json
-from bert_jax.errors import CheckpointError, located
+from bert_jax.errors import CheckpointError, located, require
 from bert_jax.faults.damage import check_step, choose_step
 from bert_jax.interop.huggingface import read_huggingface
 from bert_jax.interop.source import Source, check_vocabulary
@@ -58,8 +59,8 @@ def load_run(
       CheckpointError, DataError: the path holds no such model, the checkpoint does not exist, a
         file is damaged or missing, or an array does not match the model.
     """
-    if not str(path):
-        raise CheckpointError("the path of a run is ''; accepted: the path of a directory")
+    whole = isinstance(path, str | os.PathLike) and str(path)
+    require(whole, "the path of a run", path, "the path of a directory", error=CheckpointError)
     path = open_path(path, name="the path of a run")
     if not path.exists() and (is_remote(path) or not checkpoint_prefix(path)):
         raise CheckpointError(

@@ -132,9 +132,8 @@ def _limits(run: Run) -> str:
         "Nobody has measured this model on tasks other than those above, nor its social biases.",
     ]
     if run.config:
-        longest = max(phase.experiment.data.sequence_length for phase in phases(run.config))
         limits += [
-            f"Position embeddings after {longest} tokens are untrained.",
+            f"Position embeddings after {run.text_model.trained_length} tokens are untrained.",
             "The held-out documents come from the corpus of the training.",
         ]
         if not run.config.objective.next_sentence:

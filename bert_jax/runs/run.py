@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -10,21 +11,19 @@ import numpy as np
 from jaxtyping import Float
 
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import CheckpointError, DataError, located
+from bert_jax.errors import CheckpointError, DataError, require
 from bert_jax.faults.run_files import whole_rows
 from bert_jax.interop.tensors import LoadingReport
-from bert_jax.models.bert import BertForPretraining, num_parameters
+from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import Pooling
 from bert_jax.models.task import BertForTask
 from bert_jax.runs import description, encoding, fine_tuned, inference
 from bert_jax.runs.encoding import Encoded, Text, Token
 from bert_jax.runs.generation import generate
-from bert_jax.runs.inference import Filling
 from bert_jax.runs.likelihood import pseudo_log_likelihoods
 from bert_jax.tasks import prediction
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.training.experiment import Experiment
-from bert_jax.training.initial import flatten_params
+from bert_jax.training.experiment import Experiment, phases
 
 if TYPE_CHECKING:
     from bert_jax.runs.replay import SeenBatch
@@ -59,8 +58,8 @@ class Run:
     def _repr_html_(self) -> str:
         return description.html_table(self)
 
-    def fill_mask(self, text: str, top_k: int = 5) -> list[list[Filling]]:
-        """Returns the `top_k` most probable pieces for each [MASK] of a text, best first.
+    def fill_mask(self, text: str | Sequence[str], top_k: int = 5) -> list[Any]:
+        """Returns the `top_k` most probable `Filling`s for each [MASK] of a text, or of each text.
 
         Raises:
           DataError: the text has no [MASK] or is longer than the model's positions.
@@ -68,14 +67,22 @@ class Run:
           CheckpointError: the weights lack the masked-token head.
         """
         self.check_trained("masked_token_head")
-        texts = self.text_model
-        return inference.fill_mask(texts, [inference.encode_masked(texts, text)], top_k=top_k)[0]
+        model, texts = self.text_model, inference.as_texts(text)
+        pairs = inference.encode_each(partial(inference.encode_masked, model), zip(texts))
+        answers = inference.fill_mask(model, pairs, top_k=top_k)
+        return answers[0] if isinstance(text, str) else answers
 
     def embed(
-        self, texts: Sequence[str], pooling: Pooling = "mean", *, truncate: bool = False
-    ) -> Float[np.ndarray, "texts embed"]:
-        """Returns a float32 vector for each text. The other texts change a vector only by rounding.
+        self,
+        texts: str | Sequence[str],
+        pooling: Pooling = "mean",
+        *,
+        truncate: bool = False,
+        normalize: bool = False,
+    ) -> Float[np.ndarray, "..."]:
+        """Returns a float32 vector [embed] of a text, or vectors [texts, embed] of a list.
 
+        Other texts change a vector only by rounding. `normalize` gives it the length 1.
         A text has up to `model.max_positions` tokens, with [CLS] and [SEP]; `truncate` cuts off the
         last tokens of a longer text. Positions beyond the row length of the training have untrained
         embeddings. `bert_jax.models.pooling` describes each `pooling`.
@@ -85,15 +92,14 @@ class Run:
           ConfigError: the pooling does not exist.
           CheckpointError: the pooling is `pooled` and the pooler was not trained.
         """
-        if isinstance(texts, str):
-            raise DataError("texts is a single text; accepted: a list of texts")
         if pooling == "pooled":
             self.check_trained("bert/pooler")
-        pairs = []
-        for number, text in enumerate(texts):
-            with located(f"text {number}"):
-                pairs.append(inference.encode_text(self.text_model, text, truncate=truncate))
-        return inference.embed(self.text_model, pairs, pooling=pooling)
+        encode = partial(inference.encode_text, self.text_model, truncate=truncate)
+        pairs = inference.encode_each(encode, zip(inference.as_texts(texts)))
+        vectors = inference.embed(self.text_model, pairs, pooling=pooling)
+        if normalize:
+            vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+        return vectors[0] if isinstance(texts, str) else vectors
 
     def tokenize(self, text: Text, *, truncate: bool = False) -> list[Token]:
         """Returns the tokens of a text or a pair (A, B) with their places in it; see `encode`."""
@@ -121,11 +127,13 @@ class Run:
         return encoding.encode(self.text_model, [texts], **options)[0]
 
     def similarity(
-        self, a: str, b: str, pooling: Pooling = "mean", *, truncate: bool = False
-    ) -> float:
-        """Returns the cosine similarity of two texts' vectors; see `embed`."""
-        first, second = self.embed([a, b], pooling, truncate=truncate)
-        return float(inference.cosine(first[None], second[None])[0])
+        self, a: Any, b: Any, pooling: Pooling = "mean", *, truncate: bool = False
+    ) -> Any:
+        """Returns the cosine similarity of two texts (see `embed`), or [pairs] of two lists."""
+        texts = [text for pair in inference.as_pairs(a, b) for text in pair]
+        vectors = self.embed(texts, pooling, truncate=truncate)
+        cosines = inference.cosine(vectors[::2], vectors[1::2])
+        return float(cosines[0]) if isinstance(a, str) else cosines
 
     def pseudo_log_likelihood(
         self, texts: Sequence[Text], *, truncate: bool = False
@@ -143,8 +151,10 @@ class Run:
         pairs = encoding.encode_texts(self.text_model, texts, truncate=truncate)
         return pseudo_log_likelihoods(self.text_model, pairs)
 
-    def next_sentence(self, a: str, b: str, *, truncate: bool = False) -> float:
+    def next_sentence(self, a: Any, b: Any, *, truncate: bool = False) -> Any:
         """Returns the probability that text B follows text A: class 0 of the next-sentence head.
+
+        Two lists of the same length give an array [pairs].
 
         Class 1 means that B is random; if `data.pairs` is 'sentence_order', that A follows B.
         `truncate` cuts off the last tokens of the longer text, instead of raising an error.
@@ -154,8 +164,10 @@ class Run:
           CheckpointError: the next-sentence head was not trained.
         """
         self.check_trained("bert/pooler", "next_sentence_head")
-        pair = inference.encode_pair(self.text_model, a, b, truncate=truncate)
-        return float(inference.next_sentence(self.text_model, [pair])[0])
+        encode = partial(inference.encode_pair, self.text_model, truncate=truncate)
+        pairs = inference.encode_each(encode, inference.as_pairs(a, b))
+        follows = inference.next_sentence(self.text_model, pairs)
+        return float(follows[0]) if isinstance(a, str) else follows
 
     def generate(
         self,
@@ -175,6 +187,7 @@ class Run:
           CheckpointError: the weights lack the masked-token head.
         """
         self.check_trained("masked_token_head")
+        require(isinstance(prompt, str), "prompt", prompt, "a text", error=DataError)
         new = generate(
             self.text_model,
             self.tokenizer.encode(prompt),
@@ -222,12 +235,15 @@ class Run:
     def text_model(self) -> inference.TextModel:
         """The model and its tokenizer, as the functions of `inference` take them."""
         # Hugging Face and Google end a single text with [SEP].
-        separator = self.config.data.single_text_separator if self.config else True
+        config = self.config
+        separator = config.data.single_text_separator if config else True
         # Only the encoder of a fine-tuned model is used; `check_trained` refuses the heads.
         model = self.model
         if isinstance(model, BertForTask):
             model = BertForPretraining(model.config)
-        return inference.TextModel(model, self.params, self.tokenizer, separator)
+        lengths = [p.experiment.data.sequence_length for p in phases(config)] if config else []
+        longest = max(lengths, default=None)
+        return inference.TextModel(model, self.params, self.tokenizer, separator, longest)
 
     def check_trained(self, *parts: str) -> None:
         """Raises CheckpointError if a part (such as `bert/pooler`) is missing or not trained."""
@@ -249,18 +265,7 @@ class Run:
 
     def report(self) -> str:
         """Returns a text that lists the loaded arrays and the tensors that were not used."""
-        leaves = flatten_params(self.params)
-        count = num_parameters(self.params, self.model.config)
-        lines = [
-            f"{self.path}, step {self.step}: {len(leaves)} arrays, {count:,} parameters",
-            *(f"  {path:60} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves.items()),
-        ]
-        strict = "tensors: all of the checkpoint used; none missing, unexpected or reshaped"
-        lines.append(str(self.loading or strict))
-        conversion = self.path / "conversion.txt"
-        if conversion.is_file():
-            lines += ["converted from", conversion.read_bytes().decode("utf-8", "replace")]
-        return "\n".join(lines)
+        return description.report(self)
 
     def batch(self, step: int) -> "SeenBatch":
         """Returns the global batch of update `step` (from 1), with the masked tokens; see `replay`.

@@ -63,6 +63,7 @@ def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
             if entry["type"] == "file"
         }
     else:
+        pattern = os.path.expanduser(pattern)
         found = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
         found = found or glob.glob(pattern.replace("[", "[[]"), recursive=True)
         sizes = {path: os.path.getsize(path) for path in filter(os.path.isfile, found)}

@@ -68,7 +68,7 @@ class HuggingFace(Tokenizer):
     @classmethod
     def from_file(cls, path: str | Path) -> "HuggingFace":
         """Reads a `tokenizer.json` of the library."""
-        content = read_json(Path(path).expanduser())
+        content = read_json(Path(path))
         with located(path):
             return cls.from_content(content)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -32,6 +33,7 @@ def read_records(
       DataError: the file is missing, a line is wrong and not skipped, or there is no example.
     """
     kind, colon, path = spec.partition(":")
+    path = os.path.expanduser(path)
     if kind in ("tsv", "conll") and ":" in path and not Path(path).exists():
         path, _, names = path.rpartition(":")
         columns = tuple(names.split(","))
