@@ -128,7 +128,7 @@ def test_corpus_output_and_vocabulary_apply_to_every_phase(prepared, corpus, tmp
     )
     assert result.returncode == 0, result.stderr
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == [
-        *[f"{tmp_path}/out"] * 3,
+        *[f"{tmp_path}/out"] * 4,  # the first says that nothing is left to do
         *[f"{tmp_path}/out-64"] * 3,
     ]
     whole, first, second = (

@@ -61,13 +61,6 @@ def finetune(
 
     # ---- Data, encoder, run directory ---------------------------------------------------------
     dataset = datasets.load_dataset(config.task)
-    for line in describe_flaws(dataset):
-        say(line)
-    task, obstacle = config.task, export_obstacle(config.task.family, config.task.representation)
-    say(
-        f"task.representation={task.representation}: "
-        + (f"no export to Hugging Face, {obstacle}" if obstacle else "exports to Hugging Face")
-    )
     run = keep_dropout_bits(open_encoder(source, config), workdir)
     dataset = datasets.encode_dataset(dataset, config.task, run.tokenizer)
     baselines = measure_baselines(dataset)
@@ -77,6 +70,13 @@ def finetune(
         config,
         checkpoint_sha256=initial.fingerprint_params(run.params),
         data_sha256=datasets.fingerprint_splits(dataset.splits),
+    )
+    for line in describe_flaws(dataset):
+        say(line)
+    task, obstacle = config.task, export_obstacle(config.task.family, config.task.representation)
+    say(
+        f"task.representation={task.representation}: "
+        + (f"no export to Hugging Face, {obstacle}" if obstacle else "exports to Hugging Face")
     )
     highest = max(metrics[dataset.metric] for metrics in baselines["dev"].values())
     say(

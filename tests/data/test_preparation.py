@@ -75,7 +75,7 @@ def prepare(config, *, tokenizer=TOKENIZER, vocab_size=None, on_bad_record="stop
         tokenizer = train_vocabulary(config, vocab_size=vocab_size, **settings)
     passport = prepare_data(config, tokenizer=tokenizer, **settings)
     stage, done, total = reports[-1]
-    assert stage == "shards" and done == total
+    assert stage == "making rows" and done == total
     return passport
 
 
