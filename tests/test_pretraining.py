@@ -77,7 +77,9 @@ def taught():
         objective=ObjectiveConfig(),
         seed=0,
     )
-    update = jax.jit(update, donate_argnums=0)
+    # 150 updates take longer than their compilation with LLVM's optimizations.
+    fast = {"xla_backend_optimization_level": 3}
+    update = jax.jit(update, donate_argnums=0, compiler_options=fast)
     batch = lay_out_and_mask(coin_pairs(256, seed=1), MaskingConfig(max_predictions=2))
     batch = jax.device_put(batch)
     for _ in range(150):

@@ -28,6 +28,7 @@ def recorded(two_phases, tmp_path_factory):
     return load_run(workdir), batches
 
 
+@pytest.mark.slow
 def test_every_batch_of_both_phases_is_bitwise_the_one_of_training(recorded):
     run, batches = recorded
     assert len(batches) == run.step
@@ -42,8 +43,13 @@ def test_every_batch_of_both_phases_is_bitwise_the_one_of_training(recorded):
     assert phases == {1, 2}
 
 
-def test_rows_show_the_masked_tokens_and_the_labels_of_the_pairs(recorded):
-    seen = recorded[0].batch(1)
+@pytest.fixture(scope="module")
+def run(two_phase_run):
+    return load_run(two_phase_run[0])
+
+
+def test_rows_show_the_masked_tokens_and_the_labels_of_the_pairs(run):
+    seen = run.batch(1)
     rows = list(seen)
     assert len(rows) == len(seen) and sum(len(row.masked) for row in rows) == int(
         seen.batch.mask_weights.sum()
@@ -59,8 +65,7 @@ def test_rows_show_the_masked_tokens_and_the_labels_of_the_pairs(recorded):
     assert "[MASK] -&gt;" in seen._repr_html_() and "<script" not in seen._repr_html_()
 
 
-def test_another_step_or_other_data_are_refused(recorded, tmp_path):
-    run, _ = recorded
+def test_another_step_or_other_data_are_refused(run, tmp_path):
     with pytest.raises(ConfigError, match=f"step is 0; accepted: 1 to {run.step}"):
         run.batch(0)
     other = override(run.config, {"data.directory": str(tmp_path / "none")})

@@ -3,6 +3,8 @@
 import pytest
 from scripts import BENCHMARKS, load_script
 
+from bert_jax.runs.curves import PANELS
+
 pytestmark = pytest.mark.slow
 
 RECORD = BENCHMARKS.parent / "docs" / "runs" / "mix.jsonl"
@@ -18,7 +20,7 @@ def test_each_metric_is_drawn_beside_its_baseline(script):
     result = run["result"]
     figure = script.draw(run["metrics"], result)
     assert len(figure.axes) == 3
-    for axes, (metric, _, baseline, _) in zip(figure.axes, script.PANELS, strict=True):
+    for axes, (metric, _, baseline, _) in zip(figure.axes, PANELS, strict=True):
         training, held_out, line = axes.get_lines()
         assert len(training.get_ydata()) == 180 and len(held_out.get_ydata()) == 18
         assert held_out.get_ydata()[-1] == result[metric]

@@ -231,9 +231,14 @@ def test_a_row_without_any_update_has_no_mean(short, run, tmp_path):
     assert "train/loss" in second and "train/skipped_updates" not in second
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "signalled"), [("skip", 8), ("rollback", 8), ("rollback", 10), ("stop", 9)]
+    ("mode", "signalled"),
+    [
+        pytest.param("skip", 8, marks=pytest.mark.slow),
+        pytest.param("rollback", 8, marks=pytest.mark.slow),
+        pytest.param("rollback", 10, marks=pytest.mark.long),
+        pytest.param("stop", 9, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_within_a_row_with_such_a_step_saves_no_bad_state(
     mode, signalled, short, run, tmp_path, monkeypatch
@@ -380,7 +385,7 @@ def last_row(workdir):
     "mode",
     [
         pytest.param("skip", marks=pytest.mark.long),
-        pytest.param("rollback", marks=pytest.mark.slow),
+        pytest.param("rollback", marks=pytest.mark.long),
     ],
 )
 def test_kill_9_at_any_time_changes_nothing(mode, short, tmp_path):

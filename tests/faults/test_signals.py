@@ -36,7 +36,12 @@ def undisturbed(experiment, tmp_path_factory):
 # Step 6 is evaluated and saved anyway, step 8 ends a row, and step 9 lies within a row.
 @pytest.mark.parametrize(
     ("number", "step"),
-    [(signal.SIGTERM, 6), (signal.SIGHUP, 8), (signal.SIGINT, 9), (signal.SIGTERM, 12)],
+    [
+        (signal.SIGTERM, 6),
+        pytest.param(signal.SIGHUP, 8, marks=pytest.mark.slow),
+        (signal.SIGINT, 9),
+        pytest.param(signal.SIGTERM, 12, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_the_step_and_the_run_goes_on_bitwise(
     number, step, experiment, undisturbed, tmp_path, monkeypatch
