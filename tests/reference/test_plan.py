@@ -75,7 +75,7 @@ def test_a_second_plan_comes_from_the_cache(plan, result):
     assert process.returncode == 0, process.stderr
     assert "1.000 of the formula" in process.stdout
     program = Path(result["program"])
-    assert len(list(program.parent.glob("*.json"))) == 1
+    assert len(list(program.parent.glob("*.json.gz"))) == 1
 
 
 def test_a_program_that_does_not_fit_is_answered_with_one_that_does(plan):
