@@ -78,7 +78,9 @@ def make(directory: Path) -> None:
     (directory / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
 
     arrays = {name: np.stack([batch[name] for batch in drawn]) for name in drawn[0]}
-    outputs = encode(model.bert, drawn[0]) | predict(model, drawn[0])
+    encoded = encode(model.bert, drawn[0])
+    outputs = {name: encoded[name] for name in ("sequence_output", "pooled_output")}
+    outputs |= predict(model, drawn[0])
     at_first = gradient(model, drawn[0])
     before = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     training_losses = train(model, drawn, RECIPE)
