@@ -36,7 +36,7 @@ def test_intervals_contain_the_truth_in_95_percent_of_simulated_sweeps(seeds):
 
 
 def test_an_estimate_of_a_hand_computed_example():
-    """Of 1, 2 and 3: deviation 1, error 1 / sqrt(3), and t(2) is 4.3027 at 97.5 %."""
+    """The values are 1, 2 and 3: deviation 1, error 1 / sqrt(3), and t(2) is 4.3027 at 97.5 %."""
     found = estimate(np.array([1.0, 2.0, 3.0]))
     assert (found.mean, found.deviation) == (2, 1)
     assert found.low == pytest.approx(2 - 4.302653 / 3**0.5)

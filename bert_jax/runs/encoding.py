@@ -13,7 +13,7 @@ from jaxtyping import Float
 from bert_jax.data.masking import Layout
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import DataError, located, require
+from bert_jax.errors import DataError, require
 from bert_jax.models.bert import Bert, EncoderOutput
 from bert_jax.models.config import BertConfig
 from bert_jax.runs import inference
@@ -37,7 +37,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder computes for a text or a pair. All arrays are float32, without padding."""
+    """The encoder's outputs for a text or a pair. All arrays are float32, without padding."""
 
     tokens: list[Token]
     sequence_output: Float[np.ndarray, "tokens embed"]
@@ -117,11 +117,7 @@ def encode_texts(model: TextModel, texts: Sequence[Text], *, truncate: bool = Fa
     """
     if isinstance(texts, str):
         raise DataError("texts is a single text; accepted: a list of texts")
-    pairs = []
-    for number, text in enumerate(texts):
-        with located(f"text {number}"):
-            pairs.append(_pair(model, text, truncate=truncate))
-    return pairs
+    return inference.encode_each(partial(_pair, model, truncate=truncate), zip(texts, strict=True))
 
 
 def _pair(model: TextModel, text: Text, *, truncate: bool) -> Pair:

@@ -139,7 +139,7 @@ def as_texts(given: Any, *, name: str = "texts") -> list[str]:
     return texts
 
 
-def encode_each(encode: Callable[..., Pair], texts: Iterable[tuple[str, ...]]) -> list[Pair]:
+def encode_each(encode: Callable[..., Pair], texts: Iterable[tuple[Any, ...]]) -> list[Pair]:
     """Returns the ids of each text or pair; an error gives its index."""
     pairs = []
     for number, one in enumerate(texts):

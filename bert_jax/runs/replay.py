@@ -38,7 +38,7 @@ class Row(NamedTuple):
     """The input."""
     masked: list[MaskedToken]
     pairs: list[str]
-    """What each pair of the row is, such as `B is random`; empty if no label is trained."""
+    """The meaning of each pair's label, such as `B is random`; empty if no label is trained."""
 
     def __str__(self) -> str:
         """Returns the pieces, with each prediction as {shown -> label}, and the pair labels."""
@@ -64,7 +64,7 @@ class SeenBatch:
     """Files of the prepared data, and the numbers of the batch's records in each file, from 0."""
     tokenizer: Tokenizer
     pair_labels: tuple[str, str]
-    """What the labels 0 and 1 of a pair mean."""
+    """The meanings of the labels 0 and 1 of a pair."""
 
     def __len__(self) -> int:
         return len(self.batch.token_ids)

@@ -1,6 +1,5 @@
 """A trained model, and what can be asked of it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,8 @@ from jaxtyping import Float
 
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError, DataError, require
-from bert_jax.faults.run_files import whole_rows
+from bert_jax.faults.run_files import RunResult, whole_rows
+from bert_jax.files import read_json_if_whole
 from bert_jax.interop.tensors import LoadingReport
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import Pooling
@@ -290,8 +290,7 @@ class Run:
 
         from bert_jax.runs.curves import draw
 
-        file = self.path / "result.json"
-        result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        result = read_json_if_whole(self.path / "result.json", RunResult)
         return draw(self.metrics(), result, plt.figure()).axes
 
     def metrics(self) -> list[dict[str, float]]:

@@ -29,7 +29,7 @@ class Point:
     fields: dict[str, Any]
     """Values of the config fields that are not the same in all points of the sweep."""
     changes: dict[str, Any]
-    """Those of `fields` that differ from the base."""
+    """The entries of `fields` that differ from the base."""
     runs: tuple[PlannedRun, ...]
     tokens: int
     """Tokens of a run, at most: as if no row had padding."""

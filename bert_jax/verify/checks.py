@@ -33,7 +33,7 @@ difference; a wrong batch, mask or rate changes a loss by more."""
 
 
 class Check(NamedTuple):
-    """What was compared, and the result."""
+    """A comparison and its result."""
 
     subject: str
     agrees: bool
