@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from bert_jax.config import PositiveInt, Share, check_bounds
-from bert_jax.config.bounds import nearest
+from bert_jax.config.bounds import nearest, similar
 from bert_jax.config.paths import open_path
 from bert_jax.data.sentences import LANGUAGES
 from bert_jax.errors import ConfigError, require
@@ -130,7 +130,11 @@ class DataConfig:
         check_bounds(self, "data")
         if self.language not in LANGUAGES:
             accepted = "accepted: a code of two letters, such as de or fi"
-            if len(self.language) < 4:  # else it is a name
+            names = {name.lower(): code for code, name in LANGUAGES.items()}
+            if near := similar(self.language.lower(), names, cutoff=0.7):
+                found = " or ".join(f"{names[name]} ({name.title()})" for name in near)
+                accepted = f"did you mean {found}"
+            elif len(self.language) < 4:  # else it is a name
                 accepted = nearest(self.language[:2], LANGUAGES)
             raise ConfigError(
                 f"data.language is {self.language!r:.60}; {accepted} (codes of ISO 639-1)"

@@ -11,6 +11,7 @@ from bert_jax.errors import DataError, require
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.family import Example, Family, Labels, Outcomes, Row
 from bert_jax.tasks.families.registry import FAMILIES
+from bert_jax.tasks.families.texts import NO_LABEL
 from bert_jax.tasks.readers.read import read_records
 from bert_jax.tasks.readers.records import Record, fingerprint_records, make_all
 
@@ -118,10 +119,19 @@ def _check_split(
 
 
 def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bool:
-    """Returns whether test labels are hidden: none exists, or all are -1 and -1 is not a label."""
+    """Returns whether test labels are hidden: none exists, or all are -1 and -1 is not a label.
+
+    The tags of a sentence are hidden if all of them are -1 or -100.
+    """
     given = [record.fields[task.label] for record in test if task.label in record.fields]
-    minus_one = len(given) == len(test) and all(label in HIDDEN for label in given)
+    minus_one = len(given) == len(test) and all(map(_is_hidden, given))
     return not given or (minus_one and not set(HIDDEN) & set(labels))
+
+
+def _is_hidden(label: Any) -> bool:
+    if isinstance(label, list) and label:
+        return all(tag in HIDDEN or str(tag) == NO_LABEL for tag in label)
+    return label in HIDDEN
 
 
 def encode_split(split: Split, task: TaskConfig, tokenizer: Tokenizer) -> Split:

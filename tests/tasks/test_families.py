@@ -273,6 +273,16 @@ def test_minus_100_is_no_tag(none, tokenizer):
     assert text == "good B-X B-X\nNew\u00a0York O O\n"  # conlleval splits at spaces
 
 
+def test_the_tags_of_a_sentence_can_be_hidden(tokenizer):
+    config = task("tagging", text="token", label="tag")
+    example = tagging.parse(record(token=["good", "New York"], tag=None), config, ("B-X", "O"))
+    assert example.gold is None
+    (row,) = tagging.encode(0, example, config, tokenizer)
+    assert not any(row.weight)
+    _, text = tagging.write_predictions([[1, 0]], [example], ("B-X", "O"))
+    assert text == "good O\nNew\u00a0York B-X\n"
+
+
 def test_a_null_tag_is_not_a_label():
     config, given = task("tagging", text="token", label="tag"), record(token=["a"] * 2)
     given.fields["tag"] = ["N", None]

@@ -70,6 +70,18 @@ def test_the_error_of_a_compressed_file_names_its_line_or_its_damage(tmp_path):
             read_records(f"{kind}:{file}", ("token", "tag") if kind == "conll" else ())
 
 
+@pytest.mark.parametrize("ending", PACK)
+def test_a_compressed_file_that_inflates_without_limit_is_refused(ending, tmp_path, monkeypatch):
+    """The limit is lowered, so that no test holds 64 MiB."""
+    monkeypatch.setattr("bert_jax.data.sources.files.SMALL", 2**16)
+    header, line = b"text\tlabel\n", b"good\t1\n"
+    (tmp_path / "a").write_bytes(PACK[ending](header + line * 9000))
+    assert len(read_records(f"tsv:{tmp_path}/a")) == 9000
+    (tmp_path / "a").write_bytes(PACK[ending](header + line * 400_000))
+    with pytest.raises(DataError, match=r"/a inflates from .*; accepted: 64 MiB or 100 times its"):
+        read_records(f"tsv:{tmp_path}/a")
+
+
 def write_parquet(file, **columns):
     parquet.write_table(pyarrow.table(columns), file, row_group_size=2)
     return f"parquet:{file}"

@@ -340,6 +340,28 @@ def test_labels_of_test_are_hidden_if_all_are_minus_one_or_missing(
     assert [one.gold for one in dataset.splits["test"].examples] == golds
 
 
+@pytest.mark.parametrize(
+    ("tags", "hidden"),
+    [
+        ([["-1", "-1"], ["-1", "-1"]], True),
+        ([[-100, -100], [-100, -100]], True),
+        ([None, None], True),
+        ([], True),
+        ([[-100, "N"], [-100, -100]], False),
+    ],
+)
+def test_tags_of_test_are_hidden_as_labels_are(tags, hidden, write_set):
+    known = [{"token": ["a", "b"], "tag": ["N", "O"]}]
+    train = f"jsonl:{write_set('train.jsonl', known)}"
+    lines = [{"token": ["a", "b"], "tag": one} for one in tags] or [{"token": ["a", "b"]}] * 2
+    test = f"jsonl:{write_set('test.jsonl', lines)}"
+    names = {"text": "token", "label": "tag", "representation": "last"}
+    task = TaskConfig(family="tagging", train=train, dev=train, test=test, **names)
+    split = load_dataset(task).splits["test"]
+    assert [one.gold is None for one in split.examples] == [hidden, hidden]
+    assert split.labelled != hidden
+
+
 def test_only_test_hides_labels_and_minus_one_may_be_a_label(write_set):
     known = [{"text": "a", "label": label} for label in (-1, 1)]
     train = f"jsonl:{write_set('train.jsonl', known)}"

@@ -30,6 +30,9 @@ CARRIAGE_RETURNS = (
 
 _BUFFER = 2**20
 
+LARGEST_RATIO, SMALL = 100, 2**26
+"""What is read as a whole may inflate to 64 MiB or to 100 times its size. Text inflates tenfold."""
+
 COMPRESSIONS = {
     "gz": re.compile(rb"\x1f\x8b\x08"),
     "bz2": re.compile(rb"BZh[1-9]1AY&SY"),
@@ -99,11 +102,19 @@ def read_whole(path: Path) -> bytes:
     """Returns the content of a local file, decompressed.
 
     Raises:
-      DataError: the file cannot be read, or it is compressed and damaged.
+      DataError: the file cannot be read, or it is compressed and damaged, or inflates too much.
     """
-    content: Any = io.BytesIO(read_bytes(path))
-    with _unpack(io.BufferedReader(content), str(path)) as stream, _refusing_damage(str(path)):
-        return stream.read()
+    stored = read_bytes(path)
+    packed: Any = io.BytesIO(stored)
+    limit = max(SMALL, LARGEST_RATIO * len(stored))
+    with _unpack(io.BufferedReader(packed), str(path)) as stream, _refusing_damage(str(path)):
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise DataError(
+            f"{path} inflates from {len(stored):,} to more than {limit:,} bytes; accepted: 64 MiB "
+            f"or {LARGEST_RATIO} times its size, or the file without compression"
+        )
+    return content
 
 
 def _unpack(stream: io.BufferedReader, path: str) -> io.BufferedReader:

@@ -6,14 +6,12 @@ from itertools import accumulate, pairwise
 from typing import Any, BinaryIO
 
 from bert_jax.data.sources.base import ByteRange, CorpusFile, Document
-from bert_jax.data.sources.files import open_file
+from bert_jax.data.sources.files import LARGEST_RATIO, SMALL, open_file
 from bert_jax.errors import DataError
 from bert_jax.files import parsing
 
 _ACCEPTED = "a whole Parquet file"
 _BATCH_ROWS = 256
-_LARGEST_RATIO, _SMALL = 100, 2**26
-"""A row group may inflate to 64 MiB or to 100 times the size of its file. Text inflates tenfold."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def open_parquet(stream: BinaryIO, path: str, size: int) -> Any:
     with parsing(path, accepted=_ACCEPTED):
         # There is no read-ahead, because a row group may be larger than memory.
         file = parquet.ParquetFile(stream, pre_buffer=False)
-        _check_sizes(file.metadata, limit=max(_SMALL, _LARGEST_RATIO * size))
+        _check_sizes(file.metadata, limit=max(SMALL, LARGEST_RATIO * size))
     return file
 
 

@@ -228,16 +228,18 @@ def write_predictions(
 ) -> tuple[str, str]:
     """Returns the input of conlleval: token, gold tag and predicted tag.
 
-    A space in a token becomes a no-break space. Tokens without a gold tag are left out.
+    A space in a token becomes a no-break space. Tokens without a gold tag are left out. A sentence
+    whose tags are hidden has all tokens with their predicted tags, and no gold tags.
     """
-    sentences = [
-        "".join(
-            re.sub(r"[ \t]", "\u00a0", word) + f" {labels[gold]} {labels[tag]}\n"
-            for word, gold, tag in zip(example.texts, example.gold or (), predicted, strict=False)
-            if gold is not None
-        )
-        for predicted, example in zip(predictions, examples, strict=True)
-    ]
+    sentences = []
+    for predicted, example in zip(predictions, examples, strict=True):
+        shown = [re.sub(r"[ \t]", "\u00a0", word) for word in example.texts]
+        if example.gold is None:
+            lines = zip(shown, predicted, strict=True)
+        else:
+            rows = zip(shown, example.gold, predicted, strict=True)
+            lines = ((f"{word} {labels[gold]}", tag) for word, gold, tag in rows if gold is not None)
+        sentences.append("".join(f"{line} {labels[tag]}\n" for line, tag in lines))
     return "conll", "\n".join(sentences)
 
 
