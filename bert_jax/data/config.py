@@ -131,6 +131,7 @@ class DataConfig:
         if self.language not in LANGUAGES:
             accepted = "accepted: a code of two letters, such as de or fi"
             names = {name.lower(): code for code, name in LANGUAGES.items()}
+            names |= {"deutsch": "de"}  # else Dutch would be the nearest name
             if near := similar(self.language.lower(), names, cutoff=0.7):
                 found = " or ".join(f"{names[name]} ({name.title()})" for name in near)
                 accepted = f"did you mean {found}"

@@ -312,6 +312,35 @@ def read_step(file: Path) -> object:
     return check_step(next(p.parent for p in file.parents if p.name == "checkpoints"), 8)
 
 
+def write_fine_tuned(name: str) -> Callable[[Path], Path]:
+    """Writes a directory of finetune, and a seed that has no checkpoint."""
+
+    def write(directory: Path) -> Path:
+        from bert_jax.config import to_json
+        from bert_jax.runs.fine_tuned import write_fine_tuning
+        from bert_jax.tasks.config import FineTuningConfig, TaskConfig
+
+        sets = {"train": "tsv:train.tsv", "dev": "tsv:dev.tsv", "test": "tsv:test.tsv"}
+        task = TaskConfig(family="question_answering", representation="last", **sets)
+        config, seed = FineTuningConfig(task=task), directory / "seed-3"
+        seed.mkdir()
+        if name.endswith("fine_tuning.json"):
+            write_fine_tuning(seed, config, 0.25)
+        (directory / "config.json").write_text(json.dumps(to_json(config)))
+        (directory / "result.json").write_text('{"best_seed": 3, "labels": ["a", "b"]}')
+        (seed / "result.json").write_text('{"seed": 3, "threshold": 0.25, "dev": {"f1": 0.5}}')
+        return directory / name
+
+    return write
+
+
+def read_fine_tuned(file: Path) -> object:
+    from bert_jax.runs.fine_tuned import best_seed, read_fine_tuning
+
+    directory = file.parent.parent if file.parent.name == "seed-3" else file.parent
+    return best_seed(directory), read_fine_tuning(directory / "seed-3")
+
+
 # ---- Prepared data -------------------------------------------------------------------------------
 
 
@@ -520,9 +549,12 @@ def write_set(kind: str) -> Callable[[Path], Path]:
     return write
 
 
-def write_packed_set(directory: Path) -> Path:
-    (directory / "gz.tsv").write_bytes(PACK[".gz"](SETS["tsv"].encode()))
-    return directory / "gz.tsv"
+def write_packed_set(ending: str) -> Callable[[Path], Path]:
+    def write(directory: Path) -> Path:
+        (directory / f"{ending}.tsv").write_bytes(PACK[f".{ending}"](SETS["tsv"].encode()))
+        return directory / f"{ending}.tsv"
+
+    return write
 
 
 def read_set(file: Path) -> object:
@@ -582,6 +614,10 @@ READERS: dict[str, Reader] = {
     "checkpoint_position": Reader(write_run("checkpoints/8/position/metadata"), read_step, "json"),
     "checkpoint_digests": Reader(write_run("checkpoints/8/digests.json"), read_step, "json"),
     "metrics.jsonl": Reader(write_run("metrics.jsonl"), read_metrics, "jsonl"),
+    **{
+        f"fine_tuned_{name}": Reader(write_fine_tuned(name), read_fine_tuned, "json")
+        for name in ("config.json", "result.json", "seed-3/result.json", "seed-3/fine_tuning.json")
+    },
     "passport": Reader(write_prepared("passport.json"), read_prepared, "json"),
     "records": Reader(write_prepared("train-00000-of-00002.array_record"), read_prepared),
     "token_counts": Reader(write_prepared("token_counts.npy"), read_prepared),
@@ -612,6 +648,10 @@ READERS: dict[str, Reader] = {
         )
         for kind in SETS
     },
-    "set_gz": Reader(write_packed_set, read_set, "", gzip.decompress, pack_gzip),
+    "set_gz": Reader(write_packed_set("gz"), read_set, "", gzip.decompress, pack_gzip),
+    **{
+        f"set_{ending}": Reader(write_packed_set(ending), read_set)
+        for ending in ("bz2", "xz", "zst")
+    },
     "set_parquet": Reader(write_parquet, read_set),
 }

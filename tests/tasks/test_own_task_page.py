@@ -1,7 +1,11 @@
-"""docs/your-own-task.md: its experiment reads its files."""
+"""docs/your-own-task.md: its experiment reads its files, and its commands lead to predictions."""
 
+import json
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +44,37 @@ def test_the_experiment_of_the_page_reads_its_files(clone):
         "test": 1,
     }
     assert not splits["test"].labelled and not splits["train"].shared_with(splits["dev"])
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_lead_to_predictions(clone, pretrained):
+    """The weights are random, so only the form of the output is compared with the page."""
+    programs = clone / "programs"
+    programs.mkdir()
+    (programs / "python").write_text(f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
+    (programs / "python").chmod(0o755)
+    variables = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    variables["XLA_FLAGS"] = ""  # one device, not the eight of other tests
+
+    def bash(command):
+        result = subprocess.run(
+            ["bash", "-euc", command.replace("CHECKPOINT", str(pretrained))],
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    fine_tuning, prediction = blocks("bash")
+    printed = bash(fine_tuning)
+    for part in ("dev macro_f1", "seeds", "mean", "interval", "majority"):
+        assert part in printed, part
+    assert re.search(r"\nindex\tprediction\n0\t(complaint|praise)\n$", printed)
+    best = json.loads(Path("runs/my_task/result.json").read_text())["best_seed"]
+    assert best in range(3) and Path(f"runs/my_task/seed-{best}/predictions_test.tsv").exists()
+    answer = json.loads(bash(prediction))
+    expected = bert_jax.load_run("runs/my_task").predict("Nobody answers my letters.")
+    assert answer["label"] == expected["label"] and len(answer) == len(expected) == 2
+    assert answer["probability"] == pytest.approx(expected["probability"], rel=1e-4)

@@ -238,7 +238,9 @@ def write_predictions(
             lines = zip(shown, predicted, strict=True)
         else:
             rows = zip(shown, example.gold, predicted, strict=True)
-            lines = ((f"{word} {labels[gold]}", tag) for word, gold, tag in rows if gold is not None)
+            lines = (
+                (f"{word} {labels[gold]}", tag) for word, gold, tag in rows if gold is not None
+            )
         sentences.append("".join(f"{line} {labels[tag]}\n" for line, tag in lines))
     return "conll", "\n".join(sentences)
 
