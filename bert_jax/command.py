@@ -283,8 +283,8 @@ def _line_about(error: Exception) -> str:
     said = f"({type(failed).__name__}: {failed}); accepted: "
     if is_outage(error):
         return f"gs:// does not answer {said}the same command, later"
-    if failed is error:
-        return f"gs:// cannot be read or written {said}a bucket that can be"
+    if failed and not isinstance(error, BertJaxError):
+        return f"gs:// cannot be read or written {said}a bucket that exists, and credentials for it"
     if isinstance(error, MissingDataError):
         return f"{error}; make them with `{_prepare_command()}`"
     if isinstance(error, OSError) and error.filename:  # it cannot be read or written; a full disk

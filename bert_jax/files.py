@@ -17,7 +17,7 @@ from typing import Annotated, Any, TextIO
 import msgspec
 import numpy as np
 
-from bert_jax.config.paths import is_outage, is_remote
+from bert_jax.config.paths import failure_of_remote, is_remote
 from bert_jax.errors import BertJaxError, CheckpointError, DataError, OutOfMemoryError
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -183,6 +183,8 @@ def read_bytes(file: Path, *, error: type[BertJaxError] = DataError, advice: str
             )
         content = file.read_bytes()
     except OSError as problem:
+        if failure_of_remote(problem):  # it says nothing about the file
+            raise
         reason = problem.strerror or type(problem).__name__  # gcsfs gives no strerror
         said = f"{file} cannot be read ({reason}); accepted: a file{advice}"
         raise error(said) from problem
@@ -248,8 +250,6 @@ def read_json_if_whole(file: Path, kind: Any = dict[str, Any]) -> dict[str, Any]
     try:
         return read_json(file, kind)
     except DataError as problem:
-        if is_outage(problem):
-            raise
         print(f"damaged file, which is written again: {problem}", file=sys.stderr)
         return {}
 

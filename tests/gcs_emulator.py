@@ -11,7 +11,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from http import HTTPStatus
 from unittest import mock
@@ -22,16 +21,24 @@ from gcp_storage_emulator.server import create_server
 
 logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
 
-away = threading.Event()
-"""While it is set, the emulator answers every request with the status 503."""
+_forced: list[HTTPStatus] = []
+"""Its last element, if any, is the status of every answer."""
 
 _download = objects.download
 _handle = emulator_server.Router.handle
 
 
-def _handle_unless_away(router, method):
-    if away.is_set():
-        router._request_handler.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+@contextlib.contextmanager
+def answering(status: HTTPStatus) -> Iterator[None]:
+    """Makes the emulator answer every request with an error during the `with` statement."""
+    _forced.append(status)
+    yield
+    _forced.pop()
+
+
+def _handle_unless_forced(router, method):
+    if _forced:
+        router._request_handler.send_error(_forced[-1])
     else:
         with contextlib.suppress(BrokenPipeError):  # the client has ended
             _handle(router, method)
@@ -54,7 +61,7 @@ def emulator(bucket: str) -> Iterator[dict[str, str]]:
     server = create_server("127.0.0.1", port, in_memory=True, default_bucket=bucket)
     with (
         mock.patch.object(objects, "download", _download_with_generation),
-        mock.patch.object(emulator_server.Router, "handle", _handle_unless_away),
+        mock.patch.object(emulator_server.Router, "handle", _handle_unless_forced),
     ):
         server.start()
         yield {

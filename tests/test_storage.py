@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple, cast
@@ -234,30 +235,80 @@ def lose_connection(_):
     raise ClientOSError(111, "connection refused")
 
 
+def find_no_credentials(_):
+    from google.auth.exceptions import DefaultCredentialsError
+
+    raise DefaultCredentialsError("none were found")
+
+
+def lose_metadata_server(_):
+    """Raises what gcsfs does if the server that renews the credentials does not answer."""
+    from gcsfs.retry import HttpError
+    from google.auth.exceptions import RefreshError, TransportError
+
+    try:
+        try:
+            raise TransportError("no answer")
+        except TransportError as error:
+            raise RefreshError(error) from error
+    except RefreshError as error:
+        raise HttpError({"code": 401, "message": "Invalid Credentials"}) from error
+
+
 def read_without_connection(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(place), "read_bytes", lose_connection)
         damage.standing(place)  # the step does not count as a step that was not evaluated
 
 
+def find_step(place):
+    damage.newest_whole_step(place, on_damaged="previous")  # it does not count as damaged
+
+
 def find_step_without_connection(place):
-    write_json(place / "config.json", {})
-    (place / "checkpoints" / "6" / paths.COMMITTED).write_text("")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(place), "read_bytes", lose_connection)
-        damage.newest_whole_step(place, on_damaged="previous")  # it does not count as damaged
+        find_step(place)
 
 
-def hold_without_connection(place):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(holder, "write_json", lambda *_: lose_connection(place))
-        with command.exclusive(place):
-            pass
+def hold(place):
+    with command.exclusive(place):
+        pass
 
 
-def save_without_connection(place):
-    with saving(cast(CheckpointManager, SimpleNamespace(directory=place))):
-        raise ValueError("UNAVAILABLE: said TensorStore")
+def hold_without(lose):
+    def hold_without_it(place):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(holder, "write_json", lambda *_: lose(place))
+            hold(place)
+
+    return hold_without_it
+
+
+def save(said):
+    def save_a_checkpoint(place):
+        with saving(cast(CheckpointManager, SimpleNamespace(directory=place))):
+            raise ValueError(f"{said}: said TensorStore")
+
+    return save_a_checkpoint
+
+
+@pytest.fixture
+def ended(place, monkeypatch, capsys):
+    """Returns a function that runs a function as a command, with a run in `place`.
+
+    The function returns status and stderr.
+    """
+    write_json(place / "config.json", {})
+    (place / "checkpoints" / "6" / paths.COMMITTED).write_text("")
+    monkeypatch.setattr(sys, "argv", ["command"])
+
+    def run(main):
+        with pytest.raises(SystemExit) as error, flagsaver.flagsaver():
+            command.run(lambda: main(place))
+        return error.value.code, capsys.readouterr().err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -271,21 +322,44 @@ def save_without_connection(place):
                 lose_connection,
                 read_without_connection,
                 find_step_without_connection,
-                hold_without_connection,
+                hold_without(lose_connection),
             )
         ),
-        (save_without_connection, 75, "a checkpoint cannot be written (ValueError: UNAVAILABLE"),
+        (lose_metadata_server, 75, "gs:// does not answer (TransportError: no answer"),
+        (find_no_credentials, 2, "written (DefaultCredentialsError: none were found); accepted: a"),
+        (hold_without(find_no_credentials), 2, "a bucket that exists, and credentials to write"),
+        (save("UNAVAILABLE"), 75, "a checkpoint cannot be written (ValueError: UNAVAILABLE"),
+        (save("PERMISSION_DENIED"), 2, "accepted: application default credentials that may write"),
     ],
-    ids=["503", "400", "connection", "standing", "newest", "hold", "save"],
+    ids="503 400 connection standing newest hold metadata none hold-none save save-denied".split(),
 )
-def test_an_outage_of_gs_ends_with_the_status_of_a_signal(
-    main, status, said, place, monkeypatch, capsys
+def test_an_outage_of_gs_ends_with_the_status_of_a_signal_and_another_error_does_not(
+    main, status, said, ended
 ):
-    monkeypatch.setattr(sys, "argv", ["command"])
-    with pytest.raises(SystemExit) as ended, flagsaver.flagsaver():
-        command.run(lambda: main(place))
-    assert ended.value.code == status
-    assert said in capsys.readouterr().err
+    found = ended(main)
+    assert found[0] == status and said in found[1]
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN])
+@pytest.mark.parametrize(
+    "main",
+    [
+        find_step,
+        hold,
+        lambda place: damage.standing(place / "checkpoints" / "6"),
+        lambda place: load_run(str(place)),
+        lambda place: load_passport(str(place)),
+        lambda place: local_file(str(place), "a", sha256="0" * 64),
+        lambda place: RowsFile(place / "metrics.jsonl", 0, None).append(b"{}"),
+    ],
+    ids="newest hold standing load_run passport shard rows".split(),
+)
+def test_refused_credentials_end_in_one_line_and_nothing_is_moved(main, status, place, ended):
+    before = names_below(place)
+    with gcs_emulator.answering(status):
+        code, said = ended(main)
+    assert code == 2 and said.count("\n") == 1 and "accepted: a bucket that exists, and c" in said
+    assert names_below(place) == before
 
 
 def test_a_bucket_that_does_not_exist_is_refused_in_one_line(bucket):
@@ -446,9 +520,8 @@ def compare(bucket, directory, changes, *, corpus, processes):
     running = start_quick_start(*words, processes=processes)
     (local,) = start_quick_start(f"--workdir={directory}/run", *flags, devices=processes)
     wait_for_checkpoint(running, remote, 2 * changes["training.checkpoint_every"])
-    gcs_emulator.away.set()
-    time.sleep(3)
-    gcs_emulator.away.clear()
+    with gcs_emulator.answering(HTTPStatus.SERVICE_UNAVAILABLE):
+        time.sleep(3)
     said = [process.communicate(timeout=1500)[1] for process in (*running, local)]
     assert [one.returncode for one in (*running, local)] == [0] * (processes + 1), said
     assert "going on from step" in said[0] and not (remote / ".holder.json").exists()
@@ -478,6 +551,24 @@ def quick_start(bucket, data_config, tmp_path_factory):
 def test_a_quick_start_in_gs_that_is_killed_ends_with_the_parameters_of_a_local_one(quick_start):
     """Data, workdir and `load_run` use gs://."""
     assert_same_numbers(quick_start)
+
+
+@pytest.mark.long
+def test_the_quick_start_in_gs_at_its_full_size_is_killed_and_ends_like_a_local_one(
+    bucket, tmp_path
+):
+    """The experiment file as it is, on the whole corpus."""
+    same = {"training.checkpoint_every": 750}
+    assert_same_numbers(compare(bucket, tmp_path, same, corpus=(), processes=1))
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_workdir_in_gs_are_killed_and_end_like_one_process(
+    bucket, data_config, tmp_path
+):
+    """Two processes of one device are compared with one process of two devices."""
+    corpus = (f"--corpus={data_config.corpus}",)
+    assert_same_numbers(compare(bucket, tmp_path, SMALL, corpus=corpus, processes=2))
 
 
 @pytest.mark.slow

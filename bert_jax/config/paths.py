@@ -76,19 +76,33 @@ def filesystem() -> Any:
 
 
 def failure_of_remote(error: BaseException | None) -> Exception | None:
-    """Returns the error of a library that talks to gs:// which is `error` or led to it, or None.
+    """Returns the first error of a library that talks to gs:// among the causes of `error`, or None.
 
-    A file that does not exist, or that must not be read, is an OSError of Python instead.
+    `error` itself counts as a cause. A file that does not exist is a FileNotFoundError instead.
     """
-    while error and type(error).__module__.partition(".")[0] not in _CLIENTS:
+    failed = None
+    while error:
+        client = type(error).__module__.partition(".")[0] in _CLIENTS
+        # gcsfs raises this OSError if the server answers with the status 403.
+        if client or type(error) is OSError and str(error).startswith("Forbidden: "):
+            failed = cast(Exception, error)
         error = error.__cause__
-    return cast(Exception | None, error)
+    return failed
 
 
 def is_outage(error: BaseException) -> bool:
-    """Returns whether `error` came about because gs:// did not answer, which may pass."""
-    code = str(getattr(failed := failure_of_remote(error), "code", ""))
-    return failed is not None and (not code.startswith("4") or code in ("408", "429"))
+    """Returns whether `error` came about because gs:// did not answer, which may pass.
+
+    Missing or refused credentials do not pass.
+    """
+    failed = failure_of_remote(error)
+    if failed is None or type(failed) is OSError:
+        return False
+    if type(failed).__module__ == "google.auth.exceptions":
+        no_answer = type(failed).__name__ in ("TransportError", "TimeoutError")
+        return no_answer or getattr(failed, "retryable", False)
+    code = str(getattr(failed, "code", ""))
+    return not code.startswith("4") or code in ("408", "429")
 
 
 def cache_directory() -> Path:

@@ -13,7 +13,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bert_jax.config.paths import COMMITTED, files_below, is_outage, is_remote, move_directory
+from bert_jax.config.paths import (
+    COMMITTED,
+    failure_of_remote,
+    files_below,
+    is_remote,
+    move_directory,
+)
 from bert_jax.errors import CheckpointError
 from bert_jax.files import FilePath, read_json, sha256_of_file, write_json
 
@@ -73,9 +79,7 @@ def standing(step: Path) -> dict[str, Any]:
     """
     try:
         position = position_of(step)
-    except CheckpointError as error:
-        if is_outage(error):
-            raise
+    except CheckpointError:
         position = {}
     regular, held_out = position.get("regular", True), position.get("held_out")
     whole = (
@@ -178,8 +182,6 @@ def _newest_whole_step(workdir: Path, on_damaged: Literal["previous", "stop"]) -
         try:
             check_step(workdir, step)
         except CheckpointError as error:
-            if is_outage(error):
-                raise
             if not any((workdir / "checkpoints" / str(step)).iterdir()):
                 continue  # it holds nothing that could be lost
             newest = newest or error
@@ -226,6 +228,8 @@ def _check_files(step: Path) -> None:
     try:
         found = _hash([name for name in names if name.is_file()], step)
     except OSError as error:
+        if failure_of_remote(error):
+            raise
         raise _damaged(step, f"{error.filename} cannot be read: {error.strerror}") from error
     wrong = [
         f"{name} {'has changed' if name in found else 'is missing'}"

@@ -75,8 +75,9 @@ class CheckpointManager(ocp.CheckpointManager):
 def saving(manager: CheckpointManager) -> Iterator[None]:
     """Turns the errors of orbax and TensorStore about a write into a CheckpointError.
 
-    In gs://, it is a TemporaryError. The next start of the run writes to the same directory before
-    it trains, and finds out whether the error was temporary.
+    In gs://, it is a TemporaryError, unless the credentials are missing or refused. The next start
+    of the run writes to the same directory before it trains, and finds out whether the error was
+    temporary.
     """
     try:
         yield
@@ -85,9 +86,12 @@ def saving(manager: CheckpointManager) -> Iterator[None]:
     except Exception as error:
         said = f"{manager.directory}: a checkpoint cannot be written ({_reason(error)}); the "
         said += "checkpoints before it are kept; accepted: "
-        if str(manager.directory).startswith("gs://"):
-            raise TemporaryError(f"{said}the same command, later") from error
-        raise CheckpointError(f"{said}a disk with free space that can be written") from error
+        if not str(manager.directory).startswith("gs://"):
+            raise CheckpointError(f"{said}a disk with free space that can be written") from error
+        if "PERMISSION_DENIED" in said:  # TensorStore has credentials of its own
+            said += "application default credentials that may write there"
+            raise CheckpointError(said) from error
+        raise TemporaryError(f"{said}the same command, later") from error
 
 
 def _reason(error: BaseException) -> str:
