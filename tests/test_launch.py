@@ -12,8 +12,10 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from jax._src.clusters import cloud_tpu_cluster
 
 import bert_jax
+from bert_jax.faults.rendezvous import find_processes
 
 ROOT = Path(bert_jax.__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -180,6 +182,37 @@ def test_the_jobset_has_a_pod_for_each_host_of_the_slice(jobset):
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
     assert rule["onExitCodes"]["values"] == [1, 2]
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_jax_finds_every_pod_of_the_slices(slices, jobset, monkeypatch):
+    """The variables are those that GKE sets in a pod of a JobSet with TPUs."""
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 1  # the number of slices
+    hosts = replicated["template"]["spec"]["parallelism"]
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+    variables = {
+        "TPU_SKIP_MDS_QUERY": "true",
+        "TPU_WORKER_HOSTNAMES": ",".join(["localhost"] * hosts),
+    }
+    if slices > 1:
+        variables |= {
+            "MEGASCALE_COORDINATOR_ADDRESS": "localhost:8080",
+            "MEGASCALE_NUM_SLICES": f"{slices}",
+        }
+    else:  # jax would ask the metadata server
+        variables |= dict.fromkeys(("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES"), "")
+    found = []
+    for number in range(slices):
+        for worker in range(hosts):
+            of_pod = {"MEGASCALE_SLICE_ID": f"{number}", "TPU_WORKER_ID": f"{worker}"}
+            for name, value in (variables | of_pod).items():
+                monkeypatch.setenv(name, value)
+            found.append(find_processes(timeout=1))
+    count = slices * hosts
+    assert found == [("localhost:8482", count, index) for index in range(count)]
+    (container,) = replicated["template"]["spec"]["template"]["spec"]["containers"]
+    assert [port["containerPort"] for port in container["ports"]] == [8482]
 
 
 def test_the_image_has_what_its_dockerfile_copies():

@@ -30,7 +30,7 @@ tiny=(--set data.train_shards=2 --set data.held_out_fraction=0.2 --set model.voc
 PYTHON = f"""
 {TINY}
 case "$*" in
-  "-m venv "* | *--audit*) tiny=() ;;
+  "-m venv "* | "-m uv "* | *--audit*) tiny=() ;;
   *bert_jax.prepare*) tiny+=(--workers=1) ;;
   *bert_jax.plan*) # its compiler may be missing
     tiny+=(--dry_run)
@@ -39,7 +39,7 @@ case "$*" in
   *bert_jax.pretrain*) ;;
   *) tiny=() ;;
 esac
-if [ "$2" != venv ]; then {sys.executable} "$@" "${{tiny[@]}}"; fi
+if [ "$2" != venv ] && [ "$2" != uv ]; then {sys.executable} "$@" "${{tiny[@]}}"; fi
 """
 
 PROGRAMS = {

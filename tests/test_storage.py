@@ -19,7 +19,7 @@ from commands import ROOT, free_port, run_command, start_command
 from same_run import assert_same_bits
 
 from bert_jax import command
-from bert_jax.config import paths
+from bert_jax.config import from_json, paths, to_json
 from bert_jax.config.paths import open_path
 from bert_jax.data.passport import check_files, check_outside_data, load_passport, load_token_counts
 from bert_jax.data.preparation.engines import Engine
@@ -32,11 +32,14 @@ from bert_jax.faults import damage, holder
 from bert_jax.faults.run_files import RowsFile, read_rows
 from bert_jax.files import read_json, sha256_of_file, write_json
 from bert_jax.runs.load import load_run
+from bert_jax.runs.save import save_run
+from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.training.config import TrainingConfig
-from bert_jax.training.initial import flatten_params
+from bert_jax.training.initial import fingerprint_params, flatten_params
 from bert_jax.training.manager import CheckpointManager, saving
 from bert_jax.training.train import train
 from bert_jax.training.writer import RunWriter
+from bert_jax.verify.checks import verify
 
 
 @pytest.fixture
@@ -551,6 +554,51 @@ def quick_start(bucket, data_config, tmp_path_factory):
 def test_a_quick_start_in_gs_that_is_killed_ends_with_the_parameters_of_a_local_one(quick_start):
     """Data, workdir and `load_run` use gs://."""
     assert_same_numbers(quick_start)
+
+
+@pytest.mark.slow
+def test_a_run_in_gs_is_used_like_a_local_one(quick_start, tmp_path):
+    """Each command with gs:// gives what the local run gives, as a command or a function."""
+    remote, local = quick_start.remote, load_run(quick_start.local)
+    (tmp_path / "texts.txt").write_text("The people of the [MASK] States\n")
+    rows = [f"The senate is {word}\t{word}\n" for word in ("good", "bad") * 8]
+    (tmp_path / "task.tsv").write_text("text\tlabel\n" + "".join(rows))
+    task = {"family": "classification", "max_length": 8, "representation": "mean"}
+    task |= dict.fromkeys(("train", "dev"), f"tsv:{tmp_path}/task.tsv")
+    fine_tuning = from_json(FineTuningConfig, {"format_version": 1, "task": task})
+    (tmp_path / "task.json").write_text(json.dumps(to_json(fine_tuning)))
+    steps = ("--set=training.steps=6", "--set=training.eval_every=6")
+    with (tmp_path / "texts.txt").open() as texts:
+        running = [
+            start_command("predict", f"--run={remote}", "--task=fill_mask", stdin=texts),
+            start_command("convert", f"--source={remote}", f"--output={tmp_path}/converted"),
+            start_command(
+                *("finetune", f"--experiment={tmp_path}/task.json", f"--checkpoint={remote}"),
+                *(f"--workdir={tmp_path}/task", "--set=training.epochs=1"),
+            ),
+            start_command(
+                *("pretrain", QUICK_START, f"--workdir={tmp_path}/later", *quick_start.changes),
+                *(*steps, f"--set=training.init_from={remote}"),
+            ),
+            start_command("evaluate", f"--run={remote}", f"--data={quick_start.data}", "--json"),
+        ]
+        verified = list(verify(remote, rows=0))
+        assert len(verified) > 5 and all(check.agrees for check in verified), verified
+        said = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0] * len(running), said
+
+    (filled,) = local.fill_mask("The people of the [MASK] States")
+    assert json.loads(said[0][0]) == {"fillings": [[one._asdict() for one in filled]]}
+    (tmp_path / "wanted").mkdir()
+    save_run(local, tmp_path / "wanted", to="huggingface")
+    converted = [tmp_path / name / "model.safetensors" for name in ("converted", "wanted")]
+    assert converted[0].read_bytes() == converted[1].read_bytes()
+    wanted = fingerprint_params(local.params)
+    assert read_json(tmp_path / "task" / "result.json")["checkpoint_sha256"] == wanted
+    initial = read_json(tmp_path / "later" / "initial.json")
+    assert (initial["source"], initial["sha256"]) == (str(remote), wanted)
+    evaluated, trained = json.loads(said[4][0]), read_json(quick_start.local / "result.json")
+    assert evaluated["mlm_loss"] == pytest.approx(trained["mlm_loss"], abs=1e-5)
 
 
 @pytest.mark.long

@@ -76,9 +76,10 @@ def filesystem() -> Any:
 
 
 def failure_of_remote(error: BaseException | None) -> Exception | None:
-    """Returns the first error of a library that talks to gs:// among the causes of `error`, or None.
+    """Returns the error of a library that talks to gs:// which is `error` or led to it, or None.
 
-    `error` itself counts as a cause. A file that does not exist is a FileNotFoundError instead.
+    Of several such errors, it is the one that was raised first. A file that does not exist is a
+    FileNotFoundError of Python instead.
     """
     failed = None
     while error:
