@@ -22,6 +22,7 @@ setup(
         "bert_jax.data": ["embedded/*"],
         "bert_jax.new": ["*.txt"],
         "bert_jax.planning": ["*.txtpb"],
+        "bert_jax.report": ["page.html", "page.js"],
     },
     entry_points={"console_scripts": ["bert_jax = bert_jax.__main__:main"]},
     python_requires=">=3.11",
@@ -65,7 +66,7 @@ setup(
         # their versions. Neither needs a device.
         "plan": [f"jax[tpu]{JAX}"],
         "plan-gpu": [f"jax[cuda12-local]{JAX}"],
-        # The page of `prepare --audit`.
+        # The pages of `prepare --audit` and `report`.
         "audit": ["jinja2>=3.1", "matplotlib>=3.9", "scikit-learn>=1.5"],
         # data.tokenizer=file:tokenizer.json, and models with such a tokenizer.
         "tokenizers": ["tokenizers>=0.22,<0.24"],

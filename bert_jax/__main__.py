@@ -11,8 +11,8 @@ from pathlib import Path
 from bert_jax.config.bounds import nearest
 
 COMMANDS = (
-    *("new", "prepare", "pretrain", "sweep", "evaluate", "finetune", "predict", "convert"),
-    *("bench", "plan", "config", "verify"),
+    *("new", "prepare", "pretrain", "sweep", "report", "evaluate", "finetune", "predict"),
+    *("convert", "bench", "plan", "config", "verify"),
 )
 """The commands, in the order in which they are listed."""
 

@@ -162,7 +162,11 @@ def test_data_and_audit_modules_but_the_pipeline_load_neither_jax_nor_grain():
 
 
 @pytest.mark.parametrize(
-    "name", ["__main__", "config", "config.__main__", "new.__main__", "verify.__main__", *COMMANDS]
+    "name",
+    [
+        *("__main__", "config", "config.__main__", "new.__main__", "report.__main__"),
+        *("verify.__main__", *COMMANDS),
+    ],
 )
 def test_the_package_its_config_and_every_command_load_no_jax(name):
     """A spawned worker of `prepare` imports the command again and must not start jax."""

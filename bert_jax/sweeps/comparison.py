@@ -103,10 +103,15 @@ def _judge(row: Row, *, tests: int) -> Row:
     if mean == deviation == 0:
         return replace(row, verdict="equal")
     if row.p_value < 1 - CONFIDENCE:
-        better = (mean < 0) == row.metric.endswith("loss")
+        better = (mean < 0) == is_better_if_lower(row.metric)
         return replace(row, verdict="better" if better else "worse")
     needed = seeds_to_tell(mean, deviation, tests=tests) if row.difference.count > 1 else 2
     return replace(row, verdict="cannot tell", seeds_to_tell=needed)
+
+
+def is_better_if_lower(metric: str) -> bool:
+    """Returns whether a lower value of the metric is better."""
+    return metric.endswith("loss")
 
 
 def statement(row: Row, decimals: int) -> str:

@@ -1,0 +1,154 @@
+"""Collects runs for a report: their points, their curves, and the findings about their data."""
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.audit.findings import Finding, find
+from bert_jax.data.passport import load_passport
+from bert_jax.errors import ConfigError, DataError, require
+from bert_jax.faults.run_files import read_rows
+from bert_jax.planning.timeline import phase_flops
+from bert_jax.sweeps.comparison import Row, compare
+from bert_jax.sweeps.grid import PlannedRun, Point, points_of
+from bert_jax.sweeps.runs import metrics_of, status
+from bert_jax.training.experiment import Experiment, phases
+
+MOST_ROWS = 300
+"""Number of rows of a curve of training in the page. Rows with an evaluation are all kept."""
+
+AXES = ("steps", "tokens", "FLOPs", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """The content of a report."""
+
+    points: list[Point]
+    """The first point is the base. The id of a run is its name in the report."""
+    directories: dict[str, Path]
+    """The directory of each run."""
+    states: dict[str, str]
+    """The status of each run, such as `done`."""
+    results: dict[str, dict[str, Any]]
+    """The result of each run; empty if it has not finished."""
+    rows: list[Row]
+    """The comparison of the points, metric by metric."""
+    findings: dict[str, list[Finding] | None]
+    """The findings about each directory of data; None if its passport cannot be read."""
+
+
+def gather(
+    directories: Sequence[Path], load: Callable[[str], Experiment], *, base: str = ""
+) -> Gathered:
+    """Reads the runs in some directories.
+
+    Args:
+      directories: runs, or directories of runs such as those of `sweep`.
+      load: function that reads a `config.json`.
+      base: name of a run of the point that the others are compared with. By default, it is the
+        first run.
+
+    Raises:
+      ConfigError: a directory has no run, or no run has the name `base`.
+    """
+    found = [run for directory in directories for run in find_runs(directory)]
+    paths = {_name(path, found): path for path in found}
+    runs = [PlannedRun(name, {}, load(str(p / "config.json"))) for name, p in paths.items()]
+    if base:
+        require(base in paths, "--base", base, f"the name of a run, such as {runs[0].id}")
+        first = replace(next(run for run in runs if run.id == base).experiment, seed=0)
+        runs.sort(key=lambda run: replace(run.experiment, seed=0) != first)
+    points = points_of(runs)
+    states = {name: status(path) for name, path in paths.items()}
+    results = {name: metrics_of(path) for name, path in paths.items()}
+    failed = [name for name, state in states.items() if state == "failed"]
+    data = dict.fromkeys(
+        phase.experiment.data.directory for run in runs for phase in phases(run.experiment)
+    )
+    return Gathered(
+        points=points,
+        directories=paths,
+        states=states,
+        results=results,
+        rows=compare(points, results, failed=failed),
+        findings={directory: find_in(directory) for directory in data},
+    )
+
+
+def find_runs(directory: Path) -> list[Path]:
+    """Returns the runs in a directory: itself, or those below it in the order of the sweep."""
+    if (directory / "config.json").exists():
+        return [directory]
+    runs = sorted(file.parent for file in directory.glob("*/config.json"))
+    if not runs:
+        raise ConfigError(
+            f"{directory} has no config.json, and no directory in it has one; accepted: a run of "
+            "pretrain, or a directory of runs such as that of sweep"
+        )
+    if (summary := directory / "summary.csv").exists():
+        with summary.open(encoding="utf-8", newline="") as lines:
+            order = [row.get("id", "") for row in csv.DictReader(lines)]
+        runs.sort(key=lambda run: order.index(run.name) if run.name in order else len(order))
+    return runs
+
+
+def _name(path: Path, runs: Sequence[Path]) -> str:
+    """Returns the name of a run's directory, with its parents if another run has the same name."""
+    if sum(run.name == path.name for run in runs) == 1:
+        return path.name
+    return str(path.relative_to(os.path.commonpath([run.parent for run in runs])))
+
+
+def find_in(directory: str) -> list[Finding] | None:
+    """Returns the findings that the passport of prepared data gives; None if it is not there."""
+    try:
+        return find(load_passport(directory), unused_share=0.0, shortcut=None)
+    except DataError:
+        return None
+
+
+def curves_of(directory: Path, experiment: Experiment) -> dict[str, list[float | None]]:
+    """Returns the columns of `metrics.jsonl`, and those of `AXES`, with five digits.
+
+    Tokens and FLOPs are upper bounds, because they assume rows without padding. Seconds follow from
+    the tokens per second of the rows; if the run has finished, their last is the run's time.
+    """
+    file = directory / "metrics.jsonl"
+    stored = list(read_rows(file).rows.values()) if file.exists() else []
+    stride = -(-len(stored) // MOST_ROWS)
+    steps = np.array([row["step"] for row in stored], np.float64)
+    plan = phases(experiment)
+    ends = np.array([0, *(phase.last_step for phase in plan)])
+    data = [phase.experiment.data for phase in plan]
+    of_phases = {
+        "tokens": [
+            p.steps * d.batch_size * d.sequence_length for p, d in zip(plan, data, strict=True)
+        ],
+        "FLOPs": [phase_flops(phase) for phase in plan],
+    }
+    axes = {"steps": steps}
+    for name, amounts in of_phases.items():
+        axes[name] = np.interp(steps, ends, np.cumsum([0, *amounts]))
+    rates = np.array([row.get("perf/tokens_per_second", np.nan) for row in stored])
+    axes["seconds"] = np.cumsum(np.nan_to_num(np.diff(axes["tokens"], prepend=0) / rates))
+    total = metrics_of(directory).get("seconds")
+    if total and len(stored) and axes["seconds"][-1] > 0:
+        axes["seconds"] *= total / axes["seconds"][-1]
+    kept = [
+        number
+        for number, row in enumerate(stored)
+        if number % stride == 0 or any(name.startswith("eval/") for name in row)
+    ]
+    names = dict.fromkeys(name for row in stored for name in row if name not in ("step", "phase"))
+    columns = {name: values[kept].tolist() for name, values in axes.items()}
+    columns |= {name: [stored[number].get(name) for number in kept] for name in names}
+    return {
+        name: [None if value is None else float(f"{value:.5g}") for value in values]
+        for name, values in columns.items()
+    }

@@ -1,0 +1,153 @@
+"""Writes the page of a report: one HTML file that needs no other file and no network."""
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bert_jax.files import write_atomically
+from bert_jax.report.gather import AXES, Gathered, curves_of
+from bert_jax.statistics.seeds import Estimate
+from bert_jax.sweeps.comparison import Row, is_better_if_lower, statement
+from bert_jax.sweeps.grid import Point
+from bert_jax.sweeps.table import NOTES, decimals_of, metric_columns
+
+FIRST_METRICS = ("eval/mlm_loss", "train/mlm_loss", "eval/loss", "train/loss", "eval/mlm_accuracy")
+"""The metrics that the list of curves begins with."""
+
+
+def write_page(gathered: Gathered, file: Path, *, title: str) -> None:
+    """Writes the page. The same runs give the same bytes."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"changes": describe_changes, "amount": "{:,.3g}".format}
+    script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+    html = environment.get_template("page.html").render(
+        title=title,
+        gathered=gathered,
+        metrics=[_metric(list(rows)) for _, rows in groupby(gathered.rows, lambda r: r.metric)],
+        notes=NOTES,
+        runs=_runs(gathered),
+        seconds=sum(result.get("seconds", 0.0) for result in gathered.results.values()),
+        curves=_as_script(_curves(gathered)),
+        script=Markup(script),
+    )
+    write_atomically(file, html)
+
+
+def describe_changes(point: Point) -> str:
+    """Returns the fields in which a point differs from the base, or all fields of the base."""
+    shown = point.changes if point.number else point.fields
+    changes = ", ".join(f"{path}={value}" for path, value in shown.items())
+    return changes if point.number else " ".join(filter(None, ["base", changes and f"({changes})"]))
+
+
+def _metric(rows: list[Row]) -> dict[str, Any]:
+    """Returns the statements, the table and the plotted intervals of a metric."""
+    decimals = decimals_of(rows)
+    columns = metric_columns(rows)
+    return {
+        "name": rows[0].metric,
+        "lower": is_better_if_lower(rows[0].metric),
+        "statements": [
+            (row.verdict, statement(row, decimals).removeprefix(f"{row.metric}: "))
+            for row in rows[1:]
+        ],
+        "columns": list(columns),
+        "lines": list(zip(*columns.values(), strict=True)),
+        "intervals": _intervals(rows),
+    }
+
+
+def _intervals(rows: Sequence[Row]) -> dict[str, Any]:
+    """Returns each point's difference and its interval, as percentages of a common axis.
+
+    If no difference has an interval, the means of the points are plotted. Empty without intervals.
+    """
+    differences = any(row.difference.count > 1 for row in rows)
+    estimates: list[Estimate] = [r.difference if differences else r.estimate for r in rows]
+    known = [(row, e) for row, e in zip(rows, estimates, strict=True) if e.count > 1]
+    ends = [float(end) for _, e in known for end in (e.low, e.high)] + [0.0] * differences
+    if not ends or max(ends) == min(ends):
+        return {}
+    low, high = min(ends), max(ends)
+
+    def place(value: Any) -> float:
+        return round(4 + 92 * (float(value) - low) / (high - low), 2)
+
+    form = f"{'+' if differences else ''}.{decimals_of(rows)}f"
+    marks = dict.fromkeys([low, 0.0, high] if differences else [low, high])
+    return {
+        "kind": "difference from the base" if differences else "mean",
+        # Three numbers that are closer than an eighth of the axis would overlap.
+        "marks": [
+            (place(mark), "0" if mark == 0 else f"{mark:{form}}")
+            for mark in marks
+            if mark == 0 or not differences or abs(mark) > (high - low) / 8
+        ],
+        "zero": place(0) if differences else None,
+        "points": [
+            {
+                "point": row.point,
+                "verdict": row.verdict,
+                "mean": place(e.mean),
+                "low": place(e.low),
+                "high": place(e.high),
+                "text": f"{e.mean:{form}}, {e.low:{form}} to {e.high:{form}}",
+            }
+            for row, e in known
+        ],
+    }
+
+
+def _runs(gathered: Gathered) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": run.id,
+            "point": point,
+            "seed": run.experiment.seed,
+            "state": gathered.states[run.id],
+            "result": gathered.results[run.id],
+        }
+        for point in gathered.points
+        for run in point.runs
+    ]
+
+
+def _curves(gathered: Gathered) -> dict[str, Any]:
+    """Returns what the page's script draws."""
+    points = [
+        {
+            "name": f"{point.number}: {describe_changes(point)}",
+            "fields": {path: str(value) for path, value in point.fields.items()},
+            "runs": [
+                {
+                    "name": f"{run.id}, seed {run.experiment.seed}",
+                    "columns": curves_of(gathered.directories[run.id], run.experiment),
+                }
+                for run in point.runs
+            ],
+        }
+        for point in gathered.points
+    ]
+    found = {name for point in points for run in point["runs"] for name in run["columns"]}
+    first = [name for name in FIRST_METRICS if name in found]
+    others = sorted(found - set(first) - set(AXES))
+    return {"axes": AXES, "metrics": [*first, *others], "points": points}
+
+
+def _as_script(value: Any) -> Markup:
+    """Returns JSON for the inside of an element `script`, which no text of it can end."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
