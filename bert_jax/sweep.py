@@ -1,4 +1,4 @@
-"""Runs the sweep of an experiment file, one run after another on this machine.
+"""Runs the sweep of an experiment file on this machine, one or several runs at a time.
 
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --workdir=DIR
   python -m bert_jax.sweep --experiment=experiments/ablations/masking_rate.py --dry_run
@@ -11,6 +11,8 @@ began with an earlier config format keeps the directories and the defaults of th
 run does not end the sweep. The same command again makes missing or failed runs and continues
 interrupted runs. DIR/summary.csv has the results of the runs. Runs that differ only in their seed
 are a point; DIR/table.{md,tex,csv} compare the points.
+
+--parallel=N makes N runs at a time. Each gets its own part of the cores, GPUs or TPU chips.
 """
 
 import shutil
@@ -29,8 +31,10 @@ from bert_jax.errors import BertJaxError
 from bert_jax.files import write_atomically
 from bert_jax.sweeps import table
 from bert_jax.sweeps.comparison import Row, compare
-from bert_jax.sweeps.grid import Point, expand, keep_ids, load_sweeps, points_of
-from bert_jax.sweeps.runs import make_run, metrics_of, result_of, status
+from bert_jax.sweeps.display import Display
+from bert_jax.sweeps.grid import PlannedRun, Point, expand, keep_ids, load_sweeps, points_of
+from bert_jax.sweeps.processes import Share, make_runs, shares
+from bert_jax.sweeps.runs import metrics_of, result_of, status
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
@@ -85,6 +89,34 @@ def cost_columns(points: Sequence[Point], workdir: Path) -> dict[str, list[str]]
     return columns | ({"minutes left": minutes} if done else {})
 
 
+def make_missing(
+    runs: Sequence[PlannedRun],
+    points: Sequence[Point],
+    workdir: Path,
+    parts: Sequence[Share],
+    *,
+    lock: int,
+) -> list[Row]:
+    """Makes the runs that are not done, and summarizes after each. Returns the rows of `table`."""
+    with Display(runs, workdir, parallel=len(parts)) as display:
+
+        def ended(run: PlannedRun) -> None:
+            display.ended(run)
+            summarize(points, workdir)
+
+        make_runs(
+            [run for run in runs if status(workdir / run.id) != "done"],
+            workdir,
+            parts,
+            lock=lock,
+            began=display.began,
+            said=display.said,
+            waited=display.waited,
+            ended=ended,
+        )
+    return summarize(points, workdir)
+
+
 def main() -> None:
     """Runs the command."""
     workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir", local=True)
@@ -101,16 +133,13 @@ def main() -> None:
     print(as_text(columns), flush=True)
     if flags.FLAGS.dry_run:
         return
+    parts = shares(flags.FLAGS.parallel)
     for run in runs:
         data = run.experiment.data
         passport = load_passport(data.directory)
         check_passport(passport, data, vocab_size=run.experiment.model.vocab_size)
     with command.exclusive(workdir, wait=True) as lock:
-        for number, run in enumerate(runs, 1):
-            if status(workdir / run.id) != "done":
-                print(f"run {number} of {len(runs)}: {run.id} {run.overrides}", flush=True)
-                make_run(run, workdir / run.id, lock=lock)
-            rows = summarize(points, workdir)
+        rows = make_missing(runs, points, workdir, parts, lock=lock)
     print(f"\n{table.report(rows, as_text)}", end="")
     failed = [run.id for run in runs if status(workdir / run.id) != "done"]
     if failed:
@@ -123,5 +152,6 @@ def main() -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_string("workdir", None, "Directory of the runs and their summary.")
+    flags.DEFINE_integer("parallel", 1, "Number of runs to make at a time.")
     flags.DEFINE_bool("dry_run", False, "Only prints the table of runs.")
     command.run(main, resumes=True)

@@ -18,6 +18,7 @@ from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import ConfigError
 from bert_jax.faults.run_files import RunResult
 from bert_jax.sweep import runs_of_earlier_formats
+from bert_jax.sweeps import processes
 from bert_jax.sweeps.grid import PlannedRun, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.runs import pretrain_arguments, status
 
@@ -45,8 +46,8 @@ def write_file(path, experiment, *, rates, seeds):
     return path
 
 
-def start(file, workdir, **options):
-    command = ["-m", "bert_jax.sweep", f"--experiment={file}", f"--workdir={workdir}"]
+def start(file, workdir, arguments=(), **options):
+    command = ["-m", "bert_jax.sweep", f"--experiment={file}", f"--workdir={workdir}", *arguments]
     return subprocess.Popen([sys.executable, *command], text=True, **options)
 
 
@@ -162,27 +163,94 @@ def test_a_restarted_sweep_repeats_only_unfinished_runs(experiment, tmp_path):
         assert "learning_rate 1e+30" in (workdir / row["id"] / "error.txt").read_text()
 
 
-@pytest.mark.slow
-def test_a_killed_sweep_finishes_each_run_exactly_once(experiment, tmp_path):
-    """The process group is killed after the first run; the second start does not repeat it."""
+# A stand-in for pretrain, which waits until another run has begun.
+PAIR = """#!/usr/bin/env bash
+workdir=${4#--workdir=}
+grep Cpus_allowed_list /proc/self/status > "$workdir/cpus"
+until [ "$(ls "$workdir"/../*/cpus | wc -l)" -ge 2 ]; do sleep 0.05; done
+echo "says something" >&2
+echo '@RESULT@' > "$workdir/result.json"
+""".replace("@RESULT@", json.dumps(RESULT))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_parallel_runs_have_their_own_cores(experiment, tmp_path):
+    """The first run ends only if the second begins beside it."""
     file = write_file(tmp_path / "three.py", experiment, rates=[1e-3], seeds=[0, 1, 2])
+    stub, workdir = tmp_path / "stub", tmp_path / "sweep"
+    stub.write_text(PAIR)
+    stub.chmod(0o755)
+    command = [sys.executable, "-c", WITH_STUB, stub, "--parallel=2"]
+    command += [f"--experiment={file}", f"--workdir={workdir}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    ids = [row["id"] for row in summary(workdir)]
+    assert len(ids) == 3
+    first, second, third = ((workdir / id / "cpus").read_text().split()[1] for id in ids)
+    assert first != second and third in (first, second)
+    assert sorted(done.stderr.splitlines()) == sorted(f"{id} says something" for id in ids)
+
+
+def test_runs_do_not_share_a_chip_or_a_core(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert processes.accelerators(tmp_path) == ("", [])
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl"):
+        (tmp_path / name).touch()
+    found = processes.accelerators(tmp_path)
+    assert found == ("CUDA_VISIBLE_DEVICES", ["0", "1", "2", "3"])
+    monkeypatch.setattr(processes, "accelerators", lambda: found)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    first, second = processes.shares(2)
+    assert first == ({0, 1, 2, 3}, {"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert second == ({4, 5, 6, 7}, {"CUDA_VISIBLE_DEVICES": "2,3"})
+    with pytest.raises(ConfigError, match="--parallel is 5; accepted: at most 4.* share a chip"):
+        processes.shares(5)
+    monkeypatch.setattr(processes, "accelerators", lambda: ("TPU_VISIBLE_CHIPS", list("01")))
+    bounds = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+    assert [share.environment for share in processes.shares(2)] == [
+        {"TPU_VISIBLE_CHIPS": chip} | bounds for chip in "01"
+    ]
+    monkeypatch.setattr(processes, "accelerators", lambda: ("", []))
+    with pytest.raises(ConfigError, match="--parallel is 9; accepted: at most 8.* share a core"):
+        processes.shares(9)
+    monkeypatch.undo()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert processes.accelerators(tmp_path) == ("CUDA_VISIBLE_DEVICES", ["3"])
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert processes.accelerators(tmp_path) == ("", [])
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_of_parallel_runs_finishes_each_run_exactly_once(experiment, tmp_path):
+    """The process group is killed after the first run. The next start does not repeat this run.
+
+    It gets a signal and passes it on. The third start makes what is left.
+    """
+    file = write_file(tmp_path / "six.py", experiment, rates=[1e-3, 2e-3], seeds=[0, 1, 2])
     workdir = tmp_path / "sweep"
-    sweep = start(file, workdir, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(workdir.glob("*/result.json")):
-        assert sweep.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    parallel = ["--parallel=2"]
+    sweep = start(file, workdir, parallel, start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_for_results(sweep, workdir, 1)
     os.killpg(sweep.pid, signal.SIGKILL)
     sweep.wait()
     first = {file: file.stat().st_mtime_ns for file in workdir.glob("*/result.json")}
-    assert 1 <= len(first) < 3
+    assert 1 <= len(first) < 6
 
-    again = start(file, workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    interrupted = start(file, workdir, parallel, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    wait_for_results(interrupted, workdir, len(first) + 1)
+    interrupted.send_signal(signal.SIGTERM)
+    errors = interrupted.communicate(timeout=120)[1]
+    assert interrupted.returncode == 75, errors
+    assert errors.splitlines()[-1].endswith("; the same command goes on from what was saved")
+    assert not list(workdir.glob("*/error.txt"))
+
+    again = start(file, workdir, parallel, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = again.communicate(timeout=300)[1]
     assert again.returncode == 0, errors
     rows = summary(workdir)
-    assert [row["status"] for row in rows] == ["done"] * 3
-    assert len({row["seed"] for row in rows}) == 3
+    assert [row["status"] for row in rows] == ["done"] * 6
+    assert [row["seed"] for row in rows] == ["0", "1", "2"] * 2
     for file, changed in first.items():
         assert file.stat().st_mtime_ns == changed
     for row in rows:
@@ -191,7 +259,17 @@ def test_a_killed_sweep_finishes_each_run_exactly_once(experiment, tmp_path):
         assert all(before < after for before, after in pairwise(steps))
         assert steps[-1] == experiment.training.steps
         assert float(row["mlm_loss"]) == json.loads((run / "result.json").read_text())["mlm_loss"]
-    assert "| 0 | 3 | " in (workdir / "table.md").read_text()
+    assert "| 0 | 0.001 | 3 | " in (workdir / "table.md").read_text()
+    report = ["-m", "bert_jax.report", str(workdir), f"--output={tmp_path}/report.html"]
+    subprocess.run([sys.executable, *report], check=True, capture_output=True)
+    assert "optimizer.learning_rate=0.002" in (tmp_path / "report.html").read_text()
+
+
+def wait_for_results(sweep, workdir, count):
+    deadline = time.monotonic() + 200
+    while len(list(workdir.glob("*/result.json"))) < count:
+        assert sweep.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -1,0 +1,197 @@
+"""Makes the runs of a sweep, several at a time, each in a process with its own cores or chips."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+from bert_jax import config
+from bert_jax.errors import require
+from bert_jax.faults import signals
+from bert_jax.files import write_atomically, write_json
+from bert_jax.sweeps.grid import PlannedRun
+from bert_jax.sweeps.runs import pretrain_arguments
+
+
+class Share(NamedTuple):
+    """The part of the machine that a run gets."""
+
+    cpus: frozenset[int]
+    environment: dict[str, str]
+    """Variables that make its accelerators visible; empty without accelerators."""
+
+
+Events = SimpleQueue[tuple["Started", str | None]]
+"""Lines of stderr of the processes; None at the end of a process."""
+
+
+@dataclass(eq=False)
+class Started:
+    """A process that makes a run."""
+
+    run: PlannedRun
+    directory: Path
+    share: Share
+    process: subprocess.Popen[str]
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=50))
+
+    def read(self, events: Events) -> None:
+        for line in self.process.stderr or ():
+            self.lines.append(line)
+            events.put((self, line))
+        self.process.wait()
+        events.put((self, None))
+
+
+def shares(parallel: int) -> list[Share]:
+    """Divides the cores, or the accelerators and the cores, of this machine among `parallel` runs.
+
+    Raises:
+      ConfigError: there are fewer cores or chips than runs, or a TPU would be divided unevenly.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    require(parallel >= 1, "--parallel", parallel, "at least 1")
+    if parallel == 1:
+        return [Share(frozenset(cpus), {})]
+    variable, chips = accelerators()
+    if chips:
+        accepted = f"at most {len(chips)}, because runs do not share a chip: {','.join(chips)}"
+        require(parallel <= len(chips), "--parallel", parallel, accepted)
+    if variable == "TPU_VISIBLE_CHIPS":
+        accepted = f"1, or {len(chips)}: a chip for each run"
+        require(parallel == len(chips), "--parallel", parallel, accepted)
+    accepted = f"at most {len(cpus)}, because runs do not share a core"
+    require(parallel <= len(cpus), "--parallel", parallel, accepted)
+    found = []
+    for number in range(parallel):
+        environment = {}
+        if chips:
+            size = len(chips) // parallel
+            environment[variable] = ",".join(chips[number * size : (number + 1) * size])
+        if variable == "TPU_VISIBLE_CHIPS":
+            environment |= dict.fromkeys(
+                ("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_PROCESS_BOUNDS"), "1,1,1"
+            )
+        size = len(cpus) // parallel
+        found.append(Share(frozenset(cpus[number * size : (number + 1) * size]), environment))
+    return found
+
+
+def accelerators(devices: Path = Path("/dev")) -> tuple[str, list[str]]:
+    """Returns the variable that hides accelerators, and the ids of the visible ones.
+
+    The ids come from the variable, if it is set, or from the device files. jax is not asked,
+    because it would reserve the accelerators.
+    """
+    if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
+        return "", []
+    for variable, pattern in (
+        ("CUDA_VISIBLE_DEVICES", "nvidia[0-9]*"),
+        ("TPU_VISIBLE_CHIPS", "accel[0-9]*"),
+        ("TPU_VISIBLE_CHIPS", "vfio/[0-9]*"),
+    ):
+        files = sorted(devices.glob(pattern))
+        chips = [str(number) for number in range(len(files))]
+        if variable in os.environ:
+            chips = [chip for chip in os.environ[variable].split(",") if chip]
+        if files:
+            return variable, chips
+    return "", []
+
+
+def make_runs(
+    runs: Sequence[PlannedRun],
+    workdir: Path,
+    parts: Sequence[Share],
+    *,
+    lock: int,
+    began: Callable[[PlannedRun], None],
+    said: Callable[[PlannedRun, str], None],
+    waited: Callable[[], None],
+    ended: Callable[[PlannedRun], None],
+) -> None:
+    """Makes runs with `pretrain`, as many at a time as there are `parts` of the machine.
+
+    Each process holds the sweep's lock until it ends. If a run fails, the file `error.txt` in its
+    directory keeps the last 50 lines of its stderr, and the other runs go on.
+
+    Args:
+      runs: runs to make, in this order.
+      workdir: directory of the sweep.
+      parts: the part of the machine for each run that is made at the same time.
+      lock: descriptor of the lock.
+      began: is called when a run begins.
+      said: is called with each line of stderr of a run.
+      waited: is called about once a second.
+      ended: is called when a run has ended.
+
+    Raises:
+      Interrupted: a signal came to this process, which passes it on, or to the process of a run.
+        All other runs have saved their state and ended.
+    """
+    waiting, free, events = deque(runs), list(parts), Events()
+    active: list[Started] = []
+    try:
+        while waiting or active:
+            while waiting and free:
+                run = waiting.popleft()
+                began(run)
+                active.append(_start(run, workdir / run.id, free.pop(0), lock, events))
+            waited()
+            try:
+                one, line = events.get(timeout=1)
+            except Empty:
+                continue
+            if line is not None:
+                said(one.run, line)
+                continue
+            active.remove(one)
+            free.append(one.share)
+            _finish(one)
+            ended(one.run)
+    except KeyboardInterrupt:
+        for one in active:
+            one.process.terminate()  # the run saves its state and ends
+        while active:
+            one, line = events.get()
+            if line is None:
+                active.remove(one)
+            else:
+                said(one.run, line)
+        raise
+
+
+def _start(run: PlannedRun, directory: Path, share: Share, lock: int, events: Events) -> Started:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "error.txt").unlink(missing_ok=True)
+    if not (directory / "config.json").exists():
+        write_json(directory / "config.json", config.to_json(run.experiment))
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, share.cpus)  # a process inherits the cores of the thread that starts it
+    try:
+        process = subprocess.Popen(
+            [sys.executable, *pretrain_arguments(run, directory)],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            pass_fds=[lock],
+            env=os.environ | share.environment,
+        )
+    finally:
+        os.sched_setaffinity(0, own)
+    started = Started(run, directory, share, process)
+    threading.Thread(target=started.read, args=[events], daemon=True).start()
+    return started
+
+
+def _finish(one: Started) -> None:
+    if one.process.returncode == signals.STATUS:
+        raise signals.Interrupted(f"{one.directory} was interrupted")
+    if one.process.returncode:
+        write_atomically(one.directory / "error.txt", "".join(one.lines))
