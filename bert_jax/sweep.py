@@ -12,9 +12,17 @@ run does not end the sweep. The same command again makes missing or failed runs 
 interrupted runs. DIR/summary.csv has the results of the runs. Runs that differ only in their seed
 are a point; DIR/table.{md,tex,csv} compare the points.
 
+If the file has a function budget() that returns, for example, {"flops": 1e15}, each run gets the
+training.steps of this budget. The units are steps, tokens, flops and seconds. Seconds are measured
+once a point; DIR/step_seconds.json keeps them.
+
 --parallel=N makes N runs at a time. Each gets its own part of the cores, GPUs or TPU chips.
+--launcher=slurm submits the missing runs as an array of jobs and ends. The same command later
+writes the table, and submits what is missing when no job is left in the queue. --sbatch has an
+argument of sbatch, such as --sbatch=--gpus=1; it may be repeated.
 """
 
+import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +37,8 @@ from bert_jax.config.paths import open_path
 from bert_jax.data.passport import check_outside_data, check_passport, load_passport
 from bert_jax.errors import BertJaxError
 from bert_jax.files import write_atomically
-from bert_jax.sweeps import table
+from bert_jax.sweeps import slurm, table
+from bert_jax.sweeps.budget import Budget, StepSeconds, load_budget, spend
 from bert_jax.sweeps.comparison import Row, compare
 from bert_jax.sweeps.display import Display
 from bert_jax.sweeps.grid import PlannedRun, Point, expand, keep_ids, load_sweeps, points_of
@@ -71,6 +80,16 @@ def summarize(points: Sequence[Point], workdir: Path) -> list[Row]:
     for name, text in ({"summary.csv": table.as_csv(summary)} | table.files_of(rows)).items():
         write_atomically(workdir / name, text)
     return rows
+
+
+def spend_budget(runs: list[PlannedRun], budget: Budget, workdir: Path) -> list[PlannedRun]:
+    """Returns the runs with the steps of the budget. May measure the time of an update."""
+    file = workdir / "step_seconds.json"
+    measures = budget.unit == "seconds" and not flags.FLAGS.dry_run
+    lock = command.exclusive(workdir, wait=True) if measures else contextlib.nullcontext()
+    with lock:
+        local = flags.FLAGS.launcher == "local"
+        return spend(runs, budget, StepSeconds(file, may_measure=measures and local))
 
 
 def cost_columns(points: Sequence[Point], workdir: Path) -> dict[str, list[str]]:
@@ -117,15 +136,37 @@ def make_missing(
     return summarize(points, workdir)
 
 
+def submit_missing(
+    runs: Sequence[PlannedRun], points: Sequence[Point], workdir: Path
+) -> list[Row] | None:
+    """Submits the runs that are not done to Slurm. Returns the rows of `table` if all are done."""
+    states = {run.id: status(workdir / run.id) for run in runs}
+    missing, rows = [run for run in runs if states[run.id] != "done"], summarize(points, workdir)
+    if not missing:
+        return rows
+    counts = ", ".join(f"{n} {state}" for state, n in Counter(states.values()).items())
+    print(f"{counts}; {workdir / 'table.md'} compares the runs that are done")
+    if waiting := slurm.queued(workdir):
+        print(f"{waiting} jobs of this sweep are in the queue; no job is submitted")
+        return None
+    arguments, parallel = flags.FLAGS.sbatch, flags.FLAGS.parallel
+    job = slurm.submit(missing, workdir, arguments=arguments, parallel=parallel)
+    print(f"submitted {len(missing)} runs as job {job}; the same command later writes the table")
+    return None
+
+
 def main() -> None:
     """Runs the command."""
     workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir", local=True)
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
     base = command.experiment_from_flags(begun=list(earlier.values()))
-    runs = keep_ids(expand(base, load_sweeps(flags.FLAGS.experiment)), earlier)
+    runs = expand(base, load_sweeps(flags.FLAGS.experiment))
     if not flags.FLAGS.dry_run:
         command.required("workdir", "a directory for the runs, or --dry_run")
     check_outside_data(workdir)
+    if budget := load_budget(flags.FLAGS.experiment):
+        runs = spend_budget(runs, budget, workdir)
+    runs = keep_ids(runs, earlier)
 
     points = points_of(runs)
     as_text = partial(table.as_text, width=shutil.get_terminal_size().columns)
@@ -133,13 +174,19 @@ def main() -> None:
     print(as_text(columns), flush=True)
     if flags.FLAGS.dry_run:
         return
-    parts = shares(flags.FLAGS.parallel)
+    local = flags.FLAGS.launcher == "local"
+    parts = shares(1 if flags.FLAGS.parallel is None else flags.FLAGS.parallel) if local else []
     for run in runs:
         data = run.experiment.data
         passport = load_passport(data.directory)
         check_passport(passport, data, vocab_size=run.experiment.model.vocab_size)
     with command.exclusive(workdir, wait=True) as lock:
-        rows = make_missing(runs, points, workdir, parts, lock=lock)
+        if local:
+            rows = make_missing(runs, points, workdir, parts, lock=lock)
+        else:
+            rows = submit_missing(runs, points, workdir)
+    if rows is None:
+        return
     print(f"\n{table.report(rows, as_text)}", end="")
     failed = [run.id for run in runs if status(workdir / run.id) != "done"]
     if failed:
@@ -152,6 +199,10 @@ def main() -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_string("workdir", None, "Directory of the runs and their summary.")
-    flags.DEFINE_integer("parallel", 1, "Number of runs to make at a time.")
+    flags.DEFINE_integer(
+        "parallel", None, "Number of runs at a time: by default 1, and with Slurm no limit."
+    )
+    flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "Where the runs are made.")
+    flags.DEFINE_multi_string("sbatch", [], "Argument of sbatch. May be repeated.")
     flags.DEFINE_bool("dry_run", False, "Only prints the table of runs.")
     command.run(main, resumes=True)

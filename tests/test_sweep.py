@@ -19,6 +19,7 @@ from bert_jax.errors import ConfigError
 from bert_jax.faults.run_files import RunResult
 from bert_jax.sweep import runs_of_earlier_formats
 from bert_jax.sweeps import processes
+from bert_jax.sweeps.budget import Budget, load_budget, spend
 from bert_jax.sweeps.grid import PlannedRun, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.runs import pretrain_arguments, status
 
@@ -219,6 +220,62 @@ def test_runs_do_not_share_a_chip_or_a_core(tmp_path, monkeypatch):
     assert processes.accelerators(tmp_path) == ("CUDA_VISIBLE_DEVICES", ["3"])
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert processes.accelerators(tmp_path) == ("", [])
+
+
+def spent(experiment, budget, values, step_seconds=None):
+    return [
+        run.experiment.training.steps
+        for run in spend(expand(experiment, [values]), Budget(*budget), step_seconds)
+    ]
+
+
+def test_a_budget_gives_each_point_its_steps(experiment, tmp_path):
+    batch, narrow = {"data.batch_size": 32}, {"model.intermediate_size": 32}
+    assert experiment.data.batch_size * experiment.data.sequence_length == 16 * 32
+    assert spent(experiment, ("steps", 100), [{}, batch]) == [100, 100]
+    assert spent(experiment, ("tokens", 512 * 100), [{}, batch]) == [100, 50]
+    (point,) = points_of(expand(experiment, [[{}]]))
+    flops = point.flops / experiment.training.steps * 100
+    whole, half, more = spent(experiment, ("flops", flops), [{}, batch, narrow])
+    assert (whole, half) == (100, 50) and more > 100
+    runs = spend(expand(experiment, [[{}, batch, narrow]]), Budget("flops", 1e11), None)
+    costs = [point.flops for point in points_of(runs)]
+    assert max(costs) / min(costs) < 1.01
+    assert [run.id for run in runs] == [config_hash(run.experiment) for run in runs]
+    seconds = lambda run: run.experiment.data.batch_size / 1600  # noqa: E731
+    assert spent(experiment, ("seconds", 10), [{}, batch], seconds) == [1000, 500]
+    with pytest.raises(ConfigError, match="budget.. in tokens is 100"):
+        spent(experiment, ("tokens", 100), [{}])
+    with pytest.raises(ConfigError, match="optimizer.warmup_steps"):
+        spent(experiment, ("steps", 1), [{}])
+
+
+@pytest.mark.parametrize("wrong", ["{'hours': 1}", "{'flops': 0}", "{'flops': 1, 'steps': 2}", "3"])
+def test_a_wrong_budget_is_refused(experiment, tmp_path, wrong):
+    file = write_file(tmp_path / "one.py", experiment, rates=[1e-3], seeds=[0])
+    assert load_budget(str(file)) is None
+    file.write_text(file.read_text() + "\ndef budget():\n    return {'flops': 3}\n")
+    assert load_budget(str(file)) == ("flops", 3.0)
+    file.write_text(file.read_text().replace("{'flops': 3}", wrong))
+    with pytest.raises(ConfigError, match="budget.. returns .* accepted: a function"):
+        load_budget(str(file))
+
+
+@pytest.mark.slow
+def test_a_budget_in_seconds_is_measured_once(experiment, tmp_path):
+    """A second start reads the time, so it finds the finished run."""
+    file = write_file(tmp_path / "one.py", experiment, rates=[1e-3], seeds=[0, 1])
+    file.write_text(file.read_text() + "\ndef budget():\n    return {'seconds': 0.2}\n")
+    workdir = tmp_path / "sweep"
+    for measured in (True, False):
+        sweep = start(file, workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        errors = sweep.communicate(timeout=300)[1]
+        assert sweep.returncode == 0, errors
+        assert errors.count("measuring the time of an update") == measured
+    (seconds,) = json.loads((workdir / "step_seconds.json").read_text()).values()
+    rows = summary(workdir)
+    assert [int(row["steps"]) for row in rows] == [round(0.2 / seconds)] * 2
+    assert {row["status"] for row in rows} == {"done"} and len(list(workdir.glob("*/"))) == 2
 
 
 @pytest.mark.slow
