@@ -16,6 +16,10 @@ If the file has a function budget() that returns, for example, {"flops": 1e15}, 
 training.steps of this budget. The units are steps, tokens, flops and seconds. Seconds are measured
 once a point; DIR/step_seconds.json keeps them.
 
+A function evaluations() returns what else is measured of each run, such as {"movies":
+"experiments/finetune/movie_sentiment.py", "blimp": "minimal_pairs:blimp.jsonl"}. The metrics, such
+as movies/accuracy, are compared like those of pretraining.
+
 --parallel=N makes N runs at a time. Each gets its own part of the cores, GPUs or TPU chips.
 --launcher=slurm submits the missing runs as an array of jobs and ends. The same command later
 writes the table, and submits what is missing when no job is left in the queue. --sbatch has an
@@ -26,6 +30,7 @@ import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,9 +46,10 @@ from bert_jax.sweeps import slurm, table
 from bert_jax.sweeps.budget import Budget, StepSeconds, load_budget, spend
 from bert_jax.sweeps.comparison import Row, compare
 from bert_jax.sweeps.display import Display
+from bert_jax.sweeps.evaluations import load_evaluations
 from bert_jax.sweeps.grid import PlannedRun, Point, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.processes import Share, make_runs, shares
-from bert_jax.sweeps.runs import metrics_of, result_of, status
+from bert_jax.sweeps.runs import metrics_of, result_of, state_of
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
@@ -66,12 +72,13 @@ def summarize(points: Sequence[Point], workdir: Path) -> list[Row]:
     """Writes `summary.csv`, with a row for each run, and `table.*`. Returns the rows of `table`."""
     runs = [run for point in points for run in point.runs]
     results = {run.id: metrics_of(workdir / run.id) for run in runs}
-    states = {run.id: status(workdir / run.id) for run in runs}
+    states = {run.id: state_of(run, workdir) for run in runs}
     fields = sorted({path for run in runs for path in run.overrides})
+    evaluated = sorted({name for result in results.values() for name in result if "/" in name})
     summary = [
         {"id": run.id, "status": states[run.id]}
         | {path: run.overrides.get(path, "") for path in fields}
-        | {name: results[run.id].get(name, "") for name in RESULTS}
+        | {name: results[run.id].get(name, "") for name in (*RESULTS, *evaluated)}
         for run in runs
     ]
     failed = [name for name, state in states.items() if state == "failed"]
@@ -94,7 +101,7 @@ def spend_budget(runs: list[PlannedRun], budget: Budget, workdir: Path) -> list[
 
 def cost_columns(points: Sequence[Point], workdir: Path) -> dict[str, list[str]]:
     """Returns the cost of each point. The time that is left follows from the runs that are done."""
-    states = [Counter(status(workdir / run.id) for run in point.runs) for point in points]
+    states = [Counter(state_of(run, workdir) for run in point.runs) for point in points]
     runs = [run for point in points for run in point.runs]
     seconds = sum(result_of(workdir / run.id).get("seconds", 0.0) for run in runs)
     done = sum(p.flops * state["done"] for p, state in zip(points, states, strict=True))
@@ -124,7 +131,7 @@ def make_missing(
             summarize(points, workdir)
 
         make_runs(
-            [run for run in runs if status(workdir / run.id) != "done"],
+            [run for run in runs if state_of(run, workdir) != "done"],
             workdir,
             parts,
             lock=lock,
@@ -140,7 +147,7 @@ def submit_missing(
     runs: Sequence[PlannedRun], points: Sequence[Point], workdir: Path
 ) -> list[Row] | None:
     """Submits the runs that are not done to Slurm. Returns the rows of `table` if all are done."""
-    states = {run.id: status(workdir / run.id) for run in runs}
+    states = {run.id: state_of(run, workdir) for run in runs}
     missing, rows = [run for run in runs if states[run.id] != "done"], summarize(points, workdir)
     if not missing:
         return rows
@@ -166,7 +173,8 @@ def main() -> None:
     check_outside_data(workdir)
     if budget := load_budget(flags.FLAGS.experiment):
         runs = spend_budget(runs, budget, workdir)
-    runs = keep_ids(runs, earlier)
+    evaluations = load_evaluations(flags.FLAGS.experiment)
+    runs = [replace(run, evaluations=evaluations) for run in keep_ids(runs, earlier)]
 
     points = points_of(runs)
     as_text = partial(table.as_text, width=shutil.get_terminal_size().columns)
@@ -188,7 +196,7 @@ def main() -> None:
     if rows is None:
         return
     print(f"\n{table.report(rows, as_text)}", end="")
-    failed = [run.id for run in runs if status(workdir / run.id) != "done"]
+    failed = [run.id for run in runs if state_of(run, workdir) != "done"]
     if failed:
         raise SweepError(
             f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; "

@@ -24,7 +24,8 @@ METRICS = {
     "nsp_accuracy": "nsp_majority_accuracy",
 }
 """Metrics of a result, each with a number that depends on the held-out examples alone. If two
-points differ in this number, their metrics are of different examples. A probe adds `probe_*`."""
+points differ in this number, their metrics are of different examples. A probe adds `probe_*`, and
+an evaluation NAME/METRIC."""
 
 Results = Mapping[str, Mapping[str, Any]]
 """`result.json` of the finished runs, by id."""
@@ -56,7 +57,8 @@ class Row:
 def compare(points: Sequence[Point], results: Results, *, failed: Container[str] = ()) -> list[Row]:
     """Returns a row for each metric and point. `failed` has the ids of the failed runs."""
     found = {name for result in results.values() for name in result}
-    metrics = [*METRICS, *sorted(name for name in found if name.startswith("probe_"))]
+    more = (name for name in found if name.startswith("probe_") or "/" in name)
+    metrics = [*METRICS, *sorted(more)]
     rows = [
         _row(metric, point, points[0], results, failed)
         for metric in metrics

@@ -12,7 +12,7 @@ from rich.table import Table
 from bert_jax import environment
 from bert_jax.faults.run_files import read_rows
 from bert_jax.sweeps.grid import PlannedRun
-from bert_jax.sweeps.runs import status
+from bert_jax.sweeps.runs import state_of
 
 
 class Display:
@@ -50,7 +50,7 @@ class Display:
 
     def ended(self, run: PlannedRun) -> None:
         self._active.remove(run)
-        if status(self._workdir / run.id) == "failed":
+        if state_of(run, self._workdir) == "failed":
             print(f"{run.id} failed: see {self._workdir / run.id / 'error.txt'}", file=sys.stderr)
 
     def waited(self) -> None:
@@ -58,7 +58,7 @@ class Display:
             self._live.update(self._table(), refresh=True)
 
     def _table(self) -> Table:
-        states = Counter(status(self._workdir / run.id) for run in self._runs)
+        states = Counter(state_of(run, self._workdir) for run in self._runs)
         states["begun"] -= len(self._active)
         counts = [f"{len(self._active)} at work", *(f"{n} {s}" for s, n in states.items() if n > 0)]
         table = Table(title=f"{len(self._runs)} runs: {', '.join(counts)}", title_justify="left")

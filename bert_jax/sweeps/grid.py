@@ -8,6 +8,7 @@ from typing import Any
 
 from bert_jax import config
 from bert_jax.errors import ConfigError, located, require
+from bert_jax.sweeps.evaluations import Evaluation
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class PlannedRun:
     """Name of the run's directory."""
     overrides: dict[str, Any]
     experiment: Any
+    evaluations: tuple[Evaluation, ...] = ()
+    """What is measured after its training."""
 
 
 @dataclass(frozen=True)

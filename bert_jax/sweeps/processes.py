@@ -16,7 +16,7 @@ from bert_jax.errors import require
 from bert_jax.faults import signals
 from bert_jax.files import write_atomically, write_json
 from bert_jax.sweeps.grid import PlannedRun
-from bert_jax.sweeps.runs import pretrain_arguments
+from bert_jax.sweeps.runs import missing_commands
 
 
 class Share(NamedTuple):
@@ -33,12 +33,14 @@ Events = SimpleQueue[tuple["Started", str | None]]
 
 @dataclass(eq=False)
 class Started:
-    """A process that makes a run."""
+    """A process that makes or evaluates a run."""
 
     run: PlannedRun
     directory: Path
     share: Share
     process: subprocess.Popen[str]
+    rest: list[list[str]]
+    """Arguments of the processes that come after this one."""
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=50))
 
     def read(self, events: Events) -> None:
@@ -116,13 +118,13 @@ def make_runs(
     waited: Callable[[], None],
     ended: Callable[[PlannedRun], None],
 ) -> None:
-    """Makes runs with `pretrain`, as many at a time as there are `parts` of the machine.
+    """Makes and evaluates runs, as many at a time as there are `parts` of the machine.
 
     Each process holds the sweep's lock until it ends. If a run fails, the file `error.txt` in its
     directory keeps the last 50 lines of its stderr, and the other runs go on.
 
     Args:
-      runs: runs to make, in this order.
+      runs: runs that are not done, in the order in which they begin.
       workdir: directory of the sweep.
       parts: the part of the machine for each run that is made at the same time.
       lock: descriptor of the lock.
@@ -142,7 +144,7 @@ def make_runs(
             while waiting and free:
                 run = waiting.popleft()
                 began(run)
-                active.append(_start(run, workdir / run.id, free.pop(0), lock, events))
+                active.append(_begin(run, workdir / run.id, free.pop(0), lock, events))
             waited()
             try:
                 one, line = events.get(timeout=1)
@@ -152,9 +154,12 @@ def make_runs(
                 said(one.run, line)
                 continue
             active.remove(one)
-            free.append(one.share)
             _finish(one)
-            ended(one.run)
+            if one.rest and not one.process.returncode:
+                active.append(_start(one.run, one.directory, one.rest, one.share, lock, events))
+            else:
+                free.append(one.share)
+                ended(one.run)
     except KeyboardInterrupt:
         for one in active:
             one.process.terminate()  # the run saves its state and ends
@@ -167,16 +172,27 @@ def make_runs(
         raise
 
 
-def _start(run: PlannedRun, directory: Path, share: Share, lock: int, events: Events) -> Started:
+def _begin(run: PlannedRun, directory: Path, share: Share, lock: int, events: Events) -> Started:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)
     if not (directory / "config.json").exists():
         write_json(directory / "config.json", config.to_json(run.experiment))
+    return _start(run, directory, missing_commands(run, directory), share, lock, events)
+
+
+def _start(
+    run: PlannedRun,
+    directory: Path,
+    commands: list[list[str]],
+    share: Share,
+    lock: int,
+    events: Events,
+) -> Started:
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, share.cpus)  # a process inherits the cores of the thread that starts it
     try:
         process = subprocess.Popen(
-            [sys.executable, *pretrain_arguments(run, directory)],
+            [sys.executable, *commands[0]],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
@@ -185,7 +201,7 @@ def _start(run: PlannedRun, directory: Path, share: Share, lock: int, events: Ev
         )
     finally:
         os.sched_setaffinity(0, own)
-    started = Started(run, directory, share, process)
+    started = Started(run, directory, share, process, commands[1:])
     threading.Thread(target=started.read, args=[events], daemon=True).start()
     return started
 

@@ -12,7 +12,7 @@ from bert_jax import config
 from bert_jax.errors import ConfigError
 from bert_jax.files import write_atomically, write_json
 from bert_jax.sweeps.grid import PlannedRun
-from bert_jax.sweeps.runs import pretrain_arguments
+from bert_jax.sweeps.runs import missing_commands
 
 SCRIPT = """#!/usr/bin/env bash
 # Written by python -m bert_jax.sweep --launcher=slurm. A job of the array makes one run.
@@ -20,9 +20,9 @@ SCRIPT = """#!/usr/bin/env bash
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@300
 set -uo pipefail
-read -r directory command < <(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {runs})
+directory={workdir}/$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {workdir}/slurm-ids.txt)
 rm -f "$directory/error.txt"
-eval "srun $command" 2> >(tee "$directory/stderr.txt" >&2)
+eval "$(cat "$directory/slurm-commands.sh")" 2> >(tee "$directory/stderr.txt" >&2)
 status=$?
 case "$status" in
   0) ;;
@@ -51,19 +51,20 @@ def submit(
     Raises:
       ConfigError: Slurm refuses the array.
     """
-    lines = []
     for run in runs:
         directory = (workdir / run.id).resolve()
         directory.mkdir(parents=True, exist_ok=True)
         if not (directory / "config.json").exists():
             write_json(directory / "config.json", config.to_json(run.experiment))
-        lines.append(f"{directory} {join([sys.executable, *pretrain_arguments(run, directory)])}\n")
-    table, script = workdir.resolve() / "slurm-runs.txt", workdir.resolve() / "slurm.sbatch"
-    write_atomically(table, "".join(lines))
-    write_atomically(script, SCRIPT.format(runs=quote(str(table))))
+        commands = [["srun", sys.executable, *one] for one in missing_commands(run, directory)]
+        text = " && ".join(map(join, commands))
+        write_atomically(directory / "slurm-commands.sh", f"{text}\n")
+    place, script = workdir.resolve(), workdir.resolve() / "slurm.sbatch"
+    write_atomically(place / "slurm-ids.txt", "".join(f"{run.id}\n" for run in runs))
+    write_atomically(script, SCRIPT.format(workdir=quote(str(place))))
     limit = f"%{parallel}" if parallel else ""
     array = f"--array=0-{len(runs) - 1}{limit}"
-    named = [f"--job-name={_name(workdir)}", f"--output={workdir.resolve()}/slurm-%A_%a.log"]
+    named = [f"--job-name={_name(workdir)}", f"--output={place}/slurm-%A_%a.log"]
     return _slurm("sbatch", "--parsable", array, *named, *arguments, str(script)).split(";")[0]
 
 

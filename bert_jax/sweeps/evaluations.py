@@ -1,0 +1,155 @@
+"""Measures each run of a sweep after its training: by fine-tuning, a probe or minimal pairs."""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bert_jax import config
+from bert_jax.errors import BertJaxError, ConfigError, DataError, located
+from bert_jax.files import read_json_if_whole, read_text, write_json
+
+_FORMS = (
+    "a function without arguments that returns a dictionary of names and sources: a fine-tuning "
+    "file FILE.py or FILE.py:VARIANT, probe:FILE.py, or minimal_pairs:FILE.jsonl"
+)
+
+
+class Evaluation(NamedTuple):
+    """A measurement of a finished run."""
+
+    name: str
+    """First part of the names of its metrics, such as `movies` of `movies/accuracy`."""
+    kind: str
+    """finetune, probe or minimal_pairs."""
+    file: str
+
+    def directory(self, run: Path) -> Path:
+        return run / "evaluations" / self.name
+
+    def arguments(self, run: Path) -> list[str]:
+        """Returns the arguments with which Python evaluates the run in a directory."""
+        if self.kind == "finetune":
+            flags = {"experiment": self.file, "checkpoint": run, "workdir": self.directory(run)}
+            return ["-m", "bert_jax.finetune", *(f"--{name}={v}" for name, v in flags.items())]
+        return ["-m", "bert_jax.sweeps.evaluations", *self, str(run)]
+
+    def is_done(self, run: Path) -> bool:
+        return bool(read_json_if_whole(self.directory(run) / "result.json"))
+
+
+def load_evaluations(spec: str) -> tuple[Evaluation, ...]:
+    """Calls the function evaluations() of an experiment file, and reads the files that it names.
+
+    Raises:
+      ConfigError: it raises an exception, or returns something else than names and sources.
+      DataError: a file of minimal pairs is malformed.
+    """
+    file, _ = config.split_spec(spec)
+    function = vars(config.load_module(spec)).get("evaluations")
+    if function is None:
+        return ()
+    with config.errors_of(file):
+        given = function() if callable(function) else function
+    sources: dict[Any, Any] = dict(given) if isinstance(given, Mapping) else {"": None}
+    if not all(
+        isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name) and isinstance(source, str)
+        for name, source in sources.items()
+    ):
+        raise ConfigError(f"{file}: evaluations() returns {given!r:.80}; accepted: {_FORMS}")
+    found = []
+    for name, source in sources.items():
+        kind, colon, path = source.partition(":")
+        if not colon or kind not in ("probe", "minimal_pairs"):
+            kind, path = "finetune", source
+        with located(f"{file}: evaluations() {name!r}"):
+            if kind == "minimal_pairs":
+                read_pairs(Path(path))
+            else:
+                config.load_experiment(path)
+        found.append(Evaluation(name, kind, path))
+    return tuple(found)
+
+
+def metrics_of_evaluations(run: Path) -> dict[str, float]:
+    """Returns the metrics of a run's evaluations, named NAME/METRIC.
+
+    Of a fine-tuning, it is the task's main metric on dev.
+    """
+    found = {}
+    for file in sorted(run.glob("evaluations/*/result.json")):
+        result = read_json_if_whole(file)
+        metrics = result.get("metrics", {})
+        if "summary" in result:
+            metric = result["metric"]
+            metrics = {metric: result["summary"]["dev"][metric]["mean"]}
+        found |= {f"{file.parent.name}/{metric}": value for metric, value in metrics.items()}
+    return found
+
+
+def read_pairs(file: Path) -> list[tuple[str, str]]:
+    """Returns the acceptable and the unacceptable sentence of each line, in the format of BLiMP.
+
+    Raises:
+      DataError: a line has no `sentence_good` or `sentence_bad`, or there is no line.
+
+    References:
+      Warstadt et al. 2020, BLiMP (arXiv 1912.00582).
+    """
+    pairs = []
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            pair = record["sentence_good"], record["sentence_bad"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file} line {number} is {line!r:.60}; accepted: a JSON object with sentence_good "
+                "and sentence_bad"
+            ) from error
+        if not all(isinstance(sentence, str) and sentence.strip() for sentence in pair):
+            raise DataError(f"{file} line {number}: {pair!r:.60}; accepted: two sentences")
+        pairs.append(pair)
+    if not pairs:
+        raise DataError(f"{file} is empty; accepted: a pair of sentences in each line")
+    return pairs
+
+
+def score_pairs(run: Any, file: Path) -> dict[str, float]:
+    """Returns how often a run gives the acceptable sentence the higher pseudo-log-likelihood.
+
+    References:
+      Salazar et al. 2020, Masked language model scoring (arXiv 1910.14659).
+    """
+    pairs = read_pairs(file)
+    scores = run.pseudo_log_likelihood([sentence for pair in pairs for sentence in pair])
+    return {"accuracy": float((scores[::2] > scores[1::2]).mean())}
+
+
+def probe(run: Any, file: str) -> dict[str, float]:
+    """Returns the metric of the linear probe that a fine-tuning file describes."""
+    from bert_jax.tasks.probe import make_probe
+
+    found = make_probe(config.load_experiment(file), run.model.config, run.tokenizer)(run.params)
+    return {name.removeprefix("eval/probe_"): value for name, value in found.items()}
+
+
+def main(name: str, kind: str, file: str, directory: str) -> None:
+    """Evaluates the run in a directory, in a process of its own."""
+    from bert_jax import environment
+    from bert_jax.runs.load import load_run
+
+    environment.configure_jax()
+    run = load_run(directory)
+    metrics = score_pairs(run, Path(file)) if kind == "minimal_pairs" else probe(run, file)
+    output = Evaluation(name, kind, file).directory(Path(directory))
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "result.json", {"format_version": 1, "file": file, "metrics": metrics})
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except BertJaxError as problem:
+        sys.exit(f"error: {problem}")

@@ -1,0 +1,149 @@
+"""What a sweep measures of its runs after their training."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bert_jax.config import to_json
+from bert_jax.errors import ConfigError, DataError
+from bert_jax.runs.load import load_run
+from bert_jax.sweeps.evaluations import load_evaluations, read_pairs
+from bert_jax.sweeps.grid import PlannedRun
+from bert_jax.sweeps.runs import metrics_of, missing_commands, status
+
+FILE = """
+import json
+from bert_jax.config import from_json
+from bert_jax.training.experiment import Experiment
+
+def get_config():
+    return from_json(Experiment, json.loads({base!r}))
+
+def sweep():
+    return [{{"seed": seed}} for seed in (0, 1)]
+
+def evaluations():
+    return {evaluations!r}
+"""
+TASK = """
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig
+
+def get_config():
+    return FineTuningConfig(
+        task=TaskConfig(
+            family="classification", train={train!r}, dev={dev!r}, max_length=8,
+            representation="mean",
+        ),
+    )
+"""
+PAIRS = [
+    {"sentence_good": "the people of the states", "sentence_bad": "people the states the of"},
+    {"sentence_good": "of the government", "sentence_bad": "the of government"},
+    {"sentence_good": "the laws are", "sentence_bad": "laws the are"},
+]
+
+
+def write_lines(file, records):
+    file.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return file
+
+
+@pytest.fixture
+def files(experiment, tmp_path):
+    """Returns an experiment file with three evaluations."""
+    pairs = write_lines(tmp_path / "pairs.jsonl", PAIRS)
+    rng = np.random.default_rng(0)
+    splits = {}
+    for name, count in (("train", 40), ("dev", 20)):
+        words = rng.choice(["good", "bad"], size=count).tolist()
+        records = [{"text": f"the {word} law", "label": word} for word in words]
+        splits[name] = f"jsonl:{write_lines(tmp_path / f'{name}.jsonl', records)}"
+    task = tmp_path / "task.py"
+    task.write_text(TASK.format(**splits))
+    named = {"pairs": f"minimal_pairs:{pairs}", "linear": f"probe:{task}", "words": str(task)}
+    file = tmp_path / "sweep.py"
+    file.write_text(FILE.format(base=json.dumps(to_json(experiment)), evaluations=named))
+    return file
+
+
+def test_a_run_is_done_when_it_is_evaluated(files, experiment, tmp_path):
+    evaluations = load_evaluations(str(files))
+    assert [(one.name, one.kind) for one in evaluations] == [
+        *(("pairs", "minimal_pairs"), ("linear", "probe"), ("words", "finetune"))
+    ]
+    run = PlannedRun("id", {}, experiment, evaluations)
+    directory = tmp_path / "run"
+    modules = [command[1] for command in missing_commands(run, directory)]
+    assert modules == [
+        "bert_jax.pretrain",
+        *["bert_jax.sweeps.evaluations"] * 2,
+        "bert_jax.finetune",
+    ]
+    directory.mkdir()
+    fields = ("steps", "seconds", "mlm_loss", "mlm_accuracy", "unigram_loss")
+    result = dict.fromkeys((*fields, "majority_token_accuracy"), 1.5) | {"steps": 12}
+    (directory / "result.json").write_text(json.dumps(result))
+    assert (status(directory), status(directory, evaluations)) == ("done", "to do")
+    for one in evaluations:
+        one.directory(directory).mkdir(parents=True)
+        found = {"metrics": {"accuracy": 0.25}}
+        if one.kind == "finetune":
+            found = {"metric": "f1", "summary": {"dev": {"f1": {"mean": 0.5}}}}
+        (one.directory(directory) / "result.json").write_text(json.dumps(found))
+    assert status(directory, evaluations) == "done" and missing_commands(run, directory) == []
+    expected = {"pairs/accuracy": 0.25, "linear/accuracy": 0.25, "words/f1": 0.5}
+    assert metrics_of(directory) == result | expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        ("3", ConfigError, "evaluations.. returns 3; accepted: a function"),
+        ("{'a/b': 'task.py'}", ConfigError, "accepted: a function"),
+        ("{'a': 'none.py'}", ConfigError, "evaluations.. 'a'"),
+        ("{'a': 'minimal_pairs:none.jsonl'}", DataError, "none.jsonl"),
+    ],
+)
+def test_wrong_evaluations_are_refused(files, wrong, error, said):
+    files.write_text(files.read_text() + f"\n\ndef evaluations():\n    return {wrong}\n")
+    with pytest.raises(error, match=said):
+        load_evaluations(str(files))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ('{"sentence_good": "a"}\n', "line 1"),
+        ('{"sentence_good": "a", "sentence_bad": "b"}\nno JSON\n', "line 2"),
+        ('{"sentence_good": "a", "sentence_bad": 3}\n', "accepted: two sentences"),
+    ],
+)
+def test_malformed_pairs_are_refused(tmp_path, text, said):
+    (tmp_path / "pairs.jsonl").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_pairs(tmp_path / "pairs.jsonl")
+
+
+@pytest.mark.slow  # pretrains and evaluates two runs
+def test_a_sweep_compares_the_evaluations(files, tmp_path):
+    workdir = tmp_path / "sweep"
+    command = ["-m", "bert_jax.sweep", f"--experiment={files}", f"--workdir={workdir}"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((workdir / "summary.csv").open()))
+    for row in rows:
+        run = load_run(workdir / row["id"])
+        scores = [
+            run.pseudo_log_likelihood([pair["sentence_good"], pair["sentence_bad"]])
+            for pair in PAIRS
+        ]
+        accuracy = np.mean([good > bad for good, bad in scores])
+        assert float(row["pairs/accuracy"]) == pytest.approx(accuracy)
+        assert 0 <= float(row["linear/accuracy"]) <= 1 and 0 <= float(row["words/accuracy"]) <= 1
+    table = (workdir / "table.md").read_text()
+    assert all(f"{name}/accuracy\n" in table for name in ("pairs", "linear", "words"))
