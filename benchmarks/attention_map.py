@@ -15,13 +15,13 @@ FLAGS = flags.FLAGS
 def main() -> None:
     """Runs the command."""
     run = load_run(command.required_path("run"))
-    encoded = run.encode(FLAGS.text, attentions=True)
+    attention = run.attention(FLAGS.text)
     heads = [int(head) for head in FLAGS.heads]
     figure, axes = plt.subplots(
         1, len(heads), figsize=(4.2 * len(heads), 4.2), layout="constrained", squeeze=False
     )
     for head, place in zip(heads, axes[0], strict=True):
-        encoded.plot_attention(FLAGS.layer, head, place)
+        attention.plot(FLAGS.layer, head, place)
     figure.savefig(command.required_path("output"), dpi=80)
 
 

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bert_jax.runs.comparison import compare
     from bert_jax.runs.load import load_run
     from bert_jax.runs.run import Run
     from bert_jax.training.experiment import Experiment
@@ -19,11 +20,12 @@ if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_
 
 __version__ = "0.1.0"
 
-__all__ = ["Experiment", "Run", "load_run"]
+__all__ = ["Experiment", "Run", "compare", "load_run"]
 
 _MODULES = {
     "Experiment": "bert_jax.training.experiment",
     "Run": "bert_jax.runs.run",
+    "compare": "bert_jax.runs.comparison",
     "load_run": "bert_jax.runs.load",
 }
 

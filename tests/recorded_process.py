@@ -3,7 +3,9 @@
 The fields are `config`, `workdir` and `record` (files), `coordinator`, `count` and `index` (of the
 process), and `slices`: the number of slices of TPUs that are simulated. Neighbouring processes are
 in different slices. A line of `record` has the number of rows that the process read, and the
-SHA-256 of each row that its devices hold, by the number of the row in the global batch.
+SHA-256 of each row that its devices hold, by the number of the row in the global batch. If
+`outputs` names a `.npz` file, process 0 writes the encoder's outputs for random rows there at each
+evaluation, computed on the mesh of the training.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from bert_jax import environment
 from bert_jax.faults import processes
 
 
-def main(config, workdir, record, coordinator, count, index, slices):
+def main(config, workdir, record, coordinator, count, index, slices, outputs=None):
     environment.configure_jax()
     several = (coordinator, count, index) if count > 1 else (None, None, None)
     processes.start_processes(*several, cluster=False)
@@ -55,7 +57,36 @@ def main(config, workdir, record, coordinator, count, index, slices):
         return placed
 
     loop.training_batches, build.place_batch = remember, place
-    loop.train(from_json(Experiment, json.loads(Path(config).read_text())), Path(workdir))
+    experiment = from_json(Experiment, json.loads(Path(config).read_text()))
+    probes = [output_probe(experiment, Path(outputs), index)] if outputs else []
+    loop.train(experiment, Path(workdir), probes=probes)
+
+
+def output_probe(experiment, file, index):
+    """Returns a probe that writes random ids, and the sequence and pooled output for them."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    from bert_jax.models.bert import Bert
+
+    @jax.jit
+    def encode(params, ids):
+        zero = jnp.zeros_like(ids)
+        output = Bert(experiment.model).apply(
+            {"params": params["bert"]}, ids, zero, zero + 1, zero[:, :1]
+        )
+        return output.sequence_output, output.pooled_output
+
+    def probe(params):
+        ids = np.random.default_rng(0).integers(0, experiment.model.vocab_size, (8, 32), np.int32)
+        found = [np.asarray(process_allgather(one, tiled=True)) for one in encode(params, ids)]
+        if index == 0:
+            np.savez(file, ids=ids, sequence=found[0], pooled=found[1])
+        return {}
+
+    return probe
 
 
 if __name__ == "__main__":

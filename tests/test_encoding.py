@@ -87,10 +87,6 @@ def test_a_single_text_gives_a_single_answer_without_what_was_not_asked(run, enc
     # Another batch is another program, which may add numbers of order 1 in another order.
     np.testing.assert_allclose(alone.pooled_output, encoded[2].pooled_output, rtol=0, atol=2e-5)
     assert run.encode([]) == []
-    with pytest.raises(ConfigError, match="attentions is None; accepted: encode"):
-        alone.plot_attention(0, 0)
-    with pytest.raises(ConfigError, match="head is 9; accepted: 0 to 3"):
-        encoded[2].plot_attention(0, 9)
     with pytest.raises(DataError, match="text 1: .* accepted: at most"):
         run.encode([A, " ".join([B] * 50)])
     with pytest.raises(DataError, match="texts is 3; accepted: a text, a pair of texts, or a list"):
@@ -105,11 +101,29 @@ def test_one_program_is_compiled_for_texts_of_similar_length(run):
     assert encoding._encode._cache_size() == after <= before + 1
 
 
-def test_the_attention_map_names_queries_and_keys(encoded):
-    axes = encoded[0].plot_attention(layer=1, head=0)
+def test_the_attention_map_names_queries_and_keys(run, encoded):
+    attention = run.attention(TEXTS[0])
+    assert attention.tokens == encoded[0].tokens
+    # Another batch is another program, which may add numbers of order 1 in another order.
+    np.testing.assert_allclose(attention.probabilities, encoded[0].attentions, rtol=0, atol=2e-5)
+    axes = attention.plot(layer=1, head=0)
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == [token.piece for token in encoded[0].tokens]
-    np.testing.assert_array_equal(axes.get_images()[0].get_array(), encoded[0].attentions[1, 0])
+    assert names == [token.piece for token in attention.tokens]
+    np.testing.assert_array_equal(axes.get_images()[0].get_array(), attention.probabilities[1, 0])
+    with pytest.raises(ConfigError, match="head is 9; accepted: 0 to 3"):
+        attention.plot(0, 9)
+
+
+def test_bits_per_character_are_those_of_all_texts_together(run):
+    texts = [A, (A, B)]
+    nats = -run.pseudo_log_likelihood(texts).sum()
+    characters = len(A) + len(A) + len(B)
+    assert run.bits_per_character(texts) == pytest.approx(nats / np.log(2) / characters, rel=1e-6)
+    assert run.bits_per_character(A) == pytest.approx(
+        -run.pseudo_log_likelihood([A])[0] / np.log(2) / len(A), rel=1e-6
+    )
+    with pytest.raises(DataError, match=r"texts is \[\]; accepted: at least one character"):
+        run.bits_per_character([])
 
 
 def test_the_pseudo_log_likelihood_equals_masking_one_token_at_a_time_by_hand(run):

@@ -174,6 +174,15 @@ def test_the_package_its_config_and_every_command_load_no_jax(name):
     assert not loaded & {"jax", "jaxlib", "grain", "flax", "optax", "orbax"}
 
 
+def test_importing_the_package_takes_no_time():
+    """CPU time, which a busy machine hardly changes."""
+    code = "import time\nbefore = time.process_time()\nimport bert_jax\n"
+    code += "print(time.process_time() - before)"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 0.3
+
+
 def test_importing_and_calling_an_experiment_starts_no_backend():
     """With a platform that does not exist, the first use of a backend would be an error."""
     code = "import os\nos.environ['JAX_PLATFORMS'] = 'no_such_platform'\n"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import bert_jax
+from bert_jax.command import load
 from bert_jax.config import override
 from bert_jax.data.batch import Batch
 from bert_jax.data.passport import load_passport
@@ -98,6 +99,67 @@ def test_a_run_with_sharded_parameters_opens_on_one_device(experiment, tmp_path)
 def test_metrics_returns_the_rows_of_metrics_jsonl(run):
     assert [row["step"] for row in run.metrics()] == [2, 4, 6, 8, 10, 12]
     assert run.metrics()[-1]["eval/probes"] == 2
+
+
+def test_the_rows_are_a_data_frame_where_pandas_is_installed(run, monkeypatch):
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    frame = run.metrics_frame()
+    assert isinstance(frame, pandas.DataFrame) and list(frame.index) == [2, 4, 6, 8, 10, 12]
+    assert frame.loc[12, "eval/probes"] == 2 and frame["eval/loss"].count() == 2
+
+
+def test_a_data_frame_without_pandas_is_refused(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as if it was not installed
+    with pytest.raises(ConfigError, match="metrics_frame needs pandas: pip install pandas"):
+        run.metrics_frame()
+
+
+def test_a_run_is_evaluated_as_at_the_end_of_its_training(run, experiment):
+    found = run.evaluate(experiment.data.directory)
+    last = run.metrics()[-1]
+    assert found["mlm_loss"] == last["eval/mlm_loss"] and found["step"] == 12
+    assert found["unigram_loss"] > 0
+    with pytest.raises(DataError, match="nowhere"):
+        run.evaluate("nowhere")
+
+
+def test_two_runs_are_compared_side_by_side(run, trained, experiment, tmp_path):
+    other = override(experiment, {"optimizer.learning_rate": 5e-3, "training.steps": 6})
+    train(other, tmp_path / "<other>")
+    found = bert_jax.compare(run, load_run(tmp_path / "<other>"), [TEXT], top_k=2)
+    assert found.names == ("run", "<other>")
+    assert found.config["optimizer.learning_rate"] == (1e-3, 5e-3)
+    assert set(found.config) == {"optimizer.learning_rate", "training.steps"}
+    loss = f"{run.metrics()[-1]['eval/mlm_loss']:.4g}"
+    for shown in (repr(found), found._repr_html_()):
+        for part in ("optimizer.learning_rate", "0.005", "mask 2, 2.", TEXT, loss):
+            assert part in shown, part
+    best = run.fill_mask(TEXT, top_k=1)[0][0]
+    assert f"{best.piece} {best.probability:.3f}" in repr(found)
+    assert "&lt;other&gt;" in found._repr_html_() and "<other>" not in found._repr_html_()
+    ElementTree.fromstring(f"<div>{found._repr_html_()}</div>")
+    axes = found.plot_curves()
+    assert [len(axis.get_lines()) for axis in axes] == [
+        6,
+        6,
+        6,
+    ]  # two curves and a baseline of each
+    labels = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert labels[0] == "run, training" and labels[-1] == "<other>, unigram"
+
+
+def test_a_run_is_compared_with_its_earlier_step_and_with_foreign_weights(run, trained):
+    found = bert_jax.compare(run, load_run(trained[0], 6))
+    assert found.names == (f"{run.path}, step 12", f"{run.path}, step 6") and not found.config
+    assert "no difference" in repr(found)
+    assert bert_jax.compare(run, run).names[0].endswith("(1)")
+    foreign = load_run(ROOT / "tests" / "goldens" / "tiny_bert")
+    found = bert_jax.compare(foreign, run)
+    sizes = foreign.model.config.vocab_size, run.model.config.vocab_size
+    assert sizes[0] != sizes[1] and found.config["model.vocab_size"] == sizes
+    assert list(found.curves) == ["run"]
+    with pytest.raises(DataError, match="compare is .*tiny_bert.*; accepted: a run with metrics"):
+        bert_jax.compare(foreign, load_run(ROOT / "tests/goldens/tiny_bert")).plot_curves()
 
 
 def test_a_run_is_described_in_one_line_and_in_a_table_of_a_notebook(run, trained, tmp_path):
@@ -260,6 +322,35 @@ def test_the_error_names_arrays_of_another_shape(trained, tmp_path):
     said = str(error.value)
     assert "params/bert/layers/attention/query/kernel is float32[2, 32, 4, 8]" in said
     assert "not float32[3, 32, 4, 8]" in said and "embeddings" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        ("passport", "accepted: 3"),
+        ("tokenizer", "accepted: 1"),
+        ("config", "accepted: 1 to 4"),
+        ("digests", "not 1"),
+    ],
+)
+def test_a_later_format_is_refused_with_both_versions(
+    name, accepted, trained, experiment, tmp_path
+):
+    """Until 1.0 a format may break once. Configs of all earlier formats can still be read."""
+    files = {
+        "passport": (load_passport, Path(experiment.data.directory), "passport.json"),
+        "tokenizer": (load_tokenizer, Path(experiment.data.directory), "tokenizer.json"),
+        "config": (lambda path: load(str(path / "config.json")), trained[0], "config.json"),
+        "digests": (load_run, trained[0], "checkpoints/12/digests.json"),
+    }
+    read, source, file = files[name]
+    shutil.copytree(source, tmp_path / "copy")
+    content = json.loads((tmp_path / "copy" / file).read_text())
+    (tmp_path / "copy" / file).write_text(json.dumps(content | {"format_version": 99}))
+    with pytest.raises((CheckpointError, ConfigError, DataError)) as error:
+        read(tmp_path / "copy")
+    said = str(error.value)
+    assert "format_version" in said and "99" in said and accepted in said and "\n" not in said
 
 
 def test_opening_a_run_changes_no_file(trained):

@@ -152,7 +152,7 @@ def test_processes_with_different_experiments_end_with_an_error(
 # ---- Several processes ---------------------------------------------------------------------------
 
 
-def run_processes(experiment, workdir, mesh, *, count, devices, slices=1):
+def run_processes(experiment, workdir, mesh, *, count, devices, slices=1, outputs=None):
     """Trains with `count` processes of `devices` devices each.
 
     Returns what each process recorded for each update: the number of rows that it read, and the
@@ -167,6 +167,7 @@ def run_processes(experiment, workdir, mesh, *, count, devices, slices=1):
     for index, record in enumerate(records):
         fields = {"config": config, "workdir": workdir, "record": record, "index": index}
         fields |= {"coordinator": coordinator, "count": count, "slices": slices}
+        fields |= {"outputs": outputs} if outputs else {}
         running.append(
             subprocess.Popen(
                 [sys.executable, SCRIPT, json.dumps(fields, default=str)],
@@ -260,3 +261,56 @@ def test_two_simulated_slices_of_two_processes_equal_one_process(
     assert losses(tmp_path / "run") == pytest.approx(losses_of_one_device(small), abs=1e-5)
     held = [sorted(int(row) for row in one[0][1]) for one in recorded]
     assert held == [[*range(part * 4, part * 4 + 4)] for part in (0, 2, 1, 3)]
+
+
+OPEN = """
+import json, resource, sys, time
+import jax, numpy as np
+from bert_jax.models.bert import Bert
+from bert_jax.runs import load
+
+def memory():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+before, start = memory(), time.monotonic()
+run = load.load_run(sys.argv[1])
+seconds, grown = time.monotonic() - start, memory() - before
+known = np.load(sys.argv[2])
+ids, zero = known["ids"], np.zeros_like(known["ids"])
+arguments = {"params": run.params["bert"]}, ids, zero, zero + 1, zero[:, :1]
+output = jax.jit(Bert(run.model.config).apply)(*arguments)
+apart = [
+    float(np.abs(np.asarray(found) - known[name]).max())
+    for name, found in (("sequence", output.sequence_output), ("pooled", output.pooled_output))
+]
+size = sum(leaf.nbytes for leaf in jax.tree.leaves(run.params))
+print(json.dumps({"seconds": seconds, "memory": grown / size, "bytes": size, "apart": apart}))
+"""
+"""Opens a run as a notebook does, and measures seconds and memory beyond the imports."""
+
+
+@pytest.mark.slow
+def test_a_mini_of_two_processes_opens_on_one_cpu(twenty_steps, tmp_path):
+    mini = {
+        # The padding of the token table gives it the size of BERT's vocabulary.
+        **{"model.vocab_multiple": 30_528, "model.hidden_size": 256, "model.num_layers": 4},
+        **{"model.max_positions": 512, "model.scan_layers": True},
+        **{"training.steps": 1, "training.eval_every": 1, "training.checkpoint_every": 1},
+    }
+    experiment, outputs = override(twenty_steps, mini), tmp_path / "outputs.npz"
+    workdir = tmp_path / "run"
+    run_processes(experiment, workdir, "2x2x2", count=2, devices=4, outputs=outputs)
+    result = subprocess.run(
+        [sys.executable, "-c", OPEN, workdir, outputs],
+        env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(SCRIPT.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["bytes"] > 40e6
+    print(found)
+    assert found["seconds"] <= 3 and found["memory"] <= 1.5, found
+    # Outputs of order 1, from float32 sums whose order depends on the mesh.
+    assert max(found["apart"]) <= 1e-6, found

@@ -32,8 +32,8 @@ ty Tahitian, ug Uighur, uk Ukrainian, ur Urdu, uz Uzbek, ve Venda, vi Vietnamese
 wa Walloon, wo Wolof, xh Xhosa, yi Yiddish, yo Yoruba, za Zhuang, zh Chinese, zu Zulu"""
 
 LANGUAGES = dict(entry.split(" ", 1) for entry in re.split(r",\s", _NAMES))
-"""The English name of each code of ISO 639-1. If sentencex has no rules for a language, it uses those
-of a related one, or of English."""
+"""The English name of each code of ISO 639-1. If sentencex has no rules for a language, it uses
+those of a related one, or of English."""
 
 SENTENCE_F1 = {
     "ar": 1.0, "cs": 0.85, "de": 1.0, "el": 0.86, "en": 0.93, "fi": 1.0, "hi": 0.71, "tr": 1.0,

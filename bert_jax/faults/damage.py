@@ -224,7 +224,8 @@ def _check_files(step: Path) -> None:
     wanted = content["sha256"]
     names = [step / name for name in wanted]
     if content["format_version"] != FORMAT_VERSION:
-        raise _damaged(step, f"{DIGESTS_FILE} has format_version {content['format_version']}")
+        version = f"format_version {content['format_version']}, not {FORMAT_VERSION}"
+        raise _damaged(step, f"{DIGESTS_FILE} has {version}")
     try:
         found = _hash([name for name in names if name.is_file()], step)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Draws the losses and accuracies of a run beside baselines that need no model."""
+"""Draws the losses and accuracies of runs beside baselines that need no model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -14,29 +14,49 @@ PANELS = (
 """Metric, title of its panel, field of result.json with the baseline, and the baseline's label."""
 
 
-def draw(
-    rows: Sequence[dict[str, float]], result: dict[str, Any], figure: Figure | None = None
+Rows = Sequence[dict[str, float]]
+
+
+def draw(rows: Rows, result: dict[str, Any], figure: Figure | None = None) -> Figure:
+    """Returns the figure of a run, by default a new one, with a panel for each metric in the rows.
+
+    `result` is the content of `result.json`, which has the baselines.
+    """
+    return draw_runs({"": (rows, result)}, figure)
+
+
+def draw_runs(
+    runs: Mapping[str, tuple[Rows, dict[str, Any]]], figure: Figure | None = None
 ) -> Figure:
-    """Returns the figure, by default a new one, with a panel for each metric in the rows."""
-    panels = [panel for panel in PANELS if any(f"train/{panel[0]}" in row for row in rows)]
+    """Returns the figure of several runs. Maps the name of each to its rows and its result.
+
+    Each run has its own colour, if there are several.
+    """
+    known = {name for rows, _ in runs.values() for row in rows for name in row}
+    panels = [panel for panel in PANELS if f"train/{panel[0]}" in known]
     figure = figure or Figure()
     figure.set_size_inches(4.2 * len(panels), 3.2)
     figure.set_layout_engine("constrained")
     for axes, (metric, title, baseline, label) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
-        plot(axes, rows, metric)
-        if baseline in result:
-            axes.axhline(result[baseline], color="0.5", linestyle=":", label=label)
+        for number, (name, (rows, result)) in enumerate(runs.items()):
+            color, prefix = (f"C{number}", f"{name}, ") if len(runs) > 1 else (None, "")
+            plot(axes, rows, metric, prefix=prefix, color=color)
+            if baseline in result:
+                line = {"color": color or "0.5", "linestyle": ":", "label": prefix + label}
+                axes.axhline(result[baseline], **line)
         axes.set(title=title, xlabel="step")
         axes.title.set_fontsize("medium")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, fontsize="small" if len(runs) > 1 else None)
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def plot(axes: Axes, rows: Sequence[dict[str, float]], metric: str) -> None:
+def plot(
+    axes: Axes, rows: Rows, metric: str, *, prefix: str = "", color: str | None = None
+) -> None:
     """Draws a metric of the training batches (thin line) and of the held-out examples."""
     styles: dict[str, dict[str, Any]] = {
         "train": {"label": "training", "linewidth": 0.8, "alpha": 0.6},
@@ -44,4 +64,6 @@ def plot(axes: Axes, rows: Sequence[dict[str, float]], metric: str) -> None:
     }
     for split, style in styles.items():
         points = [(row["step"], row[name]) for row in rows if (name := f"{split}/{metric}") in row]
-        axes.plot(*zip(*points, strict=True), **style)
+        if points:
+            style["label"] = prefix + style["label"]
+            axes.plot(*zip(*points, strict=True), color=color, **style)

@@ -49,25 +49,32 @@ class Encoded:
     attentions: Float[np.ndarray, "layers heads queries keys"] | None = None
     """Attention probabilities: those of a query sum to 1."""
 
-    def plot_attention(self, layer: int, head: int, axes: Any = None) -> Any:
-        """Draws the attention map of a head as an image: a row for each query, a column for a key.
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention probabilities of all heads for a text or a pair."""
+
+    tokens: list[Token]
+    probabilities: Float[np.ndarray, "layers heads queries keys"]
+    """Those of a query sum to 1."""
+
+    def plot(self, layer: int, head: int, axes: Any = None) -> Any:
+        """Draws the map of a head as an image: a row for each query, a column for each key.
 
         `layer` and `head` count from 0. Returns matplotlib's axes, by default of a new figure.
 
         Raises:
-          ConfigError: there is no such layer or head, or `encode` did not return `attentions`.
+          ConfigError: there is no such layer or head.
         """
-        require(self.attentions is not None, "attentions", None, "encode(..., attentions=True)")
-        assert self.attentions is not None
         for name, value, count in zip(
-            ("layer", "head"), (layer, head), self.attentions.shape[:2], strict=True
+            ("layer", "head"), (layer, head), self.probabilities.shape[:2], strict=True
         ):
             require(0 <= value < count, name, value, f"0 to {count - 1}")
         import matplotlib.pyplot as plt
 
         pieces, numbers = [token.piece for token in self.tokens], range(len(self.tokens))
         axes = axes or plt.subplots(figsize=(1 + 0.3 * len(pieces),) * 2)[1]
-        axes.imshow(self.attentions[layer, head], vmin=0, vmax=1, cmap="Blues")
+        axes.imshow(self.probabilities[layer, head], vmin=0, vmax=1, cmap="Blues")
         axes.set_xticks(numbers, pieces, rotation=90)
         axes.set_yticks(numbers, pieces)
         axes.set(xlabel="key", ylabel="query", title=f"layer {layer}, head {head}")

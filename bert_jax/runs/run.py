@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from jaxtyping import Float
 
+from bert_jax.config.paths import open_path
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import CheckpointError, DataError, require
+from bert_jax.errors import CheckpointError, ConfigError, DataError, require
 from bert_jax.faults.run_files import RunResult, whole_rows
 from bert_jax.files import read_json_if_whole
 from bert_jax.interop.tensors import LoadingReport
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import Pooling
 from bert_jax.models.task import BertForTask
-from bert_jax.runs import description, encoding, fine_tuned, inference
-from bert_jax.runs.encoding import Encoded, Text, Token
+from bert_jax.runs import description, encoding, fine_tuned, inference, likelihood
+from bert_jax.runs.encoding import Attention, Encoded, Text, Token
 from bert_jax.runs.generation import generate
-from bert_jax.runs.likelihood import pseudo_log_likelihoods
 from bert_jax.tasks import prediction
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.training.experiment import Experiment, phases
@@ -126,6 +126,12 @@ class Run:
             raise DataError(f"texts is {texts!r}; accepted: a text, a pair of texts, or a list")
         return encoding.encode(self.text_model, [texts], **options)[0]
 
+    def attention(self, text: Text) -> Attention:
+        """Returns the attention of all heads for a text or a pair; its `plot` draws one."""
+        encoded = encoding.encode(self.text_model, [text], attentions=True)[0]
+        assert encoded.attentions is not None
+        return Attention(encoded.tokens, encoded.attentions)
+
     def similarity(
         self, a: Any, b: Any, pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Any:
@@ -140,8 +146,7 @@ class Run:
     ) -> Float[np.ndarray, "texts"]:
         """Returns the sum of log p(token | other tokens) of each text or pair, in nats (float64).
 
-        Divided by -ln 2 and by the number of characters of a text, it is bits per character, which
-        compares models with different vocabularies. A text costs a row for each of its tokens.
+        A text costs a row for each of its tokens.
 
         Raises:
           DataError: a text is too long. The message gives the index of the text, from 0.
@@ -149,7 +154,20 @@ class Run:
         """
         self.check_trained("masked_token_head")
         pairs = encoding.encode_texts(self.text_model, texts, truncate=truncate)
-        return pseudo_log_likelihoods(self.text_model, pairs)
+        return likelihood.pseudo_log_likelihoods(self.text_model, pairs)
+
+    def bits_per_character(self, texts: str | Sequence[Text]) -> float:
+        """Returns -`pseudo_log_likelihood` in bits, per character of all texts together.
+
+        It compares models with different vocabularies; lower is better. It is no size of compressed
+        text, because each token is predicted from both sides. Tokens of [UNK] hide characters, so a
+        vocabulary must cover the texts.
+
+        Raises:
+          DataError, CheckpointError: see `pseudo_log_likelihood`; or there is no character.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        return likelihood.bits_per_character(self.pseudo_log_likelihood(texts), texts)
 
     def next_sentence(self, a: Any, b: Any, *, truncate: bool = False) -> Any:
         """Returns the probability that text B follows text A: class 0 of the next-sentence head.
@@ -293,6 +311,16 @@ class Run:
         result = read_json_if_whole(self.path / "result.json", RunResult)
         return draw(self.metrics(), result, plt.figure()).axes
 
+    def evaluate(self, data: str | Path) -> dict[str, Any]:
+        """Returns metrics and baselines on the held-out examples of prepared data.
+
+        `data` is a directory that `prepare` made with the vocabulary of the run. The command
+        `bert_jax.evaluate` prints the same; `evaluation.evaluate_run` lists the errors.
+        """
+        from bert_jax.runs.evaluation import evaluate_run  # imports the data pipeline
+
+        return evaluate_run(self, str(open_path(data, name="the path of the data")))
+
     def metrics(self) -> list[dict[str, float]]:
         """Returns the rows of `metrics.jsonl`. A line on stderr names lines that are damaged.
 
@@ -303,3 +331,17 @@ class Run:
         if not file.exists():
             raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
         return whole_rows(file)
+
+    def metrics_frame(self) -> Any:
+        """Returns the rows of `metrics.jsonl` as a pandas DataFrame, whose index is the step.
+
+        Raises:
+          ConfigError: pandas is not installed.
+          CheckpointError: the file does not exist, because the weights are not from a run.
+        """
+        rows = self.metrics()
+        try:
+            import pandas  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ConfigError("metrics_frame needs pandas: pip install pandas") from error
+        return pandas.DataFrame(rows).set_index("step")

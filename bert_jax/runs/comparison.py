@@ -1,0 +1,151 @@
+"""Compares two opened models: what they are, configs, metrics, curves and masks."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from bert_jax.config.stored import diff
+from bert_jax.errors import DataError, require
+from bert_jax.faults.run_files import RunResult
+from bert_jax.files import read_json_if_whole
+from bert_jax.runs.description import describe
+
+Row = tuple[str, ...]
+"""What the row is about, and a cell for each model."""
+
+Table = tuple[str, list[Row]]
+"""Title and rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models side by side; `repr` and notebooks show `tables`."""
+
+    names: tuple[str, str]
+    config: dict[str, tuple[Any, Any]]
+    """The fields in which the configs differ, with both values. A field that one lacks is None."""
+    tables: list[Table]
+    """What the models are, their configs, their last held-out metrics, and how they fill masks."""
+    curves: dict[str, tuple[list[dict[str, float]], dict[str, Any]]]
+    """Rows of `metrics.jsonl` and content of `result.json` by name; empty for other weights."""
+
+    def __repr__(self) -> str:
+        return "\n\n".join(_as_text(title, ("", *self.names), rows) for title, rows in self.tables)
+
+    def _repr_html_(self) -> str:
+        return "".join(_as_html(title, ("", *self.names), rows) for title, rows in self.tables)
+
+    def plot_curves(self) -> Any:
+        """Draws the losses and accuracies of both runs, and returns matplotlib's axes.
+
+        Raises:
+          DataError: neither model is a run, so there are no curves.
+        """
+        names = ", ".join(self.names)
+        require(self.curves, "compare", names, "a run with metrics.jsonl", error=DataError)
+        import matplotlib.pyplot as plt
+
+        from bert_jax.runs.curves import draw_runs
+
+        return draw_runs(self.curves, plt.figure()).axes
+
+
+def compare(
+    run_a: Any, run_b: Any, texts: str | Sequence[str] = (), *, top_k: int = 3
+) -> Comparison:
+    """Compares two opened models: configs, metrics, curves, and the masks of `texts`.
+
+    Args:
+      run_a: a `Run`.
+      run_b: another `Run`, or another step of the same.
+      texts: texts with [MASK], which both models fill.
+      top_k: number of word pieces for each mask.
+
+    Raises:
+      DataError: a text has no [MASK], or is too long.
+      CheckpointError: a model lacks the masked-token head.
+    """
+    runs, texts = (run_a, run_b), [texts] if isinstance(texts, str) else list(texts)
+    names = _names(runs)
+    configs = [run.config for run in runs]
+    prefix = ""
+    if None in configs:
+        configs, prefix = [run.model.config for run in runs], "model."
+    differing = {prefix + name: values for name, values in diff(*configs).items()}
+    about = [describe(run) | {"experiment": _experiment(run)} for run in runs]
+    metrics = [_held_out(run) for run in runs]
+    answers = [run.fill_mask(texts, top_k) if texts else [] for run in runs]
+    tables: list[Table] = [
+        ("models", [(name, about[0][name], about[1][name]) for name in about[0]]),
+        ("config", [(name, *map(_shown, values)) for name, values in differing.items()]),
+        ("held out", [(n, *(_shown(m.get(n)) for m in metrics)) for n in metrics[0] | metrics[1]]),
+        *((text, list(_fillings(*both))) for text, *both in zip(texts, *answers, strict=True)),
+    ]
+    curves = {
+        name: (run.metrics(), read_json_if_whole(run.path / "result.json", RunResult))
+        for name, run in zip(names, runs, strict=True)
+        if (run.path / "metrics.jsonl").exists()
+    }
+    return Comparison(names=names, config=differing, tables=tables, curves=curves)
+
+
+def _names(runs: Sequence[Any]) -> tuple[str, str]:
+    """Returns the shortest of three names that tells the runs apart."""
+    for name in (
+        lambda run: run.path.name,
+        lambda run: str(run.path),
+        lambda run: f"{run.path}, step {run.step}",
+    ):
+        first, second = map(name, runs)
+        if first != second:
+            return first, second
+    return f"{first} (1)", f"{second} (2)"
+
+
+def _experiment(run: Any) -> str:
+    """Returns the experiment file or preset of the command that started a run."""
+    command = read_json_if_whole(run.path / "environment.json").get("command", ())
+    given = (part.removeprefix("--experiment=") for part in command if "--experiment=" in part)
+    return next(given, "not known")
+
+
+def _held_out(run: Any) -> dict[str, float]:
+    """Returns the last held-out metrics of a run up to its step, without `eval/`."""
+    rows = run.metrics() if (run.path / "metrics.jsonl").exists() else []
+    found: dict[str, float] = {}
+    for row in (row for row in rows if row["step"] <= run.step):
+        found |= {n.removeprefix("eval/"): v for n, v in row.items() if n.startswith("eval/")}
+    return found
+
+
+def _fillings(first: list[list[Any]], second: list[list[Any]]) -> Iterator[Row]:
+    """Yields a row for each mask and rank. Both models fill the same masks."""
+    for mask, both in enumerate(zip(first, second, strict=True), 1):
+        for rank, pieces in enumerate(zip(*both, strict=True), 1):
+            label = f"mask {mask}, {rank}." if len(first) > 1 else f"{rank}."
+            yield (label, *(f"{one.piece} {one.probability:.3f}" for one in pieces))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _as_text(title: str, header: Row, rows: list[Row]) -> str:
+    rows = rows or [("no difference", "", "")]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows))
+    return "\n".join([title, *lines])
+
+
+def _as_html(title: str, header: Row, rows: list[Row]) -> str:
+    rows = rows or [("no difference", "", "")]
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<table><caption>{escape(title)}</caption><tr>{head}</tr>{body}</table>"
