@@ -49,7 +49,9 @@ case "$suite" in
     fi
     EXTRA_REQUIREMENTS=requirements-test.txt
     source "$(dirname "$0")/environment.sh"
-    # All tests of a file run in one process, so its fixtures are made and compiled once.
-    python -m pytest -n 2 --dist loadfile "$@"
+    # All tests of a file run in one process, so its fixtures are made and compiled once. Files run
+    # in the order of their names: xdist would run files with a single long test at the end, when
+    # the other process has nothing left to do.
+    python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
     ;;
 esac

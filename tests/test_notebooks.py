@@ -12,13 +12,20 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+@pytest.fixture(scope="module")
+def run(experiment, tmp_path_factory) -> Path:
+    """The workdir of a short run. The notebooks only read it."""
+    workdir = tmp_path_factory.mktemp("notebooks") / "run"
+    train(experiment, workdir)
+    return workdir
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_a_notebook_runs(path, experiment, tmp_path, monkeypatch):
+def test_a_notebook_runs(path, run, monkeypatch):
     from nbclient import NotebookClient  # here, because it would slow down every collection
 
-    train(experiment, tmp_path / "run")
-    monkeypatch.setitem(os.environ, "RUN", str(tmp_path / "run"))
+    monkeypatch.setitem(os.environ, "RUN", str(run))
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}})
     executed = client.execute()

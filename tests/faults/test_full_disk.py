@@ -100,8 +100,13 @@ def test_a_full_disk_of_one_of_two_processes_ends_both(full, experiment, tmp_pat
     assert "a checkpoint cannot be written" in lines[1 - full]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("to", ["bert_jax", "huggingface"])
+@pytest.mark.parametrize(
+    "to",
+    [
+        pytest.param("bert_jax", marks=pytest.mark.slow),
+        pytest.param("huggingface", marks=pytest.mark.long),
+    ],
+)
 def test_convert_leaves_nothing_behind(to, commanded, tmp_path):
     output = tmp_path / "converted"
     command = ("convert", f"--source={commanded[1]}", f"--output={output}", f"--to={to}")
@@ -110,8 +115,13 @@ def test_convert_leaves_nothing_behind(to, commanded, tmp_path):
     assert run(*command)[0] == 0 and load_run(output).step == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("module", ["predict", "evaluate"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param("predict", marks=pytest.mark.slow),
+        pytest.param("evaluate", marks=pytest.mark.long),
+    ],
+)
 def test_output_that_cannot_be_written_ends_the_command(module, commanded, experiment):
     arguments = {"predict": "--task=embed", "evaluate": f"--data={experiment.data.directory}"}
     command = (module, f"--run={commanded[1]}", arguments[module])

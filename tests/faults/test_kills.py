@@ -145,7 +145,7 @@ def test_preparation(experiment, kills, rng, tmp_path):
     assert len(everything) > 48 and files_of(killed, "*") == everything
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fine_tuning(fine_tuning, experiment, kills, rng, tmp_path):
     pretrained = tmp_path / "pretrained"
     train(experiment, pretrained)

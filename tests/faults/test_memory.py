@@ -164,12 +164,14 @@ def file(experiment, tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "assignment", "said"),
     [
-        ("bench", "data.batch_size=1000000", "activations 3"),
-        ("pretrain", "evaluation.batch_size=1000000", "Out of memory allocating "),
+        pytest.param("bench", "data.batch_size=1000000", "activations 3", marks=pytest.mark.long),
+        pytest.param(
+            *("pretrain", "evaluation.batch_size=1000000", "Out of memory allocating "),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["update", "evaluation"],
 )

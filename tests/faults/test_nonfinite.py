@@ -212,9 +212,12 @@ def test_a_run_ends_when_it_would_leave_out_too_many_updates(short, run, tmp_pat
     assert steps_in(tmp_path / "run") == {6}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "changes"), [("rollback", {}), ("skip", {"training.microbatches": 2})]
+    ("mode", "changes"),
+    [
+        pytest.param("rollback", {}, marks=pytest.mark.long),
+        pytest.param("skip", {"training.microbatches": 2}, marks=pytest.mark.slow),
+    ],
 )
 def test_phases_and_microbatches(mode, changes, two_phases, run, tmp_path):
     """The last step of the first phase, the first two of the second, and the last of the run."""
@@ -235,7 +238,7 @@ def test_a_row_without_any_update_has_no_mean(short, run, tmp_path):
     ("mode", "signalled"),
     [
         pytest.param("skip", 8, marks=pytest.mark.slow),
-        pytest.param("rollback", 8, marks=pytest.mark.slow),
+        pytest.param("rollback", 8, marks=pytest.mark.long),
         pytest.param("rollback", 10, marks=pytest.mark.long),
         pytest.param("stop", 9, marks=pytest.mark.slow),
     ],
@@ -381,13 +384,8 @@ def last_row(workdir):
     return max((json.loads(row)["step"] for row in rows if row.endswith("\n")), default=0)
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        pytest.param("skip", marks=pytest.mark.long),
-        pytest.param("rollback", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["skip", "rollback"])
 def test_kill_9_at_any_time_changes_nothing(mode, short, tmp_path):
     bad = [7, 12, 31, 32, 55]
     changes = {
@@ -415,14 +413,8 @@ def test_kill_9_at_any_time_changes_nothing(mode, short, tmp_path):
     assert_same_bits(saved(experiment, workdir, 60), saved(experiment, tmp_path / "alone", 60))
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        pytest.param("skip", marks=pytest.mark.long),
-        pytest.param("rollback", marks=pytest.mark.slow),
-        pytest.param("stop", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["skip", "rollback", "stop"])
 def test_two_processes_decide_alike(mode, short, tmp_path):
     changes = {"mesh.fsdp": 2, "training.on_nonfinite": mode}
     config = tmp_path / "config.json"

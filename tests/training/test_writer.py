@@ -103,6 +103,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_writes_no_row(loss, tmp_path
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", ["eval/loss", "eval/sentiment"])
+def test_a_held_out_value_or_a_probe_that_is_not_finite_is_named(name, tmp_path):
+    with RunWriter(tmp_path, CONFIG, 0) as writer:
+        writer.add(metrics(1.0))
+        with pytest.raises(DivergenceError, match=f"{name} is nan at step 2") as raised:
+            writer.write(2, writer.read_row() | {name: math.nan})
+    assert raised.value.status == 2 and not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_a_json_file_is_replaced_completely(tmp_path):
     file = tmp_path / "result.json"
     write_json(file, {"a": 1})
