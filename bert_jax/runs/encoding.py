@@ -107,12 +107,12 @@ def encode(
     """
     pairs = encode_texts(model, texts, truncate=truncate)
     encoded: dict[int, Encoded] = {}
-    for numbers, layout in inference.lay_out_batches(model, pairs):
+    for batch in inference.lay_out_batches(model, pairs):
         params, config = model.params["bert"], model.model.config
-        output = jax.device_get(_encode(config, params, layout, hidden_states, attentions))
-        for row, number in enumerate(numbers):
+        output = jax.device_get(_encode(config, params, batch.layout, hidden_states, attentions))
+        for number, row, slot, start in batch.places():
             tokens = _tokens(model, texts[number], pairs[number])
-            encoded[number] = _of_row(output, row, tokens)
+            encoded[number] = _of_text(output, row, slot, start, tokens)
     return [encoded[number] for number in range(len(texts))]
 
 
@@ -147,20 +147,20 @@ def _tokens(model: TextModel, text: Text, pair: Pair) -> list[Token]:
     return tokens
 
 
-def _of_row(output: EncoderOutput, row: int, tokens: list[Token]) -> Encoded:
-    count = len(tokens)
+def _of_text(
+    output: EncoderOutput, row: int, slot: int, start: int, tokens: list[Token]
+) -> Encoded:
+    place = slice(start, start + len(tokens))
     states, attentions = output.hidden_states, output.attentions
     if states is not None:
         assert output.embedding_output is not None
-        states = np.concatenate(
-            [output.embedding_output[None, row, :count], states[:, row, :count]]
-        )
+        states = np.concatenate([output.embedding_output[None, row, place], states[:, row, place]])
     return Encoded(
         tokens,
-        np.asarray(output.sequence_output[row, :count]),
-        np.asarray(output.pooled_output[row, 0]),
+        np.array(output.sequence_output[row, place]),
+        np.array(output.pooled_output[row, slot]),
         states,
-        None if attentions is None else np.asarray(attentions[:, row, :, :count, :count]),
+        None if attentions is None else np.array(attentions[:, row, :, place, place]),
     )
 
 

@@ -55,7 +55,8 @@ def generate(
         at_most = f"at most {room}, for {len(prompt)} pieces and model.max_positions {limit}"
         require(length <= room, "length", length, at_most, error=DataError)
     pair = fit(model, [*prompt, *[model.tokenizer.mask_id] * length], [], truncate=False)
-    ((_, layout),) = lay_out_batches(model, [pair])
+    (batch,) = lay_out_batches(model, [pair])
+    layout = batch.layout
     first = 1 + len(prompt)  # after [CLS]
     permitted = _text_pieces(model.tokenizer, model.model.config.padded_vocab_size)
     starts = permitted.copy()

@@ -1,11 +1,10 @@
 """Inference on texts: fills masks, computes vectors, and predicts whether B follows A.
 
-Rows have the same layout as in training. A batch has 1, 8 or 32 rows of 32, 64, 128, ... positions,
-up to `model.max_positions`. With so few shapes, few programs are compiled.
+Rows have the same layout as in training; `bert_jax.runs.rows` describes their lengths.
 """
 
 import warnings
-from collections import defaultdict
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -16,17 +15,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bert_jax.data.batch import Batch
-from bert_jax.data.masking import BatchForm, Layout, lay_out
+from bert_jax.data.masking import Layout
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import DataError, located, require
 from bert_jax.models.bert import Bert, BertForPretraining, EncoderOutput, apply
 from bert_jax.models.config import Pooling
+from bert_jax.models.heads import gather_positions
 from bert_jax.models.pooling import pool
+from bert_jax.runs import rows
+from bert_jax.runs.rows import PackedBatch
 
 MASK = "[MASK]"
-SHORTEST_ROW = 32
-ROWS = (1, 8, 32)
 
 
 class TextModel(NamedTuple):
@@ -109,7 +109,7 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
         _warn_of_untrained_positions(model.trained_length)
     for _ in range(over):
         a, b = (a[:-1], b) if len(a) >= len(b) else (a, b[:-1])
-    return Pair(a, b, 0)
+    return Pair(array("i", a), array("i", b), 0)  # a third of the memory of lists
 
 
 @cache
@@ -171,17 +171,19 @@ def fill_mask(model: TextModel, pairs: Sequence[Pair], *, top_k: int) -> list[li
     require(top_k >= 1, "top_k", top_k, "at least 1")
     answers: list[list[list[Filling]]] = [[] for _ in pairs]
     vocab_size, pieces = model.tokenizer.vocab_size, model.tokenizer.pieces
-    for numbers, layout in lay_out_batches(model, pairs):
+    for batch in lay_out_batches(model, pairs):
+        layout = batch.layout
         masks = [np.flatnonzero(ids == model.tokenizer.mask_id) for ids in layout.token_ids]
-        width = 1 << (max(map(len, masks)) - 1).bit_length()  # a power of two, for few shapes
+        width = 1 << max(max(map(len, masks)) - 1, 0).bit_length()  # a power of two, for few shapes
         positions = np.zeros((len(masks), width), np.int32)
         for row, found in enumerate(masks):
             positions[row, : len(found)] = found
         probabilities = np.asarray(
             _token_probabilities(model.model, model.params, as_batch(layout, positions), vocab_size)
         )
-        for row, number in enumerate(numbers):
-            of_masks = probabilities[row, : len(masks[row])]
+        for number, row, slot, _ in batch.places():
+            of_text = layout.pack_ids[row, masks[row]] == slot + 1
+            of_masks = probabilities[row, : len(masks[row])][of_text]
             best = np.argsort(-of_masks, axis=-1, kind="stable")[:, :top_k]
             answers[number] = [
                 [Filling(pieces[i], float(of_mask[i])) for i in ids]
@@ -195,19 +197,19 @@ def embed(
 ) -> Float[np.ndarray, "texts embed"]:
     """Returns a float32 vector for each text; `bert_jax.models.pooling` lists the poolings."""
     vectors = np.zeros((len(pairs), model.model.config.hidden_size), np.float32)
-    for numbers, layout in lay_out_batches(model, pairs):
-        found = _embed(model.model, model.params, layout, pooling)
-        vectors[numbers] = np.asarray(found)[: len(numbers)]
+    for batch in lay_out_batches(model, pairs):
+        found = np.asarray(_embed(model.model, model.params, batch.layout, pooling))
+        vectors[batch.numbers] = found[batch.rows, batch.slots]
     return vectors
 
 
 def next_sentence(model: TextModel, pairs: Sequence[Pair]) -> Float[np.ndarray, "pairs"]:
     """Returns for each pair the probability that B follows A: class 0 of the head."""
     follows = np.zeros(len(pairs), np.float32)
-    for numbers, layout in lay_out_batches(model, pairs):
-        batch = as_batch(layout, np.zeros((len(layout.token_ids), 1), np.int32))
-        found = _pair_probabilities(model.model, model.params, batch)
-        follows[numbers] = np.asarray(found)[: len(numbers), 0, 0]
+    for batch in lay_out_batches(model, pairs):
+        rows = as_batch(batch.layout, np.zeros((len(batch.layout.token_ids), 1), np.int32))
+        found = np.asarray(_pair_probabilities(model.model, model.params, rows))
+        follows[batch.numbers] = found[batch.rows, batch.slots, 0]
     return follows
 
 
@@ -222,30 +224,14 @@ def cosine(
 # ---- Rows --------------------------------------------------------------------------------------
 
 
-def lay_out_batches(model: TextModel, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], Layout]]:
-    """Yields batches, as (indices of the pairs, rows). Rows of a batch have the same length.
-
-    Rows after the last pair hold only padding.
-    """
-    by_length = defaultdict(list)
-    limit, tokenizer = model.model.config.max_positions, model.tokenizer
-    for number, pair in enumerate(pairs):
-        by_length[padded_length(_row_length(model, pair), limit)].append(number)
-    for length, numbers in sorted(by_length.items()):
-        for start in range(0, len(numbers), ROWS[-1]):
-            chunk = numbers[start : start + ROWS[-1]]
-            form = BatchForm(
-                batch_size=next(rows for rows in ROWS if rows >= len(chunk)),
-                sequence_length=length,
-                tokenizer=tokenizer,
-                single_text_separator=model.single_text_separator,
-            )
-            yield chunk, lay_out([[pairs[number]] for number in chunk], form=form)
-
-
-def padded_length(tokens: int, limit: int) -> int:
-    """Rounds a number of tokens up to a power of two, but at least to 32 and at most to `limit`."""
-    return min(max(SHORTEST_ROW, 1 << (tokens - 1).bit_length()), limit)
+def lay_out_batches(model: TextModel, pairs: Iterable[Pair]) -> Iterator[PackedBatch]:
+    """Yields batches of the texts and pairs, as `bert_jax.runs.rows` packs them."""
+    return rows.lay_out_batches(
+        pairs,
+        limit=model.model.config.max_positions,
+        tokenizer=model.tokenizer,
+        single_text_separator=model.single_text_separator,
+    )
 
 
 def _row_length(model: TextModel, pair: Pair) -> int:
@@ -280,7 +266,7 @@ def _pair_probabilities(
 @partial(jax.jit, static_argnums=(0, 3))
 def _embed(
     model: BertForPretraining, params: Any, layout: Layout, pooling: Pooling
-) -> Float[Array, "batch embed"]:
+) -> Float[Array, "batch pairs embed"]:
     output = Bert(model.config).apply(
         {"params": params["bert"]},
         layout.token_ids,
@@ -290,4 +276,11 @@ def _embed(
         keep_hidden_states=pooling == "last4",
     )
     assert isinstance(output, EncoderOutput)
-    return pool(output, jnp.asarray(layout.pack_ids) > 0, pooling)
+    if pooling == "pooled":
+        return output.pooled_output.astype(jnp.float32)
+    if pooling == "cls":
+        first = gather_positions(output.sequence_output, jnp.asarray(layout.cls_positions))
+        return first.astype(jnp.float32)
+    slots = jnp.arange(layout.cls_positions.shape[1])
+    of_text = jnp.asarray(layout.pack_ids) == slots[:, None, None] + 1  # [P, B, S]
+    return jax.vmap(partial(pool, output, pooling=pooling), out_axes=1)(of_text)
