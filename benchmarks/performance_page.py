@@ -2,8 +2,9 @@
 
   python benchmarks/performance_page.py
 
-The records are docs/runs/performance.json, which `bash launch/bench.sh` makes, and
-docs/runs/time_to_quality.json, which benchmarks/time_to_quality.py makes. A table stands between
+The records are docs/runs/performance.json, which `bash launch/bench.sh` makes,
+docs/runs/time_to_quality.json, which benchmarks/time_to_quality.py makes, and
+docs/runs/use_speed.json, which benchmarks/use_speed.py makes. A table stands between
 the lines `<!-- NAME -->` and `<!-- end -->` of the page. Everything else is written by hand.
 """
 
@@ -24,6 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "performance.md"
 RECORD = DOCS / "runs" / "performance.json"
 QUALITY = DOCS / "runs" / "time_to_quality.json"
+USE = DOCS / "runs" / "use_speed.json"
 GROWTH_FIGURE = DOCS / "runs" / "performance_growth.png"
 PARTS_FIGURE = DOCS / "runs" / "performance_parts.png"
 
@@ -175,6 +177,42 @@ def quality_table(quality: Record) -> str:
     return table(head, rows)
 
 
+def use_table(record: Record) -> str:
+    """Returns the table of benchmarks/use_speed.py. Its last line describes the machine."""
+    head = (
+        "work",
+        "side",
+        "ms (min to max)",
+        "slots / token",
+        "ratio (min to max)",
+        "ratio of CPU",
+    )
+    rows = []
+    for name, result in record["results"].items():
+        sides = result["rounds"]
+        tokens = sides[OURS][0]["tokens"]
+        for side, rounds in sides.items():
+            found = [1e3 * one["seconds"] for one in rounds]
+            row = [name if side == OURS else "", side]
+            row += [
+                f"{median(rounds, 'seconds') * 1e3:,.0f} ({min(found):,.0f} to {max(found):,.0f})"
+            ]
+            row += [f"{rounds[0]['slots'] / tokens:.2f}"]
+            if side == OURS:
+                row += ["", ""]
+            else:
+                wall, used = (result["ratios"][name] for name in ("seconds", "cpu_seconds"))
+                row += [f"{wall['ratio']:.2f} ({wall['min']:.2f} to {wall['max']:.2f})"]
+                row += [f"{used['ratio']:.2f}"]
+            rows.append(row)
+    machine = record["machine"]
+    text = f"{machine['processor']}, {machine['cores']} cores, commit {machine['commit'][:7]}"
+    cosines = [one["smallest_cosine"] for one in record["results"].values()]
+    smallest = min(filter(None, cosines))
+    text += f", {machine['date']}. The smallest cosine of a text's two vectors is {smallest:.7f}."
+    return f"{table(head, rows)}\n\n{text}"
+
+
 TABLES: dict[str, tuple[Path, Callable[[Record], str]]] = {
     "machine": (RECORD, machine_table),
     "peers": (RECORD, peers_table),
@@ -184,6 +222,7 @@ TABLES: dict[str, tuple[Path, Callable[[Record], str]]] = {
     "dropout": (RECORD, lambda record: variants_table(record, "dropout")),
     "variants": (RECORD, lambda record: variants_table(record, "variants")),
     "quality": (QUALITY, quality_table),
+    "use": (USE, use_table),
 }
 """The record and the function of each table. Without its record, a table stays as it is."""
 
@@ -238,7 +277,7 @@ def write() -> None:
         record = json.loads(RECORD.read_text(encoding="utf-8"))
         growth_figure(record).savefig(GROWTH_FIGURE, dpi=110)
         parts_figure(record).savefig(PARTS_FIGURE, dpi=110)
-    print(f"{PAGE} has the figures of {RECORD.name} and {QUALITY.name}")
+    print(f"{PAGE} has the figures of {RECORD.name}, {QUALITY.name} and {USE.name}")
 
 
 if __name__ == "__main__":

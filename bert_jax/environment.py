@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -29,11 +31,35 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 def configure_jax() -> None:
     """Adds this package's XLA flags and turns on the compilation cache.
 
-    The user's own flags and cache directory take precedence. Call this before jax is imported.
+    The user's own flags and cache directory take precedence. Commands call this before jax is
+    imported, and `load_run` calls it when jax may be in use. XLA reads its flags when jax starts
+    its devices. If that has happened without the flags, they cannot be added, and a warning says
+    so once.
     """
-    xla_flags.set_variables()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    if "jax" not in sys.modules:
+        xla_flags.set_variables()
+        return
+    import jax
+    from jax._src import xla_bridge  # jax has no public way to ask whether its devices are started
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:  # jax was imported without it
+        jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if not xla_bridge.backends_are_initialized():
+        xla_flags.set_variables()
+    elif missing := xla_flags.missing("XLA_FLAGS", os.environ.get("XLA_FLAGS", "")):
+        _warn_of_missing_flags(" ".join(missing))
+
+
+@cache
+def _warn_of_missing_flags(flags: str) -> None:
+    """Warns once that XLA runs without `flags`."""
+    warnings.warn(
+        f"jax started before load_run was called, so XLA runs without {flags}, and models may be "
+        f"slower; call load_run before other functions of jax, or set XLA_FLAGS={flags}",
+        stacklevel=4,
+    )
 
 
 def plain_console(*, stderr: bool = False) -> Console:

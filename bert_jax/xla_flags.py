@@ -67,15 +67,19 @@ Only libtpu reads LIBTPU_INIT_ARGS. An unknown flag ends the process.
 """
 
 
+def missing(variable: str, given: str) -> list[str]:
+    """Returns the flags of `FLAGS` for an environment variable that are not in `given`."""
+    names = {flag.partition("=")[0].lstrip("-") for flag in given.split()}
+    ours = (flag for flag in FLAGS if VARIABLES[flag.platform] == variable)
+    return [f"{flag.name}={flag.value}" for flag in ours if flag.name.lstrip("-") not in names]
+
+
 def merge(variable: str, given: str) -> str:
     """Returns the flags of `FLAGS` for an environment variable, then the user's flags, `given`.
 
     If the user gives a flag of `FLAGS`, only the user's value is in the result.
     """
-    names = {flag.partition("=")[0].lstrip("-") for flag in given.split()}
-    ours = (flag for flag in FLAGS if VARIABLES[flag.platform] == variable)
-    added = [f"{flag.name}={flag.value}" for flag in ours if flag.name.lstrip("-") not in names]
-    return " ".join([*added, *given.split()])
+    return " ".join([*missing(variable, given), *given.split()])
 
 
 def set_variables() -> None:

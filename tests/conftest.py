@@ -12,7 +12,8 @@ CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
 
 # These must be set before jax is imported. The commands that tests start inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = xla_flags(devices=8)
+# XLA's own width of vectors. Without it, the first test that calls load_run would set ours.
+os.environ["XLA_FLAGS"] = f"{xla_flags(devices=8)} --xla_cpu_prefer_vector_width=256"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

@@ -210,11 +210,44 @@ def test_flags_of_the_user_replace_ours(monkeypatch):
     width = "--xla_cpu_prefer_vector_width"
     given = {"XLA_FLAGS": f"--xla_dump_to=a  {width}=256", "HOME": "home"}
     monkeypatch.setattr(os, "environ", given)
-    environment.configure_jax()
+    xla_flags.set_variables()
     assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=a {width}=256"
     assert os.environ["LIBTPU_INIT_ARGS"] == xla_flags.merge("LIBTPU_INIT_ARGS", "")
-    environment.configure_jax()  # a second call changes nothing
+    xla_flags.set_variables()  # a second call changes nothing
     assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=a {width}=256"
+
+
+START = """
+import os, sys, warnings
+import jax
+if sys.argv[1] == "late":
+    jax.devices()
+from bert_jax import load_run
+from bert_jax.errors import CheckpointError
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        try:
+            load_run("missing")
+        except CheckpointError:
+            pass
+print(os.environ.get("XLA_FLAGS", ""), jax.config.jax_compilation_cache_dir)
+print([str(one.message) for one in said if "jax started" in str(one.message)])
+"""
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_load_run_sets_up_xla_or_warns_once_that_jax_has_started(when, tmp_path):
+    clean = {"XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"}
+    env = {name: value for name, value in os.environ.items() if name not in clean}
+    env |= {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", START, when]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    flags, said = result.stdout.splitlines()
+    assert flags.endswith(f"{tmp_path}/bert_jax/xla")
+    width = "--xla_cpu_prefer_vector_width=512"
+    assert (width in flags) == (when == "early")
+    assert said.count("jax started") == said.count(f"XLA_FLAGS={width}") == (when == "late")
 
 
 def test_a_flag_is_replaced_by_its_whole_name():

@@ -146,8 +146,8 @@ def test_texts_share_rows_and_batches_of_few_shapes(run):
     model = run.text_model
     pairs = [Pair([9] * n, [], 0) for n in (40, 3, *[5] * 39, 62)]
     found = list(inference.lay_out_batches(model, pairs))
-    # 62 + 2 tokens fill a row of 64. 42 + 3 * 7 is a row, and so is 9 * 7, four times.
-    assert [len(batch.layout.token_ids) for batch in found] == [1] * 6
+    # Rows of 64 hold 62 + 2 tokens, 42 + 3 * 7, four times 9 * 7, and the rest, 5.
+    assert [len(batch.layout.token_ids) for batch in found] == [1] * 7
     assert sum(len(batch.numbers) for batch in found) == len(pairs)
     for batch in found:
         lengths = [len(pairs[number].a) + 2 for number in batch.numbers]

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from bert_jax import environment
 from bert_jax.config import from_json
 from bert_jax.config.paths import is_remote, open_path
 from bert_jax.data.tokenizers.files import tokenizer_from_json
@@ -42,6 +43,8 @@ def load_run(
 ) -> Run:
     """Loads a trained model onto the CPU.
 
+    The call sets up XLA as the commands do, or warns once that jax has already started.
+
     Args:
       path: a run, an output directory of `convert`, a Hugging Face directory, or Google's
         `bert_model.ckpt` with `bert_config.json` and `vocab.txt` beside it. A directory of
@@ -59,6 +62,7 @@ def load_run(
       CheckpointError, DataError: the path holds no such model, the checkpoint does not exist, a
         file is damaged or missing, or an array does not match the model.
     """
+    environment.configure_jax()
     whole = isinstance(path, str | os.PathLike) and str(path)
     require(whole, "the path of a run", path, "the path of a directory", error=CheckpointError)
     path = open_path(path, name="the path of a run")
