@@ -10,7 +10,7 @@ which includes compilation.
 
   sentences     `embed` of film reviews of one sentence, mean pooling
   paragraphs    `embed` of Wikipedia paragraphs, mean pooling
-  fine-tuning   updates of a classification of 32 reviews, cut to 64 tokens and padded to the longest
+  fine-tuning   updates of a classification of 32 reviews of at most 64 tokens
 
 torch embeds batches of 32 texts of similar length, padded to the longest, with SDPA. Its update has
 the same rows, dropout rates, clipping and AdamW (fused). Both sides use all cores, and torch keeps
