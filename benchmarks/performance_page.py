@@ -201,9 +201,9 @@ def use_table(record: Record) -> str:
             if side == OURS:
                 row += ["", ""]
             else:
-                wall, used = (result["ratios"][name] for name in ("seconds", "cpu_seconds"))
-                row += [f"{wall['ratio']:.2f} ({wall['min']:.2f} to {wall['max']:.2f})"]
-                row += [f"{used['ratio']:.2f}"]
+                ratio = result["ratio"]
+                row += [f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"]
+                row += [f"{ratio['fastest']:.2f}"]
             rows.append(row)
     machine = record["machine"]
     text = f"{machine['processor']}, {machine['cores']} cores, commit {machine['commit'][:7]}"
