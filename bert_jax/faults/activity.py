@@ -17,8 +17,8 @@ PACKAGE = Path(__file__).parents[1]
 
 T = TypeVar("T")
 
-COMPILES = "XLA compiles"
-"""Name of the work in `Activity.place` while XLA compiles a program, for any kind of work."""
+COMPILES = "jax compiles"
+"""Name of any work in `Activity.place` while jax traces, lowers or compiles a program."""
 
 Work = Literal["start", "compilation", "updates", "evaluation", "saving"]
 
@@ -83,7 +83,7 @@ class Activity:
         }
 
     def seconds_without_progress(self) -> float:
-        """Returns the seconds since the last progress, or 0 while XLA compiles."""
+        """Returns the seconds since the last progress, or 0 while jax compiles."""
         if self._compiles():
             self.progress()
         return time.monotonic() - self._progress
@@ -97,7 +97,7 @@ class Activity:
         return f"at step {self._step}, {work}, {' in '.join(dict.fromkeys(lines))}"
 
     def _compiles(self) -> bool:
-        compiler = "jax/_src/compiler.py"
+        compiler = ("interpreters/partial_eval.py", "interpreters/mlir.py", "jax/_src/compiler.py")
         return any(frame.f_code.co_filename.endswith(compiler) for frame in self._frames())
 
     def _frames(self) -> Iterator[FrameType]:

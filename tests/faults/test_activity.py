@@ -5,9 +5,10 @@ import os
 import time
 from datetime import UTC, datetime
 
+import jax
 import pytest
 
-from bert_jax.faults.activity import Activity, lost_seconds
+from bert_jax.faults.activity import COMPILES, Activity, lost_seconds
 
 
 def test_the_seconds_of_each_kind_of_work_add_up():
@@ -31,6 +32,15 @@ def test_progress_ends_a_stall_and_compilation_is_none():
     assert list(activity.each([1, 2])) == [1, 2]
     assert activity.seconds_without_progress() < 0.05
     seen = {}
+
+    def traced(value):
+        time.sleep(0.05)
+        assert COMPILES in activity.place()
+        seen["seconds"] = activity.seconds_without_progress()
+        return value
+
+    jax.jit(traced).lower(1.0)
+    assert seen.pop("seconds") < 0.05
     code = compile("wait()\nseen['seconds'] = ask()", "jax/_src/compiler.py", "exec")
     exec(
         code,
