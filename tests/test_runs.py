@@ -145,7 +145,7 @@ def test_two_runs_are_compared_side_by_side(run, trained, experiment, tmp_path):
         6,
     ]  # two curves and a baseline of each
     labels = [text.get_text() for text in axes[0].get_legend().get_texts()]
-    assert labels[0] == "run, training" and labels[-1] == "<other>, unigram"
+    assert labels[0] == "run, training" and labels[-1] == "unigram"
 
 
 def test_a_run_is_compared_with_its_earlier_step_and_with_foreign_weights(run, trained):

@@ -30,22 +30,24 @@ def draw_runs(
 ) -> Figure:
     """Returns the figure of several runs. Maps the name of each to its rows and its result.
 
-    Each run has its own colour, if there are several.
+    Each of several runs has its own colour. A baseline that they share is drawn once.
     """
-    known = {name for rows, _ in runs.values() for row in rows for name in row}
-    panels = [panel for panel in PANELS if f"train/{panel[0]}" in known]
+    logged = {name for rows, _ in runs.values() for row in rows for name in row}
+    panels = [panel for panel in PANELS if f"train/{panel[0]}" in logged]
     figure = figure or Figure()
     figure.set_size_inches(4.2 * len(panels), 3.2)
     figure.set_layout_engine("constrained")
     for axes, (metric, title, baseline, label) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
+        known = {result[baseline] for _, result in runs.values() if baseline in result}
         for number, (name, (rows, result)) in enumerate(runs.items()):
             color, prefix = (f"C{number}", f"{name}, ") if len(runs) > 1 else (None, "")
             plot(axes, rows, metric, prefix=prefix, color=color)
-            if baseline in result:
-                line = {"color": color or "0.5", "linestyle": ":", "label": prefix + label}
-                axes.axhline(result[baseline], **line)
+            if len(known) > 1 and baseline in result:
+                axes.axhline(result[baseline], color=color, linestyle=":", label=prefix + label)
+        if len(known) == 1:
+            axes.axhline(known.pop(), color="0.5", linestyle=":", label=label)
         axes.set(title=title, xlabel="step")
         axes.title.set_fontsize("medium")
         axes.legend(frameon=False, fontsize="small" if len(runs) > 1 else None)
