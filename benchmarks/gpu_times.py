@@ -31,7 +31,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 """Fields of the experiment that differ, for our sides."""
 
-SMALL_SIDES = ("tiny@512 bert_jax", "tiny@512 strongest", "tiny@128 bert_jax", "tiny@128 stock")
+SMALL_SIDES = ("tiny@512 bert_jax", "tiny@512 strongest", "tiny@128 stock")
 
 
 def check_times(write: Callable[..., None], *, small: bool, **_options: Any) -> None:
