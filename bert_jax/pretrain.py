@@ -17,21 +17,24 @@ on GKE and on a Cloud TPU slice. Elsewhere, give --coordinator, --process_count 
 """
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from bert_jax import command, cpu, environment
-from bert_jax.config.paths import open_path
+from bert_jax import command, config, cpu, environment
+from bert_jax.config.paths import is_remote, open_path
 from bert_jax.data.passport import load_passport
-from bert_jax.errors import located, require
+from bert_jax.errors import ConfigError, located, require
 from bert_jax.faults.memory import explain_lack_of_memory
 
 if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
     from bert_jax.training.experiment import Experiment
+    from bert_jax.training.writer import Tracker
 
 
 def main() -> None:
@@ -74,6 +77,7 @@ def main() -> None:
     from bert_jax.runs.initial import open_initial_weights
     from bert_jax.training.checkpoint import latest_step
     from bert_jax.training.train import train
+    from bert_jax.training.writer import TRACKERS
 
     profile_steps = range(0)
     if flags.FLAGS.profile_steps is not None:
@@ -83,6 +87,8 @@ def main() -> None:
     probes = [_load_probe(experiment)] if experiment.evaluation.probe else []
     alone = command.exclusive(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
     with alone, explain_lack_of_memory(experiment):
+        if flags.FLAGS.tracker == "wandb" and jax.process_index() == 0:
+            TRACKERS.append(_wandb_tracker(experiment, workdir))
         weights = open_initial_weights(experiment, workdir)
         result = train(
             experiment, workdir, probes=probes, weights=weights, profile_steps=profile_steps
@@ -133,6 +139,34 @@ def _load_probe(experiment: "Experiment") -> Callable[[Any], dict[str, float]]:
     return make_probe(task, experiment.model, load_tokenizer(experiment.data.directory))
 
 
+def _wandb_tracker(experiment: "Experiment", workdir: Path) -> "Tracker":
+    """Starts a run of Weights & Biases, without network by default, and returns its tracker.
+
+    The run is written to `workdir`/wandb; `wandb sync` sends it. With the variable
+    WANDB_MODE=online, it is sent at once. All starts of a run have the same id. Their rows have a
+    scalar `step`, because a resumed run makes some steps again.
+
+    Raises:
+      ConfigError: wandb is not installed, or the workdir is not local.
+    """
+    require(not is_remote(workdir), "--workdir", str(workdir), "a local one, with --tracker")
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ConfigError("--tracker is 'wandb'; accepted: pip install wandb first") from error
+    run = wandb.init(
+        project="bert_jax",
+        id=f"{re.sub(r'[^a-zA-Z0-9_-]', '-', workdir.name)}-{config.config_hash(experiment)}",
+        dir=str(workdir),
+        config=config.flatten(experiment),
+        mode=os.environ.get("WANDB_MODE", "offline"),
+        resume="allow",
+        settings=wandb.Settings(console="off"),
+    )
+    run.define_metric("*", step_metric="step")
+    return lambda step, row: run.log({"step": step} | row)
+
+
 def _print_timeline(experiment: "Experiment") -> None:
     import jax
 
@@ -152,6 +186,9 @@ if __name__ == "__main__":
         "into WORKDIR/tensorboard.",
     )
     flags.DEFINE_bool("dry_run", False, "Prints the phases of the run and trains nothing.")
+    flags.DEFINE_enum(
+        "tracker", None, ["wandb"], "Also writes the metrics for Weights & Biases: WORKDIR/wandb."
+    )
     flags.DEFINE_string(
         "coordinator", None, "Address of process 0, HOST:PORT, if there are several processes."
     )

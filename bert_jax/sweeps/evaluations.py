@@ -152,4 +152,5 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except BertJaxError as problem:
-        sys.exit(f"error: {problem}")
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.status)

@@ -40,6 +40,12 @@ SECONDS_BETWEEN_LINES = 10.0
 """Minimum time between two progress lines, in seconds, if stderr is not a terminal."""
 
 
+Tracker = Callable[[int, dict[str, float]], None]
+"""A function of the step and the scalars of a row."""
+
+TRACKERS: list[Tracker] = []
+"""Functions that get each row on process 0, as TensorBoard does. A plug-in appends its own."""
+
 Window = list[tuple[int, Metrics]]
 """The number and the metrics of each step of a row. A step without an update has no metrics."""
 
@@ -201,6 +207,8 @@ class RunWriter:
         self._rows.append(line)
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in row.items()]
         append(self._events, _event(step=step, summary=Summary(value=scalars)))
+        for tracker in TRACKERS:
+            tracker(step, row)
         self._progress.update(self._task, completed=step, description=_summary(row))
         evaluated = "eval/mlm_loss" in row
         due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES
