@@ -185,7 +185,7 @@ def use_table(record: Record) -> str:
         "ms (min to max)",
         "slots / token",
         "ratio (min to max)",
-        "ratio of CPU",
+        "ratio of the fastest rounds",
     )
     rows = []
     for name, result in record["results"].items():

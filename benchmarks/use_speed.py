@@ -45,12 +45,12 @@ FLAGS = flags.FLAGS
 FORMAT_VERSION = 1
 EMBED = {
     "sentences": ("movie_sentiment/train.tsv", 400),
-    "paragraphs": ("boolq/test.jsonl", 120),
+    "paragraphs": ("boolq/test.jsonl", 80),
 }
 """File of each set below --tasks, and the number of texts."""
 KINDS = (*EMBED, "fine-tuning")
 SIDES = (OURS, "torch")
-ROWS, LENGTH, UPDATES = 32, 64, 3
+ROWS, LENGTH, UPDATES = 32, 64, 2
 LABELS = ("positive", "negative")
 RATE, CLIP, DECAY = 2e-5, 1.0, 0.01
 WITHOUT_HEADS = ("masked_token_head", "next_sentence_head")
