@@ -27,7 +27,7 @@ def test_a_notebook_runs(path, run, monkeypatch):
 
     monkeypatch.setitem(os.environ, "RUN", str(run))
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}})
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}})
     executed = client.execute()
     text = "".join(str(cell.get("outputs", "")) for cell in executed.cells)
     assert "image/png" in text
