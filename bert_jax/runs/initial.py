@@ -10,9 +10,12 @@ from bert_jax.training.initial import InitialWeights
 
 
 def open_initial_weights(experiment: Experiment, workdir: Path) -> InitialWeights | None:
-    """Opens `training.init_from`; None if the field is empty or `workdir` has a checkpoint."""
+    """Opens `training.init_from`.
+
+    Returns None if the field is empty, if `workdir` has a checkpoint, or if the run is a branch.
+    """
     source = experiment.training.init_from
-    if not source or checkpoint.latest_step(workdir):
+    if not source or experiment.training.branch_from or checkpoint.latest_step(workdir):
         return None
     with located(f"training.init_from is {source!r}"):
         run = load_run(source)

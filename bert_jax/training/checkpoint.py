@@ -142,6 +142,8 @@ class Restored(NamedTuple):
     """Holds what a run needs to go on from a checkpoint."""
 
     state: TrainState
+    step: int = 0
+    """Number of updates that made the state."""
     spent: Mapping[str, float] = MappingProxyType({})
     """Seconds of each kind of work of the run so far (`faults.activity`)."""
     pending: PendingRow = ()
@@ -184,7 +186,7 @@ def restore(
             for one in position.get("pending", ())
         ]
         written = position.get("written") and WrittenRows(**position["written"])
-        return Restored(restored["state"], spent, pending, written)
+        return Restored(restored["state"], step, spent, pending, written)
 
 
 def restore_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any:

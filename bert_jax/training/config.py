@@ -1,5 +1,6 @@
 """How long to train, in which phases, and how often to log, evaluate and save."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,10 @@ class TrainingConfig:
     init_from: str = ""
     """Path of the initial weights, which `bert_jax.load_run` opens; empty for random weights. The
     step count and the optimizer state start at 0."""
+    branch_from: str = ""
+    """RUN@STEP: the run begins with the parameters, moments and data position that the run in the
+    directory RUN saved at STEP, and has its earlier updates in common with it; see
+    `bert_jax.training.branch`. Empty for a run that makes all its updates itself."""
     microbatches: PositiveInt = 1
     """Number of parts of the global batch. To save memory, they are processed one after another."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -56,9 +61,23 @@ class TrainingConfig:
     def __post_init__(self):
         check_bounds(self, "training")
         open_path(self.init_from, name="training.init_from")
+        if self.branch_from:
+            open_path(parse_branch(self.branch_from)[0], name="training.branch_from")
         kept, every = self.keep_every, self.checkpoint_every
         accepted = f"null, or a multiple of training.checkpoint_every, {every}"
         require(not kept or kept % every == 0, "training.keep_every", kept, accepted)
+
+
+def parse_branch(branch_from: str) -> tuple[str, int]:
+    """Returns the run and the step of `training.branch_from`.
+
+    Raises:
+      ConfigError: the value is not RUN@STEP.
+    """
+    run, _, step = branch_from.rpartition("@")
+    whole = run and re.fullmatch("[1-9][0-9]*", step)
+    require(whole, "training.branch_from", branch_from, "RUN@STEP, such as runs/trunk@9000")
+    return run, int(step)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,7 @@ PHASE_FIELDS = (
 
 SCHEDULE_FIELDS = (
     *("optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.warmup_start"),
+    *("optimizer.schedule", "optimizer.power", "optimizer.decay_from"),
 )
 """Fields that a phase may change in addition, if it has `own_schedule`."""
 

@@ -31,12 +31,13 @@ class OptimizerConfig:
     """Step at which the rate is 0. If it is negative (MLPerf: -76), the first rate is above 0."""
     first_step: Literal[0, 1] = 0
     """Number of the first update in the schedule: 0, or 1 (NVIDIA)."""
-    schedule: Literal["polynomial", "constant"] = "polynomial"
-    """The rate after the warm-up: a polynomial down to 0 at `training.steps`, or constant."""
+    schedule: Literal["polynomial", "constant", "cosine", "one_minus_sqrt"] = "polynomial"
+    """The rate after the warm-up: constant, or down to 0 at `training.steps` as a polynomial, as
+    half a wave of the cosine, or as 1 minus the square root of the share of the steps."""
     power: PositiveFloat = 1.0
     """Exponent of the polynomial: 1 is linear; NVIDIA's LAMB uses 0.5."""
     decay_from: Literal["start", "warmup_end"] = "start"
-    """Step at which the polynomial is 1: step 0 (Google), or the end of the warm-up (Hugging Face).
+    """Step at which the decay starts: step 0 (Google), or the end of the warm-up (Hugging Face).
     With step 0 the rate jumps down at the end of the warm-up."""
     beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     """Decay rate of the first moment."""
@@ -74,13 +75,16 @@ def learning_rate_schedule(
 
     `steps` is the length of the schedule. Let s be the number of updates since `start`, plus
     `first_step`. During the warm-up the rate is `learning_rate` x (s - warmup_start) /
-    warmup_steps. Afterwards the polynomial is `learning_rate` x (1 - (s - o) / (steps - o)) **
-    power, where o is 0 or the end of the warm-up (`decay_from`).
+    warmup_steps. Afterwards let t = (s - o) / (steps - o), where o is 0 or the end of the warm-up
+    (`decay_from`). The rate is `learning_rate` x (1 - t) ** power with `polynomial`,
+    x (1 + cos(pi t)) / 2 with `cosine`, and x (1 - sqrt(t)) with `one_minus_sqrt`.
 
     References:
       google-research/bert, optimization.py: polynomial_decay and warm-up.
       mlcommons/training, optimization.py: the same with `warmup_start`.
       transformers: get_linear_schedule_with_warmup.
+      Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983: cosine.
+      Haegele et al. 2024, https://arxiv.org/abs/2405.18392: a constant rate, then 1 - sqrt(t).
       NVIDIA/DeepLearningExamples: PolyWarmUpScheduler. It is stepped before each update, so it
       counts from 1. Its warm-up is a fraction of all steps; here the warm-up is a number of steps.
     """
@@ -89,10 +93,15 @@ def learning_rate_schedule(
     def schedule(count: ArrayLike) -> Array:
         step = jnp.asarray(count, jnp.float32) + (config.first_step - start)
         rising = (step - config.warmup_start) / max(config.warmup_steps, 1)
+        left = jnp.maximum(1 - (step - origin) / (steps - origin), 0)
         if config.schedule == "constant":
             after = jnp.float32(1)
+        elif config.schedule == "polynomial":
+            after = left**config.power
+        elif config.schedule == "cosine":
+            after = (1 - jnp.cos(jnp.pi * left)) / 2
         else:
-            after = jnp.maximum(1 - (step - origin) / (steps - origin), 0) ** config.power
+            after = 1 - jnp.sqrt(jnp.maximum(1 - left, 0))
         return config.learning_rate * jnp.where(step < config.warmup_end, rising, after)
 
     return schedule

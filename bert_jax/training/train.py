@@ -22,6 +22,7 @@ from bert_jax.files import read_json_if_whole
 from bert_jax.models.bert import num_parameters
 from bert_jax.sharding import make_mesh
 from bert_jax.training import checkpoint, initial
+from bert_jax.training.branch import Trunk, open_trunk, restore_trunk
 from bert_jax.training.build import Assembly, assemble, check_memory, compile_update
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.evaluation import baselines, evaluate
@@ -70,8 +71,9 @@ def train(
         report(f"{workdir} is complete")
         return result
     check_files_of_phases(plan, loaded)
-    first_step = newest_whole_step(workdir, on_damaged=training.on_damaged_checkpoint)
-    if not first_step:
+    saved = newest_whole_step(workdir, on_damaged=training.on_damaged_checkpoint)
+    trunk = None if saved else open_trunk(experiment, tokenizer, loaded)
+    if not saved and not trunk:
         initial.check_initial_weights(weights, experiment, tokenizer)
 
     # ---- Mesh, models, optimizers -----------------------------------------------------------
@@ -82,21 +84,21 @@ def train(
     nonfinite = NonFiniteSteps(workdir, experiment, assemblies[1].sharding.params)
 
     # ---- Run directory and state ------------------------------------------------------------
-    activity.lost = open_workdir(workdir, experiment, first_step)
+    activity.lost = open_workdir(workdir, experiment, saved)
     check_processes_agree(
         weights=weights and weights.sha256,
         experiment=config_hash(experiment),
         data=passport_fingerprint(passport)[:12],
-        checkpoint=first_step,
+        checkpoint=saved,
         left_out=sorted(nonfinite.left_out),
         workdir_shared=(workdir / "config.json").exists(),
     )
-    move_damaged(workdir, newest_whole=first_step)
+    move_damaged(workdir, newest_whole=saved)
     manager = checkpoint.open_checkpoints(workdir, training=training)
-    if first_step:
-        checkpoint.check_run_of_step(manager, experiment, tokenizer, step=first_step)
-    start = partial(starting_state, assemblies[1], manager, workdir, passport, weights)
-    begun = start(first_step)
+    if saved:
+        checkpoint.check_run_of_step(manager, experiment, tokenizer, step=saved)
+    start = partial(starting_state, assemblies[1], manager, workdir, passport, trunk or weights)
+    begun = start(saved)
     activity.go_on(begun.spent)
     report_size(num_parameters(begun.state.params, experiment.model), experiment, mesh)
 
@@ -111,13 +113,13 @@ def train(
     held_out: dict[str, float] = {}
     with jax.set_mesh(mesh), end_if_stalled(activity, seconds=training.stall_seconds):
         # ---- Compile the updates of all remaining phases: too little memory is an error now ---
-        compile_updates(assemblies, plan, begun.state, first_step, activity)
+        compile_updates(assemblies, plan, begun, activity)
 
         # ---- Phases -----------------------------------------------------------------------------
         with Notice() as notice, manager:
             while not held_out:  # after a rollback, the run goes on from its last checkpoint
                 writer = RunWriter(
-                    workdir, training, first_step, profile_steps, *begun.rows, nonfinite.add
+                    workdir, training, begun.step, profile_steps, *begun.rows, nonfinite.add
                 )
                 with contextlib.suppress(Rollback), writer:
                     held_out = train_phases(
@@ -127,7 +129,7 @@ def train(
                         writer,
                         notice,
                         activity,
-                        first_step=first_step,
+                        first_step=begun.step,
                         left_out=nonfinite.left_out,
                         probes=probes,
                         save=save,
@@ -136,7 +138,7 @@ def train(
                 activity.begin("saving")
                 manager.wait_until_finished()
                 if not held_out:
-                    first_step, begun = roll_back(manager, workdir, training, start, activity)
+                    begun = roll_back(manager, workdir, training, start, activity)
 
     return write_result(workdir, experiment, held_out, activity)
 
@@ -153,16 +155,15 @@ def report_size(parameters: int, experiment: Experiment, mesh: jax.sharding.Mesh
 def compile_updates(
     assemblies: dict[int, Assembly],
     phases: Sequence[Phase],
-    state: TrainState,
-    first_step: int,
+    begun: checkpoint.Restored,
     activity: Activity,
 ) -> None:
-    """Compiles the update of each phase that ends after `first_step`, in `assemblies`."""
+    """Compiles the update of each phase that ends after the first state, in `assemblies`."""
     activity.begin("compilation")
-    for phase in (phase for phase in phases if phase.last_step > first_step):
+    for phase in (phase for phase in phases if phase.last_step > begun.step):
         assembly = assemblies[phase.number]
-        batch = first_batch(phase, first_step, assembly.host)
-        assemblies[phase.number] = compile_update(assembly, state, batch)
+        batch = first_batch(phase, begun.step, assembly.host)
+        assemblies[phase.number] = compile_update(assembly, begun.state, batch)
     wait_for_all("compiled")  # a program of several CPUs waits for 30 seconds only
     activity.begin("start")
     report(f"compiled in {activity.seconds_of_last:.0f} s")
@@ -173,29 +174,32 @@ def starting_state(
     manager: checkpoint.CheckpointManager,
     workdir: Path,
     passport: dict,
-    weights: initial.InitialWeights | None,
+    origin: Trunk | initial.InitialWeights | None,
     step: int,
 ) -> checkpoint.Restored:
     """Returns the state that training starts from, and what the checkpoint holds beside it.
 
-    It comes from the checkpoint of `step`. If `step` is 0, a new state is made, and its parameters
-    are `weights`, or random if `weights` is None.
+    It comes from the checkpoint of `step`. If `step` is 0, it is the trunk's state; or a new state
+    with the given initial weights, or with random parameters if `origin` is None.
 
     Raises:
       CheckpointError: the checkpoint is of another model or of other data, or an earlier start of
         this run used other initial weights.
     """
+    abstract = abstract_state(assembly.initialize, assembly.sharding)
     if step:
-        abstract = abstract_state(assembly.initialize, assembly.sharding)
         report(f"{workdir}: going on from step {step}")
         restored = checkpoint.restore(manager, abstract, step=step, passport=passport)
         manager.delete_superseded()
         return restored
+    if isinstance(origin, Trunk):
+        report(f"{workdir}: a branch of {origin.path} from step {origin.step}")
+        return restore_trunk(origin, abstract, workdir)
     state = make_state(assembly.initialize, assembly.sharding)
-    if weights:
-        initial.record(weights, workdir)
-        report(weights.report)
-        params = initial.place(weights.params, assembly.sharding.params)
+    if origin:
+        initial.record(origin, workdir)
+        report(origin.report)
+        params = initial.place(origin.params, assembly.sharding.params)
         state = TrainState(state.step, params, state.opt_state)
     return checkpoint.Restored(state)
 
@@ -206,14 +210,14 @@ def roll_back(
     config: TrainingConfig,
     start: Callable[[int], checkpoint.Restored],
     activity: Activity,
-) -> tuple[int, checkpoint.Restored]:
-    """Returns the step of the last whole checkpoint and its content; step 0 if there is none."""
+) -> checkpoint.Restored:
+    """Returns the content of the last whole checkpoint, or the first state if there is none."""
     step = newest_whole_step(workdir, on_damaged=config.on_damaged_checkpoint)
     move_damaged(workdir, newest_whole=step)
     manager.reload()
     begun = start(step)
     activity.lose_updates(begun.spent)
-    return step, begun
+    return begun
 
 
 def train_phases(

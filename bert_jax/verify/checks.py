@@ -141,8 +141,8 @@ def _check_updates(
     workdir: Path, experiment: Any, passports: list[dict], step: int, expected: Mapping[int, dict]
 ) -> Iterator[Check]:
     """Makes the updates from `step` to the last of the expected rows, and compares their rows."""
-    if not step and experiment.training.init_from:
-        yield Check("first updates", True, "not made again: the run began from other weights")
+    if not step and (experiment.training.init_from or experiment.training.branch_from):
+        yield Check("first updates", True, "not made again: the run began from another run")
         return
     phase = phase_of_step(phases(experiment), step + 1)
     mesh = make_mesh(experiment.mesh)

@@ -3,6 +3,8 @@
 test_optim_sources.py compares sequences of updates with published code.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -186,6 +188,14 @@ def test_each_setting_changes_the_first_update_by_its_formula(changes, kernel, b
         ({"warmup_start": -10}, 0.5, 0.8, 0.5),
         ({"first_step": 1}, 0.05, 0.79, 0.49),
         ({"schedule": "constant"}, 0.0, 1.0, 1.0),
+        ({"schedule": "cosine"}, 0.0, (1 + math.cos(0.2 * math.pi)) / 2, 0.5),
+        ({"schedule": "one_minus_sqrt"}, 0.0, 1 - 0.2**0.5, 1 - 0.5**0.5),
+        (
+            {"schedule": "one_minus_sqrt", "decay_from": "warmup_end"},
+            0.0,
+            1.0,
+            1 - (30 / 80) ** 0.5,
+        ),
         ({"power": 0.5}, 0.0, 0.8**0.5, 0.5**0.5),
         ({"decay_from": "warmup_end"}, 0.0, 1.0, 50 / 80),
         ({"decay_from": "warmup_end", "warmup_start": -10}, 0.5, 80 / 90, 50 / 90),
