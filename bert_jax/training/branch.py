@@ -65,7 +65,7 @@ def open_trunk(
         raise CheckpointError(f"{where} holds weights alone; accepted: a checkpoint of a run")
     if stored.tokenizer != tokenizer.to_json():
         raise CheckpointError(f"{where} has another tokenizer; accepted: the tokenizer of the data")
-    _check_same_updates(stored.experiment, experiment, step, where)
+    check_same_updates(stored.experiment, experiment, step, where)
     trained_on = _passports_of_phases(stored.passport)
     for phase, found, wanted in zip(phases(experiment), trained_on, passports, strict=False):
         if phase.first_step < step and passport_fingerprint(found) != passport_fingerprint(wanted):
@@ -94,7 +94,7 @@ def restore_trunk(trunk: Trunk, abstract: TrainState, workdir: Path) -> checkpoi
     return begun
 
 
-def _check_same_updates(trunk: Experiment, branch: Experiment, step: int, where: str) -> None:
+def check_same_updates(trunk: Experiment, branch: Experiment, step: int, where: str) -> None:
     """Raises CheckpointError if two experiments do not make the same updates up to a step."""
     ours, theirs = ([p for p in phases(one) if p.first_step < step] for one in (branch, trunk))
     ends, expected = ([min(p.last_step, step) for p in plan] for plan in (ours, theirs))
