@@ -20,6 +20,9 @@ A function evaluations() returns what else is measured of each run, such as {"mo
 "experiments/finetune/movie_sentiment.py", "blimp": "minimal_pairs:blimp.jsonl"}. The metrics, such
 as movies/accuracy, are compared like those of pretraining.
 
+Runs that differ only in their last phase share a trunk: DIR/trunks has a run without that phase.
+They begin with its last state (`training.branch_from`), so its updates are made once.
+
 --parallel=N makes N runs at a time. Each gets its own part of the cores, GPUs or TPU chips.
 --launcher=slurm submits the missing runs as an array of jobs and ends. The same command later
 writes the table, and submits what is missing when no job is left in the queue. --sbatch has an
@@ -29,7 +32,7 @@ argument of sbatch, such as --sbatch=--gpus=1; it may be repeated.
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +53,7 @@ from bert_jax.sweeps.evaluations import load_evaluations
 from bert_jax.sweeps.grid import PlannedRun, Point, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.processes import Share, make_runs, shares
 from bert_jax.sweeps.runs import metrics_of, result_of, state_of
+from bert_jax.sweeps.trunks import TRUNKS, share_trunks, without_branch
 
 RESULTS = ("mlm_loss", "mlm_accuracy", "nsp_accuracy", "unigram_loss", "steps", "seconds")
 
@@ -64,7 +68,7 @@ def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
     The name of such a run's directory is the config's hash in the earlier format, not in today's.
     """
     files = sorted(workdir.glob("*/config.json"))
-    runs = {file.parent.name: command.load(str(file)) for file in files}
+    runs = {file.parent.name: without_branch(command.load(str(file))) for file in files}
     return {name: run for name, run in runs.items() if name != config.config_hash(run)}
 
 
@@ -117,18 +121,18 @@ def cost_columns(points: Sequence[Point], workdir: Path) -> dict[str, list[str]]
 
 def make_missing(
     runs: Sequence[PlannedRun],
-    points: Sequence[Point],
     workdir: Path,
     parts: Sequence[Share],
     *,
     lock: int,
-) -> list[Row]:
-    """Makes the runs that are not done, and summarizes after each. Returns the rows of `table`."""
+    summarize: Callable[[], Any],
+) -> None:
+    """Makes the runs that are not done. Calls `summarize` after each."""
     with Display(runs, workdir, parallel=len(parts)) as display:
 
         def ended(run: PlannedRun) -> None:
             display.ended(run)
-            summarize(points, workdir)
+            summarize()
 
         make_runs(
             [run for run in runs if state_of(run, workdir) != "done"],
@@ -140,26 +144,23 @@ def make_missing(
             waited=display.waited,
             ended=ended,
         )
-    return summarize(points, workdir)
 
 
-def submit_missing(
-    runs: Sequence[PlannedRun], points: Sequence[Point], workdir: Path
-) -> list[Row] | None:
-    """Submits the runs that are not done to Slurm. Returns the rows of `table` if all are done."""
+def submit_missing(runs: Sequence[PlannedRun], workdir: Path) -> bool:
+    """Submits the runs that are not done to Slurm. Returns whether all are done."""
     states = {run.id: state_of(run, workdir) for run in runs}
-    missing, rows = [run for run in runs if states[run.id] != "done"], summarize(points, workdir)
+    missing = [run for run in runs if states[run.id] != "done"]
     if not missing:
-        return rows
+        return True
     counts = ", ".join(f"{n} {state}" for state, n in Counter(states.values()).items())
-    print(f"{counts}; {workdir / 'table.md'} compares the runs that are done")
+    print(f"{workdir}: {counts}")
     if waiting := slurm.queued(workdir):
         print(f"{waiting} jobs of this sweep are in the queue; no job is submitted")
-        return None
+        return False
     arguments, parallel = flags.FLAGS.sbatch, flags.FLAGS.parallel
     job = slurm.submit(missing, workdir, arguments=arguments, parallel=parallel)
-    print(f"submitted {len(missing)} runs as job {job}; the same command later writes the table")
-    return None
+    print(f"submitted {len(missing)} runs as job {job}; the same command later goes on")
+    return False
 
 
 def main() -> None:
@@ -188,13 +189,17 @@ def main() -> None:
         data = run.experiment.data
         passport = load_passport(data.directory)
         check_passport(passport, data, vocab_size=run.experiment.model.vocab_size)
+    trunks, branches = share_trunks(runs, workdir)
     with command.exclusive(workdir, wait=True) as lock:
-        if local:
-            rows = make_missing(runs, points, workdir, parts, lock=lock)
-        else:
-            rows = submit_missing(runs, points, workdir)
-    if rows is None:
-        return
+        for stage, directory in ((trunks, workdir / TRUNKS), (branches, workdir)):
+            if local:
+                table_too = partial(summarize, points, workdir)
+                make_missing(stage, directory, parts, lock=lock, summarize=table_too)
+            elif not submit_missing(stage, directory):
+                summarize(points, workdir)
+                print(f"{workdir / 'table.md'} compares the runs that are done")
+                return
+        rows = summarize(points, workdir)
     print(f"\n{table.report(rows, as_text)}", end="")
     failed = [run.id for run in runs if state_of(run, workdir) != "done"]
     if failed:

@@ -15,7 +15,7 @@ LINES_OF_A_MODULE = 350
 LINES_OF_TRAIN = 100
 LINES_OF_A_FUNCTION = 60
 """Without its docstring: a screen of code."""
-MODULES_OF_A_FOLDER = 16
+MODULES_OF_A_FOLDER = 17
 
 
 def lines(path: Path) -> int:

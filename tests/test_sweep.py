@@ -22,6 +22,7 @@ from bert_jax.sweeps import processes
 from bert_jax.sweeps.budget import Budget, load_budget, spend
 from bert_jax.sweeps.grid import PlannedRun, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.runs import pretrain_arguments, status
+from bert_jax.sweeps.trunks import share_trunks, without_branch
 
 FILE = """
 from bert_jax.config import from_json
@@ -378,3 +379,54 @@ def test_the_status_of_a_directory(tmp_path):
         assert status(tmp_path) == word
     (tmp_path / "result.json").write_text(json.dumps(RESULT))
     assert status(tmp_path) == "done"
+
+
+def decays(experiment):
+    """Returns three runs that differ in the schedule of their last 4 updates."""
+    base = override(experiment, {"optimizer.schedule": "constant"})
+    shapes = ("polynomial", "one_minus_sqrt", "cosine")
+    phases = [
+        {
+            "steps": 4,
+            "own_schedule": True,
+            "changes": {"optimizer.schedule": shape, "optimizer.warmup_steps": 0},
+        }
+        for shape in shapes
+    ]
+    return expand(base, [[{"phases": [phase]} for phase in phases]])
+
+
+def test_runs_that_differ_in_their_last_phase_share_a_trunk(experiment, tmp_path):
+    runs = decays(experiment)
+    (trunk,), branches = share_trunks(runs, tmp_path)
+    assert trunk.experiment.training.steps == 8 and not trunk.experiment.phases
+    assert [run.id for run in branches] == [run.id for run in runs]
+    sources = {run.experiment.training.branch_from for run in branches}
+    assert sources == {f"{tmp_path}/trunks/{trunk.id}@8"}
+    assert [without_branch(run.experiment) for run in branches] == [run.experiment for run in runs]
+    # A run alone, runs of one phase, and runs whose schedules begin before the last phase.
+    decaying = [{"optimizer.schedule": "polynomial", "phases": [{"steps": n}]} for n in (4, 5)]
+    for alone in (runs[:1], expand(experiment, [[{"seed": 0}, {"seed": 1}]])):
+        assert share_trunks(alone, tmp_path) == ([], alone)
+    assert share_trunks(expand(experiment, [decaying]), tmp_path)[0] == []
+
+
+@pytest.mark.slow
+def test_a_sweep_makes_a_shared_trunk_once(experiment, tmp_path):
+    """The command again makes nothing."""
+    base = override(experiment, {"optimizer.schedule": "constant"})
+    file = write_file(tmp_path / "file.py", base, rates=[1e-3], seeds=[0])
+    overrides = [run.overrides for run in decays(experiment)]
+    file.write_text(file.read_text() + f"\ndef sweep_decay():\n    return {overrides}\n")
+    for _ in range(2):
+        with start(file, tmp_path / "sweep", stderr=subprocess.PIPE) as process:
+            _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    (trunk,) = (tmp_path / "sweep" / "trunks").iterdir()
+    steps = [json.loads(line)["step"] for line in (trunk / "metrics.jsonl").open()]
+    assert max(steps) == 8
+    rows = summary(tmp_path / "sweep")
+    assert [row["status"] for row in rows] == ["done"] * 3
+    for row in rows:
+        config = json.loads((tmp_path / "sweep" / row["id"] / "config.json").read_text())
+        assert config["training"]["branch_from"].endswith(f"{trunk.name}@8")

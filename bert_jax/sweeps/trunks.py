@@ -14,12 +14,28 @@ from bert_jax import config
 from bert_jax.errors import CheckpointError
 from bert_jax.sweeps.grid import PlannedRun
 
+TRUNKS = "trunks"
+"""Directory of the trunks in the directory of a sweep."""
 
-def trunks_of(runs: Sequence[PlannedRun]) -> dict[str, PlannedRun]:
-    """Returns the trunk of each run that shares one with another run, by the run's id."""
-    trunks = {run.id: trunk for run in runs if (trunk := _trunk_of(run))}
-    shared = Counter(trunk.id for trunk in trunks.values())
-    return {name: trunk for name, trunk in trunks.items() if shared[trunk.id] > 1}
+
+def share_trunks(
+    runs: Sequence[PlannedRun], workdir: Path
+) -> tuple[list[PlannedRun], list[PlannedRun]]:
+    """Returns the trunks that at least two runs share, and all runs.
+
+    A run with a shared trunk begins with the trunk's last state; the ids do not change.
+    """
+    found = {run.id: trunk for run in runs if (trunk := _trunk_of(run))}
+    shared = Counter(trunk.id for trunk in found.values())
+    trunks = {name: trunk for name, trunk in found.items() if shared[trunk.id] > 1}
+    branches = []
+    for run in runs:
+        if trunk := trunks.get(run.id):
+            source = f"{workdir / TRUNKS / trunk.id}@{trunk.experiment.training.steps}"
+            branch = config.override(run.experiment, {"training.branch_from": source})
+            run = replace(run, experiment=branch)  # noqa: PLW2901
+        branches.append(run)
+    return list({trunk.id: trunk for trunk in trunks.values()}.values()), branches
 
 
 def _trunk_of(run: PlannedRun) -> PlannedRun | None:
@@ -32,22 +48,15 @@ def _trunk_of(run: PlannedRun) -> PlannedRun | None:
         return None
     *phases, last = experiment.phases
     steps = experiment.training.steps - last.steps
-    trunk = config.override(experiment, {"phases": [], "training.steps": steps})
-    trunk = replace(trunk, phases=tuple(phases))
+    training = replace(experiment.training, steps=steps)
+    trunk = replace(experiment, training=training, phases=tuple(phases))
     try:
         check_same_updates(trunk, experiment, steps, where="the trunk")
     except CheckpointError:
         return None
-    return PlannedRun(config.config_hash(trunk), {}, trunk)
-
-
-def as_branch(run: PlannedRun, trunk: PlannedRun, workdir: Path) -> PlannedRun:
-    """Returns the run with `training.branch_from`; the trunk's directory is in `workdir`."""
-    source = f"{workdir / trunk.id}@{trunk.experiment.training.steps}"
-    branch = config.override(run.experiment, {"training.branch_from": source})
-    return replace(run, experiment=branch)
+    return PlannedRun(config.config_hash(trunk), {"training.steps": steps}, trunk)
 
 
 def without_branch(experiment: Any) -> Any:
-    """Returns the experiment without `training.branch_from`, as the hash in a run's id has it."""
+    """Returns the experiment without `training.branch_from`; a run's id is its hash."""
     return config.override(experiment, {"training.branch_from": ""})
