@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from bert_jax.errors import (
     ConfigError,
     MissingDataError,
     OutOfMemoryError,
+    UnknownCodeError,
     require,
 )
 from bert_jax.faults import signals
@@ -44,6 +46,12 @@ _SET = flags.DEFINE_multi_string(
     [],
     "Replaces one field of the experiment. May be repeated, e.g. "
     "--set optimizer.learning_rate=2e-4 --set model.num_layers=6.",
+)
+_CODE = flags.DEFINE_multi_string(
+    "code",
+    [],
+    "A file that defines classes of the experiment, such as its model. It is run, so trust it. A "
+    "config.json, or a run that was made with this file, needs it; --experiment=FILE.py does not.",
 )
 
 
@@ -99,6 +107,7 @@ def load(spec: str, root: Any = None) -> Any:
     """
     from bert_jax.training.experiment import Experiment
 
+    run_code()
     root = root or Experiment
     if not spec.endswith(".json"):
         found = config.load_experiment(spec)
@@ -108,8 +117,19 @@ def load(spec: str, root: Any = None) -> Any:
     try:
         file = open_path(spec, name="--experiment")
         return config.from_json(root, json.loads(file.read_text(encoding="utf-8")))
+    except UnknownCodeError as error:
+        raise UnknownCodeError(f"{spec}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
+
+
+@functools.cache
+def run_code() -> None:
+    """Runs the files that define classes: those of --code, and an experiment file."""
+    specs = [*_CODE.value, *([_EXPERIMENT.value] if _EXPERIMENT.value else [])]
+    for spec in specs:
+        if spec in _CODE.value or not spec.endswith(".json"):
+            config.load_module(spec)
 
 
 def required(name: str, accepted: str = "a directory") -> Any:
@@ -152,6 +172,8 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
                 raise ConfigError(
                     f"unexpected argument {arguments[1]!r}; accepted: the flags that --help shows"
                 )
+            if _CODE.value:
+                run_code()
             with explain_lack_of_memory():
                 main(*arguments[1:])
             with naming(STDOUT):

@@ -16,6 +16,10 @@ class ConfigError(BertJaxError, ValueError):
     """An experiment, an override or a combination of fields is not valid."""
 
 
+class UnknownCodeError(ConfigError):
+    """A stored config names a class of a user's own file, and this file was not run."""
+
+
 class DataError(BertJaxError, ValueError):
     """A corpus, a vocabulary or prepared data is missing, malformed, or not as configured."""
 

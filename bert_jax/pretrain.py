@@ -44,6 +44,7 @@ def main() -> None:
     workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir")
     config_file = workdir / "config.json"
     continues = bool(flags.FLAGS.workdir) and config_file.exists()
+    command.run_code()
     begun = [command.load(str(config_file))] if continues else []
     experiment = command.experiment_from_flags(begun=begun)
     from bert_jax.training.experiment import phases

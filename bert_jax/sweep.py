@@ -166,6 +166,7 @@ def submit_missing(runs: Sequence[PlannedRun], workdir: Path) -> bool:
 def main() -> None:
     """Runs the command."""
     workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir", local=True)
+    command.run_code()
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
     base = command.experiment_from_flags(begun=list(earlier.values()))
     runs = expand(base, load_sweeps(flags.FLAGS.experiment))

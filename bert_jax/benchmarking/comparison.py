@@ -21,6 +21,7 @@ import numpy as np
 from bert_jax import config
 from bert_jax.benchmarking.batches import model_flops, random_batch
 from bert_jax.benchmarking.peer import FORMS
+from bert_jax.config import parts
 from bert_jax.errors import BertJaxError, ConfigError
 from bert_jax.interop.source import config_json
 from bert_jax.training.experiment import Experiment, phases
@@ -78,6 +79,9 @@ def comparable(experiment: Experiment) -> Experiment:
             raise ConfigError(
                 f"{path} is {value!r}; accepted with --against=huggingface: {accepted!r}"
             )
+    own = [path for path in config.flatten(first) if path.endswith(f".{parts.CLASS}")]
+    if own:
+        raise ConfigError(f"{own[0]} is set; accepted with --against=huggingface: BERT's own parts")
     return first
 
 

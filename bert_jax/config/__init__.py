@@ -16,6 +16,8 @@ from bert_jax.config.migration import EARLIER_DEFAULTS as EARLIER_DEFAULTS
 from bert_jax.config.migration import FORMAT_VERSION as FORMAT_VERSION
 from bert_jax.config.overrides import leaves as leaves
 from bert_jax.config.overrides import override as override
+from bert_jax.config.parts import codes_of as codes_of
+from bert_jax.config.parts import run_copies as run_copies
 from bert_jax.config.stored import config_hash as config_hash
 from bert_jax.config.stored import diff as diff
 from bert_jax.config.stored import flatten as flatten

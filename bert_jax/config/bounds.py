@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from bert_jax.config import parts
 from bert_jax.errors import ConfigError
 
 PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -45,42 +46,50 @@ def convert_value(value: Any, hint: Any, path: str, *, strict: bool = True) -> A
     """Converts a value of plain JSON types, or one that already has the type, to a field's type.
 
     `hint` is the type with its bounds. `path` names the field in messages; it is empty for a whole
-    config. If `strict` is False, a string is converted where the type is a number.
+    config. If `strict` is False, a string is converted where the type is a number. A config may be
+    of a subclass of its type; a JSON object then names it (`parts`).
 
     Raises:
       ConfigError: a name is unknown, a type is wrong, or a number is out of bounds or not finite.
     """
-    _check_below(value, hint, path)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, Mapping):
+            return _convert_object(value, hint, path)
+    (item, *_) = typing.get_args(hint) or (None,)
+    if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(item):
+        if isinstance(value, list | tuple):
+            entries = enumerate(value)
+            return tuple(convert_value(below, item, _join(path, str(n))) for n, below in entries)
     try:
         converted = msgspec.convert(value, hint, strict=strict)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # a lone surrogate
-        if isinstance(error.__cause__, ConfigError):  # from a __post_init__
-            raise error.__cause__ from None
         raise ConfigError(f"{path} is {value!r:.200}; accepted: {accepted(hint, value)}") from error
     if not all(math.isfinite(number) for number in _floats(converted)):
         raise ConfigError(f"{path} is {value!r:.200}; accepted: finite numbers")
     return converted
 
 
-def _check_below(value: Any, hint: Any, path: str) -> None:
-    """Checks the fields of a JSON object, or of each object in a list, before their conversion."""
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        known = field_types(hint)
-        for name, below in value.items():
-            if name not in known:
-                words = nearest(name, known, prefix=_join(path, ""))
-                raise ConfigError(f"unknown field {_join(path, name)!r}; {words}")
-            convert_value(below, known[name], _join(path, name))
-        for field in dataclasses.fields(hint):
-            required = field.default is field.default_factory is dataclasses.MISSING
-            if required and field.name not in value:
-                words = accepted(known[field.name])
-                raise ConfigError(f"{_join(path, field.name)} is missing; accepted: {words}")
-    elif typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        (item, *_) = typing.get_args(hint)
-        if dataclasses.is_dataclass(item):
-            for number, below in enumerate(value):
-                convert_value(below, item, _join(path, str(number)))
+def _convert_object(value: Mapping[str, Any], hint: type, path: str) -> Any:
+    """Converts a JSON object to a config of the class that it names, by default `hint`."""
+    fields = dict(value)
+    if (name := fields.pop(parts.CLASS, None)) is not None:
+        hint = parts.find_class(name, hint, _join(path, parts.CLASS))
+    known = field_types(hint)
+    for name in fields:
+        if name not in known:
+            words = nearest(name, known, prefix=_join(path, ""))
+            raise ConfigError(f"unknown field {_join(path, name)!r}; {words}")
+    converted = {
+        name: convert_value(below, known[name], _join(path, name)) for name, below in fields.items()
+    }
+    for field in dataclasses.fields(hint):
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and field.name not in fields:
+            words = accepted(known[field.name])
+            raise ConfigError(f"{_join(path, field.name)} is missing; accepted: {words}")
+    return hint(**converted)
 
 
 def _join(path: str, name: str) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import sys
 import traceback
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.bounds import nearest
+from bert_jax.config.parts import Code, run_code
 from bert_jax.config.stored import normalize
 from bert_jax.errors import ConfigError
 
@@ -77,18 +77,15 @@ def split_spec(spec: str) -> tuple[Path, str]:
 
 
 def _import_file(file: Path) -> Any:
-    module_spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
-    if module_spec is None or module_spec.loader is None:
+    if file.suffix != ".py":
         raise ConfigError(f"{file} is not a Python file; accepted: FILE.py or FILE.py:VARIANT")
-    module = importlib.util.module_from_spec(module_spec)
     # The experiment file can import the files beside it by name, as with `python FILE`.
     sys.path.insert(0, str(file.parent.resolve()))
     try:
         with errors_of(file):
-            module_spec.loader.exec_module(module)
+            return run_code(Code(file, file.read_bytes()))
     finally:
         sys.path.pop(0)
-    return module
 
 
 @contextlib.contextmanager

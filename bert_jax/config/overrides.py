@@ -8,10 +8,8 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import msgspec
-
 from bert_jax.config.bounds import convert_value, field_types, nearest, similar
-from bert_jax.config.stored import flatten, from_json, to_json
+from bert_jax.config.stored import flatten, from_json, to_json, to_plain
 from bert_jax.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -34,8 +32,9 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
             raise ConfigError(f"both {path} and {below} are set; accepted: one of them")
         *parents, (parent, name) = _walk(config, path)
         section = functools.reduce(operator.getitem, (key for _, key in parents), content)
-        value = _coerce(value, _field_type(config, parent, name), path)
-        section[name] = msgspec.to_builtins(value)
+        hint = _field_type(config, parent, name)
+        value = _coerce(value, hint, path)
+        section[name] = to_plain(value, hint)
     return from_json(type(config), content)
 
 

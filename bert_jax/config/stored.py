@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bert_jax.config import parts
 from bert_jax.config.bounds import convert_value, field_types
 from bert_jax.config.migration import FORMAT_VERSION, migrate
 from bert_jax.errors import ConfigError
@@ -22,6 +23,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     for name, hint in field_types(type(config)).items():
         value, path = getattr(config, name), prefix + name
         if dataclasses.is_dataclass(value):
+            if kind := parts.class_name(type(value), hint):
+                leaves[f"{path}.{parts.CLASS}"] = parts.short(kind)
             leaves |= flatten(value, f"{path}.")
         elif typing.get_origin(hint) is tuple and dataclasses.is_dataclass(hint.__args__[0]):
             for number, entry in enumerate(value):
@@ -45,7 +48,24 @@ def diff(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
 
 def to_json(config: Any) -> dict[str, Any]:
     """Returns a config as plain JSON values, with `format_version`."""
-    return {"format_version": FORMAT_VERSION} | msgspec.to_builtins(config)
+    return {"format_version": FORMAT_VERSION} | to_plain(config, type(config))
+
+
+def to_plain(value: Any, hint: Any) -> Any:
+    """Returns the value of a field as plain JSON values. `hint` is the type of the field.
+
+    A config of another class than `hint` has the key `class` (`parts`).
+    """
+    if dataclasses.is_dataclass(value):
+        kind = parts.class_name(type(value), hint)
+        fields = {
+            name: to_plain(getattr(value, name), below)
+            for name, below in field_types(type(value)).items()
+        }
+        return ({parts.CLASS: kind} if kind else {}) | fields
+    if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        return tuple(to_plain(entry, type(entry)) for entry in value)
+    return msgspec.to_builtins(value)
 
 
 def from_json(root: type[Config], description: Mapping[str, Any]) -> Config:
@@ -108,6 +128,8 @@ def _without_defaults(config: Any, defaults: Any = None) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             same_type = type(value) is type(default)
             content[field.name] = _without_defaults(value, default if same_type else None)
+            if kind := parts.class_name(type(value), field_types(type(config))[field.name]):
+                content[field.name][parts.CLASS] = kind
         elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
             content[field.name] = [_without_defaults(entry) for entry in value]
         else:

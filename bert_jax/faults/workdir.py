@@ -7,11 +7,11 @@ import jax
 from jax.experimental import multihost_utils
 
 from bert_jax import environment
-from bert_jax.config import config_hash, to_json
+from bert_jax.config import codes_of, config_hash, parts, to_json
 from bert_jax.config.paths import make_directory
 from bert_jax.faults.activity import Activity, lost_seconds
 from bert_jax.faults.damage import best_step
-from bert_jax.files import write_json
+from bert_jax.files import write_atomically, write_json
 
 RESULT_FORMAT_VERSION = 1
 
@@ -24,6 +24,7 @@ def open_workdir(workdir: Path, experiment: Any, first_step: int) -> float:
     lost = 0.0
     if jax.process_index() == 0:
         make_directory(workdir)
+        copy_code(experiment, workdir)
         write_json(workdir / "config.json", to_json(experiment))
         file = workdir / "environment.json"
         loop = experiment.model.layers_loop(jax.default_backend())
@@ -35,6 +36,13 @@ def open_workdir(workdir: Path, experiment: Any, first_step: int) -> float:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("workdir")  # other processes read the files later
     return lost
+
+
+def copy_code(config: Any, directory: Path) -> None:
+    """Copies the users' own files that define classes of a config into `directory/code`."""
+    for code in codes_of(config):
+        make_directory(directory / parts.DIRECTORY)
+        write_atomically(directory / parts.DIRECTORY / code.path.name, code.content)
 
 
 def write_result(

@@ -65,6 +65,11 @@ def write_huggingface(
     Raises:
       CheckpointError: no transformers class has this tokenizer or this head.
     """
+    if type(config) is not BertConfig:
+        raise CheckpointError(
+            f"the model is {type(config).__name__}, which transformers does not have; accepted: "
+            "BertConfig"
+        )
     names = NAMES
     more: dict[str, Any] = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
     if head:

@@ -137,18 +137,28 @@ class SelfAttention(nn.Module):
             Dense(c, embed, heads, name=name)(x).transpose(0, 2, 1, 3)  # [B, H, S, D]
             for name in ("query", "key", "value")
         )
+        context = self.weigh(query, key, value, mask, pack_ids, train=train)
+        output = Dense(c, heads, embed, name="output")(context.transpose(0, 2, 1, 3))
+        return output, self.probabilities(query, key, mask) if keep else None
+
+    def weigh(
+        self, query: Array, key: Array, value: Array, mask: Array, pack_ids: Array, *, train: bool
+    ) -> Float[Array, "batch heads queries head_dim"]:
+        """Returns the mean of the values, weighted by the probabilities after dropout."""
+        c = self.config
         if c.attention != "einsum" and not self.is_initializing():  # its example batch is too small
-            context = kernel_attention(
+            return kernel_attention(
                 query, key, value, pack_ids, kernel=c.attention, rules=self.rules
             )
-        else:
-            rng = Dropout(c.attention_dropout).rng(train=train)
-            kept, share = None, 1.0
-            if rng is not None:
-                shape = (*query.shape[:3], key.shape[2])
-                kept, share = kept_elements(
-                    rng, shape, rate=c.attention_dropout, bits=c.dropout_bits
-                )
-            context = attend(query, key, value, mask, kept, share)
-        output = Dense(c, heads, embed, name="output")(context.transpose(0, 2, 1, 3))
-        return output, attention_probabilities(query, key, mask) if keep else None
+        rng = Dropout(c.attention_dropout).rng(train=train)
+        kept, share = None, 1.0
+        if rng is not None:
+            shape = (*query.shape[:3], key.shape[2])
+            kept, share = kept_elements(rng, shape, rate=c.attention_dropout, bits=c.dropout_bits)
+        return attend(query, key, value, mask, kept, share)
+
+    def probabilities(
+        self, query: Array, key: Array, mask: Array
+    ) -> Float[Array, "batch heads queries keys"]:
+        """Returns the float32 probabilities before dropout."""
+        return attention_probabilities(query, key, mask)

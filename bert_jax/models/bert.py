@@ -63,6 +63,8 @@ class EncoderLayer(nn.Module):
     config: BertConfig
     rules: ShardingRules | None = None
 
+    attention_class = SelfAttention
+
     @nn.compact
     def __call__(
         self,
@@ -75,7 +77,7 @@ class EncoderLayer(nn.Module):
     ) -> tuple[Float[Array, "batch length embed"], tuple[Array | None, Array | None]]:
         """Returns the output, and the kept output and attention probabilities or None."""
         c = self.config
-        attended, attentions = SelfAttention(c, self.rules, name="attention")(
+        attended, attentions = self.attention_class(c, self.rules, name="attention")(
             x, mask, pack_ids, train=train, keep=keep_attentions
         )
         attended = Dropout(c.dropout, c.dropout_bits)(attended, train=train)
@@ -90,16 +92,19 @@ class EncoderLayer(nn.Module):
 class Bert(nn.Module):
     """The encoder: embeddings, layers and pooler.
 
-    The parameters of all layers are stacked along a first dimension `layers`.
+    The parameters of all layers are stacked along a first dimension `layers`. Another encoder is a
+    subclass with other classes of layers or embeddings.
     """
 
     config: BertConfig
     rules: ShardingRules | None = None
 
+    embeddings_class, layer_class = Embeddings, EncoderLayer
+
     def setup(self):
         c = self.config
-        self.embeddings = Embeddings(c, self.rules)
-        layer, loop = EncoderLayer, c.layers_loop(jax.default_backend())
+        self.embeddings = self.embeddings_class(c, self.rules)
+        layer, loop = self.layer_class, c.layers_loop(jax.default_backend())
         if c.remat == "full":  # arguments 4 to 6 are bools; 0 is the module
             layer = nn.remat(layer, prevent_cse=not loop, static_argnums=(4, 5, 6))
         self.layers = nn.scan(
@@ -145,7 +150,7 @@ class BertForPretraining(nn.Module):
     rules: ShardingRules | None = None
 
     def setup(self):
-        self.bert = Bert(self.config, self.rules)
+        self.bert = self.config.build(self.rules)
         self.masked_token_head = MaskedTokenHead(self.config, self.rules)
         self.next_sentence_head = NextSentenceHead(self.config)
 

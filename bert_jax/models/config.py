@@ -1,12 +1,16 @@
 """Model configs: the sizes of BERT, and options for what differs between implementations."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from msgspec import Meta
 
 from bert_jax.config import PositiveFloat, PositiveInt, check_bounds
 from bert_jax.errors import require
+
+if TYPE_CHECKING:
+    from bert_jax.models.bert import Bert
 
 Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
 """Names of the vectors that represent a text; `bert_jax.models.pooling` describes each."""
@@ -14,7 +18,12 @@ Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
-    """A BERT encoder; the defaults are BERT-base as published (Devlin et al. 2018)."""
+    """A BERT encoder; the defaults are BERT-base as published (Devlin et al. 2018).
+
+    An experiment may have another encoder: a subclass that overrides `build`, and `forward_flops`
+    if its number of products differs. The other parts of the package use the fields and methods of
+    this class, and no other property of a model.
+    """
 
     vocab_size: PositiveInt = 30522
     """Number of pieces in the vocabulary."""
@@ -73,6 +82,31 @@ class BertConfig:
             fits = self.head_dim % 8 == 0 and self.head_dim <= 128
             width = "model.hidden_size / model.num_heads"
             require(fits, width, self.head_dim, f"a multiple of 8 up to 128 {kernel}")
+
+    def build(self, rules: Any = None) -> "Bert":
+        """Returns the encoder, a flax module. The heads and their losses are not a part of it.
+
+        It has the inputs of `models.bert.Bert`, returns an `EncoderOutput`, and its
+        `embeddings.token_table` is the table that the masked-token head shares. `rules` are the
+        experiment's `ShardingRules`, or None on one device.
+        """
+        from bert_jax.models.bert import Bert  # which imports this module
+
+        return Bert(self, rules)
+
+    def forward_flops(self, pair_lengths: Sequence[int]) -> float:
+        """Returns the FLOPs of the layers for pairs of these lengths in tokens, without heads.
+
+        A multiply-add of a matrix product is 2 FLOPs. Nothing else is counted.
+        """
+        hidden, mlp = self.hidden_size, self.feed_forward_size
+        projections = sum(pair_lengths) * 2 * (4 * hidden**2 + 2 * hidden * mlp)
+        attention = 4 * hidden * sum(length**2 for length in pair_lengths)
+        return self.num_layers * (projections + attention)
+
+    def for_platform(self, platform: str) -> Self:
+        """Returns the config with the value that `scan_layers` has on a platform of jax."""
+        return replace(self, scan_layers=self.layers_loop(platform))
 
     def layers_loop(self, platform: str) -> bool:
         """Returns `scan_layers`, or whether the layers run in a loop on a platform of jax.

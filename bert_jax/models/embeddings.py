@@ -18,6 +18,9 @@ class Embeddings(nn.Module):
     config: BertConfig
     rules: ShardingRules | None = None
 
+    added = ("position", "segment")
+    """The tables that are added to the token table; a subclass may leave some out."""
+
     def setup(self):
         c = self.config
 
@@ -33,8 +36,10 @@ class Embeddings(nn.Module):
             return whole_rows(value, names, self.rules)
 
         self.token_table = table("token", c.padded_vocab_size, "vocab")
-        self.position_table = table("position", c.max_positions, "positions")
-        self.segment_table = table("segment", c.num_segments, "segments")
+        if "position" in self.added:
+            self.position_table = table("position", c.max_positions, "positions")
+        if "segment" in self.added:
+            self.segment_table = table("segment", c.num_segments, "segments")
         self.layer_norm = LayerNorm(c)
         self.dropout = Dropout(c.dropout, c.dropout_bits)
 
@@ -57,12 +62,15 @@ class Embeddings(nn.Module):
                 f"{self.config.max_positions}"
             )
         # If the table were sharded along `embed`, XLA would gather it whole for a lookup.
-        tokens = jnp.take(constrain(self.token_table, ("vocab", None), self.rules), token_ids, 0)
-        # The gradient of a product with one-hot vectors is a product, not a scatter.
-        one_hot = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=tokens.dtype)
-        positions = self.position_table[:length]
-        if position_ids is not None:
-            table = constrain(self.position_table, ("positions", None), self.rules)
-            positions = jnp.take(table, position_ids, 0)
-        x = tokens + one_hot @ self.segment_table + positions
+        x = jnp.take(constrain(self.token_table, ("vocab", None), self.rules), token_ids, 0)
+        if "segment" in self.added:
+            # The gradient of a product with one-hot vectors is a product, not a scatter.
+            one_hot = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=x.dtype)
+            x = x + one_hot @ self.segment_table
+        if "position" in self.added:
+            positions = self.position_table[:length]
+            if position_ids is not None:
+                table = constrain(self.position_table, ("positions", None), self.rules)
+                positions = jnp.take(table, position_ids, 0)
+            x = x + positions
         return self.dropout(self.layer_norm(x), train=train)

@@ -14,11 +14,7 @@ def update_flops(config: BertConfig, *, pair_lengths: Sequence[int], predictions
 
     A length includes [CLS] and [SEP]. `predictions` is the number of masked words in all pairs.
     """
-    hidden, mlp = config.hidden_size, config.feed_forward_size
-    tokens = sum(pair_lengths)
-    projections = tokens * 2 * (4 * hidden**2 + 2 * hidden * mlp)
-    attention = 4 * hidden * sum(length**2 for length in pair_lengths)
-    encoder = config.num_layers * (projections + attention)
+    hidden, encoder = config.hidden_size, config.forward_flops(pair_lengths)
     masked_token_head = 2 * predictions * (hidden**2 + hidden * config.padded_vocab_size)
     next_sentence_head = 2 * len(pair_lengths) * (hidden**2 + 2 * hidden)
     return 3.0 * (encoder + masked_token_head + next_sentence_head)

@@ -8,7 +8,6 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from bert_jax.models.bert import Bert
 from bert_jax.models.config import BertConfig, Pooling, TaskHeadConfig
 from bert_jax.models.dropout import Dropout
 from bert_jax.models.layers import Dense
@@ -31,7 +30,7 @@ class BertForTask(nn.Module):
     rules: ShardingRules | None = None
 
     def setup(self):
-        self.bert = Bert(self.config, self.rules)
+        self.bert = self.config.build(self.rules)
         width = {"embed": self.config.hidden_size}
         self.output = Dense(self.config, width, {"classes": self.head.outputs})
         self.output_dropout = Dropout(

@@ -59,6 +59,7 @@ def compile_update(
         request, found, program = (Path(directory) / name for name in ("request", "found", "hlo"))
         request.write_text(json.dumps(config.to_json(experiment)))
         command = [sys.executable, "-m", __name__, topology.name, request, found, program]
+        command += [str(code.path) for code in config.codes_of(experiment)]
         try:
             result = subprocess.run(
                 command,
@@ -151,8 +152,10 @@ def _leaf(path: tuple, leaf: Any) -> dict[str, Any]:
     }
 
 
-def _main(topology: str, request: str, found: str, program: str) -> None:
+def _main(topology: str, request: str, found: str, program: str, *code: str) -> None:
     try:
+        for file in code:
+            config.load_module(file)
         experiment = config.from_json(Experiment, json.loads(Path(request).read_text()))
         description, text = _describe(topology, experiment)
     except Exception as error:  # the user sees the last line, so it has the whole message

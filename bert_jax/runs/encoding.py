@@ -14,7 +14,7 @@ from bert_jax.data.masking import Layout
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import DataError, require
-from bert_jax.models.bert import Bert, EncoderOutput
+from bert_jax.models.bert import EncoderOutput
 from bert_jax.models.config import BertConfig
 from bert_jax.runs import inference
 from bert_jax.runs.inference import TextModel
@@ -168,7 +168,7 @@ def _of_text(
 def _encode(
     config: BertConfig, params: Any, layout: Layout, hidden_states: bool, attentions: bool
 ) -> EncoderOutput:
-    output = Bert(config).apply(
+    output = config.build().apply(
         {"params": params},
         layout.token_ids,
         layout.segment_ids,

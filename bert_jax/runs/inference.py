@@ -19,7 +19,7 @@ from bert_jax.data.masking import Layout
 from bert_jax.data.pairs import Pair
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import DataError, located, require
-from bert_jax.models.bert import Bert, BertForPretraining, EncoderOutput, apply
+from bert_jax.models.bert import BertForPretraining, EncoderOutput, apply
 from bert_jax.models.config import Pooling
 from bert_jax.models.heads import gather_positions
 from bert_jax.models.pooling import pool
@@ -267,7 +267,7 @@ def _pair_probabilities(
 def _embed(
     model: BertForPretraining, params: Any, layout: Layout, pooling: Pooling
 ) -> Float[Array, "batch pairs embed"]:
-    output = Bert(model.config).apply(
+    output = model.config.build().apply(
         {"params": params["bert"]},
         layout.token_ids,
         layout.segment_ids,

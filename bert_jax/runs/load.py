@@ -40,6 +40,7 @@ def load_run(
     allow: Collection[str] = (),
     lower_case: bool | None = None,
     verify: bool = True,
+    trust_code: bool = False,
 ) -> Run:
     """Loads a trained model onto the CPU.
 
@@ -57,6 +58,8 @@ def load_run(
       lower_case: whether the tokenizer lower-cases, in place of what the files of Hugging Face or
         Google say. `Run.report` says how a vocabulary without such a file was taken.
       verify: whether the SHA-256 of each file of a run's checkpoint is compared first.
+      trust_code: whether a run may execute the file in its `code/` that defines its model. Such a
+        file can do anything, so look at it first. Without it, an error names the file.
 
     Raises:
       CheckpointError, DataError: the path holds no such model, the checkpoint does not exist, a
@@ -77,7 +80,8 @@ def load_run(
             if given is not None:
                 raise CheckpointError(f"{path} is a run of bert_jax; accepted: no {name}")
         is_seed = (path / "checkpoints").is_dir()
-        return _open_run(path if is_seed else fine_tuned.best_seed(path), step, verify=verify)
+        seed = path if is_seed else fine_tuned.best_seed(path)
+        return _open_run(seed, step, verify=verify, trust_code=trust_code)
     if is_remote(path):
         raise CheckpointError(f"{path} is not a run: it has no checkpoints/; accepted: a run")
     prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
@@ -94,12 +98,15 @@ def load_run(
     return _open_foreign(path, read_huggingface(path, lower_case=lower_case), allow)
 
 
-def _open_run(path: Path, step: int | Literal["best"] | None, *, verify: bool) -> Run:
+def _open_run(
+    path: Path, step: int | Literal["best"] | None, *, verify: bool, trust_code: bool
+) -> Run:
     with checkpoint.open_checkpoints(path, read_only=True) as manager:
         step = choose_step(path, step)
         if verify:
             check_step(path, step)
-        stored = checkpoint.restore_description(manager, step=step)
+        trusted = path if trust_code else None
+        stored = checkpoint.restore_description(manager, step=step, trusted=trusted)
         with reading(manager, step):
             tokenizer = tokenizer_from_json(stored.tokenizer)
             check_vocabulary(tokenizer, stored.model, path)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.config import codes_of
 from bert_jax.errors import DataError
 from bert_jax.faults.run_files import RunResult, read_rows
 from bert_jax.files import read_json
@@ -60,4 +61,6 @@ def pretrain_arguments(run: PlannedRun, directory: Path) -> list[str]:
     flags: dict[str, Any] = {"experiment": directory / "config.json", "workdir": directory}
     if probe := run.experiment.evaluation.probe:  # a config.json alone runs no file
         flags["set"] = f"evaluation.probe={probe}"
-    return ["-m", "bert_jax.pretrain", *(f"--{name}={value}" for name, value in flags.items())]
+    code = [f"--code={code.path}" for code in codes_of(run.experiment)]
+    given = (f"--{name}={value}" for name, value in flags.items())
+    return ["-m", "bert_jax.pretrain", *given, *code]

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
-from bert_jax.config import diff, from_json, to_json
+from bert_jax.config import diff, from_json, parts, to_json
 from bert_jax.data.passport import check_outside_data, passport_fingerprint
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.faults import damage
 from bert_jax.faults.activity import Activity
 from bert_jax.faults.run_files import AS_WRITTEN, WrittenRows
-from bert_jax.files import read_json
+from bert_jax.faults.workdir import copy_code
+from bert_jax.files import read_bytes, read_json
 from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment, Phase, phases
 from bert_jax.training.initial import flatten_params
@@ -126,6 +127,7 @@ def save_params(
     `to_json()`. `head` configures the output layer of a fine-tuned model.
     """
     config = to_json(experiment) if experiment else {"model": to_json(model)}
+    copy_code(experiment or model, directory)
     with open_checkpoints(directory) as manager, saving(manager):
         manager.save(
             0,
@@ -215,8 +217,10 @@ class Description(NamedTuple):
     """The configuration of a fine-tuned model's output layer; None for pretraining."""
 
 
-def restore_description(manager: CheckpointManager, *, step: int) -> Description:
-    """Reads the description of a saved step.
+def restore_description(
+    manager: CheckpointManager, *, step: int, trusted: Path | None = None
+) -> Description:
+    """Reads the description of a saved step. Runs the files in `trusted/code` that it needs.
 
     Raises:
       CheckpointError: an item is missing or damaged.
@@ -232,6 +236,9 @@ def restore_description(manager: CheckpointManager, *, step: int) -> Description
                 raise CheckpointError(f"its {name} is a {kind}; accepted: a JSON object")
         config, passport = restored["config"], restored.get("passport") or None
         others = (restored["tokenizer"], passport, config.pop("head", None))
+        if trusted:
+            copies = trusted / parts.DIRECTORY
+            parts.run_copies(config, lambda name: read_bytes(copies / name, error=CheckpointError))
         if config.keys() == {"model"}:
             return Description(from_json(BertConfig, config["model"]), None, *others)
         experiment = from_json(Experiment, config)

@@ -1,7 +1,7 @@
 """Initial weights: the parameters that a run starts from if `training.init_from` is set."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,10 @@ def check_initial_weights(
         return
     if "output" in weights.params:
         raise ConfigError(f"{where} was fine-tuned for a task; accepted: weights of pretraining")
-    for name in SAME:
+    ours, theirs = type(experiment.model), type(weights.config)
+    require(ours is theirs, f"{where}: the class of the model", theirs.__name__, ours.__name__)
+    added = [field.name for field in fields(ours) if field.name not in vars(BertConfig)]
+    for name in (*SAME, *added):
         found, wanted = getattr(weights.config, name), getattr(experiment.model, name)
         field = name.replace("feed_forward_size", "intermediate_size")
         require(found == wanted, f"{where}: {field}", found, f"{wanted!r}, as in the experiment")

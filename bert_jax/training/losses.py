@@ -1,7 +1,8 @@
 """The masked-LM loss and the next-sentence loss, as functions of arrays."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,10 @@ from bert_jax.training.metrics import Mean
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The training loss: masked language model loss + next-sentence loss."""
+    """The training loss: masked language model loss + next-sentence loss.
+
+    An experiment may have another loss: a subclass that overrides `build`.
+    """
 
     mlm_reduction: Literal["mean", "sum"] = "mean"
     """`mean`: mean over all masked words of the global batch. `sum`: sum over the masked words of
@@ -24,6 +28,10 @@ class ObjectiveConfig:
 
     def __post_init__(self):
         check_bounds(self, "objective")
+
+    def build(self) -> "Objective":
+        """Returns the function that computes the loss."""
+        return partial(pretraining_objective, config=self)
 
 
 @jax.custom_vjp
@@ -95,8 +103,32 @@ def loss_weights(
     )
 
 
+class Objective(Protocol):
+    """Computes the loss of a microbatch; the losses of all microbatches add up to the batch's."""
+
+    def __call__(
+        self,
+        mlm: Mean,
+        nsp: Mean,
+        weights: LossWeights,
+        *,
+        token_logits: Float[Array, "batch predictions vocab"],
+        mask_weights: Float[Array, "batch predictions"],
+    ) -> Float[Array, ""]:
+        """Returns the loss.
+
+        Args:
+          mlm: the summed cross entropy of the masked words of the microbatch.
+          nsp: the summed cross entropy of the pair labels.
+          weights: the divisors of such sums, which are those of the global batch.
+          token_logits: float32 logits at the mask positions, -inf beyond the vocabulary.
+          mask_weights: 1 at masked words, 0 at unused mask positions.
+        """
+        ...
+
+
 def pretraining_objective(
-    mlm: Mean, nsp: Mean, weights: LossWeights, config: ObjectiveConfig
+    mlm: Mean, nsp: Mean, weights: LossWeights, config: ObjectiveConfig, **_: Array
 ) -> Float[Array, ""]:
     """Returns masked-LM loss + next-sentence loss: summed losses, divided by `weights`."""
     loss = jnp.divide(mlm.total, weights.mlm)

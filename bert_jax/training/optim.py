@@ -20,7 +20,10 @@ STACKED_LAYERS = ("bert", "layers")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The optimizer and its learning-rate schedule. The defaults are BERT's AdamW."""
+    """The optimizer and its learning-rate schedule. The defaults are BERT's AdamW.
+
+    An experiment may have another optimizer: a subclass that overrides `build`.
+    """
 
     name: Literal["adamw", "lamb"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
@@ -61,6 +64,14 @@ class OptimizerConfig:
         start, least = self.warmup_start, -self.warmup_steps
         accepted = f"{least} (optimizer.warmup_steps before step 0) to 0"
         require(least <= start <= 0, "optimizer.warmup_start", start, accepted)
+
+    def build(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+        """Returns the optimizer, for a schedule that maps the number of updates to the rate.
+
+        The new parameters are the old ones plus its output, so the output has the learning rate.
+        An optimizer of optax needs no care for steps that are not finite (`make_optimizer`).
+        """
+        return _adamw_or_lamb(self, schedule)
 
     @property
     def warmup_end(self) -> int:
@@ -195,12 +206,38 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def make_optimizer(
-    config: OptimizerConfig, schedule: optax.Schedule
-) -> optax.GradientTransformationExtraArgs:
+class FiniteOnly(optax.GradientTransformationExtraArgs):
+    """An optimizer whose update takes `finite`, bool []; if it is False, only counts advance."""
+
+
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> FiniteOnly:
+    """Returns the optimizer of a config. Its update takes `finite`, bool [], by default True.
+
+    If `finite` is False, the state of another optimizer than ours becomes that of `without_update`.
+    """
+    built = config.build(schedule)
+    if isinstance(built, FiniteOnly):
+        return built
+    inner = optax.with_extra_args_support(built)
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        finite: ArrayLike = True,
+        **more: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, new = inner.update(updates, state, params, **more)
+        return updates, optax.tree.where(finite, new, without_update(state))
+
+    return FiniteOnly(inner.init, update)
+
+
+def _adamw_or_lamb(config: OptimizerConfig, schedule: optax.Schedule) -> FiniteOnly:
     """Returns the chain: clipping, Adam, weight decay, trust ratios (LAMB only), learning rate.
 
-    The update takes `finite`, bool [], by default True; see `scale_by_adam`.
+    Its update passes `finite` to `scale_by_adam`.
 
     The gradient of the global batch is clipped by its norm. The published TPU code instead clips
     the gradient of each replica before the sum. torch divides by the norm + 1e-6, not by the norm.
@@ -227,7 +264,7 @@ def make_optimizer(
     if config.name == "lamb":
         adapted = everything if config.trust_ratio == "all" else decays
         transforms.append(optax.masked(scale_by_trust_ratio(), adapted))
-    return optax.chain(*transforms, optax.scale_by_learning_rate(schedule))
+    return FiniteOnly(*optax.chain(*transforms, optax.scale_by_learning_rate(schedule)))
 
 
 def without_update(opt_state: optax.OptState) -> optax.OptState:
