@@ -24,7 +24,7 @@ CLASS = "class"
 DIRECTORY = "code"
 """Directory in a run with the copies of the files that define its classes."""
 
-OURS = {"ModernConfig": "bert_jax.models.modern"}
+OURS = {"ModernConfig": "bert_jax.models.config"}
 """The classes of bert_jax that a stored config may name, and their modules."""
 
 

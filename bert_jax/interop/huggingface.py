@@ -1,4 +1,4 @@
-"""Reads and writes directories of Hugging Face's BERT: config.json, weights and vocabulary.
+"""Reads and writes directories of Hugging Face's BERT and ModernBERT: config, weights, tokenizer.
 
 Reference: transformers 5.23.0.
 """
@@ -8,7 +8,8 @@ from typing import Any
 
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
-from bert_jax.files import write_json
+from bert_jax.files import read_json, write_json
+from bert_jax.interop import modernbert
 from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, export_obstacle, task_names
 from bert_jax.interop.source import (
     Source,
@@ -20,7 +21,7 @@ from bert_jax.interop.source import (
 from bert_jax.interop.tensor_files import WEIGHTS, read_weights, weights_file, write_safetensors
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer, write_tokenizer
-from bert_jax.models.config import BertConfig, TaskHeadConfig
+from bert_jax.models.config import BertConfig, ModernConfig, TaskHeadConfig
 
 
 def read_huggingface(directory: Path, *, lower_case: bool | None = None) -> Source:
@@ -34,12 +35,29 @@ def read_huggingface(directory: Path, *, lower_case: bool | None = None) -> Sour
     file = weights_file(directory)
     if file is None:
         raise CheckpointError(f"{directory} has no weights; accepted: {' or '.join(WEIGHTS)}")
-    config = read_config(directory / "config.json")
+    config_file = directory / "config.json"
+    if (given := read_json(config_file)).get("model_type") == modernbert.MODEL_TYPE:
+        return _read_modernbert(directory, file, given, lower_case)
+    config = read_config(config_file)
     tokenizer, casing = read_tokenizer(directory, lower_case=lower_case)
     check_vocabulary(tokenizer, config, directory)
     tensors = read_weights(file)
-    check_sizes(config, tensors, directory / "config.json")
+    check_sizes(config, tensors, config_file)
     return Source(config, tokenizer, tensors, "huggingface", casing)
+
+
+def _read_modernbert(
+    directory: Path, weights: Path, given: dict[str, Any], lower_case: bool | None
+) -> Source:
+    config = modernbert.parse_config(given, directory / "config.json")
+    tokenizer, casing = read_tokenizer(directory, lower_case=lower_case)
+    check_vocabulary(tokenizer, config, directory)
+    tensors = read_weights(weights)
+    sizes = {"vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"}
+    fields = {ours: theirs for ours, theirs in modernbert.FIELDS.items() if ours in sizes}
+    check_sizes(config, tensors, directory / "config.json", fields)
+    tensors = modernbert.split(tensors, hidden_size=config.hidden_size)
+    return Source(config, tokenizer, tensors, "huggingface", casing, modernbert.NAMES)
 
 
 def write_huggingface(
@@ -65,10 +83,13 @@ def write_huggingface(
     Raises:
       CheckpointError: no transformers class has this tokenizer or this head.
     """
+    if type(config) is ModernConfig:
+        _write_modernbert(directory, parameters, config, tokenizer, head)
+        return
     if type(config) is not BertConfig:
         raise CheckpointError(
             f"the model is {type(config).__name__}, which transformers does not have; accepted: "
-            "BertConfig"
+            "BertConfig or ModernConfig"
         )
     names = NAMES
     more: dict[str, Any] = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
@@ -78,6 +99,27 @@ def write_huggingface(
     write_safetensors(directory, tensors)
     more = more | {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
     write_json(directory / "config.json", more | config_json(config))
+    write_tokenizer(directory, tokenizer, max_positions=config.max_positions)
+
+
+def _write_modernbert(
+    directory: Path,
+    parameters: Parameters,
+    config: ModernConfig,
+    tokenizer: Tokenizer,
+    head: TaskHeadConfig | None,
+) -> None:
+    """Writes a directory that `AutoModelForMaskedLM` can load."""
+    if head:
+        raise CheckpointError(
+            f"a ModernBERT that was fine-tuned for {head.family} cannot be exported, because the "
+            "classes of transformers have another head; accepted: a pretrained model"
+        )
+    content = modernbert.config_json(config, tokenizer)
+    tensors = from_parameters(parameters, vocab_size=config.vocab_size, names=modernbert.NAMES)
+    write_safetensors(directory, modernbert.fuse(tensors))
+    more = {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
+    write_json(directory / "config.json", more | content)
     write_tokenizer(directory, tokenizer, max_positions=config.max_positions)
 
 

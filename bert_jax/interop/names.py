@@ -143,6 +143,7 @@ def task_names(task: TaskClass) -> tuple[Name, ...]:
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
+    "decoder.weight": "model.embeddings.tok_embeddings.weight",  # ModernBERT
 }
 """Second names under which Hugging Face may store a tensor. Both copies must be equal."""
 

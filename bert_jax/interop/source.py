@@ -9,7 +9,7 @@ import numpy as np
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.files import read_json
-from bert_jax.interop.names import Convention
+from bert_jax.interop.names import NAMES, Convention, Name
 from bert_jax.models.config import BertConfig
 
 FIELDS = {
@@ -67,6 +67,8 @@ class Source(NamedTuple):
     convention: Convention
     casing: str
     """Says whether the tokenizer lower-cases, and how that was decided."""
+    names: tuple[Name, ...] = NAMES
+    """The names of the model's parameters."""
 
 
 def read_config(file: Path) -> BertConfig:
@@ -92,17 +94,27 @@ def read_config(file: Path) -> BertConfig:
     if activation is None:
         known = ", ".join(name for theirs in ACTIVATIONS.values() for name in theirs)
         raise CheckpointError(f"{file}: hidden_act is {named!r:.60}; accepted: {known}")
-    for ours, theirs in FIELDS.items():
-        kind = float if isinstance(getattr(BertConfig, ours), float) else int
-        if type(values[theirs]) not in (kind, int):
-            found = values[theirs]
-            raise CheckpointError(f"{file}: {theirs} is {found!r:.60}; accepted: {kind.__name__}")
-    fields: dict[str, Any] = {ours: values[theirs] for ours, theirs in FIELDS.items()}
+    fields = check_fields(values, FIELDS, BertConfig, file)
     fields["activation"] = activation
     try:
         return BertConfig(**fields)
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}") from error
+
+
+def check_fields(
+    values: Mapping[str, Any], names: Mapping[str, str], kind: type[BertConfig], file: Path
+) -> dict[str, Any]:
+    """Returns the values by the names of our fields. `names` maps our names to those in `values`.
+
+    Raises:
+      CheckpointError: a value is no number of the kind of its field in the class `kind`.
+    """
+    for ours, theirs in names.items():
+        number = float if isinstance(getattr(kind, ours), float) else int
+        if type(found := values[theirs]) not in (number, int):
+            raise CheckpointError(f"{file}: {theirs} is {found!r:.60}; accepted: {number.__name__}")
+    return {ours: values[theirs] for ours, theirs in names.items()}
 
 
 def config_json(config: BertConfig) -> dict[str, Any]:
@@ -121,19 +133,24 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, file: Path) -> No
         )
 
 
-def check_sizes(config: BertConfig, tensors: Mapping[str, np.ndarray], file: Path) -> None:
+def check_sizes(
+    config: BertConfig,
+    tensors: Mapping[str, np.ndarray],
+    file: Path,
+    fields: Mapping[str, str] = FIELDS,
+) -> None:
     """Checks that the model is not larger than its tensors, before memory is taken for the model.
 
     Raises:
       CheckpointError: a size in the config `file` exceeds every dimension of the tensors.
     """
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
-    limits = dict.fromkeys(FIELDS, largest) | {"num_layers": len(tensors)}
+    limits = dict.fromkeys(fields, largest) | {"num_layers": len(tensors)}
     for ours, limit in limits.items():
         value = getattr(config, ours)
         if isinstance(value, int) and value > limit:
             raise CheckpointError(
-                f"{file}: {FIELDS[ours]} is {value}; accepted: at most {limit}, for these weights"
+                f"{file}: {fields[ours]} is {value}; accepted: at most {limit}, for these weights"
             )
 
 

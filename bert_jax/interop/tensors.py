@@ -71,7 +71,7 @@ def to_parameters(
     names = _source_names(tensors, convention)
     _drop_tied(names, tensors, report, problems)
     parameters, missing = {}, {}
-    for name in NAMES:
+    for name in source.names:
         shape = shapes[name.path]
         layers = shape[0] if name.stacked else 1
         foreign = [getattr(name, convention).format(layer=layer) for layer in range(layers)]

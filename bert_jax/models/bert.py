@@ -27,7 +27,7 @@ class EncoderOutput(NamedTuple):
 
     sequence_output: Float[Array, "batch length embed"]
     pooled_output: Float[Array, "batch pairs embed"]
-    """The [CLS] vector of each pair, after a dense layer and tanh."""
+    """The [CLS] vector of each pair, after a dense layer and tanh if there is a pooler."""
     hidden_states: Float[Array, "layers batch length embed"] | None = None
     """Outputs of all layers; the last is `sequence_output`. None without `keep_hidden_states`."""
     embedding_output: Float[Array, "batch length embed"] | None = None
@@ -37,7 +37,7 @@ class EncoderOutput(NamedTuple):
 
 
 class PretrainingOutput(NamedTuple):
-    """Float32 logits of both objectives."""
+    """Float32 logits of both objectives. The pair logits are 0 without `pair_head`."""
 
     token_logits: Float[Array, "batch predictions vocab"]
     """Logits at the mask positions, over the padded vocabulary."""
@@ -152,7 +152,8 @@ class BertForPretraining(nn.Module):
     def setup(self):
         self.bert = self.config.build(self.rules)
         self.masked_token_head = MaskedTokenHead(self.config, self.rules)
-        self.next_sentence_head = NextSentenceHead(self.config)
+        if self.config.pair_head:
+            self.next_sentence_head = NextSentenceHead(self.config)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> PretrainingOutput:
         encoded = self.bert(
@@ -163,10 +164,10 @@ class BertForPretraining(nn.Module):
             train=train,
         )
         picked = gather_positions(encoded.sequence_output, batch.mask_positions)
-        return PretrainingOutput(
-            self.masked_token_head(picked, self.bert.embeddings.token_table),
-            self.next_sentence_head(encoded.pooled_output),
-        )
+        token_logits = self.masked_token_head(picked, self.bert.embeddings.token_table)
+        if not self.config.pair_head:
+            return PretrainingOutput(token_logits, jnp.zeros((*batch.cls_positions.shape, 2)))
+        return PretrainingOutput(token_logits, self.next_sentence_head(encoded.pooled_output))
 
 
 def apply(

@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Meta
 
 from bert_jax.config import PositiveFloat, PositiveInt, check_bounds
 from bert_jax.errors import require
-
-if TYPE_CHECKING:
-    from bert_jax.models.bert import Bert
 
 Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
 """Names of the vectors that represent a text; `bert_jax.models.pooling` describes each."""
@@ -83,7 +80,7 @@ class BertConfig:
             width = "model.hidden_size / model.num_heads"
             require(fits, width, self.head_dim, f"a multiple of 8 up to 128 {kernel}")
 
-    def build(self, rules: Any = None) -> "Bert":
+    def build(self, rules: Any = None) -> Any:
         """Returns the encoder, a flax module. The heads and their losses are not a part of it.
 
         It has the inputs of `models.bert.Bert`, returns an `EncoderOutput`, and its
@@ -118,6 +115,16 @@ class BertConfig:
         return self.scan_layers
 
     @property
+    def biases(self) -> bool:
+        """Whether dense layers and LayerNorm have biases."""
+        return True
+
+    @property
+    def pair_head(self) -> bool:
+        """Whether there are a pooler and a head for pairs (`objective.next_sentence`)."""
+        return True
+
+    @property
     def feed_forward_size(self) -> int:
         """Width of the feed-forward block: `intermediate_size`, or by default 4 x `hidden_size`."""
         return self.intermediate_size or 4 * self.hidden_size
@@ -131,6 +138,73 @@ class BertConfig:
     def padded_vocab_size(self) -> int:
         """Rows of the token table: `vocab_size` rounded up to a multiple of `vocab_multiple`."""
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModernConfig(BertConfig):
+    """The encoder of `models.modern`; the defaults are ModernBERT-base (Warner et al. 2024).
+
+    It has no biases, no embeddings of positions and segments, and no pair loss.
+    """
+
+    vocab_size: PositiveInt = 50368
+    num_layers: PositiveInt = 22
+    intermediate_size: PositiveInt | None = 1152
+    """Width of each of the two halves of the feed-forward block; null is 4 x `hidden_size`."""
+    max_positions: PositiveInt = 8192
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Dropout rate after the embeddings, and within the feed-forward block."""
+    attention_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Dropout rate of the attention probabilities and of the attention output."""
+    layer_norm_epsilon: PositiveFloat = 1e-5
+    global_every: PositiveInt = 3
+    """Every so many layers, from the first, a query attends to all tokens of its pair."""
+    local_window: Annotated[int, Meta(ge=2, le=2**31 - 1)] = 128
+    """In the other layers, a query attends to this many tokens around it: half on each side."""
+    global_theta: PositiveFloat = 160_000.0
+    """Base of the wavelengths of the rotary positions in the layers with global attention."""
+    local_theta: PositiveFloat = 10_000.0
+    """The same for the other layers."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.attention == "einsum", "model.attention", self.attention, "einsum")
+        even = "an even number, for rotary positions"
+        require(self.head_dim % 2 == 0, "model.hidden_size / model.num_heads", self.head_dim, even)
+
+    def build(self, rules: Any = None) -> Any:
+        from bert_jax.models.modern import Modern  # which imports this module
+
+        return Modern(self, rules)
+
+    def forward_flops(self, pair_lengths: Sequence[int]) -> float:
+        """See `BertConfig`. In layers with local attention, only keys in the window count."""
+        hidden, mlp, side = self.hidden_size, self.feed_forward_size, self.local_window // 2
+        projections = sum(pair_lengths) * 2 * (4 * hidden**2 + 3 * hidden * mlp)
+        global_layers = -(-self.num_layers // self.global_every)
+        attended = {"global": 0, "local": 0}
+        for length in pair_lengths:
+            near = min(side, length - 1)
+            attended["global"] += length**2
+            attended["local"] += length * (2 * near + 1) - near * (near + 1)
+        keys = global_layers * attended["global"]
+        keys += (self.num_layers - global_layers) * attended["local"]
+        return self.num_layers * projections + 4 * hidden * keys
+
+    @property
+    def biases(self) -> bool:
+        return False
+
+    @property
+    def pair_head(self) -> bool:
+        return False
+
+    @property
+    def residual(self) -> "ModernConfig":
+        """The config of the layers that write to the residual stream: they start smaller."""
+        return replace(
+            self, initializer_stddev=self.initializer_stddev / (2 * self.num_layers) ** 0.5
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,5 +16,5 @@ def update_flops(config: BertConfig, *, pair_lengths: Sequence[int], predictions
     """
     hidden, encoder = config.hidden_size, config.forward_flops(pair_lengths)
     masked_token_head = 2 * predictions * (hidden**2 + hidden * config.padded_vocab_size)
-    next_sentence_head = 2 * len(pair_lengths) * (hidden**2 + 2 * hidden)
+    next_sentence_head = 2 * len(pair_lengths) * (hidden**2 + 2 * hidden) * config.pair_head
     return 3.0 * (encoder + masked_token_head + next_sentence_head)

@@ -78,14 +78,14 @@ class Dense(nn.Module):
             partitioned(kernel_initializer(self.config), (*self.inputs, *self.outputs)),
             in_shape + out_shape,
         )
-        bias = self.param(
-            "bias", partitioned(nn.initializers.zeros_init(), (*self.outputs,)), out_shape
-        )
+        zeros = partitioned(nn.initializers.zeros_init(), (*self.outputs,))
+        bias = self.param("bias", zeros, out_shape) if self.config.biases else None
         in_size, out_size = math.prod(in_shape), math.prod(out_shape)
         y = product(
             x.reshape(*x.shape[:2], in_size).astype(dtype), kernel.reshape(in_size, out_size)
         )
-        return (y + bias.reshape(out_size)).astype(dtype).reshape(*x.shape[:2], *out_shape)
+        y = y if bias is None else y + bias.reshape(out_size)
+        return y.astype(dtype).reshape(*x.shape[:2], *out_shape)
 
 
 def _layer_norm(
@@ -142,7 +142,12 @@ class LayerNorm(nn.Module):
         size = (x.shape[-1],)
         ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
         scale = self.param("scale", partitioned(ones, ("embed",)), size)
-        bias = self.param("bias", partitioned(zeros, ("embed",)), size)
+        has_bias = self.config.biases
+        bias = (
+            self.param("bias", partitioned(zeros, ("embed",)), size)
+            if has_bias
+            else jnp.zeros(size)
+        )
         y = layer_norm(x, scale, bias, self.config.layer_norm_epsilon)
         return y.astype(jnp.dtype(self.config.dtype))
 

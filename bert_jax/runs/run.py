@@ -267,7 +267,8 @@ class Run:
         """Raises CheckpointError if a part (such as `bert/pooler`) is missing or not trained."""
         head = self.model.head if isinstance(self.model, BertForTask) else None
         missing = self.loading.missing if self.loading else []
-        untrained = self.config and not self.config.objective.next_sentence
+        untrained = not self.model.config.pair_head
+        untrained |= bool(self.config) and not self.config.objective.next_sentence
         for part in parts:
             if head and not (part == "bert/pooler" and head.representation == "pooled"):
                 reason = (

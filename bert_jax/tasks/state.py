@@ -124,7 +124,7 @@ def state_maker(
         if config.training.from_scratch:
             return state
         bert = dict(encoder)
-        if config.training.reinitialize_pooler:
+        if config.training.reinitialize_pooler and POOLER in state.params["bert"]:
             bert[POOLER] = state.params["bert"][POOLER]
         return TrainState(state.step, state.params | {"bert": bert}, state.opt_state)
 

@@ -45,6 +45,9 @@ class Experiment:
         warmup, start = self.optimizer.warmup_steps, self.optimizer.warmup_start
         fewer = f"fewer than {training.steps - start}, for training.steps {training.steps}"
         require(warmup + start < training.steps, "optimizer.warmup_steps", warmup, fewer)
+        if not model.pair_head:
+            pairs, accepted = self.objective.next_sentence, "False: this model has no pair head"
+            require(not pairs, "objective.next_sentence", pairs, accepted)
         pairs, segments = self.objective.next_sentence, model.num_segments
         if data.pairs == "none":
             no_pairs = "False with data.pairs=none, because there are no pairs to learn from"

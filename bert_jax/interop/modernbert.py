@@ -1,0 +1,195 @@
+"""The config and the tensors of Hugging Face's ModernBERT, in both directions.
+
+Reference: transformers 5.23.0 (models/modernbert/modeling_modernbert.py).
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data.tokenizers.files import Tokenizer
+from bert_jax.errors import CheckpointError, ConfigError
+from bert_jax.interop.names import Name
+from bert_jax.interop.source import ACTIVATIONS, check_fields
+from bert_jax.models.config import ModernConfig
+
+MODEL_TYPE = "modernbert"
+
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "dropout": "mlp_dropout",
+    "attention_dropout": "attention_dropout",
+    "layer_norm_epsilon": "norm_eps",
+    "initializer_stddev": "initializer_range",
+    "global_every": "global_attn_every_n_layers",
+    "local_window": "local_attention",
+    "global_theta": "global_rope_theta",
+    "local_theta": "local_rope_theta",
+}
+"""Fields of ModernConfig and their names in the config.json of ModernBERT's authors, which current
+releases of transformers read, too."""
+
+FIXED = {
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "classifier_bias": False,
+    "decoder_bias": True,
+    "classifier_activation": "gelu",
+    "tie_word_embeddings": True,
+}
+"""Values of fields that describe the only variant that bert_jax computes."""
+
+
+def _kernel(path: str, theirs: str, *, inputs: int = 1) -> Name:
+    return Name(f"{path}/kernel", f"{theirs}.weight", "", inputs, transposed=("huggingface",))
+
+
+def _layer(path: str, theirs: str, *, inputs: int = 1) -> Name:
+    return _kernel(f"bert/layers/{path}", f"model.layers.{{layer}}.{theirs}", inputs=inputs)
+
+
+NAMES = (
+    Name("bert/embeddings/token", "model.embeddings.tok_embeddings.weight", "", 1, padded=True),
+    Name("bert/embeddings/layer_norm/scale", "model.embeddings.norm.weight", ""),
+    Name("bert/layers/attention_norm/scale", "model.layers.{layer}.attn_norm.weight", ""),
+    _layer("attention/query", "attn.query"),
+    _layer("attention/key", "attn.key"),
+    _layer("attention/value", "attn.value"),
+    _layer("attention/output", "attn.Wo", inputs=2),
+    Name("bert/layers/feed_forward_norm/scale", "model.layers.{layer}.mlp_norm.weight", ""),
+    _layer("feed_forward/intermediate", "mlp.input"),
+    _layer("feed_forward/gate", "mlp.gate"),
+    _layer("feed_forward/output", "mlp.Wo"),
+    Name("bert/final_norm/scale", "model.final_norm.weight", ""),
+    _kernel("masked_token_head/transform", "head.dense"),
+    Name("masked_token_head/layer_norm/scale", "head.norm.weight", ""),
+    Name("masked_token_head/bias", "decoder.bias", "", padded=True),
+)
+"""The parameters. ModernBERT stores some of them in one tensor (`FUSED`)."""
+
+FUSED = {"attn.Wqkv": ("attn.query", "attn.key", "attn.value"), "mlp.Wi": ("mlp.input", "mlp.gate")}
+"""Tensors that hold several matrices, one below the other."""
+
+_FIRST_NORM = "model.layers.0.attn_norm.weight"
+
+
+def split(tensors: Mapping[str, np.ndarray], *, hidden_size: int) -> dict[str, np.ndarray]:
+    """Returns the tensors under the names of `NAMES`, with each fused tensor cut into its matrices.
+
+    The first layer normalizes nothing before attention. Its scale, which has no effect, is 1.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        if re.match(r"(embeddings|layers|final_norm)\.", name):  # of an encoder without head
+            name = f"model.{name}"
+        for fused, parts in FUSED.items():
+            if (
+                name.endswith(f".{fused}.weight")
+                and tensor.shape[:1]
+                and not len(tensor) % len(parts)
+            ):
+                cut = zip(parts, np.split(tensor, len(parts)), strict=True)
+                found |= {name.replace(fused, part): matrix for part, matrix in cut}
+                break
+        else:
+            found[name] = tensor
+    return found | {_FIRST_NORM: np.ones(hidden_size, np.float32)}
+
+
+def fuse(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the tensors as ModernBERT stores them: the inverse of `split`."""
+    found = dict(tensors)
+    del found[_FIRST_NORM]
+    for name in tensors:
+        for fused, parts in FUSED.items():
+            if f".{parts[0]}." in name:
+                matrices = [found.pop(name.replace(parts[0], part)) for part in parts]
+                found[name.replace(parts[0], fused)] = np.concatenate(matrices)
+    return found
+
+
+def parse_config(given: Mapping[str, Any], file: Path) -> ModernConfig:
+    """Returns the model config that the content of a `config.json` describes.
+
+    Raises:
+      CheckpointError: the model is a variant that bert_jax cannot compute.
+    """
+    for name, value in FIXED.items():
+        if given.get(name, value) != value:
+            raise CheckpointError(f"{file}: {name} is {given[name]!r:.60}; accepted: {value!r}")
+    defaults = {theirs: getattr(ModernConfig, ours) for ours, theirs in FIELDS.items()}
+    values = defaults | _layers_of(given, file) | given
+    if (dropout := values.get("embedding_dropout", 0.0)) != values["mlp_dropout"]:
+        raise CheckpointError(
+            f"{file}: embedding_dropout is {dropout!r:.60}; accepted: {values['mlp_dropout']!r}, "
+            "as mlp_dropout"
+        )
+    named = values.get("hidden_activation", "gelu")
+    if named != ACTIVATIONS["gelu_erf"][0]:
+        raise CheckpointError(f"{file}: hidden_activation is {named!r:.60}; accepted: 'gelu'")
+    fields = check_fields(values, FIELDS, ModernConfig, file)
+    try:
+        return ModernConfig(**fields)
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def _layers_of(given: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Returns what transformers 5 says about the layers, in the fields of earlier releases."""
+    found: dict[str, Any] = {}
+    ropes, kinds = given.get("rope_parameters") or {}, given.get("layer_types")
+    for kind, name in (("full_attention", "global"), ("sliding_attention", "local")):
+        rope = ropes.get(kind) if isinstance(ropes, dict) else None
+        if isinstance(rope, dict):
+            if rope.get("rope_type", "default") != "default":
+                raise CheckpointError(
+                    f"{file}: rope_type is {rope['rope_type']!r:.60}; accepted: default"
+                )
+            if "rope_theta" in rope:
+                found[f"{name}_rope_theta"] = rope["rope_theta"]
+    if isinstance(kinds, list):
+        later = [number for number, kind in enumerate(kinds) if number and kind == "full_attention"]
+        every = given.get("global_attn_every_n_layers", later[0] if later else max(len(kinds), 1))
+        expected = [
+            "sliding_attention" if i % every else "full_attention" for i in range(len(kinds))
+        ]
+        if kinds != expected or given.get("num_hidden_layers", len(kinds)) != len(kinds):
+            accepted = "full_attention in every n-th layer, from the first"
+            raise CheckpointError(f"{file}: layer_types is {kinds!r:.60}; accepted: {accepted}")
+        found["global_attn_every_n_layers"] = every
+    return found
+
+
+def config_json(config: ModernConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns the fields of a config.json.
+
+    Raises:
+      CheckpointError: ModernBERT has no such activation.
+    """
+    if config.activation != "gelu_erf":
+        raise CheckpointError(
+            f"model.activation is {config.activation!r}; accepted for ModernBERT: 'gelu_erf'"
+        )
+    values = {theirs: getattr(config, ours) for ours, theirs in FIELDS.items()}
+    return {
+        "architectures": ["ModernBertForMaskedLM"],
+        "model_type": MODEL_TYPE,
+        **FIXED,
+        **values,
+        "intermediate_size": config.feed_forward_size,
+        "embedding_dropout": config.dropout,
+        "hidden_activation": "gelu",
+        "cls_token_id": tokenizer.cls_id,
+        "bos_token_id": tokenizer.cls_id,
+        "sep_token_id": tokenizer.sep_id,
+        "eos_token_id": tokenizer.sep_id,
+    }
