@@ -46,9 +46,12 @@ def diff(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
     return {path: (before, now) for path, (before, now) in pairs.items() if before != now}
 
 
-def to_json(config: Any) -> dict[str, Any]:
-    """Returns a config as plain JSON values, with `format_version`."""
-    return {"format_version": FORMAT_VERSION} | to_plain(config, type(config))
+def to_json(config: Any, root: type | None = None) -> dict[str, Any]:
+    """Returns a config as plain JSON values, with `format_version`.
+
+    `root` is the class with which `from_json` will read it, by default the config's own.
+    """
+    return {"format_version": FORMAT_VERSION} | to_plain(config, root or type(config))
 
 
 def to_plain(value: Any, hint: Any) -> Any:

@@ -89,7 +89,8 @@ def split(tensors: Mapping[str, np.ndarray], *, hidden_size: int) -> dict[str, n
     """
     found: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
-        if re.match(r"(embeddings|layers|final_norm)\.", name):  # of an encoder without head
+        name = re.sub(r"^((module|_orig_mod)\.)+", "", name)  # of torch's wrappers
+        if name.startswith(("embeddings.", "layers.", "final_norm.")):  # an encoder without head
             name = f"model.{name}"
         for fused, parts in FUSED.items():
             if (
@@ -127,7 +128,7 @@ def parse_config(given: Mapping[str, Any], file: Path) -> ModernConfig:
         if given.get(name, value) != value:
             raise CheckpointError(f"{file}: {name} is {given[name]!r:.60}; accepted: {value!r}")
     defaults = {theirs: getattr(ModernConfig, ours) for ours, theirs in FIELDS.items()}
-    values = defaults | _layers_of(given, file) | given
+    values = defaults | _layers_of(given, file) | dict(given)
     if (dropout := values.get("embedding_dropout", 0.0)) != values["mlp_dropout"]:
         raise CheckpointError(
             f"{file}: embedding_dropout is {dropout!r:.60}; accepted: {values['mlp_dropout']!r}, "

@@ -68,7 +68,7 @@ class Source(NamedTuple):
     casing: str
     """Says whether the tokenizer lower-cases, and how that was decided."""
     names: tuple[Name, ...] = NAMES
-    """The names of the model's parameters."""
+    """The names of the model's parameters. If they are not BERT's, the tensors have these names."""
 
 
 def read_config(file: Path) -> BertConfig:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bert_jax.errors import CheckpointError
-from bert_jax.interop.names import NAMES, OPTIONAL_PARTS, TIED, Convention, Name, canonical, explain
+from bert_jax.interop.names import NAMES, OPTIONAL_PARTS, TIED, Name, canonical, explain
 from bert_jax.interop.source import Source
 
 Shape = tuple[int, ...]
@@ -68,7 +68,7 @@ def to_parameters(
     """
     tensors, convention = source.tensors, source.convention
     report, problems = LoadingReport(casing=source.casing), []
-    names = _source_names(tensors, convention)
+    names = _source_names(source)
     _drop_tied(names, tensors, report, problems)
     parameters, missing = {}, {}
     for name in source.names:
@@ -165,14 +165,14 @@ def from_parameters(
     return tensors
 
 
-def _source_names(tensors: Mapping[str, np.ndarray], convention: Convention) -> dict[str, str]:
+def _source_names(source: Source) -> dict[str, str]:
     """Returns a dict from the canonical name of each tensor to its name in the source."""
     names: dict[str, str] = {}
-    for source in sorted(tensors):
-        one = canonical(source, convention)
+    for name in sorted(source.tensors):
+        one = canonical(name, source.convention) if source.names is NAMES else name
         if one in names:
-            raise CheckpointError(f"{names[one]} and {source} are two names of one tensor")
-        names[one] = source
+            raise CheckpointError(f"{names[one]} and {name} are two names of one tensor")
+        names[one] = name
     return names
 
 

@@ -180,8 +180,8 @@ def apply(
 
 
 def num_parameters(params: dict, config: BertConfig) -> int:
-    """Counts the parameters, without those that only pad the vocabulary to `padded_vocab_size`."""
+    """Counts the parameters, without idle ones and padding of the vocabulary."""
     padding = config.padded_vocab_size - config.vocab_size
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    count -= padding * config.hidden_size
+    count -= padding * config.hidden_size + config.idle_parameters
     return count - (padding if "masked_token_head" in params else 0)

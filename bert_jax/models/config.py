@@ -125,6 +125,11 @@ class BertConfig:
         return True
 
     @property
+    def idle_parameters(self) -> int:
+        """Number of stored parameters that have no effect, padding of the vocabulary excepted."""
+        return 0
+
+    @property
     def feed_forward_size(self) -> int:
         """Width of the feed-forward block: `intermediate_size`, or by default 4 x `hidden_size`."""
         return self.intermediate_size or 4 * self.hidden_size
@@ -198,6 +203,10 @@ class ModernConfig(BertConfig):
     @property
     def pair_head(self) -> bool:
         return False
+
+    @property
+    def idle_parameters(self) -> int:
+        return self.hidden_size  # the first layer has no LayerNorm before attention
 
     @property
     def residual(self) -> "ModernConfig":

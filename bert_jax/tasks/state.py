@@ -29,7 +29,7 @@ def make_model(
     """Returns the encoder, with the fine-tuning's dropout, and the task's output layer.
 
     Raises:
-      ConfigError: the encoder has too few positions or segments for the task.
+      ConfigError: the encoder has too few positions or segments, or no pooler, for the task.
     """
     task, training = config.task, config.training
     pair, segments = task.text_pair, encoder.num_segments
@@ -38,6 +38,8 @@ def make_model(
     length, positions = task.max_length, encoder.max_positions
     at_most = f"at most {positions}, the positions of the model"
     require(length <= positions, "task.max_length", length, at_most)
+    pooler, accepted = training.reinitialize_pooler, "false for a model without a pooler"
+    require(encoder.pair_head or not pooler, "training.reinitialize_pooler", pooler, accepted)
     head = TaskHeadConfig(
         family=task.family,
         labels=labels,
@@ -124,7 +126,7 @@ def state_maker(
         if config.training.from_scratch:
             return state
         bert = dict(encoder)
-        if config.training.reinitialize_pooler and POOLER in state.params["bert"]:
+        if config.training.reinitialize_pooler:
             bert[POOLER] = state.params["bert"][POOLER]
         return TrainState(state.step, state.params | {"bert": bert}, state.opt_state)
 

@@ -126,7 +126,7 @@ def save_params(
     `experiment` is None for weights of another implementation. `tokenizer` is the tokenizer's
     `to_json()`. `head` configures the output layer of a fine-tuned model.
     """
-    config = to_json(experiment) if experiment else {"model": to_json(model)}
+    config = to_json(experiment) if experiment else {"model": to_json(model, BertConfig)}
     copy_code(experiment or model, directory)
     with open_checkpoints(directory) as manager, saving(manager):
         manager.save(
