@@ -29,44 +29,27 @@ def params():
     return unboxed_params(BertForPretraining(CONFIG), 0)["bert"]
 
 
-@pytest.fixture(scope="module")
-def outputs(params):
-    """Outputs of two pairs in one row, and of each pair in a row of its own, with padding."""
+def test_a_packed_pair_is_encoded_like_a_pair_in_its_own_row(params):
+    """Positions restart at each pair, and windows end at its borders."""
     rng = np.random.default_rng(0)
     pairs = [rng.integers(1, 100, length) for length in LENGTHS]
+    first, both = LENGTHS[0], sum(LENGTHS)
+    ids, packs = np.zeros((3, 24), np.int32), np.zeros((3, 24), np.int32)
+    for row, (texts, numbers) in enumerate([(pairs, (1, 2)), (pairs[:1], (1,)), (pairs[1:], (1,))]):
+        flat = np.concatenate(texts)
+        ids[row, : len(flat)] = flat
+        packs[row, : len(flat)] = np.repeat(numbers, [len(text) for text in texts])
+    cls = np.array([[0, first], [0, 0], [0, 0]], np.int32)
     run = jax.jit(lambda *inputs: CONFIG.build().apply({"params": params}, *inputs))
-
-    def encode(rows, cls):
-        ids, packs = np.zeros((len(rows), 24), np.int32), np.zeros((len(rows), 24), np.int32)
-        for row, texts in enumerate(rows):
-            flat = np.concatenate(texts)
-            ids[row, : len(flat)] = flat
-            numbers = np.repeat(np.arange(len(texts)) + 1, [len(text) for text in texts])
-            packs[row, : len(flat)] = numbers
-        return run(ids, packs, packs, np.array(cls, np.int32))
-
-    return encode([pairs], [[0, LENGTHS[0]]]), encode([[pair] for pair in pairs], [[0], [0]])
-
-
-def test_a_packed_pair_is_encoded_like_a_pair_in_its_own_row(outputs):
-    """Positions restart at each pair, and windows end at its borders."""
-    packed, alone = outputs
-    first, second = LENGTHS
-    # Float32 sums over other masked keys; rotations by other absolute positions are not involved.
-    tolerance = {"rtol": 0, "atol": 1e-5}
-    np.testing.assert_allclose(
-        packed.sequence_output[0, :first], alone.sequence_output[0, :first], **tolerance
-    )
-    np.testing.assert_allclose(
-        packed.sequence_output[0, first : first + second],
-        alone.sequence_output[1, :second],
-        **tolerance,
-    )
-    np.testing.assert_allclose(packed.pooled_output[0], alone.pooled_output[:, 0], **tolerance)
+    output = run(ids, packs, packs, cls)
+    packed, *alone = np.asarray(output.sequence_output)
+    # Only the order of float32 sums differs.
+    np.testing.assert_allclose(packed[:first], alone[0][:first], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(packed[first:both], alone[1][: LENGTHS[1]], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(output.pooled_output[0], output.pooled_output[1:, 0], atol=1e-5)
 
 
 def test_a_local_layer_sees_its_window_and_a_global_layer_sees_all(params):
-    """With global attention in no layer but the first, far tokens reach a query by the first."""
     inputs = (np.ones((1, 24), np.int32),) * 3
 
     def reach(config):
