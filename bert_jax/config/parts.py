@@ -117,7 +117,7 @@ def find_class(name: Any, expected: type, path: str) -> type:
                 f"run; accepted: --code=FILE with this file (a run has a copy in {DIRECTORY}/), or "
                 "load_run(..., trust_code=True), if you trust it"
             )
-    if not (isinstance(found, type) and issubclass(found, expected) and _is_config(found)):
+    if not (isinstance(found, type) and issubclass(found, expected)):
         raise ConfigError(f"{path} is {name!r}; accepted: a subclass of {expected.__name__}")
     return found
 
@@ -193,7 +193,3 @@ def _code_of(module: types.ModuleType) -> Code | None:
     if name not in _codes and Path(str(file)).is_file():  # imported by an experiment file
         _codes[name] = Code(Path(str(file)), Path(str(file)).read_bytes())
     return _codes.get(name)
-
-
-def _is_config(kind: type) -> bool:
-    return dataclasses.is_dataclass(kind)

@@ -123,33 +123,39 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Array, "batch length embed"],
         mask: Bool[Array, "batch 1 length length"],
-        pack_ids: Int[Array, "batch length"],
+        places: Array,
         *,
         train: bool,
         keep: bool = False,
     ) -> tuple[
         Float[Array, "batch length embed"], Float[Array, "batch heads length length"] | None
     ]:
-        """Returns the output, and if `keep` is True, the attention probabilities."""
+        """Returns the output, and if `keep` is True, the attention probabilities.
+
+        `places` are the pack ids of the tokens, or whatever `project` and `weigh` of a subclass
+        need to know about the places of the tokens.
+        """
         c = self.config
+        query, key, value = self.project(x, places)
+        context = self.weigh(query, key, value, mask, places, train=train)
         embed, heads = {"embed": c.hidden_size}, {"heads": c.num_heads, "head_dim": c.head_dim}
-        query, key, value = (
-            Dense(c, embed, heads, name=name)(x).transpose(0, 2, 1, 3)  # [B, H, S, D]
-            for name in ("query", "key", "value")
-        )
-        context = self.weigh(query, key, value, mask, pack_ids, train=train)
-        output = Dense(c, heads, embed, name="output")(context.transpose(0, 2, 1, 3))
+        output = Dense(c.residual, heads, embed, name="output")(context.transpose(0, 2, 1, 3))
         return output, self.probabilities(query, key, mask) if keep else None
 
+    def project(self, x: Array, places: Array) -> tuple[Array, ...]:
+        """Returns queries, keys and values, each [batch, heads, length, head_dim]."""
+        c = self.config
+        embed, heads = {"embed": c.hidden_size}, {"heads": c.num_heads, "head_dim": c.head_dim}
+        names = ("query", "key", "value")
+        return tuple(Dense(c, embed, heads, name=n)(x).transpose(0, 2, 1, 3) for n in names)
+
     def weigh(
-        self, query: Array, key: Array, value: Array, mask: Array, pack_ids: Array, *, train: bool
+        self, query: Array, key: Array, value: Array, mask: Array, places: Array, *, train: bool
     ) -> Float[Array, "batch heads queries head_dim"]:
         """Returns the mean of the values, weighted by the probabilities after dropout."""
         c = self.config
         if c.attention != "einsum" and not self.is_initializing():  # its example batch is too small
-            return kernel_attention(
-                query, key, value, pack_ids, kernel=c.attention, rules=self.rules
-            )
+            return kernel_attention(query, key, value, places, kernel=c.attention, rules=self.rules)
         rng = Dropout(c.attention_dropout).rng(train=train)
         kept, share = None, 1.0
         if rng is not None:

@@ -100,23 +100,28 @@ class Bert(nn.Module):
     rules: ShardingRules | None = None
 
     embeddings_class, layer_class = Embeddings, EncoderLayer
+    input_axes = (nn.broadcast, nn.broadcast)
+    """For each of `layer_inputs`: broadcast, or 0 if its first dimension is the layer."""
 
     def setup(self):
         c = self.config
         self.embeddings = self.embeddings_class(c, self.rules)
         layer, loop = self.layer_class, c.layers_loop(jax.default_backend())
-        if c.remat == "full":  # arguments 4 to 6 are bools; 0 is the module
-            layer = nn.remat(layer, prevent_cse=not loop, static_argnums=(4, 5, 6))
+        if c.remat == "full":  # 0 is the module and 1 is x; three bools follow the inputs
+            first = 2 + len(self.input_axes)
+            bools = tuple(range(first, first + 3))
+            layer = nn.remat(layer, prevent_cse=not loop, static_argnums=bools)
         self.layers = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast,) * 5,  # pyright: ignore[reportArgumentType]
+            in_axes=(*self.input_axes, *(nn.broadcast,) * 3),  # pyright: ignore[reportArgumentType]
             length=c.num_layers,
             unroll=1 if loop else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.rules)
-        self.pooler = Pooler(c)
+        if c.pair_head:
+            self.pooler = Pooler(c)
 
     def __call__(
         self,
@@ -129,18 +134,28 @@ class Bert(nn.Module):
         keep_hidden_states: bool = False,
         keep_attentions: bool = False,
     ) -> EncoderOutput:
-        x = self.embeddings(
-            token_ids, segment_ids, restarting_positions(pack_ids, cls_positions), train=train
-        )
+        positions = restarting_positions(pack_ids, cls_positions)
+        x = self.embeddings(token_ids, segment_ids, positions, train=train)
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
-        mask = attention_mask(pack_ids)
+        inputs = self.layer_inputs(attention_mask(pack_ids), pack_ids, positions)
         embedded = x if keep_hidden_states else None
-        x, (hidden_states, attentions) = self.layers(
-            x, mask, pack_ids, train, keep_hidden_states, keep_attentions
-        )
+        flags = (train, keep_hidden_states, keep_attentions)
+        x, (hidden_states, attentions) = self.layers(x, *inputs, *flags)  # pyright: ignore
+        x = self.finish(x)
         first = constrain(gather_positions(x, cls_positions), ("batch", None, None), self.rules)
-        pooled = constrain(self.pooler(first), ("batch", None, None), self.rules)
-        return EncoderOutput(x, pooled, hidden_states, embedded, attentions)
+        if self.config.pair_head:
+            first = constrain(self.pooler(first), ("batch", None, None), self.rules)
+        return EncoderOutput(x, first, hidden_states, embedded, attentions)
+
+    def layer_inputs(
+        self, mask: Array, pack_ids: Array, positions: Array | None
+    ) -> tuple[Array, ...]:
+        """Returns what every layer gets beside its input. None means positions 0, 1, 2, ..."""
+        return mask, pack_ids
+
+    def finish(self, x: Array) -> Array:
+        """Returns `sequence_output`, given the output of the last layer."""
+        return x
 
 
 class BertForPretraining(nn.Module):

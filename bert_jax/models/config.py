@@ -101,10 +101,6 @@ class BertConfig:
         attention = 4 * hidden * sum(length**2 for length in pair_lengths)
         return self.num_layers * (projections + attention)
 
-    def for_platform(self, platform: str) -> Self:
-        """Returns the config with the value that `scan_layers` has on a platform of jax."""
-        return replace(self, scan_layers=self.layers_loop(platform))
-
     def layers_loop(self, platform: str) -> bool:
         """Returns `scan_layers`, or whether the layers run in a loop on a platform of jax.
 
@@ -118,6 +114,11 @@ class BertConfig:
     def biases(self) -> bool:
         """Whether dense layers and LayerNorm have biases."""
         return True
+
+    @property
+    def residual(self) -> Self:
+        """The config of the dense layers whose outputs are added to the residual stream."""
+        return self
 
     @property
     def pair_head(self) -> bool:
@@ -186,14 +187,10 @@ class ModernConfig(BertConfig):
         """See `BertConfig`. In layers with local attention, only keys in the window count."""
         hidden, mlp, side = self.hidden_size, self.feed_forward_size, self.local_window // 2
         projections = sum(pair_lengths) * 2 * (4 * hidden**2 + 3 * hidden * mlp)
-        global_layers = -(-self.num_layers // self.global_every)
-        attended = {"global": 0, "local": 0}
-        for length in pair_lengths:
-            near = min(side, length - 1)
-            attended["global"] += length**2
-            attended["local"] += length * (2 * near + 1) - near * (near + 1)
-        keys = global_layers * attended["global"]
-        keys += (self.num_layers - global_layers) * attended["local"]
+        pairs = [(length, min(side, length - 1)) for length in pair_lengths]
+        whole = -(-self.num_layers // self.global_every)  # number of layers with global attention
+        keys = whole * sum(length**2 for length in pair_lengths)
+        keys += (self.num_layers - whole) * sum(n * (2 * k + 1) - k * (k + 1) for n, k in pairs)
         return self.num_layers * projections + 4 * hidden * keys
 
     @property
@@ -209,8 +206,7 @@ class ModernConfig(BertConfig):
         return self.hidden_size  # the first layer has no LayerNorm before attention
 
     @property
-    def residual(self) -> "ModernConfig":
-        """The config of the layers that write to the residual stream: they start smaller."""
+    def residual(self) -> Self:  # it starts with smaller weights
         return replace(
             self, initializer_stddev=self.initializer_stddev / (2 * self.num_layers) ** 0.5
         )

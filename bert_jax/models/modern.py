@@ -9,17 +9,15 @@ References:
   Shazeer 2020 (GeGLU), https://arxiv.org/abs/2002.05202
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from bert_jax.models.attention import SelfAttention, attention_mask
-from bert_jax.models.bert import EncoderOutput, restarting_positions
+from bert_jax.models.attention import SelfAttention
+from bert_jax.models.bert import Bert
 from bert_jax.models.config import ModernConfig
 from bert_jax.models.dropout import Dropout
 from bert_jax.models.embeddings import Embeddings
-from bert_jax.models.heads import gather_positions
 from bert_jax.models.layers import Dense, LayerNorm, activation
 from bert_jax.sharding import ShardingRules, constrain
 
@@ -42,32 +40,9 @@ def wavenumbers(head_dim: int, theta: float) -> Float[Array, "half"]:
 class ModernAttention(SelfAttention):
     """Self-attention whose queries and keys are rotated by the angles of their positions."""
 
-    config: ModernConfig
-
-    @nn.compact
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        x: Float[Array, "batch length embed"],
-        mask: Bool[Array, "batch 1 length length"],
-        angles: Float[Array, "#batch length half"],
-        *,
-        train: bool,
-        keep: bool = False,
-    ) -> tuple[
-        Float[Array, "batch length embed"], Float[Array, "batch heads length length"] | None
-    ]:
-        """Returns the output, and if `keep` is True, the attention probabilities."""
-        c = self.config
-        embed, heads = {"embed": c.hidden_size}, {"heads": c.num_heads, "head_dim": c.head_dim}
-        query, key, value = (
-            Dense(c, embed, heads, name=name)(x).transpose(0, 2, 1, 3)  # [B, H, S, D]
-            for name in ("query", "key", "value")
-        )
-        query, key = rotate(query, angles), rotate(key, angles)
-        context = self.weigh(query, key, value, mask, mask, train=train)
-        output = Dense(c.residual, heads, embed, name="output")(context.transpose(0, 2, 1, 3))
-        output = Dropout(c.attention_dropout, c.dropout_bits)(output, train=train)
-        return output, self.probabilities(query, key, mask) if keep else None
+    def project(self, x: Array, places: Array) -> tuple[Array, ...]:
+        query, key, value = super().project(x, places)
+        return rotate(query, places), rotate(key, places), value
 
 
 class GatedFeedForward(nn.Module):
@@ -121,7 +96,7 @@ class ModernLayer(nn.Module):
         attended, attentions = ModernAttention(c, self.rules, name="attention")(
             normal, mask, angles, train=train, keep=keep_attentions
         )
-        x = x + attended
+        x = x + Dropout(c.attention_dropout, c.dropout_bits)(attended, train=train)
         normal = LayerNorm(c, name="feed_forward_norm")(x)
         x = x + GatedFeedForward(c, name="feed_forward")(normal, train=train)
         x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
@@ -134,53 +109,26 @@ class ModernEmbeddings(Embeddings):
     added = ()
 
 
-class Modern(nn.Module):
-    """The encoder, with the inputs and outputs of `models.bert.Bert`.
+class Modern(Bert):
+    """The encoder. `segment_ids` do not matter, and `pooled_output` is the [CLS] vector itself.
 
-    `segment_ids` do not matter. `pooled_output` is the [CLS] vector itself. `hidden_states` are the
-    outputs of the layers before the last normalization.
+    `hidden_states` are the outputs of the layers before the last normalization.
     """
 
     config: ModernConfig
-    rules: ShardingRules | None = None
+
+    embeddings_class, layer_class = ModernEmbeddings, ModernLayer
+    input_axes = (0, nn.broadcast, nn.broadcast)
 
     def setup(self):
-        c = self.config
-        self.embeddings = ModernEmbeddings(c, self.rules)
-        layer, loop = ModernLayer, c.layers_loop(jax.default_backend())
-        if c.remat == "full":  # arguments 5 to 7 are bools; 0 is the module
-            layer = nn.remat(layer, prevent_cse=not loop, static_argnums=(5, 6, 7))
-        self.layers = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, *(nn.broadcast,) * 5),  # pyright: ignore[reportArgumentType]
-            length=c.num_layers,
-            unroll=1 if loop else c.num_layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c, self.rules)
-        self.final_norm = LayerNorm(c)
+        super().setup()
+        self.final_norm = LayerNorm(self.config)
 
-    def __call__(
-        self,
-        token_ids: Int[Array, "batch length"],
-        segment_ids: Int[Array, "batch length"],
-        pack_ids: Int[Array, "batch length"],
-        cls_positions: Int[Array, "batch pairs"],
-        *,
-        train: bool = False,
-        keep_hidden_states: bool = False,
-        keep_attentions: bool = False,
-    ) -> EncoderOutput:
-        x = self.embeddings(token_ids, segment_ids, train=train)
-        x = constrain(x, ("batch", "length", "activation_embed"), self.rules)
-        embedded = x if keep_hidden_states else None
-        positions = restarting_positions(pack_ids, cls_positions)
-        positions = jnp.arange(x.shape[1])[None] if positions is None else positions
-        numbers, mask = jnp.arange(self.config.num_layers), attention_mask(pack_ids)
-        x, (hidden_states, attentions) = self.layers(
-            x, numbers, mask, positions, train, keep_hidden_states, keep_attentions
-        )
-        x = self.final_norm(x)
-        first = constrain(gather_positions(x, cls_positions), ("batch", None, None), self.rules)
-        return EncoderOutput(x, first, hidden_states, embedded, attentions)
+    def layer_inputs(
+        self, mask: Array, pack_ids: Array, positions: Array | None
+    ) -> tuple[Array, ...]:
+        positions = jnp.arange(pack_ids.shape[1])[None] if positions is None else positions
+        return jnp.arange(self.config.num_layers), mask, positions
+
+    def finish(self, x: Array) -> Array:
+        return self.final_norm(x)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -66,8 +67,8 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
         _check_kernel(experiment, mesh)
     rows = batch_sharding(experiment, mesh)
     # `plan` compiles for the devices of the mesh, which this machine does not have.
-    config = experiment.model.for_platform(mesh.devices.flat[0].platform)
-    model = BertForPretraining(config, experiment.sharding)
+    loop = experiment.model.layers_loop(mesh.devices.flat[0].platform)
+    model = BertForPretraining(replace(experiment.model, scan_layers=loop), experiment.sharding)
     schedule = learning_rate_schedule(
         experiment.optimizer, steps=experiment.training.steps, start=phase.schedule_start
     )

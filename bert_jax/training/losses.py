@@ -1,8 +1,9 @@
 """The masked-LM loss and the next-sentence loss, as functions of arrays."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,14 @@ class ObjectiveConfig:
     def __post_init__(self):
         check_bounds(self, "objective")
 
-    def build(self) -> "Objective":
-        """Returns the function that computes the loss."""
+    def build(self) -> Callable[..., Float[Array, ""]]:
+        """Returns the function that computes the loss of a microbatch, with these arguments.
+
+        `mlm` and `nsp` are the sums of the cross entropy of the masked words and of the pair labels
+        of the microbatch. `weights` are the divisors of such sums over the global batch, so the
+        losses of all microbatches add up. Keyword arguments: the float32 `token_logits` [batch,
+        predictions, vocab], and `mask_weights` [batch, predictions], 1 at masked words, else 0.
+        """
         return partial(pretraining_objective, config=self)
 
 
@@ -101,30 +108,6 @@ def loss_weights(
     return LossWeights(
         jnp.maximum(mlm.sum().astype(jnp.float32), 1), jnp.maximum(pair_weights.sum(), 1)
     )
-
-
-class Objective(Protocol):
-    """Computes the loss of a microbatch; the losses of all microbatches add up to the batch's."""
-
-    def __call__(
-        self,
-        mlm: Mean,
-        nsp: Mean,
-        weights: LossWeights,
-        *,
-        token_logits: Float[Array, "batch predictions vocab"],
-        mask_weights: Float[Array, "batch predictions"],
-    ) -> Float[Array, ""]:
-        """Returns the loss.
-
-        Args:
-          mlm: the summed cross entropy of the masked words of the microbatch.
-          nsp: the summed cross entropy of the pair labels.
-          weights: the divisors of such sums, which are those of the global batch.
-          token_logits: float32 logits at the mask positions, -inf beyond the vocabulary.
-          mask_weights: 1 at masked words, 0 at unused mask positions.
-        """
-        ...
 
 
 def pretraining_objective(

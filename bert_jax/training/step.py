@@ -42,13 +42,8 @@ def pretraining_loss(
     output = apply(model, params, batch, dropout_rng=dropout_rng)
     mlm_loss = Mean.of(cross_entropy(output.token_logits, batch.mask_labels), batch.mask_weights)
     nsp_loss = Mean.of(cross_entropy(output.pair_logits, batch.pair_labels), batch.pair_weights)
-    loss = objective.build()(
-        mlm_loss,
-        nsp_loss,
-        weights,
-        token_logits=output.token_logits,
-        mask_weights=batch.mask_weights,
-    )
+    inputs = {"token_logits": output.token_logits, "mask_weights": batch.mask_weights}
+    loss = objective.build()(mlm_loss, nsp_loss, weights, **inputs)
     return loss, {
         "loss": Mean(loss, 0.0),
         "mlm_loss": mlm_loss,

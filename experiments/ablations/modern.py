@@ -6,8 +6,8 @@
 Nobody has run this experiment yet. Data, layers and width are those of both_losses.py, without the
 pair loss, which the modern encoder does not have. A gated block has three matrices in place of two,
 so it is narrower: the FLOPs of a run agree within 1 %. Half of the layers have local attention, and
-the FLOPs of keys outside of the window are not counted, though they are computed. Both encoders are trained at two learning rates, because a pre-norm encoder
-may need another rate than BERT.
+the FLOPs of keys outside of the window are not counted, though they are computed. Both encoders
+are trained at two learning rates, because a pre-norm encoder may need another rate than BERT.
 
 Finding to compare with: Warner et al. 2024 report higher GLUE scores than BERT-base, but with more
 data, too, https://arxiv.org/abs/2412.13663.

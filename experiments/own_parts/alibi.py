@@ -52,7 +52,7 @@ class AlibiAttention(SelfAttention):
         scores = scores * query.shape[-1] ** -0.5 - slopes[:, None, None] * distance
         return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min))
 
-    def weigh(self, query, key, value, mask, pack_ids, *, train):
+    def weigh(self, query, key, value, mask, places, *, train):
         c, probabilities = self.config, self.probabilities(query, key, mask)
         kept = Dropout(c.attention_dropout, c.dropout_bits)(probabilities, train=train)
         return jnp.einsum("bhqk,bhkd->bhqd", kept.astype(value.dtype), value)
