@@ -107,7 +107,6 @@ def load(spec: str, root: Any = None) -> Any:
     """
     from bert_jax.training.experiment import Experiment
 
-    run_code()
     root = root or Experiment
     if not spec.endswith(".json"):
         found = config.load_experiment(spec)

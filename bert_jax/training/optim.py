@@ -220,14 +220,7 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> FiniteO
         return built
     inner = optax.with_extra_args_support(built)
 
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        *,
-        finite: ArrayLike = True,
-        **more: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
+    def update(updates: Any, state: Any, params: Any = None, *, finite: Any = True, **more: Any):
         updates, new = inner.update(updates, state, params, **more)
         return updates, optax.tree.where(finite, new, without_update(state))
 
