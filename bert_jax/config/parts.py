@@ -57,8 +57,14 @@ _codes: dict[str, Code] = {}
 
 
 def run_code(code: Code) -> types.ModuleType:
-    """Runs a file and returns its module. The file must be trusted: it can do anything."""
-    module = types.ModuleType(f"experiment_{code.path.stem}_{code.sha256[:12]}")
+    """Runs a file and returns its module. The file must be trusted: it can do anything.
+
+    A file is run once, so its classes stay the same.
+    """
+    place = hashlib.sha256(f"{code.path.resolve()} {code.sha256}".encode()).hexdigest()
+    module = types.ModuleType(f"experiment_{code.path.stem}_{place[:12]}")
+    if module.__name__ in sys.modules:
+        return sys.modules[module.__name__]
     module.__file__ = str(code.path)
     _codes[module.__name__] = code
     sys.modules[module.__name__] = module  # where dataclasses look for the names in annotations
