@@ -1,16 +1,21 @@
-"""Does the modern encoder learn more than BERT from the same data at the same FLOPs?
+"""The modern encoder against BERT.
+
+Question: does the modern encoder learn more than BERT from the same data at the same FLOPs?
 
     python -m bert_jax.prepare --experiment=experiments/ablations/modern.py
     python -m bert_jax.sweep --experiment=experiments/ablations/modern.py --workdir=DIR
 
-Nobody has run this experiment yet. Data, layers and width are those of both_losses.py, without the
-pair loss, which the modern encoder does not have. A gated block has three matrices in place of two,
-so it is narrower: the FLOPs of a run agree within 1 %. Half of the layers have local attention, and
-the FLOPs of keys outside of the window are not counted, though they are computed. Both encoders
-are trained at two learning rates, because a pre-norm encoder may need another rate than BERT.
+Cost: 12 runs of about 5e13 FLOPs each. A run is as long as one of both_losses.py, at most 20
+minutes on two CPU cores. Nobody has made these runs yet.
 
-Finding to compare with: Warner et al. 2024 report higher GLUE scores than BERT-base, but with more
-data, too, https://arxiv.org/abs/2412.13663.
+Data, layers and width are those of both_losses.py, without the pair loss, which the modern encoder
+does not have. A gated block has three matrices in place of two, so it is narrower: the FLOPs of a
+run agree within 1 %. Half of the layers have local attention, and the FLOPs of keys outside of the
+window are not counted, though they are computed. Both encoders are trained at two learning rates,
+because a pre-norm encoder may need another rate than BERT.
+
+Published: Warner et al. (2024, https://arxiv.org/abs/2412.13663) report higher GLUE scores than
+BERT-base, but with more data, too.
 """
 
 from collections.abc import Iterator
