@@ -76,7 +76,7 @@ def run_package(*arguments, **options):
 def test_the_program_lists_every_command_with_its_purpose():
     files = (ROOT / "bert_jax").glob("*.py")
     modules = {f.stem for f in files if "\n    command.run(" in f.read_text(encoding="utf-8")}
-    assert set(COMMANDS) == modules | {"config", "new", "verify"}
+    assert set(COMMANDS) == modules | {"config", "new", "report", "verify"}
     result = run_package()
     *head, blank = result.stdout.splitlines()[:2]
     assert result.returncode == 0 and result.stderr == "" and blank == ""

@@ -63,10 +63,10 @@ def test_the_newest_checkpoints_are_kept(workdir, short):
 
 
 def test_a_checkpoint_holds_state_config_tokenizer_and_passport(workdir, short):
-    state, spent, pending, written = restore(workdir, abstract_of(short), short)
+    state, step, spent, pending, written = restore(workdir, abstract_of(short), short)
     assert pending == []  # the step has a row of metrics.jsonl
     assert written.count == len((workdir / "metrics.jsonl").read_text().splitlines())
-    assert int(state.step) == 12 and spent["updates"] > 0
+    assert int(state.step) == step == 12 and spent["updates"] > 0
     moments = [m for m in jax.tree.leaves(state.opt_state) if m.ndim > 0]
     assert len(moments) == 2 * len(jax.tree.leaves(state.params))
     assert all(np.isfinite(np.asarray(m)).all() for m in moments)
