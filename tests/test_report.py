@@ -70,6 +70,17 @@ def test_the_statements_and_numbers_are_those_of_the_sweeps_table(gathered, page
     assert len(gathered.rows) == 6 and "115 seeds would tell with probability 0.8" in text
 
 
+def test_the_branches_of_several_trunks_are_one_point(tmp_path):
+    """Each seed has a trunk of its own, whose path is in its config."""
+    for seed in (0, 1):
+        run = write_runs(tmp_path / str(seed), names=["branch"]) / "branch"
+        config = json.loads((run / "config.json").read_text())
+        config["seed"], config["training"]["branch_from"] = seed, f"trunks/{seed}@10"
+        (run / "config.json").write_text(json.dumps(config))
+    (point,) = gather([tmp_path / seed / "branch" for seed in "01"], command.load).points
+    assert len(point.runs) == 2 and not point.fields
+
+
 def test_a_name_cannot_end_an_element(page):
     text = page.read_text()
     assert EVIL not in text and html.escape(EVIL) in text

@@ -17,6 +17,7 @@ from bert_jax.planning.timeline import phase_flops
 from bert_jax.sweeps.comparison import Row, compare
 from bert_jax.sweeps.grid import PlannedRun, Point, points_of
 from bert_jax.sweeps.runs import metrics_of, status
+from bert_jax.sweeps.trunks import without_branch
 from bert_jax.training.experiment import Experiment, phases
 
 MOST_ROWS = 300
@@ -59,7 +60,8 @@ def gather(
     """
     found = [run for directory in directories for run in find_runs(directory)]
     paths = {_name(path, found): path for path in found}
-    runs = [PlannedRun(name, {}, load(str(p / "config.json"))) for name, p in paths.items()]
+    experiments = {name: load(str(path / "config.json")) for name, path in paths.items()}
+    runs = [PlannedRun(name, {}, without_branch(one)) for name, one in experiments.items()]
     if base:
         require(base in paths, "--base", base, f"the name of a run, such as {runs[0].id}")
         first = replace(next(run for run in runs if run.id == base).experiment, seed=0)

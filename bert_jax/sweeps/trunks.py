@@ -58,5 +58,8 @@ def _trunk_of(run: PlannedRun) -> PlannedRun | None:
 
 
 def without_branch(experiment: Any) -> Any:
-    """Returns the experiment without `training.branch_from`; a run's id is its hash."""
+    """Returns the experiment without `training.branch_from`, which names no other updates.
+
+    A run's id is its hash, and seeds of a point differ in nothing else.
+    """
     return config.override(experiment, {"training.branch_from": ""})
