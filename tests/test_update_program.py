@@ -155,7 +155,16 @@ def temporaries_in_theory(experiment, state):
     return gradients + kept * jnp.dtype(model.dtype).itemsize + logits
 
 
-@pytest.mark.parametrize(("length", "dtype"), TEMPORARIES)
+SLOW_PROGRAMS = ((128, "bfloat16"), (512, "float32"))
+
+
+@pytest.mark.parametrize(
+    ("length", "dtype"),
+    [
+        pytest.param(*form, marks=[pytest.mark.slow] * (form in SLOW_PROGRAMS))
+        for form in TEMPORARIES
+    ],
+)
 def test_the_program_for_a_cpu_keeps_its_size(length, dtype, update_of):
     experiment, state, update = update_of(length, dtype)
     with jax.set_mesh(make_mesh(experiment.mesh)):
