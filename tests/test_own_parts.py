@@ -186,7 +186,7 @@ def test_an_own_objective_adds_to_the_loss_of_every_microbatch_alike(experiment,
     batch = example_batch(batch_size=4, length=8, predictions=3)
     weights = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]], np.float32)
     batch = batch._replace(pack_ids=np.ones((4, 8), np.int32), mask_weights=weights)
-    params = unboxed_params(model, 0)
+    params = jax.jit(lambda: unboxed_params(model, 0))()
     losses = {}
     for kind, parts in ((objective, 1), (objective, 2), (experiment.objective, 1)):
         step = partial(accumulate_gradients, model=model, objective=kind, microbatches=parts)
