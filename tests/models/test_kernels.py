@@ -111,7 +111,7 @@ def test_a_model_with_the_kernel_has_the_logits_of_one_without():
     batch = example_batch(batch_size=2, length=128, predictions=4)
     pack_ids = np.where(np.arange(128) < 90, 1, 0) * np.ones((2, 1), np.int32)
     batch = batch._replace(pack_ids=pack_ids.astype(np.int32))
-    params = nn.unbox(init_params(BertForPretraining(config, rules), 0))
+    params = jax.jit(lambda: nn.unbox(init_params(BertForPretraining(config, rules), 0)))()
     logits = []
     for attention in ("einsum", "splash"):
         model = BertForPretraining(dataclasses.replace(config, attention=attention), rules)

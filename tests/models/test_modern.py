@@ -26,7 +26,7 @@ LENGTHS = (9, 13)
 
 @pytest.fixture(scope="module")
 def params():
-    return unboxed_params(BertForPretraining(CONFIG), 0)["bert"]
+    return jax.jit(lambda: unboxed_params(BertForPretraining(CONFIG), 0))()["bert"]
 
 
 def test_a_packed_pair_is_encoded_like_a_pair_in_its_own_row(params):
