@@ -146,7 +146,7 @@ def test_one_update_of_each_sweep_value_evaluates_abstractly_at_full_size():
     checked = set()
     for file, name in SWEEPS:
         for overrides in getattr(load_module(ROOT / file), name)():
-            experiment = override(load(file), overrides | NO_SHAPES)
+            experiment = override(override(load(file), overrides), NO_SHAPES)
             if config_hash(experiment) not in checked:
                 checked.add(config_hash(experiment))
                 check_updates(experiment)

@@ -48,7 +48,7 @@ def test_without_prepared_data_the_script_says_how_to_make_them(clone):
     assert not (clone / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_stages_run_on_a_cpu(clone):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     cases = [sys.executable, "benchmarks/gpu_cases.py"]

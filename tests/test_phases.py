@@ -377,7 +377,7 @@ def test_a_resumed_run_is_bitwise_equal(step, stopped_at, two_phase_run, two_pha
     assert_same_bits(arrays_of(workdir, 12), arrays_of(two_phase_run[0], 12))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_losses_are_the_same_on_another_mesh(stopped_at, two_phase_run, two_phases):
     workdir = stopped_at(5)
     train(override(two_phases, {"mesh.data": 2, "mesh.fsdp": 2}), workdir)

@@ -44,6 +44,7 @@ CASES = [
     *((mesh, "unrolled") for mesh in MESHES),
     *((mesh, program) for mesh in ("1x8x1", "2x2x2") for program in ("scanned-remat", "bfloat16")),
 ]
+LONG = (("8x1x1", "unrolled"), ("1x8x1", "unrolled"), ("1x8x1", "scanned-remat"))
 
 
 def mesh_of(name: str) -> MeshConfig:
@@ -87,8 +88,13 @@ def losses_of_one_device(tmp_path_factory):
 
 
 # The default suite compares single updates: tests/training/test_sharding.py.
-@pytest.mark.slow
-@pytest.mark.parametrize(("mesh", "program"), CASES)
+@pytest.mark.parametrize(
+    ("mesh", "program"),
+    [
+        pytest.param(*case, marks=pytest.mark.long if case in LONG else pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_losses_of_twenty_updates_do_not_depend_on_mesh_or_program(
     mesh, program, twenty_steps, losses_of_one_device, tmp_path
 ):

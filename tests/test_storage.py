@@ -610,7 +610,7 @@ def test_the_quick_start_in_gs_at_its_full_size_is_killed_and_ends_like_a_local_
     assert_same_numbers(compare(bucket, tmp_path, same, corpus=(), processes=1))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_with_a_workdir_in_gs_are_killed_and_end_like_one_process(
     bucket, data_config, tmp_path
 ):

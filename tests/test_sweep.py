@@ -262,7 +262,7 @@ def test_a_wrong_budget_is_refused(experiment, tmp_path, wrong):
         load_budget(str(file))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_budget_in_seconds_is_measured_once(experiment, tmp_path):
     """A second start reads the time, so it finds the finished run."""
     file = write_file(tmp_path / "one.py", experiment, rates=[1e-3], seeds=[0, 1])
@@ -411,7 +411,7 @@ def test_runs_that_differ_in_their_last_phase_share_a_trunk(experiment, tmp_path
     assert share_trunks(expand(experiment, [decaying]), tmp_path)[0] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_makes_a_shared_trunk_once(experiment, tmp_path):
     """The command again makes nothing."""
     base = override(experiment, {"optimizer.schedule": "constant"})
