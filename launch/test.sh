@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests in .venv. Arguments are passed to pytest, e.g. tests/models -k padding.
-#   bash launch/test.sh                the default suite: at most 8 minutes on two cores
-#   bash launch/test.sh --slow         the tests that are marked slow: about 20 minutes
+#   bash launch/test.sh                the default suite: about 10 minutes on two cores
+#   bash launch/test.sh --slow         the tests that are marked slow: about 25 minutes
 #   bash launch/test.sh --faults       all tests in tests/faults and tests/fuzz, with 30 kills of each
 #                                      command and a long run of 5,000 updates: about an hour
 #   bash launch/test.sh --newest       tests of the model, training and meshes, in .venv-3.12: Python

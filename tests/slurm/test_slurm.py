@@ -1,5 +1,9 @@
-"""`sbatch launch/slurm.sbatch` trains on two nodes, and a signal does not change what it trains."""
+"""`sbatch launch/slurm.sbatch` trains on two nodes, and `sweep --launcher=slurm` submits an array.
 
+Two clusters on one machine disturb each other, so all tests of Slurm share one, in one file.
+"""
+
+import csv
 import dataclasses
 import json
 import subprocess
@@ -27,28 +31,33 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def sbatch(tmp_path_factory):
-    """Submits launch/slurm.sbatch to Slurm with two nodes. Returns a function to follow the job."""
-    directory = tmp_path_factory.mktemp("slurm")
-    with slurm(directory) as environment:
-        environment |= {
+def environment(tmp_path_factory):
+    """The environment of the commands of a Slurm with two nodes."""
+    with slurm(tmp_path_factory.mktemp("slurm")) as variables:
+        variables |= {
             "VIRTUAL_ENV": sys.prefix,
             "PYTHONPATH": str(ROOT),
             "XLA_FLAGS": xla_flags(devices=1),
         }
+        yield variables
 
-        def run(*command):
-            done = subprocess.run(
-                command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            return done.stdout
 
-        def submit(*arguments, log):
-            command = ("sbatch", "--parsable", f"--output={log}", "launch/slurm.sbatch")
-            return run(*command, *arguments).strip()
+@pytest.fixture
+def sbatch(environment):
+    """Submits launch/slurm.sbatch. Returns a function to follow the job."""
 
-        yield submit, run
+    def run(*command):
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def submit(*arguments, log):
+        command = ("sbatch", "--parsable", f"--output={log}", "launch/slurm.sbatch")
+        return run(*command, *arguments).strip()
+
+    return submit, run
 
 
 @pytest.fixture
@@ -91,3 +100,55 @@ def test_a_job_that_gets_a_signal_is_submitted_again_and_ends_like_any_other(
     recorded = json.loads((signalled / "environment.json").read_text())
     assert recorded["processes"] == 2 and len(recorded["earlier"]) == 1
     assert_same_run(undisturbed, signalled, step=200)
+
+
+SWEEP = """
+import json
+from bert_jax.config import from_json
+from bert_jax.training.experiment import Experiment
+
+def get_config():
+    return from_json(Experiment, json.loads({base!r}))
+
+def sweep():
+    for rate in (1e-3, 1e30):
+        for seed in (0, 1):
+            if rate < 1 or seed:
+                yield {{"optimizer.learning_rate": rate, "seed": seed}}
+"""
+
+
+def test_an_array_makes_each_run_once(environment, experiment, tmp_path):
+    """Two runs end well, and one fails. Until they end, the same command submits nothing."""
+    file, workdir = tmp_path / "sweep.py", tmp_path / "a sweep"
+    file.write_text(SWEEP.format(base=json.dumps(to_json(experiment))))
+    command = [sys.executable, "-m", "bert_jax.sweep", f"--experiment={file}"]
+    command += [f"--workdir={workdir}", "--launcher=slurm", "--sbatch=--cpus-per-task=1"]
+
+    def sweep(*more):
+        options = {"env": environment, "capture_output": True, "text": True, "check": False}
+        return subprocess.run([*command, *more], **options)
+
+    refused = sweep("--sbatch=--partition=none")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+    assert refused.stderr.startswith("error: sbatch failed: ")
+    first = sweep("--parallel=2")
+    assert first.returncode == 0 and "submitted 3 runs as job" in first.stdout, first.stderr
+    again = sweep()
+    assert again.returncode == 0 and "no job is submitted" in again.stdout, again.stderr
+    deadline = time.monotonic() + 240
+    while len([*workdir.glob("*/result.json"), *workdir.glob("*/error.txt")]) < 3:
+        logs = [log.read_text() for log in workdir.glob("slurm-*.log")]
+        assert time.monotonic() < deadline, logs
+        time.sleep(0.5)
+    results = {path: path.stat().st_mtime_ns for path in workdir.glob("*/result.json")}
+    (error,) = workdir.glob("*/error.txt")
+    assert "learning_rate" in error.read_text()
+    while subprocess.run(["squeue", "-h"], env=environment, capture_output=True).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    third = sweep()
+    assert "2 done, 1 failed" in third.stdout and "submitted 1 runs" in third.stdout
+    rows = list(csv.DictReader((workdir / "summary.csv").open()))
+    assert sorted(row["status"] for row in rows) == ["done", "done", "failed"]
+    assert {path: path.stat().st_mtime_ns for path in results} == results
