@@ -80,7 +80,7 @@ class Peer:
         if request["weights"]:
             tensors = safetensors.numpy.load_file(request["weights"])
             loaded = {name: self.torch.from_numpy(array) for name, array in tensors.items()}
-            tied = {second: loaded[first] for second, first in TIED.items()}
+            tied = {second: loaded[first] for second, first in TIED.items() if first in loaded}
             self.model.load_state_dict(loaded | tied)
         self.model.train().to(self.device)
         self.compute = self.stock_loss if form == "stock" else self.strongest_loss
