@@ -45,7 +45,7 @@ FLAGS = flags.FLAGS
 FORMAT_VERSION = 1
 EMBED = {
     "sentences": ("movie_sentiment/train.tsv", 400),
-    "paragraphs": ("boolq/test.jsonl", 80),
+    "paragraphs": ("boolq/test.jsonl", 400),
 }
 """File of each set below --tasks, and the number of texts."""
 KINDS = (*EMBED, "fine-tuning")
