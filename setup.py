@@ -18,7 +18,7 @@ setup(
     package_dir={"": "."},
     packages=find_packages(include=["bert_jax", "bert_jax.*"]),
     package_data={
-        "bert_jax.audit": ["page.html"],
+        "bert_jax.audit": ["*.html"],
         "bert_jax.data": ["embedded/*"],
         "bert_jax.new": ["*.txt"],
         "bert_jax.planning": ["*.txtpb"],

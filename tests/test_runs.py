@@ -102,7 +102,8 @@ def test_metrics_returns_the_rows_of_metrics_jsonl(run):
 
 
 def test_the_rows_are_a_data_frame_where_pandas_is_installed(run, monkeypatch):
-    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    import pandas
+
     frame = run.metrics_frame()
     assert isinstance(frame, pandas.DataFrame) and list(frame.index) == [2, 4, 6, 8, 10, 12]
     assert frame.loc[12, "eval/probes"] == 2 and frame["eval/loss"].count() == 2

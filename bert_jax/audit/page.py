@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bert_jax.audit import figures
 from bert_jax.audit.findings import SPLIT_NAMES, Finding, find, label_one, row_fill
 from bert_jax.audit.shortcut import Shortcut, measure_data
+from bert_jax.audit.template import open_templates
 from bert_jax.data.passport import load_passport, load_token_counts, passport_fingerprint
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer
 from bert_jax.files import write_atomically
@@ -40,13 +40,7 @@ def write_page(directory: str | Path) -> Audit:
     tokens = _describe_tokens(load_token_counts(directory), load_tokenizer(directory))
     shortcut = measure_data(directory, passport)
     findings = find(passport, unused_share=tokens["unused_share"], shortcut=shortcut)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(Path(__file__).parent)
     environment.filters |= {
         "count": "{:,}".format,
         "percent": lambda share, decimals=1: f"{share * 100:.{decimals}f}%",

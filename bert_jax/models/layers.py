@@ -142,12 +142,10 @@ class LayerNorm(nn.Module):
         size = (x.shape[-1],)
         ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
         scale = self.param("scale", partitioned(ones, ("embed",)), size)
-        has_bias = self.config.biases
-        bias = (
-            self.param("bias", partitioned(zeros, ("embed",)), size)
-            if has_bias
-            else jnp.zeros(size)
-        )
+        if self.config.biases:
+            bias = self.param("bias", partitioned(zeros, ("embed",)), size)
+        else:
+            bias = jnp.zeros(size)
         y = layer_norm(x, scale, bias, self.config.layer_norm_epsilon)
         return y.astype(jnp.dtype(self.config.dtype))
 

@@ -6,9 +6,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from bert_jax.audit.template import open_templates
 from bert_jax.files import write_atomically
 from bert_jax.report.gather import AXES, Gathered, curves_of
 from bert_jax.statistics.seeds import Estimate
@@ -22,13 +22,7 @@ FIRST_METRICS = ("eval/mlm_loss", "train/mlm_loss", "eval/loss", "train/loss", "
 
 def write_page(gathered: Gathered, file: Path, *, title: str) -> None:
     """Writes the page. The same runs give the same bytes."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(Path(__file__).parent)
     environment.filters |= {"changes": describe_changes, "amount": "{:,.3g}".format}
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     html = environment.get_template("page.html").render(

@@ -1,4 +1,4 @@
-"""Compares two opened models: what they are, configs, metrics, curves and masks."""
+"""Compares two opened models: their sources, configs, metrics, curves and fillings of masks."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from bert_jax.files import read_json_if_whole
 from bert_jax.runs.description import describe
 
 Row = tuple[str, ...]
-"""What the row is about, and a cell for each model."""
+"""The label of a row, and a cell for each model."""
 
 Table = tuple[str, list[Row]]
 """Title and rows."""
@@ -27,7 +27,7 @@ class Comparison:
     config: dict[str, tuple[Any, Any]]
     """The fields in which the configs differ, with both values. A field that one lacks is None."""
     tables: list[Table]
-    """What the models are, their configs, their last held-out metrics, and how they fill masks."""
+    """Tables of the models, configs, last held-out metrics and fillings of masks."""
     curves: dict[str, tuple[list[dict[str, float]], dict[str, Any]]]
     """Rows of `metrics.jsonl` and content of `result.json` by name; empty for other weights."""
 

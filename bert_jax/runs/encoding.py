@@ -56,7 +56,7 @@ class Attention:
 
     tokens: list[Token]
     probabilities: Float[np.ndarray, "layers heads queries keys"]
-    """Those of a query sum to 1."""
+    """The probabilities of a query sum to 1."""
 
     def plot(self, layer: int, head: int, axes: Any = None) -> Any:
         """Draws the map of a head as an image: a row for each query, a column for each key.

@@ -19,7 +19,7 @@ _BUDGET += ", ".join(UNITS)
 
 
 class Budget(NamedTuple):
-    """What each run of a sweep may use."""
+    """An amount of steps, tokens, FLOPs or seconds that each run of a sweep may use."""
 
     unit: str
     """One of `UNITS`. Tokens and FLOPs are counted as if no row had padding. Seconds are those of

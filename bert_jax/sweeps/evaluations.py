@@ -76,7 +76,7 @@ def load_evaluations(spec: str) -> tuple[Evaluation, ...]:
 def metrics_of_evaluations(run: Path) -> dict[str, float]:
     """Returns the metrics of a run's evaluations, named NAME/METRIC.
 
-    Of a fine-tuning, it is the task's main metric on dev.
+    A fine-tuning has one metric: the task's main metric on dev.
     """
     found = {}
     for file in sorted(run.glob("evaluations/*/result.json")):

@@ -20,7 +20,7 @@ class PlannedRun:
     overrides: dict[str, Any]
     experiment: Any
     evaluations: tuple[Evaluation, ...] = ()
-    """What is measured after its training."""
+    """Measurements of the run after its training."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _rates(phase: Phase, last: int) -> np.ndarray:
 
 
 def _passports_of_phases(passport: dict) -> list[dict]:
-    """Undoes `join_passports`."""
+    """Returns the passport of each phase, given what `join_passports` returned."""
     first = {name: value for name, value in passport.items() if name != "second_phase"}
     later = passport.get("second_phase")
     return [first, *(_passports_of_phases(later) if later else ())]

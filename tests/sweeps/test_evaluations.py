@@ -1,4 +1,4 @@
-"""What a sweep measures of its runs after their training."""
+"""A sweep measures its runs after their training."""
 
 import csv
 import json

@@ -31,7 +31,8 @@ CARRIAGE_RETURNS = (
 _BUFFER = 2**20
 
 LARGEST_RATIO, SMALL = 100, 2**26
-"""What is read as a whole may inflate to 64 MiB or to 100 times its size. Text inflates tenfold."""
+"""Limits of a file that is read as a whole: it may inflate to 100 times its size, or to 64 MiB if
+this is more. Text inflates tenfold."""
 
 COMPRESSIONS = {
     "gz": re.compile(rb"\x1f\x8b\x08"),
