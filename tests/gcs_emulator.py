@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from http import HTTPStatus
+from http.server import HTTPServer
 from unittest import mock
 
 from gcp_storage_emulator import server as emulator_server
@@ -26,6 +27,7 @@ _forced: list[HTTPStatus] = []
 
 _download = objects.download
 _handle = emulator_server.Router.handle
+_report_error = HTTPServer.handle_error
 
 
 @contextlib.contextmanager
@@ -40,8 +42,14 @@ def _handle_unless_forced(router, method):
     if _forced:
         router._request_handler.send_error(_forced[-1])
     else:
-        with contextlib.suppress(BrokenPipeError):  # the client has ended
-            _handle(router, method)
+        _handle(router, method)
+
+
+def _report_error_unless_client_ended(server, request, client_address):
+    """A client that ends or tries again closes its connection. The server would print a traceback
+    of that, and the tests count the lines of the standard error."""
+    if not isinstance(sys.exception(), ConnectionError):
+        _report_error(server, request, client_address)
 
 
 def _download_with_generation(request, response, storage, *arguments, **options):
@@ -62,6 +70,7 @@ def emulator(bucket: str) -> Iterator[dict[str, str]]:
     with (
         mock.patch.object(objects, "download", _download_with_generation),
         mock.patch.object(emulator_server.Router, "handle", _handle_unless_forced),
+        mock.patch.object(HTTPServer, "handle_error", _report_error_unless_client_ended),
     ):
         server.start()
         yield {
