@@ -8,8 +8,8 @@
 #
 # The arguments are passed to bert_jax.pretrain. The script uses the virtual environment that is
 # active; by default, it uses .venv (python -m venv .venv; pip install -e '.[cuda13]'). The same
-# command resumes from the last checkpoint. launch/restart.sh starts the run again after a signal or
-# a crash.
+# command resumes from the last checkpoint. launch/restart.sh starts the run again after a crash, and
+# passes signals on to it.
 set -euo pipefail
 if [ "${1:-}" = --help ]; then
   sed -n '2,/^set/s/^# \{0,1\}//p' "$0"

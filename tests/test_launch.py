@@ -46,7 +46,7 @@ def host(tmp_path):
 printf '%s|' "$@" >>{tmp_path}/started; echo >>{tmp_path}/started
 status=$(head -n 1 {tmp_path}/states); sed -i 1d {tmp_path}/states
 echo "ends with $status"
-if [ "$status" = wait ]; then trap 'exit 75' TERM; while :; do sleep 0.1; done; fi
+if [ "$status" = wait ]; then trap 'exit 75' TERM HUP; while :; do sleep 0.1; done; fi
 exit "$status"
 """,
         "gcloud": f"""
@@ -103,16 +103,35 @@ def test_a_run_is_started_again_until_it_has_finished_or_has_an_error(
     ]
 
 
+def _wait_until_started(directory: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not (directory / "states").read_text() == "0\n":  # the others are taken
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_a_script_ends_the_run_that_is_not_started_again(number, host, tmp_path):
+    process = host("gpu_node.sh", *ARGUMENTS, states=(75, "wait", 0))
+    _wait_until_started(tmp_path)
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[0]  # the pipe closes when all processes have ended
+    assert process.returncode == 75, said
+    assert len((tmp_path / "started").read_text().splitlines()) == 2
+
+
 def test_a_run_on_a_tpu_slice_outlives_its_connection_and_can_be_stopped(host, tmp_path):
     process = host("tpu_vm.sh", *ARGUMENTS, states=("wait", 0), **SLICE)
     deadline = time.monotonic() + 30
-    while not (tmp_path / "started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    _wait_until_started(tmp_path)
     os.killpg(process.pid, signal.SIGKILL)  # the connection is lost
     process.communicate(timeout=30)
-    pid = int((tmp_path / "bert_jax" / "bert_jax.pid").read_text())
+    log, file = (tmp_path / "bert_jax" / f"bert_jax.{name}" for name in ("log", "pid"))
+    pid, before = int(file.read_text()), log.read_text()
     os.killpg(pid, 0)  # it still runs
+    again = host("tpu_vm.sh", *ARGUMENTS, states=(0,), **SLICE)
+    assert again.communicate(timeout=30)[0].startswith("error: a run is at work here")
+    assert (again.returncode, int(file.read_text()), log.read_text()) == (2, pid, before)
     assert host("tpu_vm.sh", "--stop", states=("wait", 0), **SLICE).wait(timeout=30) == 0
     with pytest.raises(ProcessLookupError):
         while time.monotonic() < deadline:
@@ -120,7 +139,7 @@ def test_a_run_on_a_tpu_slice_outlives_its_connection_and_can_be_stopped(host, t
             time.sleep(0.05)
     assert len((tmp_path / "started").read_text().splitlines()) == 1  # not started again
     said = (tmp_path / "gcloud").read_text().splitlines()
-    assert said == ["compute tpus tpu-vm ssh mine --zone=us-west4-a --worker=all"] * 2
+    assert said == ["compute tpus tpu-vm ssh mine --zone=us-west4-a --worker=all"] * 3
 
 
 @pytest.mark.parametrize("script", ["gpu_node.sh", "tpu_vm.sh"])
