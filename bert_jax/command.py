@@ -33,7 +33,7 @@ from bert_jax.errors import (
 from bert_jax.faults import signals
 from bert_jax.faults.holder import holding
 from bert_jax.faults.memory import explain_lack_of_memory
-from bert_jax.files import naming, open_to_append
+from bert_jax.files import naming, open_to_append, read_text
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment",
@@ -113,12 +113,13 @@ def load(spec: str, root: Any = None) -> Any:
         if not isinstance(found, root):
             raise ConfigError(f"{spec} returns {type(found).__name__}; accepted: {root.__name__}")
         return found
+    file = open_path(spec, name="--experiment")
+    text = read_text(file, error=ConfigError, advice=", the config.json of a run")
     try:
-        file = open_path(spec, name="--experiment")
-        return config.from_json(root, json.loads(file.read_text(encoding="utf-8")))
+        return config.from_json(root, json.loads(text))
     except UnknownCodeError as error:
         raise UnknownCodeError(f"{spec}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{spec}: {error}; accepted: the config.json of a run") from error
 
 
@@ -285,8 +286,9 @@ def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:
             raise CheckpointError(f"{busy}; accepted: another {flag}") from error
         print(f"{busy}; waiting for it", file=sys.stderr)
         fcntl.flock(lock, fcntl.LOCK_EX)
-    if file.exists() and os.path.samestat(os.fstat(lock.fileno()), file.stat()):
-        return lock
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+            return lock
     lock.close()  # the process that held the lock has removed the file
     return _open_locked(file, wait=wait, flag=flag)
 

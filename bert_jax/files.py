@@ -93,7 +93,8 @@ def open_to_append(file: Path) -> TextIO:
     """
 
     def open_without_links(path: str, flags: int) -> int:
-        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        # With O_NONBLOCK, a pipe is an error. Without, opening it would wait for a reader.
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
     try:
         return open(file, "a", encoding="utf-8", opener=open_without_links)

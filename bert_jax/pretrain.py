@@ -94,7 +94,8 @@ def main() -> None:
         result = train(
             experiment, workdir, probes=probes, weights=weights, profile_steps=profile_steps
         )
-    print(_summary(result))
+    if jax.process_index() == 0:
+        print(_summary(result))
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -148,6 +148,16 @@ def test_a_lock_that_is_a_link_is_refused(exists, tmp_path):
     assert not exists or (tmp_path / "victim").read_text() == "precious"
 
 
+def test_a_pipe_as_lock_or_config_ends_in_a_line(tmp_path):
+    os.mkfifo(tmp_path / ".lock")  # a directory of another user may hold both
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match="cannot be written .No such device"):
+        with command.exclusive(tmp_path):
+            pass
+    with pytest.raises(ConfigError, match="config.json cannot be read .it is a device or a pipe"):
+        command.load(str(tmp_path / "config.json"))
+
+
 @pytest.mark.parametrize(
     "flag", [None, "evaluation.probe=mine.py", 'evaluation={"probe": "mine.py"}']
 )

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -341,6 +342,19 @@ def test_a_failed_run_does_not_stop_the_others(experiment, tmp_path):
     failed, done = summary(workdir)
     assert (failed["status"], done["status"]) == ("failed", "done")
     assert "learning_rate" in (workdir / failed["id"] / "error.txt").read_text()
+
+
+def test_an_error_of_the_sweep_leaves_no_run_at_work(experiment, tmp_path):
+    first, second = expand(experiment, [[{"seed": 0}, {"seed": 1}]])
+    (tmp_path / second.id).touch()  # its directory cannot be made
+    ended, lock = os.pipe()  # each run inherits `lock`
+    share = processes.Share(frozenset(os.sched_getaffinity(0)), {})
+    ignore = dict.fromkeys(("began", "said", "waited", "ended"), lambda *_: None)
+    with pytest.raises(FileExistsError):
+        processes.make_runs([first, second], tmp_path, [share] * 2, lock=lock, **ignore)
+    os.close(lock)
+    assert select.select([ended], [], [], 0)[0], "the first run is still at work"
+    os.close(ended)
 
 
 def test_a_finished_run_of_an_earlier_format_is_not_repeated(tmp_path):

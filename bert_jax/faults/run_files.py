@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from bert_jax.config.paths import files_below, is_remote, parts_of
-from bert_jax.files import append, synchronize, write_atomically
+from bert_jax.files import append, read_bytes, synchronize, write_atomically
 
 AS_WRITTEN = "; accepted: the file as it was written"
 """End of the message of an error about a damaged file."""
@@ -45,7 +45,11 @@ class StoredRows(NamedTuple):
 
 
 def read_rows(file: Path) -> StoredRows:
-    """Reads a `metrics.jsonl`. Leaves out damaged lines, and doubled lines of the same step."""
+    """Reads a `metrics.jsonl`. Leaves out damaged lines, and doubled lines of the same step.
+
+    Raises:
+      DataError: see `read_bytes`.
+    """
     lines: dict[int, bytes] = {}
     rows: dict[int, dict[str, Any]] = {}
     damaged = []
@@ -62,7 +66,7 @@ def read_rows(file: Path) -> StoredRows:
 
 def _content(file: Path) -> bytes:
     """Returns the content of a file and, in gs://, of its parts (`RowsFile`)."""
-    content = file.read_bytes()
+    content = read_bytes(file)
     for part in files_below(parts_of(file)) if is_remote(file) else ():
         if int(part.name) == len(content):  # other parts are already in the file
             content += part.read_bytes()

@@ -135,7 +135,7 @@ def make_runs(
 
     Raises:
       Interrupted: a signal came to this process, which passes it on, or to the process of a run.
-        All other runs have saved their state and ended.
+        After this, or any other exception, all other runs have saved their state and ended.
     """
     waiting, free, events = deque(runs), list(parts), Events()
     active: list[Started] = []
@@ -160,7 +160,7 @@ def make_runs(
             else:
                 free.append(one.share)
                 ended(one.run)
-    except KeyboardInterrupt:
+    except BaseException:
         for one in active:
             one.process.terminate()  # the run saves its state and ends
         while active:

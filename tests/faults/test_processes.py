@@ -135,6 +135,16 @@ def test_a_killed_process_ends_the_other_and_both_go_on_when_they_are_started_ag
     assert json.loads((run / "result.json").read_text())["goodput"]["seconds"]["lost"] >= 0
 
 
+@pytest.mark.slow
+def test_one_of_two_processes_prints_the_result(two_phases, two_phase_run, tmp_path, capfd):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(to_json(two_phases)))
+    processes = start_both(config, two_phase_run[0])  # the run is complete
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert capfd.readouterr().out.count("held-out mlm loss") == 1
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_process_that_does_not_answer_ends_the_other(silent, config_of, tmp_path):

@@ -1,6 +1,7 @@
 """A damaged small file costs at most itself: the command goes on and says so, or ends in a line."""
 
 import json
+import os
 import random
 import shutil
 
@@ -12,7 +13,7 @@ from same_run import UNTIMED
 
 from bert_jax import environment, load_run
 from bert_jax.config import override
-from bert_jax.errors import CheckpointError
+from bert_jax.errors import CheckpointError, DataError
 from bert_jax.faults.run_files import RowsFile, RunResult, read_rows, whole_rows
 from bert_jax.files import read_json_if_whole, write_json
 from bert_jax.sweeps.runs import result_of, status
@@ -98,6 +99,14 @@ def test_damaged_rows_are_left_out_and_named(content, kept, damaged, tmp_path, c
         assert f"{number}" in said
     RowsFile(file, 6, None)
     assert file.read_bytes() == b"".join(LINES[number] for number in kept if number < 3)
+
+
+def test_rows_that_are_a_pipe_or_a_device_end_in_a_line(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")  # a directory of another user may hold both
+    for name in ("pipe", "link"):
+        with pytest.raises(DataError, match=f"{name} cannot be read .it is a device or a pipe"):
+            whole_rows(tmp_path / name)
 
 
 def metrics(loss):

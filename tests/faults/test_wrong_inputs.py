@@ -370,7 +370,7 @@ ROWS = {
         ("--experiment=deep_object.json --workdir=new", "deep_object.json: ... accepted"),
         ("--experiment=cut.json --workdir=new", "cut.json: ... line 1 column ... accepted"),
         ("--experiment=empty.json --workdir=new", "empty.json: ... line 1 column 1 ... accepted"),
-        ("--experiment=nowhere.json --workdir=new", "nowhere.json ... accepted: the config.json"),
+        ("--experiment=nowhere.json --workdir=new", "nowhere.json ... accepted: a file, the conf"),
         ("--experiment=no_version.json --workdir=new", "format_version None; accepted: 1 to"),
         ("--experiment=version.json --workdir=new", "format_version 99; accepted: 1 to"),
         ("--experiment=fields.json --workdir=new", "data is missing; accepted: DataConfig"),
