@@ -19,7 +19,7 @@ from bert_jax.config import config_hash, override, to_json
 from bert_jax.errors import ConfigError
 from bert_jax.faults.run_files import RunResult
 from bert_jax.sweep import runs_of_earlier_formats
-from bert_jax.sweeps import processes
+from bert_jax.sweeps import processes, slurm
 from bert_jax.sweeps.budget import Budget, load_budget, spend
 from bert_jax.sweeps.grid import PlannedRun, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.runs import pretrain_arguments, status
@@ -342,6 +342,25 @@ def test_a_failed_run_does_not_stop_the_others(experiment, tmp_path):
     failed, done = summary(workdir)
     assert (failed["status"], done["status"]) == ("failed", "done")
     assert "learning_rate" in (workdir / failed["id"] / "error.txt").read_text()
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_the_job_of_a_failed_run_keeps_its_last_lines(status, tmp_path):
+    (tmp_path / "tee").write_text('#!/bin/sh\nsleep 0.3\nexec /usr/bin/tee "$@"')
+    (tmp_path / "tee").chmod(0o755)
+    (tmp_path / "slurm-ids.txt").write_text("other\nmine\n")
+    (tmp_path / "mine").mkdir()
+    commands = f"echo result && bash -c 'echo reason >&2; exit {status}' && echo more"
+    (tmp_path / "mine" / "slurm-commands.sh").write_text(commands)
+    variables = {"SLURM_ARRAY_TASK_ID": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = slurm.SCRIPT.format(workdir=tmp_path)
+    job = subprocess.run(
+        ["bash", "-c", script], env=os.environ | variables, capture_output=True, text=True
+    )
+    printed = "result\n" if status else "result\nmore\n"
+    assert (job.returncode, job.stdout, job.stderr) == (status, printed, "reason\n")
+    error = tmp_path / "mine" / "error.txt"
+    assert (error.read_text() == "reason\n") if status else not error.exists()
 
 
 def test_an_error_of_the_sweep_leaves_no_run_at_work(experiment, tmp_path):

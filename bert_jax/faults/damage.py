@@ -182,8 +182,8 @@ def _newest_whole_step(workdir: Path, on_damaged: Literal["previous", "stop"]) -
         try:
             check_step(workdir, step)
         except CheckpointError as error:
-            if not any((workdir / "checkpoints" / str(step)).iterdir()):
-                continue  # it holds nothing that could be lost
+            if is_empty(workdir, step):
+                continue
             newest = newest or error
             if on_damaged == "stop":
                 raise
@@ -193,6 +193,11 @@ def _newest_whole_step(workdir: Path, on_damaged: Literal["previous", "stop"]) -
     if newest:
         raise newest
     return 0
+
+
+def is_empty(workdir: Path, step: int) -> bool:
+    """Returns whether the directory of a step holds nothing that could be lost."""
+    return not any((workdir / "checkpoints" / str(step)).iterdir())
 
 
 def move_damaged(workdir: Path, *, newest_whole: int) -> None:

@@ -22,7 +22,8 @@ SCRIPT = """#!/usr/bin/env bash
 set -uo pipefail
 directory={workdir}/$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {workdir}/slurm-ids.txt)
 rm -f "$directory/error.txt"
-eval "$(cat "$directory/slurm-commands.sh")" 2> >(tee "$directory/stderr.txt" >&2)
+# A pipeline, unlike 2> >(tee ...), waits for tee.
+{{ eval "$(cat "$directory/slurm-commands.sh")" 2>&1 >&3 | tee "$directory/stderr.txt" >&2; }} 3>&1
 status=$?
 case "$status" in
   0) ;;

@@ -42,8 +42,8 @@ layers, change only rounding. `on_nonfinite` only affects later steps."""
 
 
 def latest_step(workdir: Path) -> int:
-    """Returns the step of the last checkpoint, or 0 if there is none."""
-    return max(damage.saved_steps(workdir), default=0)
+    """Returns the step of the last checkpoint that is not empty, or 0 if there is none."""
+    return next((s for s in damage.saved_steps(workdir) if not damage.is_empty(workdir, s)), 0)
 
 
 def save(

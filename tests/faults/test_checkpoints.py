@@ -22,7 +22,7 @@ from bert_jax.errors import CheckpointError
 from bert_jax.faults import signals
 from bert_jax.faults.damage import DIGESTS_FILE, check_step, move_damaged, newest_whole_step
 from bert_jax.training import train as training_module
-from bert_jax.training.checkpoint import restore, restore_description
+from bert_jax.training.checkpoint import latest_step, restore, restore_description
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.manager import open_checkpoints, preservation
 from bert_jax.training.train import train
@@ -254,6 +254,7 @@ def test_an_empty_directory_alone_does_not_block_a_run(run, capsys):
         (run / "checkpoints" / name).mkdir()
     (run / "checkpoints" / "170").write_text("a file")
     assert newest_whole_step(run, on_damaged="stop") == 0
+    assert latest_step(run) == 0  # else `open_initial_weights` opens none
     move_damaged(run, newest_whole=0)
     assert (run / "damaged" / "160").is_dir()
     assert "the damaged checkpoint 160 is now" in capsys.readouterr().err

@@ -238,7 +238,7 @@ def test_a_file_is_no_checkpoint(workdir, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "20").touch()
     assert checkpoint.latest_step(tmp_path) == 0
-    (tmp_path / "checkpoints" / "12").mkdir()
+    (tmp_path / "checkpoints" / "12" / "state").mkdir(parents=True)
     assert checkpoint.latest_step(tmp_path) == 12 == checkpoint.latest_step(workdir)
 
 
