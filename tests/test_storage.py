@@ -190,6 +190,13 @@ def test_a_directory_has_one_holder(place, quick, monkeypatch):
     assert len(refused) == 1
 
 
+def test_a_record_that_cannot_be_deleted_hides_no_error(place, quick, capsys):
+    with pytest.raises(ZeroDivisionError), command.exclusive(place):
+        (place / holder.RECORD_FILE).write_text("{")
+        1 / 0  # noqa: B018
+    assert "cannot be deleted" in capsys.readouterr().err
+
+
 def test_a_directory_of_a_lost_process_is_free_after_a_time(place, quick, capsys):
     with command.exclusive(place):
         lost = of_another_machine(place)

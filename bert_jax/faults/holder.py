@@ -68,8 +68,11 @@ def holding(directory: Path, *, flag: str, heartbeat: Callable[[], Any]) -> Iter
     finally:
         done.set()
         thread.join()
-        if _read(file).get("id") == record["id"]:
-            file.unlink()
+        try:
+            if _read(file).get("id") == record["id"]:
+                file.unlink()
+        except Exception as error:  # it must not hide an error of the work, or its success
+            print(f"{file} cannot be deleted ({error!r})", file=sys.stderr, flush=True)
 
 
 def _machine() -> str:
