@@ -50,7 +50,7 @@ EMBED = {
 """File of each set below --tasks, and the number of texts."""
 KINDS = (*EMBED, "fine-tuning")
 SIDES = (OURS, "torch")
-ROWS, LENGTH, UPDATES = 32, 64, 2
+ROWS, LENGTH, UPDATES = 32, 64, 8
 LABELS = ("positive", "negative")
 RATE, CLIP, DECAY = 2e-5, 1.0, 0.01
 WITHOUT_HEADS = ("masked_token_head", "next_sentence_head")

@@ -29,7 +29,7 @@ case "$suite" in
     EXTRA_REQUIREMENTS=requirements-reference.txt
     source "$(dirname "$0")/environment.sh"
     python tests/reference/download.py
-    python -m pytest -o testpaths=tests/reference "$@"
+    python -m pytest -n 2 --dist loadfile -o testpaths=tests/reference "$@"
     ;;
   --beam)
     shift

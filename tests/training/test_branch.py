@@ -38,7 +38,7 @@ def trunk(experiment, tmp_path_factory):
     ("shape", "mesh"),
     [
         ("one_minus_sqrt", {}),
-        pytest.param("cosine", {}, marks=pytest.mark.slow),
+        pytest.param("cosine", {}, marks=pytest.mark.long),
         pytest.param("polynomial", {"mesh.fsdp": 2}, marks=pytest.mark.slow),
     ],
 )
