@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import assert_one_line, run_command
+from flax import linen as nn
 from same_run import assert_same_run
 
 from bert_jax import config
@@ -27,7 +28,8 @@ from bert_jax.training.state import example_batch, unboxed_params
 from bert_jax.training.step import accumulate_gradients
 
 ROOT = Path(__file__).parents[1]
-ALIBI, LION = (ROOT / "experiments" / "own_parts" / name for name in ("alibi.py", "lion.py"))
+OWN_PARTS = ROOT / "experiments" / "own_parts"
+ALIBI, LION, PRE_NORM = (OWN_PARTS / f"{name}.py" for name in ("alibi", "lion", "pre_norm"))
 
 BOTH = """
 import json
@@ -156,6 +158,24 @@ def test_alibi_prefers_near_keys_and_has_no_position_table(file):
     logs = jnp.log(output.attentions[0, 0, :, 0])
     slopes = 2.0 ** (-8.0 * np.arange(1, 5) / 4)
     np.testing.assert_allclose(jnp.diff(logs, axis=-1), -np.outer(slopes, np.ones(7)), atol=1e-5)
+
+
+def test_blocks_of_a_pre_norm_encoder_add_to_an_input_that_is_normalized_at_the_end():
+    config = replace(load_experiment(PRE_NORM).model, hidden_size=32, vocab_size=64)
+    batch = example_batch(batch_size=1, length=8, predictions=1)
+    inputs = (np.arange(8)[None], batch.segment_ids, np.ones((1, 8), np.int32), batch.cls_positions)
+    encoder = config.build()
+    params = jax.jit(partial(encoder.init, keep_hidden_states=True))(jax.random.key(0), *inputs)
+    params = nn.unbox(params)["params"]
+    for block in ("attention", "feed_forward"):  # Without their outputs, the input does not change.
+        output = params["layers"][block]["output"]
+        params["layers"][block]["output"] = jax.tree.map(jnp.zeros_like, output)
+    params["embeddings"]["layer_norm"]["scale"] *= 3
+    found = encoder.apply({"params": params}, *inputs, keep_hidden_states=True)
+    for layer in found.hidden_states:
+        np.testing.assert_array_equal(layer, found.embedding_output)
+    assert jnp.std(found.embedding_output, axis=-1).mean() > 2
+    np.testing.assert_allclose(jnp.std(found.sequence_output, axis=-1), 1, atol=1e-3)
 
 
 def test_lion_takes_the_sign_and_keeps_its_state_if_a_step_is_not_finite(file):
