@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs the tests in .venv. Arguments are passed to pytest, e.g. tests/models -k padding.
-#   bash launch/test.sh                the default suite: about 10 minutes on two cores
-#   bash launch/test.sh --slow         the tests that are marked slow: about 25 minutes
+#   bash launch/test.sh                the default suite: about 9 minutes on two cores
+#   bash launch/test.sh --slow         the tests that are marked slow: about 22 minutes
 #   bash launch/test.sh --faults       all tests in tests/faults and tests/fuzz, with 30 kills of each
-#                                      command and a long run of 5,000 updates: about an hour
+#                                      command and a long run of 5,000 updates: about half an hour
 #   bash launch/test.sh --newest       tests of the model, training and meshes, in .venv-3.12: Python
 #                                      3.12 with the newest tested jax; at most 4 minutes
 #   bash launch/test.sh --reference    tests/reference, in .venv-reference: compares bert_jax with

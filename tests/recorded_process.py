@@ -5,7 +5,7 @@ process), and `slices`: the number of slices of TPUs that are simulated. Neighbo
 in different slices. A line of `record` has the number of rows that the process read, and the
 SHA-256 of each row that its devices hold, by the number of the row in the global batch. If
 `outputs` names a `.npz` file, process 0 writes the encoder's outputs for random rows there at each
-evaluation, computed on the mesh of the training.
+evaluation, computed on the mesh of the training, and the SHA-256 of the parameters.
 """
 
 import hashlib
@@ -63,13 +63,14 @@ def main(config, workdir, record, coordinator, count, index, slices, outputs=Non
 
 
 def output_probe(experiment, file, index):
-    """Returns a probe that writes random ids, and the sequence and pooled output for them."""
+    """Returns a probe that writes random ids, the outputs for them, and the parameters' SHA-256."""
     import jax
     import jax.numpy as jnp
     import numpy as np
     from jax.experimental.multihost_utils import process_allgather
 
     from bert_jax.models.bert import Bert
+    from bert_jax.training.initial import fingerprint_params
 
     @jax.jit
     def encode(params, ids):
@@ -82,8 +83,9 @@ def output_probe(experiment, file, index):
     def probe(params):
         ids = np.random.default_rng(0).integers(0, experiment.model.vocab_size, (8, 32), np.int32)
         found = [np.asarray(process_allgather(one, tiled=True)) for one in encode(params, ids)]
+        digest = fingerprint_params(process_allgather(params, tiled=True))
         if index == 0:
-            np.savez(file, ids=ids, sequence=found[0], pooled=found[1])
+            np.savez(file, ids=ids, sequence=found[0], pooled=found[1], params=digest)
         return {}
 
     return probe
