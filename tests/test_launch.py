@@ -44,9 +44,11 @@ def host(tmp_path):
     programs = {
         "python": f"""
 printf '%s|' "$@" >>{tmp_path}/started; echo >>{tmp_path}/started
-status=$(head -n 1 {tmp_path}/states); sed -i 1d {tmp_path}/states
+status=$(head -n 1 {tmp_path}/states)
+trap 'exit 75' TERM HUP
 echo "ends with $status"
-if [ "$status" = wait ]; then trap 'exit 75' TERM HUP; while :; do sleep 0.1; done; fi
+sed -i 1d {tmp_path}/states # the tests wait for it
+if [ "$status" = wait ]; then while :; do sleep 0.1; done; fi
 exit "$status"
 """,
         "gcloud": f"""
@@ -64,7 +66,9 @@ cd {tmp_path} && bash -c "${{command#--command=}}"
         (tmp_path / "states").write_text("\n".join(map(str, states)) + "\n")
         path = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
         return subprocess.Popen(
-            ["bash", str(tmp_path / "bert_jax" / "launch" / script), *arguments],
+            # nohup before pytest would make bash ignore SIGHUP.
+            [*("env", "--default-signal=HUP", "bash"), tmp_path / "bert_jax" / "launch" / script]
+            + [*arguments],
             env=os.environ
             | {"VIRTUAL_ENV": str(tmp_path / "bert_jax" / ".venv")}
             | path
