@@ -19,7 +19,13 @@ from typing import IO, Any, Literal
 from absl import app, flags, logging
 
 from bert_jax import config
-from bert_jax.config.paths import failure_of_remote, is_outage, is_remote, open_path
+from bert_jax.config.paths import (
+    describe_failure,
+    failure_of_remote,
+    is_outage,
+    is_remote,
+    open_path,
+)
 from bert_jax.data.passport import check_outside_data
 from bert_jax.errors import (
     BertJaxError,
@@ -302,12 +308,9 @@ def _prepare_command() -> str:
 
 
 def _line_about(error: Exception) -> str:
-    failed = failure_of_remote(error)
-    said = f"({type(failed).__name__}: {failed}); accepted: "
-    if is_outage(error):
-        return f"gs:// does not answer {said}the same command, later"
-    if failed and not isinstance(error, BertJaxError):
-        return f"gs:// cannot be read or written {said}a bucket that exists, and credentials for it"
+    failure = describe_failure(error)
+    if failure and (is_outage(error) or not isinstance(error, BertJaxError)):
+        return failure
     if isinstance(error, MissingDataError):
         return f"{error}; make them with `{_prepare_command()}`"
     if isinstance(error, OSError) and error.filename:  # it cannot be read or written; a full disk

@@ -27,7 +27,7 @@ from bert_jax.data.preparation.prepare import prepare_data
 from bert_jax.data.records import open_split
 from bert_jax.data.remote import local_file, worked_on_locally
 from bert_jax.data.tokenizers.files import load_tokenizer
-from bert_jax.errors import CheckpointError, ConfigError, DataError
+from bert_jax.errors import BertJaxError, CheckpointError, ConfigError, DataError
 from bert_jax.faults import damage, holder
 from bert_jax.faults.run_files import RowsFile, read_rows
 from bert_jax.files import read_json, sha256_of_file, write_json
@@ -281,6 +281,21 @@ def find_step_without_connection(place):
         find_step(place)
 
 
+def load(place):
+    """Loads a run as a notebook does: all errors have a type of bert_jax."""
+    try:
+        load_run(str(place))
+    except Exception as error:
+        assert isinstance(error, BertJaxError), error
+        raise
+
+
+def load_without_connection(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(place), "exists", lose_connection)
+        load(place)
+
+
 def hold(place):
     with command.exclusive(place):
         pass
@@ -332,6 +347,7 @@ def ended(place, monkeypatch, capsys):
                 lose_connection,
                 read_without_connection,
                 find_step_without_connection,
+                load_without_connection,
                 hold_without(lose_connection),
             )
         ),
@@ -341,7 +357,7 @@ def ended(place, monkeypatch, capsys):
         (save("UNAVAILABLE"), 75, "a checkpoint cannot be written (ValueError: UNAVAILABLE"),
         (save("PERMISSION_DENIED"), 2, "accepted: application default credentials that may write"),
     ],
-    ids="503 400 connection standing newest hold metadata none hold-none save save-denied".split(),
+    ids="503 400 connection standing newest load hold metadata none hold-none save denied".split(),
 )
 def test_an_outage_of_gs_ends_with_the_status_of_a_signal_and_another_error_does_not(
     main, status, said, ended
@@ -357,7 +373,7 @@ def test_an_outage_of_gs_ends_with_the_status_of_a_signal_and_another_error_does
         find_step,
         hold,
         lambda place: damage.standing(place / "checkpoints" / "6"),
-        lambda place: load_run(str(place)),
+        load,
         lambda place: load_passport(str(place)),
         lambda place: local_file(str(place), "a", sha256="0" * 64),
         lambda place: RowsFile(place / "metrics.jsonl", 0, None).append(b"{}"),

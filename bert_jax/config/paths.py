@@ -5,15 +5,17 @@ written as a whole and cannot grow, and there are no locks, links or directories
 this module hide these differences.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bert_jax.errors import ConfigError
+from bert_jax.errors import BertJaxError, CheckpointError, ConfigError, TemporaryError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """Start of a path such as s3://bucket/key, which `Path` shortens to s3:/bucket/key."""
@@ -104,6 +106,29 @@ def is_outage(error: BaseException) -> bool:
         return no_answer or getattr(failed, "retryable", False)
     code = str(getattr(failed, "code", ""))
     return not code.startswith("4") or code in ("408", "429")
+
+
+def describe_failure(error: BaseException) -> str | None:
+    """Returns a line about the failure of gs:// which is `error` or led to it, or None."""
+    failed = failure_of_remote(error)
+    if failed is None:
+        return None
+    said = f"({type(failed).__name__}: {failed}); accepted: "
+    if is_outage(error):
+        return f"gs:// does not answer {said}the same command or call, later"
+    return f"gs:// cannot be read or written {said}a bucket that exists, and credentials for it"
+
+
+@contextlib.contextmanager
+def typed_failures() -> Iterator[None]:
+    """Turns a failure of gs:// into a TemporaryError, or a CheckpointError if it will not pass."""
+    try:
+        yield
+    except Exception as error:
+        said = describe_failure(error)
+        if isinstance(error, BertJaxError) or said is None:
+            raise
+        raise (TemporaryError if is_outage(error) else CheckpointError)(said) from error
 
 
 def cache_directory() -> Path:

@@ -261,7 +261,7 @@ def position_of(step: Path) -> dict[str, Any]:
 
 def _damaged(step: Path, problem: str) -> CheckpointError:
     return CheckpointError(
-        f"{step} is damaged ({problem}); accepted: a whole checkpoint; delete this directory to "
+        f"{step} is damaged ({problem}); accepted: another step; delete this directory to "
         "continue from the checkpoint before it"
     )
 

@@ -51,7 +51,8 @@ def _memory(phase: dict[str, Any]) -> list[str]:
     if needed is None:
         return [f"memory            does not fit: a device has {available / GIB:.2f} GiB"]
     spare = abs(available - needed) / GIB
-    verdict = f"fits, {spare:.2f} GiB free" if phase["fits"] else f"does not fit, {spare:.2f} short"
+    fits = phase["fits"]
+    verdict = f"{'fits' if fits else 'does not fit'}, {spare:.2f} GiB {'free' if fits else 'short'}"
     kinds = [
         f"{memory[kind] / GIB:.2f} {kind.replace('_', ' ')}"
         for kind in ("parameters", "optimizer", "activations_and_gradients", "batch")

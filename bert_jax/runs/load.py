@@ -13,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bert_jax import environment
 from bert_jax.config import from_json
-from bert_jax.config.paths import is_remote, open_path
+from bert_jax.config.paths import is_remote, open_path, typed_failures
 from bert_jax.data.tokenizers.files import tokenizer_from_json
 from bert_jax.errors import CheckpointError, located, require
 from bert_jax.faults.damage import check_step, choose_step
@@ -33,6 +33,7 @@ from bert_jax.training.manager import reading
 from bert_jax.training.state import abstract_params, unboxed_params
 
 
+@typed_failures()
 def load_run(
     path: str | Path,
     step: int | Literal["best"] | None = None,
@@ -64,6 +65,7 @@ def load_run(
     Raises:
       CheckpointError, DataError: the path holds no such model, the checkpoint does not exist, a
         file is damaged or missing, or an array does not match the model.
+      TemporaryError: gs:// does not answer.
     """
     environment.configure_jax()
     whole = isinstance(path, str | os.PathLike) and str(path)
