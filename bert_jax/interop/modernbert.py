@@ -160,6 +160,8 @@ def _layers_of(given: Mapping[str, Any], file: Path) -> dict[str, Any]:
     if isinstance(kinds, list):
         later = [number for number, kind in enumerate(kinds) if number and kind == "full_attention"]
         every = given.get("global_attn_every_n_layers", later[0] if later else max(len(kinds), 1))
+        if type(every) is not int or every < 1:
+            return found  # the checks of the fields refuse it
         expected = [
             "sliding_attention" if i % every else "full_attention" for i in range(len(kinds))
         ]

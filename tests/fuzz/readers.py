@@ -156,6 +156,41 @@ def write_huggingface_tokenizer(name: str) -> Callable[[Path], Path]:
     return write
 
 
+def write_modernbert(name: str) -> Callable[[Path], Path]:
+    """Writes a ModernBERT of two layers. Its config has the fields of old and new releases."""
+
+    def write(directory: Path) -> Path:
+        import numpy as np
+        import safetensors.numpy
+
+        write_huggingface_tokenizer("vocab.txt")(directory)
+        sizes = {"vocab_size": 10, "hidden_size": 4, "intermediate_size": 6, "norm_eps": 1e-5}
+        layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "local_attention": 4}
+        rope = {"rope_type": "default", "rope_theta": 1e4}
+        new = {
+            "layer_types": ["full_attention", "sliding_attention"],
+            "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
+        }
+        old = {"global_attn_every_n_layers": 2, "embedding_dropout": 0.0, "mlp_dropout": 0.0}
+        config = {"model_type": "modernbert", **sizes, **layers, **new, **old}
+        (directory / "config.json").write_text(json.dumps(config))
+        shapes = {"attn.Wqkv": (12, 4), "attn.Wo": (4, 4), "mlp.Wi": (12, 4), "mlp.Wo": (4, 6)}
+        shapes = {f"layers.{n}.{name}": shape for n in (0, 1) for name, shape in shapes.items()}
+        shapes["embeddings.tok_embeddings"] = (10, 4)
+        tensors = {f"model.{key}.weight": np.ones(shapes[key], np.float32) for key in shapes}
+        safetensors.numpy.save_file(tensors, directory / "model.safetensors")
+        return directory / name
+
+    return write
+
+
+def read_huggingface(file: Path) -> object:
+    from bert_jax.interop.huggingface import read_huggingface
+
+    source = read_huggingface(file.parent)
+    return source.config, {name: tensor.sum() for name, tensor in source.tensors.items()}
+
+
 def read_huggingface_tokenizer(file: Path) -> object:
     from bert_jax.interop.tokenizer_files import read_tokenizer
 
@@ -587,6 +622,14 @@ READERS: dict[str, Reader] = {
     "tensorflow_data": Reader(copied("tf1/bert_model.ckpt.data-00000-of-00001"), read_bundle),
     "google_config": Reader(copied("tf1/bert_config.json"), read_huggingface_config, "json"),
     "huggingface_config": Reader(copied("tiny_bert/config.json"), read_huggingface_config, "json"),
+    "modernbert_config": Reader(write_modernbert("config.json"), read_huggingface, "json"),
+    "modernbert_weights": Reader(
+        write_modernbert("model.safetensors"),
+        read_huggingface,
+        unpack=unpack_safetensors,
+        pack=pack_safetensors,
+        inner_form="json",
+    ),
     **{
         f"huggingface_{name}": Reader(
             write_huggingface_tokenizer(name),
