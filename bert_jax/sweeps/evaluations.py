@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +29,17 @@ class Evaluation(NamedTuple):
     def directory(self, run: Path) -> Path:
         return run / "evaluations" / self.name
 
-    def arguments(self, run: Path) -> list[str]:
-        """Returns the arguments with which Python evaluates the run in a directory."""
+    def arguments(self, run: Path, codes: Sequence[Path]) -> list[str]:
+        """Returns the arguments with which Python evaluates the run in a directory.
+
+        `codes` are the users' own files that define classes of the run. They are run. If their
+        SHA-256 is not the one in the run's config, the run is not opened.
+        """
         if self.kind == "finetune":
             flags = {"experiment": self.file, "checkpoint": run, "workdir": self.directory(run)}
-            return ["-m", "bert_jax.finetune", *(f"--{name}={v}" for name, v in flags.items())]
-        return ["-m", "bert_jax.sweeps.evaluations", *self, str(run)]
+            given = [f"--{name}={value}" for name, value in flags.items()]
+            return ["-m", "bert_jax.finetune", *given, *(f"--code={file}" for file in codes)]
+        return ["-m", "bert_jax.sweeps.evaluations", *self, str(run), *map(str, codes)]
 
     def is_done(self, run: Path) -> bool:
         return bool(read_json_if_whole(self.directory(run) / "result.json"))
@@ -135,12 +140,14 @@ def probe(run: Any, file: str) -> dict[str, float]:
     return {name.removeprefix("eval/probe_"): value for name, value in found.items()}
 
 
-def main(name: str, kind: str, file: str, directory: str) -> None:
-    """Evaluates the run in a directory, in a process of its own."""
+def main(name: str, kind: str, file: str, directory: str, *codes: str) -> None:
+    """Evaluates the run in a directory, in a process of its own, after it has run `codes`."""
     from bert_jax import environment
     from bert_jax.runs.load import load_run
 
     environment.configure_jax()
+    for code in codes:
+        config.load_module(code)
     run = load_run(directory)
     metrics = score_pairs(run, Path(file)) if kind == "minimal_pairs" else probe(run, file)
     output = Evaluation(name, kind, file).directory(Path(directory))

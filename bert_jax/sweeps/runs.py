@@ -31,7 +31,8 @@ def missing_commands(run: PlannedRun, directory: Path) -> list[list[str]]:
     """Returns the arguments with which Python makes what a run lacks, in order."""
     commands = [] if result_of(directory) else [pretrain_arguments(run, directory)]
     missing = [one for one in run.evaluations if not one.is_done(directory)]
-    return [*commands, *(one.arguments(directory) for one in missing)]
+    codes = [code.path for code in codes_of(run.experiment)]
+    return [*commands, *(one.arguments(directory, codes) for one in missing)]
 
 
 def result_of(directory: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bert_jax.config import to_json
+from bert_jax.config import load_experiment, to_json
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.runs.load import load_run
 from bert_jax.sweeps.evaluations import load_evaluations, read_pairs
@@ -17,11 +17,18 @@ from bert_jax.sweeps.runs import metrics_of, missing_commands, status
 
 FILE = """
 import json
-from bert_jax.config import from_json
+from dataclasses import dataclass
+from bert_jax.config import from_json, override
+from bert_jax.models.config import BertConfig
 from bert_jax.training.experiment import Experiment
 
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig(BertConfig):
+    pass
+
 def get_config():
-    return from_json(Experiment, json.loads({base!r}))
+    base = from_json(Experiment, json.loads({base!r}))
+    return override(base, {{"model": OwnConfig(**vars(base.model))}})
 
 def sweep():
     return [{{"seed": seed}} for seed in (0, 1)]
@@ -54,7 +61,7 @@ def write_lines(file, records):
 
 @pytest.fixture
 def files(experiment, tmp_path):
-    """Returns an experiment file with three evaluations."""
+    """Returns an experiment file with a model class of its own and three evaluations."""
     pairs = write_lines(tmp_path / "pairs.jsonl", PAIRS)
     rng = np.random.default_rng(0)
     splits = {}
@@ -70,18 +77,18 @@ def files(experiment, tmp_path):
     return file
 
 
-def test_a_run_is_done_when_it_is_evaluated(files, experiment, tmp_path):
+def test_a_run_is_done_when_it_is_evaluated(files, tmp_path):
     evaluations = load_evaluations(str(files))
     assert [(one.name, one.kind) for one in evaluations] == [
         *(("pairs", "minimal_pairs"), ("linear", "probe"), ("words", "finetune"))
     ]
-    run = PlannedRun("id", {}, experiment, evaluations)
+    run = PlannedRun("id", {}, load_experiment(files), evaluations)
     directory = tmp_path / "run"
-    modules = [command[1] for command in missing_commands(run, directory)]
-    assert modules == [
-        "bert_jax.pretrain",
-        *["bert_jax.sweeps.evaluations"] * 2,
-        "bert_jax.finetune",
+    commands = missing_commands(run, directory)
+    assert [(command[1], command[-1]) for command in commands] == [
+        ("bert_jax.pretrain", f"--code={files}"),
+        *[("bert_jax.sweeps.evaluations", str(files))] * 2,
+        ("bert_jax.finetune", f"--code={files}"),
     ]
     directory.mkdir()
     fields = ("steps", "seconds", "mlm_loss", "mlm_accuracy", "unigram_loss")
@@ -137,7 +144,8 @@ def test_a_sweep_compares_the_evaluations(files, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((workdir / "summary.csv").open()))
     for row in rows:
-        run = load_run(workdir / row["id"])
+        run = load_run(workdir / row["id"], trust_code=True)
+        load_run(workdir / row["id"] / "evaluations" / "words", trust_code=True)
         scores = [
             run.pseudo_log_likelihood([pair["sentence_good"], pair["sentence_bad"]])
             for pair in PAIRS
