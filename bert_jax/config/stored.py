@@ -17,18 +17,24 @@ from bert_jax.errors import ConfigError
 Config = TypeVar("Config")
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the value of each field by its path, such as {"model.num_layers": 12, ...}."""
+def flatten(config: Any, prefix: str = "", *, classes: bool = False) -> dict[str, Any]:
+    """Returns the value of each field by its path, such as {"model.num_layers": 12, ...}.
+
+    The entry `model.class` has the name of a section's class. Without `classes`, there is none for
+    a class that is the type of its field.
+    """
     leaves: dict[str, Any] = {}
     for name, hint in field_types(type(config)).items():
         value, path = getattr(config, name), prefix + name
         if dataclasses.is_dataclass(value):
             if kind := parts.class_name(type(value), hint):
                 leaves[f"{path}.{parts.CLASS}"] = parts.short(kind)
-            leaves |= flatten(value, f"{path}.")
+            elif classes:
+                leaves[f"{path}.{parts.CLASS}"] = type(value).__name__
+            leaves |= flatten(value, f"{path}.", classes=classes)
         elif typing.get_origin(hint) is tuple and dataclasses.is_dataclass(hint.__args__[0]):
             for number, entry in enumerate(value):
-                leaves |= flatten(entry, f"{path}.{number}.")
+                leaves |= flatten(entry, f"{path}.{number}.", classes=classes)
         elif isinstance(value, Mapping):
             leaves |= {f"{path}.{key}": entry for key, entry in value.items()}
         else:

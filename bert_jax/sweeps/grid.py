@@ -30,7 +30,8 @@ class Point:
     number: int
     """Number of the point, from 0; point 0 is the base of all comparisons."""
     fields: dict[str, Any]
-    """Values of the config fields that are not the same in all points of the sweep."""
+    """Values of the config fields that are not the same in all points of the sweep; `ABSENT` for a
+    field that this point's class does not have."""
     changes: dict[str, Any]
     """The entries of `fields` that differ from the base."""
     runs: tuple[PlannedRun, ...]
@@ -39,6 +40,9 @@ class Point:
     flops: float
     """FLOPs of a run, at most."""
 
+
+ABSENT = "-"
+"""Value of a field that a config does not have, in a table."""
 
 MOST_OVERRIDES = 10_000
 """A function that yields more is taken for one without end."""
@@ -120,13 +124,14 @@ def points_of(runs: Sequence[PlannedRun]) -> list[Point]:
     for run in runs:
         seedless = config.config_hash(config.override(run.experiment, {"seed": 0}))
         groups.setdefault(seedless, []).append(run)
-    configs = [config.flatten(group[0].experiment) for group in groups.values()]
+    configs = [config.flatten(group[0].experiment, classes=True) for group in groups.values()]
     paths = dict.fromkeys(path for one in configs for path in one if path != "seed")
-    swept = [path for path in paths if len({repr(one.get(path)) for one in configs}) > 1]
+    columns = {path: [one.get(path, ABSENT) for one in configs] for path in paths}
+    swept = {path: values for path, values in columns.items() if len({*map(repr, values)}) > 1}
     points = []
-    for number, (fields, group) in enumerate(zip(configs, groups.values(), strict=True)):
-        shown = {path: fields.get(path) for path in swept}
-        changes = {path: value for path, value in shown.items() if value != configs[0].get(path)}
+    for number, group in enumerate(groups.values()):
+        shown = {path: values[number] for path, values in swept.items()}
+        changes = {path: value for path, value in shown.items() if value != swept[path][0]}
         plan = phases(group[0].experiment)
         data = [(phase.steps, phase.experiment.data) for phase in plan]
         tokens = sum(steps * one.batch_size * one.sequence_length for steps, one in data)

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.config import from_json, override
+from bert_jax.config import from_json, load_module, override
+from bert_jax.models.config import ModernConfig
+from bert_jax.report.page import describe_changes
 from bert_jax.sweeps.comparison import compare, statement
 from bert_jax.sweeps.grid import expand, points_of
 from bert_jax.sweeps.table import as_text, decimals_of, files_of, metric_columns, report
 from bert_jax.training.experiment import Experiment
 
-RECORDS = Path(__file__).parents[2] / "docs" / "runs"
+ROOT = Path(__file__).parents[2]
+RECORDS = ROOT / "docs" / "runs"
 RATES = (1e-3, 2e-3, 3e-3)
 
 
@@ -206,3 +209,26 @@ def test_an_experiment_is_compared_by_all_fields_that_differ(experiment):
     one = override(experiment, {"objective.next_sentence": not experiment.objective.next_sentence})
     points = points_of([*expand(experiment, [[{}]]), *expand(one, [[{"model.num_layers": 1}]])])
     assert list(points[1].changes) == ["model.num_layers", "objective.next_sentence"]
+
+
+def test_a_class_has_its_name_and_a_dash_for_each_field_that_it_lacks(experiment):
+    """The class of point 0 is the type of the field `model`."""
+    base = override(experiment, {"objective.next_sentence": False})
+    shape = vars(base.model) | {"intermediate_size": 128}
+    own = load_module(ROOT / "experiments" / "own_parts" / "pre_norm.py").PreNormConfig(**shape)
+    classes = [{"model.intermediate_size": 128}, {"model": ModernConfig(**shape)}, {"model": own}]
+    points = points_of(expand(base, [classes]))
+    bert, modern, pre_norm = (point.fields for point in points)
+    assert [one["model.local_window"] for one in (bert, modern, pre_norm)] == ["-", 128, "-"]
+    assert (bert["model.class"], modern["model.class"]) == ("BertConfig", "ModernConfig")
+    assert re.fullmatch(r"pre_norm\.py:PreNormConfig@[0-9a-f]{12}", pre_norm["model.class"])
+    assert list(points[2].changes) == ["model.class"]
+    rows = compare(points, results_of(points, [[5.0], [4.0], [3.0]]))
+    for text in (report(rows, as_text), *files_of(rows).values()):
+        assert (
+            "None" not in text
+            and "BertConfig" in text
+            and "pre_norm.py:PreNormConfig" in (text.replace("\\_", "_"))
+        )
+    assert "model.class=BertConfig, model.global_every=-" in describe_changes(points[0])
+    assert points_of(expand(base, [classes[2:]]))[0].fields == {}
