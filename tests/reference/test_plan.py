@@ -70,6 +70,22 @@ def test_it_fits_and_its_times_are_consistent(result):
     assert 0 < result["model_flops_utilization"][1] < result["model_flops_utilization"][0] < 1
 
 
+def test_a_users_own_model_and_optimizer_are_planned(plan):
+    memory = {}
+    for name in ("alibi", "lion"):
+        own = f"--experiment=experiments/own_parts/{name}.py"  # the last of two values counts
+        process = plan("--topology=v5e:2x2", own, "--json")
+        assert process.returncode == 0, process.stderr
+        (phase,) = json.loads(process.stdout)["phases"]
+        assert phase["fits"] and phase["flops_over_formula"] == pytest.approx(1, abs=0.01)
+        memory[name] = phase["memory_bytes"]
+    # ALiBi has no table of 512 positions. Lion has one moment of each parameter, AdamW has two.
+    assert memory["lion"]["parameters"] - memory["alibi"]["parameters"] == 512 * 256 * 4
+    for name, moments in (("alibi", 2), ("lion", 1)):
+        counters = memory[name]["optimizer"] - moments * memory[name]["parameters"]
+        assert 0 < counters < 64
+
+
 def test_a_second_plan_comes_from_the_cache(plan, result):
     process = plan("--topology=v5e:2x2")
     assert process.returncode == 0, process.stderr
