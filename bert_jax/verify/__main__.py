@@ -2,11 +2,13 @@
 
   python -m bert_jax.verify --run=runs/quickstart
   python -m bert_jax.verify --run=runs/base --rows=3
+  python -m bert_jax.verify --run=runs/masking_rate --rows=0
 
-It compares the hashes of config, data, checkpoints and metrics.jsonl. It makes the updates of the
-first rows of metrics.jsonl again, from the start and from each kept checkpoint, and the last
-evaluation. The prepared data of the run are needed, and devices that suit its mesh. Exit status: 0
-if all agrees, 1 if something differs.
+It compares the hashes of config, data, checkpoints and metrics.jsonl. It reads the batches of
+random rows of metrics.jsonl again. It makes the updates of the first rows again, from the start and
+from each kept checkpoint, and the last evaluation. The prepared data of the run are needed, and
+devices that suit its mesh. In the directory of a sweep, it does this for each finished run, and
+then computes the tables again. Exit status: 0 if all agrees, 1 if something differs.
 """
 
 import sys
@@ -22,12 +24,15 @@ def main() -> None:
     environment.configure_jax()
     workdir, rows = command.required_path("run"), flags.FLAGS.rows
     require(rows >= 0, "--rows", rows, "at least 0")
-    if not (workdir / "result.json").exists():
-        raise CheckpointError(f"{workdir} has no result.json; accepted: a finished run of pretrain")
-    from bert_jax.verify.checks import verify
+    is_sweep = (workdir / "summary.csv").exists()
+    if not is_sweep and not (workdir / "result.json").exists():
+        raise CheckpointError(
+            f"{workdir} has no result.json; accepted: a finished run of pretrain, or a sweep"
+        )
+    from bert_jax.verify.checks import verify, verify_sweep
 
     checks = []
-    for check in verify(workdir, rows=rows):
+    for check in (verify_sweep if is_sweep else verify)(workdir, rows=rows):
         checks.append(check)
         print(
             f"{'agrees ' if check.agrees else 'DIFFERS'}  {check.subject}: {check.said}", flush=True
@@ -38,8 +43,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run", None, "Directory of a finished run of pretrain.")
+    flags.DEFINE_string("run", None, "Directory of a finished run, or of a sweep.")
     flags.DEFINE_integer(
-        "rows", 1, "Rows of metrics.jsonl to make again from each start; 0 compares hashes alone."
+        "rows",
+        1,
+        "Rows of metrics.jsonl to make again from each start; 0 compares hashes and tables.",
     )
     command.run(main)

@@ -1,23 +1,32 @@
 """Compares a finished run with what it wrote, and makes some of its updates again."""
 
+import csv
 import hashlib
+import math
+import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from bert_jax.config import config_hash, from_json
 from bert_jax.data.passport import check_files, join_passports, passport_fingerprint
 from bert_jax.errors import BertJaxError, CheckpointError, DataError
 from bert_jax.faults.damage import check_step, position_of, saved_steps
 from bert_jax.faults.run_files import RunResult, read_rows
-from bert_jax.files import read_json
+from bert_jax.files import read_json, read_text
 from bert_jax.runs.evaluation import evaluate_run
 from bert_jax.runs.load import load_run
 from bert_jax.sharding import make_mesh
+from bert_jax.sweeps import comparison, table
+from bert_jax.sweeps.grid import PlannedRun, points_of
+from bert_jax.sweeps.runs import metrics_of
+from bert_jax.sweeps.trunks import without_branch
 from bert_jax.training import checkpoint
 from bert_jax.training.build import assemble
 from bert_jax.training.experiment import Experiment, phases
@@ -70,6 +79,7 @@ def verify(workdir: Path, *, rows: int = 1) -> Iterator[Check]:
         yield _attempt(f"rows up to step {step}", partial(_check_rows, workdir, step, lines))
     if not rows:
         return
+    yield from _guarded("batches", check_batches(workdir, experiment, stored.rows, count=rows))
     for step in (0, *steps):
         later = {at: row for at, row in stored.rows.items() if at > step}
         if later:
@@ -79,6 +89,35 @@ def verify(workdir: Path, *, rows: int = 1) -> Iterator[Check]:
                 _check_updates(workdir, experiment, passports, step, expected),
             )
     yield from _guarded("evaluation", _check_evaluation(workdir, experiment, stored.rows, result))
+
+
+def verify_sweep(directory: Path, *, rows: int = 1) -> Iterator[Check]:
+    """Yields the checks of the finished runs of a sweep, and of the tables that compare them.
+
+    Raises:
+      CheckpointError, ConfigError: see `verify`; or a run has not begun.
+      DataError: `summary.csv` is damaged.
+    """
+    file = directory / "summary.csv"
+    lines = csv.DictReader(read_text(file).splitlines())
+    summary = {line.get("id", ""): line.get("status") for line in lines}
+    if not all(name and status for name, status in summary.items()):
+        raise DataError(f"{file} lacks an id or a status; accepted: the file as sweep wrote it")
+    runs, results = [], {}
+    for name in summary:
+        stored = read_json(directory / name / "config.json", error=CheckpointError)
+        runs.append(PlannedRun(name, {}, without_branch(from_json(Experiment, stored))))
+        if results.setdefault(name, metrics_of(directory / name)):
+            for check in verify(directory / name, rows=rows):
+                yield check._replace(subject=f"{name} {check.subject}")
+    failed = [name for name, status in summary.items() if status == "failed"]
+    compared = comparison.compare(points_of(runs), results, failed=failed)
+    for name, text in table.files_of(compared).items():
+        found = read_text(directory / name).splitlines()
+        lines = enumerate(zip_longest(text.splitlines(), found), start=1)
+        different = next((number for number, (ours, theirs) in lines if ours != theirs), 0)
+        said = f"line {different} does not follow" if different else "it follows"
+        yield Check(name, not different, f"{said} from the results of the runs")
 
 
 def _guarded(subject: str, checks: Iterator[Check]) -> Iterator[Check]:
@@ -137,6 +176,27 @@ def _check_rows(workdir: Path, step: int, lines: list[bytes]) -> str:
     return f"{len(rows)} rows of metrics.jsonl have their SHA-256"
 
 
+def check_batches(
+    workdir: Path, experiment: Experiment, rows: Mapping[int, dict], *, count: int
+) -> Iterator[Check]:
+    """Reads the batches of `count` random rows again, and counts their predictions.
+
+    The accuracy of a row is the number of correct predictions, divided by that of all predictions.
+    If batches have other records or masks, the accuracy is almost never a fraction of their number.
+    """
+    pairs = list(pairwise(rows))  # the updates of the first row are made again
+    left_out = NonFiniteSteps(workdir, experiment, {}).left_out
+    for before, at in sorted(random.sample(pairs, min(count, len(pairs)))):
+        batches = training_batches(phase_of_step(phases(experiment), at), before)
+        steps = zip(range(before + 1, at + 1), batches, strict=False)
+        seen = sum(int(batch.mask_weights.sum()) for step, batch in steps if step not in left_out)
+        accuracy = rows[at].get("train/mlm_accuracy", math.nan)
+        twelfths = 12 * accuracy * seen  # if k logits share the maximum, a prediction counts 1/k
+        said = f"{seen:,} predictions; train/mlm_accuracy {accuracy!r} is {accuracy * seen:,.4f}"
+        agrees = abs(twelfths - np.rint(twelfths)) < 1e-4
+        yield Check(f"batches {before + 1} to {at}", bool(agrees), f"{said} of them")
+
+
 def _check_updates(
     workdir: Path, experiment: Any, passports: list[dict], step: int, expected: Mapping[int, dict]
 ) -> Iterator[Check]:
@@ -180,13 +240,17 @@ def _ignore(step: int, metrics: Mapping[str, Any]) -> None:
 def _check_evaluation(
     workdir: Path, experiment: Any, rows: Mapping[int, dict], result: Mapping[str, Any]
 ) -> Iterator[Check]:
-    """Evaluates the last checkpoint, and compares with the last row and with result.json."""
+    """Evaluates the last checkpoint, and compares with the last row and with result.json.
+
+    result.json also has the baselines, which depend on the held-out batches alone.
+    """
     last = phases(experiment)[-1].experiment.data.directory
     measured = evaluate_run(load_run(workdir), last)
     found = {f"eval/{name}": value for name, value in measured.items()}
     row = {name: value for name, value in rows[max(rows)].items() if name in found}
     yield compare(f"evaluation of step {max(rows)}", found, row)
-    yield compare("result.json", {f"eval/{k}": v for k, v in result.items()}, row)
+    stored = {f"eval/{name}": value for name, value in result.items() if isinstance(value, float)}
+    yield compare("result.json", found, stored)
 
 
 def compare(subject: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> Check:
