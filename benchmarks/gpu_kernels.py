@@ -49,7 +49,7 @@ def check_kernels(write: Callable[..., None], *, out: Path, small: bool, **_opti
                 state, metrics = made.update(state, made.batch)
             jax.block_until_ready(metrics)
             seconds = (time.perf_counter() - start) / UPDATES
-    kernels = kernels_of_trace(folder, operation_places(made.update.as_text()))
+    kernels = kernels_of_trace(folder, operation_places(made.program.as_text()))
     parts: dict[str, float] = collections.defaultdict(float)
     rows: list[dict[str, Any]] = []
     for (name, place), (total, calls) in kernels.items():

@@ -135,7 +135,7 @@ def profile(experiment: Any, updates: int) -> dict[str, Any]:
     from bert_jax.planning import hlo
 
     made = ours.compile_update(comparable(experiment))
-    program = hlo.parse(made.update.as_text())
+    program = hlo.parse(made.program.as_text())
     state, times = made.state, []
     with jax.set_mesh(made.mesh), tempfile.TemporaryDirectory() as directory:
         for number in range(2 * updates + 2):

@@ -75,7 +75,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
         "peak_flops_per_second": peak,
         "compile_seconds": made.compile_seconds,
         "compiles": made.programs,
-        "memory_bytes": program_memory(made.update.memory_analysis()),
+        "memory_bytes": program_memory(made.program.memory_analysis()),
     }
 
 

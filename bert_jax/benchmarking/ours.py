@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,9 @@ class CompiledUpdate(NamedTuple):
     """A compiled update, with the state and the batch that it takes."""
 
     update: Any
-    """The compiled `training.build.Assembly.update`. It is given the state and the batch."""
+    """`training.build.Assembly.update`, compiled. It is given the state and the batch."""
+    program: Any
+    """The compiled program of `update`."""
     state: Any
     """The first state. `update` reuses its memory."""
     batch: Any
@@ -43,7 +46,7 @@ def compile_update(
     from bert_jax.sharding import make_mesh
     from bert_jax.training.build import assemble, check_memory, check_program
     from bert_jax.training.experiment import phases
-    from bert_jax.training.state import make_state
+    from bert_jax.training.state import make_state, seed_argument
 
     compiles = []
 
@@ -60,10 +63,11 @@ def compile_update(
     jax.monitoring.register_event_duration_secs_listener(count)
     with jax.set_mesh(mesh):
         start = time.perf_counter()
-        update = assembly.lower(state, batch).compile()
+        program = assembly.lower(state, batch).compile()
         seconds = time.perf_counter() - start
-    check_program(update, assembly)
-    return CompiledUpdate(update, state, batch, mesh, seconds, len(compiles))
+    check_program(program, assembly)
+    update = partial(program, seed=seed_argument(experiment.seed))
+    return CompiledUpdate(update, program, state, batch, mesh, seconds, len(compiles))
 
 
 def product_rate(dtype: str) -> float:
@@ -96,7 +100,7 @@ def time_experiment(experiment: Any, seconds: float) -> dict[str, Any]:
     with jax.set_mesh(made.mesh):
         timed = timing.time_updates(update, jax.block_until_ready, seconds=seconds)
     accelerated = jax.default_backend() != "cpu"
-    program = program_memory(made.update.memory_analysis())["peak"]
+    program = program_memory(made.program.memory_analysis())["peak"]
     return timed | {
         "compile_seconds": made.compile_seconds,
         "peak_bytes": program if accelerated else timed["resident_bytes"],

@@ -65,9 +65,8 @@ def _attend_forward(
     if kept is not None:
         signed = jnp.where(kept.swapaxes(2, 3), signed, -signed)
     signed = jax.lax.optimization_barrier(signed.astype(value.dtype))
-    context = jnp.einsum(
-        "bhkq,bhkd->bhqd", jnp.maximum(signed, 0), value, preferred_element_type=jnp.float32
-    )
+    weights = signed if kept is None else jnp.maximum(signed, 0)
+    context = jnp.einsum("bhkq,bhkd->bhqd", weights, value, preferred_element_type=jnp.float32)
     context = (context / (total * share)).astype(value.dtype)
     return context, (query, key, value, mask, signed, total, context)
 

@@ -22,6 +22,7 @@ from bert_jax.training.state import (
     TrainState,
     abstract_state,
     example_row,
+    seed_argument,
     state_initializer,
     state_sharding,
 )
@@ -81,13 +82,13 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
         optimizer=optimizer,
         schedule=schedule,
         objective=experiment.objective,
-        seed=experiment.seed,
         microbatches=experiment.training.microbatches,
         gradient_dtype=experiment.training.gradient_dtype,
     )
 
     whole = sharding.step  # each process reads the metrics
     update = jax.jit(step, out_shardings=(sharding, whole), donate_argnums=0)
+    seed = seed_argument(experiment.seed)
 
     def begin(state: TrainState) -> TrainState:
         fresh = optimizer.init(state.params)
@@ -101,9 +102,9 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
         place=partial(place_batch, sharding=rows),
         initialize=initialize,
         sharding=sharding,
-        update=update,
+        update=partial(update, seed=seed),
         skip=jax.jit(skip_update, out_shardings=(sharding, whole), donate_argnums=0),
-        lower=update.lower,
+        lower=partial(update.lower, seed=seed),
         begin=jax.jit(begin, out_shardings=sharding, donate_argnums=0),
         score=jax.jit(partial(eval_step, model=model, objective=experiment.objective)),
     )
@@ -173,7 +174,7 @@ def compile_update(assembly: Assembly, state: TrainState, batch: Batch) -> Assem
     """
     update = assembly.lower(state, assembly.place(batch)).compile()
     check_program(update, assembly)
-    return assembly._replace(update=update)
+    return assembly._replace(update=partial(update, seed=seed_argument(assembly.experiment.seed)))
 
 
 def check_program(update: jax.stages.Compiled, assembly: Assembly) -> None:

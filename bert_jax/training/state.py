@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.typing import ArrayLike
 
 from bert_jax.data.batch import Batch
 from bert_jax.data.config import DataConfig
@@ -56,12 +57,20 @@ def example_row(data: DataConfig) -> Batch:
     )
 
 
-def random_stream(seed: int, name: Literal["init", "dropout"]) -> Array:
+def seed_argument(seed: int) -> np.uint32:
+    """Returns a seed as an argument of a jitted function.
+
+    A Python number would be a constant of the compiled program, and each seed would need its own.
+    """
+    return np.uint32(seed)
+
+
+def random_stream(seed: ArrayLike, name: Literal["init", "dropout"]) -> Array:
     """Returns the random key for the initial parameters, or for dropout in all steps."""
     return jax.random.fold_in(jax.random.key(seed), {"init": 0, "dropout": 1}[name])
 
 
-def init_params(model: nn.Module, seed: int, *inputs: Any) -> Any:
+def init_params(model: nn.Module, seed: ArrayLike, *inputs: Any) -> Any:
     """Returns float32 parameters in flax's boxes, which hold the names of their dimensions.
 
     `inputs` are example inputs of the model, by default a `Batch`.
@@ -88,11 +97,11 @@ def state_initializer(
 ) -> Callable[[], TrainState]:
     """Returns a function that makes the first state. Its parameters are boxed (`init_params`)."""
 
-    def initialize() -> TrainState:
+    def initialize(seed: ArrayLike) -> TrainState:
         params = init_params(model, seed)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(nn.unbox(params)))
 
-    return initialize
+    return jax.tree_util.Partial(initialize, seed_argument(seed))
 
 
 def state_sharding(
@@ -139,7 +148,8 @@ def state_sharding(
 
 def make_state(initialize: Callable[[], TrainState], sharding: TrainState) -> TrainState:
     """Makes the first state. Each device computes only its own part of the state."""
-    return jax.jit(lambda: nn.unbox(initialize()), out_shardings=sharding)()
+    # The seed in a Partial of `state_initializer` is an argument of the jitted function.
+    return jax.jit(lambda make: nn.unbox(make()), out_shardings=sharding)(initialize)
 
 
 def abstract_state(initialize: Callable[[], TrainState], sharding: TrainState) -> TrainState:

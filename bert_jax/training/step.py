@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from bert_jax.data.batch import Batch
@@ -117,7 +117,7 @@ def train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     objective: ObjectiveConfig,
-    seed: int,
+    seed: ArrayLike,
     microbatches: int = 1,
     gradient_dtype: DTypeLike = "float32",
 ) -> tuple[TrainState, Metrics]:
