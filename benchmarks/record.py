@@ -22,6 +22,7 @@ from absl import flags
 from bert_jax import command
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.files import write_atomically
+from bert_jax.sweeps.evaluations import metrics_of_evaluations
 
 FLAGS = flags.FLAGS
 FORMAT_VERSION = 1
@@ -78,6 +79,8 @@ def describe_run(name: str, workdir: Path) -> Line:
         line["outcomes"] = {
             split: _pack_split(workdir, split, result) for split in result["summary"]
         }
+    if evaluations := metrics_of_evaluations(workdir):
+        line["evaluations"] = evaluations
     return line
 
 

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,9 +43,9 @@ def compile_update(
     import jax
 
     from bert_jax.sharding import make_mesh
-    from bert_jax.training.build import assemble, check_memory, check_program
+    from bert_jax.training.build import assemble, check_memory, check_program, with_seed
     from bert_jax.training.experiment import phases
-    from bert_jax.training.state import make_state, seed_argument
+    from bert_jax.training.state import make_state
 
     compiles = []
 
@@ -66,7 +65,7 @@ def compile_update(
         program = assembly.lower(state, batch).compile()
         seconds = time.perf_counter() - start
     check_program(program, assembly)
-    update = partial(program, seed=seed_argument(experiment.seed))
+    update = with_seed(program, assembly)
     return CompiledUpdate(update, program, state, batch, mesh, seconds, len(compiles))
 
 

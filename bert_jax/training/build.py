@@ -174,7 +174,16 @@ def compile_update(assembly: Assembly, state: TrainState, batch: Batch) -> Assem
     """
     update = assembly.lower(state, assembly.place(batch)).compile()
     check_program(update, assembly)
-    return assembly._replace(update=partial(update, seed=seed_argument(assembly.experiment.seed)))
+    return assembly._replace(update=with_seed(update, assembly))
+
+
+def with_seed(
+    update: jax.stages.Compiled, assembly: Assembly
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns a compiled update that is given state and batch: its seed is on the devices."""
+    seed = np.asarray(seed_argument(assembly.experiment.seed))
+    whole = assembly.sharding.step
+    return partial(update, seed=jax.make_array_from_callback((), whole, lambda _: seed))
 
 
 def check_program(update: jax.stages.Compiled, assembly: Assembly) -> None:
