@@ -116,7 +116,8 @@ def test_every_point_of_a_sweep_is_valid(file):
     if budget := load_budget(str(ROOT / file)):
         runs = spend(runs, budget, lambda _: 1.0)
     points = points_of(runs)
-    assert len(points) > 1 and {len(point.runs) for point in points} == {3}
+    (seeds,) = {len(point.runs) for point in points}
+    assert len(points) > 1 and seeds >= 3
     if budget:
         costs = [getattr(point, budget.unit) for point in points]
         assert max(costs) / min(costs) < 1.001
