@@ -63,6 +63,8 @@ def describe_run(name: str, workdir: Path) -> Line:
     config, environment, result = (
         _load_json(workdir / f"{part}.json") for part in ("config", "environment", "result")
     )
+    if given := environment.get("command"):  # a record names no directory of a machine
+        given[0] = "/".join(Path(given[0]).parts[-2:])
     files = sorted(workdir.glob("seed-*/metrics.jsonl")) or [workdir / "metrics.jsonl"]
     line = {
         "format_version": FORMAT_VERSION,
