@@ -136,7 +136,7 @@ class DataConfig:
                 found = " or ".join(f"{names[name]} ({name.title()})" for name in near)
                 accepted = f"did you mean {found}"
             elif len(self.language) < 4:  # else it is a name
-                accepted = nearest(self.language[:2], LANGUAGES)
+                accepted = nearest(self.language[:2].lower(), LANGUAGES)
             raise ConfigError(
                 f"data.language is {self.language!r:.60}; {accepted} (codes of ISO 639-1)"
             )

@@ -15,6 +15,9 @@ from bert_jax.statistics.seeds import CONFIDENCE
 from bert_jax.tasks.datasets import compute_metrics
 from bert_jax.tasks.families.family import Family, Outcomes
 
+SIGNED = ("matthews", "pearson", "spearman")
+"""Metrics between -1 and 1; all others are between 0 and 1."""
+
 
 class FinishedSeed(TypedDict):
     """Fields of the `result.json` of a seed, which also has `test` if its labels are known."""
@@ -86,7 +89,7 @@ def summarize(
         }
     low, high = interval_over_examples(outcomes, metrics[main])
     summary[main] |= {
-        "interval": [max(low, -1.0), min(high, 1.0)],  # every metric is between -1 and 1
+        "interval": [max(low, -1.0 if main in SIGNED else 0.0), min(high, 1.0)],
         "method": "student_t" if len(outcomes) < MANY_SEEDS else "multi_bootstrap",
         "confidence": CONFIDENCE,
         "resamples": RESAMPLES,

@@ -85,7 +85,7 @@ def load_dataset(task: TaskConfig) -> Dataset:
     labels = task.labels or family.label_names(records["train"], task)
     if "test" in records and hides_labels(records["test"], task, labels):
         records["test"] = [
-            Record(place, fields | {task.label: None}) for place, fields in records["test"]
+            record._replace(fields=record.fields | {task.label: None}) for record in records["test"]
         ]
     splits = {n: _check_split(n, found, task, labels, bad[n]) for n, found in records.items()}
     if len(labels) == 1 or (family.outputs is len and not labels):

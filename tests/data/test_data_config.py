@@ -57,6 +57,7 @@ def test_invalid_masking_is_refused(fields, said):
             "data.evaluation_masking.rate_points is .* the same at every step",
         ),
         ({"language": "dee"}, r"data.language is 'dee'; did you mean de.* \(codes of ISO 639-1\)"),
+        ({"language": "FI"}, r"data.language is 'FI'; did you mean fi \(codes of ISO 639-1\)"),
         ({"language": "Finnish"}, r"data.language is 'Finnish'; did you mean fi \(Finnish\)"),
         ({"language": "klingon"}, "data.language is 'klingon'; accepted: a code of two letters"),
         ({"language": ""}, "data.language is ''; accepted: aa, ab, "),

@@ -605,7 +605,7 @@ ROWS = {
         ("--beam=--runner=x", "--beam=--runner=x with --engine=pool; accepted: --engine=beam"),
         ("--output=s3://bucket/data", "--output is 's3://bucket/data'; accepted: a local path"),
         ("--vocabulary=s3://a/vocab.txt", "--vocabulary is 's3://a/vocab.txt'; accepted: a local"),
-        ("--corpus=corpus.txt", "corpus is 'corpus.txt'; accepted: text:GLOB"),
+        ("--corpus=corpus.txt", "accepted: text:GLOB ... needs its format, as in text:corpus.txt"),
         ("--corpus=text:nowhere/*.txt", "text:nowhere/*.txt ... accepted"),
         ("--corpus=text:corpus.txt@0", "weight 0; accepted: a number above 0"),
         ("--corpus=text:corpus.txt,", "ends in a comma; accepted: SPEC"),
@@ -679,7 +679,7 @@ ROWS = {
         ("--set=task.family=parsing", "task.family is 'parsing'; accepted: classification"),
         (
             "--set=task.train=train.jsonl",
-            "'train.jsonl' names no set of examples; accepted: tsv:FILE",
+            "'train.jsonl' names no set ... did you mean jsonl:train.jsonl; accepted: tsv:FILE",
         ),
         ("--set=task.train=jsonl:cut.jsonl", "cut.jsonl:1 is not JSON ... accepted"),
         ("--set=task.train=squad:train.jsonl", "train.jsonl:2 is not JSON ... accepted"),

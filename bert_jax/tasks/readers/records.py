@@ -29,12 +29,15 @@ class Record(NamedTuple):
     place: str
     """`file:line`, for error messages."""
     fields: dict[str, Any]
+    named_by: str = ""
+    """What names the fields, for error messages."""
 
     def __getitem__(self, name: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Returns a field; raises DataError if the record does not have it."""
         if name not in self.fields:
-            known = ", ".join(self.fields)
-            raise DataError(f"{self.place} has no field {name!r}; accepted: {known}")
+            known = ", ".join(map(repr, self.fields))
+            source = f", which {self.named_by} names" if self.named_by else ""
+            raise DataError(f"{self.place} has no field {name!r}; accepted: {known}{source}")
         return self.fields[name]
 
     def text(self, name: str) -> str:
