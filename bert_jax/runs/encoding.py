@@ -1,6 +1,6 @@
 """The encoder's view of texts: tokens with their places, vectors, hidden states and attention."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -124,12 +124,17 @@ def encode_texts(model: TextModel, texts: Sequence[Text], *, truncate: bool = Fa
     """
     if isinstance(texts, str):
         raise DataError("texts is a single text; accepted: a list of texts")
+    if not isinstance(texts, Iterable):
+        raise DataError(f"texts is {texts!r:.60}; accepted: a list of texts")
     return inference.encode_each(partial(_pair, model, truncate=truncate), zip(texts, strict=True))
 
 
 def _pair(model: TextModel, text: Text, *, truncate: bool) -> Pair:
     if isinstance(text, str):
         return inference.encode_text(model, text, truncate=truncate)
+    is_pair = isinstance(text, list | tuple) and len(text) == 2
+    if not is_pair or not all(isinstance(one, str) for one in text):
+        raise DataError(f"the text is {text!r:.60}; accepted: a text, or a pair of texts")
     return inference.encode_pair(model, *text, truncate=truncate)
 
 

@@ -11,6 +11,7 @@ References:
 import re
 from collections.abc import Sequence
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 import jax
@@ -45,10 +46,11 @@ def generate(
       DataError: the prompt and the new pieces need more than `model.max_positions` positions.
     """
     for name, value in (("length", length), ("top_k", top_k), ("sweeps", sweeps)):
-        require(value >= 1, name, value, "at least 1")
-    require(0 < temperature < np.inf, "temperature", temperature, "above 0")
+        require(isinstance(value, Integral) and value >= 1, name, value, "at least 1")
+    is_number = isinstance(temperature, Real)
+    require(is_number and 0 < temperature < np.inf, "temperature", temperature, "above 0")
     # jax.random.key takes only the lower 32 bits.
-    require(0 <= seed < 2**32, "seed", seed, f"0 to {2**32 - 1}")
+    require(isinstance(seed, Integral) and 0 <= seed < 2**32, "seed", seed, f"0 to {2**32 - 1}")
     limit, special = model.model.config.max_positions, 1 + model.single_text_separator
     room = limit - special - len(prompt)
     if room > 0:  # otherwise, the error of `fit` is clearer

@@ -7,6 +7,7 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -168,7 +169,7 @@ def as_pairs(a: Any, b: Any) -> list[tuple[str, str]]:
 
 def fill_mask(model: TextModel, pairs: Sequence[Pair], *, top_k: int) -> list[list[list[Filling]]]:
     """Returns the `top_k` most probable pieces for each [MASK] of each text, best first."""
-    require(top_k >= 1, "top_k", top_k, "at least 1")
+    require(isinstance(top_k, Integral) and top_k >= 1, "top_k", top_k, "at least 1")
     answers: list[list[list[Filling]]] = [[] for _ in pairs]
     vocab_size, pieces = model.tokenizer.vocab_size, model.tokenizer.pieces
     for batch in lay_out_batches(model, pairs):

@@ -89,8 +89,11 @@ def load_run(
     prefix = checkpoint_prefix(path) or checkpoint_prefix(path / "bert_model.ckpt")
     is_huggingface = weights_file(path) is not None
     if not is_huggingface and not prefix:
+        places = (*path.parents[:2], *sorted(path.glob("*")))
+        run = next((place for place in places if (place / "checkpoints").is_dir()), None)
+        near = f"; did you mean {run}" if run else ""
         raise CheckpointError(
-            f"{path} is not a run: it has no checkpoints/; accepted too: a directory with "
+            f"{path} is not a run: it has no checkpoints/{near}; accepted too: a directory with "
             f"{' or '.join(WEIGHTS)}, or a bert_model.ckpt with its .index"
         )
     if step:
