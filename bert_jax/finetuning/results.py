@@ -101,7 +101,7 @@ def result_table(result: dict[str, Any]) -> Table:
     """Returns a table with a row for each split and metric, the main metric first."""
     names, labels = list(result["baselines"]["dev"]), result["labels"]
     columns = ("seeds", "mean ± sd", "interval", *(name.replace("_", " ") for name in names))
-    failed = " ".join(map(str, result["failed_seeds"])) or "none"
+    failed = ", ".join(f"seed {seed}" for seed in result["failed_seeds"]) or "none"
     hashes = f"config {result['config_hash']}, checkpoint {result['checkpoint_sha256'][:12]}"
     table = Table("", *columns, caption=f"{hashes}\nfailed seeds: {failed}")
     for split, summary in result["summary"].items():

@@ -47,7 +47,9 @@ def test_the_table_names_hashes_and_failed_seeds():
     console.print(result_table(result))
     shown = console.export_text()
     assert "0.7500 -" in shown and "0.5000" in shown
-    assert "config 0123456789ab, checkpoint ffffffffffff" in shown and "failed seeds: 4" in shown
+    assert (
+        "config 0123456789ab, checkpoint ffffffffffff" in shown and "failed seeds: seed 4" in shown
+    )
     console.print(result_table(result | {"failed_seeds": []}))
     assert "failed seeds: none" in console.export_text()
 
