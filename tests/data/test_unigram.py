@@ -212,7 +212,7 @@ def test_the_largest_size_that_an_error_names_is_accepted():
 
 def test_error_names_the_smallest_size_and_an_empty_corpus():
     counts = count_pretokens(["The lower, the newer; the lowest."] * 9, lower_case=True)
-    with pytest.raises(DataError, match=r"vocab_size is 7; accepted: at least \d+"):
+    with pytest.raises(DataError, match=r"model.vocab_size is 7; accepted: at least \d+"):
         train_sentencepiece(counts, vocab_size=7, lower_case=True)
     with pytest.raises(DataError, match="vocab_size is 100; accepted: at most 0"):
         train_sentencepiece({}, vocab_size=100, lower_case=True)

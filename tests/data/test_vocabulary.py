@@ -122,7 +122,7 @@ def test_processes_with_different_hash_seeds_agree():
 @pytest.mark.parametrize("texts", [TEXTS, [], ["▁▁ ▅ ▁a"] * 9])
 def test_error_names_the_largest_size(texts):
     counts = count_words(texts, lower_case=True)
-    with pytest.raises(DataError, match=r"vocab_size is 5000; accepted: at most \d+") as error:
+    with pytest.raises(DataError, match=r"model.vocab_size is 5000; .* at most \d+") as error:
         train_wordpiece(counts, vocab_size=5000, lower_case=True)
     largest = int(str(error.value).split("at most ")[1].split(",")[0])
     assert train_wordpiece(counts, vocab_size=largest, lower_case=True).vocab_size == largest
@@ -132,7 +132,7 @@ def test_error_names_the_largest_size(texts):
 
 def test_error_names_the_smallest_size():
     counts = count_words(TEXTS, lower_case=True)
-    with pytest.raises(DataError, match=r"vocab_size is 8; accepted: at least \d+") as error:
+    with pytest.raises(DataError, match=r"model.vocab_size is 8; accepted: at least \d+") as error:
         train_wordpiece(counts, vocab_size=8, lower_case=True)
     smallest = int(str(error.value).split("at least ")[1].split(",")[0])
     assert train_wordpiece(counts, vocab_size=smallest, lower_case=True).vocab_size == smallest

@@ -612,7 +612,10 @@ ROWS = {
         ("--corpus=text:latin.txt", "latin.txt:3 holds byte 0xe4 at column 1; accepted: UTF-8"),
         ("--corpus=jsonl:cut.jsonl", "cut.jsonl:1 is not JSON ... accepted"),
         ("--corpus=jsonl:list.jsonl", "list.jsonl:1 ... accepted"),
-        ("--corpus=jsonl:train.jsonl:body", "1 has no field 'body' ... accepted: SPEC:FIELD"),
+        (
+            "--corpus=jsonl:train.jsonl:body",
+            "1 has no field 'body' ... accepted: ... as in jsonl:GLOB:text",
+        ),
         ("--corpus=jsonl:surrogate.jsonl", "surrogate.jsonl:1 has no text in ... accepted"),
         ("--corpus=text:empty.jsonl", "empty.jsonl:1 is an empty file; accepted"),
         (

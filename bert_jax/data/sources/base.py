@@ -115,8 +115,10 @@ def text_of(record: object, field: str, *, place: Callable[[], str]) -> str:
         value = _value_of(record, field)
     except KeyError as error:
         found = ", ".join(map(repr, record)) or "none at all"
+        example = next(iter(record), "FIELD")
         raise DataError(
-            f"{place()} has no field {field!r}, but {found:.200}; accepted: SPEC:FIELD"
+            f"{place()} has no field {field!r}, but {found:.200}; accepted: one of its fields, "
+            f"named after the path, as in jsonl:GLOB:{example:.60}"
         ) from error
     lines = value if isinstance(value, list) else [value]
     try:

@@ -116,12 +116,12 @@ def _explained(error: RuntimeError, *, vocab_size: int, empty: bool) -> Exceptio
     if empty or (match := re.search(r"value <= (\d+)", said)):
         largest = 0 if empty else int(match[1])
         return DataError(
-            f"vocab_size is {vocab_size}; accepted: at most {largest}, "
+            f"model.vocab_size is {vocab_size}; accepted: at most {largest}, "
             "all the pieces that this corpus gives"
         )
     if match := re.search(r"(\d+) vs (\d+)", said):
         return DataError(
-            f"vocab_size is {vocab_size}; accepted: at least {match[2]}, the special pieces "
+            f"model.vocab_size is {vocab_size}; accepted: at least {match[2]}, the special pieces "
             "and the characters of this corpus"
         )
     return error

@@ -83,10 +83,10 @@ def train_wordpiece(
     """
     pieces = [*SPECIAL_PIECES, *_alphabet(word_counts)]
     least = f"at least {len(pieces)}, the special pieces and the characters of this corpus"
-    require(vocab_size >= len(pieces), "vocab_size", vocab_size, least, error=DataError)
+    require(vocab_size >= len(pieces), "model.vocab_size", vocab_size, least, error=DataError)
     pieces = list(dict.fromkeys(pieces + _merged_pieces(word_counts, vocab_size=vocab_size)))
     most = f"at most {len(pieces)}, all the pieces that this corpus gives"
-    require(vocab_size <= len(pieces), "vocab_size", vocab_size, most, error=DataError)
+    require(vocab_size <= len(pieces), "model.vocab_size", vocab_size, most, error=DataError)
     return WordPiece(
         pieces=tuple(pieces[:vocab_size]),
         lower_case=lower_case,
