@@ -145,9 +145,9 @@ def required(name: str, accepted: str = "a directory") -> Any:
     return value
 
 
-def required_path(name: str, *, local: bool = False) -> Path:
+def required_path(name: str, accepted: str = "a directory", *, local: bool = False) -> Path:
     """Returns the value of a flag as a path; see `required` and `config.paths.open_path`."""
-    return open_path(required(name), name=f"--{name}", local=local)
+    return open_path(required(name, accepted), name=f"--{name}", local=local)
 
 
 STDOUT = Path("standard output")
@@ -176,7 +176,8 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
         try:
             if len(arguments) > 1 and not operands:
                 raise ConfigError(
-                    f"unexpected argument {arguments[1]!r}; accepted: the flags that --help shows"
+                    f"unexpected argument {arguments[1]!r}{_meant(arguments[1])}; accepted: the "
+                    "flags that --help shows"
                 )
             if _CODE.value:
                 run_code()
@@ -297,6 +298,14 @@ def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:
             return lock
     lock.close()  # the process that held the lock has removed the file
     return _open_locked(file, wait=wait, flag=flag)
+
+
+def _meant(argument: str) -> str:
+    """Returns, in words, which flag an argument without its name was probably meant for."""
+    known = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+    if "experiment" in known and argument.endswith(".py"):
+        return f"; did you mean --experiment={argument}"
+    return f"; did you mean --set {argument}" if "set" in known and "=" in argument else ""
 
 
 def _prepare_command() -> str:

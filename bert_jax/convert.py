@@ -26,7 +26,7 @@ from bert_jax.files import write_atomically
 def main() -> None:
     """Runs the command."""
     environment.configure_jax()
-    source = command.required("source")
+    source = command.required("source", "a run, or weights of Hugging Face or Google")
     output = command.required_path("output", local=True)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output={output} exists; accepted: a new or an empty directory")

@@ -30,7 +30,7 @@ def main() -> None:
     from bert_jax.tasks.config import FineTuningConfig
 
     config = command.experiment_from_flags(FineTuningConfig)
-    source = command.required_path("checkpoint")
+    source = command.required_path("checkpoint", "a run, or weights of Hugging Face or Google")
     workdir = command.required_path("workdir", local=True)
     seeds, most = flags.FLAGS.seeds, 2**31 - config.seed
     require(1 <= seeds <= most, "--seeds", seeds, f"1 to {most}")

@@ -20,7 +20,8 @@ def main(*specs: str) -> None:
     """Runs the command."""
     if not flags.FLAGS.diff:
         if specs:
-            raise ConfigError(f"unexpected argument {specs[0]!r}; accepted: none without --diff")
+            accepted = f"--experiment={specs[0]}, or --diff with several experiments"
+            raise ConfigError(f"unexpected argument {specs[0]!r}; accepted: {accepted}")
         print(json.dumps(config.to_json(command.experiment_from_flags()), indent=2))
         return
     if flags.FLAGS["experiment"].present or flags.FLAGS["set"].present:

@@ -21,7 +21,7 @@ def main(*directories: str) -> None:
     """Runs the command."""
     if not directories:
         raise ConfigError("no directory is given; accepted: runs, or directories of runs")
-    output = command.required_path("output", local=True)
+    output = command.required_path("output", "a file such as report.html", local=True)
     require(output.suffix == ".html", "--output", str(output), "a file FILE.html")
     paths = [open_path(one, name="the directory of runs", local=True) for one in directories]
     try:
