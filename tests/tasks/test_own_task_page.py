@@ -1,5 +1,6 @@
 """docs/your-own-task.md: its experiment reads its files, and its commands lead to predictions."""
 
+import dataclasses
 import json
 import os
 import re
@@ -44,6 +45,32 @@ def test_the_experiment_of_the_page_reads_its_files(clone):
         "test": 1,
     }
     assert not splits["test"].labelled and not splits["train"].shared_with(splits["dev"])
+
+
+SQUAD = """{"data": [{"paragraphs": [{"context": "It fell in 1989.", "qas": [{"id": "a", "question":
+"When did it fall?", "answers": [{"text": "1989", "answer_start": 11}]}]}]}]}"""
+FILES = {
+    "pairs of texts": ("tsv", "a\tb\tlabel\nA cat.\tA dog.\t0\nA cat.\tA cat.\t1\n"),
+    "a number instead of a label": ("tsv", "text\tlabel\nA cat.\t0.5\nA dog.\t2\n"),
+    "a tag for each word": ("conll", "Bonn B-LOC\nsleeps O\n"),
+    "answers to questions": ("squad", SQUAD),
+}
+"""Files of the tasks in the page's table."""
+
+
+def test_the_fields_of_other_tasks_read_their_files(clone):
+    task = runpy.run_path(str(clone / "my_task.py"))["get_config"]().task
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", PAGE, re.M)
+    assert [name for name, _ in rows] == ["your task", *FILES]
+    for name, fields in rows[1:]:
+        kind, content = FILES[name]
+        Path("examples").write_text(content)
+        given = re.findall(r"`(\w+=[^`]+)`", fields)
+        changes = eval(f"dict({', '.join(given)})")
+        files = dict.fromkeys(("train", "dev"), f"{kind}:examples") | {"test": ""}
+        dataset = load_dataset(dataclasses.replace(task, **changes, **files))
+        assert dataset.metric == changes.get("metric", "macro_f1")
+        assert dataset.splits["train"].labelled, name
 
 
 @pytest.mark.slow
