@@ -24,6 +24,7 @@ from bert_jax.config import (
 )
 from bert_jax.config.migration import REMOVED_FIELDS
 from bert_jax.config.paths import open_path
+from bert_jax.data.remote import worked_on_locally
 from bert_jax.data.sources.files import list_files
 from bert_jax.errors import ConfigError
 from bert_jax.files import read_bytes
@@ -641,3 +642,5 @@ def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch):
     assert read_bytes(Path("~/a.txt")) == b"text"
     (tmp_path / "a.jsonl").write_text('{"text": "good", "label": "yes"}\n')
     assert len(read_records("jsonl:~/a.jsonl")) == 1
+    with worked_on_locally("~/data", last="passport.json") as directory:
+        assert directory == f"{tmp_path}/data"

@@ -64,14 +64,15 @@ def _copied(path: Path, copy: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def worked_on_locally(directory: str, *, last: str) -> Iterator[str]:
-    """Yields `directory`, or a local directory with the files of a directory in gs://.
+    """Yields the directory, or a local directory with the files of a directory in gs://.
 
-    At the end, the files that have changed are uploaded, and the file named `last` after all
-    others. The local directory is kept, so the same command can continue after an error.
+    `~` is the home directory. At the end, the files that have changed are uploaded, and the file
+    named `last` after all others. The local directory is kept, so the same command can continue
+    after an error.
     """
     remote = open_path(directory, name="data.directory")
     if not is_remote(remote):
-        yield directory
+        yield str(remote)
         return
     key = hashlib.sha256(str(remote).encode()).hexdigest()[:16]
     local = cache_directory() / "prepare" / key

@@ -634,6 +634,10 @@ ROWS = {
         ("--vocabulary=list.json", "--vocabulary=list.json is a .json file; accepted"),
         ("--set=data.tokenizer=bpe", "data.tokenizer is 'bpe'; accepted: wordpiece, sentencepiece"),
         ("--set=data.tokenizer=file:nowhere.json", "nowhere.json cannot be read ... accepted"),
+        (
+            "--set=data.tokenizer=file:data/tokenizer.json",
+            "is a tokenizer of bert_jax; accepted",
+        ),
         ("--set=data.tokenizer=file:list.json", "list.json holds a list; accepted: a JSON object"),
         (
             "--set=data.tokenizer=file:fields.json",

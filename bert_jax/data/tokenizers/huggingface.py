@@ -69,6 +69,11 @@ class HuggingFace(Tokenizer):
     def from_file(cls, path: str | Path) -> "HuggingFace":
         """Reads a `tokenizer.json` of the library."""
         content = read_json(Path(path))
+        if "kind" in content:
+            raise DataError(
+                f"{path} is a tokenizer of bert_jax; accepted: a tokenizer.json of the tokenizers "
+                "library, such as that of convert --to=huggingface"
+            )
         with located(path):
             return cls.from_content(content)
 
