@@ -302,10 +302,9 @@ def _open_locked(file: Path, *, wait: bool, flag: str) -> IO:
 
 def _meant(argument: str) -> str:
     """Returns, in words, which flag an argument without its name was probably meant for."""
-    known = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
-    if "experiment" in known and argument.endswith(".py"):
-        return f"; did you mean --experiment={argument}"
-    return f"; did you mean --set {argument}" if "set" in known and "=" in argument else ""
+    flag = "--experiment=" if argument.endswith(".py") else "--set " if "=" in argument else ""
+    known = {one.name for one in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+    return f"; did you mean {flag}{argument}" if flag and "experiment" in known else ""
 
 
 def _prepare_command() -> str:
