@@ -13,6 +13,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bert_jax import environment
 from bert_jax.config import from_json
+from bert_jax.config.bounds import similar
 from bert_jax.config.paths import is_remote, open_path, typed_failures
 from bert_jax.data.tokenizers.files import tokenizer_from_json
 from bert_jax.errors import CheckpointError, located, require
@@ -72,8 +73,12 @@ def load_run(
     require(whole, "the path of a run", path, "the path of a directory", error=CheckpointError)
     path = open_path(path, name="the path of a run")
     if not path.exists() and (is_remote(path) or not checkpoint_prefix(path)):
+        beside = [] if is_remote(path) else [one.name for one in path.parent.glob("*")]
+        near = [str(path.parent / name) for name in similar(path.name, beside, cutoff=0.75)]
         raise CheckpointError(
-            f"{path} does not exist; accepted: a run, or weights of Hugging Face or Google"
+            f"{path} does not exist{f'; did you mean {near[0]}' if near else ''}; accepted: a run, "
+            "or weights of Hugging Face or Google (hf download OWNER/NAME --local-dir=DIR copies "
+            "a model of the hub)"
         )
     if path.name in WEIGHTS and path.is_file():
         path = path.parent

@@ -848,6 +848,7 @@ CALLS = {
     "load_run('nowhere')": "nowhere does not exist; accepted",
     "load_run('s3://bucket/run')": "the path of a run is 's3://bucket/run'; accepted: a local path",
     "load_run(Path('s3://bucket/run'))": "is 's3:/bucket/run'; accepted: a local path",
+    "load_run('weihgts')": "weihgts does not exist; did you mean weights; accepted: a run, or",
     "load_run('nothing')": "nothing is not a run ... accepted",
     "load_run('mine.py')": "mine.py is not a run ... accepted",
     "load_run('begun')": "begun is not a run ... accepted",
