@@ -77,7 +77,7 @@ def cells_by_name(
     if len(cells) != len(columns):
         raise DataError(
             f"{place} has {len(cells)} columns; accepted: {len(columns)}, {', '.join(columns)}, "
-            f"separated by {separator}"
+            f"separated by {separator}, or --set task.on_bad_record=skip to leave such lines out"
         )
     if tuple(cells) == tuple(columns):
         raise DataError(f"{place} holds the names of the columns; accepted: an example")
