@@ -15,6 +15,8 @@ from pathlib import Path
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[2]
+WHOLE = (".png", ".html")
+"""Endings of files in docs/ that are copied as they are: figures and reports."""
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)")
 
 
@@ -27,8 +29,8 @@ def main(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
-    for image in (ROOT / "docs").rglob("*.png"):
-        write(site_path(image), image.read_bytes())
+    for whole in (file for kind in WHOLE for file in (ROOT / "docs").rglob(f"*{kind}")):
+        write(site_path(whole), whole.read_bytes())
     for file in (*pages_in_docs(), *linked_files()):
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".ipynb":
@@ -87,7 +89,7 @@ def site_path(file: Path) -> str:
     if name == "README.md":
         return "index.md"
     name = name.removeprefix("docs/")
-    return name if file.suffix in (".md", ".png") else f"{name.removesuffix('.ipynb')}.md"
+    return name if file.suffix in (".md", *WHOLE) else f"{name.removesuffix('.ipynb')}.md"
 
 
 def api_pages() -> dict[str, str]:
