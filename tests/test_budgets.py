@@ -9,7 +9,7 @@ PACKAGE = Path(bert_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TRAIN = PACKAGE / "training" / "train.py"
 
-LINES_OF_THE_PACKAGE = 28_000
+LINES_OF_THE_PACKAGE = 28_200
 LINES_OF_THE_CORE = 4_850
 LINES_OF_A_MODULE = 350
 LINES_OF_TRAIN = 100
