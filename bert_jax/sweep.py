@@ -12,27 +12,18 @@ run does not end the sweep. The same command again makes missing or failed runs 
 interrupted runs. DIR/summary.csv has the results of the runs. Runs that differ only in their seed
 are a point; DIR/table.{md,tex,csv} compare the points.
 
-If the file has a function budget() that returns, for example, {"flops": 1e15}, each run gets the
-training.steps of this budget. The units are steps, tokens, flops and seconds. Seconds are measured
-once a point; DIR/step_seconds.json keeps them.
+docs/ablations.md describes other functions of the file: budget(), tune_over(), evaluations(). Runs
+that differ only in their last phase share a trunk in DIR/trunks, the updates before this phase.
 
-A function evaluations() returns what else is measured of each run, such as {"movies":
-"experiments/finetune/movie_sentiment.py", "blimp": "minimal_pairs:blimp.jsonl"}. The metrics, such
-as movies/accuracy, are compared like those of pretraining.
-
-Runs that differ only in their last phase share a trunk: DIR/trunks has a run without that phase.
-They begin with its last state (`training.branch_from`), so its updates are made once.
-
---parallel=N makes N runs at a time. Each gets its own part of the cores, GPUs or TPU chips.
+--parallel=N makes N runs at a time, each with its own part of the cores, GPUs or TPU chips.
 --launcher=slurm submits the missing runs as an array of jobs and ends. The same command later
-writes the table, and submits what is missing when no job is left in the queue. --sbatch has an
-argument of sbatch, such as --sbatch=--gpus=1; it may be repeated.
+writes the table, and submits what is missing when no job is left in the queue.
 """
 
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,14 +35,13 @@ from bert_jax import command, config
 from bert_jax.config.paths import open_path
 from bert_jax.data.passport import check_outside_data, check_passport, load_passport
 from bert_jax.errors import BertJaxError
-from bert_jax.files import write_atomically
-from bert_jax.sweeps import slurm, table
-from bert_jax.sweeps.budget import Budget, StepSeconds, load_budget, spend
+from bert_jax.files import write_atomically, write_json
+from bert_jax.sweeps import slurm, table, tuning
+from bert_jax.sweeps.budget import Budget, load_budget, spend, step_seconds
 from bert_jax.sweeps.comparison import Row, compare
-from bert_jax.sweeps.display import Display
 from bert_jax.sweeps.evaluations import load_evaluations
 from bert_jax.sweeps.grid import PlannedRun, Point, expand, keep_ids, load_sweeps, points_of
-from bert_jax.sweeps.processes import Share, make_runs, shares
+from bert_jax.sweeps.processes import make_runs, shares
 from bert_jax.sweeps.runs import metrics_of, result_of, state_of
 from bert_jax.sweeps.trunks import TRUNKS, share_trunks, without_branch
 
@@ -93,57 +83,57 @@ def summarize(points: Sequence[Point], workdir: Path) -> list[Row]:
     return rows
 
 
-def spend_budget(runs: list[PlannedRun], budget: Budget, workdir: Path) -> list[PlannedRun]:
+def spend_budget(runs: list[PlannedRun], budget: Budget | None, workdir: Path) -> list[PlannedRun]:
     """Returns the runs with the steps of the budget. May measure the time of an update."""
+    if not budget:
+        return runs
     file = workdir / "step_seconds.json"
     measures = budget.unit == "seconds" and not flags.FLAGS.dry_run
     lock = command.exclusive(workdir, wait=True) if measures else contextlib.nullcontext()
     with lock:
-        local = flags.FLAGS.launcher == "local"
-        return spend(runs, budget, StepSeconds(file, may_measure=measures and local))
+        may_measure = measures and flags.FLAGS.launcher == "local"
+        return spend(runs, budget, partial(step_seconds, file=file, may_measure=may_measure))
+
+
+def plan(
+    base: Any, workdir: Path, earlier: dict[str, Any]
+) -> tuple[list[PlannedRun], list[PlannedRun]]:
+    """Returns the compared runs, and the trials of tune_over() that come before them.
+
+    When all trials of a point have ended, its runs have the chosen hyperparameters.
+    """
+    spec, trials = flags.FLAGS.experiment, []
+    spent = partial(spend_budget, budget=load_budget(spec), workdir=workdir)
+    runs = spent(expand(base, load_sweeps(spec)))
+    if candidates := tuning.load_candidates(spec, runs):
+        points, runs = points_of(runs), []
+        for point in points:
+            overrides = [run.overrides for run in point.runs]
+            own = spent(expand(base, [overrides[:1], candidates, [{"seed": tuning.SEED}]]))
+            choice = tuning.choose(own, workdir, fixed=overrides[0])
+            tuned = spent(expand(base, [overrides, [choice["choice"]]]))
+            runs += [replace(run, tuning=choice) for run in tuned]
+            trials += [] if choice["trials"] else own
+    evaluations = load_evaluations(spec)
+    return [replace(run, evaluations=evaluations) for run in keep_ids(runs, earlier)], trials
 
 
 def cost_columns(points: Sequence[Point], workdir: Path) -> dict[str, list[str]]:
-    """Returns the cost of each point. The time that is left follows from the runs that are done."""
+    """Returns the points and their cost. The time left follows from the runs that are done."""
     states = [Counter(state_of(run, workdir) for run in point.runs) for point in points]
     runs = [run for point in points for run in point.runs]
     seconds = sum(result_of(workdir / run.id).get("seconds", 0.0) for run in runs)
     done = sum(p.flops * state["done"] for p, state in zip(points, states, strict=True))
     left = [p.flops * (n.total() - n["done"]) for p, n in zip(points, states, strict=True)]
-    columns = {
+    columns = table.point_columns(points) | {
         "runs": [", ".join(f"{n} {word}" for word, n in state.items()) for state in states],
         "tokens a run": [f"{point.tokens:,}" for point in points],
         "FLOPs a run": [f"{point.flops:.3g}" for point in points],
     }
+    if all(tuned := [point.runs[0].tuning for point in points]):
+        columns["tuning FLOPs"] = [f"{choice['flops']:.3g}" for choice in tuned]
     minutes = [f"{flops * seconds / done / 60:.1f}" for flops in left] if done else []
     return columns | ({"minutes left": minutes} if done else {})
-
-
-def make_missing(
-    runs: Sequence[PlannedRun],
-    workdir: Path,
-    parts: Sequence[Share],
-    *,
-    lock: int,
-    summarize: Callable[[], Any],
-) -> None:
-    """Makes the runs that are not done. Calls `summarize` after each."""
-    with Display(runs, workdir, parallel=len(parts)) as display:
-
-        def ended(run: PlannedRun) -> None:
-            display.ended(run)
-            summarize()
-
-        make_runs(
-            [run for run in runs if state_of(run, workdir) != "done"],
-            workdir,
-            parts,
-            lock=lock,
-            began=display.began,
-            said=display.said,
-            waited=display.waited,
-            ended=ended,
-        )
 
 
 def submit_missing(runs: Sequence[PlannedRun], workdir: Path) -> bool:
@@ -169,38 +159,45 @@ def main() -> None:
     command.run_code()
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
     base = command.experiment_from_flags(begun=list(earlier.values()))
-    runs = expand(base, load_sweeps(flags.FLAGS.experiment))
     if not flags.FLAGS.dry_run:
         command.required("workdir", "a directory for the runs, or --dry_run")
     check_outside_data(workdir)
-    if budget := load_budget(flags.FLAGS.experiment):
-        runs = spend_budget(runs, budget, workdir)
-    evaluations = load_evaluations(flags.FLAGS.experiment)
-    runs = [replace(run, evaluations=evaluations) for run in keep_ids(runs, earlier)]
-
+    runs, trials = plan(base, workdir, earlier)
     points = points_of(runs)
     as_text = partial(table.as_text, width=shutil.get_terminal_size().columns)
-    columns = table.point_columns(points) | cost_columns(points, workdir)
-    print(as_text(columns), flush=True)
+    print(as_text(cost_columns(points, workdir)), flush=True)
     if flags.FLAGS.dry_run:
         return
-    local = flags.FLAGS.launcher == "local"
-    parts = shares(1 if flags.FLAGS.parallel is None else flags.FLAGS.parallel) if local else []
-    for run in runs:
+    number = 1 if flags.FLAGS.parallel is None else flags.FLAGS.parallel
+    parts = shares(number) if flags.FLAGS.launcher == "local" else []
+    for run in [*trials, *runs]:
         data = run.experiment.data
         passport = load_passport(data.directory)
         check_passport(passport, data, vocab_size=run.experiment.model.vocab_size)
+    if trials:
+        with command.exclusive(workdir, wait=True) as lock:
+            place = workdir / tuning.DIRECTORY
+            if parts:
+                make_runs(trials, place, parts, lock=lock, summarize=lambda: None)
+            elif not submit_missing(trials, place):
+                return
+        runs, _ = plan(base, workdir, earlier)
+        points = points_of(runs)
+        print(as_text(cost_columns(points, workdir)), flush=True)
     trunks, branches = share_trunks(runs, workdir)
     with command.exclusive(workdir, wait=True) as lock:
+        if runs[0].tuning:
+            firsts = [point.runs[0] for point in points]
+            write_json(workdir / tuning.FILE, {run.id: run.tuning for run in firsts})
+        write_table = partial(summarize, points, workdir)
         for stage, directory in ((trunks, workdir / TRUNKS), (branches, workdir)):
-            if local:
-                table_too = partial(summarize, points, workdir)
-                make_missing(stage, directory, parts, lock=lock, summarize=table_too)
+            if parts:
+                make_runs(stage, directory, parts, lock=lock, summarize=write_table)
             elif not submit_missing(stage, directory):
-                summarize(points, workdir)
+                write_table()
                 print(f"{workdir / 'table.md'} compares the runs that are done")
                 return
-        rows = summarize(points, workdir)
+        rows = write_table()
     print(f"\n{table.report(rows, as_text)}", end="")
     failed = [run.id for run in runs if state_of(run, workdir) != "done"]
     if failed:

@@ -24,6 +24,7 @@ from bert_jax.sweeps.budget import Budget, load_budget, spend
 from bert_jax.sweeps.grid import PlannedRun, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.runs import pretrain_arguments, status
 from bert_jax.sweeps.trunks import share_trunks, without_branch
+from bert_jax.training.experiment import phases
 
 FILE = """
 from bert_jax.config import from_json
@@ -244,12 +245,34 @@ def test_a_budget_gives_each_point_its_steps(experiment, tmp_path):
     costs = [point.flops for point in points_of(runs)]
     assert max(costs) / min(costs) < 1.01
     assert [run.id for run in runs] == [config_hash(run.experiment) for run in runs]
-    seconds = lambda run: run.experiment.data.batch_size / 1600  # noqa: E731
+    seconds = lambda phase: phase.data.batch_size / 1600  # noqa: E731
     assert spent(experiment, ("seconds", 10), [{}, batch], seconds) == [1000, 500]
     with pytest.raises(ConfigError, match="budget.. in tokens is 100"):
         spent(experiment, ("tokens", 100), [{}])
     with pytest.raises(ConfigError, match="optimizer.warmup_steps"):
         spent(experiment, ("steps", 1), [{}])
+
+
+def test_a_budget_keeps_the_shares_of_the_phases(two_phases):
+    """The run has 8 updates with 16 rows of 32 tokens, and 4 with 8 rows of 48 tokens."""
+    narrow = {"model.intermediate_size": 32}
+    tokens = 8 * 16 * 32 + 4 * 8 * 48
+    seconds = {32: 0.3, 48: 0.6}
+    for unit, amount in (("steps", 120), ("tokens", 10 * tokens), ("seconds", 10 * 4.8)):
+        budget = Budget(unit, amount)
+        (run,) = spend(
+            expand(two_phases, [[{}]]), budget, lambda phase: seconds[phase.data.sequence_length]
+        )
+        assert [phase.steps for phase in phases(run.experiment)] == [80, 40]
+    runs = spend(expand(two_phases, [[{}, narrow]]), Budget("flops", 1e11), None)
+    costs = [point.flops for point in points_of(runs)]
+    # Two phases of some hundred steps are each rounded by half a step at most.
+    assert costs == pytest.approx([1e11, 1e11], rel=0.005)
+    for run in runs:
+        first, second = phases(run.experiment)
+        assert first.steps == pytest.approx(2 * second.steps, abs=2)
+    with pytest.raises(ConfigError, match="phases have|phases.*steps is 0"):
+        spend(expand(two_phases, [[{"optimizer.warmup_steps": 0}]]), Budget("steps", 1), None)
 
 
 @pytest.mark.parametrize("wrong", ["{'hours': 1}", "{'flops': 0}", "{'flops': 1, 'steps': 2}", "3"])
@@ -368,9 +391,10 @@ def test_an_error_of_the_sweep_leaves_no_run_at_work(experiment, tmp_path):
     (tmp_path / second.id).touch()  # its directory cannot be made
     ended, lock = os.pipe()  # each run inherits `lock`
     share = processes.Share(frozenset(os.sched_getaffinity(0)), {})
-    ignore = dict.fromkeys(("began", "said", "waited", "ended"), lambda *_: None)
     with pytest.raises(FileExistsError):
-        processes.make_runs([first, second], tmp_path, [share] * 2, lock=lock, **ignore)
+        processes.make_runs(
+            [first, second], tmp_path, [share] * 2, lock=lock, summarize=lambda: None
+        )
     os.close(lock)
     assert select.select([ended], [], [], 0)[0], "the first run is still at work"
     os.close(ended)

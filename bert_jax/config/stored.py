@@ -27,10 +27,9 @@ def flatten(config: Any, prefix: str = "", *, classes: bool = False) -> dict[str
     for name, hint in field_types(type(config)).items():
         value, path = getattr(config, name), prefix + name
         if dataclasses.is_dataclass(value):
-            if kind := parts.class_name(type(value), hint):
-                leaves[f"{path}.{parts.CLASS}"] = parts.short(kind)
-            elif classes:
-                leaves[f"{path}.{parts.CLASS}"] = type(value).__name__
+            kind = parts.class_name(type(value), hint)
+            if kind or classes:
+                leaves[f"{path}.{parts.CLASS}"] = parts.short(kind or type(value).__name__)
             leaves |= flatten(value, f"{path}.", classes=classes)
         elif typing.get_origin(hint) is tuple and dataclasses.is_dataclass(hint.__args__[0]):
             for number, entry in enumerate(value):

@@ -13,11 +13,13 @@ from bert_jax.audit.findings import Finding, find
 from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError, DataError, require
 from bert_jax.faults.run_files import read_rows
+from bert_jax.files import read_json_if_whole
 from bert_jax.planning.timeline import phase_flops
 from bert_jax.sweeps.comparison import Row, compare
 from bert_jax.sweeps.grid import PlannedRun, Point, points_of
 from bert_jax.sweeps.runs import metrics_of, status
 from bert_jax.sweeps.trunks import without_branch
+from bert_jax.sweeps.tuning import FILE
 from bert_jax.training.experiment import Experiment, phases
 
 MOST_ROWS = 300
@@ -62,6 +64,8 @@ def gather(
     paths = {_name(path, found): path for path in found}
     experiments = {name: load(str(path / "config.json")) for name, path in paths.items()}
     runs = [PlannedRun(name, {}, without_branch(one)) for name, one in experiments.items()]
+    tuned = {k: v for path in directories for k, v in read_json_if_whole(path / FILE).items()}
+    runs = [replace(run, tuning=tuned.get(run.id)) for run in runs]
     if base:
         require(base in paths, "--base", base, f"the name of a run, such as {runs[0].id}")
         first = replace(next(run for run in runs if run.id == base).experiment, seed=0)

@@ -47,83 +47,73 @@ def load_budget(spec: str) -> Budget | None:
 
 
 def spend(
-    runs: Sequence[PlannedRun], budget: Budget, step_seconds: Callable[[PlannedRun], float]
+    runs: Sequence[PlannedRun], budget: Budget, step_seconds: Callable[[Any], float]
 ) -> list[PlannedRun]:
     """Returns the runs with the number of steps that the budget allows.
 
-    Args:
-      runs: runs of one phase each.
-      budget: budget of each run.
-      step_seconds: function that returns the seconds of an update of a run. It is called for a
-        budget in seconds only.
+    A run of several phases spends the budget in all of them: each keeps its share of the steps.
+    `step_seconds` returns the seconds of an update, given the experiment of a phase. It is called
+    for a budget in seconds only.
 
     Raises:
       ConfigError: the budget is not enough for one step, or the steps do not suit the experiment.
     """
-    from bert_jax.planning.timeline import phase_flops  # imports jax
-    from bert_jax.training.experiment import phases
+    from bert_jax.training.experiment import phases  # imports jax
 
     spent = []
     for run in runs:
         with located(f"the run {run.overrides!r:.200}"):
-            experiment = run.experiment
-            later = len(experiment.phases)
-            require(not later, "phases", f"{later} more", "one phase, in a sweep with budget()")
-            (phase,) = phases(experiment)
-            data = experiment.data
-            if budget.unit == "seconds":
-                cost = step_seconds(run)
-            else:
-                cost = {
-                    "steps": 1,
-                    "tokens": data.batch_size * data.sequence_length,
-                    "flops": phase_flops(phase) / phase.steps,
-                }[budget.unit]
+            experiment, total = run.experiment, run.experiment.training.steps
+            costs = [_cost(phase, budget.unit, step_seconds) for phase in phases(experiment)]
+            cost = sum(costs) / total
             steps = round(budget.amount / cost)
             accepted = f"at least {cost:.4g}, the cost of a step"
             require(steps >= 1, f"budget() in {budget.unit}", budget.amount, accepted)
-            experiment = config.override(experiment, {"training.steps": steps})
+            later = {
+                f"phases.{number}.steps": round(phase.steps * steps / total)
+                for number, phase in enumerate(experiment.phases)
+            }
+            experiment = config.override(experiment, {"training.steps": steps} | later)
         spent.append(replace(run, id=config.config_hash(experiment), experiment=experiment))
     return spent
 
 
-class StepSeconds:
-    """Measures the time of an update of each point once, and keeps it in a file.
+def _cost(phase: Any, unit: str, step_seconds: Callable[[Any], float]) -> float:
+    """Returns the cost of all updates of a phase in the unit of a budget."""
+    from bert_jax.planning.timeline import phase_flops
 
-    The ids of the runs depend on these times, so a sweep that starts again reads them.
+    if unit == "flops":
+        return phase_flops(phase)
+    if unit == "seconds":
+        return phase.steps * step_seconds(phase.experiment)
+    data = phase.experiment.data
+    return phase.steps * (data.batch_size * data.sequence_length if unit == "tokens" else 1)
+
+
+def step_seconds(experiment: Any, *, file: Path, may_measure: bool) -> float:
+    """Returns the seconds of an update of a phase, given its experiment.
+
+    `bench` measures them once, without regard to the seed. The ids of the runs depend on them, so
+    they are kept in `file`, which a sweep that starts again reads.
+
+    Raises:
+      ConfigError: the time is not known and may not be measured here.
+      BertJaxError: `bench` failed.
     """
-
-    def __init__(self, file: Path, *, may_measure: bool):
-        self._file, self._may_measure = file, may_measure
-        self._known = read_json(file, dict[str, float]) if file.exists() else {}
-
-    def __call__(self, run: PlannedRun) -> float:
-        """Returns the seconds of an update of a run.
-
-        Raises:
-          ConfigError: the time is not known and may not be measured here.
-          BertJaxError: `bench` failed.
-        """
-        point = config.override(run.experiment, {"seed": 0, "training.steps": 10**6})
-        key = config.config_hash(point)
-        if key not in self._known:
-            require(
-                self._may_measure,
-                "budget()",
-                "seconds, and a point was not measured yet",
-                "a sweep with --launcher=local on the machine of the runs",
-            )
-            self._known[key] = self._measure(point)
-            write_json(self._file, self._known)
-        return self._known[key]
-
-    def _measure(self, point: Any) -> float:
-        file = self._file.with_name("measured.json")
-        write_json(file, config.to_json(point))
-        command = [sys.executable, "-m", "bert_jax.bench", f"--experiment={file}", "--json"]
-        print(f"measuring the time of an update: {config.config_hash(point)}", file=sys.stderr)
+    known = read_json(file, dict[str, float]) if file.exists() else {}
+    point = config.override(experiment, {"seed": 0, "training.steps": 10**6})
+    key, measured = config.config_hash(point), file.with_name("measured.json")
+    if key not in known:
+        accepted = "a sweep with --launcher=local on the machine of the runs"
+        require(may_measure, "budget()", "seconds, and a point was not measured yet", accepted)
+        write_json(measured, config.to_json(point))
+        command = [sys.executable, "-m", "bert_jax.bench", f"--experiment={measured}", "--json"]
+        command += [f"--code={code.path}" for code in config.codes_of(point)]
+        print(f"measuring the time of an update: {key}", file=sys.stderr)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        file.unlink()
+        measured.unlink()
         if done.returncode:
             raise BertJaxError(f"bench failed: {(done.stderr.splitlines() or ['no output'])[-1]}")
-        return float(json.loads(done.stdout)["step_seconds"]["median"])
+        known[key] = float(json.loads(done.stdout)["step_seconds"]["median"])
+        write_json(file, known)
+    return known[key]

@@ -21,6 +21,8 @@ class PlannedRun:
     experiment: Any
     evaluations: tuple[Evaluation, ...] = ()
     """Measurements of the run after its training."""
+    tuning: Any = None
+    """What `tuning.choose` returns for the run's point; None without tune_over()."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def load_sweeps(spec: str) -> list[list[dict[str, Any]]]:
     """
     file, _ = config.split_spec(spec)
     found = {
-        name: _overrides_of(value, name, file)
+        name: overrides_of(value, name, file)
         for name, value in sorted(vars(config.load_module(spec)).items())
         if name == "sweep" or name.startswith("sweep_")
     }
@@ -79,7 +81,8 @@ def _join(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {path: value for part in parts for path, value in part.items()}
 
 
-def _overrides_of(function: Any, name: str, file: Path) -> list[dict[str, Any]]:
+def overrides_of(function: Any, name: str, file: Path) -> list[dict[str, Any]]:
+    """Returns what a function of an experiment file yields. Raises ConfigError as `load_sweeps`."""
     with config.errors_of(file):
         yielded = function() if callable(function) else function
         if not isinstance(yielded, Iterable) or isinstance(yielded, str | Mapping):

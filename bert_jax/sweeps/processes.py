@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bert_jax import config
 from bert_jax.errors import require
 from bert_jax.faults import signals
 from bert_jax.files import write_atomically, write_json
+from bert_jax.sweeps.display import Display
 from bert_jax.sweeps.grid import PlannedRun
-from bert_jax.sweeps.runs import missing_commands
+from bert_jax.sweeps.runs import missing_commands, state_of
 
 
 class Share(NamedTuple):
@@ -113,63 +114,55 @@ def make_runs(
     parts: Sequence[Share],
     *,
     lock: int,
-    began: Callable[[PlannedRun], None],
-    said: Callable[[PlannedRun, str], None],
-    waited: Callable[[], None],
-    ended: Callable[[PlannedRun], None],
+    summarize: Callable[[], Any],
 ) -> None:
-    """Makes and evaluates runs, as many at a time as there are `parts` of the machine.
+    """Makes and evaluates the runs of `workdir` that are not done, one at a time in each part.
 
-    Each process holds the sweep's lock until it ends. If a run fails, the file `error.txt` in its
-    directory keeps the last 50 lines of its stderr, and the other runs go on.
-
-    Args:
-      runs: runs that are not done, in the order in which they begin.
-      workdir: directory of the sweep.
-      parts: the part of the machine for each run that is made at the same time.
-      lock: descriptor of the lock.
-      began: is called when a run begins.
-      said: is called with each line of stderr of a run.
-      waited: is called about once a second.
-      ended: is called when a run has ended.
+    Each process inherits `lock`, the descriptor of the sweep's lock, and holds it until it ends. If
+    a run fails, the file `error.txt` in its directory keeps the last 50 lines of its stderr, and
+    the other runs go on. `summarize` is called after each run.
 
     Raises:
       Interrupted: a signal came to this process, which passes it on, or to the process of a run.
         After this, or any other exception, all other runs have saved their state and ended.
     """
-    waiting, free, events = deque(runs), list(parts), Events()
+    waiting = deque(run for run in runs if state_of(run, workdir) != "done")
+    free, events = list(parts), Events()
     active: list[Started] = []
-    try:
-        while waiting or active:
-            while waiting and free:
-                run = waiting.popleft()
-                began(run)
-                active.append(_begin(run, workdir / run.id, free.pop(0), lock, events))
-            waited()
-            try:
-                one, line = events.get(timeout=1)
-            except Empty:
-                continue
-            if line is not None:
-                said(one.run, line)
-                continue
-            active.remove(one)
-            _finish(one)
-            if one.rest and not one.process.returncode:
-                active.append(_start(one.run, one.directory, one.rest, one.share, lock, events))
-            else:
-                free.append(one.share)
-                ended(one.run)
-    except BaseException:
-        for one in active:
-            one.process.terminate()  # the run saves its state and ends
-        while active:
-            one, line = events.get()
-            if line is None:
+    with Display(runs, workdir, parallel=len(parts)) as display:
+        try:
+            while waiting or active:
+                while waiting and free:
+                    run = waiting.popleft()
+                    display.began(run)
+                    active.append(_begin(run, workdir / run.id, free.pop(0), lock, events))
+                display.waited()
+                try:
+                    one, line = events.get(timeout=1)
+                except Empty:
+                    continue
+                if line is not None:
+                    display.said(one.run, line)
+                    continue
                 active.remove(one)
-            else:
-                said(one.run, line)
-        raise
+                _finish(one)
+                if one.rest and not one.process.returncode:
+                    more = _start(one.run, one.directory, one.rest, one.share, lock, events)
+                    active.append(more)
+                else:
+                    free.append(one.share)
+                    display.ended(one.run)
+                    summarize()
+        except BaseException:
+            for one in active:
+                one.process.terminate()  # the run saves its state and ends
+            while active:
+                one, line = events.get()
+                if line is None:
+                    active.remove(one)
+                else:
+                    display.said(one.run, line)
+            raise
 
 
 def _begin(run: PlannedRun, directory: Path, share: Share, lock: int, events: Events) -> Started:

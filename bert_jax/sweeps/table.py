@@ -98,6 +98,10 @@ def metric_columns(rows: Sequence[Row], *, exact: bool = False) -> dict[str, lis
     columns["seeds to tell"] = [str(row.seeds_to_tell or "") for row in rows]
     costs = [math.nan if math.isclose(row.cost, 1, rel_tol=0.005) else row.cost for row in rows]
     columns["relative FLOPs"] = numbers(costs, ".2f")
+    tuned = [row.point.runs[0].tuning or {} for row in rows]
+    for name, key, form in (("FLOPs", "flops", ".3g"), ("seconds", "seconds", ".0f")):
+        spent = [choice.get(key, math.nan) for choice in tuned]
+        columns[f"tuning {name}"] = numbers(spent, "" if exact else form)
     return {name: cells for name, cells in columns.items() if exact or any(cells)}
 
 

@@ -28,17 +28,14 @@ def share_trunks(
     found = {run.id: trunk for run in runs if (trunk := _trunk_of(run))}
     shared = Counter(trunk.id for trunk in found.values())
     trunks = {name: trunk for name, trunk in found.items() if shared[trunk.id] > 1}
-    branches = [
-        _as_branch(run, trunks[run.id], workdir / TRUNKS) if run.id in trunks else run
-        for run in runs
-    ]
+    branches = []
+    for run in runs:
+        if trunk := trunks.get(run.id):
+            source = f"{workdir / TRUNKS / trunk.id}@{trunk.experiment.training.steps}"
+            branch = config.override(run.experiment, {"training.branch_from": source})
+            run = replace(run, experiment=branch)
+        branches.append(run)
     return list({trunk.id: trunk for trunk in trunks.values()}.values()), branches
-
-
-def _as_branch(run: PlannedRun, trunk: PlannedRun, trunks: Path) -> PlannedRun:
-    source = f"{trunks / trunk.id}@{trunk.experiment.training.steps}"
-    branch = config.override(run.experiment, {"training.branch_from": source})
-    return replace(run, experiment=branch)
 
 
 def _trunk_of(run: PlannedRun) -> PlannedRun | None:
