@@ -133,6 +133,7 @@ NO_SHAPES = {
     "optimizer.learning_rate": 1e-3,
     "optimizer.warmup_steps": 1,
     "data.directory": "data",
+    "data.tokenizer": "wordpiece",
     "data.pairs": "next_sentence",
     "data.masking.unit": "token",
     "data.masking.rate": 0.15,

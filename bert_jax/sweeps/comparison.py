@@ -113,7 +113,7 @@ def _judge(row: Row, *, tests: int) -> Row:
 
 def is_better_if_lower(metric: str) -> bool:
     """Returns whether a lower value of the metric is better."""
-    return metric.endswith("loss")
+    return metric.endswith(("loss", "bits_per_character"))
 
 
 def statement(row: Row, decimals: int) -> str:

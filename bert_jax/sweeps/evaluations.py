@@ -1,19 +1,23 @@
-"""Measures each run of a sweep after its training: by fine-tuning, a probe or minimal pairs."""
+"""Measures each run of a sweep after its training: by a task, or by its likelihood of texts."""
 
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax import config
-from bert_jax.errors import BertJaxError, ConfigError, DataError, located
+from bert_jax.data.sentences import split_sentences
+from bert_jax.data.sources.corpora import is_held_out, read_documents
+from bert_jax.errors import BertJaxError, ConfigError, DataError, located, require
 from bert_jax.files import read_json_if_whole, read_text, write_json
 
 _FORMS = (
     "a function without arguments that returns a dictionary of names and sources: a fine-tuning "
-    "file FILE.py or FILE.py:VARIANT, probe:FILE.py, or minimal_pairs:FILE.jsonl"
+    "file FILE.py or FILE.py:VARIANT, probe:FILE.py, minimal_pairs:FILE.jsonl, or "
+    "bits_per_character:COUNT of sentences"
 )
 
 
@@ -23,8 +27,9 @@ class Evaluation(NamedTuple):
     name: str
     """First part of the names of its metrics, such as `movies` of `movies/accuracy`."""
     kind: str
-    """finetune, probe or minimal_pairs."""
-    file: str
+    """finetune, probe, minimal_pairs or bits_per_character."""
+    source: str
+    """The file; for bits_per_character, the number of sentences."""
 
     def directory(self, run: Path) -> Path:
         return run / "evaluations" / self.name
@@ -36,7 +41,7 @@ class Evaluation(NamedTuple):
         SHA-256 is not the one in the run's config, the run is not opened.
         """
         if self.kind == "finetune":
-            flags = {"experiment": self.file, "checkpoint": run, "workdir": self.directory(run)}
+            flags = {"experiment": self.source, "checkpoint": run, "workdir": self.directory(run)}
             given = [f"--{name}={value}" for name, value in flags.items()]
             return ["-m", "bert_jax.finetune", *given, *(f"--code={file}" for file in codes)]
         return ["-m", "bert_jax.sweeps.evaluations", *self, str(run), *map(str, codes)]
@@ -67,11 +72,13 @@ def load_evaluations(spec: str) -> tuple[Evaluation, ...]:
     found = []
     for name, source in sources.items():
         kind, colon, path = source.partition(":")
-        if not colon or kind not in ("probe", "minimal_pairs"):
+        if not colon or kind not in ("probe", "minimal_pairs", "bits_per_character"):
             kind, path = "finetune", source
         with located(f"{file}: evaluations() {name!r}"):
             if kind == "minimal_pairs":
                 read_pairs(Path(path))
+            elif kind == "bits_per_character":
+                require(path.isdecimal() and int(path) > 0, kind, path, "a number of sentences")
             else:
                 config.load_experiment(path)
         found.append(Evaluation(name, kind, path))
@@ -121,15 +128,31 @@ def read_pairs(file: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def score_pairs(run: Any, file: Path) -> dict[str, float]:
+def score_pairs(run: Any, file: str) -> dict[str, float]:
     """Returns how often a run gives the acceptable sentence the higher pseudo-log-likelihood.
 
     References:
       Salazar et al. 2020, Masked language model scoring (arXiv 1910.14659).
     """
-    pairs = read_pairs(file)
+    pairs = read_pairs(Path(file))
     scores = run.pseudo_log_likelihood([sentence for pair in pairs for sentence in pair])
     return {"accuracy": float((scores[::2] > scores[1::2]).mean())}
+
+
+def score_characters(run: Any, count: str) -> dict[str, float]:
+    """Returns the bits per character of the first held-out sentences of a run's corpus.
+
+    Only sentences with at most as many characters as a row of the last phase has tokens, besides
+    [CLS] and [SEP], are taken. They fit into a row, and are the same for all tokenizers.
+    """
+    from bert_jax.training.experiment import phases
+
+    data = phases(run.config)[-1].experiment.data
+    documents = read_documents(data.corpus)
+    held_out = (one for one in documents if is_held_out(one, fraction=data.held_out_fraction))
+    sentences = (text for one in held_out for text in split_sentences(one.text, data.language))
+    fitting = (text for text in sentences if len(text) <= data.sequence_length - 2)
+    return {"bits_per_character": run.bits_per_character(list(islice(fitting, int(count))))}
 
 
 def probe(run: Any, file: str) -> dict[str, float]:
@@ -140,7 +163,7 @@ def probe(run: Any, file: str) -> dict[str, float]:
     return {name.removeprefix("eval/probe_"): value for name, value in found.items()}
 
 
-def main(name: str, kind: str, file: str, directory: str, *codes: str) -> None:
+def main(name: str, kind: str, source: str, directory: str, *codes: str) -> None:
     """Evaluates the run in a directory, in a process of its own, after it has run `codes`."""
     from bert_jax import environment
     from bert_jax.runs.load import load_run
@@ -149,10 +172,15 @@ def main(name: str, kind: str, file: str, directory: str, *codes: str) -> None:
     for code in codes:
         config.load_module(code)
     run = load_run(directory)
-    metrics = score_pairs(run, Path(file)) if kind == "minimal_pairs" else probe(run, file)
-    output = Evaluation(name, kind, file).directory(Path(directory))
+    measures = {
+        "probe": probe,
+        "minimal_pairs": score_pairs,
+        "bits_per_character": score_characters,
+    }
+    metrics = measures[kind](run, source)
+    output = Evaluation(name, kind, source).directory(Path(directory))
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "result.json", {"format_version": 1, "file": file, "metrics": metrics})
+    write_json(output / "result.json", {"format_version": 1, "file": source, "metrics": metrics})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from bert_jax.config import load_experiment, to_json
+from bert_jax.data.sentences import split_sentences
+from bert_jax.data.sources.corpora import is_held_out, read_documents
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.runs.load import load_run
 from bert_jax.sweeps.evaluations import load_evaluations, read_pairs
@@ -61,7 +63,7 @@ def write_lines(file, records):
 
 @pytest.fixture
 def files(experiment, tmp_path):
-    """Returns an experiment file with a model class of its own and three evaluations."""
+    """Returns an experiment file with a model class of its own and four evaluations."""
     pairs = write_lines(tmp_path / "pairs.jsonl", PAIRS)
     rng = np.random.default_rng(0)
     splits = {}
@@ -72,6 +74,7 @@ def files(experiment, tmp_path):
     task = tmp_path / "task.py"
     task.write_text(TASK.format(**splits))
     named = {"pairs": f"minimal_pairs:{pairs}", "linear": f"probe:{task}", "words": str(task)}
+    named["held_out"] = "bits_per_character:9"
     file = tmp_path / "sweep.py"
     file.write_text(FILE.format(base=json.dumps(to_json(experiment)), evaluations=named))
     return file
@@ -80,7 +83,8 @@ def files(experiment, tmp_path):
 def test_a_run_is_done_when_it_is_evaluated(files, tmp_path):
     evaluations = load_evaluations(str(files))
     assert [(one.name, one.kind) for one in evaluations] == [
-        *(("pairs", "minimal_pairs"), ("linear", "probe"), ("words", "finetune"))
+        *(("pairs", "minimal_pairs"), ("linear", "probe"), ("words", "finetune")),
+        ("held_out", "bits_per_character"),
     ]
     run = PlannedRun("id", {}, load_experiment(files), evaluations)
     directory = tmp_path / "run"
@@ -89,6 +93,7 @@ def test_a_run_is_done_when_it_is_evaluated(files, tmp_path):
         ("bert_jax.pretrain", f"--code={files}"),
         *[("bert_jax.sweeps.evaluations", str(files))] * 2,
         ("bert_jax.finetune", f"--code={files}"),
+        ("bert_jax.sweeps.evaluations", str(files)),
     ]
     directory.mkdir()
     fields = ("steps", "seconds", "mlm_loss", "mlm_accuracy", "unigram_loss")
@@ -97,12 +102,14 @@ def test_a_run_is_done_when_it_is_evaluated(files, tmp_path):
     assert (status(directory), status(directory, evaluations)) == ("done", "to do")
     for one in evaluations:
         one.directory(directory).mkdir(parents=True)
-        found = {"metrics": {"accuracy": 0.25}}
+        metric = one.kind if one.kind == "bits_per_character" else "accuracy"
+        found = {"metrics": {metric: 0.25}}
         if one.kind == "finetune":
             found = {"metric": "f1", "summary": {"dev": {"f1": {"mean": 0.5}}}}
         (one.directory(directory) / "result.json").write_text(json.dumps(found))
     assert status(directory, evaluations) == "done" and missing_commands(run, directory) == []
     expected = {"pairs/accuracy": 0.25, "linear/accuracy": 0.25, "words/f1": 0.5}
+    expected["held_out/bits_per_character"] = 0.25
     assert metrics_of(directory) == result | expected
 
 
@@ -113,6 +120,7 @@ def test_a_run_is_done_when_it_is_evaluated(files, tmp_path):
         ("{'a/b': 'task.py'}", ConfigError, "accepted: a function"),
         ("{'a': 'none.py'}", ConfigError, "evaluations.. 'a'"),
         ("{'a': 'minimal_pairs:none.jsonl'}", DataError, "none.jsonl"),
+        ("{'a': 'bits_per_character:0'}", ConfigError, "'a': .* is '0'; accepted: a number of"),
     ],
 )
 def test_wrong_evaluations_are_refused(files, wrong, error, said):
@@ -137,12 +145,15 @@ def test_malformed_pairs_are_refused(tmp_path, text, said):
 
 
 @pytest.mark.slow  # pretrains and evaluates two runs
-def test_a_sweep_compares_the_evaluations(files, tmp_path):
+def test_a_sweep_compares_the_evaluations(files, experiment, tmp_path):
     workdir = tmp_path / "sweep"
     command = ["-m", "bert_jax.sweep", f"--experiment={files}", f"--workdir={workdir}"]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((workdir / "summary.csv").open()))
+    documents = [d for d in read_documents(experiment.data.corpus) if is_held_out(d, fraction=0.1)]
+    sentences = [s for d in documents for s in split_sentences(d.text) if len(s) <= 30]
+    assert 1 < len(sentences) < 9
     for row in rows:
         run = load_run(workdir / row["id"], trust_code=True)
         load_run(workdir / row["id"] / "evaluations" / "words", trust_code=True)
@@ -152,6 +163,9 @@ def test_a_sweep_compares_the_evaluations(files, tmp_path):
         ]
         accuracy = np.mean([good > bad for good, bad in scores])
         assert float(row["pairs/accuracy"]) == pytest.approx(accuracy)
+        bits = run.bits_per_character(sentences)
+        assert float(row["held_out/bits_per_character"]) == pytest.approx(bits, rel=1e-5)
         assert 0 <= float(row["linear/accuracy"]) <= 1 and 0 <= float(row["words/accuracy"]) <= 1
     table = (workdir / "table.md").read_text()
-    assert all(f"{name}/accuracy\n" in table for name in ("pairs", "linear", "words"))
+    names = (*(f"{name}/accuracy" for name in ("pairs", "linear", "words")),)
+    assert all(f"{name}\n" in table for name in (*names, "held_out/bits_per_character"))
