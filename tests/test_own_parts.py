@@ -218,7 +218,7 @@ def test_an_own_objective_adds_to_the_loss_of_every_microbatch_alike(experiment,
     assert added == pytest.approx(0.1 * np.log(500) ** 2, rel=0.02)
 
 
-@pytest.mark.parametrize("path", [ALIBI, LION])
+@pytest.mark.parametrize("path", [ALIBI, LION, PRE_NORM])
 def test_the_examples_stay_short(path):
     assert len(path.read_text().splitlines()) <= 80
     ast.parse(path.read_text())

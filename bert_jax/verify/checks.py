@@ -40,6 +40,9 @@ TOLERANCE = 1e-3
 equal bitwise. Another processor or another jax rounds sums differently, and updates multiply this
 difference; a wrong batch, mask or rate changes a loss by more."""
 
+READ_AGAIN = 10
+"""Number of random rows whose batches are read, for each row that is made again."""
+
 
 class Check(NamedTuple):
     """A comparison and its result."""
@@ -79,7 +82,8 @@ def verify(workdir: Path, *, rows: int = 1) -> Iterator[Check]:
         yield _attempt(f"rows up to step {step}", partial(_check_rows, workdir, step, lines))
     if not rows:
         return
-    yield from _guarded("batches", check_batches(workdir, experiment, stored.rows, count=rows))
+    batches = check_batches(workdir, experiment, stored.rows, count=rows * READ_AGAIN)
+    yield from _guarded("batches", batches)
     for step in (0, *steps):
         later = {at: row for at, row in stored.rows.items() if at > step}
         if later:
@@ -190,7 +194,7 @@ def check_batches(
         batches = training_batches(phase_of_step(phases(experiment), at), before)
         steps = zip(range(before + 1, at + 1), batches, strict=False)
         seen = sum(int(batch.mask_weights.sum()) for step, batch in steps if step not in left_out)
-        accuracy = rows[at].get("train/mlm_accuracy", math.nan)
+        accuracy = rows[at].get("train/mlm_accuracy", math.nan if seen else 0.0)
         twelfths = 12 * accuracy * seen  # if k logits share the maximum, a prediction counts 1/k
         said = f"{seen:,} predictions; train/mlm_accuracy {accuracy!r} is {accuracy * seen:,.4f}"
         agrees = abs(twelfths - np.rint(twelfths)) < 1e-4
