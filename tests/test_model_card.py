@@ -25,7 +25,9 @@ def cells(card, name):
 
 def test_a_card_describes_data_training_and_evaluation(run):
     card = model_card(run, "mine")
-    assert card.startswith("---\nlibrary_name: transformers\n") and "\nlanguage: en\n---\n" in card
+    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: fill-mask\n")
+    assert "\nlanguage: en\n---\n" in card
+    assert "pieces. The text is lower-cased, and accents are removed." in card
     assert [line for line in card.splitlines() if line.startswith("#")] == [
         *("# mine", "## Data", "## Training", "## Evaluation", "## Limits")
     ]
@@ -45,7 +47,16 @@ def test_a_card_describes_data_training_and_evaluation(run):
     environment = json.loads((run.path / "environment.json").read_text())
     assert cells(card, "hardware") == [f"{len(environment['devices'])} x cpu"]
     assert cells(card, "commit of bert_jax") == [environment["commit"]]
-    assert "Position embeddings after" in card and "untrained" in card
+    trained, most = run.text_model.trained_length, run.model.config.max_positions
+    assert (f"Position embeddings after {trained} tokens are untrained" in card) == (trained < most)
+
+
+def test_a_card_shows_the_fields_that_the_command_changed(run, tmp_path):
+    words = "pretrain.py --experiment a_b.py --workdir=w --set=seed=1 --set x=[1, 2]"
+    command = words.split(" ", 6)
+    (tmp_path / "environment.json").write_text(json.dumps({"command": command}))
+    (chosen, *_) = cells(model_card(replace(run, path=tmp_path), "mine"), "experiment or preset")
+    assert chosen.startswith("`--experiment a_b.py --set=seed=1 --set 'x=[1, 2]'`, config ")
 
 
 def test_tokens_and_flops_are_those_of_the_updates(run):

@@ -1,5 +1,7 @@
 """The model card of an exported model: README.md in the form of the Hugging Face Hub."""
 
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from bert_jax.config import config_hash
@@ -22,6 +24,16 @@ BASELINES = (
 """Quantities of `result.json`: name, metric, its baseline, and what the baseline predicts."""
 
 
+PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "tagging": "token-classification",
+    "question_answering": "question-answering",
+    "multiple_choice": "multiple-choice",
+}
+"""The hub's name for the use of a model of each family. That of a pretrained model is fill-mask."""
+
+
 def model_card(run: Run, name: str) -> str:
     """Returns the card of a model. What is not known, such as data of foreign weights, is said.
 
@@ -29,22 +41,34 @@ def model_card(run: Run, name: str) -> str:
       run: a model with the passport, `result.json` and `environment.json` of its training.
       name: the title.
     """
-    config, description = run.model.config, run.tokenizer.to_json()
+    config, kind = run.model.config, run.tokenizer.to_json()["kind"]
     head = getattr(run.model, "head", None)
     language = f"language: {run.config.data.language}\n" if run.config else ""
     task = f" fine-tuned for {head.family}" if head else ""
     plural = "s" if config.num_layers > 1 else ""
-    kind, count = description["kind"], num_parameters(run.params, config)
+    count = num_parameters(run.params, config)
+    pipeline = PIPELINES[head.family] if head else "fill-mask"
     return (
-        f"---\nlibrary_name: transformers\ntags: [bert, bert_jax]\n{language}---\n\n# {name}\n\n"
+        f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags: [bert, bert_jax]\n"
+        f"{language}---\n\n# {name}\n\n"
         f"A BERT{task} of {config.num_layers} layer{plural} of width {config.hidden_size} with "
         f"{count:,} parameters, from `{run.path.name}`, step {run.step}. `AutoTokenizer` and "
         f"`AutoModel` of transformers open this directory. The tokenizer is {kind} with "
-        f"{run.tokenizer.vocab_size:,} pieces (lower_case {description['lower_case']}, "
-        f"strip_accents {description.get('strip_accents')}).\n\n"
+        f"{run.tokenizer.vocab_size:,} pieces. {_normalization(run)}\n\n"
         f"## Data\n\n{_data(run.passport)}\n\n## Training\n\n{_training(run)}\n\n"
         f"## Evaluation\n\n{_evaluation(run)}\n\n## Limits\n\n{_limits(run)}\n"
     )
+
+
+def _normalization(run: Run) -> str:
+    """Returns, in words, what the tokenizer does with capitals and accents."""
+    description = run.tokenizer.to_json()
+    lower_case = description["lower_case"]
+    words = "The text is lower-cased" if lower_case else "Capitals are kept"
+    if description["kind"] == "wordpiece":
+        stripped = description.get("strip_accents", lower_case)
+        words += ", and accents are removed" if stripped else ", and accents are kept"
+    return f"{words}."
 
 
 def _table(rows: list[tuple[Any, ...]]) -> str:
@@ -77,7 +101,7 @@ def _training(run: Run) -> str:
     if run.config is None:
         return "The weights were converted from another implementation. See `conversion.txt`."
     environment = read_json_if_whole(run.path / "environment.json")
-    command = " ".join(a for a in environment.get("command", ()) if a.startswith("--experiment"))
+    command = _choice_of_experiment(environment.get("command", ()))
     tokens, flops = _costs(run.config, run.passport, run.step)
     result = read_json_if_whole(run.path / "result.json")
     devices = len(environment.get("devices", ()))
@@ -91,6 +115,16 @@ def _training(run: Run) -> str:
         ("commit of bert_jax", environment.get("commit", "not known")),
     ]
     return _table([("", ""), *rows])
+
+
+def _choice_of_experiment(command: Sequence[str]) -> str:
+    """Returns the flags of a command that choose the experiment and its fields."""
+    chosen = ("--experiment", "--set")
+    return " ".join(
+        shlex.join([flag, value] if flag in chosen else [flag])
+        for flag, value in zip(command, [*command[1:], ""], strict=False)
+        if flag.partition("=")[0] in chosen
+    )
 
 
 def _costs(
@@ -132,10 +166,10 @@ def _limits(run: Run) -> str:
         "Nobody has measured this model on tasks other than those above, nor its social biases.",
     ]
     if run.config:
-        limits += [
-            f"Position embeddings after {run.text_model.trained_length} tokens are untrained.",
-            "The held-out documents come from the corpus of the training.",
-        ]
+        trained = run.text_model.trained_length or 0
+        if trained < run.model.config.max_positions:
+            limits.append(f"Position embeddings after {trained} tokens are untrained.")
+        limits.append("The held-out documents come from the corpus of the training.")
         if not run.config.objective.next_sentence:
             limits.append("The pooler and the next-sentence head are untrained.")
     limits += run.loading.missing if run.loading else []
