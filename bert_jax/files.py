@@ -244,14 +244,14 @@ def read_json(
 def read_json_if_whole(file: Path, kind: Any = dict[str, Any]) -> dict[str, Any]:
     """Returns the JSON object in a file, or {} if the file does not exist or is damaged.
 
-    If the file is damaged, a line on stderr says so. The caller writes the file again.
+    If the file is damaged, a line on stderr says so.
     """
     if not file.exists():
         return {}
     try:
         return read_json(file, kind)
     except DataError as problem:
-        print(f"damaged file, which is written again: {problem}", file=sys.stderr)
+        print(f"damaged file, which counts as missing: {problem}", file=sys.stderr)
         return {}
 
 

@@ -78,7 +78,7 @@ def compare(
     metrics = [_held_out(run) for run in runs]
     answers = [run.fill_mask(texts, top_k) if texts else [] for run in runs]
     tables: list[Table] = [
-        ("models", [(name, about[0][name], about[1][name]) for name in about[0]]),
+        ("models", [(n, *(one.get(n, "-") for one in about)) for n in about[0] | about[1]]),
         ("config", [(name, *map(_shown, values)) for name, values in differing.items()]),
         ("held out", [(n, *(_shown(m.get(n)) for m in metrics)) for n in metrics[0] | metrics[1]]),
         *((text, list(_fillings(*both))) for text, *both in zip(texts, *answers, strict=True)),
@@ -86,7 +86,7 @@ def compare(
     curves = {
         name: (run.metrics(), read_json_if_whole(run.path / "result.json", RunResult))
         for name, run in zip(names, runs, strict=True)
-        if (run.path / "metrics.jsonl").exists()
+        if run.config and (run.path / "metrics.jsonl").exists()
     }
     return Comparison(names=names, config=differing, tables=tables, curves=curves)
 

@@ -1,24 +1,41 @@
 """Describes an opened model: in one line, as a table in notebooks, and with every array."""
 
 from html import escape
+from textwrap import shorten
 from typing import Any
 
 from bert_jax.faults.damage import standing
+from bert_jax.files import read_json_if_whole
 from bert_jax.models.bert import num_parameters
+from bert_jax.tasks.families.registry import FAMILIES
 from bert_jax.training.initial import flatten_params
 
 
 def describe(run: Any) -> dict[str, str]:
-    """Returns what a `Run` is: model, size, vocabulary, updates, and the loss of its step."""
+    """Returns what a `Run` is: model, size, vocabulary, updates, and the loss of its step.
+
+    In place of updates and loss, a fine-tuned model has its labels and its main metric on dev.
+    """
     config, head = run.model.config, getattr(run.model, "head", None)
     plural = "s" if config.num_layers > 1 else ""
     source = "pretrained BERT" if run.config else "BERT, converted from other weights"
-    held_out = standing(run.path / "checkpoints" / str(run.step))["held_out"]
-    return {
+    found = {
         "model": f"BERT fine-tuned for {head.family}" if head else source,
         "size": f"{config.num_layers} layer{plural} of width {config.hidden_size}, "
         f"{num_parameters(run.params, config):,} parameters",
         "vocabulary": f"{run.tokenizer.vocab_size:,} pieces ({run.tokenizer.to_json()['kind']})",
+    }
+    if head:
+        task = run.fine_tuning and run.fine_tuning.task
+        metric = task and (task.metric or next(iter(FAMILIES[task.family].metrics)))
+        value = read_json_if_whole(run.path / "result.json").get("dev", {}).get(metric)
+        labels = shorten(", ".join(head.labels), 60, placeholder=" ...") or "none"
+        return found | {
+            "labels": labels,
+            f"dev {metric or 'metric'}": "not known" if value is None else f"{value:.4f}",
+        }
+    held_out = standing(run.path / "checkpoints" / str(run.step))["held_out"]
+    return found | {
         "updates": f"{run.step:,}" if run.step or run.config else "not known",
         "held-out loss": f"{held_out['loss']:.3f}" if held_out else "not known",
     }

@@ -304,7 +304,12 @@ class Run:
         """Draws the losses and accuracies by step, and returns matplotlib's axes.
 
         Dotted lines are baselines that need no model; they are known when the run has ended.
+
+        Raises:
+          CheckpointError: the weights are not from a run of pretrain.
         """
+        if self.config is None:
+            raise CheckpointError(f"{self.path} has no such curves; accepted: a run of pretrain")
         import matplotlib.pyplot as plt
 
         from bert_jax.runs.curves import draw

@@ -46,7 +46,7 @@ def test_a_damaged_result_is_named_and_counts_as_none(damage, tmp_path, capsys):
     file.write_bytes(damage(file.read_bytes()))
     assert read_json_if_whole(file, RunResult) == result_of(tmp_path) == {}
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and str(file) in said and "written again" in said
+    assert said.count("\n") == 1 and str(file) in said and "counts as missing" in said
     assert status(tmp_path) == "to do"
 
 
@@ -255,7 +255,7 @@ def test_a_damaged_result_is_written_again(run, experiment, finished, capsys):
     assert json.loads((run / "result.json").read_text()) == result
     assert json.loads((run / "environment.json").read_text())["versions"]
     said = capsys.readouterr().err
-    assert said.count("damaged file, which is written again: ") == 2
+    assert said.count("damaged file, which counts as missing: ") == 2
     assert not list((run / "checkpoints").glob("16*"))
 
 

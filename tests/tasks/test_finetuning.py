@@ -194,6 +194,10 @@ def test_a_fine_tuned_model_embeds_texts_and_has_no_pretraining_heads(tuned, tok
     output = run.params["output"]
     expected = run.embed(texts, "mean") @ output["kernel"] + output["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    score = tuned[1]["seeds"][0]["dev"]["accuracy"]
+    assert f"; labels: {', '.join(run.model.head.labels)}; dev accuracy: {score:.4f}>" in repr(run)
+    with pytest.raises(CheckpointError, match="has no such curves; accepted: a run of pretrain"):
+        run.plot_curves()
     without = "fine-tuned for classification on 'mean', without"
     with pytest.raises(CheckpointError, match=f"{without} masked_token_head"):
         run.fill_mask("a [MASK]")
@@ -367,7 +371,7 @@ def test_a_damaged_environment_and_result_are_written_again(
     (tmp_path / "run" / "result.json").write_bytes(b"")
     assert finetune(sentiment, pretrained, tmp_path / "run", seeds=2)["seeds"] == tuned[1]["seeds"]
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["versions"]
-    assert "written again: " in capsys.readouterr().err
+    assert "counts as missing: " in capsys.readouterr().err
 
 
 def test_a_workdir_with_other_data_is_refused(tuned, sentiment, pretrained):
