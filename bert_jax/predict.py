@@ -99,6 +99,9 @@ def main() -> None:
     options = {name: value for name, value in given.items() if value is not None}
     task = make_task(run, name_of_task, options)
     size = 1 if sys.stdin.isatty() or name_of_task == "generate" else FLAGS.batch_size
+    if sys.stdin.isatty():
+        words = "texts with tabs between them" if task.fields > 1 else "a text"
+        print(f"Type {words}, then Enter for the answer. Ctrl-D ends the command.", file=sys.stderr)
     lines = encoded_lines(sys.stdin.buffer, task)
     console = environment.plain_console(stderr=True)
     hidden = not console.is_terminal or sys.stdout.isatty()

@@ -28,14 +28,14 @@ def path(two_phase_run):
     return two_phase_run[0]
 
 
-def start(*arguments):
+def start(*arguments, stdin=subprocess.PIPE):
     """Starts the command. It is killed after two minutes if it still waits for input."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bert_jax.predict", *map(str, arguments)],
         # PYTHONUNBUFFERED would hide a missing flush.
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -63,17 +63,20 @@ def test_embeddings_are_printed_before_the_input_ends(path):
 
 
 def test_the_command_ends_silently_if_its_reader_closes(path):
-    """`generate` prints each line immediately; the reader closes after the first line."""
-    process = start(f"--run={path}", "--task=generate", "--seed=5", "--length=3", "--sweeps=1")
-    process.stdin.write(b"The\n")
-    process.stdin.flush()
+    """A line from a terminal is answered immediately; the reader closes after the first line."""
+    keyboard, terminal = os.openpty()
+    options = ("--task=generate", "--seed=5", "--length=3", "--sweeps=1")
+    process = start(f"--run={path}", *options, stdin=terminal)
+    os.write(keyboard, b"The\n")
     expected = load_run(path).generate("The", seed=5, length=3, sweeps=1)
     assert json.loads(process.stdout.readline()) == {"text": expected}
     process.stdout.close()
-    process.stdin.write(b"peace\n" * 3)
-    process.stdin.close()
+    os.write(keyboard, b"peace\n" * 3)
     assert process.wait(60) == -signal.SIGPIPE
-    assert process.stderr.read() == b""
+    hint = b"Type a text, then Enter for the answer. Ctrl-D ends the command.\n"
+    assert process.stderr.read() == hint
+    os.close(keyboard)
+    os.close(terminal)
 
 
 def test_help_shows_the_flags_of_every_task():
