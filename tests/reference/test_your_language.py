@@ -51,6 +51,7 @@ def test_the_card_is_complete(directory):
     card = (directory / "mine-hf" / "README.md").read_text(encoding="utf-8")
     for part in ("language: fi", "licence", "tokens seen", "FLOPs", "hardware", "commit"):
         assert part in card, part
-    for part in ("masked words: loss", "pairs: accuracy", "## Limits", "Position embeddings"):
+    for part in ("masked words: loss", "pairs: accuracy", "## Limits", "at most 128 tokens"):
         assert part in card, part
+    assert "Capitals are kept, and accents are kept." in card and "pipeline_tag: fill-mask" in card
     assert "not known" not in card
