@@ -6,6 +6,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bert_jax.errors import CheckpointError
+
 PANELS = (
     ("mlm_loss", "masked language model loss, nats", "unigram_loss", "unigram"),
     ("mlm_accuracy", "masked language model accuracy", "majority_token_accuracy", "most frequent"),
@@ -31,9 +33,14 @@ def draw_runs(
     """Returns the figure of several runs. Maps the name of each to its rows and its result.
 
     Each of several runs has its own colour. A baseline that they share is drawn once.
+
+    Raises:
+      CheckpointError: the rows have no metric of `PANELS`, as those of a fine-tuning.
     """
     logged = {name for rows, _ in runs.values() for row in rows for name in row}
     panels = [panel for panel in PANELS if f"train/{panel[0]}" in logged]
+    if not panels:
+        raise CheckpointError("metrics.jsonl has no losses of words; accepted: a run of pretrain")
     figure = figure or Figure()
     figure.set_size_inches(4.2 * len(panels), 3.2)
     figure.set_layout_engine("constrained")

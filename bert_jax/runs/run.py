@@ -12,7 +12,7 @@ from jaxtyping import Float
 from bert_jax.config.paths import open_path
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError, ConfigError, DataError, require
-from bert_jax.faults.run_files import RunResult, whole_rows
+from bert_jax.faults.run_files import whole_rows
 from bert_jax.files import read_json_if_whole
 from bert_jax.interop.tensors import LoadingReport
 from bert_jax.models.bert import BertForPretraining
@@ -304,17 +304,13 @@ class Run:
         """Draws the losses and accuracies by step, and returns matplotlib's axes.
 
         Dotted lines are baselines that need no model; they are known when the run has ended.
-
-        Raises:
-          CheckpointError: the weights are not from a run of pretrain.
+        Raises CheckpointError if the weights are not from a run of pretrain.
         """
-        if self.config is None:
-            raise CheckpointError(f"{self.path} has no such curves; accepted: a run of pretrain")
         import matplotlib.pyplot as plt
 
         from bert_jax.runs.curves import draw
 
-        result = read_json_if_whole(self.path / "result.json", RunResult)
+        result = read_json_if_whole(self.path / "result.json")
         return draw(self.metrics(), result, plt.figure()).axes
 
     def evaluate(self, data: str | Path) -> dict[str, Any]:
