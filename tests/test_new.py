@@ -80,6 +80,6 @@ def test_the_command_writes_the_file_and_says_what_comes_next(tmp_path):
     )
     assert (tmp_path / "sub" / "mine.py").read_text(encoding="utf-8") == expected
     assert result.stdout.splitlines() == [
-        "sub/mine.py: BERT-mini for fi, from 1 files (0.0 MB)",
+        "sub/mine.py: BERT-mini for fi, from 1 file (0.0 kB)",
         "next: python -m bert_jax.prepare --experiment=sub/mine.py",
     ]

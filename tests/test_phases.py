@@ -458,9 +458,11 @@ def test_the_timeline_adds_up(two_phases):
     assert table["updates"] == ["1 to 8", "9 to 12"]
     assert table["tokens, at most"] == [f"{8 * 16 * 32:,}", f"{4 * 8 * 48:,}"]
     assert table["rows of a batch"] == ["16", "8"]
-    found = [float(table[name][1]) for name in ("learning rate, first update", "highest")]
+    found = [
+        float(table[name][1]) for name in ("learning rate, first update", "learning rate, highest")
+    ]
     assert found == pytest.approx([0, 3.75e-4], rel=1e-3)  # four digits are printed
-    assert table["moments at the start"] == ["0", "zeroed"]
+    assert table["Adam's moments, at the start"] == ["0", "zeroed"]
     flops = [float(cell) for cell in table["FLOPs, at most"]]
     shares = [float(cell.rstrip("%")) / 100 for cell in table["share of all FLOPs"]]
     assert shares == pytest.approx([cost / sum(flops) for cost in flops], abs=5e-4)

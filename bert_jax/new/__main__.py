@@ -100,7 +100,9 @@ def main(*files: str) -> None:
     text = experiment_file(file, language=language, size=size, corpus=corpus, corpus_bytes=stored)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, text)
-    print(f"{file}: BERT-{size} for {language}, from {len(found)} files ({stored / 1e6:,.1f} MB)")
+    amount = f"{stored / 1e6:,.1f} MB" if stored >= 1e6 else f"{stored / 1e3:,.1f} kB"
+    count = f"{len(found)} file" + "s" * (len(found) != 1)
+    print(f"{file}: BERT-{size} for {language}, from {count} ({amount})")
     print(f"next: python -m bert_jax.prepare --experiment={file}")
 
 

@@ -20,8 +20,8 @@ def timeline(experiment: Experiment) -> str:
     costs = [phase_flops(phase) for phase in plan]
     labels = [
         *("updates", "data", "rows of a batch", "tokens of a row, at most", "tokens, at most"),
-        *("learning rate, first update", "highest", "last update"),
-        *("moments at the start", "FLOPs, at most", "share of all FLOPs"),
+        *("learning rate, first update", "learning rate, highest", "learning rate, last"),
+        *("Adam's moments, at the start", "FLOPs, at most", "share of all FLOPs"),
     ]
     columns = [["", *labels]]
     for phase, cost in zip(plan, costs, strict=True):
