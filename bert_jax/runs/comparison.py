@@ -10,7 +10,7 @@ from bert_jax.config.stored import diff
 from bert_jax.errors import DataError, require
 from bert_jax.faults.run_files import RunResult
 from bert_jax.files import read_json_if_whole
-from bert_jax.runs.description import describe
+from bert_jax.runs.description import chosen_experiment, describe
 
 Row = tuple[str, ...]
 """The label of a row, and a cell for each model."""
@@ -74,7 +74,7 @@ def compare(
     if None in configs:
         configs, prefix = [run.model.config for run in runs], "model."
     differing = {prefix + name: values for name, values in diff(*configs).items()}
-    about = [describe(run) | {"experiment": _experiment(run)} for run in runs]
+    about = [describe(run) | {"experiment": chosen_experiment(run)} for run in runs]
     metrics = [_held_out(run) for run in runs]
     answers = [run.fill_mask(texts, top_k) if texts else [] for run in runs]
     tables: list[Table] = [
@@ -102,13 +102,6 @@ def _names(runs: Sequence[Any]) -> tuple[str, str]:
         if first != second:
             return first, second
     return f"{first} (1)", f"{second} (2)"
-
-
-def _experiment(run: Any) -> str:
-    """Returns the experiment file or preset of the command that started a run."""
-    command = read_json_if_whole(run.path / "environment.json").get("command", ())
-    given = (part.removeprefix("--experiment=") for part in command if "--experiment=" in part)
-    return next(given, "not known")
 
 
 def _held_out(run: Any) -> dict[str, float]:

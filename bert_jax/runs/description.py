@@ -1,5 +1,6 @@
 """Describes an opened model: in one line, as a table in notebooks, and with every array."""
 
+import shlex
 from html import escape
 from textwrap import shorten
 from typing import Any
@@ -39,6 +40,18 @@ def describe(run: Any) -> dict[str, str]:
         "updates": f"{run.step:,}" if run.step or run.config else "not known",
         "held-out loss": f"{held_out['loss']:.3f}" if held_out else "not known",
     }
+
+
+def chosen_experiment(run: Any) -> str:
+    """Returns the flags of the command of a run that choose its experiment and its fields."""
+    command = read_json_if_whole(run.path / "environment.json").get("command", ())
+    names = ("--experiment", "--set")
+    chosen = [
+        shlex.join([flag, value] if flag in names else [flag])
+        for flag, value in zip(command, [*command[1:], ""], strict=False)
+        if flag.partition("=")[0] in names
+    ]
+    return " ".join(chosen) or "not known"
 
 
 def one_line(run: Any) -> str:

@@ -1,24 +1,18 @@
 """The model card of an exported model: README.md in the form of the Hugging Face Hub."""
 
-import shlex
-from collections.abc import Sequence
 from typing import Any
 
 from bert_jax.config import config_hash
 from bert_jax.files import read_json_if_whole
 from bert_jax.models.bert import num_parameters
 from bert_jax.models.flops import update_flops
+from bert_jax.runs.description import chosen_experiment
 from bert_jax.runs.run import Run
 from bert_jax.training.experiment import Experiment, phases
 
 BASELINES = (
     ("masked words: loss (nats)", "mlm_loss", "unigram_loss", "word frequencies"),
-    (
-        "masked words: accuracy",
-        "mlm_accuracy",
-        "majority_token_accuracy",
-        "the commonest piece",
-    ),
+    ("masked words: accuracy", "mlm_accuracy", "majority_token_accuracy", "the commonest piece"),
     ("pairs: accuracy", "nsp_accuracy", "nsp_majority_accuracy", "the commonest label"),
 )
 """Quantities of `result.json`: name, metric, its baseline, and what the baseline predicts."""
@@ -101,12 +95,11 @@ def _training(run: Run) -> str:
     if run.config is None:
         return "The weights were converted from another implementation. See `conversion.txt`."
     environment = read_json_if_whole(run.path / "environment.json")
-    command = _choice_of_experiment(environment.get("command", ()))
     tokens, flops = _costs(run.config, run.passport, run.step)
     result = read_json_if_whole(run.path / "result.json")
     devices = len(environment.get("devices", ()))
     rows = [
-        ("experiment or preset", f"`{command or 'not known'}`, config {config_hash(run.config)}"),
+        ("experiment or preset", f"`{chosen_experiment(run)}`, config {config_hash(run.config)}"),
         ("updates", f"{run.step:,} of {run.config.training.steps:,}"),
         ("tokens seen", f"about {tokens:.3g}"),
         ("FLOPs of matrix products", f"about {flops:.3g}"),
@@ -115,16 +108,6 @@ def _training(run: Run) -> str:
         ("commit of bert_jax", environment.get("commit", "not known")),
     ]
     return _table([("", ""), *rows])
-
-
-def _choice_of_experiment(command: Sequence[str]) -> str:
-    """Returns the flags of a command that choose the experiment and its fields."""
-    chosen = ("--experiment", "--set")
-    return " ".join(
-        shlex.join([flag, value] if flag in chosen else [flag])
-        for flag, value in zip(command, [*command[1:], ""], strict=False)
-        if flag.partition("=")[0] in chosen
-    )
 
 
 def _costs(
