@@ -42,10 +42,7 @@ SAME_WORK = {
 }
 """Fields whose other values Hugging Face's BERT does not have."""
 
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**33),
-    "MALLOC_TRIM_THRESHOLD_": str(2**34),
-}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 """Makes glibc keep freed memory. An update of torch on a CPU is otherwise up to eight times as
 slow. `cpu.keep_freed_memory` does this for our side."""
 

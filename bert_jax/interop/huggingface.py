@@ -11,13 +11,7 @@ from bert_jax.errors import CheckpointError
 from bert_jax.files import read_json, write_json
 from bert_jax.interop import modernbert
 from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, export_obstacle, task_names
-from bert_jax.interop.source import (
-    Source,
-    check_sizes,
-    check_vocabulary,
-    config_json,
-    read_config,
-)
+from bert_jax.interop.source import Source, check_sizes, check_vocabulary, config_json, read_config
 from bert_jax.interop.tensor_files import WEIGHTS, read_weights, weights_file, write_safetensors
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer, write_tokenizer
