@@ -37,7 +37,12 @@ def model_card(run: Run, name: str) -> str:
     """
     config, kind = run.model.config, run.tokenizer.to_json()["kind"]
     head = getattr(run.model, "head", None)
-    language = f"language: {run.config.data.language}\n" if run.config else ""
+    preparation = (run.passport or {}).get("preparation", {})
+    code = run.config.data.language if run.config else preparation.get("language")
+    language = f"language: {code}\n" if code else ""
+    source = f"`{run.path.name}`, step {run.step}"
+    if run.fine_tuning:
+        source = f"`{run.path.parent.name}/{run.path.name}`"
     task = f" fine-tuned for {head.family}" if head else ""
     plural = "s" if config.num_layers > 1 else ""
     count = num_parameters(run.params, config)
@@ -46,7 +51,7 @@ def model_card(run: Run, name: str) -> str:
         f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags: [bert, bert_jax]\n"
         f"{language}---\n\n# {name}\n\n"
         f"A BERT{task} of {config.num_layers} layer{plural} of width {config.hidden_size} with "
-        f"{count:,} parameters, from `{run.path.name}`, step {run.step}. `AutoTokenizer` and "
+        f"{count:,} parameters, from {source}. `AutoTokenizer` and "
         f"`AutoModel` of transformers open this directory. The tokenizer is {kind} with "
         f"{run.tokenizer.vocab_size:,} pieces. {_normalization(run)}\n\n"
         f"## Data\n\n{_data(run.passport)}\n\n## Training\n\n{_training(run)}\n\n"
@@ -92,6 +97,18 @@ def _data(passport: dict[str, Any] | None) -> str:
 
 
 def _training(run: Run) -> str:
+    if tuning := run.fine_tuning:
+        task, training = tuning.task, tuning.training
+        rows = [
+            ("task", f"{task.family}, from the vector `{task.representation}`"),
+            ("training examples", f"`{task.train}`"),
+            ("epochs, rows of an update", f"{training.epochs}, {training.batch_size}"),
+            ("learning rate", tuning.optimizer.learning_rate),
+            ("config", config_hash(tuning)),
+        ]
+        return "The data above are those of the pretraining. This is the fine-tuning:\n\n" + _table(
+            [("", ""), *rows]
+        )
     if run.config is None:
         return "The weights were converted from another implementation. See `conversion.txt`."
     environment = read_json_if_whole(run.path / "environment.json")
@@ -132,6 +149,15 @@ def _costs(
 
 def _evaluation(run: Run) -> str:
     result = read_json_if_whole(run.path / "result.json")
+    if run.fine_tuning:
+        baselines = read_json_if_whole(run.path.parent / "result.json").get("baselines", {})
+        rows = [
+            (f"{split} {metric}", f"{value:.4f}", _best(baselines.get(split, {}), metric))
+            for split in ("dev", "test")
+            for metric, value in result.get(split, {}).items()
+        ]
+        said = "On the examples of the task. Dev has chosen the checkpoint:\n\n"
+        return said + _table([("metric", "model", "baseline"), *rows])
     rows = [
         (name, f"{result[metric]:.4f}", f"{result[baseline]:.4f} ({what})")
         for name, metric, baseline, what in BASELINES
@@ -141,6 +167,12 @@ def _evaluation(run: Run) -> str:
         return "No evaluation on held-out text is known."
     said = f"On the held-out documents, at step {result['steps']:,}:\n\n"
     return said + _table([("quantity", "model", "baseline"), *rows])
+
+
+def _best(baselines: dict[str, dict[str, float]], metric: str) -> str:
+    """Returns the largest value that a baseline has of a metric, and the baseline's name."""
+    found = [(of[metric], name.replace("_", " ")) for name, of in baselines.items() if metric in of]
+    return "{:.4f} ({})".format(*max(found)) if found else "not known"
 
 
 def _limits(run: Run) -> str:

@@ -28,6 +28,7 @@ from bert_jax.finetuning.finetune import failed, finetune, make_setup, open_enco
 from bert_jax.finetuning.results import read_outcomes, read_seed
 from bert_jax.finetuning.seed_run import evaluation_steps
 from bert_jax.runs.load import load_run
+from bert_jax.runs.model_card import model_card
 from bert_jax.sharding import MeshConfig
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig, TaskTrainingConfig
 from bert_jax.tasks.datasets import encode_dataset, load_dataset
@@ -203,6 +204,16 @@ def test_a_fine_tuned_model_embeds_texts_and_has_no_pretraining_heads(tuned, tok
         run.fill_mask("a [MASK]")
     with pytest.raises(CheckpointError, match=f"{without} bert/pooler"):
         run.embed(texts, "pooled")
+
+
+def test_the_card_of_a_fine_tuned_model_has_its_task_and_its_metrics(tuned):
+    card = model_card(load_run(tuned[0] / "seed-0"), "mine")
+    assert "\npipeline_tag: text-classification\n" in card
+    assert "| task | classification, from the vector `mean` |" in card
+    score = tuned[1]["seeds"][0]["dev"]["accuracy"]
+    baseline = max(one["accuracy"] for one in tuned[1]["baselines"]["dev"].values())
+    assert f"| dev accuracy | {score:.4f} | {baseline:.4f} (" in card
+    assert "No evaluation" not in card and "another implementation" not in card
 
 
 def test_a_task_adds_one_output_layer_and_nothing_else(tuned, pretrained):
