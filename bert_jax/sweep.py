@@ -131,7 +131,9 @@ def cost_columns(points: Sequence[Point], workdir: Path) -> dict[str, list[str]]
         "FLOPs a run": [f"{point.flops:.3g}" for point in points],
     }
     if all(tuned := [point.runs[0].tuning for point in points]):
-        columns["tuning FLOPs"] = [f"{choice['flops']:.3g}" for choice in tuned]
+        chosen = [", ".join(f"{k}={v}" for k, v in one["choice"].items()) for one in tuned]
+        columns["tuned"] = [text or "to do" for text in chosen]
+        columns["tuning FLOPs"] = [f"{one['flops']:.3g}" for one in tuned]
     minutes = [f"{flops * seconds / done / 60:.1f}" for flops in left] if done else []
     return columns | ({"minutes left": minutes} if done else {})
 
