@@ -83,7 +83,9 @@ def test_the_tables_of_a_sweep_follow_from_its_runs(run, tmp_path):
     experiment, sweep = load(str(run / "config.json")), tmp_path / "sweep"
     for name in ("a", "b"):
         shutil.copytree(run, sweep / name)
-    runs = [PlannedRun(name, {}, experiment) for name in ("a", "b")]
+    tuned = {"choice": {}, "trials": {}, "flops": 2e9, "seconds": 3.0}  # as of tune_over()
+    (sweep / "tuning.json").write_text(json.dumps({"a": tuned}))
+    runs = [PlannedRun(name, {}, experiment, tuning=tuned) for name in ("a", "b")]
     summarize(points_of(runs), sweep)
     checks = list(verify_sweep(sweep, rows=0))
     assert all(check.agrees for check in checks), checks

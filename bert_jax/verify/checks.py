@@ -19,11 +19,11 @@ from bert_jax.data.passport import check_files, join_passports, passport_fingerp
 from bert_jax.errors import BertJaxError, CheckpointError, DataError
 from bert_jax.faults.damage import check_step, position_of, saved_steps
 from bert_jax.faults.run_files import RunResult, read_rows
-from bert_jax.files import read_json, read_text
+from bert_jax.files import read_json, read_json_if_whole, read_text
 from bert_jax.runs.evaluation import evaluate_run
 from bert_jax.runs.load import load_run
 from bert_jax.sharding import make_mesh
-from bert_jax.sweeps import comparison, table
+from bert_jax.sweeps import comparison, table, tuning
 from bert_jax.sweeps.grid import PlannedRun, points_of
 from bert_jax.sweeps.runs import metrics_of
 from bert_jax.sweeps.trunks import without_branch
@@ -107,10 +107,11 @@ def verify_sweep(directory: Path, *, rows: int = 1) -> Iterator[Check]:
     summary = {line.get("id", ""): line.get("status") for line in lines}
     if not all(name and status for name, status in summary.items()):
         raise DataError(f"{file} lacks an id or a status; accepted: the file as sweep wrote it")
-    runs, results = [], {}
+    runs, results, tuned = [], {}, read_json_if_whole(directory / tuning.FILE)
     for name in summary:
         stored = read_json(directory / name / "config.json", error=CheckpointError)
-        runs.append(PlannedRun(name, {}, without_branch(from_json(Experiment, stored))))
+        experiment = without_branch(from_json(Experiment, stored))
+        runs.append(PlannedRun(name, {}, experiment, tuning=tuned.get(name)))
         if results.setdefault(name, metrics_of(directory / name)):
             for check in verify(directory / name, rows=rows):
                 yield check._replace(subject=f"{name} {check.subject}")
