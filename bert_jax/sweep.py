@@ -39,7 +39,7 @@ from bert_jax.files import write_atomically, write_json
 from bert_jax.sweeps import slurm, table, tuning
 from bert_jax.sweeps.budget import Budget, load_budget, spend, step_seconds
 from bert_jax.sweeps.comparison import Row, compare
-from bert_jax.sweeps.evaluations import load_evaluations
+from bert_jax.sweeps.evaluations import load_evaluations, outcomes_of_evaluations
 from bert_jax.sweeps.grid import PlannedRun, Point, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.processes import make_runs, shares
 from bert_jax.sweeps.runs import metrics_of, result_of, state_of
@@ -76,7 +76,8 @@ def summarize(points: Sequence[Point], workdir: Path) -> list[Row]:
         for run in runs
     ]
     failed = [name for name, state in states.items() if state == "failed"]
-    rows = compare(points, results, failed=failed)
+    outcomes = {run.id: outcomes_of_evaluations(workdir / run.id) for run in runs}
+    rows = compare(points, results, failed=failed, outcomes=outcomes)
     workdir.mkdir(parents=True, exist_ok=True)
     for name, text in ({"summary.csv": table.as_csv(summary)} | table.files_of(rows)).items():
         write_atomically(workdir / name, text)

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from bert_jax.statistics import examples as over_examples
-from bert_jax.statistics.examples import interval_over_examples, multi_bootstrap, paired_outcomes
+from bert_jax.statistics.examples import (
+    for_other_examples,
+    interval_over_examples,
+    multi_bootstrap,
+    paired_outcomes,
+)
 from bert_jax.statistics.seeds import estimate, holm, power, seeds_to_tell
 
 SWEEPS = 2000
@@ -123,6 +128,18 @@ def test_the_deviation_of_multi_bootstrap_is_the_deviation_in_a_simulation(monke
         outcomes = two_way(rng, seeds, examples, mean=0)
         found.append(np.std([m for (m,) in multi_bootstrap([outcomes], mean_of_rows, rng)]))
     assert np.mean(found) == pytest.approx(truth, rel=0.07)
+
+
+@pytest.mark.parametrize("mean", [0.06, 0.4])
+def test_a_p_value_for_other_examples_agrees_with_the_interval(mean):
+    """Seeds that agree have a small p-value, but 50 examples leave more doubt."""
+    outcomes = two_way(np.random.default_rng(2), 8, 50, mean=mean)
+    over_seeds = estimate(outcomes.mean(axis=1))
+    found = for_other_examples(over_seeds, outcomes, mean_of_rows)
+    assert (found.low, found.high) == interval_over_examples(outcomes, mean_of_rows)
+    assert (found.p_value < 0.05) == (found.low > 0) == (mean == 0.4)
+    assert over_seeds.p_value < found.p_value
+    assert found[:3] == over_seeds[:3]
 
 
 @pytest.mark.parametrize("seeds", [3, 25])

@@ -16,6 +16,7 @@ from bert_jax.faults.run_files import read_rows
 from bert_jax.files import read_json_if_whole
 from bert_jax.planning.timeline import phase_flops
 from bert_jax.sweeps.comparison import Row, compare
+from bert_jax.sweeps.evaluations import outcomes_of_evaluations
 from bert_jax.sweeps.grid import PlannedRun, Point, points_of
 from bert_jax.sweeps.runs import metrics_of, status
 from bert_jax.sweeps.trunks import without_branch
@@ -73,6 +74,7 @@ def gather(
     points = points_of(runs)
     states = {name: status(path) for name, path in paths.items()}
     results = {name: metrics_of(path) for name, path in paths.items()}
+    outcomes = {name: outcomes_of_evaluations(path) for name, path in paths.items()}
     failed = [name for name, state in states.items() if state == "failed"]
     data = dict.fromkeys(
         phase.experiment.data.directory for run in runs for phase in phases(run.experiment)
@@ -82,7 +84,7 @@ def gather(
         directories=paths,
         states=states,
         results=results,
-        rows=compare(points, results, failed=failed),
+        rows=compare(points, results, failed=failed, outcomes=outcomes),
         findings={directory: find_in(directory) for directory in data},
     )
 

@@ -1,10 +1,11 @@
 """Intervals over seeds and examples, from the outcomes of each seed on the same examples."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.statistics.seeds import CONFIDENCE
+from bert_jax.statistics.seeds import CONFIDENCE, Estimate
 
 RESAMPLES = 1000
 MANY_SEEDS = 20
@@ -13,6 +14,15 @@ MANY_SEEDS = 20
 Outcomes = np.ndarray
 """[examples, ...]: the outcomes of one seed, from which a metric is computed."""
 Metric = Callable[[Outcomes], float | None]
+
+
+class Scored(NamedTuple):
+    """The outcomes of the examples from which a metric of a run was computed."""
+
+    outcomes: Outcomes
+    metric: Metric
+    data_sha256: str
+    """Runs with the same hash have the same examples in the same order."""
 
 
 def paired_outcomes(
@@ -61,6 +71,27 @@ def interval_over_examples(outcomes: Sequence[Outcomes], metric: Metric) -> tupl
     student, normal = stdtrit([max(len(values) - 1, 1), np.inf], (1 + CONFIDENCE) / 2)
     half = np.hypot(student * of_seeds, normal * of_examples)
     return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def for_other_examples(
+    over_seeds: Estimate, outcomes: Sequence[Outcomes], metric: Metric
+) -> Estimate:
+    """Returns an estimate over seeds with an interval for other examples, too.
+
+    The p-value is that of Student's t with the error that gives this width. It is thus below 0.05
+    if the interval does not contain 0. One seed has an interval, but no p-value.
+
+    Args:
+      over_seeds: the estimate of the metric from the same seeds.
+      outcomes, metric: as in `interval_over_examples`.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    low, high = interval_over_examples(outcomes, metric)
+    freedom = over_seeds.count - 1
+    error = (high - low) / 2 / stdtrit(freedom, (1 + CONFIDENCE) / 2)
+    p_value = 2 * stdtr(freedom, -abs(over_seeds.mean) / error) if high > low else np.array(1.0)
+    return over_seeds._replace(low=np.array(low), high=np.array(high), p_value=p_value)
 
 
 def multi_bootstrap(

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from bert_jax.statistics.examples import Scored, for_other_examples, paired_outcomes
 from bert_jax.statistics.seeds import (
     CONFIDENCE,
     MOST_SEEDS,
@@ -29,6 +31,8 @@ an evaluation NAME/METRIC."""
 
 Results = Mapping[str, Mapping[str, Any]]
 """`result.json` of the finished runs, by id."""
+Scores = Mapping[str, Mapping[str, Scored]]
+"""The outcomes of evaluations, by id and metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +58,24 @@ class Row:
     `POWER`, if the verdict is `cannot tell`. None if there are more than `MOST_SEEDS`."""
 
 
-def compare(points: Sequence[Point], results: Results, *, failed: Container[str] = ()) -> list[Row]:
-    """Returns a row for each metric and point. `failed` has the ids of the failed runs."""
+def compare(
+    points: Sequence[Point],
+    results: Results,
+    *,
+    failed: Container[str] = (),
+    outcomes: Scores = MappingProxyType({}),
+) -> list[Row]:
+    """Returns a row for each metric and point.
+
+    Args:
+      failed: ids of the failed runs.
+      outcomes: with them, the interval of a difference is one for other examples, too.
+    """
     found = {name for result in results.values() for name in result}
     more = (name for name in found if name.startswith("probe_") or "/" in name)
     metrics = [*METRICS, *sorted(more)]
     rows = [
-        _row(metric, point, points[0], results, failed)
+        _row(metric, (point, points[0]), results, failed, outcomes)
         for metric in metrics
         if metric in found
         for point in points
@@ -72,18 +87,30 @@ def compare(points: Sequence[Point], results: Results, *, failed: Container[str]
     return [_judge(row, tests=len(measured)) if row.point.number else row for row in rows]
 
 
-def _row(metric: str, point: Point, base: Point, results: Results, failed: Container[str]) -> Row:
-    ours, theirs = (_by_seed(one, metric, results) for one in (point, base))
-    differences = [ours[seed] - theirs[seed] for seed in theirs if seed in ours]
-    examples = [[*_by_seed(p, METRICS.get(metric, ""), results).values()] for p in (point, base)]
+def _row(
+    metric: str, sides: Sequence[Point], results: Results, failed: Container[str], outcomes: Scores
+) -> Row:
+    point, base = sides
+    ours, theirs = (_by_seed(one, metric, results) for one in sides)
+    seeds = [seed for seed in theirs if seed in ours]
+    examples = [[*_by_seed(one, METRICS.get(metric, ""), results).values()] for one in sides]
     # The sums behind the number depend a little on the size of the evaluation's batches.
     comparable = np.allclose(examples[0][:1], examples[1][:1], rtol=1e-4, atol=0)
+    compared = seeds if point.number and comparable else []
+    difference = estimate(np.array([ours[seed] - theirs[seed] for seed in compared]))
+    ids = [{run.experiment.seed: run.id for run in one.runs} for one in sides]
+    scored = [[outcomes.get(by_seed[one], {}).get(metric) for one in compared] for by_seed in ids]
+    first, second = ([one for one in side if one] for side in scored)
+    same = len({one.data_sha256 for one in (*first, *second)}) == 1
+    if same and len(first) == len(second) == len(compared):
+        arrays = ([one.outcomes for one in side] for side in (first, second))
+        difference = for_other_examples(difference, *paired_outcomes(*arrays, first[0].metric))
     return Row(
         metric=metric,
         point=point,
         failed=sum(run.id in failed for run in point.runs),
         estimate=estimate(np.array(list(ours.values()))),
-        difference=estimate(np.array(differences if point.number and comparable else [])),
+        difference=difference,
         comparable=comparable,
         cost=point.flops / base.flops,
     )

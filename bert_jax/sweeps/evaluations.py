@@ -13,6 +13,7 @@ from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources.corpora import is_held_out, read_documents
 from bert_jax.errors import BertJaxError, ConfigError, DataError, located, require
 from bert_jax.files import read_json_if_whole, read_text, write_json
+from bert_jax.statistics.examples import Scored
 
 _FORMS = (
     "a function without arguments that returns a dictionary of names and sources: a fine-tuning "
@@ -98,6 +99,28 @@ def metrics_of_evaluations(run: Path) -> dict[str, float]:
             metric = result["metric"]
             metrics = {metric: result["summary"]["dev"][metric]["mean"]}
         found |= {f"{file.parent.name}/{metric}": value for metric, value in metrics.items()}
+    return found
+
+
+def outcomes_of_evaluations(run: Path) -> dict[str, Scored]:
+    """Returns the outcomes on dev of a run's fine-tunings, by the names of their metrics.
+
+    Raises:
+      CheckpointError: a file of outcomes is missing or damaged.
+    """
+    from bert_jax.finetuning.results import read_outcomes  # imports jax
+    from bert_jax.tasks.families.registry import FAMILIES
+
+    found = {}
+    for file in sorted(run.glob("evaluations/*/result.json")):
+        result = read_json_if_whole(file)
+        if "summary" in result:
+            family, metric = FAMILIES[result["family"]], result["metric"]
+            (seed,) = result["seeds"]
+            array = file.parent / f"seed-{seed['seed']}" / "outcomes_dev.npy"
+            outcomes = read_outcomes(array, family, seed["dev"])
+            scored = Scored(outcomes, family.metrics[metric], result["data_sha256"])
+            found[f"{file.parent.name}/{metric}"] = scored
     return found
 
 

@@ -24,6 +24,7 @@ from bert_jax.runs.evaluation import evaluate_run
 from bert_jax.runs.load import load_run
 from bert_jax.sharding import make_mesh
 from bert_jax.sweeps import comparison, table, tuning
+from bert_jax.sweeps.evaluations import outcomes_of_evaluations
 from bert_jax.sweeps.grid import PlannedRun, points_of
 from bert_jax.sweeps.runs import metrics_of
 from bert_jax.sweeps.trunks import without_branch
@@ -116,7 +117,8 @@ def verify_sweep(directory: Path, *, rows: int = 1) -> Iterator[Check]:
             for check in verify(directory / name, rows=rows):
                 yield check._replace(subject=f"{name} {check.subject}")
     failed = [name for name, status in summary.items() if status == "failed"]
-    compared = comparison.compare(points_of(runs), results, failed=failed)
+    outcomes = {name: outcomes_of_evaluations(directory / name) for name in summary}
+    compared = comparison.compare(points_of(runs), results, failed=failed, outcomes=outcomes)
     for name, text in table.files_of(compared).items():
         found = read_text(directory / name).splitlines()
         lines = enumerate(zip_longest(text.splitlines(), found), start=1)

@@ -13,7 +13,7 @@ from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources.corpora import is_held_out, read_documents
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.runs.load import load_run
-from bert_jax.sweeps.evaluations import load_evaluations, read_pairs
+from bert_jax.sweeps.evaluations import load_evaluations, outcomes_of_evaluations, read_pairs
 from bert_jax.sweeps.grid import PlannedRun
 from bert_jax.sweeps.runs import metrics_of, missing_commands, status
 
@@ -166,6 +166,9 @@ def test_a_sweep_compares_the_evaluations(files, experiment, tmp_path):
         bits = run.bits_per_character(sentences)
         assert float(row["held_out/bits_per_character"]) == pytest.approx(bits, rel=1e-5)
         assert 0 <= float(row["linear/accuracy"]) <= 1 and 0 <= float(row["words/accuracy"]) <= 1
+        ((name, scored),) = outcomes_of_evaluations(workdir / row["id"]).items()
+        measured = scored.metric(scored.outcomes)
+        assert name == "words/accuracy" and float(row[name]) == pytest.approx(measured)
     table = (workdir / "table.md").read_text()
     names = (*(f"{name}/accuracy" for name in ("pairs", "linear", "words")),)
     assert all(f"{name}\n" in table for name in (*names, "held_out/bits_per_character"))

@@ -13,6 +13,7 @@ import pytest
 from bert_jax.config import from_json, load_module, override
 from bert_jax.models.config import ModernConfig
 from bert_jax.report.page import describe_changes
+from bert_jax.statistics.examples import Scored, interval_over_examples, paired_outcomes
 from bert_jax.sweeps.comparison import compare, statement
 from bert_jax.sweeps.grid import expand, points_of
 from bert_jax.sweeps.table import as_text, decimals_of, files_of, metric_columns, report
@@ -103,6 +104,28 @@ def test_metrics_of_other_held_out_examples_are_not_compared(experiment):
     assert (other.verdict, worse.verdict) == ("not comparable", "worse")
     assert worse.p_value == worse.difference.p_value  # the only comparison
     assert statement(other, 2).endswith("their held-out examples differ.")
+
+
+def test_a_difference_with_outcomes_is_one_for_other_examples_too(experiment):
+    """Each of 40 examples is right or wrong, and the answers of the seeds are independent."""
+    points, rng = sweep(experiment, rates=RATES[:2], seeds=3), np.random.default_rng(0)
+    right = rng.random((2, 3, 40)) < np.array([0.5, 0.9])[:, None, None]
+    outcomes = {
+        run.id: {"movies/accuracy": Scored(of_run, lambda rows: float(rows.mean()), "hash")}
+        for point, of_point in zip(points, right, strict=True)
+        for run, of_run in zip(point.runs, of_point, strict=True)
+    }
+    results = results_of(points, right.mean(-1), "movies/accuracy")
+    _, alone = compare(points, results)
+    _, row = compare(points, results, outcomes=outcomes)
+    expected = interval_over_examples(*paired_outcomes(right[1], right[0], np.mean))
+    assert (row.difference.low, row.difference.high) == expected
+    assert row.difference.low < alone.difference.low and row.p_value > alone.p_value
+    first = points[1].runs[0].id
+    (name, scored), *_ = outcomes[first].items()
+    others = outcomes | {first: {name: scored._replace(data_sha256="another")}}
+    for fewer in (others, {first: {name: scored}}):  # a seed has other examples, or no outcomes
+        assert compare(points, results, outcomes=fewer)[1].difference == alone.difference
 
 
 def test_a_point_that_costs_more_says_so(experiment):
