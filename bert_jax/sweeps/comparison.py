@@ -103,8 +103,9 @@ def _row(
     first, second = ([one for one in side if one] for side in scored)
     same = len({one.data_sha256 for one in (*first, *second)}) == 1
     if same and len(first) == len(second) == len(compared):
-        arrays = ([one.outcomes for one in side] for side in (first, second))
-        difference = for_other_examples(difference, *paired_outcomes(*arrays, first[0].metric))
+        arrays = [[one.outcomes for one in side] for side in (first, second)]
+        paired = paired_outcomes(arrays[0], arrays[1], first[0].metric)
+        difference = for_other_examples(difference, *paired)
     return Row(
         metric=metric,
         point=point,
