@@ -77,8 +77,7 @@ def bootstrap_interval(outcomes: Sequence[Outcomes], metric: Metric) -> tuple[fl
 
     With few seeds, such intervals are too narrow. Many records have them.
     """
-    means = multi_bootstrap([outcomes], metric, np.random.default_rng(0))
-    return percentiles([mean for (mean,) in means])
+    return percentiles([*multi_bootstrap(outcomes, metric, np.random.default_rng(0))])
 
 
 def _of_difference(file: Path, line: Line) -> Iterator[Interval]:

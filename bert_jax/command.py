@@ -19,13 +19,7 @@ from typing import IO, Any, Literal
 from absl import app, flags, logging
 
 from bert_jax import config
-from bert_jax.config.paths import (
-    describe_failure,
-    failure_of_remote,
-    is_outage,
-    is_remote,
-    open_path,
-)
+from bert_jax.config.paths import describe_failure, is_outage, is_remote, open_path
 from bert_jax.data.passport import check_outside_data
 from bert_jax.errors import (
     BertJaxError,
@@ -186,7 +180,7 @@ def run(main: Callable[..., None], *, operands: bool = False, resumes: bool = Fa
             with naming(STDOUT):
                 sys.stdout.flush()
         except Exception as error:
-            if not (isinstance(error, (BertJaxError, OSError)) or failure_of_remote(error)):
+            if not (isinstance(error, (BertJaxError, OSError)) or describe_failure(error)):
                 if heartbeat := _heartbeat():
                     heartbeat.wait_for_cause(error)
                     traceback.print_exc()

@@ -5,6 +5,7 @@ import pytest
 
 from bert_jax.statistics import examples as over_examples
 from bert_jax.statistics.examples import (
+    example_error,
     for_other_examples,
     interval_over_examples,
     multi_bootstrap,
@@ -94,6 +95,12 @@ def test_the_number_of_seeds_that_tell():
     assert seeds_to_tell(1e6, 1.0) == 2
 
 
+def test_seeds_do_not_replace_examples():
+    """With an error of 0.3 over examples, no number of seeds finds a difference of 0.8."""
+    assert seeds_to_tell(1.0, 1.0, other_error=0.3) > seeds_to_tell(1.0, 1.0)
+    assert seeds_to_tell(0.8, 1.0, other_error=0.3) is None
+
+
 def mean_of_rows(rows):
     return float(rows.mean())
 
@@ -126,7 +133,7 @@ def test_the_deviation_of_multi_bootstrap_is_the_deviation_in_a_simulation(monke
     found = []
     for _ in range(12):
         outcomes = two_way(rng, seeds, examples, mean=0)
-        found.append(np.std([m for (m,) in multi_bootstrap([outcomes], mean_of_rows, rng)]))
+        found.append(np.std([*multi_bootstrap(outcomes, mean_of_rows, rng)]))
     assert np.mean(found) == pytest.approx(truth, rel=0.07)
 
 
@@ -140,6 +147,16 @@ def test_a_p_value_for_other_examples_agrees_with_the_interval(mean):
     assert (found.p_value < 0.05) == (found.low > 0) == (mean == 0.4)
     assert over_seeds.p_value < found.p_value
     assert found[:3] == over_seeds[:3]
+    # The variance of an example's mean over 8 seeds, divided by 50 examples, is that of resamples.
+    resampled = outcomes.mean(axis=0).std() / 50**0.5
+    assert example_error(found) == pytest.approx(resampled, rel=0.1)
+    assert example_error(over_seeds) == pytest.approx(0, abs=1e-6)
+
+
+def test_outcomes_that_are_all_equal_leave_no_doubt_about_examples():
+    always = [np.ones(50)] * 3
+    assert for_other_examples(estimate(np.ones(3)), always, mean_of_rows).p_value == 0
+    assert np.isnan(for_other_examples(estimate(np.ones(1)), always[:1], mean_of_rows).p_value)
 
 
 @pytest.mark.parametrize("seeds", [3, 25])

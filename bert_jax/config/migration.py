@@ -23,7 +23,6 @@ A stored config may still have the default; `migrate` then deletes the field. An
 error. The paths are those of `Experiment` and `FineTuningConfig`.
 """
 
-
 EARLIER_DEFAULTS: dict[str, Any] = {
     "model.dropout_bits": "threefry",
     "training.gradient_dtype": "bfloat16",  # only of runs with model.dtype=bfloat16

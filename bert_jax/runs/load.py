@@ -95,7 +95,7 @@ def load_run(
     is_huggingface = weights_file(path) is not None
     if not is_huggingface and not prefix:
         places = (*path.parents[:2], *sorted(path.glob("*")))
-        run = next((place for place in places if (place / "checkpoints").is_dir()), None)
+        run = next((place for place in places if os.path.isdir(place / "checkpoints")), None)
         near = f"; did you mean {run}" if run else ""
         raise CheckpointError(
             f"{path} is not a run: it has no checkpoints/{near}; accepted too: a directory with "

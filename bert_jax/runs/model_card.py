@@ -17,7 +17,6 @@ BASELINES = (
 )
 """Quantities of `result.json`: name, metric, its baseline, and what the baseline predicts."""
 
-
 PIPELINES = {
     "classification": "text-classification",
     "regression": "text-classification",

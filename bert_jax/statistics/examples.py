@@ -61,7 +61,7 @@ def interval_over_examples(outcomes: Sequence[Outcomes], metric: Metric) -> tupl
 
     rng, count = np.random.default_rng(0), len(outcomes[0])
     if len(outcomes) >= MANY_SEEDS:
-        return percentiles([mean for (mean,) in multi_bootstrap([outcomes], metric, rng)])
+        return percentiles([*multi_bootstrap(outcomes, metric, rng)])
     values, *resampled = (
         [value for one in outcomes if (value := metric(one[draw])) is not None]
         for draw in (np.arange(count), *rng.integers(count, size=(RESAMPLES, count)))
@@ -78,8 +78,9 @@ def for_other_examples(
 ) -> Estimate:
     """Returns an estimate over seeds with an interval for other examples, too.
 
-    The p-value is that of Student's t with the error that gives this width. It is thus below 0.05
-    if the interval does not contain 0. One seed has an interval, but no p-value.
+    The p-value is that of Student's t with the error that gives this width. With fewer than
+    `MANY_SEEDS`, it is thus below 0.05 exactly if the interval does not contain 0. One seed has an
+    interval, but no p-value.
 
     Args:
       over_seeds: the estimate of the metric from the same seeds.
@@ -88,24 +89,29 @@ def for_other_examples(
     from scipy.special import stdtr, stdtrit
 
     low, high = interval_over_examples(outcomes, metric)
-    freedom = over_seeds.count - 1
-    error = (high - low) / 2 / stdtrit(freedom, (1 + CONFIDENCE) / 2)
-    p_value = 2 * stdtr(freedom, -abs(over_seeds.mean) / error) if high > low else np.array(1.0)
+    p_value, freedom = over_seeds.p_value, over_seeds.count - 1
+    if high > low:
+        error = (high - low) / 2 / stdtrit(freedom, (1 + CONFIDENCE) / 2)
+        p_value = 2 * stdtr(freedom, -abs(over_seeds.mean) / error)
     return over_seeds._replace(low=np.array(low), high=np.array(high), p_value=p_value)
 
 
-def multi_bootstrap(
-    sides: Sequence[Sequence[Outcomes]], metric: Metric, rng: np.random.Generator
-) -> Iterator[list[float | None]]:
-    """Yields `RESAMPLES` resamples: for each side, the mean of the metric over its seeds.
+def example_error(estimate: Estimate) -> float:
+    """Returns the standard error by which `for_other_examples` widened an interval, or 0."""
+    from scipy.special import stdtrit
 
-    Each resample draws examples, which are the same for all sides, and then seeds for each side.
-    The mean is None if no drawn seed has the metric.
-    """
-    count = len(sides[0][0])
+    student, normal = stdtrit([estimate.count - 1, np.inf], (1 + CONFIDENCE) / 2)
+    half, of_seeds = (estimate.high - estimate.low) / 2, estimate.deviation / estimate.count**0.5
+    return float(np.sqrt(max(half**2 - (student * of_seeds) ** 2, 0.0)) / normal)
+
+
+def multi_bootstrap(
+    outcomes: Sequence[Outcomes], metric: Metric, rng: np.random.Generator
+) -> Iterator[float | None]:
+    """Yields the metric's mean over seeds for `RESAMPLES` draws of examples and of seeds."""
+    count = len(outcomes[0])
     for _ in range(RESAMPLES):
-        examples = rng.integers(count, size=count)
-        yield [mean_of_draw(outcomes, examples, metric, rng) for outcomes in sides]
+        yield mean_of_draw(outcomes, rng.integers(count, size=count), metric, rng)
 
 
 def mean_of_draw(

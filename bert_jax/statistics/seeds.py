@@ -5,7 +5,7 @@ are not independent. Differences are therefore paired by seed.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -70,32 +70,35 @@ def holm(p_values: Float[np.ndarray, "... tests"]) -> Float[np.ndarray, "... tes
     return found
 
 
-def power(difference: float, deviation: float, *, seeds: int, tests: int = 1) -> float:
+def power(
+    difference: float, deviation: float, *, seeds: int, tests: int = 1, other_error: float = 0.0
+) -> float:
     """Returns the probability that a t-test finds a true paired difference, with its sign.
 
     The test is two-sided, at the significance level 0.05 / `tests`. Holm's procedure finds at least
-    as many differences.
+    as many differences. `other_error` is a standard error that more seeds do not reduce.
     """
     from scipy.special import nctdtr, stdtrit
 
-    if deviation == 0:
+    error = math.hypot(deviation / math.sqrt(seeds), other_error)
+    if error == 0:
         return float(difference != 0)
-    shift = min(abs(difference) / deviation * math.sqrt(seeds), 1e4)  # nctdtr knows no larger ones
+    shift = min(abs(difference) / error, 1e4)  # nctdtr knows no larger ones
     critical = stdtrit(seeds - 1, 1 - (1 - CONFIDENCE) / (2 * tests))
     return 1 - float(nctdtr(seeds - 1, shift, critical))
 
 
-def seeds_to_tell(difference: float, deviation: float, *, tests: int = 1) -> int | None:
-    """Returns the least number of seeds, 2 or more, with which the power is at least `POWER`.
+def seeds_to_tell(difference: float, deviation: float, **more: Any) -> int | None:
+    """Returns the least number of seeds, 2 or more, with which `power` is at least `POWER`.
 
-    `difference` and `deviation` are the true values. None stands for more than `MOST_SEEDS`.
+    All arguments are those of `power`. None stands for more than `MOST_SEEDS`.
     """
     first, last = 2, MOST_SEEDS
-    if power(difference, deviation, seeds=last, tests=tests) < POWER:
+    if power(difference, deviation, seeds=last, **more) < POWER:
         return None
     while first < last:
         middle = (first + last) // 2
-        if power(difference, deviation, seeds=middle, tests=tests) < POWER:
+        if power(difference, deviation, seeds=middle, **more) < POWER:
             first = middle + 1
         else:
             last = middle

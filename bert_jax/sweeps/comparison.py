@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.statistics.examples import Scored, for_other_examples, paired_outcomes
+from bert_jax.statistics.examples import Scored, example_error, for_other_examples, paired_outcomes
 from bert_jax.statistics.seeds import (
     CONFIDENCE,
     MOST_SEEDS,
@@ -99,12 +99,11 @@ def _row(
     compared = seeds if point.number and comparable else []
     difference = estimate(np.array([ours[seed] - theirs[seed] for seed in compared]))
     ids = [{run.experiment.seed: run.id for run in one.runs} for one in sides]
-    scored = [[outcomes.get(by_seed[one], {}).get(metric) for one in compared] for by_seed in ids]
-    first, second = ([one for one in side if one] for side in scored)
-    same = len({one.data_sha256 for one in (*first, *second)}) == 1
-    if same and len(first) == len(second) == len(compared):
-        arrays = [[one.outcomes for one in side] for side in (first, second)]
-        paired = paired_outcomes(arrays[0], arrays[1], first[0].metric)
+    scored = [outcomes.get(by_seed[seed], {}).get(metric) for by_seed in ids for seed in compared]
+    known = [one for one in scored if one]
+    if len(known) == len(scored) and len({one.data_sha256 for one in known}) == 1:
+        arrays, count = [one.outcomes for one in known], len(compared)
+        paired = paired_outcomes(arrays[:count], arrays[count:], known[0].metric)
         difference = for_other_examples(difference, *paired)
     return Row(
         metric=metric,
@@ -135,7 +134,10 @@ def _judge(row: Row, *, tests: int) -> Row:
     if row.p_value < 1 - CONFIDENCE:
         better = (mean < 0) == is_better_if_lower(row.metric)
         return replace(row, verdict="better" if better else "worse")
-    needed = seeds_to_tell(mean, deviation, tests=tests) if row.difference.count > 1 else 2
+    if row.difference.count < 2:
+        return replace(row, verdict="cannot tell", seeds_to_tell=2)
+    error = example_error(row.difference)
+    needed = seeds_to_tell(mean, deviation, tests=tests, other_error=error)
     return replace(row, verdict="cannot tell", seeds_to_tell=needed)
 
 
@@ -160,10 +162,11 @@ def statement(row: Row, decimals: int) -> str:
     elif row.difference.count < 2:
         said = f"cannot tell whether {point} differs: fewer than 2 seeds are in both"
     else:
-        needed = row.seeds_to_tell or f"more than {MOST_SEEDS:,}"
+        enough = f"{row.seeds_to_tell} seeds would"
+        needed = enough if row.seeds_to_tell else f"even {MOST_SEEDS:,} seeds would not"
         said = (
             f"cannot tell at {seeds} whether {point} differs: {measured}. If the true difference "
-            f"is {mean}, {needed} seeds would tell with probability {POWER}"
+            f"is {mean}, {needed} tell with probability {POWER}"
         )
     failed = f" {row.failed} of {len(row.point.runs)} seeds failed." if row.failed else ""
     equal = math.isclose(row.cost, 1, rel_tol=0.005)

@@ -161,7 +161,6 @@ def _check_data(plan: Any, passports: list[dict]) -> Iterator[Check]:
 def _check_checkpoint(
     workdir: Path, step: int, experiment: Any, tokenizer: Any, passports: list[dict]
 ) -> str:
-
     check_step(workdir, step)
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
         checkpoint.check_run_of_step(manager, experiment, tokenizer, step=step)
@@ -173,7 +172,6 @@ def _check_checkpoint(
 
 
 def _check_rows(workdir: Path, step: int, lines: list[bytes]) -> str:
-
     written = position_of(workdir / "checkpoints" / str(step)).get("written")
     if not written:
         return "the checkpoint has no hash of them"

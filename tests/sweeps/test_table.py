@@ -39,6 +39,10 @@ def results_of(points, values, metric="mlm_loss", **more):
     }
 
 
+def mean_of(rows):
+    return float(rows.mean())
+
+
 def losses(effects, seeds=5, deviation=0.01):
     rng = np.random.default_rng(0)
     noise = rng.normal(0, deviation, (len(effects), seeds))
@@ -111,7 +115,7 @@ def test_a_difference_with_outcomes_is_one_for_other_examples_too(experiment):
     points, rng = sweep(experiment, rates=RATES[:2], seeds=3), np.random.default_rng(0)
     right = rng.random((2, 3, 40)) < np.array([0.5, 0.9])[:, None, None]
     outcomes = {
-        run.id: {"movies/accuracy": Scored(of_run, lambda rows: float(rows.mean()), "hash")}
+        run.id: {"movies/accuracy": Scored(of_run, mean_of, "hash")}
         for point, of_point in zip(points, right, strict=True)
         for run, of_run in zip(point.runs, of_point, strict=True)
     }
@@ -126,6 +130,18 @@ def test_a_difference_with_outcomes_is_one_for_other_examples_too(experiment):
     others = outcomes | {first: {name: scored._replace(data_sha256="another")}}
     for fewer in (others, {first: {name: scored}}):  # a seed has other examples, or no outcomes
         assert compare(points, results, outcomes=fewer)[1].difference == alone.difference
+
+
+def test_seeds_that_agree_do_not_tell_about_other_examples(experiment):
+    """All seeds answer 20 of 40 examples with a point, and the same and 3 more with the other."""
+    points = sweep(experiment, rates=RATES[:2], seeds=3)
+    right = [np.arange(40) < 20, np.arange(40) < 23]
+    scored = [{"movies/accuracy": Scored(one, mean_of, "hash")} for one in right]
+    outcomes = {run.id: scored[point.number] for point in points for run in point.runs}
+    results = results_of(points, [[one.mean()] * 3 for one in right], "movies/accuracy")
+    _, row = compare(points, results, outcomes=outcomes)
+    assert (row.verdict, row.seeds_to_tell) == ("cannot tell", None)
+    assert "even 10,000 seeds would not tell with probability 0.8" in statement(row, 3)
 
 
 def test_a_point_that_costs_more_says_so(experiment):
