@@ -16,6 +16,7 @@ from bert_jax.sharding import make_mesh
 from bert_jax.sweeps.budget import load_budget, spend
 from bert_jax.sweeps.evaluations import load_evaluations
 from bert_jax.sweeps.grid import expand, load_sweeps, points_of
+from bert_jax.sweeps.tuning import load_candidates
 from bert_jax.training.experiment import Experiment, phases
 from bert_jax.training.optim import learning_rate_schedule, make_optimizer
 from bert_jax.training.state import abstract_state, example_batch, state_initializer, state_sharding
@@ -122,10 +123,13 @@ def test_every_point_of_a_sweep_is_valid(file):
         costs = [getattr(point, budget.unit) for point in points]
         assert max(costs) / min(costs) < 1.001
     load_evaluations(str(ROOT / file))
+    candidates = load_candidates(str(ROOT / file), runs)
+    trials = [trial for p in points for trial in expand(p.runs[0].experiment, [candidates])]
     documented = load_module(ROOT / file).__doc__ or ""
     for part in ("Question: ", f"bert_jax.sweep --experiment={file}", "\nCost: ", "\nPublished: "):
         assert part in documented, part
     assert f"Cost: {len(runs)} runs" in documented
+    assert not trials or f"{len(trials)} trials" in documented
 
 
 NO_SHAPES = {

@@ -4,10 +4,11 @@ Question: does the optimizer matter if each gets its own learning rate?
 
     python -m bert_jax.sweep --experiment=experiments/ablations/optimizer.py --workdir=DIR
 
-Cost: 27 runs. A run is as long as the quick start's, about four minutes on two CPU cores.
+Cost: 9 runs, and 15 trials of learning rates. A run and a trial are as long as a run of the quick
+start, about four minutes on two CPU cores.
 
-Each optimizer is trained at three rates. Compare the best rate of each. The best of three is too
-good: repeat the winners with new seeds before you publish.
+Each optimizer tries the same five rates, and its compared runs get the best of them. LAMB needs a
+higher rate than AdamW, so the rates cover what is usual for both.
 
 Published: LAMB trains BERT in 76 minutes with batches of up to 65,536 rows (You et al. 2019). With
 tuned rates, standard optimizers reach the same results as LAMB (Nado et al. 2021).
@@ -30,15 +31,17 @@ def get_config() -> Experiment:
 
 
 def sweep_optimizer() -> Iterator[dict]:
-    """Yields three optimizers at three learning rates."""
+    """Yields three optimizers."""
     corrected = {"optimizer.bias_correction": True, "optimizer.decay_from": "warmup_end"}
-    for fields, rates in (
-        ({"optimizer.name": "adamw"}, (3e-4, 6e-4, 1.2e-3)),
-        ({"optimizer.name": "adamw"} | corrected, (3e-4, 6e-4, 1.2e-3)),
-        ({"optimizer.name": "lamb"} | corrected, (2e-3, 4e-3, 8e-3)),
-    ):
-        for rate in rates:
-            yield fields | {"optimizer.learning_rate": rate}
+    yield {"optimizer.name": "adamw"}
+    yield {"optimizer.name": "adamw"} | corrected
+    yield {"optimizer.name": "lamb"} | corrected
+
+
+def tune_over() -> Iterator[dict]:
+    """Yields the learning rates that each optimizer tries."""
+    for rate in (3e-4, 6e-4, 1.2e-3, 2.4e-3, 4.8e-3):
+        yield {"optimizer.learning_rate": rate}
 
 
 def sweep_seed() -> Iterator[dict]:
