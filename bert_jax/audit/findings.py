@@ -51,12 +51,7 @@ _TEXT_RATES = {
 
 def find_at_once(passport: dict) -> list[Finding]:
     """Returns the findings that `prepare` prints, the most serious first."""
-    return [
-        *_shared(passport),
-        *_files(passport),
-        *_text(passport),
-        *_imbalance(passport),
-    ]
+    return [*_shared(passport), *_files(passport), *_text(passport), *_imbalance(passport)]
 
 
 def find(passport: dict, *, unused_share: float, shortcut: "Shortcut | None") -> list[Finding]:

@@ -24,10 +24,11 @@ METRICS = {
     "mlm_loss": "unigram_loss",
     "mlm_accuracy": "unigram_loss",
     "nsp_accuracy": "nsp_majority_accuracy",
+    "bits_per_character": "characters",
 }
 """Metrics of a result, each with a number that depends on the held-out examples alone. If two
 points differ in this number, their metrics are of different examples. A probe adds `probe_*`, and
-an evaluation NAME/METRIC."""
+an evaluation NAME/METRIC, whose number is NAME/NUMBER."""
 
 Results = Mapping[str, Mapping[str, Any]]
 """`result.json` of the finished runs, by id."""
@@ -73,7 +74,7 @@ def compare(
     """
     found = {name for result in results.values() for name in result}
     more = (name for name in found if name.startswith("probe_") or "/" in name)
-    metrics = [*METRICS, *sorted(more)]
+    metrics = [*METRICS, *sorted(name for name in more if not name.endswith("/characters"))]
     rows = [
         _row(metric, (point, points[0]), results, failed, outcomes)
         for metric in metrics
@@ -93,7 +94,9 @@ def _row(
     point, base = sides
     ours, theirs = (_by_seed(one, metric, results) for one in sides)
     seeds = [seed for seed in theirs if seed in ours]
-    examples = [[*_by_seed(one, METRICS.get(metric, ""), results).values()] for one in sides]
+    evaluation, slash, name = metric.rpartition("/")
+    number = f"{evaluation}{slash}{METRICS.get(name, '')}"
+    examples = [[*_by_seed(one, number, results).values()] for one in sides]
     # The sums behind the number depend a little on the size of the evaluation's batches.
     comparable = np.allclose(examples[0][:1], examples[1][:1], rtol=1e-4, atol=0)
     compared = seeds if point.number and comparable else []

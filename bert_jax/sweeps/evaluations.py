@@ -163,7 +163,7 @@ def score_pairs(run: Any, file: str) -> dict[str, float]:
 
 
 def score_characters(run: Any, count: str) -> dict[str, float]:
-    """Returns the bits per character of the first held-out sentences of a run's corpus.
+    """Returns bits per character and the characters of a run's first held-out sentences.
 
     Only sentences with at most as many characters as a row of the last phase has tokens, besides
     [CLS] and [SEP], are taken. They fit into a row, and are the same for all tokenizers.
@@ -175,7 +175,8 @@ def score_characters(run: Any, count: str) -> dict[str, float]:
     held_out = (one for one in documents if is_held_out(one, fraction=data.held_out_fraction))
     sentences = (text for one in held_out for text in split_sentences(one.text, data.language))
     fitting = (text for text in sentences if len(text) <= data.sequence_length - 2)
-    return {"bits_per_character": run.bits_per_character(list(islice(fitting, int(count))))}
+    texts = list(islice(fitting, int(count)))
+    return {"bits_per_character": run.bits_per_character(texts), "characters": sum(map(len, texts))}
 
 
 def probe(run: Any, file: str) -> dict[str, float]:

@@ -180,7 +180,10 @@ def compile_update(assembly: Assembly, state: TrainState, batch: Batch) -> Assem
 def with_seed(
     update: jax.stages.Compiled, assembly: Assembly
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns a compiled update that is given state and batch: its seed is on the devices."""
+    """Returns a function of state and batch that calls a compiled update with the run's seed.
+
+    The seed is put on the devices once, here.
+    """
     seed = np.asarray(seed_argument(assembly.experiment.seed))
     whole = assembly.sharding.step
     return partial(update, seed=jax.make_array_from_callback((), whole, lambda _: seed))

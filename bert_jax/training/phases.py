@@ -84,10 +84,7 @@ def held_out_batches(phase: Phase, host: Host = ONE_HOST) -> Iterator[Batch]:
     """Yields this host's rows of the held-out examples of the phase's data."""
     data, evaluation = phase.experiment.data, phase.experiment.evaluation
     batches = pipeline.evaluation_batches(
-        data,
-        batch_size=evaluation.batch_size,
-        max_examples=evaluation.max_examples,
-        host=host,
+        data, batch_size=evaluation.batch_size, max_examples=evaluation.max_examples, host=host
     )
     return _without_untrained_pairs(batches, phase)
 

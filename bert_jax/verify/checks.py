@@ -186,8 +186,8 @@ def check_batches(
 ) -> Iterator[Check]:
     """Reads the batches of `count` random rows again, and counts their predictions.
 
-    The accuracy of a row is the number of correct predictions, divided by that of all predictions.
-    If batches have other records or masks, the accuracy is almost never a fraction of their number.
+    The accuracy of a row times its number of predictions is the number of correct ones. If the
+    batches have other records or masks, this product is almost never a whole number.
     """
     pairs = list(pairwise(rows))  # the updates of the first row are made again
     left_out = NonFiniteSteps(workdir, experiment, {}).left_out

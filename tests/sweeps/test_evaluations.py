@@ -165,6 +165,7 @@ def test_a_sweep_compares_the_evaluations(files, experiment, tmp_path):
         assert float(row["pairs/accuracy"]) == pytest.approx(accuracy)
         bits = run.bits_per_character(sentences)
         assert float(row["held_out/bits_per_character"]) == pytest.approx(bits, rel=1e-5)
+        assert int(row["held_out/characters"]) == sum(map(len, sentences))
         assert 0 <= float(row["linear/accuracy"]) <= 1 and 0 <= float(row["words/accuracy"]) <= 1
         ((name, scored),) = outcomes_of_evaluations(workdir / row["id"]).items()
         measured = scored.metric(scored.outcomes)

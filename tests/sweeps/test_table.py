@@ -108,6 +108,12 @@ def test_metrics_of_other_held_out_examples_are_not_compared(experiment):
     assert (other.verdict, worse.verdict) == ("not comparable", "worse")
     assert worse.p_value == worse.difference.p_value  # the only comparison
     assert statement(other, 2).endswith("their held-out examples differ.")
+    results = results_of(points, losses([0, -0.2, 0.1]), "texts/bits_per_character")
+    for number, point in enumerate(points):
+        for run in point.runs:
+            results[run.id]["texts/characters"] = 9000 if number == 1 else 8000
+    rows = compare(points, results)
+    assert [row.verdict for row in rows] == ["base", "not comparable", "worse"]
 
 
 def test_a_difference_with_outcomes_is_one_for_other_examples_too(experiment):
