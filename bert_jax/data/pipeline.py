@@ -104,11 +104,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    config: DataConfig,
-    *,
-    batch_size: int,
-    max_examples: int | None = None,
-    host: Host = ONE_HOST,
+    config: DataConfig, *, batch_size: int, max_examples: int | None = None, host: Host = ONE_HOST
 ) -> Iterator[Batch]:
     """Yields this host's rows of the held-out records, in order and with fixed masks.
 

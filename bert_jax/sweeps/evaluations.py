@@ -105,8 +105,10 @@ def metrics_of_evaluations(run: Path) -> dict[str, float]:
 def outcomes_of_evaluations(run: Path) -> dict[str, Scored]:
     """Returns the outcomes on dev of a run's fine-tunings, by the names of their metrics.
 
+    If a file of outcomes is missing, a line on stderr says so.
+
     Raises:
-      CheckpointError: a file of outcomes is missing or damaged.
+      CheckpointError: a file of outcomes is damaged.
     """
     from bert_jax.finetuning.results import read_outcomes  # imports jax
     from bert_jax.tasks.families.registry import FAMILIES
@@ -118,6 +120,9 @@ def outcomes_of_evaluations(run: Path) -> dict[str, Scored]:
             family, metric = FAMILIES[result["family"]], result["metric"]
             (seed,) = result["seeds"]
             array = file.parent / f"seed-{seed['seed']}" / "outcomes_dev.npy"
+            if not array.exists():
+                print(f"{array} is missing: differences are over seeds alone", file=sys.stderr)
+                continue
             outcomes = read_outcomes(array, family, seed["dev"])
             scored = Scored(outcomes, family.metrics[metric], result["data_sha256"])
             found[f"{file.parent.name}/{metric}"] = scored

@@ -113,6 +113,16 @@ def test_a_run_is_done_when_it_is_evaluated(files, tmp_path):
     assert metrics_of(directory) == result | expected
 
 
+def test_a_missing_file_of_outcomes_is_named(tmp_path, capsys):
+    """A report is also made from a copy of the JSON files alone."""
+    place = tmp_path / "evaluations" / "words"
+    place.mkdir(parents=True)
+    dev = {"metric": "accuracy", "seeds": [{"seed": 3, "dev": {"accuracy": 0.5}}], "summary": {}}
+    (place / "result.json").write_text(json.dumps(dev | {"family": "classification"}))
+    assert outcomes_of_evaluations(tmp_path) == {}
+    assert capsys.readouterr().err.startswith(f"{place / 'seed-3' / 'outcomes_dev.npy'} is missing")
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "said"),
     [
