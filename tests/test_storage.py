@@ -36,7 +36,7 @@ from bert_jax.runs.save import save_run
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.training.config import TrainingConfig
 from bert_jax.training.initial import fingerprint_params, flatten_params
-from bert_jax.training.manager import CheckpointManager, saving
+from bert_jax.training.manager import CheckpointManager, reading, saving
 from bert_jax.training.train import train
 from bert_jax.training.writer import RunWriter
 from bert_jax.verify.checks import verify
@@ -318,6 +318,21 @@ def save(said):
     return save_a_checkpoint
 
 
+def read_step(raise_it):
+    def read_a_checkpoint(place):
+        with reading(cast(CheckpointManager, SimpleNamespace(directory=place)), 6):
+            raise_it(place)
+
+    return read_a_checkpoint
+
+
+def say(code):
+    def raise_it(_):
+        raise ValueError(f"{code}: said TensorStore")
+
+    return raise_it
+
+
 @pytest.fixture
 def ended(place, monkeypatch, capsys):
     """Returns a function that runs a function as a command, with a run in `place`.
@@ -356,8 +371,15 @@ def ended(place, monkeypatch, capsys):
         (hold_without(find_no_credentials), 2, "a bucket that exists, and credentials to write"),
         (save("UNAVAILABLE"), 75, "a checkpoint cannot be written (ValueError: UNAVAILABLE"),
         (save("PERMISSION_DENIED"), 2, "accepted: application default credentials that may write"),
+        (read_step(lose_connection), 75, "gs:// does not answer (ClientOSError: [Errno 111"),
+        (read_step(say("UNAVAILABLE")), 75, "said TensorStore); accepted: the same command or"),
+        (read_step(say("PERMISSION_DENIED")), 2, "default credentials that may read there"),
+        (read_step(say("NOT_FOUND")), 2, "accepted: a whole checkpoint; delete this directory"),
     ],
-    ids="503 400 connection standing newest load hold metadata none hold-none save denied".split(),
+    ids=(
+        "503 400 connection standing newest load hold metadata none hold-none save denied read "
+        "unavailable read-denied missing"
+    ).split(),
 )
 def test_an_outage_of_gs_ends_with_the_status_of_a_signal_and_another_error_does_not(
     main, status, said, ended

@@ -172,11 +172,7 @@ class BertForPretraining(nn.Module):
 
     def __call__(self, batch: Batch, *, train: bool = False) -> PretrainingOutput:
         encoded = self.bert(
-            batch.token_ids,
-            batch.segment_ids,
-            batch.pack_ids,
-            batch.cls_positions,
-            train=train,
+            batch.token_ids, batch.segment_ids, batch.pack_ids, batch.cls_positions, train=train
         )
         picked = gather_positions(encoded.sequence_output, batch.mask_positions)
         token_logits = self.masked_token_head(picked, self.bert.embeddings.token_table)

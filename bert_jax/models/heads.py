@@ -38,9 +38,7 @@ class MaskedTokenHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "batch predictions embed"],
-        token_table: Float[Array, "vocab embed"],
+        self, x: Float[Array, "batch predictions embed"], token_table: Float[Array, "vocab embed"]
     ) -> Float[Array, "batch predictions vocab"]:
         c = self.config
         x = Dense(c, {"embed": c.hidden_size}, {"mlp": c.hidden_size}, name="transform")(x)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import jax
 import orbax.checkpoint as ocp
 
-from bert_jax.config.paths import is_remote, open_path
+from bert_jax.config.paths import failure_of_remote, is_remote, open_path
 from bert_jax.errors import BertJaxError, CheckpointError, TemporaryError
 from bert_jax.faults import damage, heartbeat
 from bert_jax.training.config import TrainingConfig
@@ -197,7 +197,12 @@ def reading(manager: CheckpointManager, step: int) -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, MemoryError):  # the memory is too small for the arrays
         raise
     except Exception as error:  # orbax raises many classes, and Exception itself
-        raise CheckpointError(
-            f"{where} cannot be read ({_reason(error)}); accepted: a whole checkpoint; delete this "
-            "directory to continue from the checkpoint before it"
-        ) from error
+        if failure_of_remote(error):  # it says nothing about the checkpoint
+            raise
+        said = f"{where} cannot be read ({_reason(error)}); accepted: "
+        if where.startswith("gs://") and re.search("UNAVAILABLE|DEADLINE_EXCEEDED", said):
+            raise TemporaryError(f"{said}the same command or call, later") from error
+        advice = "a whole checkpoint; delete this directory to continue from the one before it"
+        if where.startswith("gs://") and "PERMISSION_DENIED" in said:
+            advice = "application default credentials that may read there"
+        raise CheckpointError(said + advice) from error
