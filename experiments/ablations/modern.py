@@ -14,6 +14,9 @@ run agree within 1 %. Half of the layers have local attention, and the FLOPs of 
 window are not counted, though they are computed. Both encoders are trained at two learning rates,
 because a pre-norm encoder may need another rate than BERT.
 
+Result of these runs (docs/results.md): at both rates, the modern encoder is better than BERT at
+1.2e-3. The difference of the held-out masked loss is -0.53 and -0.69 nats.
+
 Published: Warner et al. (2024, https://arxiv.org/abs/2412.13663) report higher GLUE scores than
 BERT-base, but with more data, too.
 """
