@@ -13,13 +13,15 @@ licences, training, held-out losses beside their baselines, and limits.
 """
 
 import os
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from absl import flags
 
 from bert_jax import command, environment
-from bert_jax.errors import ConfigError
+from bert_jax.errors import CheckpointError, ConfigError
 from bert_jax.files import write_atomically
 
 
@@ -45,14 +47,25 @@ def main() -> None:
             f"characters by [UNK]; the limit of this tokenizer is {limit}"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        directory = Path(temporary) / "converted"
-        directory.mkdir()
-        save_run(run, directory, to=to)
-        write_atomically(directory / "conversion.txt", f"{report}\n")
-        if to == "huggingface":
-            write_atomically(directory / "README.md", model_card(run, output.name))
-        os.replace(directory, output)
+    made = tempfile.TemporaryDirectory(
+        dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True
+    )
+    try:
+        with made as temporary:
+            directory = Path(temporary) / "converted"
+            directory.mkdir()
+            save_run(run, directory, to=to)
+            write_atomically(directory / "conversion.txt", f"{report}\n")
+            if to == "huggingface":
+                write_atomically(directory / "README.md", model_card(run, output.name))
+            os.replace(directory, output)
+    except CheckpointError:
+        for _ in range(
+            10
+        ):  # TensorStore's other writes still run, and may make the directory again
+            time.sleep(0.05)
+            shutil.rmtree(made.name, ignore_errors=True)
+        raise
     print(f"{output}: written for {to}; report: {output}/conversion.txt")
 
 

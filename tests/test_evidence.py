@@ -49,6 +49,9 @@ def test_each_run_of_a_record_has_a_readable_config_and_its_source(file, record)
     assert len({run["name"] for run in runs}) == len(runs)
     for run in runs:
         root = FineTuningConfig if "task" in run["config"] else Experiment
+        if "@" in (run["config"].get("model", {}).get("class") or ""):
+            # The class is one of a file with the SHA-256 that follows, and that file may change.
+            del run["config"]["model"]["class"]
         assert from_json(root, run["config"]).seed == run["config"]["seed"]
         assert re.fullmatch("[0-9a-f]{40}", run["commit"])
         assert run["config_hash"] == run["result"]["config_hash"]

@@ -22,7 +22,6 @@ from bert_jax.training.state import (
     TrainState,
     abstract_state,
     example_row,
-    seed_argument,
     state_initializer,
     state_sharding,
 )
@@ -88,7 +87,7 @@ def assemble(phase: Phase, mesh: Mesh) -> Assembly:
 
     whole = sharding.step  # each process reads the metrics
     update = jax.jit(step, out_shardings=(sharding, whole), donate_argnums=0)
-    seed = seed_argument(experiment.seed)
+    seed = np.uint32(experiment.seed)  # a traced argument: all seeds share a compilation
 
     def begin(state: TrainState) -> TrainState:
         fresh = optimizer.init(state.params)
@@ -180,12 +179,8 @@ def compile_update(assembly: Assembly, state: TrainState, batch: Batch) -> Assem
 def with_seed(
     update: jax.stages.Compiled, assembly: Assembly
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns a function of state and batch that calls a compiled update with the run's seed.
-
-    The seed is put on the devices once, here.
-    """
-    seed = np.asarray(seed_argument(assembly.experiment.seed))
-    whole = assembly.sharding.step
+    """Returns a function of state and batch that calls a compiled update. Its seed is placed once."""
+    whole, seed = assembly.sharding.step, np.asarray(assembly.experiment.seed, np.uint32)
     return partial(update, seed=jax.make_array_from_callback((), whole, lambda _: seed))
 
 

@@ -57,14 +57,6 @@ def example_row(data: DataConfig) -> Batch:
     )
 
 
-def seed_argument(seed: int) -> np.uint32:
-    """Returns a seed as an argument of a jitted function.
-
-    A Python number would be a constant of the compiled program, and each seed would need its own.
-    """
-    return np.uint32(seed)
-
-
 def random_stream(seed: ArrayLike, name: Literal["init", "dropout"]) -> Array:
     """Returns the random key for the initial parameters, or for dropout in all steps."""
     return jax.random.fold_in(jax.random.key(seed), {"init": 0, "dropout": 1}[name])
@@ -101,7 +93,7 @@ def state_initializer(
         params = init_params(model, seed)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(nn.unbox(params)))
 
-    return jax.tree_util.Partial(initialize, seed_argument(seed))
+    return jax.tree_util.Partial(initialize, np.uint32(seed))
 
 
 def state_sharding(

@@ -115,6 +115,32 @@ def test_convert_leaves_nothing_behind(to, commanded, tmp_path):
     assert run(*command)[0] == 0 and load_run(output).step == 0
 
 
+LATE = """
+import runpy, sys, threading
+from bert_jax.errors import CheckpointError
+from bert_jax.runs import save
+
+def fail(run, directory, to):
+    make = lambda: (directory / "state").mkdir(parents=True)
+    threading.Timer(0.2, make).start()
+    raise CheckpointError("the disk is full")
+
+save.save_run = fail
+sys.argv[1:] = {arguments}
+runpy.run_module("bert_jax.convert", run_name="__main__", alter_sys=True)
+"""
+"""The program of convert, in which a write still runs, and makes its directory, after an error."""
+
+
+@pytest.mark.slow
+def test_convert_leaves_nothing_behind_if_another_write_still_runs(commanded, tmp_path):
+    arguments = [f"--source={commanded[1]}", f"--output={tmp_path / 'converted'}", "--to=bert_jax"]
+    process = start_code(LATE.format(arguments=arguments), devices=1)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 2 and errors.endswith("error: the disk is full\n"), errors
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "module",
     [
