@@ -179,7 +179,7 @@ def compile_update(assembly: Assembly, state: TrainState, batch: Batch) -> Assem
 def with_seed(
     update: jax.stages.Compiled, assembly: Assembly
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns a function of state and batch that calls a compiled update. Its seed is placed once."""
+    """Returns a compiled update as a function of state and batch. The seed is placed once."""
     whole, seed = assembly.sharding.step, np.asarray(assembly.experiment.seed, np.uint32)
     return partial(update, seed=jax.make_array_from_callback((), whole, lambda _: seed))
 
