@@ -60,9 +60,8 @@ def main() -> None:
                 write_atomically(directory / "README.md", model_card(run, output.name))
             os.replace(directory, output)
     except CheckpointError:
-        for _ in range(
-            10
-        ):  # TensorStore's other writes still run, and may make the directory again
+        # TensorStore's other writes still run, and may make the directory again.
+        for _ in range(10):
             time.sleep(0.05)
             shutil.rmtree(made.name, ignore_errors=True)
         raise

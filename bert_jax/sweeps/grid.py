@@ -22,7 +22,7 @@ class PlannedRun:
     evaluations: tuple[Evaluation, ...] = ()
     """Measurements of the run after its training."""
     tuning: Any = None
-    """What `tuning.choose` returns for the run's point; None without tune_over()."""
+    """The result of `tuning.choose` for the run's point; None without tune_over()."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Record(NamedTuple):
     """`file:line`, for error messages."""
     fields: dict[str, Any]
     named_by: str = ""
-    """What names the fields, for error messages."""
+    """The part of the file that names the fields, for error messages."""
 
     def __getitem__(self, name: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Returns a field; raises DataError if the record does not have it."""
