@@ -321,9 +321,9 @@ def test_a_mini_of_two_processes_opens_on_one_cpu(twenty_steps, tmp_path):
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["bytes"] > 40e6
-    # While a table is read, its stored bytes and its parts are in memory beside it. The token table
-    # is two thirds of a mini, and this peak is twice the parameters; larger models have less.
-    assert found["seconds"] <= 3 and found["memory"] <= 2.5, found
+    # A stored part is in memory beside its array. Everything but the arrays takes 11 MB, which is
+    # a quarter of a mini. Reading with orbax took 1.6 to 2.2 times the parameters.
+    assert found["seconds"] <= 3 and found["memory"] <= 1.5, found
     assert found["same"], found
     # The parameters are bitwise the same, so only the order of float32 sums differs: on the mesh, a
     # sum over heads or intermediate units has two parts. The difference is relative to the largest

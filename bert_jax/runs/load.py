@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+import tensorstore
 from jax.sharding import SingleDeviceSharding
 
 from bert_jax import environment
@@ -22,7 +23,7 @@ from bert_jax.interop.huggingface import read_huggingface
 from bert_jax.interop.source import Source, check_vocabulary
 from bert_jax.interop.tensor_files import WEIGHTS, weights_file
 from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
-from bert_jax.interop.tensors import LoadingReport, to_parameters
+from bert_jax.interop.tensors import to_parameters
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import TaskHeadConfig
 from bert_jax.models.task import BertForTask, example_ids
@@ -30,7 +31,7 @@ from bert_jax.runs import fine_tuned
 from bert_jax.runs.run import Run
 from bert_jax.training import checkpoint
 from bert_jax.training.initial import flatten_params
-from bert_jax.training.manager import reading
+from bert_jax.training.manager import CheckpointManager, reading
 from bert_jax.training.state import abstract_params, unboxed_params
 
 
@@ -69,6 +70,8 @@ def load_run(
       TemporaryError: gs:// does not answer.
     """
     environment.configure_jax()
+    names = isinstance(allow, Collection) and not isinstance(allow, str)
+    require(names, "allow", allow, "a list of names", error=CheckpointError)
     whole = isinstance(path, str | os.PathLike) and str(path)
     require(whole, "the path of a run", path, "the path of a directory", error=CheckpointError)
     path = open_path(path, name="the path of a run")
@@ -103,9 +106,8 @@ def load_run(
         )
     if step:
         raise CheckpointError(f"{path} is not a run and has no checkpoint {step}; accepted: 0")
-    if prefix and not is_huggingface:
-        return _open_foreign(path, read_google(prefix, lower_case=lower_case), allow)
-    return _open_foreign(path, read_huggingface(path, lower_case=lower_case), allow)
+    read, place = (read_huggingface, path) if is_huggingface else (read_google, prefix)
+    return _open_foreign(path, read(place, lower_case=lower_case), allow)
 
 
 def _open_run(
@@ -127,7 +129,7 @@ def _open_run(
                 head = from_json(TaskHeadConfig, stored.head)
                 model, inputs = BertForTask(encoder, head), example_ids()
         abstract = abstract_params(model, SingleDeviceSharding(_cpu()), *inputs)
-        params = checkpoint.restore_params(manager, abstract, step=step)
+        params = _read_params(manager, abstract, step=step)
     fine_tuning, threshold = None, None
     if stored.head:
         fine_tuning, threshold = fine_tuned.read_fine_tuning(path)
@@ -144,16 +146,53 @@ def _open_run(
     )
 
 
+def _read_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any:
+    """Returns the parameters of a saved step as arrays on the device of `abstract`, a CPU.
+
+    orbax would hold the stored bytes of all arrays, and a copy of the largest one, beside them.
+
+    Raises:
+      CheckpointError: the saved arrays do not fit the model, or cannot be read.
+    """
+    checkpoint.check_arrays(manager, {"params": abstract}, step=step)
+    base, one = f"{manager.directory}/{step}/state/", {"limit": 1}
+    files = base if base.startswith("gs://") else {"driver": "file", "path": base}
+    context = tensorstore.Context({"file_io_concurrency": one, "data_copy_concurrency": one})
+    leaves, arrays = flatten_params(abstract), {}
+    with reading(manager, step):
+        for name, leaf in sorted(leaves.items(), key=lambda item: -item[1].size):
+            path = f"params.{name.replace('/', '.')}/"
+            spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": files, "path": path}}
+            spec["fill_missing_data_reads"] = False  # a missing part is an error, not zeros
+            stored = tensorstore.open(spec, context=context).result()
+            # jax uses the memory of an array that starts at a multiple of 64 bytes without a copy.
+            memory = np.empty(leaf.size + 16, np.float32)
+            start = -memory.ctypes.data % 64 // 4
+            array = memory[start : start + leaf.size].reshape(leaf.shape)
+            tensorstore.array(array).write(stored).result()
+            arrays[name] = jax.device_put(array, leaf.sharding)
+    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in leaves])
+
+
 def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
+    """Opens weights of another implementation. The report says how each tensor was used.
+
+    Raises:
+      CheckpointError: a tensor is missing or unknown and `allow` does not name it, or does not fit.
+    """
     model = BertForPretraining(source.config)
+    abstract = abstract_params(model, SingleDeviceSharding(_cpu()))
+    shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
+    initialize = partial(_initialize, model)
     with located(path):
-        params, loading = _foreign_params(model, source, allow)
+        arrays, loading = to_parameters(source, shapes, initialize=initialize, allow=allow)
+    params = jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in shapes])
     return Run(
         path=path,
         step=0,
         config=None,
         model=model,
-        params=params,
+        params=jax.device_put(params, _cpu()),
         tokenizer=source.tokenizer,
         loading=loading,
     )
@@ -162,22 +201,6 @@ def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
 def _cpu() -> Any:
     """Returns the device to which runs are loaded."""
     return jax.local_devices(backend="cpu")[0]
-
-
-def _foreign_params(
-    model: BertForPretraining, source: Source, allow: Collection[str]
-) -> tuple[Any, LoadingReport]:
-    """Returns the parameters of a model from foreign tensors, and how each tensor was used.
-
-    Raises:
-      CheckpointError: a tensor is missing or unknown and `allow` does not name it, or does not fit.
-    """
-    abstract = abstract_params(model, SingleDeviceSharding(_cpu()))
-    shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
-    initialize = partial(_initialize, model)
-    parameters, loading = to_parameters(source, shapes, initialize=initialize, allow=allow)
-    params = jax.tree.unflatten(jax.tree.structure(abstract), [parameters[name] for name in shapes])
-    return jax.device_put(params, _cpu()), loading
 
 
 def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, np.ndarray]:

@@ -168,9 +168,9 @@ def restore(
       CheckpointError: the saved arrays do not fit the model, or the prepared data have changed.
     """
     check_arrays(manager, abstract, step=step)
-    restored = _read(
-        manager, step, state=_restore_pytree(abstract), position=ocp.args.JsonRestore()
-    )
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    state = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)
+    restored = _read(manager, step, state=state, position=ocp.args.JsonRestore())
     with reading(manager, step):
         saved, now = str(restored["position"]["data_fingerprint"]), passport_fingerprint(passport)
     if saved != now:
@@ -189,18 +189,6 @@ def restore(
         ]
         written = position.get("written") and WrittenRows(**position["written"])
         return Restored(restored["state"], step, spent, pending, written)
-
-
-def restore_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any:
-    """Returns the parameters of a saved step, sharded like `abstract`.
-
-    Raises:
-      CheckpointError: the saved arrays do not fit the model.
-    """
-    item = {"params": abstract}
-    check_arrays(manager, item, step=step)
-    restored = _read(manager, step, state=_restore_pytree(item, partial_restore=True))
-    return restored["state"]["params"]
 
 
 class Description(NamedTuple):
@@ -248,11 +236,6 @@ def restore_description(
 def _read(manager: CheckpointManager, step: int, **items: Any) -> Any:
     with reading(manager, step):
         return manager.restore(step, args=ocp.args.Composite(**items))
-
-
-def _restore_pytree(abstract: Any, **options: Any) -> ocp.args.PyTreeRestore:
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-    return ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, **options)
 
 
 def check_arrays(manager: CheckpointManager, abstract: Any, *, step: int) -> None:
