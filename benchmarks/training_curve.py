@@ -27,7 +27,7 @@ def main() -> None:
     ((place, run),) = runs.items()
     if not any("train/mlm_loss" in row for row in run["metrics"]):
         raise DataError(f"{place} is not a pretraining run; accepted: a run of `pretrain`")
-    draw(run["metrics"], run["result"]).savefig(FLAGS.output, dpi=110)
+    draw({FLAGS.run: (run["metrics"], run["result"])}).savefig(FLAGS.output, dpi=110)
 
 
 if __name__ == "__main__":

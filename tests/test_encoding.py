@@ -120,7 +120,7 @@ def test_bits_per_character_are_those_of_all_texts_together(run):
     characters = len(A) + len(A) + len(B)
     assert run.bits_per_character(texts) == pytest.approx(nats / np.log(2) / characters, rel=1e-6)
     assert run.bits_per_character(A) == pytest.approx(
-        -run.pseudo_log_likelihood([A])[0] / np.log(2) / len(A), rel=1e-6
+        -run.pseudo_log_likelihood(A) / np.log(2) / len(A), rel=1e-6
     )
     with pytest.raises(DataError, match=r"texts is \[\]; accepted: at least one character"):
         run.bits_per_character([])
@@ -148,8 +148,8 @@ def test_the_pseudo_log_likelihood_equals_masking_one_token_at_a_time_by_hand(ru
             expected += logits[token.id] - np.logaddexp.reduce(logits)
         # A sum of up to 30 float32 numbers of order 10, from rows with another padding.
         assert score == pytest.approx(expected, abs=1e-3)
-    with pytest.raises(DataError, match="texts is a single text"):
-        run.pseudo_log_likelihood(A)
+    for text, score in zip(texts, found, strict=True):
+        assert run.pseudo_log_likelihood(text) == pytest.approx(score, abs=1e-3)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -104,6 +104,17 @@ def test_similarity_is_the_cosine_of_the_embeddings(spread):
     assert spread.similarity(A, B) < 0.99
 
 
+def test_the_similarity_of_lists_is_a_matrix(spread):
+    rows, columns = [A, B], [B, A, "Peace"]
+    found = spread.similarity(rows, columns)
+    expected = [[spread.similarity(a, b) for b in columns] for a in rows]
+    # Other texts of a batch change sums of 32 float32 numbers of order 1.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(spread.similarity(A, columns), found[0], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(spread.similarity(rows, B), found[:, 0], rtol=0, atol=2e-5)
+    assert spread.similarity([], columns).shape == (0, 3)
+
+
 def test_a_text_gives_a_vector_and_a_list_gives_a_matrix(spread):
     together = spread.embed(np.array([A, B]), normalize=True)
     alone = spread.embed(A, normalize=True)
@@ -114,11 +125,9 @@ def test_a_text_gives_a_vector_and_a_list_gives_a_matrix(spread):
 
 
 def test_lists_of_texts_and_pairs_get_the_answers_of_each(spread):
-    for ask in (spread.similarity, spread.next_sentence):
-        found = ask([A, B, A], [B, A, A])
-        assert found.shape == (3,)
-        expected = [ask(A, B), ask(B, A), ask(A, A)]
-        np.testing.assert_allclose(found, expected, atol=2e-5)  # rounding in another batch
+    found, ask = spread.next_sentence([A, B, A], [B, A, A]), spread.next_sentence
+    expected = [ask(A, B), ask(B, A), ask(A, A)]
+    np.testing.assert_allclose(found, expected, atol=2e-5)  # rounding in another batch
     texts = ["The [MASK] spoke.", "A [MASK] and a [MASK]."]
     found = spread.fill_mask(texts, top_k=2)
     assert [len(answer) for answer in found] == [1, 2]

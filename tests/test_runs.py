@@ -299,6 +299,7 @@ def test_the_error_for_an_unsaved_step_lists_the_saved_steps(trained):
         load_run(trained[0], 7)
     with pytest.raises(CheckpointError, match=r"no checkpoint 0; accepted: \[6, 12\]"):
         load_run(trained[0], 0)
+    assert load_run(trained[0], np.float64(6)).step == 6
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):

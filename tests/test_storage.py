@@ -35,6 +35,7 @@ from bert_jax.runs.load import load_run
 from bert_jax.runs.save import save_run
 from bert_jax.tasks.config import FineTuningConfig
 from bert_jax.training.config import TrainingConfig
+from bert_jax.training.experiment import Experiment
 from bert_jax.training.initial import fingerprint_params, flatten_params
 from bert_jax.training.manager import CheckpointManager, reading, saving
 from bert_jax.training.train import train
@@ -281,13 +282,26 @@ def find_step_without_connection(place):
         find_step(place)
 
 
-def load(place):
-    """Loads a run as a notebook does: all errors have a type of bert_jax."""
-    try:
-        load_run(str(place))
-    except Exception as error:
-        assert isinstance(error, BertJaxError), error
-        raise
+def typed(main):
+    """A notebook prints no message of a command: all errors have a type of bert_jax."""
+
+    def call(place):
+        try:
+            main(place)
+        except Exception as error:
+            assert isinstance(error, BertJaxError), error
+            raise
+
+    return call
+
+
+load = typed(lambda place: load_run(str(place)))
+
+
+def opened(place):
+    """Returns a run in `place` whose parameters are in memory."""
+    run = load_run(ROOT / "tests" / "goldens" / "tiny_bert")
+    return replace(run, path=place, config=cast(Experiment, object()))
 
 
 def load_without_connection(place):
@@ -396,11 +410,14 @@ def test_an_outage_of_gs_ends_with_the_status_of_a_signal_and_another_error_does
         hold,
         lambda place: damage.standing(place / "checkpoints" / "6"),
         load,
+        typed(lambda place: opened(place).metrics()),
+        typed(lambda place: opened(place).plot_curves()),
+        typed(lambda place: opened(place).evaluate(place)),
         lambda place: load_passport(str(place)),
         lambda place: local_file(str(place), "a", sha256="0" * 64),
         lambda place: RowsFile(place / "metrics.jsonl", 0, None).append(b"{}"),
     ],
-    ids="newest hold standing load_run passport shard rows".split(),
+    ids="newest hold standing load_run metrics curves evaluate passport shard rows".split(),
 )
 def test_refused_credentials_end_in_one_line_and_nothing_is_moved(main, status, place, ended):
     before = names_below(place)

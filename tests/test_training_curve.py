@@ -18,7 +18,7 @@ def script():
 def test_each_metric_is_drawn_beside_its_baseline(script):
     (run,) = load_script("record").load_runs(str(RECORD)).values()
     result = run["result"]
-    figure = script.draw(run["metrics"], result)
+    figure = script.draw({"mix": (run["metrics"], result)})
     assert len(figure.axes) == 3
     for axes, (metric, _, baseline, _) in zip(figure.axes, PANELS, strict=True):
         training, held_out, line = axes.get_lines()
@@ -29,4 +29,4 @@ def test_each_metric_is_drawn_beside_its_baseline(script):
 
 def test_a_run_on_single_texts_has_no_panel_for_pairs(script):
     rows = [{"step": 1, "train/mlm_loss": 3.0, "train/mlm_accuracy": 0.1}]
-    assert len(script.draw(rows, {}).axes) == 2
+    assert len(script.draw({"": (rows, {})}).axes) == 2

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from bert_jax.config.paths import typed_failures
 from bert_jax.config.stored import diff
-from bert_jax.errors import DataError, require
+from bert_jax.errors import CheckpointError, DataError, require
 from bert_jax.faults.run_files import RunResult
 from bert_jax.files import read_json_if_whole
 from bert_jax.runs.description import chosen_experiment, describe
+from bert_jax.runs.inference import as_texts
+from bert_jax.runs.run import Run
 
 Row = tuple[str, ...]
 """The label of a row, and a cell for each model."""
@@ -47,13 +50,14 @@ class Comparison:
         require(self.curves, "compare", names, "a run with metrics.jsonl", error=DataError)
         import matplotlib.pyplot as plt
 
-        from bert_jax.runs.curves import draw_runs
+        from bert_jax.runs.curves import draw
 
-        return draw_runs(self.curves, plt.figure()).axes
+        return draw(self.curves, plt.figure).axes
 
 
+@typed_failures()
 def compare(
-    run_a: Any, run_b: Any, texts: str | Sequence[str] = (), *, top_k: int = 3
+    run_a: Run, run_b: Run, texts: str | Sequence[str] = (), *, top_k: int = 3
 ) -> Comparison:
     """Compares two opened models: configs, metrics, curves, and the masks of `texts`.
 
@@ -65,21 +69,24 @@ def compare(
 
     Raises:
       DataError: a text has no [MASK], or is too long.
-      CheckpointError: a model lacks the masked-token head.
+      CheckpointError: a model lacks the masked-token head, or is not opened.
     """
-    runs, texts = (run_a, run_b), [texts] if isinstance(texts, str) else list(texts)
+    runs, texts = (run_a, run_b), as_texts(texts)
+    for name, run in zip(("run_a", "run_b"), runs, strict=True):
+        require(isinstance(run, Run), name, run, "an opened run", error=CheckpointError)
     names = _names(runs)
     configs = [run.config for run in runs]
     prefix = ""
     if None in configs:
         configs, prefix = [run.model.config for run in runs], "model."
     differing = {prefix + name: values for name, values in diff(*configs).items()}
+    of_config = [(name, *map(_shown, values)) for name, values in differing.items()]
     about = [describe(run) | {"experiment": chosen_experiment(run)} for run in runs]
     metrics = [_held_out(run) for run in runs]
     answers = [run.fill_mask(texts, top_k) if texts else [] for run in runs]
     tables: list[Table] = [
         ("models", [(n, *(one.get(n, "-") for one in about)) for n in about[0] | about[1]]),
-        ("config", [(name, *map(_shown, values)) for name, values in differing.items()]),
+        ("config", of_config or [("no difference", "", "")]),
         ("held out", [(n, *(_shown(m.get(n)) for m in metrics)) for n in metrics[0] | metrics[1]]),
         *((text, list(_fillings(*both))) for text, *both in zip(texts, *answers, strict=True)),
     ]
@@ -91,7 +98,7 @@ def compare(
     return Comparison(names=names, config=differing, tables=tables, curves=curves)
 
 
-def _names(runs: Sequence[Any]) -> tuple[str, str]:
+def _names(runs: Sequence[Run]) -> tuple[str, str]:
     """Returns the shortest of three names that tells the runs apart."""
     for name in (
         lambda run: run.path.name,
@@ -104,7 +111,7 @@ def _names(runs: Sequence[Any]) -> tuple[str, str]:
     return f"{first} (1)", f"{second} (2)"
 
 
-def _held_out(run: Any) -> dict[str, float]:
+def _held_out(run: Run) -> dict[str, float]:
     """Returns the last held-out metrics of a run up to its step, without `eval/`."""
     rows = run.metrics() if (run.path / "metrics.jsonl").exists() else []
     found: dict[str, float] = {}
@@ -130,14 +137,12 @@ def _shown(value: Any) -> str:
 
 
 def _as_text(title: str, header: Row, rows: list[Row]) -> str:
-    rows = rows or [("no difference", "", "")]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows))
     return "\n".join([title, *lines])
 
 
 def _as_html(title: str, header: Row, rows: list[Row]) -> str:
-    rows = rows or [("no difference", "", "")]
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
     body = "".join(f"<tr>{row}</tr>" for row in cells)

@@ -1,6 +1,6 @@
 """Draws the losses and accuracies of runs beside baselines that need no model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -19,19 +19,12 @@ PANELS = (
 Rows = Sequence[dict[str, float]]
 
 
-def draw(rows: Rows, result: dict[str, Any], figure: Figure | None = None) -> Figure:
-    """Returns the figure of a run, by default a new one, with a panel for each metric in the rows.
-
-    `result` is the content of `result.json`, which has the baselines.
-    """
-    return draw_runs({"": (rows, result)}, figure)
-
-
-def draw_runs(
-    runs: Mapping[str, tuple[Rows, dict[str, Any]]], figure: Figure | None = None
+def draw(
+    runs: Mapping[str, tuple[Rows, dict[str, Any]]], make_figure: Callable[[], Figure] = Figure
 ) -> Figure:
-    """Returns the figure of several runs. Maps the name of each to its rows and its result.
+    """Returns a figure with a panel for each metric in the rows.
 
+    `runs` maps a name to the rows of a run and to the content of `result.json` with the baselines.
     Each of several runs has its own colour. A baseline that they share is drawn once.
 
     Raises:
@@ -40,8 +33,9 @@ def draw_runs(
     logged = {name for rows, _ in runs.values() for row in rows for name in row}
     panels = [panel for panel in PANELS if f"train/{panel[0]}" in logged]
     if not panels:
-        raise CheckpointError("metrics.jsonl has no losses of words; accepted: a run of pretrain")
-    figure = figure or Figure()
+        names = ", ".join(runs)
+        raise CheckpointError(f"{names} logged no losses of words; accepted: a run of pretrain")
+    figure = make_figure()
     figure.set_size_inches(4.2 * len(panels), 3.2)
     figure.set_layout_engine("constrained")
     for axes, (metric, title, baseline, label) in zip(

@@ -1,6 +1,7 @@
 """Describes an opened model: in one line, as a table in notebooks, and with every array."""
 
 import shlex
+from collections.abc import Sequence
 from html import escape
 from textwrap import shorten
 from typing import Any
@@ -40,6 +41,24 @@ def describe(run: Any) -> dict[str, str]:
         "updates": f"{run.step:,}" if run.step or run.config else "not known",
         "held-out loss": f"{held_out['loss']:.3f}" if held_out else "not known",
     }
+
+
+def why_untrained(run: Any, parts: Sequence[str]) -> str | None:
+    """Returns why a `Run` cannot use one of the parts, such as `bert/pooler`, and what can."""
+    head = getattr(run.model, "head", None)
+    missing = run.loading.missing if run.loading else []
+    untrained = not run.model.config.pair_head
+    untrained |= bool(run.config) and not run.config.objective.next_sentence
+    for part in parts:
+        accepted = f"accepted: weights with a trained {part}"
+        if head and not (part == "bert/pooler" and head.representation == "pooled"):
+            what = f"{head.family} on {head.representation!r}"
+            return f"was fine-tuned for {what}, without {part}; {accepted}"
+        if any(line.startswith(part) for line in missing):
+            return f"came without {part}, which was initialized; {accepted}"
+        if untrained and part in ("bert/pooler", "next_sentence_head"):
+            return f"was trained with objective.next_sentence False, without {part}; {accepted}"
+    return None
 
 
 def chosen_experiment(run: Any) -> str:

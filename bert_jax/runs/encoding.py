@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -69,7 +70,8 @@ class Attention:
         for name, value, count in zip(
             ("layer", "head"), (layer, head), self.probabilities.shape[:2], strict=True
         ):
-            require(0 <= value < count, name, value, f"0 to {count - 1}")
+            ok = isinstance(value, Integral) and 0 <= value < count
+            require(ok, name, value, f"0 to {count - 1}")
         import matplotlib.pyplot as plt
 
         pieces, numbers = [token.piece for token in self.tokens], range(len(self.tokens))
@@ -92,7 +94,7 @@ def tokenize(model: TextModel, text: Text, *, truncate: bool = False) -> list[To
 
 def encode(
     model: TextModel,
-    texts: Sequence[Text],
+    texts: Text | Iterable[Text],
     *,
     hidden_states: bool = False,
     attentions: bool = False,
@@ -105,6 +107,7 @@ def encode(
     Raises:
       DataError: a text has more tokens than the model has positions. The message gives its index.
     """
+    texts = inference.as_list(texts, pairs=True)
     pairs = encode_texts(model, texts, truncate=truncate)
     encoded: dict[int, Encoded] = {}
     for batch in inference.lay_out_batches(model, pairs):
@@ -122,10 +125,6 @@ def encode_texts(model: TextModel, texts: Sequence[Text], *, truncate: bool = Fa
     Raises:
       DataError: a text has more tokens than the model has positions. The message gives its index.
     """
-    if isinstance(texts, str):
-        raise DataError("texts is a single text; accepted: a list of texts")
-    if not isinstance(texts, Iterable):
-        raise DataError(f"texts is {texts!r:.60}; accepted: a list of texts")
     return inference.encode_each(partial(_pair, model, truncate=truncate), zip(texts, strict=True))
 
 

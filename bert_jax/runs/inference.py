@@ -5,7 +5,7 @@ Rows have the same layout as in training; `bert_jax.runs.rows` describes their l
 
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cache, partial
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -74,7 +74,7 @@ def encode_masked(model: TextModel, text: str, *, truncate: bool = False) -> Pai
     """
     *parts, last = text.split(MASK)
     if not parts:
-        raise DataError(f"no {MASK} in {text!r}; accepted: a text with at least one")
+        raise DataError(f"no {MASK} in {text!r:.60}; accepted: a text with at least one")
     mask_id = model.tokenizer.mask_id
     # A space before [MASK] belongs to the masked piece.
     first, *rest = (*(part.rstrip() for part in parts), last)
@@ -100,7 +100,8 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
             f"a pair of texts needs 2 segments, and model.num_segments is {segments}; accepted: "
             "single texts"
         )
-    over = _row_length(model, Pair(a, b, 0)) - limit
+    separators = 2 if b else int(model.single_text_separator)
+    over = 1 + len(a) + len(b) + separators - limit
     if over > 0 and not truncate:
         raise DataError(
             f"the text has {limit + over} tokens with [CLS] and [SEP]; accepted: at most "
@@ -123,17 +124,29 @@ def _warn_of_untrained_positions(trained: int) -> None:
     )
 
 
+def as_list(given: Any, *, name: str = "texts", pairs: bool = False) -> list[Any]:
+    """Returns a text, or the items of a list, array or the like, as a list.
+
+    With `pairs`, a tuple is a pair of texts. Without, it is a list.
+
+    Raises:
+      DataError: `given` is something else. A dict or a set is no list of texts.
+    """
+    if isinstance(given, str) or pairs and isinstance(given, tuple):
+        return [given]
+    if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping | Set):
+        accepted = "a text, a pair of texts, or a list" if pairs else "a text, or a list of texts"
+        raise DataError(f"{name} is {given!r:.60}; accepted: {accepted}")
+    return list(given)
+
+
 def as_texts(given: Any, *, name: str = "texts") -> list[str]:
     """Returns a text, or each text of a list, array or the like, as a list.
 
     Raises:
       DataError: `given`, or an item of it, is no text.
     """
-    if isinstance(given, str):
-        return [given]
-    if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping):
-        raise DataError(f"{name} is {given!r:.60}; accepted: a text, or a list of texts")
-    texts = list(given)
+    texts = as_list(given, name=name)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{name}[{number}] is {text!r:.60}; accepted: a text")
@@ -233,11 +246,6 @@ def lay_out_batches(model: TextModel, pairs: Iterable[Pair]) -> Iterator[PackedB
         tokenizer=model.tokenizer,
         single_text_separator=model.single_text_separator,
     )
-
-
-def _row_length(model: TextModel, pair: Pair) -> int:
-    separators = 2 if len(pair.b) else int(model.single_text_separator)
-    return 1 + len(pair.a) + len(pair.b) + separators
 
 
 def as_batch(layout: Layout, mask_positions: Int[Any, "batch predictions"]) -> Batch:

@@ -2,11 +2,8 @@
 
 References:
   Salazar et al. 2020, Masked Language Model Scoring, https://arxiv.org/abs/1910.14659
-  Graves 2013, Generating Sequences With Recurrent Neural Networks, section 3.1 (bits per
-    character), https://arxiv.org/abs/1308.0850
 """
 
-import math
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -19,7 +16,6 @@ from jaxtyping import Array, Float
 
 from bert_jax.data.batch import Batch
 from bert_jax.data.pairs import Pair
-from bert_jax.errors import DataError, require
 from bert_jax.models.bert import BertForPretraining, apply
 from bert_jax.runs.inference import TextModel, as_batch, lay_out_batches
 
@@ -54,23 +50,6 @@ def pseudo_log_likelihoods(model: TextModel, pairs: Sequence[Pair]) -> Float[np.
         found = np.asarray(_log_probabilities(model.model, model.params, inputs, size))
         np.add.at(sums, [texts[i] for i in batch.numbers], found[batch.rows, batch.slots])
     return sums
-
-
-def bits_per_character(
-    log_likelihoods: Float[np.ndarray, "texts"], texts: Sequence[str | tuple[str, str]]
-) -> float:
-    """Returns -sum(log p) / (ln 2 * number of characters), over all texts together.
-
-    Args:
-      log_likelihoods: the log-likelihood of each text, in nats.
-      texts: the texts and pairs. A character is a Unicode code point, also a space.
-
-    Raises:
-      DataError: the texts have no character.
-    """
-    count = sum(len(part) for text in texts for part in ([text] if isinstance(text, str) else text))
-    require(count > 0, "texts", list(texts), "at least one character", error=DataError)
-    return float(-log_likelihoods.sum() / (math.log(2) * count))
 
 
 @partial(jax.jit, static_argnums=(0, 3))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,21 +73,14 @@ class SeenBatch:
     def __getitem__(self, row: int) -> Row:
         pieces, batch = self.tokenizer.pieces, self.batch
         ids = batch.token_ids[row][: int(batch.padding_mask[row].sum())]
+        trained = batch.mask_weights[row] > 0
+        positions, labels = batch.mask_positions[row][trained], batch.mask_labels[row][trained]
         masked = [
-            MaskedToken(int(position), pieces[ids[position]], pieces[label])
-            for position, label, weight in zip(
-                batch.mask_positions[row],
-                batch.mask_labels[row],
-                batch.mask_weights[row],
-                strict=True,
-            )
-            if weight
+            MaskedToken(position, pieces[ids[position]], pieces[label])
+            for position, label in zip(positions.tolist(), labels, strict=True)
         ]
-        pairs = [
-            self.pair_labels[label]
-            for label, weight in zip(batch.pair_labels[row], batch.pair_weights[row], strict=True)
-            if weight
-        ]
+        of_pairs = batch.pair_labels[row][batch.pair_weights[row] > 0]
+        pairs = [self.pair_labels[label] for label in of_pairs]
         return Row([pieces[i] for i in ids], masked, pairs)
 
     def __iter__(self) -> Iterator[Row]:
@@ -117,7 +111,8 @@ def replay(
       DataError: the data are missing, or are not those of the run.
     """
     of_run = phases(experiment)
-    require(1 <= step <= of_run[-1].last_step, "step", step, f"1 to {of_run[-1].last_step}")
+    last = of_run[-1].last_step
+    require(isinstance(step, Integral) and 1 <= step <= last, "step", step, f"1 to {last}")
     found = passport_fingerprint(join_passports(load_data(of_run)[0]))
     if passport and found != (expected := passport_fingerprint(passport)):
         directories = ", ".join({phase.experiment.data.directory: None for phase in of_run})

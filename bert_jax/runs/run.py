@@ -1,15 +1,15 @@
 """A trained model, and what can be asked of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from bert_jax.config.paths import open_path
+from bert_jax.config.paths import open_path, typed_failures
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError, ConfigError, DataError, require
 from bert_jax.faults.run_files import whole_rows
@@ -19,7 +19,7 @@ from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import Pooling
 from bert_jax.models.task import BertForTask
 from bert_jax.runs import description, encoding, fine_tuned, inference, likelihood
-from bert_jax.runs.encoding import Attention, Encoded, Text, Token
+from bert_jax.runs.encoding import Attention, Text, Token
 from bert_jax.runs.generation import generate
 from bert_jax.tasks import prediction
 from bert_jax.tasks.config import FineTuningConfig
@@ -105,26 +105,25 @@ class Run:
         """Returns the tokens of a text or a pair (A, B) with their places in it; see `encode`."""
         return encoding.tokenize(self.text_model, text, truncate=truncate)
 
-    @overload
-    def encode(self, texts: Text, **options: bool) -> Encoded: ...
+    def encode(
+        self,
+        texts: Text | Iterable[Text],
+        *,
+        hidden_states: bool = False,
+        attentions: bool = False,
+        truncate: bool = False,
+    ) -> Any:
+        """Returns an `Encoded` for a text or a pair (A, B), or a list of them for a list.
 
-    @overload
-    def encode(self, texts: list[Text], **options: bool) -> list[Encoded]: ...
-
-    def encode(self, texts: Text | list[Text], **options: bool) -> Encoded | list[Encoded]:
-        """Returns tokens and the encoder's outputs for a text, a pair (A, B), or a list of them.
-
-        Options: `hidden_states=True` and `attentions=True` add the outputs and the attention
-        probabilities of all layers, and `truncate=True` cuts long texts; see `encoding.encode`.
+        It has the tokens and the encoder's outputs. `hidden_states` and `attentions` add the
+        outputs and the attention probabilities of all layers; `truncate` cuts long texts.
 
         Raises:
           DataError: a text is too long, or `texts` is something else.
         """
-        if isinstance(texts, list):
-            return encoding.encode(self.text_model, texts, **options)
-        if not isinstance(texts, str | tuple):
-            raise DataError(f"texts is {texts!r}; accepted: a text, a pair of texts, or a list")
-        return encoding.encode(self.text_model, [texts], **options)[0]
+        options = {"hidden_states": hidden_states, "attentions": attentions, "truncate": truncate}
+        encoded = encoding.encode(self.text_model, texts, **options)
+        return encoded[0] if isinstance(texts, str | tuple) else encoded
 
     def attention(self, text: Text) -> Attention:
         """Returns the attention of all heads for a text or a pair; its `plot` draws one."""
@@ -135,28 +134,34 @@ class Run:
     def similarity(
         self, a: Any, b: Any, pooling: Pooling = "mean", *, truncate: bool = False
     ) -> Any:
-        """Returns the cosine similarity of two texts (see `embed`), or [pairs] of two lists."""
-        texts = [text for pair in inference.as_pairs(a, b) for text in pair]
-        vectors = self.embed(texts, pooling, truncate=truncate)
-        cosines = inference.cosine(vectors[::2], vectors[1::2])
-        return float(cosines[0]) if isinstance(a, str) else cosines
+        """Returns the cosine similarity of two texts, by `embed`.
 
-    def pseudo_log_likelihood(
-        self, texts: Sequence[Text], *, truncate: bool = False
-    ) -> Float[np.ndarray, "texts"]:
-        """Returns the sum of log p(token | other tokens) of each text or pair, in nats (float64).
+        Two lists give a float32 matrix [texts of a, texts of b]. A text with a list gives a vector.
+        """
+        of_a, of_b = inference.as_texts(a, name="a"), inference.as_texts(b, name="b")
+        vectors = self.embed([*of_a, *of_b], pooling, truncate=truncate, normalize=True)
+        cosines = vectors[: len(of_a)] @ vectors[len(of_a) :].T
+        if isinstance(a, str):
+            return float(cosines[0, 0]) if isinstance(b, str) else cosines[0]
+        return cosines[:, 0] if isinstance(b, str) else cosines
 
-        A text costs a row for each of its tokens.
+    def pseudo_log_likelihood(self, texts: Text | Iterable[Text], *, truncate: bool = False) -> Any:
+        """Returns the sum over the tokens of log p(token | other tokens), in nats.
+
+        A text or a pair (A, B) gets a float, a list of them a float64 array [texts]. A text costs a
+        row for each of its tokens.
 
         Raises:
           DataError: a text is too long. The message gives the index of the text, from 0.
           CheckpointError: the weights lack the masked-token head.
         """
         self.check_trained("masked_token_head")
-        pairs = encoding.encode_texts(self.text_model, texts, truncate=truncate)
-        return likelihood.pseudo_log_likelihoods(self.text_model, pairs)
+        of_texts = inference.as_list(texts, pairs=True)
+        pairs = encoding.encode_texts(self.text_model, of_texts, truncate=truncate)
+        sums = likelihood.pseudo_log_likelihoods(self.text_model, pairs)
+        return float(sums[0]) if isinstance(texts, str | tuple) else sums
 
-    def bits_per_character(self, texts: str | Sequence[Text]) -> float:
+    def bits_per_character(self, texts: Text | Iterable[Text]) -> float:
         """Returns -`pseudo_log_likelihood` in bits, per character of all texts together.
 
         It compares models with different vocabularies; lower is better. It is no size of compressed
@@ -166,8 +171,12 @@ class Run:
         Raises:
           DataError, CheckpointError: see `pseudo_log_likelihood`; or there is no character.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        return likelihood.bits_per_character(self.pseudo_log_likelihood(texts), texts)
+        texts = inference.as_list(texts, pairs=True)
+        nats = -self.pseudo_log_likelihood(texts).sum()
+        # A character is a Unicode code point. A text joined with "" is the text.
+        count = sum(len("".join(text)) for text in texts)
+        require(count > 0, "texts", texts, "at least one character", error=DataError)
+        return float(nats / (np.log(2) * count))
 
     def next_sentence(self, a: Any, b: Any, *, truncate: bool = False) -> Any:
         """Returns the probability that text B follows text A: class 0 of the next-sentence head.
@@ -265,27 +274,14 @@ class Run:
 
     def check_trained(self, *parts: str) -> None:
         """Raises CheckpointError if a part (such as `bert/pooler`) is missing or not trained."""
-        head = self.model.head if isinstance(self.model, BertForTask) else None
-        missing = self.loading.missing if self.loading else []
-        untrained = not self.model.config.pair_head
-        untrained |= bool(self.config) and not self.config.objective.next_sentence
-        for part in parts:
-            if head and not (part == "bert/pooler" and head.representation == "pooled"):
-                reason = (
-                    f"was fine-tuned for {head.family} on {head.representation!r}, without {part}"
-                )
-            elif any(line.startswith(part) for line in missing):
-                reason = f"came without {part}, which was initialized"
-            elif untrained and part in ("bert/pooler", "next_sentence_head"):
-                reason = f"was trained with objective.next_sentence False, without {part}"
-            else:
-                continue
-            raise CheckpointError(f"{self.path} {reason}; accepted: weights with a trained {part}")
+        if reason := description.why_untrained(self, parts):
+            raise CheckpointError(f"{self.path} {reason}")
 
     def report(self) -> str:
         """Returns a text that lists the loaded arrays and the tensors that were not used."""
         return description.report(self)
 
+    @typed_failures()
     def batch(self, step: int) -> "SeenBatch":
         """Returns the global batch of update `step` (from 1), with the masked tokens; see `replay`.
 
@@ -300,6 +296,7 @@ class Run:
 
         return replay(self.config, self.passport, self.tokenizer, step)
 
+    @typed_failures()
     def plot_curves(self) -> Any:
         """Draws the losses and accuracies by step, and returns matplotlib's axes.
 
@@ -311,8 +308,9 @@ class Run:
         from bert_jax.runs.curves import draw
 
         result = read_json_if_whole(self.path / "result.json")
-        return draw(self.metrics(), result, plt.figure()).axes
+        return draw({str(self.path): (self.metrics(), result)}, plt.figure).axes
 
+    @typed_failures()
     def evaluate(self, data: str | Path) -> dict[str, Any]:
         """Returns metrics and baselines on the held-out examples of prepared data.
 
@@ -323,6 +321,7 @@ class Run:
 
         return evaluate_run(self, str(open_path(data, name="the path of the data")))
 
+    @typed_failures()
     def metrics(self) -> list[dict[str, float]]:
         """Returns the rows of `metrics.jsonl`. A line on stderr names lines that are damaged.
 
@@ -341,9 +340,8 @@ class Run:
           ConfigError: pandas is not installed.
           CheckpointError: the file does not exist, because the weights are not from a run.
         """
-        rows = self.metrics()
         try:
             import pandas  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ConfigError("metrics_frame needs pandas: pip install pandas") from error
-        return pandas.DataFrame(rows).set_index("step")
+        return pandas.DataFrame(self.metrics()).set_index("step")

@@ -29,6 +29,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.faults import signals
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.models.bert import BertForPretraining
+from bert_jax.runs.comparison import compare
 from bert_jax.runs.evaluation import evaluate_run
 from bert_jax.runs.load import load_run
 from bert_jax.training.checkpoint import save_params
@@ -842,7 +843,10 @@ def test_a_wrong_command_ends_in_one_line(words, said, world, commands, monkeypa
     assert snapshot(world) == before
 
 
-NAMES = (Experiment, Path, evaluate_run, finetune, load_experiment, load_run, override, train)
+NAMES = (
+    *(Experiment, Path, compare, evaluate_run, finetune, load_experiment, load_run, override),
+    train,
+)
 CALLS = {
     "load_run('')": "the path of a run is ''; accepted",
     "load_run('nowhere')": "nowhere does not exist; accepted",
@@ -865,20 +869,28 @@ CALLS = {
     "run.tokenize(5)": "the text is 5; accepted: a text, or a pair of texts",
     "run.attention(['a'])": "the text is ['a']; accepted: a text, or a pair of texts",
     "run.encode(['a', ('b', None)])": "text 1: the text is ('b', None); accepted: a text, or",
-    "run.pseudo_log_likelihood(5)": "texts is 5; accepted: a list of texts",
+    "run.pseudo_log_likelihood(5)": "texts is 5; accepted: a text, a pair of texts, or a list",
+    "run.bits_per_character(None)": "texts is None; accepted: a text, a pair of texts, or a list",
+    "run.encode({'a': 1})": "texts is {'a': 1}; accepted: a text, a pair of texts, or a list",
+    "run.attention('a').plot('0', 0)": "layer is '0'; accepted: 0 to",
+    "run.batch('3')": "step is '3'; accepted: 1 to",
+    "compare(run, 'weights')": "run_b is 'weights'; accepted: an opened run",
+    "compare(run, run, 5)": "texts is 5; accepted: a text, or a list of texts",
+    "load_run('tiny_bert', allow='cls.chain')": "allow is 'cls.chain'; accepted: a list of names",
     "run.generate('a', length='4')": "length is '4'; accepted: at least 1",
     "run.generate('a', temperature='x')": "temperature is 'x'; accepted: above 0",
     "load_run('weights/checkpoints/0')": "no checkpoints/; did you mean weights; accepted too",
     "run.fill_mask('a ' * 99 + '[MASK]')": "tokens ... accepted: at most model.max_positions, 64",
     "run.embed(5)": "texts is 5; accepted: a text, or a list of texts",
     "run.embed({'a': 1})": "texts is {'a': 1}; accepted: a text, or a list of texts",
+    "run.embed({'peace'})": "texts is {'peace'}; accepted: a text, or a list of texts",
     "run.embed(b'peace')": "texts is b'peace'; accepted: a text, or a list of texts",
     "run.embed(['a', None])": "texts[1] is None; accepted: a text",
     "run.embed([('a', 'b')])": "texts[0] is ('a', 'b'); accepted: a text",
     "run.fill_mask(None)": "texts is None; accepted: a text, or a list of texts",
     "run.fill_mask(['a [MASK]', 'b'])": "text 1: no [MASK] in 'b'; accepted",
     "run.similarity('a', 5)": "b is 5; accepted: a text, or a list of texts",
-    "run.similarity(['a', 'b'], ['c'])": "b has 1 texts; accepted: 2, as many as a",
+    "run.next_sentence(['a', 'b'], ['c'])": "b has 1 texts; accepted: 2, as many as a",
     "run.next_sentence(['a'], 'b c')": "b is 'b c'; accepted: a list of texts, as a is",
     "run.next_sentence('a', None)": "b is None; accepted: a text, or a list of texts",
     "run.generate(5)": "prompt is 5; accepted: a text",
