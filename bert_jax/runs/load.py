@@ -106,8 +106,9 @@ def load_run(
         )
     if step:
         raise CheckpointError(f"{path} is not a run and has no checkpoint {step}; accepted: 0")
-    read, place = (read_huggingface, path) if is_huggingface else (read_google, prefix)
-    return _open_foreign(path, read(place, lower_case=lower_case), allow)
+    if prefix and not is_huggingface:
+        return _open_foreign(path, read_google(prefix, lower_case=lower_case), allow)
+    return _open_foreign(path, read_huggingface(path, lower_case=lower_case), allow)
 
 
 def _open_run(

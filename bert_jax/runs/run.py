@@ -334,11 +334,9 @@ class Run:
         return whole_rows(file)
 
     def metrics_frame(self) -> Any:
-        """Returns the rows of `metrics.jsonl` as a pandas DataFrame, whose index is the step.
+        """Returns the rows of `metrics` as a pandas DataFrame, whose index is the step.
 
-        Raises:
-          ConfigError: pandas is not installed.
-          CheckpointError: the file does not exist, because the weights are not from a run.
+        Raises ConfigError if pandas is not installed.
         """
         try:
             import pandas  # pyright: ignore[reportMissingImports]
