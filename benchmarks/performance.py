@@ -24,7 +24,6 @@ from absl import flags
 
 from bert_jax import command, config, environment
 from bert_jax.benchmarking import comparison
-from bert_jax.benchmarking.comparison import Side
 from bert_jax.errors import BertJaxError, ConfigError
 from bert_jax.files import write_json
 from bert_jax.training.experiment import Experiment
@@ -126,7 +125,9 @@ def measure_variants(plan: Plan, shape: Shape, variants: Variants) -> dict[str, 
         for name, (fields, variables) in variants.items():
             file = Path(directory) / f"{name}.json"
             file.write_text(json.dumps(config.to_json(experiment_of(shape, fields))))
-            sides[name] = Side("ours", ("update", file, plan.seconds), variables)
+            sides[name] = partial(
+                comparison.run_side, "ours", "update", file, plan.seconds, environment=variables
+            )
         results = comparison.run_rounds(sides, rounds=plan.rounds, report=progress)
     return {"shape": shape.name, "sides": results}
 

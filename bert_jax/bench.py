@@ -102,7 +102,6 @@ def compare() -> None:
 
 
 def main() -> None:
-    """Runs the command."""
     if flags.FLAGS.against:
         compare()
         return

@@ -26,7 +26,6 @@ from bert_jax.files import write_atomically
 
 
 def main() -> None:
-    """Runs the command."""
     environment.configure_jax()
     source = command.required("source", "a run, or weights of Hugging Face or Google")
     output = command.required_path("output", local=True)

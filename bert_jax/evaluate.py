@@ -18,7 +18,6 @@ from bert_jax.files import naming
 
 
 def main() -> None:
-    """Runs the command."""
     environment.configure_jax()
     path, data = command.required("run"), command.required("data")
     from bert_jax.runs.evaluation import evaluate_run

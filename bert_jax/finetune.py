@@ -24,7 +24,6 @@ from bert_jax.faults.memory import explain_lack_of_memory
 
 
 def main() -> None:
-    """Runs the command."""
     environment.configure_jax()
     cpu.keep_freed_memory()
     from bert_jax.tasks.config import FineTuningConfig

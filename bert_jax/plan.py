@@ -81,7 +81,6 @@ def _progress(message: str) -> None:
 
 
 def main() -> None:
-    """Runs the command."""
     name = command.required("topology", "CHIP:SHAPE, such as v5e:2x4 or h100:8")
     from bert_jax.planning.report import report
     from bert_jax.planning.topology import parse_topology

@@ -81,7 +81,6 @@ class Task(NamedTuple):
 
 
 def main() -> None:
-    """Runs the command."""
     environment.configure_jax()
     path, name_of_task = command.required("run"), command.required("task", ", ".join(FLAGS_OF))
     for name in sorted({name for names in FLAGS_OF.values() for name in names}):

@@ -47,7 +47,6 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    """Runs the command."""
     for name in ("audit", "corpus", "output", "vocabulary"):
         if FLAGS[name].present and not FLAGS[name].value:
             raise ConfigError(f"--{name} is empty; accepted: a value, or no --{name}")

@@ -38,7 +38,6 @@ if TYPE_CHECKING:  # importing it imports jax; a command does so in main()
 
 
 def main() -> None:
-    """Runs the command."""
     environment.configure_jax()
     cpu.keep_freed_memory()
     workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir")

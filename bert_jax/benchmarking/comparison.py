@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -129,23 +130,17 @@ def run_side(
     return json.loads(result.stdout.splitlines()[-1])
 
 
-class Side(NamedTuple):
-    """The arguments of `run_side` for a side of a comparison."""
-
-    module: str
-    arguments: tuple[Any, ...]
-    environment: Mapping[str, str] = NO_VARIABLES
-
-
 def run_rounds(
-    sides: Mapping[str, Side], *, rounds: int, report: Report
+    sides: Mapping[str, Callable[[], dict[str, Any]]], *, rounds: int, report: Report
 ) -> dict[str, list[dict[str, Any]]]:
-    """Runs the sides in turn, `rounds` times. Returns the results of each side by its name."""
+    """Runs the sides in turn, `rounds` times. Returns the results of each side by its name.
+
+    A side is a call of `run_side`.
+    """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(1, rounds + 1):
         for name, side in sides.items():
-            found = run_side(side.module, *side.arguments, environment=side.environment)
-            results[name].append(found)
+            results[name].append(side())
         line = ", ".join(f"{name} {done[-1]['seconds']:.4f} s" for name, done in results.items())
         report(f"round {number} of {rounds}: {line}")
     return results
@@ -175,8 +170,9 @@ def compare(
         file = Path(directory) / "config.json"
         file.write_text(json.dumps(config.to_json(experiment)))
         request = request_of(experiment, Path(directory))
-        sides = {OURS: Side("ours", ("update", file, seconds))}
-        sides |= {form: Side("peer", ("update", request, form, seconds)) for form in FORMS}
+        sides = {OURS: partial(run_side, "ours", "update", file, seconds)}
+        for form in FORMS:
+            sides[form] = partial(run_side, "peer", "update", request, form, seconds)
         report(f"measuring the matrix products of both libraries in {dtype}")
         before = ceilings(dtype)
         results = run_rounds(sides, rounds=rounds, report=report)

@@ -17,7 +17,6 @@ from bert_jax.errors import ConfigError
 
 
 def main(*specs: str) -> None:
-    """Runs the command."""
     if not flags.FLAGS.diff:
         if specs:
             accepted = f"--experiment={specs[0]}, or --diff with several experiments"

@@ -115,14 +115,14 @@ def find_class(name: Any, expected: type, path: str) -> type:
         found = getattr(importlib.import_module(OURS[name]), name)
     else:
         own = _parse(name, path)
-        modules = [one for one in list(sys.modules.values()) if _is_code(one, own)]
-        found = getattr(modules[-1], own.name, None) if modules else None
-        if not modules:
+        module = _module_of(own)
+        if module is None:
             raise UnknownCodeError(
                 f"{path} is {own.name} of {own.file}, a file of SHA-256 {own.sha256} that was not "
                 f"run; accepted: --code=FILE with this file (a run has a copy in {DIRECTORY}/), or "
                 "load_run(..., trust_code=True), if you trust it"
             )
+        found = getattr(module, own.name, None)
     if not (isinstance(found, type) and issubclass(found, expected)):
         raise ConfigError(f"{path} is {name!r}; accepted: a subclass of {expected.__name__}")
     return found
@@ -139,7 +139,7 @@ def run_copies(description: Mapping[str, Any], read: Any) -> None:
     for section in (description, *description.values()):
         if isinstance(section, Mapping) and section.get(CLASS, "ModernConfig") not in OURS:
             own = _parse(section[CLASS], CLASS)
-            if any(_is_code(module, own) for module in list(sys.modules.values())):
+            if _module_of(own):
                 continue
             code = Code(Path(own.file), read(own.file))
             if code.sha256 != own.sha256:
@@ -183,12 +183,14 @@ def _parse(name: Any, path: str) -> OwnClass:
     return OwnClass(*found.groups())
 
 
-def _is_code(module: Any, own: OwnClass) -> bool:
-    file = getattr(module, "__file__", None)
-    if not file or Path(file).name != own.file:
-        return False
-    code = _code_of(module)
-    return code is not None and code.sha256 == own.sha256
+def _module_of(own: OwnClass) -> types.ModuleType | None:
+    """Returns the module that ran last of those with the file of a class, or None."""
+    for module in reversed(list(sys.modules.values())):
+        if Path(getattr(module, "__file__", None) or "").name == own.file:
+            code = _code_of(module)
+            if code and code.sha256 == own.sha256:
+                return module
+    return None
 
 
 def _code_of(module: types.ModuleType) -> Code | None:

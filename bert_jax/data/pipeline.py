@@ -70,13 +70,13 @@ class TrainingSource:
         """Returns the files of global batch `step`, and the numbers of its records in each file."""
         size, files = self._plan.config.batch_size, {}
         for _, index in self.addresses(range(step * size, (step + 1) * size)):
-            file, record = self._records.place(index)
+            file, record = self._records.source.place(index)
             files.setdefault(file, []).append(record)
         return files
 
     def addresses(self, examples: Iterable[int]) -> list[tuple[int, int]]:
         """Returns (epoch, record index) of each example. Numbers continue from epoch to epoch."""
-        count = len(self._records)
+        count = len(self._records.source)
         addresses = []
         for example in examples:
             epoch, position = divmod(example, count)
@@ -119,8 +119,9 @@ def evaluation_batches(
     records = _Records(config, split="eval", batch_size=len(rows))
     if max_examples is not None and max_examples < 1:
         raise DataError(f"max_examples is {max_examples}; accepted: at least 1, or None for all")
-    count = min(len(records), max_examples or len(records))
-    addresses = [(0, i * len(records) // count) for i in range(count)]
+    available = len(records.source)
+    count = min(available, max_examples or available)
+    addresses = [(0, i * available // count) for i in range(count)]
     read = partial(records.batch, seed=EVALUATION_SEED, masking=config.evaluation_masking)
     batches = (addresses[first : first + batch_size] for first in range(0, count, batch_size))
     return (read([batch[row] for row in rows if row < len(batch)]) for batch in batches)
@@ -133,7 +134,7 @@ class _Records:
         passport = load_passport(config.directory)
         tokenizer = load_tokenizer(config.directory)
         check_passport(passport, config, vocab_size=tokenizer.vocab_size)
-        self._source = open_split(config.directory, passport, split=split)
+        self.source = open_split(config.directory, passport, split=split)
         self._form = BatchForm(
             batch_size=batch_size,
             sequence_length=config.sequence_length,
@@ -142,24 +143,18 @@ class _Records:
             pairs_per_row=config.pairs_per_row if split == "train" else 1,
         )
 
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def place(self, index: int) -> tuple[str, int]:
-        return self._source.place(index)
-
     def batch(
         self, addresses: list[tuple[int, int]], *, seed: int, masking: MaskingConfig
     ) -> Batch:
-        rows, form = self._source.rows([index for _, index in addresses]), self._form
+        rows, form = self.source.rows([index for _, index in addresses]), self._form
         for (_, index), row in zip(addresses, rows, strict=True):
             if len(row) > form.pairs_per_row or form.tokens(row) > form.sequence_length:
-                raise self._source.damaged_record(
+                raise self.source.damaged_record(
                     index,
                     f"has {len(row)} pairs and {form.tokens(row)} tokens; accepted: at most "
                     f"{form.pairs_per_row} and {form.sequence_length}",
                 )
-        return masked_batch(rows, form=self._form, addresses=addresses, seed=seed, config=masking)
+        return masked_batch(rows, form=form, addresses=addresses, seed=seed, config=masking)
 
 
 @lru_cache(maxsize=64)

@@ -169,8 +169,7 @@ def newest_whole_step(workdir: Path, *, on_damaged: Literal["previous", "stop"])
             found = _newest_whole_step(workdir, on_damaged)
         except CheckpointError as error:
             found, problem = -1, error
-    if jax.process_count() > 1:
-        found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+    found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
     if found < 0:
         raise problem or CheckpointError(f"{workdir}: process 0 found a damaged checkpoint")
     return found
@@ -207,8 +206,7 @@ def move_damaged(workdir: Path, *, newest_whole: int) -> None:
             aside = _unused(workdir / "damaged" / str(step))
             move_directory(workdir / "checkpoints" / str(step), aside)
             print(f"the damaged checkpoint {step} is now {aside}", file=sys.stderr)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("move_damaged")  # other processes list the steps later
+    multihost_utils.sync_global_devices("move_damaged")  # other processes list the steps later
 
 
 def _unused(path: Path) -> Path:

@@ -33,8 +33,7 @@ def open_workdir(workdir: Path, experiment: Any, first_step: int) -> float:
         write_json(file, described)
         starts = [described, *described.get("earlier", [])]
         lost = sum(start.get("lost_seconds", 0.0) for start in starts)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")  # other processes read the files later
+    multihost_utils.sync_global_devices("workdir")  # other processes read the files later
     return lost
 
 

@@ -11,11 +11,21 @@ from bert_jax.errors import CheckpointError
 from bert_jax.files import read_json, write_json
 from bert_jax.interop import modernbert
 from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, export_obstacle, task_names
-from bert_jax.interop.source import Source, check_sizes, check_vocabulary, config_json, read_config
+from bert_jax.interop.source import (
+    FIELDS,
+    Source,
+    check_sizes,
+    check_vocabulary,
+    config_json,
+    read_config,
+)
 from bert_jax.interop.tensor_files import WEIGHTS, read_weights, weights_file, write_safetensors
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer, write_tokenizer
 from bert_jax.models.config import BertConfig, ModernConfig, TaskHeadConfig
+
+PRETRAINING = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
+"""The task's fields in the config.json of a pretrained BERT."""
 
 
 def read_huggingface(directory: Path, *, lower_case: bool | None = None) -> Source:
@@ -30,28 +40,16 @@ def read_huggingface(directory: Path, *, lower_case: bool | None = None) -> Sour
     if file is None:
         raise CheckpointError(f"{directory} has no weights; accepted: {' or '.join(WEIGHTS)}")
     config_file = directory / "config.json"
-    if (given := read_json(config_file)).get("model_type") == modernbert.MODEL_TYPE:
-        return _read_modernbert(directory, file, given, lower_case)
-    config = read_config(config_file)
+    is_modern = read_json(config_file).get("model_type") == modernbert.MODEL_TYPE
+    config = (modernbert.read_config if is_modern else read_config)(config_file)
     tokenizer, casing = read_tokenizer(directory, lower_case=lower_case)
     check_vocabulary(tokenizer, config, directory)
     tensors = read_weights(file)
-    check_sizes(config, tensors, config_file)
-    return Source(config, tokenizer, tensors, "huggingface", casing)
-
-
-def _read_modernbert(
-    directory: Path, weights: Path, given: dict[str, Any], lower_case: bool | None
-) -> Source:
-    config = modernbert.parse_config(given, directory / "config.json")
-    tokenizer, casing = read_tokenizer(directory, lower_case=lower_case)
-    check_vocabulary(tokenizer, config, directory)
-    tensors = read_weights(weights)
-    sizes = {"vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"}
-    fields = {ours: theirs for ours, theirs in modernbert.FIELDS.items() if ours in sizes}
-    check_sizes(config, tensors, directory / "config.json", fields)
-    tensors = modernbert.split(tensors, hidden_size=config.hidden_size)
-    return Source(config, tokenizer, tensors, "huggingface", casing, modernbert.NAMES)
+    check_sizes(config, tensors, config_file, modernbert.SIZES if is_modern else FIELDS)
+    if is_modern:
+        tensors = modernbert.split(tensors, hidden_size=config.hidden_size)
+    names = modernbert.NAMES if is_modern else NAMES
+    return Source(config, tokenizer, tensors, "huggingface", casing, names)
 
 
 def write_huggingface(
@@ -62,58 +60,33 @@ def write_huggingface(
     tokenizer: Tokenizer,
     head: TaskHeadConfig | None = None,
 ) -> None:
-    """Writes a directory that `AutoModelForPreTraining` and `AutoTokenizer` can load.
+    """Writes into a directory, which `AutoModelForPreTraining` and `AutoTokenizer` can then load.
 
     With a head, the transformers class of its task can load the directory, for instance
-    `BertForSequenceClassification`.
-
-    Args:
-      directory: an existing directory.
-      parameters: float32 arrays by path.
-      config: the model's config.
-      tokenizer: a tokenizer of any kind.
-      head: the output layer of a fine-tuned model.
+    `BertForSequenceClassification`. `AutoModelForMaskedLM` can load a ModernBERT.
 
     Raises:
       CheckpointError: no transformers class has this tokenizer or this head.
     """
     if type(config) is ModernConfig:
-        _write_modernbert(directory, parameters, config, tokenizer, head)
-        return
-    if type(config) is not BertConfig:
+        if head:
+            raise CheckpointError(
+                f"a ModernBERT that was fine-tuned for {head.family} cannot be exported, because "
+                "the classes of transformers have another head; accepted: a pretrained model"
+            )
+        names, of_task, of_model = modernbert.NAMES, {}, modernbert.config_json(config, tokenizer)
+    elif type(config) is BertConfig:
+        names, of_task = _of_task(head) if head else (NAMES, PRETRAINING)
+        of_model = config_json(config)
+    else:
         raise CheckpointError(
             f"the model is {type(config).__name__}, which transformers does not have; accepted: "
             "BertConfig or ModernConfig"
         )
-    names = NAMES
-    more: dict[str, Any] = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
-    if head:
-        names, more = _of_task(head)
     tensors = from_parameters(parameters, vocab_size=config.vocab_size, names=names)
-    write_safetensors(directory, tensors)
-    more = more | {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
-    write_json(directory / "config.json", more | config_json(config))
-    write_tokenizer(directory, tokenizer, max_positions=config.max_positions)
-
-
-def _write_modernbert(
-    directory: Path,
-    parameters: Parameters,
-    config: ModernConfig,
-    tokenizer: Tokenizer,
-    head: TaskHeadConfig | None,
-) -> None:
-    """Writes a directory that `AutoModelForMaskedLM` can load."""
-    if head:
-        raise CheckpointError(
-            f"a ModernBERT that was fine-tuned for {head.family} cannot be exported, because the "
-            "classes of transformers have another head; accepted: a pretrained model"
-        )
-    content = modernbert.config_json(config, tokenizer)
-    tensors = from_parameters(parameters, vocab_size=config.vocab_size, names=modernbert.NAMES)
-    write_safetensors(directory, modernbert.fuse(tensors))
-    more = {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
-    write_json(directory / "config.json", more | content)
+    write_safetensors(directory, modernbert.fuse(tensors) if names is modernbert.NAMES else tensors)
+    common = {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
+    write_json(directory / "config.json", of_task | common | of_model)
     write_tokenizer(directory, tokenizer, max_positions=config.max_positions)
 
 

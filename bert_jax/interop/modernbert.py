@@ -11,20 +11,15 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import CheckpointError, ConfigError
+from bert_jax.errors import CheckpointError
+from bert_jax.files import read_json
+from bert_jax.interop import source
 from bert_jax.interop.names import Name
-from bert_jax.interop.source import ACTIVATIONS, check_fields
 from bert_jax.models.config import ModernConfig
 
 MODEL_TYPE = "modernbert"
 
-FIELDS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
+FIELDS = source.SIZES | {
     "dropout": "mlp_dropout",
     "attention_dropout": "attention_dropout",
     "layer_norm_epsilon": "norm_eps",
@@ -36,6 +31,9 @@ FIELDS = {
 }
 """Fields of ModernConfig and their names in the config.json of ModernBERT's authors, which current
 releases of transformers read, too."""
+
+SIZES = {ours: theirs for ours, theirs in source.SIZES.items() if ours != "max_positions"}
+"""Fields whose values are dimensions of tensors. Rotary positions have no table."""
 
 FIXED = {
     "norm_bias": False,
@@ -118,30 +116,26 @@ def fuse(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def parse_config(given: Mapping[str, Any], file: Path) -> ModernConfig:
-    """Returns the model config that the content of a `config.json` describes.
+def read_config(file: Path) -> ModernConfig:
+    """Returns the model config that a `config.json` describes.
 
     Raises:
       CheckpointError: the model is a variant that bert_jax cannot compute.
+      DataError: the file cannot be read or is not a JSON object.
     """
-    for name, value in FIXED.items():
-        if given.get(name, value) != value:
-            raise CheckpointError(f"{file}: {name} is {given[name]!r:.60}; accepted: {value!r}")
+    given = read_json(file)
+    source.check_fixed(given, FIXED, file)
     defaults = {theirs: getattr(ModernConfig, ours) for ours, theirs in FIELDS.items()}
-    values = defaults | _layers_of(given, file) | dict(given)
+    values = defaults | _layers_of(given, file) | given
     if (dropout := values.get("embedding_dropout", 0.0)) != values["mlp_dropout"]:
         raise CheckpointError(
             f"{file}: embedding_dropout is {dropout!r:.60}; accepted: {values['mlp_dropout']!r}, "
             "as mlp_dropout"
         )
     named = values.get("hidden_activation", "gelu")
-    if named != ACTIVATIONS["gelu_erf"][0]:
+    if named != source.ACTIVATIONS["gelu_erf"][0]:
         raise CheckpointError(f"{file}: hidden_activation is {named!r:.60}; accepted: 'gelu'")
-    fields = check_fields(values, FIELDS, ModernConfig, file)
-    try:
-        return ModernConfig(**fields)
-    except ConfigError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+    return source.make_config(ModernConfig, values, FIELDS, file)
 
 
 def _layers_of(given: Mapping[str, Any], file: Path) -> dict[str, Any]:

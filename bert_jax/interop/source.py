@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 
@@ -12,13 +12,19 @@ from bert_jax.files import read_json
 from bert_jax.interop.names import NAMES, Convention, Name
 from bert_jax.models.config import BertConfig
 
-FIELDS = {
+Config = TypeVar("Config", bound=BertConfig)
+
+SIZES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",
     "num_heads": "num_attention_heads",
     "intermediate_size": "intermediate_size",
     "max_positions": "max_position_embeddings",
+}
+"""Sizes in BertConfig and their names in the configs of BERT and of ModernBERT."""
+
+FIELDS = SIZES | {
     "num_segments": "type_vocab_size",
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
@@ -79,9 +85,7 @@ def read_config(file: Path) -> BertConfig:
       DataError: the file cannot be read or is not a JSON object.
     """
     given = read_json(file, _Config)
-    for name, value in _FIXED.items():
-        if given.get(name, value) != value:
-            raise CheckpointError(f"{file}: {name} is {given[name]!r:.60}; accepted: {value!r}")
+    check_fixed(given, _FIXED, file)
     for architecture in given.get("architectures") or ():
         if "model_type" not in given and not str(architecture).startswith("Bert"):
             raise CheckpointError(f"{file}: architecture {architecture!r:.60}; accepted: Bert...")
@@ -94,27 +98,37 @@ def read_config(file: Path) -> BertConfig:
     if activation is None:
         known = ", ".join(name for theirs in ACTIVATIONS.values() for name in theirs)
         raise CheckpointError(f"{file}: hidden_act is {named!r:.60}; accepted: {known}")
-    fields = check_fields(values, FIELDS, BertConfig, file)
-    fields["activation"] = activation
-    try:
-        return BertConfig(**fields)
-    except ConfigError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+    return make_config(BertConfig, values, FIELDS, file, activation=activation)
 
 
-def check_fields(
-    values: Mapping[str, Any], names: Mapping[str, str], kind: type[BertConfig], file: Path
-) -> dict[str, Any]:
-    """Returns the values by the names of our fields. `names` maps our names to those in `values`.
+def check_fixed(given: Mapping[str, Any], fixed: Mapping[str, Any], file: Path) -> None:
+    """Raises CheckpointError if a field of a config.json has another value than in `fixed`."""
+    for name, value in fixed.items():
+        if given.get(name, value) != value:
+            raise CheckpointError(f"{file}: {name} is {given[name]!r:.60}; accepted: {value!r}")
+
+
+def make_config(
+    kind: type[Config],
+    values: Mapping[str, Any],
+    names: Mapping[str, str],
+    file: Path,
+    **others: Any,
+) -> Config:
+    """Returns a config of the class `kind`. `names` maps its fields to their names in `values`.
 
     Raises:
-      CheckpointError: a value is no number of the kind of its field in the class `kind`.
+      CheckpointError: a value is no number of the kind of its field, or is out of bounds.
     """
     for ours, theirs in names.items():
         number = float if isinstance(getattr(kind, ours), float) else int
         if type(found := values[theirs]) not in (number, int):
             raise CheckpointError(f"{file}: {theirs} is {found!r:.60}; accepted: {number.__name__}")
-    return {ours: values[theirs] for ours, theirs in names.items()}
+    fields = {ours: values[theirs] for ours, theirs in names.items()}
+    try:
+        return kind(**fields, **others)
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from error
 
 
 def config_json(config: BertConfig) -> dict[str, Any]:
@@ -137,20 +151,22 @@ def check_sizes(
     config: BertConfig,
     tensors: Mapping[str, np.ndarray],
     file: Path,
-    fields: Mapping[str, str] = FIELDS,
+    names: Mapping[str, str] = FIELDS,
 ) -> None:
     """Checks that the model is not larger than its tensors, before memory is taken for the model.
 
+    `names` maps the fields to check to their names in the config `file`.
+
     Raises:
-      CheckpointError: a size in the config `file` exceeds every dimension of the tensors.
+      CheckpointError: a size in the config exceeds every dimension of the tensors.
     """
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
-    limits = dict.fromkeys(fields, largest) | {"num_layers": len(tensors)}
+    limits = dict.fromkeys(names, largest) | {"num_layers": len(tensors)}
     for ours, limit in limits.items():
         value = getattr(config, ours)
         if isinstance(value, int) and value > limit:
             raise CheckpointError(
-                f"{file}: {fields[ours]} is {value}; accepted: at most {limit}, for these weights"
+                f"{file}: {names[ours]} is {value}; accepted: at most {limit}, for these weights"
             )
 
 

@@ -83,7 +83,6 @@ def experiment_file(
 
 
 def main(*files: str) -> None:
-    """Runs the command."""
     language = command.required("language", "a code such as fi")
     corpus = command.required("corpus", "the text, such as text:corpora/*.txt")
     size = flags.FLAGS.size

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from msgspec import UNSET, Struct, UnsetType
+
 from bert_jax.config.paths import open_path
 from bert_jax.data.tokenizers.base import FORMAT_VERSION, Tokenizer
 from bert_jax.data.tokenizers.huggingface import HuggingFace
@@ -15,6 +17,15 @@ from bert_jax.files import check_json, read_json, write_atomically
 
 class _HuggingFaceDescription(TypedDict):
     tokenizer: dict[str, Any]
+
+
+class _WordPieceDescription(Struct, forbid_unknown_fields=True):
+    format_version: int
+    kind: str
+    lower_case: bool
+    max_word_length: int
+    pieces: list[str]
+    strip_accents: bool | UnsetType = UNSET
 
 
 def tokenizer_from_json(description: dict) -> Tokenizer:
@@ -68,22 +79,13 @@ def _huggingface_from_json(description: dict) -> HuggingFace:
 
 
 def _wordpiece_from_json(description: dict) -> WordPiece:
-    fields: dict[str, Any] = dict(description)
-    del fields["format_version"], fields["kind"]
-    types: dict[str, type] = {"lower_case": bool, "max_word_length": int, "pieces": list}
-    if "strip_accents" in fields:
-        types["strip_accents"] = bool
-    if fields.keys() != types.keys():
-        raise DataError(f"tokenizer has fields {sorted(fields)}; accepted: {sorted(types)}")
-    for name, kind in types.items():
-        if type(fields[name]) is not kind:
-            found = type(fields[name]).__name__
-            raise DataError(f"tokenizer {name} is a {found}; accepted: a {kind.__name__}")
-    for i, piece in enumerate(fields["pieces"]):
-        if not isinstance(piece, str):
-            raise DataError(f"tokenizer pieces[{i}] is {piece!r:.60}; accepted: a string")
-    fields["pieces"] = tuple(fields["pieces"])
-    return WordPiece(**fields)
+    check_json(description, _WordPieceDescription, place="tokenizer")
+    return WordPiece(
+        pieces=tuple(description["pieces"]),
+        lower_case=description["lower_case"],
+        strip_accents=description.get("strip_accents"),
+        max_word_length=description["max_word_length"],
+    )
 
 
 _KINDS = {

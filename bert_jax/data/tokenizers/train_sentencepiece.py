@@ -49,12 +49,10 @@ def train_sentencepiece(
 ) -> SentencePiece:
     """Trains a unigram model (Kudo 2018) of exactly `vocab_size` pieces, special pieces first.
 
-    The order of the counts does not matter. Single characters fill at most three quarters of the
-    vocabulary and cover at most 99.995 % of the text. The rarest characters are in no piece.
-
-    Args:
-      counts: counts from `count_pretokens` with the same `lower_case`.
-      lower_case: whether the normalizer lower-cases text.
+    The counts are those of `count_pretokens` with the same `lower_case`, which says whether the
+    normalizer lower-cases text. The order of the counts does not matter. Single characters fill at
+    most three quarters of the vocabulary and cover at most 99.995 % of the text. The rarest
+    characters are in no piece.
 
     Raises:
       DataError: `vocab_size` is too large for the corpus, or too small for its characters.

@@ -72,11 +72,8 @@ def train_wordpiece(
     `x`, `##x` or both. At the end are longer pieces, in the order in which byte-pair encoding
     (Sennrich et al. 2016) merges them.
 
-    Args:
-      word_counts: counts from `count_words` with the same `lower_case` and `strip_accents`.
-      lower_case: whether the tokenizer lower-cases text.
-      strip_accents: whether the tokenizer removes accents; None: as `lower_case`.
-      max_word_length: maximum length in characters; a longer word becomes [UNK].
+    The counts are those of `count_words` with the same `lower_case` and `strip_accents`. The
+    settings of the tokenizer are described in `WordPiece`.
 
     Raises:
       DataError: the corpus gives fewer than `vocab_size` pieces, or its characters alone give more.
