@@ -80,8 +80,7 @@ def product_rate(dtype: str) -> float:
         x = jnp.ones((size, size), dtype)
         return lambda: multiply(x, x).block_until_ready()
 
-    device = "cpu" if jax.default_backend() == "cpu" else "accelerator"
-    return timing.product_rate(timing.PRODUCT_SIZES[device], make_product)
+    return timing.product_rate(jax.default_backend(), make_product)
 
 
 def time_experiment(experiment: Any, seconds: float) -> dict[str, Any]:

@@ -242,8 +242,7 @@ def product_rate(dtype: str) -> float:
             return lambda: torch.matmul(x, x)
         return lambda: (torch.matmul(x, x), torch.cuda.synchronize())
 
-    kind = "cpu" if device == "cpu" else "accelerator"
-    return timing.product_rate(timing.PRODUCT_SIZES[kind], make_product)
+    return timing.product_rate(device, make_product)
 
 
 def main(what: str, *arguments: str) -> dict[str, Any]:

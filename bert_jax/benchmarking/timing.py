@@ -1,7 +1,7 @@
 """Times updates, and reads the memory of this process. Needs neither jax nor torch."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,13 @@ def best_seconds(run: Callable[[], Any], *, rounds: int = 10) -> float:
     return min(times)
 
 
-def product_rate(sizes: Sequence[int], make_product: Callable[[int], Callable[[], Any]]) -> float:
+def product_rate(device: str, make_product: Callable[[int], Callable[[], Any]]) -> float:
     """Returns the FLOPs per second of the fastest product of square matrices: a device's ceiling.
 
-    `make_product` takes a size. It returns a function that computes a product and waits for it.
+    `make_product` takes a size. It returns a function that computes a product and waits for it. The
+    name of the `device` is `cpu`, or any other for an accelerator.
     """
+    sizes = PRODUCT_SIZES["cpu" if device == "cpu" else "accelerator"]
     return max(2 * size**3 / best_seconds(make_product(size)) for size in sizes)
 
 

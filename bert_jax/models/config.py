@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from msgspec import Meta
 
@@ -64,6 +64,11 @@ class BertConfig:
     """Rematerialization. With `full`, the backward pass computes every layer again from the layer's
     input. This stores less and takes about a third more FLOPs; results are equal."""
 
+    biases: ClassVar[bool] = True
+    """Whether dense layers and LayerNorm have biases."""
+    pair_head: ClassVar[bool] = True
+    """Whether there are a pooler and a head for pairs (`objective.next_sentence`)."""
+
     def __post_init__(self):
         check_bounds(self, "model")
         size, heads, rate = self.hidden_size, self.num_heads, self.attention_dropout
@@ -111,19 +116,9 @@ class BertConfig:
         return self.scan_layers
 
     @property
-    def biases(self) -> bool:
-        """Whether dense layers and LayerNorm have biases."""
-        return True
-
-    @property
     def residual(self) -> Self:
         """The config of the dense layers whose outputs are added to the residual stream."""
         return self
-
-    @property
-    def pair_head(self) -> bool:
-        """Whether there are a pooler and a head for pairs (`objective.next_sentence`)."""
-        return True
 
     @property
     def idle_parameters(self) -> int:
@@ -172,6 +167,9 @@ class ModernConfig(BertConfig):
     local_theta: PositiveFloat = 10_000.0
     """The same for the other layers."""
 
+    biases = False
+    pair_head = False
+
     def __post_init__(self):
         super().__post_init__()
         require(self.attention == "einsum", "model.attention", self.attention, "einsum")
@@ -192,14 +190,6 @@ class ModernConfig(BertConfig):
         keys = whole * sum(length**2 for length in pair_lengths)
         keys += (self.num_layers - whole) * sum(n * (2 * k + 1) - k * (k + 1) for n, k in pairs)
         return self.num_layers * projections + 4 * hidden * keys
-
-    @property
-    def biases(self) -> bool:
-        return False
-
-    @property
-    def pair_head(self) -> bool:
-        return False
 
     @property
     def idle_parameters(self) -> int:
