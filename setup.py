@@ -22,7 +22,7 @@ setup(
         "bert_jax.data": ["embedded/*"],
         "bert_jax.new": ["*.txt"],
         "bert_jax.planning": ["*.txtpb"],
-        "bert_jax.report": ["page.html", "page.js"],
+        "bert_jax.sweeps": ["page.html", "page.js"],
     },
     entry_points={"console_scripts": ["bert_jax = bert_jax.__main__:main"]},
     python_requires=">=3.11",

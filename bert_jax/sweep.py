@@ -67,13 +67,12 @@ def summarize(points: Sequence[Point], workdir: Path) -> list[Row]:
     runs = [run for point in points for run in point.runs]
     results = {run.id: metrics_of(workdir / run.id) for run in runs}
     states = {run.id: state_of(run, workdir) for run in runs}
-    fields = sorted({path for run in runs for path in run.overrides})
     evaluated = sorted({name for result in results.values() for name in result if "/" in name})
     summary = [
-        {"id": run.id, "status": states[run.id]}
-        | {path: run.overrides.get(path, "") for path in fields}
+        {"id": run.id, "status": states[run.id], **point.fields, "seed": run.experiment.seed}
         | {name: results[run.id].get(name, "") for name in (*RESULTS, *evaluated)}
-        for run in runs
+        for point in points
+        for run in point.runs
     ]
     failed = [name for name, state in states.items() if state == "failed"]
     outcomes = {run.id: outcomes_of_evaluations(workdir / run.id) for run in runs}
@@ -110,7 +109,7 @@ def plan(
         points, runs = points_of(runs), []
         for point in points:
             overrides = [run.overrides for run in point.runs]
-            own = spent(expand(base, [overrides[:1], candidates, [{"seed": tuning.SEED}]]))
+            own = spent(expand(base, [[overrides[0] | {"seed": tuning.SEED}], candidates]))
             choice = tuning.choose(own, workdir, fixed=overrides[0])
             tuned = spent(expand(base, [overrides, [choice["choice"]]]))
             runs += [replace(run, tuning=choice) for run in tuned]

@@ -17,7 +17,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 OWN_PARTS = "own_parts"
 """The folder of experiments that define classes, for which they need the modules of a user."""
 COMMANDS = ("bench", "convert", "evaluate", "finetune", "plan", "predict", "prepare")
-COMMANDS += ("pretrain", "sweep")
+COMMANDS += ("pretrain", "report", "sweep")
 
 
 # ---- Rules ---------------------------------------------------------------------------------------
@@ -168,8 +168,8 @@ def test_data_and_audit_modules_but_the_pipeline_load_neither_jax_nor_grain():
 @pytest.mark.parametrize(
     "name",
     [
-        *("__main__", "config", "config.__main__", "new.__main__", "report.__main__"),
-        *("verify.__main__", *COMMANDS),
+        *("__main__", "config", "config.__main__", "new.__main__", "verify.__main__"),
+        *COMMANDS,
     ],
 )
 def test_the_package_its_config_and_every_command_load_no_jax(name):

@@ -9,12 +9,11 @@ import pytest
 from browser import look
 from commands import assert_one_line, run_command
 
-from bert_jax import command
 from bert_jax.config import config_hash, from_json, override, to_json
 from bert_jax.errors import ConfigError
-from bert_jax.report.gather import curves_of, find_runs, gather
-from bert_jax.report.page import write_page
 from bert_jax.sweeps.comparison import statement
+from bert_jax.sweeps.gather import curves_of, find_runs, gather
+from bert_jax.sweeps.page import write_page
 from bert_jax.sweeps.table import decimals_of
 from bert_jax.training.experiment import Experiment
 
@@ -49,7 +48,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gathered(runs):
-    return gather([runs], command.load)
+    return gather([runs])
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,7 @@ def test_the_branches_of_several_trunks_are_one_point(tmp_path):
         config = json.loads((run / "config.json").read_text())
         config["seed"], config["training"]["branch_from"] = seed, f"trunks/{seed}@10"
         (run / "config.json").write_text(json.dumps(config))
-    (point,) = gather([tmp_path / seed / "branch" for seed in "01"], command.load).points
+    (point,) = gather([tmp_path / seed / "branch" for seed in "01"]).points
     assert len(point.runs) == 2 and not point.fields
 
 
@@ -102,11 +101,11 @@ def test_curves_have_steps_tokens_flops_and_seconds(gathered):
 def test_the_base_is_the_first_run_of_the_sweep_or_the_named_one(runs, gathered):
     assert gathered.points[0].runs[0].id == EVIL == find_runs(runs)[0].name
     other = gathered.points[1].runs[0].id
-    again = gather([runs], command.load, base=other)
+    again = gather([runs], base=other)
     assert [len(point.runs) for point in again.points] == [5, 5]
     assert again.points[0].fields == {"model.dropout_bits": "threefry"}
     with pytest.raises(ConfigError, match="--base"):
-        gather([runs], command.load, base="none")
+        gather([runs], base="none")
 
 
 def test_unfinished_and_failed_runs_are_shown(runs, tmp_path):
@@ -116,7 +115,7 @@ def test_unfinished_and_failed_runs_are_shown(runs, tmp_path):
     (second / "result.json").unlink()
     (second / "metrics.jsonl").unlink()
     (second / "error.txt").write_text("error: no memory")
-    gathered = gather([directory], command.load)
+    gathered = gather([directory])
     assert [gathered.states[run.name] for run in (first, second)] == ["begun", "failed"]
     write_page(gathered, tmp_path / "report.html", title="half")
     assert "1 of 5 seeds failed" in (tmp_path / "report.html").read_text()
@@ -190,7 +189,7 @@ def test_the_page_works_in_a_browser(page, tmp_path, width):
 @pytest.mark.slow  # writes and opens a hundred runs
 def test_a_page_of_100_runs_opens_within_3_seconds(tmp_path):
     rates = [{"optimizer.learning_rate": rate / 1e4} for rate in range(1, 11)]
-    gathered = gather([write_runs(tmp_path / "runs", rates)], command.load)
+    gathered = gather([write_runs(tmp_path / "runs", rates)])
     assert len(gathered.points) == 20 and len(gathered.directories) == 100
     write_page(gathered, tmp_path / "report.html", title="100 runs")
     seen = look(tmp_path / "report.html", tmp_path, USE.split("const [button")[0] + "return found;")

@@ -106,6 +106,17 @@ def test_functions_named_zip_are_combined_entry_by_entry(experiment, tmp_path):
         load_sweeps(str(file))
 
 
+@pytest.mark.parametrize("kind", ["", "zip_"])
+def test_two_functions_that_set_the_same_field_are_refused(experiment, tmp_path, kind):
+    """The second would silently replace the values of the first."""
+    file = write_file(tmp_path / "twice.py", experiment, rates=[1e-3], seeds=[0])
+    more = f"\n\ndef sweep_{kind}more():\n    return [{{'optimizer.learning_rate': 2e-3}}]\n"
+    file.write_text(file.read_text().replace("sweep_rate", f"sweep_{kind}rate") + more)
+    names = f"sweep_{kind}more and sweep_{kind}rate"
+    with pytest.raises(ConfigError, match=f"{names} set optimizer.learning_rate; accepted: one"):
+        load_sweeps(str(file))
+
+
 def test_runs_that_differ_only_in_their_seed_are_a_point(experiment):
     """A field that is set but is the same in all points is left out."""
     values = [{"model.num_layers": n, "training.steps": 12} for n in (2, 1)]

@@ -12,8 +12,10 @@ from bert_jax.config import override
 from bert_jax.errors import DataError
 from bert_jax.faults.run_files import read_rows
 from bert_jax.sweep import summarize
+from bert_jax.sweeps.gather import gather
 from bert_jax.sweeps.grid import PlannedRun, points_of
-from bert_jax.verify.checks import check_batches, compare, verify, verify_sweep
+from bert_jax.sweeps.page import write_page
+from bert_jax.verify.checks import check_batches, compare, verify, verify_page, verify_sweep
 
 
 @pytest.fixture
@@ -97,9 +99,29 @@ def test_the_tables_of_a_sweep_follow_from_its_runs(run, tmp_path):
     different = [check for check in verify_sweep(sweep, rows=0) if not check.agrees]
     assert [one.subject for one in different] == ["table.md", "table.tex", "table.csv"], different
     assert different[2].said == "line 2 does not follow from the results of the runs"
-    (sweep / "summary.csv").write_text("id\na\n")
-    with pytest.raises(DataError, match="summary.csv lacks an id or a status; accepted"):
-        list(verify_sweep(sweep, rows=0))
+    (sweep / "summary.csv").write_text("id,status\nb,done\na,failed\n")  # another order and status
+    different = [check.subject for check in verify_sweep(sweep, rows=0) if not check.agrees]
+    assert "table.csv" in different
+
+
+def test_the_page_of_a_report_follows_from_its_runs(run, tmp_path, monkeypatch):
+    """The page has the directories as they were given, relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    page = Path("report.html")
+    write_page(gather([Path("run")]), page, title="Mine")
+    checks = list(verify_page(page, rows=0))
+    assert all(check.agrees for check in checks), checks
+    assert {"run config", "report.html"} <= {one.subject for one in checks}
+    text = page.read_text()
+    loss = json.loads((run / "result.json").read_text())["mlm_loss"]
+    page.write_text(text.replace(f"<td>{loss:.4f}</td>", "<td>1.0000</td>"))
+    different = [check for check in verify_page(page, rows=0) if not check.agrees]
+    assert [one.subject for one in different] == ["report.html"]
+    number = text[: text.index(f"<td>{loss:.4f}</td>")].count("\n") + 1
+    assert different[0].said == f"line {number} does not follow from the results of the runs"
+    page.write_text("<html></html>")
+    with pytest.raises(DataError, match="report.html.*directories; accepted: a page of"):
+        list(verify_page(page, rows=0))
 
 
 def test_values_agree_bitwise_or_to_the_tolerance():
@@ -113,7 +135,11 @@ def test_values_agree_bitwise_or_to_the_tolerance():
 
 def test_a_run_that_has_not_ended_is_refused(tmp_path):
     result = run_command("verify", f"--run={tmp_path}")
-    assert_one_line(result, "has no result.json; accepted: a finished run of pretrain, or")
+    assert_one_line(
+        result,
+        "result.json cannot be read",
+        "accepted: a file of a finished run, or the directory of a sweep",
+    )
 
 
 @pytest.mark.slow

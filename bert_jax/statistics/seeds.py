@@ -5,6 +5,7 @@ are not independent. Differences are therefore paired by seed.
 """
 
 import math
+from bisect import bisect_left
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ class Estimate(NamedTuple):
 def estimate(values: Float[np.ndarray, "... seeds"]) -> Estimate:
     """Returns mean, standard deviation, interval and p-value by Student's t.
 
-    The values of the seeds are taken as normally distributed.
+    The values of the seeds are taken as normally distributed. Equal values, such as accuracies of
+    few examples, have no t: their p-value is that of the sign test, 2 / 2^seeds.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -46,11 +48,12 @@ def estimate(values: Float[np.ndarray, "... seeds"]) -> Estimate:
     if count < 2:
         return Estimate(count, mean, *[np.full_like(mean, math.nan)] * 4)
     deviation = values.std(-1, ddof=1)
+    deviation = np.where(deviation > 1e-9 * np.abs(mean), deviation, 0.0)  # 0.3 - 0.2 is not 0.1
     error = deviation / math.sqrt(count)
     half = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * error
     with np.errstate(divide="ignore", invalid="ignore"):
         p_value = 2 * stdtr(count - 1, -np.abs(mean) / error)
-    p_value = np.where(error == 0, np.where(mean == 0, 1.0, 0.0), p_value)
+    p_value = np.where(error == 0, np.where(mean == 0, 1.0, 2.0 ** (1 - count)), p_value)
     return Estimate(count, mean, deviation, mean - half, mean + half, p_value)
 
 
@@ -81,8 +84,8 @@ def power(
     from scipy.special import nctdtr, stdtrit
 
     error = math.hypot(deviation / math.sqrt(seeds), other_error)
-    if error == 0:
-        return float(difference != 0)
+    if error == 0:  # as in `estimate`
+        return float(difference != 0 and 2.0 ** (1 - seeds) < (1 - CONFIDENCE) / tests)
     shift = min(abs(difference) / error, 1e4)  # nctdtr knows no larger ones
     critical = stdtrit(seeds - 1, 1 - (1 - CONFIDENCE) / (2 * tests))
     return 1 - float(nctdtr(seeds - 1, shift, critical))
@@ -93,13 +96,7 @@ def seeds_to_tell(difference: float, deviation: float, **more: Any) -> int | Non
 
     All arguments are those of `power`. None stands for more than `MOST_SEEDS`.
     """
-    first, last = 2, MOST_SEEDS
-    if power(difference, deviation, seeds=last, **more) < POWER:
-        return None
-    while first < last:
-        middle = (first + last) // 2
-        if power(difference, deviation, seeds=middle, **more) < POWER:
-            first = middle + 1
-        else:
-            last = middle
-    return last
+    found = bisect_left(
+        range(MOST_SEEDS + 1), POWER, 2, key=lambda n: power(difference, deviation, seeds=n, **more)
+    )
+    return found if found <= MOST_SEEDS else None

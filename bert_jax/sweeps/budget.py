@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from bert_jax import config
 from bert_jax.errors import BertJaxError, ConfigError, located, require
 from bert_jax.files import read_json, write_json
-from bert_jax.sweeps.grid import PlannedRun
+from bert_jax.sweeps.grid import PlannedRun, describe
 
 UNITS = ("steps", "tokens", "flops", "seconds")
 _BUDGET = 'a function without arguments that returns a dictionary such as {"flops": 1e15}; units: '
@@ -62,7 +62,7 @@ def spend(
 
     spent = []
     for run in runs:
-        with located(f"the run {run.overrides!r:.200}"):
+        with located(f"the run {describe(run.overrides)}"):
             experiment, total = run.experiment, run.experiment.training.steps
             costs = [_cost(phase, budget.unit, step_seconds) for phase in phases(experiment)]
             cost = sum(costs) / total

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from bert_jax.statistics.seeds import (
     holm,
     seeds_to_tell,
 )
-from bert_jax.sweeps.grid import Point
+from bert_jax.sweeps.grid import Point, describe
 
 METRICS = {
     "mlm_loss": "unigram_loss",
@@ -64,7 +63,7 @@ def compare(
     results: Results,
     *,
     failed: Container[str] = (),
-    outcomes: Scores = MappingProxyType({}),
+    outcomes: Scores | None = None,
 ) -> list[Row]:
     """Returns a row for each metric and point.
 
@@ -76,7 +75,7 @@ def compare(
     more = (name for name in found if name.startswith("probe_") or "/" in name)
     metrics = [*METRICS, *sorted(name for name in more if not name.endswith("/characters"))]
     rows = [
-        _row(metric, (point, points[0]), results, failed, outcomes)
+        _row(metric, (point, points[0]), results, failed, outcomes or {})
         for metric in metrics
         if metric in found
         for point in points
@@ -151,11 +150,12 @@ def is_better_if_lower(metric: str) -> bool:
 
 def statement(row: Row, decimals: int) -> str:
     """Returns a sentence about a point that is not the base. Differences have `decimals`."""
-    changes = ", ".join(f"{path}={value}" for path, value in row.point.changes.items())
-    point, seeds = f"point {row.point.number} ({changes})", f"{row.difference.count} seeds"
+    point, seeds = row.point, f"{row.difference.count} seeds"
+    point = f"point {point.number} ({describe(point.changes)})"
     numbers = (row.difference.mean, row.difference.low, row.difference.high)
     mean, low, high = (f"{number:+.{decimals}f}" for number in numbers)
-    measured = f"{mean}, 95 % interval {low} to {high}, p {row.p_value:.2g}"
+    interval = f"95 % interval {low} to {high}" if low != high else "the same for all seeds"
+    measured = f"{mean}, {interval}, p {row.p_value:.2g}"
     if row.verdict in ("better", "worse"):
         said = f"{point} is {row.verdict} than the base at {seeds}: {measured}"
     elif row.verdict == "equal":

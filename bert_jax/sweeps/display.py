@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bert_jax import environment
 from bert_jax.faults.run_files import read_rows
-from bert_jax.sweeps.grid import PlannedRun
+from bert_jax.sweeps.grid import PlannedRun, describe
 from bert_jax.sweeps.runs import state_of
 
 
@@ -40,9 +40,8 @@ class Display:
 
     def began(self, run: PlannedRun) -> None:
         self._active.append(run)
-        number = self._runs.index(run) + 1
-        text = f"run {number} of {len(self._runs)}: {run.id} {run.overrides}"
-        print(text, file=sys.stdout, flush=True)
+        number = f"{self._runs.index(run) + 1} of {len(self._runs)}"
+        print(f"run {number}: {run.id} {describe(run.overrides)}", flush=True)
 
     def said(self, run: PlannedRun, line: str) -> None:
         if not self._live.is_started:
@@ -72,7 +71,7 @@ class Display:
             loss, rate = last.get("train/mlm_loss"), last.get("perf/tokens_per_second")
             table.add_row(
                 run.id,
-                ", ".join(f"{path}={value}" for path, value in run.overrides.items()),
+                describe(run.overrides),
                 f"{last.get('step', 0)} of {run.experiment.training.steps}",
                 "" if loss is None else f"{loss:.3f}",
                 "" if rate is None else f"{rate:,.0f}",

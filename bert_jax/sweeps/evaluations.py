@@ -58,6 +58,8 @@ def load_evaluations(spec: str) -> tuple[Evaluation, ...]:
       ConfigError: it raises an exception, or returns something else than names and sources.
       DataError: a file of minimal pairs is malformed.
     """
+    from bert_jax.tasks.config import FineTuningConfig  # imports jax
+
     file, _ = config.split_spec(spec)
     function = vars(config.load_module(spec)).get("evaluations")
     if function is None:
@@ -81,7 +83,9 @@ def load_evaluations(spec: str) -> tuple[Evaluation, ...]:
             elif kind == "bits_per_character":
                 require(path.isdecimal() and int(path) > 0, kind, path, "a number of sentences")
             else:
-                config.load_experiment(path)
+                task = config.load_experiment(path)
+                good = isinstance(task, FineTuningConfig)
+                require(good, f"get_config() of {path}", type(task).__name__, "FineTuningConfig")
         found.append(Evaluation(name, kind, path))
     return tuple(found)
 

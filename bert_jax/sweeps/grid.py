@@ -1,8 +1,8 @@
 """The runs of a sweep, from the functions of an experiment file, and the points they belong to."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice, product
+from dataclasses import dataclass, is_dataclass, replace
+from itertools import combinations, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ class Point:
     number: int
     """Number of the point, from 0; point 0 is the base of all comparisons."""
     fields: dict[str, Any]
-    """Values of the config fields that are not the same in all points of the sweep; `ABSENT` for a
-    field that this point's class does not have."""
+    """Values of the config fields that are not the same in all points that have them; `ABSENT` for
+    a field that this point's class does not have."""
     changes: dict[str, Any]
     """The entries of `fields` that differ from the base."""
     runs: tuple[PlannedRun, ...]
@@ -69,6 +69,10 @@ def load_sweeps(spec: str) -> list[list[dict[str, Any]]]:
     }
     if not found:
         raise ConfigError(f"{file} has no sweep() and no sweep_*(); accepted: {_SWEEP}")
+    fields = {name: {*_join(overrides)} for name, overrides in found.items()}
+    for (one, ours), (other, theirs) in combinations(fields.items(), 2):
+        if both := ours & theirs:
+            raise ConfigError(f"{file}: {one} and {other} set {min(both)}; accepted: one of them")
     zipped = {name: found.pop(name) for name in list(found) if name.startswith("sweep_zip_")}
     if len({len(overrides) for overrides in zipped.values()}) > 1:
         counts = ", ".join(f"{name} {len(overrides)}" for name, overrides in zipped.items())
@@ -102,13 +106,19 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Planne
     runs: dict[str, PlannedRun] = {}
     for combination in product(*(list(sweep) for sweep in sweeps)):
         overrides = _join(combination)
-        with located(f"the run {overrides!r:.200}"):
+        with located(f"the run {describe(overrides)}"):
             experiment = config.override(base, overrides)
         identifier = config.config_hash(experiment)
         runs.setdefault(identifier, PlannedRun(identifier, overrides, experiment))
         count = f"more than {MOST_OVERRIDES} runs"
         require(len(runs) <= MOST_OVERRIDES, "the sweep", count, f"at most {MOST_OVERRIDES}")
     return list(runs.values())
+
+
+def describe(overrides: Mapping[str, Any]) -> str:
+    """Returns overrides in a line. A whole sub-config has the name of its class."""
+    values = {k: type(v).__name__ if is_dataclass(v) else v for k, v in overrides.items()}
+    return ", ".join(f"{path}={value}" for path, value in values.items())
 
 
 def keep_ids(runs: Sequence[PlannedRun], earlier: Mapping[str, Any]) -> list[PlannedRun]:
@@ -130,7 +140,7 @@ def points_of(runs: Sequence[PlannedRun]) -> list[Point]:
     configs = [config.flatten(group[0].experiment, classes=True) for group in groups.values()]
     paths = dict.fromkeys(path for one in configs for path in one if path != "seed")
     columns = {path: [one.get(path, ABSENT) for one in configs] for path in paths}
-    swept = {path: values for path, values in columns.items() if len({*map(repr, values)}) > 1}
+    swept = {path: c for path, c in columns.items() if len({*map(repr, c)} - {repr(ABSENT)}) > 1}
     points = []
     for number, group in enumerate(groups.values()):
         shown = {path: values[number] for path, values in swept.items()}

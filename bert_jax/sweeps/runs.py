@@ -59,9 +59,8 @@ def metrics_of(directory: Path) -> dict[str, Any]:
 
 def pretrain_arguments(run: PlannedRun, directory: Path) -> list[str]:
     """Returns the arguments with which Python makes a run; `directory` holds its config.json."""
-    flags: dict[str, Any] = {"experiment": directory / "config.json", "workdir": directory}
+    given = [f"--experiment={directory / 'config.json'}", f"--workdir={directory}"]
     if probe := run.experiment.evaluation.probe:  # a config.json alone runs no file
-        flags["set"] = f"evaluation.probe={probe}"
-    code = [f"--code={code.path}" for code in codes_of(run.experiment)]
-    given = (f"--{name}={value}" for name, value in flags.items())
-    return ["-m", "bert_jax.pretrain", *given, *code]
+        given.append(f"--set=evaluation.probe={probe}")
+    given += [f"--code={code.path}" for code in codes_of(run.experiment)]
+    return ["-m", "bert_jax.pretrain", *given]

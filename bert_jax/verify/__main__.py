@@ -3,12 +3,14 @@
   python -m bert_jax.verify --run=runs/quickstart
   python -m bert_jax.verify --run=runs/base --rows=3
   python -m bert_jax.verify --run=runs/masking_rate --rows=0
+  python -m bert_jax.verify --run=report.html
 
 It compares the hashes of config, data, checkpoints and metrics.jsonl. It reads the batches of
 random rows of metrics.jsonl again. It makes the updates of the first rows again, from the start and
 from each kept checkpoint, and the last evaluation. The prepared data of the run are needed, and
 devices that suit its mesh. In the directory of a sweep, it does this for each finished run, and
-then computes the tables again. Exit status: 0 if all agrees, 1 if something differs.
+then computes the tables again. For a page of report, it does the same, and makes the page again.
+Exit status: 0 if all agrees, 1 if something differs.
 """
 
 import sys
@@ -16,7 +18,7 @@ import sys
 from absl import flags
 
 from bert_jax import command, environment
-from bert_jax.errors import CheckpointError, require
+from bert_jax.errors import require
 
 
 def main() -> None:
@@ -24,15 +26,12 @@ def main() -> None:
     environment.configure_jax()
     workdir, rows = command.required_path("run"), flags.FLAGS.rows
     require(rows >= 0, "--rows", rows, "at least 0")
-    is_sweep = (workdir / "summary.csv").exists()
-    if not is_sweep and not (workdir / "result.json").exists():
-        raise CheckpointError(
-            f"{workdir} has no result.json; accepted: a finished run of pretrain, or a sweep"
-        )
-    from bert_jax.verify.checks import verify, verify_sweep
+    from bert_jax.verify.checks import verify, verify_page, verify_sweep
 
+    function = verify_sweep if (workdir / "summary.csv").exists() else verify
+    function = verify_page if workdir.suffix == ".html" else function
     checks = []
-    for check in (verify_sweep if is_sweep else verify)(workdir, rows=rows):
+    for check in function(workdir, rows=rows):
         checks.append(check)
         print(
             f"{'agrees ' if check.agrees else 'DIFFERS'}  {check.subject}: {check.said}", flush=True
@@ -43,7 +42,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run", None, "Directory of a finished run, or of a sweep.")
+    flags.DEFINE_string("run", None, "A finished run, a sweep, or FILE.html of report.")
     flags.DEFINE_integer(
         "rows",
         1,

@@ -1,15 +1,15 @@
 """Compares a finished run with what it wrote, and makes some of its updates again."""
 
-import csv
 import hashlib
 import math
 import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
@@ -19,15 +19,12 @@ from bert_jax.data.passport import check_files, join_passports, passport_fingerp
 from bert_jax.errors import BertJaxError, CheckpointError, DataError
 from bert_jax.faults.damage import check_step, position_of, saved_steps
 from bert_jax.faults.run_files import RunResult, read_rows
-from bert_jax.files import read_json, read_json_if_whole, read_text
+from bert_jax.files import parse_json, read_json, read_text
 from bert_jax.runs.evaluation import evaluate_run
 from bert_jax.runs.load import load_run
 from bert_jax.sharding import make_mesh
-from bert_jax.sweeps import comparison, table, tuning
-from bert_jax.sweeps.evaluations import outcomes_of_evaluations
-from bert_jax.sweeps.grid import PlannedRun, points_of
-from bert_jax.sweeps.runs import metrics_of
-from bert_jax.sweeps.trunks import without_branch
+from bert_jax.sweeps import table
+from bert_jax.sweeps.gather import Gathered, gather
 from bert_jax.training import checkpoint
 from bert_jax.training.build import assemble
 from bert_jax.training.experiment import Experiment, phases
@@ -43,6 +40,15 @@ difference; a wrong batch, mask or rate changes a loss by more."""
 
 READ_AGAIN = 10
 """Number of random rows whose batches are read, for each row that is made again."""
+
+
+class Page(TypedDict):
+    directories: list[str]
+    base: str
+    title: str
+
+
+"""Data in the page of a report, from which the page can be made again."""
 
 
 class Check(NamedTuple):
@@ -62,7 +68,8 @@ def verify(workdir: Path, *, rows: int = 1) -> Iterator[Check]:
       CheckpointError: `workdir` holds no finished run.
       ConfigError: the mesh of the run does not suit the devices.
     """
-    result = read_json(workdir / "result.json", RunResult, error=CheckpointError)
+    advice = " of a finished run, or the directory of a sweep, or the page of a report"
+    result = read_json(workdir / "result.json", RunResult, error=CheckpointError, advice=advice)
     experiment = from_json(Experiment, read_json(workdir / "config.json", error=CheckpointError))
     found, written = config_hash(experiment), result.get("config_hash")
     yield Check("config", found == written, f"hash {found}, in result.json {written}")
@@ -100,31 +107,40 @@ def verify_sweep(directory: Path, *, rows: int = 1) -> Iterator[Check]:
     """Yields the checks of the finished runs of a sweep, and of the tables that compare them.
 
     Raises:
-      CheckpointError, ConfigError: see `verify`; or a run has not begun.
-      DataError: `summary.csv` is damaged.
+      CheckpointError, ConfigError: see `verify` and `gather`.
     """
-    file = directory / "summary.csv"
-    lines = csv.DictReader(read_text(file).splitlines())
-    summary = {line.get("id", ""): line.get("status") for line in lines}
-    if not all(name and status for name, status in summary.items()):
-        raise DataError(f"{file} lacks an id or a status; accepted: the file as sweep wrote it")
-    runs, results, tuned = [], {}, read_json_if_whole(directory / tuning.FILE)
-    for name in summary:
-        stored = read_json(directory / name / "config.json", error=CheckpointError)
-        experiment = without_branch(from_json(Experiment, stored))
-        runs.append(PlannedRun(name, {}, experiment, tuning=tuned.get(name)))
-        if results.setdefault(name, metrics_of(directory / name)):
-            for check in verify(directory / name, rows=rows):
+    gathered = gather([directory])
+    files = table.files_of(gathered.rows)
+    yield from _verify_runs(gathered, {directory / k: text for k, text in files.items()}, rows)
+
+
+def verify_page(file: Path, *, rows: int = 1) -> Iterator[Check]:
+    """Yields the checks of the finished runs of a report, and of its page.
+
+    Raises:
+      CheckpointError, ConfigError: see `verify` and `gather`.
+      DataError: the page has no paths of runs.
+    """
+    from bert_jax.sweeps.page import render  # needs the packages of the extra `audit`
+
+    data = re.search(r'<script type="application/json" id="data">(.*)</script>', read_text(file))
+    advice = "; accepted: a page of python -m bert_jax.report"
+    page = parse_json(data[1] if data else "{}", Page, place=file, advice=advice)
+    gathered = gather([Path(one) for one in page["directories"]], base=page["base"])
+    yield from _verify_runs(gathered, {file: render(gathered, title=page["title"])}, rows)
+
+
+def _verify_runs(gathered: Gathered, files: Mapping[Path, str], rows: int) -> Iterator[Check]:
+    """Yields the checks of the finished runs, and of files with the expected texts."""
+    for name, directory in gathered.directories.items():
+        if gathered.results[name]:
+            for check in verify(directory, rows=rows):
                 yield check._replace(subject=f"{name} {check.subject}")
-    failed = [name for name, status in summary.items() if status == "failed"]
-    outcomes = {name: outcomes_of_evaluations(directory / name) for name in summary}
-    compared = comparison.compare(points_of(runs), results, failed=failed, outcomes=outcomes)
-    for name, text in table.files_of(compared).items():
-        found = read_text(directory / name).splitlines()
-        lines = enumerate(zip_longest(text.splitlines(), found), start=1)
+    for file, text in files.items():
+        lines = enumerate(zip_longest(text.splitlines(), read_text(file).splitlines()), start=1)
         different = next((number for number, (ours, theirs) in lines if ours != theirs), 0)
         said = f"line {different} does not follow" if different else "it follows"
-        yield Check(name, not different, f"{said} from the results of the runs")
+        yield Check(file.name, not different, f"{said} from the results of the runs")
 
 
 def _guarded(subject: str, checks: Iterator[Check]) -> Iterator[Check]:
@@ -225,7 +241,9 @@ def _check_updates(
         if step and step == phase.first_step:
             state = assembly.begin(state)
         writer = RunWriter(
-            Path(temporary), experiment.training, step, pending=pending, on_nonfinite=_ignore
+            *(Path(temporary), experiment.training, step),
+            pending=pending,
+            on_nonfinite=lambda at, metrics: None,  # training would end here, or roll back
         )
         batches = map(assembly.place, training_batches(phase, step, assembly.host))
         for at, batch in zip(range(step + 1, phase.last_step + 1), batches, strict=False):
@@ -236,10 +254,6 @@ def _check_updates(
                 yield compare(f"updates {step + 1} to {at}", writer.read_row(), expected[at])
             if at >= max(expected):
                 break
-
-
-def _ignore(step: int, metrics: Mapping[str, Any]) -> None:
-    """Does nothing at a value that is not finite, where training would end or roll back."""
 
 
 def _check_evaluation(

@@ -129,11 +129,13 @@ def test_a_missing_file_of_outcomes_is_named(tmp_path, capsys):
         ("3", ConfigError, "evaluations.. returns 3; accepted: a function"),
         ("{'a/b': 'task.py'}", ConfigError, "accepted: a function"),
         ("{'a': 'none.py'}", ConfigError, "evaluations.. 'a'"),
+        ("{'a': 'probe:sweep.py'}", ConfigError, "of sweep.py is 'Experiment'; accepted: Fine"),
         ("{'a': 'minimal_pairs:none.jsonl'}", DataError, "none.jsonl"),
         ("{'a': 'bits_per_character:0'}", ConfigError, "'a': .* is '0'; accepted: a number of"),
     ],
 )
-def test_wrong_evaluations_are_refused(files, wrong, error, said):
+def test_wrong_evaluations_are_refused(files, wrong, error, said, monkeypatch):
+    monkeypatch.chdir(files.parent)
     files.write_text(files.read_text() + f"\n\ndef evaluations():\n    return {wrong}\n")
     with pytest.raises(error, match=said):
         load_evaluations(str(files))

@@ -12,10 +12,10 @@ import pytest
 
 from bert_jax.config import from_json, load_module, override
 from bert_jax.models.config import ModernConfig
-from bert_jax.report.page import describe_changes
 from bert_jax.statistics.examples import Scored, interval_over_examples, paired_outcomes
 from bert_jax.sweeps.comparison import compare, statement
 from bert_jax.sweeps.grid import expand, points_of
+from bert_jax.sweeps.page import describe_changes
 from bert_jax.sweeps.table import as_text, decimals_of, files_of, metric_columns, report
 from bert_jax.training.experiment import Experiment
 
@@ -61,6 +61,11 @@ def test_points_are_better_worse_or_cannot_be_told(experiment):
     assert [row.verdict for row in accuracy] == ["base", "worse", "better"]
     same = compare(points, results_of(points, losses([0, 0, 0], deviation=0)))
     assert [row.verdict for row in same] == ["base", "equal", "equal"]
+    four = sweep(experiment, seeds=4)
+    coarse = np.array([[0.5, 0.6] * 2, [0.4, 0.5] * 2, [0.7, 0.5] * 2])
+    _, other, _ = compare(four, results_of(four, coarse, "mlm_accuracy"))
+    assert (other.verdict, other.seeds_to_tell) == ("cannot tell", 7)  # 2 / 2^7 times 2 comparisons
+    assert "differs: -0.10, the same for all seeds, p 0.25. If" in statement(other, 2)
 
 
 def test_statements_are_plain_sentences(experiment):
@@ -261,19 +266,23 @@ def test_a_class_has_its_name_and_a_dash_for_each_field_that_it_lacks(experiment
     base = override(experiment, {"objective.next_sentence": False})
     shape = vars(base.model) | {"intermediate_size": 128}
     own = load_module(ROOT / "experiments" / "own_parts" / "pre_norm.py").PreNormConfig(**shape)
-    classes = [{"model.intermediate_size": 128}, {"model": ModernConfig(**shape)}, {"model": own}]
+    modern, narrow = ModernConfig(**shape), ModernConfig(**shape, local_window=64)
+    classes = [{"model.intermediate_size": 128}, {"model": modern}, {"model": own}]
     points = points_of(expand(base, [classes]))
-    bert, modern, pre_norm = (point.fields for point in points)
+    assert [list(point.changes) for point in points[1:]] == [["model.class"]] * 2
+    points = points_of(expand(base, [[*classes, {"model": narrow}]]))
+    bert, modern, pre_norm, _ = (point.fields for point in points)
+    assert list(bert) == ["model.class", "model.local_window"]
     assert [one["model.local_window"] for one in (bert, modern, pre_norm)] == ["-", 128, "-"]
     assert (bert["model.class"], modern["model.class"]) == ("BertConfig", "ModernConfig")
     assert re.fullmatch(r"pre_norm\.py:PreNormConfig@[0-9a-f]{12}", pre_norm["model.class"])
     assert list(points[2].changes) == ["model.class"]
-    rows = compare(points, results_of(points, [[5.0], [4.0], [3.0]]))
+    rows = compare(points, results_of(points, [[5.0], [4.0], [3.0], [2.0]]))
     for text in (report(rows, as_text), *files_of(rows).values()):
         assert (
             "None" not in text
             and "BertConfig" in text
             and "pre_norm.py:PreNormConfig" in (text.replace("\\_", "_"))
         )
-    assert "model.class=BertConfig, model.global_every=-" in describe_changes(points[0])
+    assert "model.class=BertConfig, model.local_window=-" in describe_changes(points[0])
     assert points_of(expand(base, [classes[2:]]))[0].fields == {}

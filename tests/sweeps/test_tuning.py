@@ -9,11 +9,10 @@ import sys
 
 import pytest
 
-from bert_jax import command
 from bert_jax.config import to_json
 from bert_jax.errors import ConfigError
 from bert_jax.faults.run_files import RunResult
-from bert_jax.report.gather import gather
+from bert_jax.sweeps.gather import gather
 from bert_jax.sweeps.grid import expand, points_of
 from bert_jax.sweeps.tuning import SEED, choose, load_candidates
 
@@ -156,7 +155,7 @@ def test_a_restarted_sweep_keeps_its_choices_and_repeats_no_trial(experiment, tm
     assert found == [(n, r, s) for n, r in (("2", "0.001"), ("1", "0.002")) for s in "01"]
     starts = [(workdir / row["id"] / "starts").read_text().count("start") for row in rows]
     assert starts == [2, 1, 1, 1] and len(list(workdir.glob("*/config.json"))) == 4
-    (_, second) = gather([workdir], command.load).points
+    (_, second) = gather([workdir]).points
     found = second.runs[0].tuning
     assert found["choice"] == {"optimizer.learning_rate": 2e-3}
     assert sorted(found["trials"].values(), key=str) == [5.0, 5.25, None]

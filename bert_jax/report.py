@@ -24,18 +24,14 @@ def main(*directories: str) -> None:
     output = command.required_path("output", "a file such as report.html", local=True)
     require(output.suffix == ".html", "--output", str(output), "a file FILE.html")
     paths = [open_path(one, name="the directory of runs", local=True) for one in directories]
-    try:
-        from bert_jax.report.page import write_page
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"report needs {error.name}: pip install -e '.[audit]'") from error
     import jax
 
-    from bert_jax.report.gather import gather
+    from bert_jax.sweeps.gather import gather
+    from bert_jax.sweeps.page import write_page
 
     jax.config.update("jax_platforms", "cpu")  # another process may hold the accelerator
-    gathered = gather(paths, command.load, base=flags.FLAGS.base)
     title = flags.FLAGS.title or ", ".join(Path(path).resolve().name for path in paths)
-    write_page(gathered, output, title=title)
+    write_page(gather(paths, base=flags.FLAGS.base), output, title=title)
     print(output)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from bert_jax.audit.findings import Finding, find
+from bert_jax.config import from_json
 from bert_jax.data.passport import load_passport
-from bert_jax.errors import ConfigError, DataError, require
+from bert_jax.errors import ConfigError, DataError, located, require
 from bert_jax.faults.run_files import read_rows
-from bert_jax.files import read_json_if_whole
+from bert_jax.files import read_json, read_json_if_whole, read_text
 from bert_jax.planning.timeline import phase_flops
 from bert_jax.sweeps.comparison import Row, compare
 from bert_jax.sweeps.evaluations import outcomes_of_evaluations
@@ -33,6 +34,8 @@ AXES = ("steps", "tokens", "FLOPs", "seconds")
 class Gathered:
     """The content of a report."""
 
+    source: dict[str, Any]
+    """The arguments of `gather`."""
     points: list[Point]
     """The first point is the base. The id of a run is its name in the report."""
     directories: dict[str, Path]
@@ -47,32 +50,34 @@ class Gathered:
     """The findings about each directory of data; None if its passport cannot be read."""
 
 
-def gather(
-    directories: Sequence[Path], load: Callable[[str], Experiment], *, base: str = ""
-) -> Gathered:
+def gather(directories: Sequence[Path], *, base: str = "") -> Gathered:
     """Reads the runs in some directories.
 
     Args:
       directories: runs, or directories of runs such as those of `sweep`.
-      load: function that reads a `config.json`.
       base: name of a run of the point that the others are compared with. By default, it is the
         first run.
 
     Raises:
-      ConfigError: a directory has no run, or no run has the name `base`.
+      ConfigError: a directory has no run, a config is not valid, or no run has the name `base`.
     """
     found = [run for directory in directories for run in find_runs(directory)]
     paths = {_name(path, found): path for path in found}
-    experiments = {name: load(str(path / "config.json")) for name, path in paths.items()}
-    runs = [PlannedRun(name, {}, without_branch(one)) for name, one in experiments.items()]
     tuned = {k: v for path in directories for k, v in read_json_if_whole(path / FILE).items()}
-    runs = [replace(run, tuning=tuned.get(run.id)) for run in runs]
+    runs = []
+    for name, path in paths.items():
+        with located(path):
+            experiment = from_json(Experiment, read_json(path / "config.json"))
+        runs.append(PlannedRun(name, {}, without_branch(experiment), tuning=tuned.get(name)))
     if base:
         require(base in paths, "--base", base, f"the name of a run, such as {runs[0].id}")
         first = replace(next(run for run in runs if run.id == base).experiment, seed=0)
         runs.sort(key=lambda run: replace(run.experiment, seed=0) != first)
     points = points_of(runs)
+    # In the summary, a run whose evaluation failed counts as failed.
+    told = {one / id: state for one in directories for id, state in summary(one)}
     states = {name: status(path) for name, path in paths.items()}
+    states |= {name: "failed" for name, path in paths.items() if told.get(path) == "failed"}
     results = {name: metrics_of(path) for name, path in paths.items()}
     outcomes = {name: outcomes_of_evaluations(path) for name, path in paths.items()}
     failed = [name for name, state in states.items() if state == "failed"]
@@ -80,6 +85,7 @@ def gather(
         phase.experiment.data.directory for run in runs for phase in phases(run.experiment)
     )
     return Gathered(
+        source={"directories": [str(one) for one in directories], "base": base},
         points=points,
         directories=paths,
         states=states,
@@ -99,11 +105,15 @@ def find_runs(directory: Path) -> list[Path]:
             f"{directory} has no config.json, and no directory in it has one; accepted: a run of "
             "pretrain, or a directory of runs such as that of sweep"
         )
-    if (summary := directory / "summary.csv").exists():
-        with summary.open(encoding="utf-8", newline="") as lines:
-            order = [row.get("id", "") for row in csv.DictReader(lines)]
-        runs.sort(key=lambda run: order.index(run.name) if run.name in order else len(order))
-    return runs
+    order = [id for id, _ in summary(directory)]
+    return sorted(runs, key=lambda run: order.index(run.name) if run.name in order else len(order))
+
+
+def summary(directory: Path) -> list[tuple[str, str]]:
+    """Returns id and status of the runs in the `summary.csv` of a sweep; empty without the file."""
+    file = directory / "summary.csv"
+    lines = csv.DictReader(read_text(file).splitlines() if file.exists() else ())
+    return [(line.get("id") or "", line.get("status") or "") for line in lines]
 
 
 def _name(path: Path, runs: Sequence[Path]) -> str:

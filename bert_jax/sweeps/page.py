@@ -1,20 +1,22 @@
 """Writes the page of a report: one HTML file that needs no other file and no network."""
 
-import json
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from bert_jax.audit.template import open_templates
+from bert_jax.errors import ConfigError
 from bert_jax.files import write_atomically
-from bert_jax.report.gather import AXES, Gathered, curves_of
 from bert_jax.statistics.seeds import Estimate
 from bert_jax.sweeps.comparison import Row, is_better_if_lower, statement
-from bert_jax.sweeps.grid import Point
+from bert_jax.sweeps.gather import AXES, Gathered, curves_of
+from bert_jax.sweeps.grid import Point, describe
 from bert_jax.sweeps.table import NOTES, decimals_of, metric_columns
+
+try:
+    from bert_jax.audit.template import open_templates
+except ModuleNotFoundError as error:
+    raise ConfigError(f"a page needs {error.name}: pip install -e '.[audit]'") from error
 
 FIRST_METRICS = ("eval/mlm_loss", "train/mlm_loss", "eval/loss", "train/loss", "eval/mlm_accuracy")
 """The metrics that the list of curves begins with."""
@@ -22,27 +24,29 @@ FIRST_METRICS = ("eval/mlm_loss", "train/mlm_loss", "eval/loss", "train/loss", "
 
 def write_page(gathered: Gathered, file: Path, *, title: str) -> None:
     """Writes the page. The same runs give the same bytes."""
+    write_atomically(file, render(gathered, title=title))
+
+
+def render(gathered: Gathered, *, title: str) -> str:
+    """Returns the page. It has what `verify` needs to make it again."""
     environment = open_templates(Path(__file__).parent)
     environment.filters |= {"changes": describe_changes, "amount": "{:,.3g}".format}
-    script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
-    html = environment.get_template("page.html").render(
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.get_template("page.html").render(
         title=title,
         gathered=gathered,
         metrics=[_metric(list(rows)) for _, rows in groupby(gathered.rows, lambda r: r.metric)],
         notes=NOTES,
-        runs=_runs(gathered),
         seconds=sum(result.get("seconds", 0.0) for result in gathered.results.values()),
-        curves=_as_script(_curves(gathered)),
-        script=Markup(script),
+        data=_curves(gathered) | gathered.source | {"title": title},
     )
-    write_atomically(file, html)
 
 
 def describe_changes(point: Point) -> str:
     """Returns the fields in which a point differs from the base, or all fields of the base."""
-    shown = point.changes if point.number else point.fields
-    changes = ", ".join(f"{path}={value}" for path, value in shown.items())
-    return changes if point.number else " ".join(filter(None, ["base", changes and f"({changes})"]))
+    if point.number:
+        return describe(point.changes)
+    return f"base ({describe(point.fields)})" if point.fields else "base"
 
 
 def _metric(rows: list[Row]) -> dict[str, Any]:
@@ -79,15 +83,9 @@ def _intervals(rows: Sequence[Row]) -> dict[str, Any]:
         return round(4 + 92 * (float(value) - low) / (high - low), 2)
 
     form = f"{'+' if differences else ''}.{decimals_of(rows)}f"
-    marks = dict.fromkeys([low, 0.0, high] if differences else [low, high])
     return {
         "kind": "difference from the base" if differences else "mean",
-        # Three numbers that are closer than an eighth of the axis would overlap.
-        "marks": [
-            (place(mark), "0" if mark == 0 else f"{mark:{form}}")
-            for mark in marks
-            if mark == 0 or not differences or abs(mark) > (high - low) / 8
-        ],
+        "ends": [(place(end), f"{end:{form}}") for end in (low, high)],
         "zero": place(0) if differences else None,
         "points": [
             {
@@ -101,20 +99,6 @@ def _intervals(rows: Sequence[Row]) -> dict[str, Any]:
             for row, e in known
         ],
     }
-
-
-def _runs(gathered: Gathered) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": run.id,
-            "point": point,
-            "seed": run.experiment.seed,
-            "state": gathered.states[run.id],
-            "result": gathered.results[run.id],
-        }
-        for point in gathered.points
-        for run in point.runs
-    ]
 
 
 def _curves(gathered: Gathered) -> dict[str, Any]:
@@ -137,11 +121,3 @@ def _curves(gathered: Gathered) -> dict[str, Any]:
     first = [name for name in FIRST_METRICS if name in found]
     others = sorted(found - set(first) - set(AXES))
     return {"axes": AXES, "metrics": [*first, *others], "points": points}
-
-
-def _as_script(value: Any) -> Markup:
-    """Returns JSON for the inside of an element `script`, which no text of it can end."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
