@@ -70,10 +70,12 @@ def test_holm_keeps_the_error_rate_of_a_whole_sweep(seeds):
     assert np.mean((holm(p_values) < 0.05).any(1)) <= 0.065
 
 
-@pytest.mark.parametrize("seeds", [2, 3])
-def test_holm_keeps_the_error_rate_with_accuracies_of_few_examples(seeds):
-    """Differences of 40 examples are often equal for all seeds, so their deviation is 0."""
-    right = np.random.default_rng(seeds).binomial(40, 0.7, (SWEEPS, 11, seeds)) / 40
+def test_holm_keeps_the_error_rate_with_accuracies_of_few_examples():
+    """Differences of 40 examples are often the same for both seeds.
+
+    If these had the p-value 0, 43 % of the sweeps would find a difference that is not there.
+    """
+    right = np.random.default_rng(2).binomial(40, 0.7, (SWEEPS, 11, 2)) / 40
     p_values = estimate(right[:, 1:] - right[:, :1]).p_value
     assert np.mean((holm(p_values) < 0.05).any(1)) <= 0.065
 
