@@ -108,6 +108,15 @@ def test_the_base_is_the_first_run_of_the_sweep_or_the_named_one(runs, gathered)
         gather([runs], base="none")
 
 
+def test_runs_that_are_not_of_the_last_sweep_are_left_out(runs, tmp_path):
+    """The tables of the sweep leave them out, too."""
+    directory = write_runs(tmp_path / "runs")
+    lines = (directory / "summary.csv").read_text().splitlines()
+    (directory / "summary.csv").write_text("\n".join(lines[:-2]))
+    (point, _) = gather([directory]).points
+    assert len(point.runs) == 5 and len(find_runs(directory)) == 8
+
+
 def test_unfinished_and_failed_runs_are_shown(runs, tmp_path):
     directory = write_runs(tmp_path / "runs")
     first, *_, second = find_runs(directory)

@@ -9,7 +9,7 @@ from commands import assert_one_line, run_command
 
 from bert_jax.command import load
 from bert_jax.config import override
-from bert_jax.errors import DataError
+from bert_jax.errors import ConfigError, DataError
 from bert_jax.faults.run_files import read_rows
 from bert_jax.sweep import summarize
 from bert_jax.sweeps.gather import gather
@@ -102,6 +102,9 @@ def test_the_tables_of_a_sweep_follow_from_its_runs(run, tmp_path):
     (sweep / "summary.csv").write_text("id,status\nb,done\na,failed\n")  # another order and status
     different = [check.subject for check in verify_sweep(sweep, rows=0) if not check.agrees]
     assert "table.csv" in different
+    (sweep / "summary.csv").write_text("id,status\na,begun\nb,done\n")
+    with pytest.raises(ConfigError, match="unfinished runs in .* is 1; accepted: 0"):
+        list(verify_sweep(sweep, rows=0))
 
 
 def test_the_page_of_a_report_follows_from_its_runs(run, tmp_path, monkeypatch):

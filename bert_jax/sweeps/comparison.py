@@ -137,7 +137,7 @@ def _judge(row: Row, *, tests: int) -> Row:
         better = (mean < 0) == is_better_if_lower(row.metric)
         return replace(row, verdict="better" if better else "worse")
     if row.difference.count < 2:
-        return replace(row, verdict="cannot tell", seeds_to_tell=2)
+        return replace(row, verdict="cannot tell")
     error = example_error(row.difference)
     needed = seeds_to_tell(mean, deviation, tests=tests, other_error=error)
     return replace(row, verdict="cannot tell", seeds_to_tell=needed)

@@ -75,7 +75,7 @@ def gather(directories: Sequence[Path], *, base: str = "") -> Gathered:
         runs.sort(key=lambda run: replace(run.experiment, seed=0) != first)
     points = points_of(runs)
     # In the summary, a run whose evaluation failed counts as failed.
-    told = {one / id: state for one in directories for id, state in summary(one)}
+    told = {run: state for one in directories for run, state in summary(one).items()}
     states = {name: status(path) for name, path in paths.items()}
     states |= {name: "failed" for name, path in paths.items() if told.get(path) == "failed"}
     results = {name: metrics_of(path) for name, path in paths.items()}
@@ -96,7 +96,7 @@ def gather(directories: Sequence[Path], *, base: str = "") -> Gathered:
 
 
 def find_runs(directory: Path) -> list[Path]:
-    """Returns the runs in a directory: itself, or those below it in the order of the sweep."""
+    """Returns the runs in a directory: itself, or those of the last sweep in it, in its order."""
     if (directory / "config.json").exists():
         return [directory]
     runs = sorted(file.parent for file in directory.glob("*/config.json"))
@@ -105,15 +105,14 @@ def find_runs(directory: Path) -> list[Path]:
             f"{directory} has no config.json, and no directory in it has one; accepted: a run of "
             "pretrain, or a directory of runs such as that of sweep"
         )
-    order = [id for id, _ in summary(directory)]
-    return sorted(runs, key=lambda run: order.index(run.name) if run.name in order else len(order))
+    return [run for run in summary(directory) if run in runs] or runs
 
 
-def summary(directory: Path) -> list[tuple[str, str]]:
-    """Returns id and status of the runs in the `summary.csv` of a sweep; empty without the file."""
+def summary(directory: Path) -> dict[Path, str]:
+    """Returns the status of each run in the `summary.csv` of a sweep; empty without the file."""
     file = directory / "summary.csv"
     lines = csv.DictReader(read_text(file).splitlines() if file.exists() else ())
-    return [(line.get("id") or "", line.get("status") or "") for line in lines]
+    return {directory / (line.get("id") or ""): line.get("status") or "" for line in lines}
 
 
 def _name(path: Path, runs: Sequence[Path]) -> str:

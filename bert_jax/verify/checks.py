@@ -16,7 +16,7 @@ import numpy as np
 
 from bert_jax.config import config_hash, from_json
 from bert_jax.data.passport import check_files, join_passports, passport_fingerprint
-from bert_jax.errors import BertJaxError, CheckpointError, DataError
+from bert_jax.errors import BertJaxError, CheckpointError, DataError, require
 from bert_jax.faults.damage import check_step, position_of, saved_steps
 from bert_jax.faults.run_files import RunResult, read_rows
 from bert_jax.files import parse_json, read_json, read_text
@@ -24,7 +24,7 @@ from bert_jax.runs.evaluation import evaluate_run
 from bert_jax.runs.load import load_run
 from bert_jax.sharding import make_mesh
 from bert_jax.sweeps import table
-from bert_jax.sweeps.gather import Gathered, gather
+from bert_jax.sweeps.gather import Gathered, gather, summary
 from bert_jax.training import checkpoint
 from bert_jax.training.build import assemble
 from bert_jax.training.experiment import Experiment, phases
@@ -107,8 +107,10 @@ def verify_sweep(directory: Path, *, rows: int = 1) -> Iterator[Check]:
     """Yields the checks of the finished runs of a sweep, and of the tables that compare them.
 
     Raises:
-      CheckpointError, ConfigError: see `verify` and `gather`.
+      CheckpointError, ConfigError: see `verify` and `gather`; or not all runs have ended.
     """
+    left = sum(state not in ("done", "failed") for state in summary(directory).values())
+    require(not left, f"the number of unfinished runs in {directory}", left, "0")
     gathered = gather([directory])
     files = table.files_of(gathered.rows)
     yield from _verify_runs(gathered, {directory / k: text for k, text in files.items()}, rows)
@@ -133,9 +135,8 @@ def verify_page(file: Path, *, rows: int = 1) -> Iterator[Check]:
 def _verify_runs(gathered: Gathered, files: Mapping[Path, str], rows: int) -> Iterator[Check]:
     """Yields the checks of the finished runs, and of files with the expected texts."""
     for name, directory in gathered.directories.items():
-        if gathered.results[name]:
-            for check in verify(directory, rows=rows):
-                yield check._replace(subject=f"{name} {check.subject}")
+        for check in verify(directory, rows=rows) if gathered.results[name] else ():
+            yield check._replace(subject=f"{name} {check.subject}")
     for file, text in files.items():
         lines = enumerate(zip_longest(text.splitlines(), read_text(file).splitlines()), start=1)
         different = next((number for number, (ours, theirs) in lines if ours != theirs), 0)
