@@ -1,6 +1,6 @@
 """Config of a fine-tuning: the task, the training and the optimizer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
@@ -16,6 +16,17 @@ FamilyName = Literal[
 ]
 TokenRepresentation = Literal["last", "last4"]
 Representation = Literal[Pooling, TokenRepresentation]
+
+READ_BY: dict[str, tuple[FamilyName, ...]] = {
+    "text_pair": ("classification", "regression", "question_answering", "multiple_choice"),
+    "choice_start": ("multiple_choice",),
+    "labels": ("classification", "tagging", "multiple_choice"),
+    "stride": ("question_answering",),
+    "max_question_length": ("question_answering",),
+    "max_answer_length": ("question_answering",),
+    "no_answer": ("question_answering",),
+}
+"""The families that read a field of `TaskConfig`; every family reads the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +77,10 @@ class TaskConfig:
 
     def __post_init__(self):
         check_bounds(self, "task")
+        for each in fields(self):
+            value, readers = getattr(self, each.name), READ_BY.get(each.name)
+            read = readers is None or self.family in readers or value == each.default
+            require(read, f"task.{each.name}", value, f"{each.default!r} for {self.family}")
         token_task = self.family in ("tagging", "question_answering")
         accepted = get_args(TokenRepresentation if token_task else Pooling)
         words = f"{', '.join(accepted)} for {self.family}"

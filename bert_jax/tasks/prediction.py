@@ -41,7 +41,7 @@ def predict_inputs(model: TaskModel, inputs: Any, *, probabilities: bool = False
     alone = isinstance(inputs, str | tuple | Mapping)
     if not isinstance(inputs, Iterable) or isinstance(inputs, bytes):
         raise DataError(
-            f"inputs is {inputs!r:.60}, a {type(inputs).__name__}; accepted: a text, a tuple, a "
+            f"inputs is {inputs!r:.60} ({type(inputs).__name__}); accepted: a text, a tuple, a "
             "dict, or a list of them"
         )
     given = [inputs] if alone else inputs
@@ -74,7 +74,7 @@ def read_input(model: TaskModel, given: Any, place: str) -> Example:
         if task.family == "tagging":
             accepted += ", a list of tokens"
         raise DataError(
-            f"{place} is {given!r:.60}, a {type(given).__name__}; accepted: {accepted}, or a dict "
+            f"{place} is {given!r:.60} ({type(given).__name__}); accepted: {accepted}, or a dict "
             f"with {', '.join(names)}"
         )
     fields = {n: list(t) if is_tokens else t for n, t in zip(names, texts, strict=True)}

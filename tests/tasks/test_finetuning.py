@@ -687,6 +687,16 @@ def test_similarity_is_learned(write_splits, pretrained, tmp_path):
         ),
         ({"task.dev": "jsonl:{hidden}"}, DataError, "hidden.jsonl:1: label is hidden"),
         ({"task.metric": "pearson"}, ConfigError, "accepted: accuracy, f1.* for classification"),
+        (
+            {"task.no_answer": True},
+            ConfigError,
+            "task.no_answer is True; accepted: False for class",
+        ),
+        (
+            {"task.columns": '["text", "label"]'},
+            ConfigError,
+            r"task.columns is \('text', 'label'\); accepted: \(\) without a set of tsv: or conll:",
+        ),
         ({"task.max_length": 128}, ConfigError, "task.max_length is 128; accepted: at most 64"),
         ({"training.batch_size": 15, "mesh.data": 2}, ConfigError, "training.batch_size"),
     ],

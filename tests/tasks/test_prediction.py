@@ -49,7 +49,8 @@ SETS = {
         [["a", "film."], ["good"] * 20],
     ),
     "question_answering": (
-        {"text": "s", "text_pair": "t", "label": "y", "no_answer": True, "max_question_length": 6},
+        {"text": "s", "text_pair": "t", "label": "y"}
+        | {"no_answer": True, "max_question_length": 6, "stride": 4},
         [
             {"id": "q1", "s": "who ?", "t": "the very good film " * 6, "y": ["good film"]},
             {"id": "q2", "s": "what ?", "t": "a bad play .", "y": []},
@@ -84,7 +85,6 @@ def fine_tuned(pretrained, write_set, tmp_path_factory):
             train=file,
             dev=file,
             max_length=16,
-            stride=4,
             representation="last" if unit == "token" else "pooled",
             **fields,
         )
@@ -208,16 +208,32 @@ def test_the_tags_of_a_text_have_its_characters(fine_tuned):
 @pytest.mark.parametrize(
     ("family", "inputs", "said"),
     [
-        ("classification", 3, "inputs is 3, a int; accepted: a text, a tuple, a dict, or a list"),
-        ("classification", b"a", "inputs is b'a', a bytes; accepted: a text, a tuple"),
-        ("classification", ["a", 3], "input 1 is 3, a int; accepted: a text, or a dict with s$"),
-        ("classification", ("a", "b"), "input 0 is .* a tuple; accepted: a text, or a dict with s"),
-        ("classification", {"text": "a"}, "input 0 is .*, a dict; accepted: a text, or a dict"),
+        (
+            "classification",
+            3,
+            "inputs is 3 \\(int\\); accepted: a text, a tuple, a dict, or a list",
+        ),
+        ("classification", b"a", "inputs is b'a' \\(bytes\\); accepted: a text, a tuple"),
+        ("classification", ["a", 3], "input 1 is 3 \\(int\\); accepted: a text, or a dict with s$"),
+        (
+            "classification",
+            ("a", "b"),
+            "input 0 is .* \\(tuple\\); accepted: a text, or a dict with s",
+        ),
+        ("classification", {"text": "a"}, "input 0 is .* \\(dict\\); accepted: a text, or a dict"),
         ("classification", ["\ud83d"], "input 0: s cannot be read"),
-        ("regression", ["a"], "input 0 is 'a', a str; accepted: a tuple of 2 texts, or a dict wit"),
+        (
+            "regression",
+            ["a"],
+            "input 0 is 'a' \\(str\\); accepted: a tuple of 2 texts, or a dict wit",
+        ),
         ("regression", [("a", None)], "input 0 is .*; accepted: a tuple of 2 texts"),
-        ("tagging", [["a", 3]], "input 0: s is 3, a int; accepted: a text"),
-        ("tagging", [3], "input 0 is 3, a int; accepted: a text, a list of tokens, or a dict with"),
+        ("tagging", [["a", 3]], "input 0: s is 3 \\(int\\); accepted: a text"),
+        (
+            "tagging",
+            [3],
+            "input 0 is 3 \\(int\\); accepted: a text, a list of tokens, or a dict with",
+        ),
         ("question_answering", [{"question": "a"}], "input 0 is .* or a dict with s, t"),
         ("multiple_choice", [("a", "b")], "input 0 is .*; accepted: a tuple of 4 texts, or a dict"),
     ],
@@ -286,7 +302,7 @@ def test_the_command_reads_texts_pairs_and_records(fine_tuned):
         ("{", "line 1: the record is not JSON"),
         (
             "{}",
-            "line 1: the input is {}, a dict; accepted: a tuple of 2 texts, or a dict with s, t",
+            "line 1: the input is {} .dict.; accepted: a tuple of 2 texts, or a dict with s, t",
         ),
         ("a", "line 1: the number of tabs is 0; accepted: two texts with a tab between them"),
         ("a\t ", "line 1: has a blank text beside its tab"),

@@ -63,6 +63,28 @@ def test_a_task_of_pairs_needs_a_model_with_two_segments():
         make_model(pairs, one, CLASSIFICATION, ("no", "yes"))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "family", "reader"),
+    [
+        ("text_pair", "b", "tagging", "classification"),
+        ("choice_start", "b", "classification", "multiple_choice"),
+        ("labels", ("a", "b"), "regression", "classification"),
+        ("stride", 64, "regression", "question_answering"),
+        ("no_answer", True, "tagging", "question_answering"),
+    ],
+)
+def test_a_field_that_the_family_does_not_read_keeps_its_default(field, value, family, reader):
+    def task(of):
+        token = of in ("tagging", "question_answering")
+        representation = "last" if token else "cls"
+        files = {"train": "tsv:a", "dev": "tsv:b"}
+        return TaskConfig(family=of, representation=representation, **files, **{field: value})
+
+    assert getattr(task(reader), field) == value
+    with pytest.raises(ConfigError, match=f"task.{field} is .*; accepted: .* for {family}"):
+        task(family)
+
+
 @pytest.mark.slow
 def test_the_fine_tuning_may_set_dropout_and_predictions_have_none():
     """`training.dropout` sets all three rates, even for an encoder without dropout."""

@@ -50,7 +50,7 @@ class Record(NamedTuple):
                 value.encode("utf-8")  # JSON can hold half of a surrogate pair
         if not isinstance(value, str):
             raise DataError(
-                f"{self.place}: {name} is {value!r:.60}, a {type(value).__name__}; accepted: a text"
+                f"{self.place}: {name} is {value!r:.60} ({type(value).__name__}); accepted: a text"
             )
         return value
 
