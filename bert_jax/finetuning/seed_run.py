@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding
 from rich.progress import Progress
 
@@ -83,7 +84,7 @@ def run_seed(setup: Setup, seed: int, directory: Path, progress: Progress) -> No
         if step not in evaluations:
             continue
         row = {f"train/{name}": value for name, value in merge(window).items()}
-        diverged = diverged_at(window, step)
+        diverged = diverged_at(window, step, state.params)
         window = []
         scores = {} if diverged else evaluate(setup, state.params, dataset.splits["dev"])
         row |= {f"dev/{name}": value for name, value in scores.items()}
@@ -122,16 +123,16 @@ def evaluation_steps(steps: int, training: TaskTrainingConfig) -> set[int]:
     return {math.ceil(i * steps / count) for i in range(1, count + 1)}
 
 
-def diverged_at(window: Sequence[dict[str, Mean]], last: int) -> int | None:
-    """Returns the first step at which the loss or the parameter norm is infinite or nan, if any.
+def diverged_at(window: Sequence[dict[str, Mean]], last: int, params: Any) -> int | None:
+    """Returns the first step whose loss, gradient or parameters are infinite or nan, if any.
 
-    `window` holds the metrics of the steps up to `last`. A step computes its loss before its
-    update, so only the parameter norm shows that the last update failed.
+    `window` holds the metrics of the steps up to `last`; `params` are those after `last`. They can
+    be infinite although the gradient is finite.
     """
     for step, metrics in enumerate(jax.device_get(window), start=last - len(window) + 1):
-        if not all(math.isfinite(metrics[name].total) for name in ("loss", "param_norm")):
+        if not all(math.isfinite(metrics[name].total) for name in ("loss", "grad_norm")):
             return step
-    return None
+    return None if math.isfinite(jax.jit(optax.tree.norm)(params)) else last
 
 
 def evaluate(setup: Setup, params: Any, split: Split) -> dict[str, float]:

@@ -158,6 +158,5 @@ def task_step(
         "loss": loss,
         "grad_norm": Mean(optax.tree.norm(gradients), 1.0),
         "learning_rate": Mean(schedule(state.step), 1.0),
-        "param_norm": Mean(optax.tree.norm(params), 1.0),
     }
     return TrainState(state.step + 1, params, opt_state), metrics

@@ -118,6 +118,21 @@ def learning_rate_schedule(
     return schedule
 
 
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Returns a scaling of the gradient to a norm of at most `max_norm`, by one factor.
+
+    `optax.clip_by_global_norm` divides each element by the norm. Both moments need the quotients,
+    so XLA would store them. TensorFlow's tf.clip_by_global_norm multiplies by a factor, too.
+    """
+
+    @optax.stateless
+    def clip(gradients: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        factor = max_norm / jnp.maximum(optax.tree.norm(gradients), max_norm)
+        return jax.tree.map(lambda gradient: gradient * factor, gradients)
+
+    return clip
+
+
 class AdamMoments(NamedTuple):
     """First and second moments of the gradient: float32, with the shapes of the parameters."""
 
@@ -138,8 +153,7 @@ def scale_by_adam(
     def init(params: optax.Params) -> optax.OptState:
         if bias_correction:
             return corrected.init(params)
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return AdamMoments(zeros, jax.tree.map(jnp.zeros_like, params))
+        return AdamMoments(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
 
     def update(
         updates: optax.Updates,
@@ -250,7 +264,7 @@ def _adamw_or_lamb(config: OptimizerConfig, schedule: optax.Schedule) -> FiniteO
     decays = partial(decay_mask, excludes=config.decay_excludes)
     everything = partial(decay_mask, excludes="nothing")
     transforms = [
-        optax.clip_by_global_norm(config.max_grad_norm),
+        clip_by_global_norm(config.max_grad_norm),
         direction,
         optax.add_decayed_weights(config.weight_decay, mask=decays),
     ]

@@ -514,8 +514,9 @@ def test_a_seed_that_learns_nothing_or_diverges_has_failed(sentiment, pretrained
     with pytest.raises(DivergenceError, match="parameters of every seed became infinite"):
         finetune(infinite, pretrained, tmp_path / "infinite")
     seed = json.loads((tmp_path / "infinite" / "seed-0" / "result.json").read_text())
-    # Update 1 has rate 0, update 2 has rate 1e30, and dev is evaluated after update 6.
-    assert seed == {"seed": 0, "diverged_at_step": 2}
+    # Update 1 has rate 0, update 2 has rate 1e30, so step 3 is the first with an infinite loss. Dev
+    # is evaluated after update 6.
+    assert seed == {"seed": 0, "diverged_at_step": 3}
     (line,) = (tmp_path / "infinite" / "seed-0" / "metrics.jsonl").read_text().splitlines()
     row = json.loads(line)
     assert row["step"] == 6 and row["train/loss"] is None

@@ -4,6 +4,7 @@ test_optim_sources.py compares sequences of updates with published code.
 """
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,22 @@ def test_clip_leaves_a_norm_of_at_most_one(gradient, norm_after):
     # A few float32 roundings of 6e-8 each.
     assert np.linalg.norm(clipped) == pytest.approx(norm_after, rel=1e-6)
     assert clipped[0] / clipped[1] == pytest.approx(0.75, rel=1e-6)
+
+
+@pytest.mark.parametrize("bias_correction", [False, True])
+def test_an_update_stores_the_moments_and_the_parameters_only(bias_correction):
+    """A program that also stores the clipped gradient reads and writes five arrays more."""
+    config = OptimizerConfig(bias_correction=bias_correction)
+    optimizer = make_optimizer(config, learning_rate_schedule(config, steps=20_000))
+    params = {"a": {"kernel": jnp.zeros((300, 500))}}
+
+    def update(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    lowered = jax.jit(update, donate_argnums=(0, 1)).lower(params, optimizer.init(params), params)
+    entry = lowered.compile().as_text().partition("\nENTRY")[2]
+    assert len(re.findall(r"= f32\[300,500\]\S* (?!parameter)", entry)) == 3
 
 
 def test_rate_rises_to_the_end_of_the_warm_up_jumps_and_falls_to_zero():
