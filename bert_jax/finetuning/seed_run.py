@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
 from rich.progress import Progress
 
@@ -26,6 +25,7 @@ from bert_jax.tasks.families import batches
 from bert_jax.tasks.families.batches import LENGTH_STEP, padded_length
 from bert_jax.tasks.families.family import Row, TaskBatch
 from bert_jax.tasks.prediction import batch_outputs, row_outputs
+from bert_jax.tasks.state import norm_of
 from bert_jax.training.checkpoint import save_params
 from bert_jax.training.metrics import Mean, merge
 from bert_jax.training.state import TrainState, random_stream
@@ -132,7 +132,7 @@ def diverged_at(window: Sequence[dict[str, Mean]], last: int, params: Any) -> in
     for step, metrics in enumerate(jax.device_get(window), start=last - len(window) + 1):
         if not all(math.isfinite(metrics[name].total) for name in ("loss", "grad_norm")):
             return step
-    return None if math.isfinite(jax.jit(optax.tree.norm)(params)) else last
+    return None if math.isfinite(norm_of(params)) else last
 
 
 def evaluate(setup: Setup, params: Any, split: Split) -> dict[str, float]:

@@ -22,6 +22,9 @@ from bert_jax.training.state import TrainState, state_sharding
 
 OUTPUT, POOLER = "output", "pooler"
 
+norm_of = jax.jit(optax.tree.norm)
+"""The norm of all parameters together."""
+
 
 def make_model(
     config: FineTuningConfig, encoder: BertConfig, family: Family, labels: Labels
