@@ -20,6 +20,7 @@ from bert_jax.data.tokenizers.files import tokenizer_from_json
 from bert_jax.errors import CheckpointError, located, require
 from bert_jax.faults.damage import check_step, choose_step
 from bert_jax.interop.huggingface import read_huggingface
+from bert_jax.interop.names import TASK_CLASSES, task_names
 from bert_jax.interop.source import Source, check_vocabulary
 from bert_jax.interop.tensor_files import WEIGHTS, weights_file
 from bert_jax.interop.tensorflow import checkpoint_prefix, read_google
@@ -29,6 +30,8 @@ from bert_jax.models.config import TaskHeadConfig
 from bert_jax.models.task import BertForTask, example_ids
 from bert_jax.runs import fine_tuned
 from bert_jax.runs.run import Run
+from bert_jax.tasks.families.registry import FAMILIES
+from bert_jax.tasks.state import make_model
 from bert_jax.training import checkpoint
 from bert_jax.training.initial import flatten_params
 from bert_jax.training.manager import CheckpointManager, reading
@@ -70,8 +73,8 @@ def load_run(
       TemporaryError: gs:// does not answer.
     """
     environment.configure_jax()
-    names = isinstance(allow, Collection) and not isinstance(allow, str)
-    require(names, "allow", allow, "a list of names", error=CheckpointError)
+    accepted = isinstance(allow, list | tuple | set)
+    require(accepted, "allow", allow, "a list of names", error=CheckpointError)
     whole = isinstance(path, str | os.PathLike) and str(path)
     require(whole, "the path of a run", path, "the path of a directory", error=CheckpointError)
     path = open_path(path, name="the path of a run")
@@ -131,9 +134,7 @@ def _open_run(
                 model, inputs = BertForTask(encoder, head), example_ids()
         abstract = abstract_params(model, SingleDeviceSharding(_cpu()), *inputs)
         params = _read_params(manager, abstract, step=step)
-    fine_tuning, threshold = None, None
-    if stored.head:
-        fine_tuning, threshold = fine_tuned.read_fine_tuning(path)
+    tuned = fine_tuned.read_fine_tuning(path) if stored.head else (None, None)
     return Run(
         path=path,
         step=step,
@@ -142,8 +143,8 @@ def _open_run(
         params=params,
         tokenizer=tokenizer,
         passport=stored.passport,
-        fine_tuning=fine_tuning,
-        threshold=threshold,
+        fine_tuning=tuned[0],
+        threshold=tuned[1],
     )
 
 
@@ -167,9 +168,10 @@ def _read_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any
             spec["fill_missing_data_reads"] = False  # a missing part is an error, not zeros
             stored = tensorstore.open(spec, context=context).result()
             # jax uses the memory of an array that starts at a multiple of 64 bytes without a copy.
-            memory = np.empty(leaf.size + 16, np.float32)
-            start = -memory.ctypes.data % 64 // 4
-            array = memory[start : start + leaf.size].reshape(leaf.shape)
+            size = leaf.size * leaf.dtype.itemsize
+            memory = np.empty(size + 64, np.uint8)
+            start = -memory.ctypes.data % 64
+            array = memory[start : start + size].view(leaf.dtype).reshape(leaf.shape)
             tensorstore.array(array).write(stored).result()
             arrays[name] = jax.device_put(array, leaf.sharding)
     return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in leaves])
@@ -181,10 +183,20 @@ def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
     Raises:
       CheckpointError: a tensor is missing or unknown and `allow` does not name it, or does not fit.
     """
-    model = BertForPretraining(source.config)
-    abstract = abstract_params(model, SingleDeviceSharding(_cpu()))
+    model, inputs, fine_tuning, threshold = BertForPretraining(source.config), (), None, None
+    if (path / fine_tuned.FILE).exists():
+        fine_tuning, threshold = fine_tuned.read_fine_tuning(path)
+        assert fine_tuning is not None
+        family, labels = fine_tuning.task.family, fine_tuning.task.labels
+        model = make_model(fine_tuning, source.config, FAMILIES[family], labels)
+        task = TASK_CLASSES[family]
+        if task.representation != "pooled":  # the class has no pooler, so the export has none
+            allow = (*allow, "bert/pooler")
+        names = task_names(task._replace(representation="pooled"))
+        inputs, source = example_ids(), source._replace(names=names)
+    abstract = abstract_params(model, SingleDeviceSharding(_cpu()), *inputs)
     shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
-    initialize = partial(_initialize, model)
+    initialize = partial(_initialize, model, inputs)
     with located(path):
         arrays, loading = to_parameters(source, shapes, initialize=initialize, allow=allow)
     params = jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in shapes])
@@ -196,6 +208,8 @@ def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
         params=jax.device_put(params, _cpu()),
         tokenizer=source.tokenizer,
         loading=loading,
+        fine_tuning=fine_tuning,
+        threshold=threshold,
     )
 
 
@@ -204,11 +218,11 @@ def _cpu() -> Any:
     return jax.local_devices(backend="cpu")[0]
 
 
-def _initialize(model: BertForPretraining, paths: Collection[str]) -> dict[str, np.ndarray]:
+def _initialize(model: Any, inputs: Any, paths: Collection[str]) -> dict[str, np.ndarray]:
     """Returns random initial values for the parameters in `paths`, drawn with seed 0."""
 
     def initialize() -> dict[str, jax.Array]:
-        params = flatten_params(unboxed_params(model, 0))
+        params = flatten_params(unboxed_params(model, 0, *inputs))
         return {path: params[path] for path in paths}
 
     with jax.default_device(_cpu()):

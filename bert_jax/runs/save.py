@@ -1,5 +1,6 @@
 """Writes an opened model in the format of bert_jax or Hugging Face."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,9 @@ def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"
         parameters = {path: np.asarray(leaf) for path, leaf in flatten_params(run.params).items()}
         config, tokenizer = run.model.config, run.tokenizer
         write_huggingface(directory, parameters, config=config, tokenizer=tokenizer, head=head)
+        if run.fine_tuning and head:
+            task = replace(run.fine_tuning.task, labels=head.labels)
+            write_fine_tuning(directory, replace(run.fine_tuning, task=task), run.threshold)
         return
     checkpoint.save_params(
         directory,

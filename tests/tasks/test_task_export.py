@@ -1,6 +1,7 @@
 """A fine-tuned model is exported under the names of transformers' task classes."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,7 +14,9 @@ from bert_jax.models.config import TaskHeadConfig
 from bert_jax.models.task import BertForTask
 from bert_jax.runs.load import load_run
 from bert_jax.runs.save import save_run
+from bert_jax.tasks.config import FineTuningConfig, TaskConfig
 from bert_jax.training.checkpoint import save_params
+from bert_jax.training.initial import flatten_params
 
 # Class, output layer, representation and pooler: models/bert/modeling_bert.py, transformers 5.23.0.
 CLASSES = {
@@ -26,8 +29,8 @@ CLASSES = {
 
 
 def fine_tuned(family, pretrained, directory, representation):
-    labels = ("no", "yes") if family in ("classification", "tagging") else ()
-    outputs = {"question_answering": 2}.get(family, len(labels) or 1)
+    labels = ("no", "yes") if family in ("classification", "tagging", "multiple_choice") else ()
+    outputs = {"question_answering": 2, "multiple_choice": 1}.get(family, len(labels) or 1)
     unit = "token" if family in ("tagging", "question_answering") else "text"
     head = TaskHeadConfig(
         family=family, labels=labels, outputs=outputs, unit=unit, representation=representation
@@ -71,6 +74,33 @@ def test_tensors_have_the_names_of_the_task_class(family, pretrained, tmp_path):
     np.testing.assert_array_equal(
         again.params["bert"]["embeddings"]["token"], run.params["bert"]["embeddings"]["token"]
     )
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_an_exported_model_predicts_as_before(family, pretrained, tmp_path):
+    representation, pair = CLASSES[family][2], ("a", "b")
+    fields = {"train": "tsv:t", "dev": "tsv:d", "representation": representation}
+    of_family = {
+        "multiple_choice": {"text_pair": "b,c"},
+        "question_answering": {"text_pair": "passage", "max_question_length": 8},
+    }
+    fields |= of_family.get(family, {})
+    task = TaskConfig(family=family, max_length=32, **fields)
+    run = fine_tuned(family, pretrained, tmp_path / "run", representation)
+    run = replace(run, fine_tuning=FineTuningConfig(task=task), threshold=0.5)
+    (tmp_path / "hf").mkdir()
+    save_run(run, tmp_path / "hf", to="huggingface")
+    again = load_run(tmp_path / "hf")
+    assert again.model.head.labels == run.model.head.labels and again.threshold == 0.5
+    assert replace(again.fine_tuning.task, labels=()) == task
+    before, after = flatten_params(run.params), flatten_params(again.params)
+    apart = {name for name in before if not np.array_equal(before[name], after[name])}
+    has_pooler = CLASSES[family][3]
+    assert apart <= (set() if has_pooler else {"bert/pooler/dense/kernel"})
+    assert bool(again.loading.missing) != has_pooler
+    inputs = {"question_answering": [pair], "multiple_choice": [("a", "b", "c")]}
+    given = inputs.get(family, ["the people"])
+    assert again.predict(given) == run.predict(given)
 
 
 def test_a_fine_tuned_model_is_copied_with_its_head(pretrained, tmp_path):
