@@ -112,6 +112,8 @@ def test_the_attention_map_names_queries_and_keys(run, encoded):
     np.testing.assert_array_equal(axes.get_images()[0].get_array(), attention.probabilities[1, 0])
     with pytest.raises(ConfigError, match="head is 9; accepted: 0 to 3"):
         attention.plot(0, 9)
+    long = encoding.Attention(200 * attention.tokens[:1], np.zeros((1, 1, 200, 200), np.float32))
+    assert long.plot(0, 0).figure.get_figwidth() == 30  # inches; a picture of 512 tokens took 1 GB
 
 
 def test_bits_per_character_are_those_of_all_texts_together(run):

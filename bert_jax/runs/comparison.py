@@ -75,10 +75,8 @@ def compare(
     for name, run in zip(("run_a", "run_b"), runs, strict=True):
         require(isinstance(run, Run), name, run, "an opened run", error=CheckpointError)
     names = _names(runs)
-    configs = [run.config for run in runs]
-    prefix = ""
-    if None in configs:
-        configs, prefix = [run.model.config for run in runs], "model."
+    prefix = "" if run_a.config and run_b.config else "model."
+    configs = [run.model.config if prefix else run.config for run in runs]
     differing = {prefix + name: values for name, values in diff(*configs).items()}
     of_config = [(name, *map(_shown, values)) for name, values in differing.items()]
     about = [describe(run) | {"experiment": chosen_experiment(run)} for run in runs]
@@ -100,12 +98,8 @@ def compare(
 
 def _names(runs: Sequence[Run]) -> tuple[str, str]:
     """Returns the shortest of three names that tells the runs apart."""
-    for name in (
-        lambda run: run.path.name,
-        lambda run: str(run.path),
-        lambda run: f"{run.path}, step {run.step}",
-    ):
-        first, second = map(name, runs)
+    for name in ("{0.path.name}", "{0.path}", "{0.path}, step {0.step}"):
+        first, second = map(name.format, runs)
         if first != second:
             return first, second
     return f"{first} (1)", f"{second} (2)"

@@ -75,7 +75,7 @@ class Attention:
         import matplotlib.pyplot as plt
 
         pieces, numbers = [token.piece for token in self.tokens], range(len(self.tokens))
-        axes = axes or plt.subplots(figsize=(1 + 0.3 * len(pieces),) * 2)[1]
+        axes = axes or plt.subplots(figsize=(min(1 + 0.3 * len(pieces), 30),) * 2)[1]
         axes.imshow(self.probabilities[layer, head], vmin=0, vmax=1, cmap="Blues")
         axes.set_xticks(numbers, pieces, rotation=90)
         axes.set_yticks(numbers, pieces)
@@ -120,11 +120,7 @@ def encode(
 
 
 def encode_texts(model: TextModel, texts: Sequence[Text], *, truncate: bool = False) -> list[Pair]:
-    """Returns the ids of texts or pairs.
-
-    Raises:
-      DataError: a text has more tokens than the model has positions. The message gives its index.
-    """
+    """Returns the ids of texts or pairs. Raises DataError as `encode` does."""
     return inference.encode_each(partial(_pair, model, truncate=truncate), zip(texts, strict=True))
 
 

@@ -100,12 +100,11 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
             f"a pair of texts needs 2 segments, and model.num_segments is {segments}; accepted: "
             "single texts"
         )
-    separators = 2 if b else int(model.single_text_separator)
-    over = 1 + len(a) + len(b) + separators - limit
+    over = 1 + len(a) + len(b) + (2 if b else model.single_text_separator) - limit
     if over > 0 and not truncate:
         raise DataError(
             f"the text has {limit + over} tokens with [CLS] and [SEP]; accepted: at most "
-            f"model.max_positions, {limit}, or truncation"
+            f"model.max_positions, {limit}, or truncate=True"
         )
     if model.trained_length and model.trained_length < min(limit + over, limit):
         _warn_of_untrained_positions(model.trained_length)
@@ -125,9 +124,7 @@ def _warn_of_untrained_positions(trained: int) -> None:
 
 
 def as_list(given: Any, *, name: str = "texts", pairs: bool = False) -> list[Any]:
-    """Returns a text, or the items of a list, array or the like, as a list.
-
-    With `pairs`, a tuple is a pair of texts. Without, it is a list.
+    """Returns a text, or the items of a list, as a list. With `pairs`, a tuple is a pair of texts.
 
     Raises:
       DataError: `given` is something else. A dict or a set is no list of texts.

@@ -21,10 +21,8 @@ PIPELINES = {
     "classification": "text-classification",
     "regression": "text-classification",
     "tagging": "token-classification",
-    "question_answering": "question-answering",
-    "multiple_choice": "multiple-choice",
 }
-"""The hub's name for the use of a model of each family. That of a pretrained model is fill-mask."""
+"""The hub's names of the uses of fine-tuned models. Other families have the hub's names."""
 
 
 def model_card(run: Run, name: str) -> str:
@@ -45,7 +43,8 @@ def model_card(run: Run, name: str) -> str:
     task = f" fine-tuned for {head.family}" if head else ""
     plural = "s" if config.num_layers > 1 else ""
     count = num_parameters(run.params, config)
-    pipeline = PIPELINES[head.family] if head else "fill-mask"
+    family = head.family if head else "fill-mask"
+    pipeline = PIPELINES.get(family, family.replace("_", "-"))
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags: [bert, bert_jax]\n"
         f"{language}---\n\n# {name}\n\n"

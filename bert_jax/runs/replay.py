@@ -43,11 +43,9 @@ class Row(NamedTuple):
 
     def __str__(self) -> str:
         """Returns the pieces, with each prediction as {shown -> label}, and the pair labels."""
-        labels = {one.position: one.label for one in self.masked}
-        marked = (
-            f"{{{piece} -> {labels[position]}}}" if position in labels else piece
-            for position, piece in enumerate(self.pieces)
-        )
+        marked = list(self.pieces)
+        for position, shown, label in self.masked:
+            marked[position] = f"{{{shown} -> {label}}}"
         return " ".join([*marked, *(f"({pair})" for pair in self.pairs)])
 
 
