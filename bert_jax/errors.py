@@ -63,6 +63,18 @@ def require(
 
 
 @contextlib.contextmanager
+def needing(what: str, extra: str, *, error: type[BertJaxError] = DataError) -> Iterator[None]:
+    """Raises `error` if the body cannot import a library that `what` needs.
+
+    `extra` is the extra of bert_jax that installs the library.
+    """
+    try:
+        yield
+    except ImportError as problem:
+        raise error(f"{what} needs {problem.name}: pip install -e '.[{extra}]'") from problem
+
+
+@contextlib.contextmanager
 def located(where: str | Path) -> Iterator[None]:
     """Puts `where`, such as a file or the line of a text, before the message of a BertJaxError."""
     try:

@@ -37,7 +37,7 @@ from absl import flags
 
 from bert_jax import command, environment
 from bert_jax.config.paths import open_path
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, needing
 
 if TYPE_CHECKING:
     from bert_jax.data.tokenizers.files import Tokenizer
@@ -135,10 +135,8 @@ def _audit(directory: str) -> None:
     for name in ("experiment", "set", "on_bad_record", *preparing):
         if FLAGS[name].present:
             raise ConfigError(f"--audit={directory} with --{name}; accepted: --audit alone")
-    try:
+    with needing("--audit", "audit", error=ConfigError):
         from bert_jax.audit.page import write_page
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--audit needs {error.name}: pip install -e '.[audit]'") from error
     audit = write_page(directory)
     _print_splits(directory, audit.passport)
     if audit.shortcut:
@@ -161,34 +159,33 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
     from bert_jax.data.tokenizers.sentencepiece import SentencePiece
     from bert_jax.data.tokenizers.wordpiece import WordPiece
 
-    data, given = experiment.data, f"--vocabulary={FLAGS.vocabulary}"
-    file = data.tokenizer.removeprefix("file:")
-    if file != data.tokenizer:
-        if FLAGS.vocabulary:
+    data, vocabulary = experiment.data, FLAGS.vocabulary
+    given, suffix = f"--vocabulary={vocabulary}", Path(vocabulary or "").suffix
+    if data.tokenizer_kind == "huggingface":
+        if vocabulary:
             raise ConfigError(
                 f"{given} with data.tokenizer {data.tokenizer!r}; accepted: one of both"
             )
         given = f"data.tokenizer={data.tokenizer}"
-    elif not FLAGS.vocabulary:
+        tokenizer = HuggingFace.from_file(data.tokenizer.removeprefix("file:"))
+    elif not vocabulary:
         return None
-    if Path(FLAGS.vocabulary or "").suffix == ".json":
+    elif suffix == ".json":
         raise ConfigError(
             f"{given} is a .json file; accepted: a vocab.txt, a SentencePiece model that ends in "
-            f".model, or --set data.tokenizer=file:{FLAGS.vocabulary}"
+            f".model, or --set data.tokenizer=file:{vocabulary}"
         )
-    if Path(FLAGS.vocabulary or "").suffix == ".model" and data.tokenizer != "sentencepiece":
+    elif data.tokenizer == "sentencepiece":
+        tokenizer = SentencePiece.from_model_file(vocabulary)
+    elif suffix == ".model":
         raise ConfigError(
             f"{given} is a SentencePiece model and "
             f"data.tokenizer is {data.tokenizer!r}; accepted: --set data.tokenizer=sentencepiece, "
             "or a vocab.txt"
         )
-    if file != data.tokenizer:
-        tokenizer = HuggingFace.from_file(file)
-    elif data.tokenizer == "sentencepiece":
-        tokenizer = SentencePiece.from_model_file(FLAGS.vocabulary)
     else:
         tokenizer = WordPiece.from_vocabulary_file(
-            FLAGS.vocabulary,
+            vocabulary,
             lower_case=data.lower_case,
             strip_accents=data.strip_accents,
             max_word_length=data.max_word_length,

@@ -110,7 +110,7 @@ def test_a_given_model_gives_the_same_data(sentencepiece_experiment, tmp_path):
     model.write_text("[PAD]\n[UNK]\n")
     assert_one_line(
         prepare(sentencepiece_experiment, tmp_path, *arguments),
-        "given.model: 12 bytes are no SentencePiece model",
+        "given.model: a model of 12 bytes cannot be read",
     )
     assert not list((tmp_path / "other").glob("*.array_record"))
 

@@ -124,17 +124,11 @@ def read_config(file: Path) -> ModernConfig:
       DataError: the file cannot be read or is not a JSON object.
     """
     given = read_json(file)
-    source.check_fixed(given, FIXED, file)
+    source.check_fixed(given, FIXED | {"hidden_activation": "gelu"}, file)
     defaults = {theirs: getattr(ModernConfig, ours) for ours, theirs in FIELDS.items()}
     values = defaults | _layers_of(given, file) | given
-    if (dropout := values.get("embedding_dropout", 0.0)) != values["mlp_dropout"]:
-        raise CheckpointError(
-            f"{file}: embedding_dropout is {dropout!r:.60}; accepted: {values['mlp_dropout']!r}, "
-            "as mlp_dropout"
-        )
-    named = values.get("hidden_activation", "gelu")
-    if named != source.ACTIVATIONS["gelu_erf"][0]:
-        raise CheckpointError(f"{file}: hidden_activation is {named!r:.60}; accepted: 'gelu'")
+    one_rate = {"embedding_dropout": values["mlp_dropout"]}
+    source.check_fixed({"embedding_dropout": 0.0} | values, one_rate, file)
     return source.make_config(ModernConfig, values, FIELDS, file)
 
 
@@ -145,10 +139,7 @@ def _layers_of(given: Mapping[str, Any], file: Path) -> dict[str, Any]:
     for kind, name in (("full_attention", "global"), ("sliding_attention", "local")):
         rope = ropes.get(kind) if isinstance(ropes, dict) else None
         if isinstance(rope, dict):
-            if rope.get("rope_type", "default") != "default":
-                raise CheckpointError(
-                    f"{file}: rope_type is {rope['rope_type']!r:.60}; accepted: default"
-                )
+            source.check_fixed(rope, {"rope_type": "default"}, file)
             if "rope_theta" in rope:
                 found[f"{name}_rope_theta"] = rope["rope_theta"]
     if isinstance(kinds, list):

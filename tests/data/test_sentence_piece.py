@@ -217,8 +217,8 @@ def test_saving_and_pickling_preserve_the_tokenizer(tokenizer, tmp_path, sentenc
         ({"lower_case": None}, "lower_case is None; accepted: its model's, (True|False)"),
         ({"model": "!"}, "model is not base64"),
         ({"model": 7}, "model is not base64"),
-        ({"model": ""}, "0 bytes are no SentencePiece model"),
-        ({"model": base64.b64encode(b"no model").decode()}, "8 bytes are no SentencePiece model"),
+        ({"model": ""}, "a model of 0 bytes cannot be read"),
+        ({"model": base64.b64encode(b"no model").decode()}, "a model of 8 bytes cannot be read"),
         ({"pieces": []}, "has fields .*pieces"),
     ],
 )
@@ -234,7 +234,7 @@ def test_the_error_names_a_file_that_is_not_a_model(tmp_path):
     path = tmp_path / "vocab.txt"
     for content in (b"", b"[PAD]\n[UNK]\n", train_model()[:-7]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"vocab\.txt: \d+ bytes are no SentencePiece model"):
+        with pytest.raises(DataError, match=r"vocab\.txt: a model of \d+ bytes cannot be read"):
             SentencePiece.from_model_file(path)
 
 

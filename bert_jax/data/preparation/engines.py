@@ -15,7 +15,7 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Literal, Protocol
 
-from bert_jax.errors import DataError, UnfinishedError
+from bert_jax.errors import DataError, UnfinishedError, needing
 from bert_jax.files import write_atomically
 
 
@@ -101,16 +101,11 @@ def _start_worker() -> None:
 def _run_on_beam(
     tasks: Sequence[Task], *, workers: int, options: Sequence[str]
 ) -> Iterator[tuple[int, dict]]:
-    try:
+    with needing("--engine=beam, in an environment of its own,", "beam"):
         import apache_beam as beam  # pyright: ignore[reportMissingImports]
         from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
             PipelineOptions,
         )
-    except ImportError as error:
-        raise DataError(
-            "--engine=beam needs Apache Beam, in an environment of its own: "
-            "pip install -e '.[beam]'"
-        ) from error
     if not tasks:
         return
     if not any(option.startswith("--runner") for option in options):

@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 
 from bert_jax.data.sources.base import MAX_DOCUMENT_BYTES, ByteRange, too_long
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, needing
 from bert_jax.files import parsing, read_bytes
 
 MAX_LINE_BYTES = 2 * MAX_DOCUMENT_BYTES
@@ -84,10 +84,8 @@ def list_files(pattern: str, *, spec: str) -> list[tuple[str, int]]:
 
 def _pin_revision(url: str) -> str:
     """Returns a URL of the Hugging Face Hub with the commit of its revision."""
-    try:
+    with needing(url, "hub"):
         from huggingface_hub import HfApi, HfFileSystem
-    except ImportError as error:
-        raise DataError(f"{url} needs huggingface_hub: pip install -e '.[hub]'") from error
     with parsing(url, accepted="hf://datasets/OWNER/NAME[@REVISION]/PATH that the hub has"):
         named: Any = HfFileSystem().resolve_path(url)
         info = HfApi().repo_info(named.repo_id, repo_type="dataset", revision=named.revision)
@@ -123,10 +121,8 @@ def _unpack(stream: io.BufferedReader, path: str) -> io.BufferedReader:
     if kind is None:
         return stream
     if kind == "zst":
-        try:
+        with needing(path, "corpora"):
             import pyarrow
-        except ImportError as error:
-            raise DataError(f"{path} needs pyarrow: pip install -e '.[corpora]'") from error
         unpacked = pyarrow.CompressedInputStream(stream, "zstd")
     else:
         unpacked = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind](stream)

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from bert_jax.data.sources.base import ByteRange, CorpusFile, Document
 from bert_jax.data.sources.files import LARGEST_RATIO, SMALL, open_file
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, needing
 from bert_jax.files import parsing
 
 _ACCEPTED = "a whole Parquet file"
@@ -42,10 +42,8 @@ def open_parquet(stream: BinaryIO, path: str, size: int) -> Any:
     Raises:
       DataError: pyarrow is not installed, or the file is damaged.
     """
-    try:
+    with needing(path, "corpora"):
         from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"{path} needs pyarrow: pip install -e '.[corpora]'") from error
     with parsing(path, accepted=_ACCEPTED):
         # There is no read-ahead, because a row group may be larger than memory.
         file = parquet.ParquetFile(stream, pre_buffer=False)

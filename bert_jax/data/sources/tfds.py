@@ -14,7 +14,7 @@ from typing import Any
 
 from bert_jax.data.sources.base import ByteRange, CorpusFile, CorpusSource, Document
 from bert_jax.data.sources.files import open_raw
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, needing
 from bert_jax.files import parsing
 
 _RECORDS_AT_ONCE = 64
@@ -114,10 +114,8 @@ def _files_of(directory: str, *, split: str, field: str, spec: str) -> tuple[Tfd
 
 def _directory_of(name: str, *, spec: str) -> str:
     """Returns the directory of a prepared dataset. The embedded corpus is prepared if needed."""
-    try:
+    with needing(spec, "corpora"):
         import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DataError(f"{spec} needs TFDS: pip install -e '.[corpora]'") from error
     if os.path.isdir(name):
         return name
     from bert_jax.data.sources.sotu_builder import Sotu

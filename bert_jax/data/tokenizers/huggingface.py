@@ -25,7 +25,7 @@ from bert_jax.data.tokenizers.base import (
     Tokenizer,
     starts_word,
 )
-from bert_jax.errors import DataError, located
+from bert_jax.errors import DataError, located, needing
 from bert_jax.files import parsing, read_json
 
 SPECIAL_NAMES = {
@@ -143,13 +143,8 @@ class HuggingFace(Tokenizer):
         return self._open(content | {"pre_tokenizer": json.loads(said)})
 
     def _open(self, content: dict[str, Any]) -> Any:
-        try:
+        with needing("a tokenizer.json", "tokenizers"):
             import tokenizers
-        except ModuleNotFoundError as error:
-            raise DataError(
-                "a tokenizer.json needs the tokenizers library; accepted: pip install -e "
-                "'.[tokenizers]', or data.tokenizer wordpiece or sentencepiece"
-            ) from error
         names = set(self.special_names.values())
         model, added = content["model"], content.get("added_tokens") or []
         if model.get("dropout"):

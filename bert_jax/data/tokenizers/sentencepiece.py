@@ -134,12 +134,7 @@ class SentencePiece(Tokenizer):
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
         processor = sentencepiece.SentencePieceProcessor()
-        try:
-            processor.load_from_serialized_proto(self.model)
-        except RuntimeError as error:
-            raise DataError(
-                f"{len(self.model)} bytes are no SentencePiece model; accepted: a whole .model file"
-            ) from error
+        processor.load_from_serialized_proto(self.model)
         return processor
 
     @cached_property
