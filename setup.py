@@ -19,7 +19,7 @@ setup(
     packages=find_packages(include=["bert_jax", "bert_jax.*"]),
     package_data={
         "bert_jax.audit": ["*.html"],
-        "bert_jax.data": ["embedded/*"],
+        "bert_jax.data": ["embedded/*", "languages.txt"],
         "bert_jax.new": ["*.txt"],
         "bert_jax.planning": ["*.txtpb"],
         "bert_jax.sweeps": ["page.html", "page.js"],
