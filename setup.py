@@ -41,6 +41,7 @@ setup(
         "numpy>=2",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "protobuf>=5",
         "rich>=14",
         "safetensors>=0.5",
         "scipy>=1.14",

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import google_crc32c
 import ml_dtypes
 import numpy as np
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from bert_jax.data.tokenizers.wordpiece import WordPiece
 from bert_jax.errors import CheckpointError
@@ -166,6 +168,18 @@ def _entry(value: bytes) -> _Entry:
     )
 
 
+def protobuf_fields(message: bytes) -> dict[int, list]:
+    """Returns the values of each field number: integers, or the bytes of nested messages.
+
+    Raises:
+      DecodeError: the message is damaged.
+    """
+    fields: dict[int, list] = {}
+    for field in UnknownFieldSet(Empty.FromString(message)):
+        fields.setdefault(field.field_number, []).append(field.data)
+    return fields
+
+
 # ---- LevelDB's table -----------------------------------------------------------------------------
 
 
@@ -213,34 +227,6 @@ def _read_block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes,
         start += fresh
         yield key, block[start : start + length]
         start += length
-
-
-# ---- Protocol buffers ----------------------------------------------------------------------------
-
-
-def protobuf_fields(message: bytes) -> dict[int, list]:
-    """Returns the values of each field number: integers, or the bytes of nested messages."""
-    fields: dict[int, list] = {}
-    start = 0
-    while start < len(message):
-        tag, start = _varint(message, start)
-        kind = tag & 7
-        if kind == 0:
-            value, start = _varint(message, start)
-        elif kind in (1, 5):
-            width = 8 if kind == 1 else 4
-            value = int.from_bytes(message[start : start + width], "little")
-            start += width
-        elif kind == 2:
-            length, start = _varint(message, start)
-            value = message[start : start + length]
-            start += length
-        else:
-            raise ValueError(f"a field has the unknown wire type {kind}")
-        fields.setdefault(tag >> 3, []).append(value)
-    if start != len(message):
-        raise ValueError("a message is cut short")
-    return fields
 
 
 def _varint(content: bytes, start: int) -> tuple[int, int]:
