@@ -251,19 +251,10 @@ def whole_rows(table: jax.Array, names: tuple[str, str], rules: ShardingRules | 
     return constrain(table, (names[0], None), rules)
 
 
-def _whole_rows_forward(
-    table: jax.Array, names: tuple[str, str], rules: ShardingRules | None
-) -> tuple[jax.Array, None]:
-    return whole_rows(table, names, rules), None
-
-
-def _whole_rows_backward(
-    names: tuple[str, str], rules: ShardingRules | None, _: None, gradient: jax.Array
-) -> tuple[jax.Array]:
-    return (constrain(gradient, names, rules),)
-
-
-whole_rows.defvjp(_whole_rows_forward, _whole_rows_backward)
+whole_rows.defvjp(
+    lambda table, names, rules: (whole_rows(table, names, rules), None),
+    lambda names, rules, _, gradient: (constrain(gradient, names, rules),),
+)
 
 
 def _product(axes: MeshAxis) -> str:

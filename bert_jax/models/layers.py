@@ -46,10 +46,6 @@ def product(
     return jnp.einsum("bsi,io->bso", x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
-def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return product(x, kernel), (x, kernel)
-
-
 def _product_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     gradient = gradient.astype(x.dtype)
@@ -59,7 +55,7 @@ def _product_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[
     return to_x.astype(x.dtype), kernel_gradient(x, gradient, kernel.dtype)
 
 
-product.defvjp(_product_forward, _product_backward)
+product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
 
 
 class Dense(nn.Module):
