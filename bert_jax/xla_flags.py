@@ -50,7 +50,6 @@ FLAGS = (
         f"DENSE_VMEM_LIMIT_FLAG (98304) in {MAXTEXT}",
     ),
 )
-
 """All flags of bert_jax. GPUs need none.
 
 https://docs.jax.dev/en/latest/gpu_performance_tips.html recommends

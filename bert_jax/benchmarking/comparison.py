@@ -47,8 +47,6 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str
 """Makes glibc keep freed memory. An update of torch on a CPU is otherwise up to eight times as
 slow. `cpu.keep_freed_memory` does this for our side."""
 
-NO_VARIABLES: Mapping[str, str] = {}
-
 MOVED = 0.05
 """A ceiling that changes by more than this share makes the comparison doubtful."""
 
@@ -105,7 +103,7 @@ def request_of(experiment: Experiment, directory: Path, *, weights: Path | None 
 
 
 def run_side(
-    module: str, *arguments: Any, environment: Mapping[str, str] = NO_VARIABLES
+    module: str, *arguments: Any, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Runs `ours` or `peer` in a new process. Returns the JSON that it prints.
 
@@ -119,7 +117,7 @@ def run_side(
     kept = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     result = subprocess.run(
         [sys.executable, "-m", *command],
-        env=kept | (ALLOCATOR if module == "peer" else {}) | dict(environment),
+        env=kept | (ALLOCATOR if module == "peer" else {}) | dict(environment or {}),
         capture_output=True,
         text=True,
         check=False,
@@ -184,16 +182,7 @@ def compare(
                 f"warning: the ceiling of {name} moved from {first / 1e9:.0f} to "
                 f"{last / 1e9:.0f} GFLOP/s, so the machine was not quiet"
             )
-    return summary(experiment, results, measured)
-
-
-def summary(
-    experiment: Experiment,
-    results: Mapping[str, list[dict[str, Any]]],
-    measured: Mapping[str, list[float]],
-) -> dict[str, Any]:
-    """Returns the ratios beside everything that was measured."""
-    ours, data = results[OURS], experiment.data
+    data = experiment.data
     return {
         "format_version": FORMAT_VERSION,
         "model": config.to_json(experiment)["model"],
@@ -201,9 +190,9 @@ def summary(
         "length": data.sequence_length,
         "predictions": data.masking.max_predictions,
         "model_flops": model_flops(experiment),
-        "ceilings": dict(measured),
-        "sides": dict(results),
-        "ratios": {form: ratios(ours, results[form], measured) for form in results if form != OURS},
+        "ceilings": measured,
+        "sides": results,
+        "ratios": {form: ratios(results[OURS], results[form], measured) for form in FORMS},
     }
 
 

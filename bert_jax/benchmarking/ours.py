@@ -36,9 +36,7 @@ class CompiledUpdate(NamedTuple):
     """Number of programs that XLA compiled for the update."""
 
 
-def compile_update(
-    experiment: Any, *, report: Callable[[str], None] = lambda line: None
-) -> CompiledUpdate:
+def compile_update(experiment: Any) -> CompiledUpdate:
     """Compiles the update of the experiment's first phase."""
     import jax
 
@@ -55,7 +53,6 @@ def compile_update(
 
     mesh = make_mesh(experiment.mesh)
     assembly = check_memory(assemble(phases(experiment)[0], mesh))
-    report("compiling the update")
     batch = assembly.place(random_batch(experiment, host=assembly.host))
     state = make_state(assembly.initialize, assembly.sharding)
     jax.block_until_ready(state)

@@ -42,20 +42,14 @@ class MaskingConfig:
 
     def __post_init__(self):
         check_bounds(self, "masking")
-        for share, rate in self.rate_points:
-            if not 0 < rate <= 1:
-                raise ConfigError(
-                    f"masking.rate_points has rate {rate} at {share}; accepted: rates in (0, 1]"
-                )
         shares = [share for share, _ in self.rate_points]
-        if shares != sorted(shares) or not all(0 <= share <= 1 for share in shares):
-            raise ConfigError(
-                f"masking.rate_points has shares {shares}; accepted: ascending shares from 0 to 1"
-            )
-        if self.unit == "span" and self.count == "drawn":
-            raise ConfigError(
-                "masking.count is 'drawn' with masking.unit 'span'; accepted: 'rounded', 'floored'"
-            )
+        good = shares == sorted(shares) and all(0 <= share <= 1 for share in shares)
+        good = good and all(0 < rate <= 1 for _, rate in self.rate_points)
+        accepted = "ascending shares from 0 to 1, each with a rate in (0, 1]"
+        require(good, "masking.rate_points", self.rate_points, accepted)
+        good = self.unit != "span" or self.count != "drawn"
+        accepted = "'rounded', 'floored' with masking.unit=span"
+        require(good, "masking.count", self.count, accepted)
         whole = min(self.split) >= 0 and abs(sum(self.split) - 1) <= 1e-6
         accepted = "three shares of 0 or more that sum to 1"
         require(whole, "masking.split", self.split, accepted)

@@ -9,16 +9,8 @@ from typing import Any
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.files import read_json, write_json
-from bert_jax.interop import modernbert
+from bert_jax.interop import modernbert, source
 from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, export_obstacle, task_names
-from bert_jax.interop.source import (
-    FIELDS,
-    Source,
-    check_sizes,
-    check_vocabulary,
-    config_json,
-    read_config,
-)
 from bert_jax.interop.tensor_files import WEIGHTS, read_weights, weights_file, write_safetensors
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer, write_tokenizer
@@ -28,7 +20,7 @@ PRETRAINING = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": T
 """The task's fields in the config.json of a pretrained BERT."""
 
 
-def read_huggingface(directory: Path, *, lower_case: bool | None = None) -> Source:
+def read_huggingface(directory: Path, *, lower_case: bool | None = None) -> source.Source:
     """Reads a directory that `save_pretrained` of a current or an older release wrote.
 
     `lower_case` replaces what the files say about the tokenizer, if it is not None.
@@ -41,15 +33,16 @@ def read_huggingface(directory: Path, *, lower_case: bool | None = None) -> Sour
         raise CheckpointError(f"{directory} has no weights; accepted: {' or '.join(WEIGHTS)}")
     config_file = directory / "config.json"
     is_modern = read_json(config_file).get("model_type") == modernbert.MODEL_TYPE
-    config = (modernbert.read_config if is_modern else read_config)(config_file)
+    config = (modernbert if is_modern else source).read_config(config_file)
     tokenizer, casing = read_tokenizer(directory, lower_case=lower_case)
-    check_vocabulary(tokenizer, config, directory)
+    source.check_vocabulary(tokenizer, config, directory)
     tensors = read_weights(file)
-    check_sizes(config, tensors, config_file, modernbert.SIZES if is_modern else FIELDS)
+    sizes = modernbert.SIZES if is_modern else source.FIELDS
+    source.check_sizes(config, tensors, config_file, sizes)
     if is_modern:
         tensors = modernbert.split(tensors, hidden_size=config.hidden_size)
     names = modernbert.NAMES if is_modern else NAMES
-    return Source(config, tokenizer, tensors, "huggingface", casing, names)
+    return source.Source(config, tokenizer, tensors, "huggingface", casing, names)
 
 
 def write_huggingface(
@@ -77,7 +70,7 @@ def write_huggingface(
         names, of_task, of_model = modernbert.NAMES, {}, modernbert.config_json(config, tokenizer)
     elif type(config) is BertConfig:
         names, of_task = _of_task(head) if head else (NAMES, PRETRAINING)
-        of_model = config_json(config)
+        of_model = source.config_json(config)
     else:
         raise CheckpointError(
             f"the model is {type(config).__name__}, which transformers does not have; accepted: "

@@ -236,13 +236,10 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         added.setdefault(name, {"id": i, "content": name, **_FLAGS, "special": True})
     cls, sep = names["[CLS]"], names["[SEP]"]
 
-    def special(piece: str, segment: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": piece, "type_id": segment}}
+    def part(kind: str, name: str, segment: int) -> dict[str, Any]:
+        return {kind: {"id": name, "type_id": segment}}
 
-    def sequence(name: str, segment: int) -> dict[str, Any]:
-        return {"Sequence": {"id": name, "type_id": segment}}
-
-    single = [special(cls, 0), sequence("A", 0), special(sep, 0)]
+    single = [part("SpecialToken", cls, 0), part("Sequence", "A", 0), part("SpecialToken", sep, 0)]
     return {
         "version": "1.0",
         "truncation": None,
@@ -252,7 +249,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         "post_processor": {
             "type": "TemplateProcessing",
             "single": single,
-            "pair": [*single, sequence("B", 1), special(sep, 1)],
+            "pair": [*single, part("Sequence", "B", 1), part("SpecialToken", sep, 1)],
             "special_tokens": {p: {"id": p, "ids": [ids[p]], "tokens": [p]} for p in (cls, sep)},
         },
     }

@@ -66,11 +66,7 @@ def kept_elements(
     """
     if bits == "threefry":
         return _threefry_kept(rng, shape, rate)
-    return _hash_kept(_key_words(rng), shape, rate)
-
-
-def _key_words(rng: Array) -> Array:
-    return jax.random.bits(rng, (2,), "uint32")
+    return _hash_kept(jax.random.bits(rng, (2,), "uint32"), shape, rate)
 
 
 def _keep(x: Array, kept: Array, share: float) -> Array:
@@ -101,7 +97,7 @@ def dropout(x: Array, *, rate: float, rng: Array, bits: DropoutBits = "hash") ->
     """
     if bits == "threefry":
         return _keep(x, *_threefry_kept(rng, x.shape, rate))
-    return _recomputed(x, rate, _key_words(rng))
+    return _recomputed(x, rate, jax.random.bits(rng, (2,), "uint32"))
 
 
 class Dropout(nn.Module):

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ PACKAGES = {
     "cuda": (["jax-cuda13-plugin", "jax-cuda12-plugin"], "plan-gpu"),
 }
 """The packages that compile for a platform, and the extra of bert_jax that installs one of them."""
-
-Compile = Callable[..., tuple[dict[str, Any], str]]
 
 
 def compiler_versions(topology: Topology) -> dict[str, str]:
@@ -43,11 +40,7 @@ def compiler_versions(topology: Topology) -> dict[str, str]:
 
 
 def compile_update(
-    experiment: Any,
-    topology: Topology,
-    *,
-    time_limit: float,
-    compile_: Compile = compilation.compile_update,
+    experiment: Any, topology: Topology, *, time_limit: float
 ) -> tuple[dict[str, Any], str]:
     """Calls `compilation.compile_update`, unless its results are in the cache. Returns the results.
 
@@ -59,7 +52,7 @@ def compile_update(
     try:
         return json.loads(_read(file)), _read(program)
     except (OSError, EOFError, zlib.error):  # there is no file, or it is damaged
-        found, text = compile_(experiment, topology, time_limit=time_limit)
+        found, text = compilation.compile_update(experiment, topology, time_limit=time_limit)
     found["program"] = str(program)
     file.parent.mkdir(parents=True, exist_ok=True)
     for path, content in ((program, text), (file, json.dumps(found))):

@@ -32,7 +32,7 @@ def test_two_points_at_one_step_make_a_jump():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"rate_points": ((0.5, 0.0),)}, "masking.rate_points has rate 0.0 at 0.5"),
+        ({"rate_points": ((0.5, 0.0),)}, r"rate_points is \(\(0.5, 0.0\),\); .* rate in \(0, 1\]"),
         ({"rate_points": ((0.5, float("nan")),)}, "masking.rate_points is .*nan.*accepted: finite"),
         ({"rate_points": ((0.5, 0.1), (0.4, 0.1))}, "accepted: ascending shares from 0 to 1"),
         ({"rate_points": ((1.5, 0.1),)}, "accepted: ascending shares from 0 to 1"),

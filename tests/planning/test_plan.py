@@ -13,9 +13,8 @@ from bert_jax.command import load
 from bert_jax.config import override, to_json
 from bert_jax.errors import ConfigError
 from bert_jax.planning import cache, compilation, search
-from bert_jax.planning.estimate import estimate, memory_in_message, recommend
+from bert_jax.planning.estimate import estimate, memory_in_message, recommend, wire_bytes
 from bert_jax.planning.report import report
-from bert_jax.planning.theory import wire_bytes
 from bert_jax.planning.topology import CHIPS, parse_topology
 from bert_jax.training.experiment import phases
 
@@ -252,12 +251,14 @@ def cached(monkeypatch, tmp_path):
     monkeypatch.setattr(cache, "compiler_versions", lambda topology: dict(versions))
     versions, calls = {"libtpu": "1"}, []
 
-    def compile_(experiment, topology, *, time_limit):
+    def compile_update(experiment, topology, *, time_limit):
         calls.append(topology.name)
         return {"mesh": {}}, "HloModule"
 
     def plan(experiment, topology=TOPOLOGY):
-        return cache.compile_update(experiment, topology, time_limit=1, compile_=compile_)
+        return cache.compile_update(experiment, topology, time_limit=1)
+
+    monkeypatch.setattr(compilation, "compile_update", compile_update)
 
     return plan, calls, versions
 

@@ -40,7 +40,6 @@ BLOCK_TOKENS = 2**20
 """Approximate number of tokens in a block of documents (about 5 MB of English). Only one block is
 in memory at a time. Random texts B are drawn, pairs packed and rows shuffled within a block."""
 
-
 MOST_SKIPPED = 1000
 """Most skipped records that are listed for a shard."""
 

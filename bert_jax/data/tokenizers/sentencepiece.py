@@ -164,7 +164,6 @@ class SentencePiece(Tokenizer):
 
     @cached_property
     def word_starts(self) -> Bool[np.ndarray, "vocab"]:
-        """True for ids of special pieces and of pieces that `starts_word`. Read-only."""
         special = set(self.special_ids.values())
         starts = [
             i in special
