@@ -211,13 +211,12 @@ def check_files(passport: dict, directory: str | Path, *, splits: Sequence[str])
     wanted = {TOKEN_COUNTS_FILE: passport["token_counts_sha256"]}
     for split in splits:
         wanted |= {shard["file"]: shard["sha256"] for shard in passport["splits"][split]["shards"]}
+
+    def check(name: str) -> None:
+        local_file(directory, name, sha256=wanted[name], check=True)
+
     with ThreadPoolExecutor() as pool:
-        checks = [
-            pool.submit(local_file, directory, name, sha256=sha256, check=True)
-            for name, sha256 in wanted.items()
-        ]
-        for check in checks:
-            check.result()
+        list(pool.map(check, wanted))  # raises the first error
 
 
 def join_passports(passports: Sequence[dict]) -> dict:
