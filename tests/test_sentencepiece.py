@@ -100,7 +100,7 @@ def test_a_given_model_gives_the_same_data(sentencepiece_experiment, tmp_path):
 
     arguments = (f"--vocabulary={model}", f"--output={tmp_path}/other")
     for setting, said in {
-        "data.lower_case=false": "given vocabulary was made with data.lower_case True, not False",
+        "data.lower_case=false": "is for data.lower_case True, but data.lower_case is False",
         "model.vocab_size=600": "given.model has 500 pieces and model.vocab_size is 600; ac",
         "data.tokenizer=wordpiece": "given.model is a SentencePiece model",
         "data.max_word_length=100": "data.max_word_length is 100 with data.tokenizer 'sentencep",

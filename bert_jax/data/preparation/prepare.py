@@ -231,16 +231,25 @@ def _finished_tokenizer(config: DataConfig, *, vocab_size: int) -> Tokenizer | N
     if not path.exists():
         return None
     tokenizer = load_tokenizer(path)
-    more: dict = {"vocab_size": vocab_size}
+    found = tokenizer.to_json() | {"vocab_size": tokenizer.vocab_size}
+    found["tokenizer"] = found["kind"]
+    wanted = {"vocab_size": vocab_size, **_normalization(config)}
     if config.tokenizer == "wordpiece":
-        more["max_word_length"] = config.max_word_length
-    _check_settings(tokenizer, config, where=str(path), **more)
+        wanted["max_word_length"] = config.max_word_length
+    check_same(found, wanted, where=str(path))
     return tokenizer
 
 
 def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
     """Raises DataError if the tokenizer contradicts `config` or an earlier run's tokenizer.json."""
-    _check_settings(tokenizer, config, where="the given vocabulary")
+    description = tokenizer.to_json()
+    description["tokenizer"] = description["kind"]
+    for name, value in _normalization(config).items():
+        if (found := description.get(name)) != value:
+            raise DataError(
+                f"the given vocabulary is for data.{name} {found!r}, but data.{name} is "
+                f"{value!r}; accepted: the same value"
+            )
     path = Path(config.directory) / "tokenizer.json"
     if path.exists():
         found = {"tokenizer_fingerprint": load_tokenizer(path).fingerprint()}
@@ -248,16 +257,13 @@ def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
         check_same(found, wanted, where=str(path))
 
 
-def _check_settings(tokenizer: Tokenizer, config: DataConfig, *, where: str, **more: int) -> None:
-    """Raises DataError if a tokenizer has other settings than `config`, or than `more`."""
-    description = tokenizer.to_json()
-    found = description | {"tokenizer": description["kind"], "vocab_size": tokenizer.vocab_size}
-    wanted = {
+def _normalization(config: DataConfig) -> dict:
+    """Returns the fields that the description of a tokenizer has too."""
+    return {
         "tokenizer": config.tokenizer_kind,
         "lower_case": config.lower_case,
         "strip_accents": config.stripping,
     }
-    check_same(found, wanted | more, where=where)
 
 
 def _check_shards(directory: Path, wanted: dict) -> None:
