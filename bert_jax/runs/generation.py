@@ -52,10 +52,9 @@ def generate(
     # jax.random.key takes only the lower 32 bits.
     require(isinstance(seed, Integral) and 0 <= seed < 2**32, "seed", seed, f"0 to {2**32 - 1}")
     limit, special = model.model.config.max_positions, 1 + model.single_text_separator
-    room = limit - special - len(prompt)
-    if room > 0:  # otherwise, the error of `fit` is clearer
-        at_most = f"at most {room}, for {len(prompt)} pieces and model.max_positions {limit}"
-        require(length <= room, "length", length, at_most, error=DataError)
+    room = max(0, limit - special - len(prompt))
+    at_most = f"at most {room}, for {len(prompt)} pieces and model.max_positions {limit}"
+    require(length <= room, "length", length, at_most, error=DataError)
     pair = fit(model, [*prompt, *[model.tokenizer.mask_id] * length], [], truncate=False)
     (batch,) = lay_out_batches(model, [pair])
     layout = batch.layout

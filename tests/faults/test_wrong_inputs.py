@@ -902,6 +902,7 @@ CALLS = {
     "run.next_sentence('', 'a')": "'' has no tokens; accepted: two texts",
     "run.next_sentence('a', 'a ' * 99)": "tokens ... accepted: at most model.max_positions, 64",
     "run.generate('a', length=0)": "length is 0; accepted: at least 1",
+    "run.generate('a ' * 99)": "length is 16; accepted: at most 0, for",
     "run.generate('a', length=10**6)": "length is 1000000 ... accepted: at most",
     "run.generate('a', sweeps=0)": "sweeps is 0; accepted: at least 1",
     "run.generate('a', temperature=-1)": "temperature is -1; accepted: above 0",
