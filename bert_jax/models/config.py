@@ -9,6 +9,7 @@ from msgspec import Meta
 from bert_jax.config import PositiveFloat, PositiveInt, check_bounds
 from bert_jax.errors import require
 
+DropoutBits = Literal["hash", "threefry"]
 Pooling = Literal["cls", "pooled", "mean", "max", "last4"]
 """Names of the vectors that represent a text; `bert_jax.models.pooling` describes each."""
 
@@ -43,7 +44,7 @@ class BertConfig:
     GPUs that store no probabilities; both need `attention_dropout` 0. `splash` needs rows of a
     multiple of 128 tokens. `cudnn` needs `dtype` bfloat16, a head width of a multiple of 8 up to
     128, and one pair a row. `cudnn` has not run on a GPU yet."""
-    dropout_bits: Literal["hash", "threefry"] = "hash"
+    dropout_bits: DropoutBits = "hash"
     """Source of dropout's random bits. `hash`: a hash of each element's index, computed again in
     the backward pass. `threefry`: an array from jax's generator (as in config formats 1 and 2)."""
     activation: Literal["gelu_erf", "gelu_tanh", "relu", "silu"] = "gelu_erf"

@@ -1,14 +1,13 @@
 """Dropout. Its random bits are hashes that are not stored, or an array from `jax.random`."""
 
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, UInt32
 
-DropoutBits = Literal["hash", "threefry"]
+from bert_jax.models.config import DropoutBits
 
 
 def lowbias32(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:

@@ -8,8 +8,9 @@ import numpy as np
 from bert_jax.statistics.seeds import CONFIDENCE, Estimate
 
 RESAMPLES = 1000
-MANY_SEEDS = 20
-"""With fewer seeds, a bootstrap over seeds gives intervals that are too narrow."""
+MANY_SEEDS = 50
+"""With fewer seeds, a percentile bootstrap over seeds is too narrow. With 20, the 95 % interval of
+normal values contains the mean in 92.9 % of cases, with 50 in 94.2 %."""
 
 Outcomes = np.ndarray
 """[examples, ...]: the outcomes of one seed, from which a metric is computed."""

@@ -43,6 +43,7 @@ class Row:
     point: Point
     failed: int
     """Number of failed runs."""
+    base_failed: int
     estimate: Estimate
     difference: Estimate
     """Point minus base, paired by seed. It has no seeds for the base, or if not `comparable`."""
@@ -111,6 +112,7 @@ def _row(
         metric=metric,
         point=point,
         failed=sum(run.id in failed for run in point.runs),
+        base_failed=sum(run.id in failed for run in base.runs),
         estimate=estimate(np.array(list(ours.values()))),
         difference=difference,
         comparable=comparable,
@@ -172,6 +174,7 @@ def statement(row: Row, decimals: int) -> str:
             f"is {mean}, {needed} tell with probability {POWER}"
         )
     failed = f" {row.failed} of {len(row.point.runs)} seeds failed." if row.failed else ""
+    failed += f" In the base, {row.base_failed} failed." if row.base_failed else ""
     equal = math.isclose(row.cost, 1, rel_tol=0.005)
     return f"{row.metric}: {said}.{failed}" + (
         "" if equal else f" A run costs {row.cost:.2f} times the FLOPs of the base."

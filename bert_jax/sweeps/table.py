@@ -16,9 +16,9 @@ Columns = Mapping[str, Sequence[str]]
 
 NOTES = """Differences to point 0, the base, are paired by seed. low and high are the ends of 95 %
 intervals by Student's t. The difference of a fine-tuning's metric has an interval for other
-examples, too. p is corrected by Holm over all comparisons of the sweep. A point is better or worse
-if p is below 0.05. The number of seeds that would tell follows from the measured difference and
-deviation, as if they were the true ones.
+examples, too. p is corrected by Holm over all comparisons of the sweep, and the intervals are not.
+A point is better or worse if p is below 0.05. The number of seeds that would tell follows from the
+measured difference and deviation, as if they were the true ones.
 """
 
 

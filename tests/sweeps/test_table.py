@@ -95,6 +95,9 @@ def test_failed_and_unfinished_seeds_are_left_out_and_counted(experiment):
     assert (base.estimate.count, other.estimate.count, other.difference.count) == (4, 4, 3)
     assert (base.failed, other.failed) == (0, 1)
     assert statement(other, 2).endswith("1 of 5 seeds failed.")
+    other = compare(points, results, failed=[points[0].runs[1].id, *failed])[1]
+    said = " 1 of 5 seeds failed. In the base, 1 failed."  # the lucky ones are compared
+    assert statement(other, 2).endswith(said)
     assert metric_columns([base, other])["failed"] == ["", "1"]
     few = {run.id: results[run.id] for run in (*points[0].runs, points[1].runs[3])}
     _, other = compare(points, few)
