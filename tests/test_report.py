@@ -80,6 +80,15 @@ def test_the_branches_of_several_trunks_are_one_point(tmp_path):
     assert len(point.runs) == 2 and not point.fields
 
 
+def test_two_runs_of_the_same_config_and_seed_are_refused(runs, tmp_path):
+    """A comparison by seed would silently use one of them."""
+    again = write_runs(tmp_path / "again")
+    with pytest.raises(
+        ConfigError, match="seeds of base .* accepted: each seed once; the runs are"
+    ):
+        write_page(gather([runs, again]), tmp_path / "report.html", title="twice")
+
+
 def test_a_name_cannot_end_an_element(page):
     text = page.read_text()
     assert EVIL not in text and html.escape(EVIL) in text

@@ -297,11 +297,30 @@ def test_a_wrong_budget_is_refused(experiment, tmp_path, wrong):
         load_budget(str(file))
 
 
+OWN_CLASS = """
+from dataclasses import dataclass
+from bert_jax.config import override
+from bert_jax.models.config import BertConfig
+
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig(BertConfig):
+    pass
+
+base = get_config()
+
+def get_config():
+    return override(base, {"model": OwnConfig(**vars(base.model))})
+
+def budget():
+    return {"seconds": 0.2}
+"""
+
+
 @pytest.mark.long
 def test_a_budget_in_seconds_is_measured_once(experiment, tmp_path):
-    """A second start reads the time, so it finds the finished run."""
+    """A second start reads the time, so it finds the finished run. The model has an own class."""
     file = write_file(tmp_path / "one.py", experiment, rates=[1e-3], seeds=[0, 1])
-    file.write_text(file.read_text() + "\ndef budget():\n    return {'seconds': 0.2}\n")
+    file.write_text(file.read_text() + OWN_CLASS)
     workdir = tmp_path / "sweep"
     for measured in (True, False):
         sweep = start(file, workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

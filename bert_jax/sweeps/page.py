@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, require
 from bert_jax.files import write_atomically
 from bert_jax.statistics.seeds import Estimate
 from bert_jax.sweeps.comparison import Row, is_better_if_lower, statement
@@ -28,7 +28,15 @@ def write_page(gathered: Gathered, file: Path, *, title: str) -> None:
 
 
 def render(gathered: Gathered, *, title: str) -> str:
-    """Returns the page. It has what `verify` needs to make it again."""
+    """Returns the page. It has what `verify` needs to make it again.
+
+    Raises:
+      ConfigError: two runs have the same config and seed.
+    """
+    for point in gathered.points:
+        seeds = [run.experiment.seed for run in point.runs]
+        accepted = f"each seed once; the runs are {', '.join(run.id for run in point.runs)}"
+        require(len({*seeds}) == len(seeds), f"seeds of {describe_changes(point)}", seeds, accepted)
     environment = open_templates(Path(__file__).parent)
     environment.filters |= {"changes": describe_changes, "amount": "{:,.3g}".format}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}

@@ -118,6 +118,17 @@ def sweep():
 """
 
 
+def wait_for(workdir, environment, *, count):
+    """Waits until `count` runs in a directory have ended, and no job is left in the queue."""
+    deadline = time.monotonic() + 240
+    while len([*workdir.glob("*/result.json"), *workdir.glob("*/error.txt")]) < count or (
+        subprocess.run(["squeue", "-h"], env=environment, capture_output=True).stdout
+    ):
+        logs = [log.read_text() for log in workdir.glob("slurm-*.log")]
+        assert time.monotonic() < deadline, logs
+        time.sleep(0.5)
+
+
 def test_an_array_makes_each_run_once(environment, experiment, tmp_path):
     """Two runs end well, and one fails. Until they end, the same command submits nothing."""
     file, workdir = tmp_path / "sweep.py", tmp_path / "a sweep"
@@ -136,19 +147,43 @@ def test_an_array_makes_each_run_once(environment, experiment, tmp_path):
     assert first.returncode == 0 and "submitted 3 runs as job" in first.stdout, first.stderr
     again = sweep()
     assert again.returncode == 0 and "no job is submitted" in again.stdout, again.stderr
-    deadline = time.monotonic() + 240
-    while len([*workdir.glob("*/result.json"), *workdir.glob("*/error.txt")]) < 3:
-        logs = [log.read_text() for log in workdir.glob("slurm-*.log")]
-        assert time.monotonic() < deadline, logs
-        time.sleep(0.5)
+    wait_for(workdir, environment, count=3)
     results = {path: path.stat().st_mtime_ns for path in workdir.glob("*/result.json")}
     (error,) = workdir.glob("*/error.txt")
     assert "learning_rate" in error.read_text()
-    while subprocess.run(["squeue", "-h"], env=environment, capture_output=True).stdout:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
     third = sweep()
     assert "2 done, 1 failed" in third.stdout and "submitted 1 runs" in third.stdout
     rows = list(csv.DictReader((workdir / "summary.csv").open()))
     assert sorted(row["status"] for row in rows) == ["done", "done", "failed"]
     assert {path: path.stat().st_mtime_ns for path in results} == results
+
+
+TUNED = """
+
+def sweep():
+    return [{"model.num_layers": 1}]
+
+def tune_over():
+    return [{"optimizer.learning_rate": rate} for rate in (1e-3, 1e30)]
+"""
+
+
+@pytest.mark.long
+def test_the_trials_of_a_point_come_before_its_run(environment, experiment, tmp_path):
+    """The first command submits the trials. The second chooses one, and submits the run."""
+    file, workdir = tmp_path / "sweep.py", tmp_path / "sweep"
+    file.write_text(SWEEP.format(base=json.dumps(to_json(experiment))) + TUNED)
+    command = [sys.executable, "-m", "bert_jax.sweep", f"--experiment={file}"]
+    command += [f"--workdir={workdir}", "--launcher=slurm", "--sbatch=--cpus-per-task=1"]
+    for submitted, directory in ((2, workdir / "tuning"), (1, workdir)):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"submitted {submitted} runs as job" in done.stdout
+        wait_for(directory, environment, count=submitted)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "submitted" not in done.stdout, done.stderr
+    (row,) = csv.DictReader((workdir / "summary.csv").open())
+    assert row["status"] == "done"
+    (choice,) = json.loads((workdir / "tuning.json").read_text()).values()
+    assert choice["choice"] == {"optimizer.learning_rate": 1e-3}
+    assert sorted(choice["trials"].values(), key=str)[1] is None
