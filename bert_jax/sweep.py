@@ -22,6 +22,7 @@ writes the table, and submits what is missing when no job is left in the queue.
 
 import contextlib
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -168,6 +169,9 @@ def main() -> None:
     points = points_of(runs)
     as_text = partial(table.as_text, width=shutil.get_terminal_size().columns)
     print(as_text(cost_columns(points, workdir)), flush=True)
+    found = {file.parent.name for file in workdir.glob("*/config.json")}
+    if flags.FLAGS.workdir and (others := found - {run.id for run in runs}):
+        print(f"{workdir} has {len(others)} runs that are not of this sweep", file=sys.stderr)
     if flags.FLAGS.dry_run:
         return
     number = 1 if flags.FLAGS.parallel is None else flags.FLAGS.parallel

@@ -176,6 +176,9 @@ def test_a_restarted_sweep_repeats_only_unfinished_runs(experiment, tmp_path):
     assert [row["mlm_loss"] for row in rows] == ["5.5", "5.5", "", ""]
     for row in rows[2:]:
         assert "learning_rate 1e+30" in (workdir / row["id"] / "error.txt").read_text()
+    write_file(file, experiment, rates=[1e-3, 1e30], seeds=[0])
+    fewer = subprocess.run([*command, "--dry_run"], capture_output=True, text=True, check=False)
+    assert fewer.stderr == f"{workdir} has 2 runs that are not of this sweep\n"
 
 
 # A stand-in for pretrain, which waits until another run has begun.
