@@ -68,9 +68,7 @@ def holm(p_values: Float[np.ndarray, "... tests"]) -> Float[np.ndarray, "... tes
     weights = np.arange(p_values.shape[-1], 0, -1)
     scaled = np.take_along_axis(p_values, order, axis=-1) * weights
     adjusted = np.minimum(np.maximum.accumulate(scaled, axis=-1), 1.0)
-    found = np.empty_like(adjusted)
-    np.put_along_axis(found, order, adjusted, axis=-1)
-    return found
+    return np.take_along_axis(adjusted, np.argsort(order, axis=-1), axis=-1)
 
 
 def power(

@@ -3,7 +3,6 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from rich.live import Live
@@ -28,15 +27,14 @@ class Display:
         self._active: list[PlannedRun] = []
         self._console = environment.plain_console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._stack = ExitStack()
 
     def __enter__(self):
         if self._console.is_terminal:
-            self._stack.enter_context(self._live)
+            self._live.start()
         return self
 
     def __exit__(self, *_):
-        self._stack.close()
+        self._live.stop()
 
     def began(self, run: PlannedRun) -> None:
         self._active.append(run)
