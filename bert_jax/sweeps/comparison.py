@@ -164,6 +164,8 @@ def statement(row: Row, decimals: int) -> str:
         said = f"{point} equals the base at {seeds}"
     elif row.verdict == "not comparable":
         said = f"{point} cannot be compared with the base: their held-out examples differ"
+    elif row.estimate.count == 0:
+        said = f"{point} has no run with this metric"
     elif row.difference.count < 2:
         said = f"cannot tell whether {point} differs: fewer than 2 seeds are in both"
     else:

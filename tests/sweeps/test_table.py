@@ -103,6 +103,8 @@ def test_failed_and_unfinished_seeds_are_left_out_and_counted(experiment):
     _, other = compare(points, few)
     assert (other.verdict, other.seeds_to_tell) == ("cannot tell", None)
     assert "fewer than 2 seeds are in both" in statement(other, 2)
+    lacking = {id: result for id, result in results.items() if id in {r.id for r in points[0].runs}}
+    assert statement(compare(points, lacking)[1], 2).endswith("has no run with this metric.")
     assert compare(points, {}) == []
     assert files_of([])["table.csv"] == "\n"
 
