@@ -9,7 +9,7 @@ Question: does a task about pairs of texts improve what the encoder knows about 
     done
     python -m bert_jax.sweep --experiment=experiments/ablations/pair_task.py --workdir=DIR
 
-Cost: 9 runs of about 3e13 FLOPs each, with a fine-tuning and a probe after each. A run has 1,500
+Cost: 9 runs of about 2.4e13 FLOPs each, with a fine-tuning and a probe after each. A run has 1,500
 updates with short rows and 1,500 with long rows. The second phase of both_losses.py is longer.
 
 The points have different held-out rows, so their losses cannot be compared, and the table says so.
