@@ -49,6 +49,7 @@ setup(
         "sentencex>=1.0",
         "tensorboard>=2.20",
         "tensorboardX>=2.6",
+        "tensorstore>=0.1.75",
     ],
     extras_require={
         "tpu": [f"jax[tpu]{JAX}"],

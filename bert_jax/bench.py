@@ -45,8 +45,7 @@ def measure(experiment: Any, steps: int) -> dict[str, Any]:
     from bert_jax.benchmarking import ours
     from bert_jax.benchmarking.batches import model_flops
 
-    _say("compiling the update")
-    made = ours.compile_update(experiment)
+    made = ours.compile_update(experiment, report=_say)
     _say(f"timing {steps} updates")
     state, times = made.state, []
     with jax.set_mesh(made.mesh):

@@ -71,7 +71,10 @@ def needing(what: str, extra: str, *, error: type[BertJaxError] = DataError) -> 
     try:
         yield
     except ImportError as problem:
-        raise error(f"{what} needs {problem.name}: pip install -e '.[{extra}]'") from problem
+        if (problem.name or "").startswith("bert_jax"):
+            raise
+        missing = problem.name or problem  # a shared library has no name
+        raise error(f"{what} needs {missing}: pip install -e '.[{extra}]'") from problem
 
 
 @contextlib.contextmanager

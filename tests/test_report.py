@@ -10,7 +10,7 @@ from browser import look
 from commands import assert_one_line, run_command
 
 from bert_jax.config import config_hash, from_json, override, to_json
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, DataError
 from bert_jax.sweeps.comparison import statement
 from bert_jax.sweeps.gather import curves_of, find_runs, gather
 from bert_jax.sweeps.page import write_page
@@ -36,8 +36,8 @@ def write_runs(directory, changes=({},), names=()):
             rows = "".join(f"{json.dumps(row)}\n" for row in record["metrics"])
             (run / "metrics.jsonl").write_text(rows)
             order.append(name)
-    quoted = [f'"{name}"' for name in order]
-    (directory / "summary.csv").write_text("\n".join(["id", *quoted, ""]))
+    lines = [f'"{name}",done' for name in order]
+    (directory / "summary.csv").write_text("\n".join(["id,status", *lines, ""]))
     return directory
 
 
@@ -137,6 +137,19 @@ def test_unfinished_and_failed_runs_are_shown(runs, tmp_path):
     assert [gathered.states[run.name] for run in (first, second)] == ["begun", "failed"]
     write_page(gathered, tmp_path / "report.html", title="half")
     assert "1 of 5 seeds failed" in (tmp_path / "report.html").read_text()
+
+
+def test_a_failed_evaluation_counts_until_the_run_has_a_result_that_the_summary_lacks(tmp_path):
+    directory = write_runs(tmp_path / "runs")
+    run = find_runs(directory)[0]
+    lines = ["id,status,mlm_loss,movies/accuracy", f"{run.name},failed,5.0,"]
+    (directory / "summary.csv").write_text("\n".join([*lines, ""]))
+    assert gather([directory]).states[run.name] == "failed"  # its evaluation failed
+    (directory / "summary.csv").write_text("\n".join([*lines, ""]).replace("5.0", ""))
+    assert gather([directory]).states[run.name] == "done"  # it was trained again since
+    (directory / "summary.csv").write_text(f"id\n{run.name}\n")
+    with pytest.raises(DataError, match=r"summary.csv: columns is \['id'\]; accepted: those"):
+        gather([directory])
 
 
 USE = """

@@ -16,12 +16,13 @@ import pytest
 
 from bert_jax import command
 from bert_jax.config import config_hash, override, to_json
+from bert_jax.data.config import MaskingConfig
 from bert_jax.errors import ConfigError
 from bert_jax.faults.run_files import RunResult
 from bert_jax.sweep import runs_of_earlier_formats
 from bert_jax.sweeps import processes, slurm
 from bert_jax.sweeps.budget import Budget, load_budget, spend
-from bert_jax.sweeps.grid import PlannedRun, expand, keep_ids, load_sweeps, points_of
+from bert_jax.sweeps.grid import PlannedRun, describe, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.runs import pretrain_arguments, status
 from bert_jax.sweeps.trunks import share_trunks, without_branch
 from bert_jax.training.experiment import phases
@@ -129,6 +130,13 @@ def test_runs_that_differ_only_in_their_seed_are_a_point(experiment):
 def test_an_invalid_point_is_refused_before_any_run(experiment):
     with pytest.raises(ConfigError, match="learning_rat'"):
         expand(experiment, [[{"seed": 1}, {"optimizer.learning_rat": 1e-3}]])
+
+
+def test_the_line_of_a_run_has_the_changed_fields_of_a_whole_config():
+    masking = MaskingConfig(rate=0.3, max_predictions=40)
+    overrides = {"data.masking": masking, "seed": 1}
+    assert describe(overrides) == "data.masking=MaskingConfig(rate=0.3, max_predictions=40), seed=1"
+    assert describe({}) == "with no change"
 
 
 RESULT = dict.fromkeys(RunResult.__annotations__, 5.5) | {"steps": 12}

@@ -36,8 +36,10 @@ class CompiledUpdate(NamedTuple):
     """Number of programs that XLA compiled for the update."""
 
 
-def compile_update(experiment: Any) -> CompiledUpdate:
-    """Compiles the update of the experiment's first phase."""
+def compile_update(
+    experiment: Any, *, report: Callable[[str], None] = lambda line: None
+) -> CompiledUpdate:
+    """Compiles the update of the experiment's first phase. `report` is called after its checks."""
     import jax
 
     from bert_jax.sharding import make_mesh
@@ -53,6 +55,7 @@ def compile_update(experiment: Any) -> CompiledUpdate:
 
     mesh = make_mesh(experiment.mesh)
     assembly = check_memory(assemble(phases(experiment)[0], mesh))
+    report("compiling the update")
     batch = assembly.place(random_batch(experiment, host=assembly.host))
     state = make_state(assembly.initialize, assembly.sharding)
     jax.block_until_ready(state)

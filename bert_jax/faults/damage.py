@@ -126,7 +126,7 @@ def choose_step(workdir: Path, step: int | Literal["best"] | None) -> int:
     if found not in steps:
         what = "checkpoint that was evaluated" if step == "best" else f"checkpoint {step}"
         raise CheckpointError(f"{workdir} has no {what}; accepted: {steps[::-1]}")
-    return steps[steps.index(found)]
+    return steps[steps.index(found)]  # an int, if 3000.0 was asked for
 
 
 def check_step(workdir: Path, step: int) -> None:

@@ -124,10 +124,11 @@ def evaluation_steps(steps: int, training: TaskTrainingConfig) -> set[int]:
 
 
 def diverged_at(window: Sequence[dict[str, Mean]], last: int, params: Any) -> int | None:
-    """Returns the first step whose loss, gradient or parameters are infinite or nan, if any.
+    """Returns the first step whose loss or gradient is infinite or nan, if any.
 
-    `window` holds the metrics of the steps up to `last`; `params` are those after `last`. They can
-    be infinite although the gradient is finite.
+    `window` holds the metrics of the steps up to `last`; `params` are those after `last`. An update
+    can fail although its gradient is finite. The loss of the next step then shows it, and after
+    `last` the parameters do.
     """
     for step, metrics in enumerate(jax.device_get(window), start=last - len(window) + 1):
         if not all(math.isfinite(metrics[name].total) for name in ("loss", "grad_norm")):

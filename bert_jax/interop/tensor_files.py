@@ -150,7 +150,7 @@ def _named(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]
         for name, child in node.items():
             yield from _named(child, (*path, name))
     else:
-        raise ValueError(f"{'.'.join(path) or 'it'} is {type(node).__name__}, not an array")
+        raise ValueError(f"{'.'.join(path) or 'it'} is no array ({type(node).__name__})")
 
 
 READERS: dict[str, Callable[[Path], Tensors]] = {

@@ -104,7 +104,7 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
     if over > 0 and not truncate:
         raise DataError(
             f"the text has {limit + over} tokens with [CLS] and [SEP]; accepted: at most "
-            f"model.max_positions, {limit}, or truncate=True"
+            f"model.max_positions, {limit}, or truncation"
         )
     if model.trained_length and model.trained_length < min(limit + over, limit):
         _warn_of_untrained_positions(model.trained_length)

@@ -73,8 +73,8 @@ def load_run(
       TemporaryError: gs:// does not answer.
     """
     environment.configure_jax()
-    accepted = isinstance(allow, list | tuple | set)
-    require(accepted, "allow", allow, "a list of names", error=CheckpointError)
+    names = isinstance(allow, Collection) and not isinstance(allow, str)
+    require(names, "allow", allow, "a list of names", error=CheckpointError)
     whole = isinstance(path, str | os.PathLike) and str(path)
     require(whole, "the path of a run", path, "the path of a directory", error=CheckpointError)
     path = open_path(path, name="the path of a run")
@@ -166,7 +166,7 @@ def _read_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any
             path = f"params.{name.replace('/', '.')}/"
             spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": files, "path": path}}
             spec["fill_missing_data_reads"] = False  # a missing part is an error, not zeros
-            stored = tensorstore.open(spec, context=context).result()
+            stored = tensorstore.open(spec, read=True, context=context).result()
             # jax uses the memory of an array that starts at a multiple of 64 bytes without a copy.
             size = leaf.size * leaf.dtype.itemsize
             memory = np.empty(size + 64, np.uint8)

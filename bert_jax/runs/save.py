@@ -1,5 +1,6 @@
 """Writes an opened model in the format of bert_jax or Hugging Face."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,10 @@ def save_run(run: Run, directory: Path, *, to: Literal["bert_jax", "huggingface"
         write_huggingface(directory, parameters, config=config, tokenizer=tokenizer, head=head)
         if run.fine_tuning and head:
             task = replace(run.fine_tuning.task, labels=head.labels)
+            sets = {name: getattr(task, name) for name in ("train", "dev", "test")}
+            # The directories of this machine tell those who download the model nothing.
+            names = {name: re.sub(r"^(?!tfds)(\w+:).*/", r"\1", one) for name, one in sets.items()}
+            task = replace(task, **names)
             write_fine_tuning(directory, replace(run.fine_tuning, task=task), run.threshold)
         return
     checkpoint.save_params(

@@ -48,7 +48,7 @@ def estimate(values: Float[np.ndarray, "... seeds"]) -> Estimate:
     if count < 2:
         return Estimate(count, mean, *[np.full_like(mean, math.nan)] * 4)
     deviation = values.std(-1, ddof=1)
-    deviation = np.where(deviation > 1e-9 * np.abs(mean), deviation, 0.0)  # 0.3 - 0.2 is not 0.1
+    deviation = np.where(deviation <= 1e-9 * np.abs(mean), 0.0, deviation)  # 0.3 - 0.2 is not 0.1
     error = deviation / math.sqrt(count)
     half = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * error
     with np.errstate(divide="ignore", invalid="ignore"):

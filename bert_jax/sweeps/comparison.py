@@ -56,7 +56,8 @@ class Row:
     """Or: better, worse, equal, cannot tell, not comparable."""
     seeds_to_tell: int | None = None
     """Number of seeds that find a difference of the measured size and deviation with probability
-    `POWER`, if the verdict is `cannot tell`. None if there are more than `MOST_SEEDS`."""
+    `POWER`, if the verdict is `cannot tell`. None if there are more than `MOST_SEEDS`, or if fewer
+    than two seeds were compared."""
 
 
 def compare(
@@ -156,7 +157,8 @@ def statement(row: Row, decimals: int) -> str:
     point = f"point {point.number} ({describe(point.changes)})"
     numbers = (row.difference.mean, row.difference.low, row.difference.high)
     mean, low, high = (f"{number:+.{decimals}f}" for number in numbers)
-    interval = f"95 % interval {low} to {high}" if low != high else "the same for all seeds"
+    varies = row.difference.low < row.difference.high
+    interval = f"95 % interval {low} to {high}" if varies else "the same for all seeds"
     measured = f"{mean}, {interval}, p {row.p_value:.2g}"
     if row.verdict in ("better", "worse"):
         said = f"{point} is {row.verdict} than the base at {seeds}: {measured}"

@@ -74,11 +74,14 @@ def gather(directories: Sequence[Path], *, base: str = "") -> Gathered:
         first = replace(next(run for run in runs if run.id == base).experiment, seed=0)
         runs.sort(key=lambda run: replace(run.experiment, seed=0) != first)
     points = points_of(runs)
-    # In the summary, a run whose evaluation failed counts as failed.
-    told = {run: state for one in directories for run, state in summary(one).items()}
-    states = {name: status(path) for name, path in paths.items()}
-    states |= {name: "failed" for name, path in paths.items() if told.get(path) == "failed"}
+    told = {run: line for one in directories for run, line in summary(one).items()}
     results = {name: metrics_of(path) for name, path in paths.items()}
+    states = {name: status(path) for name, path in paths.items()}
+    for name, path in paths.items():
+        # In the summary, a run whose evaluation failed counts as failed. It may have ended since.
+        line = told.get(path, {})
+        if line.get("status") == "failed" and "" not in map(line.get, results[name]):
+            states[name] = "failed"
     outcomes = {name: outcomes_of_evaluations(path) for name, path in paths.items()}
     failed = [name for name, state in states.items() if state == "failed"]
     data = dict.fromkeys(
@@ -108,11 +111,20 @@ def find_runs(directory: Path) -> list[Path]:
     return [run for run in summary(directory) if run in runs] or runs
 
 
-def summary(directory: Path) -> dict[Path, str]:
-    """Returns the status of each run in the `summary.csv` of a sweep; empty without the file."""
+def summary(directory: Path) -> dict[Path, dict[str, str]]:
+    """Returns the line of each run in the `summary.csv` of a sweep; empty without the file.
+
+    Raises:
+      DataError: the file has no column `id` or `status`.
+    """
     file = directory / "summary.csv"
-    lines = csv.DictReader(read_text(file).splitlines() if file.exists() else ())
-    return {directory / (line.get("id") or ""): line.get("status") or "" for line in lines}
+    if not file.exists():
+        return {}
+    lines = csv.DictReader(read_text(file).splitlines())
+    known = lines.fieldnames or []
+    whole = {"id", "status"} <= set(known)
+    require(whole, f"{file}: columns", known, "those that sweep writes", error=DataError)
+    return {directory / line["id"]: line for line in lines}
 
 
 def _name(path: Path, runs: Sequence[Path]) -> str:

@@ -1,7 +1,7 @@
 """The runs of a sweep, from the functions of an experiment file, and the points they belong to."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from itertools import combinations, islice, product
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Planne
     runs: dict[str, PlannedRun] = {}
     for combination in product(*(list(sweep) for sweep in sweeps)):
         overrides = _join(combination)
-        with located(f"the run {describe(overrides)}"):
+        with located(f"the run {describe(overrides):.200}"):
             experiment = config.override(base, overrides)
         identifier = config.config_hash(experiment)
         runs.setdefault(identifier, PlannedRun(identifier, overrides, experiment))
@@ -116,9 +116,20 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Planne
 
 
 def describe(overrides: Mapping[str, Any]) -> str:
-    """Returns overrides in a line. A whole sub-config has the name of its class."""
-    values = {k: type(v).__name__ if is_dataclass(v) else v for k, v in overrides.items()}
-    return ", ".join(f"{path}={value}" for path, value in values.items())
+    """Returns overrides in a line. A whole sub-config is its class with the fields that it sets."""
+    told = {k: _changed_fields(v) if is_dataclass(v) else v for k, v in overrides.items()}
+    return ", ".join(f"{path}={value}" for path, value in told.items()) or "with no change"
+
+
+def _changed_fields(value: Any) -> str:
+    """Returns the class of a config, and its fields that do not have their default."""
+    changed = [
+        f"{field.name}={found}"
+        for field in fields(value)
+        if (found := getattr(value, field.name)) != field.default
+        and (field.default_factory is MISSING or found != field.default_factory())
+    ]
+    return f"{type(value).__name__}({', '.join(changed)})"
 
 
 def keep_ids(runs: Sequence[PlannedRun], earlier: Mapping[str, Any]) -> list[PlannedRun]:

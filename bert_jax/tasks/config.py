@@ -77,10 +77,6 @@ class TaskConfig:
 
     def __post_init__(self):
         check_bounds(self, "task")
-        for each in fields(self):
-            value, readers = getattr(self, each.name), READ_BY.get(each.name)
-            read = readers is None or self.family in readers or value == each.default
-            require(read, f"task.{each.name}", value, f"{each.default!r} for {self.family}")
         token_task = self.family in ("tagging", "question_answering")
         accepted = get_args(TokenRepresentation if token_task else Pooling)
         words = f"{', '.join(accepted)} for {self.family}"
@@ -92,6 +88,20 @@ class TaskConfig:
         for name, values in (("labels", self.labels), ("columns", self.columns)):
             once = len(set(values)) == len(values)
             require(once, f"task.{name}", values, f"each {name[:-1]} once")
+
+    def check_fields_are_read(self) -> None:
+        """Raises ConfigError if a field is set that the family or the files of the task ignore.
+
+        Earlier versions trained with such a config, so it can still be opened.
+        """
+        for each in fields(self):
+            value, readers = getattr(self, each.name), READ_BY.get(each.name)
+            read = readers is None or self.family in readers or value == each.default
+            require(read, f"task.{each.name}", value, f"{each.default!r} for {self.family}")
+        sets = (self.train, self.dev, self.test)
+        named = any(one.startswith(("tsv:", "conll:")) for one in sets)
+        accepted = "() without a set of tsv: or conll:, because other files name their own columns"
+        require(named or not self.columns, "task.columns", self.columns, accepted)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,20 +70,18 @@ def load_dataset(task: TaskConfig) -> Dataset:
     Raises:
       DataError: a record is wrong (the message names its file and line), a set has no examples, or
         there are fewer than two labels.
-      ConfigError: the family lacks `task.metric`, `task.train` or `task.dev` is empty, or no set
-        reads `task.columns`.
+      ConfigError: the family lacks `task.metric`, `task.train` or `task.dev` is empty, or a field
+        is set that the task ignores.
     """
     for name in ("train", "dev"):
         spec = getattr(task, name)
         require(spec, f"task.{name}", spec, "data such as tsv:FILE")
+    task.check_fields_are_read()
     family = FAMILIES[task.family]
     metric = task.metric or next(iter(family.metrics))
     accepted = f"{', '.join(family.metrics)} for {task.family}"
     require(metric in family.metrics, "task.metric", metric, accepted)
     specs = {name: getattr(task, name) for name in SPLITS if getattr(task, name)}
-    named = any(spec.startswith(("tsv:", "conll:")) for spec in specs.values())
-    accepted = "() without a set of tsv: or conll:, because other files name their own columns"
-    require(named or not task.columns, "task.columns", task.columns, accepted)
     bad = {name: [] if task.on_bad_record == "skip" else None for name in specs}
     records = {n: read_records(spec, task.columns, skipped=bad[n]) for n, spec in specs.items()}
     labels = task.labels or family.label_names(records["train"], task)

@@ -56,8 +56,8 @@ class OptimizerConfig:
     """Parameters without weight decay."""
     trust_ratio: Literal["decayed", "all"] = "decayed"
     """Parameters with a trust ratio (LAMB only): those with weight decay, or all."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Norm to which the gradient of the global batch is clipped."""
+    max_grad_norm: Annotated[float, Meta(ge=1e-38, le=1e38)] = 1.0
+    """Norm to which the gradient of the global batch is clipped: a float32 number."""
 
     def __post_init__(self):
         check_bounds(self, "optimizer")

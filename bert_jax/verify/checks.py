@@ -43,12 +43,11 @@ READ_AGAIN = 10
 
 
 class Page(TypedDict):
+    """Data in the page of a report, from which the page can be made again."""
+
     directories: list[str]
     base: str
     title: str
-
-
-"""Data in the page of a report, from which the page can be made again."""
 
 
 class Check(NamedTuple):
@@ -109,8 +108,9 @@ def verify_sweep(directory: Path, *, rows: int = 1) -> Iterator[Check]:
     Raises:
       CheckpointError, ConfigError: see `verify` and `gather`; or not all runs have ended.
     """
-    left = sum(state not in ("done", "failed") for state in summary(directory).values())
-    require(not left, f"the number of unfinished runs in {directory}", left, "0")
+    left = sum(line["status"] not in ("done", "failed") for line in summary(directory).values())
+    accepted = "0 (the command of the sweep makes its missing runs and writes the file again)"
+    require(not left, f"{directory / 'summary.csv'}: the number of unfinished runs", left, accepted)
     gathered = gather([directory])
     files = table.files_of(gathered.rows)
     yield from _verify_runs(gathered, {directory / k: text for k, text in files.items()}, rows)

@@ -589,7 +589,7 @@ ROWS = {
                 "second": ": sweep_rate yields 1; accepted: a function",
             }.items()
         ),
-        ("--experiment=sweep_field.py --workdir=new", "run {'seeds': 1}: unknown field 'seeds'"),
+        ("--experiment=sweep_field.py --workdir=new", "the run seeds=1: unknown field 'seeds'"),
         ("--experiment=sweep_none_field.py --workdir=new", "seed is None; accepted: int"),
         ("--experiment=sweep_nan.py --workdir=new", "learning_rate is nan; accepted"),
         ("--experiment=sweep_value.py --workdir=new", "seed is <object ... accepted: int"),

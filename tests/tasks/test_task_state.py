@@ -80,9 +80,10 @@ def test_a_field_that_the_family_does_not_read_keeps_its_default(field, value, f
         files = {"train": "tsv:a", "dev": "tsv:b"}
         return TaskConfig(family=of, representation=representation, **files, **{field: value})
 
-    assert getattr(task(reader), field) == value
+    task(reader).check_fields_are_read()
+    ignored = task(family)  # as a run of an earlier version has it
     with pytest.raises(ConfigError, match=f"task.{field} is .*; accepted: .* for {family}"):
-        task(family)
+        ignored.check_fields_are_read()
 
 
 @pytest.mark.slow
