@@ -133,7 +133,7 @@ def run_rounds(
 ) -> dict[str, list[dict[str, Any]]]:
     """Runs the sides in turn, `rounds` times. Returns the results of each side by its name.
 
-    A side is a call of `run_side`.
+    A side is a function without arguments that calls `run_side`.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(1, rounds + 1):

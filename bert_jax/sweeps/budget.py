@@ -62,7 +62,7 @@ def spend(
 
     spent = []
     for run in runs:
-        with located(f"the run {describe(run.overrides)}"):
+        with located(f"the run {describe(run.overrides):.200}"):
             experiment, total = run.experiment, run.experiment.training.steps
             costs = [_cost(phase, budget.unit, step_seconds) for phase in phases(experiment)]
             cost = sum(costs) / total

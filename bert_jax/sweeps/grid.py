@@ -116,7 +116,7 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Planne
 
 
 def describe(overrides: Mapping[str, Any]) -> str:
-    """Returns overrides in a line. A whole sub-config is its class with the fields that it sets."""
+    """Returns overrides in a line. A whole sub-config is its class and its changed fields."""
     told = {k: _changed_fields(v) if is_dataclass(v) else v for k, v in overrides.items()}
     return ", ".join(f"{path}={value}" for path, value in told.items()) or "with no change"
 

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import ConfigError, require
+from bert_jax.errors import ConfigError, needing, require
 from bert_jax.files import write_atomically
 from bert_jax.statistics.seeds import Estimate
 from bert_jax.sweeps.comparison import Row, is_better_if_lower, statement
@@ -13,10 +13,8 @@ from bert_jax.sweeps.gather import AXES, Gathered, curves_of
 from bert_jax.sweeps.grid import Point, describe
 from bert_jax.sweeps.table import NOTES, decimals_of, metric_columns
 
-try:
+with needing("a page", "audit", error=ConfigError):
     from bert_jax.audit.template import open_templates
-except ModuleNotFoundError as error:
-    raise ConfigError(f"a page needs {error.name}: pip install -e '.[audit]'") from error
 
 FIRST_METRICS = ("eval/mlm_loss", "train/mlm_loss", "eval/loss", "train/loss", "eval/mlm_accuracy")
 """The metrics that the list of curves begins with."""
