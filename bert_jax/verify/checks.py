@@ -107,6 +107,7 @@ def verify_sweep(directory: Path, *, rows: int = 1) -> Iterator[Check]:
 
     Raises:
       CheckpointError, ConfigError: see `verify` and `gather`; or not all runs have ended.
+      DataError: `summary.csv` lacks a column.
     """
     left = sum(line["status"] not in ("done", "failed") for line in summary(directory).values())
     accepted = "0 (the command of the sweep makes its missing runs and writes the file again)"
