@@ -1,5 +1,6 @@
 """The tables of docs/performance.md are those of its records, and its programs measure."""
 
+import collections
 import json
 import os
 import subprocess
@@ -9,7 +10,10 @@ from types import SimpleNamespace
 import pytest
 from scripts import BENCHMARKS, load_script
 
+from bert_jax.benchmarking import ours
+from bert_jax.benchmarking.comparison import comparable
 from bert_jax.config import flatten
+from bert_jax.planning import hlo
 
 PERFORMANCE = BENCHMARKS / "performance.py"
 
@@ -95,6 +99,26 @@ def test_training_ends_at_the_goal_and_its_clock_stops_in_evaluations(monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_few_bytes_of_an_update_belong_to_no_part(step_profile, rate):
+    performance = load_script("performance")
+    fields = performance.dropout_fields(rate)
+    experiment = comparable(performance.experiment_of(performance.SMALL, fields))
+    program = hlo.parse(ours.compile_update(experiment).program.as_text())
+    # Bytes, not seconds: on a busy machine, a single short operation may wait for long.
+    num_bytes = collections.Counter()
+    for name, instruction in program.computations[program.entry].items():
+        if instruction.op not in {"parameter", "constant", "tuple"}:
+            num_bytes[step_profile.part_of(program, name)] += hlo.num_bytes(instruction.type)
+    assert set(num_bytes) >= {
+        part for part, _ in step_profile.PARTS if rate or "dropout" not in part
+    }
+    assert num_bytes[step_profile.PRODUCTS] > 0.01 * num_bytes.total()
+    # XLA's copies of scalars and small vectors are 0.2 % here.
+    assert num_bytes[step_profile.OTHER] < 0.01 * num_bytes.total()
+
+
+@pytest.mark.slow
 def test_measurements_are_kept_and_made_into_tables(page, tmp_path):
     command = [sys.executable, str(PERFORMANCE), "--small", "--only=dropout,parts"]
     command += [f"--directory={tmp_path}"]
@@ -112,7 +136,6 @@ def test_measurements_are_kept_and_made_into_tables(page, tmp_path):
     assert set(record["results"]) == {"dropout", "parts/0.1", "parts/0.0"}
     for one in record["results"]["parts/0.1"], record["results"]["parts/0.0"]:
         assert sum(one["parts"].values()) == pytest.approx(1)
-        assert one["parts"]["matrix products of the layers"] > 0.005
-        assert one["parts"]["other"] < 0.1
+        assert one["parts"]["matrix products of the layers"] > 0
     assert "| dropout 0.1 |" in page.variants_table(record, "dropout")
     assert "| whole update |" in page.parts_table(record)

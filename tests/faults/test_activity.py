@@ -4,56 +4,66 @@ import json
 import os
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import jax
 import pytest
 
+from bert_jax.faults import activity
 from bert_jax.faults.activity import COMPILES, Activity, lost_seconds
 
 
-def test_the_seconds_of_each_kind_of_work_add_up():
-    began, activity = time.monotonic(), Activity()
-    activity.go_on({"updates": 100.0, "start": 2.0})
-    activity.begin("updates")
-    time.sleep(0.05)
-    activity.begin("saving")
-    assert activity.seconds_of_last >= 0.05
-    spent = activity.spent()
-    assert spent.keys() == {"start", "updates", "saving"} and spent["updates"] >= 100.05
-    assert sum(spent.values()) == pytest.approx(102 + time.monotonic() - began, abs=0.02)
-    activity.lost = 98.0
-    assert activity.goodput()["share"] == pytest.approx(0.5, abs=0.01)
+@pytest.fixture
+def clock(monkeypatch):
+    """Replaces the clock of an Activity: `clock.now` are its seconds."""
+    clock = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(activity, "time", clock)
+    return clock
 
 
-def test_progress_ends_a_stall_and_compilation_is_none():
-    activity = Activity()
-    time.sleep(0.05)
-    assert activity.seconds_without_progress() >= 0.05
-    assert list(activity.each([1, 2])) == [1, 2]
-    assert activity.seconds_without_progress() < 0.05
+def test_the_seconds_of_each_kind_of_work_add_up(clock):
+    run = Activity()
+    run.go_on({"updates": 100.0, "start": 2.0})
+    run.begin("updates")
+    clock.now += 50
+    run.begin("saving")
+    assert run.seconds_of_last == 50
+    clock.now += 1
+    assert run.spent() == {"start": 2, "updates": 150, "saving": 1}
+    run.lost = 147.0
+    assert run.goodput()["share"] == 0.5
+
+
+def test_progress_ends_a_stall_and_compilation_is_none(clock):
+    run = Activity()
+    clock.now += 50
+    assert run.seconds_without_progress() == 50
+    assert list(run.each([1, 2])) == [1, 2]
+    assert run.seconds_without_progress() == 0
     seen = {}
 
     def traced(value):
-        time.sleep(0.05)
-        assert COMPILES in activity.place()
-        seen["seconds"] = activity.seconds_without_progress()
+        clock.now += 50
+        assert COMPILES in run.place()
+        seen["seconds"] = run.seconds_without_progress()
         return value
 
     jax.jit(traced).lower(1.0)
-    assert seen.pop("seconds") < 0.05
-    code = compile("wait()\nseen['seconds'] = ask()", "jax/_src/compiler.py", "exec")
-    exec(
-        code,
-        {"wait": lambda: time.sleep(0.05), "ask": activity.seconds_without_progress, "seen": seen},
-    )
-    assert seen["seconds"] < 0.05
+    assert seen.pop("seconds") == 0
+    clock.now += 50
+    code = compile("seen['seconds'] = ask()", "jax/_src/compiler.py", "exec")
+    exec(code, {"ask": run.seconds_without_progress, "seen": seen})
+    assert seen["seconds"] == 0
+    clock.now += 50
+    assert run.seconds_without_progress() == 50
 
 
 def test_the_place_is_a_line_of_bert_jax_and_the_innermost_line():
-    activity = Activity()
-    activity.begin("evaluation")
-    activity.progress(7)
-    assert activity.place().startswith("at step 7, evaluation, faults/activity.py:")
+    run = Activity()
+    run.begin("evaluation")
+    run.progress(7)
+    assert run.place().startswith("at step 7, evaluation, faults/activity.py:")
 
 
 @pytest.mark.parametrize(("step", "lost"), [(0, 50.0), (40, 20.0)], ids=["no-save", "saved"])
