@@ -45,9 +45,10 @@ def main() -> None:
             f"\n  tokenizer: transformers replaces words of more than {MAX_WORD_LENGTH} "
             f"characters by [UNK]; the limit of this tokenizer is {limit}"
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
+    target = output.resolve()  # it may be a link, or the current directory
+    target.parent.mkdir(parents=True, exist_ok=True)
     made = tempfile.TemporaryDirectory(
-        dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True
+        dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
     )
     try:
         with made as temporary:
@@ -57,7 +58,7 @@ def main() -> None:
             write_atomically(directory / "conversion.txt", f"{report}\n")
             if to == "huggingface":
                 write_atomically(directory / "README.md", model_card(run, output.name))
-            os.replace(directory, output)
+            os.replace(directory, target)
     except CheckpointError:
         # TensorStore's other writes still run, and may make the directory again.
         for _ in range(10):

@@ -176,6 +176,12 @@ def test_a_run_is_described_in_one_line_and_in_a_table_of_a_notebook(run, traine
     assert "BERT, converted from other weights" in repr(foreign) and "\n" not in repr(foreign)
 
 
+def test_a_run_is_opened_by_a_path_that_leaves_a_directory(run, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = load_run(os.path.relpath(trained[0]))
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.params, run.params))
+
+
 def test_opening_and_using_a_run_loads_no_data_pipeline(trained):
     code = (
         f"import sys, bert_jax\nrun = bert_jax.load_run({str(trained[0])!r})\n"

@@ -158,7 +158,9 @@ def _read_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any
     """
     checkpoint.check_arrays(manager, {"params": abstract}, step=step)
     base, one = f"{manager.directory}/{step}/state/", {"limit": 1}
-    files = base if base.startswith("gs://") else {"driver": "file", "path": base}
+    # TensorStore refuses `..` in a path.
+    local = {"driver": "file", "path": f"{os.path.realpath(base)}/"}
+    files = base if base.startswith("gs://") else local
     context = tensorstore.Context({"file_io_concurrency": one, "data_copy_concurrency": one})
     leaves, arrays = flatten_params(abstract), {}
     with reading(manager, step):
