@@ -70,6 +70,8 @@ class ShardingRules:
         for field in fields(self):
             for axis in _as_tuple(getattr(self, field.name)):
                 require(axis in MESH_AXES, f"sharding.{field.name}", axis, accepted)
+        resolve(("batch", "length", "activation_embed"), self)
+        resolve(("batch", "predictions", "activation_vocab"), self)
 
 
 def slice_of(device: Any) -> int | None:
@@ -222,7 +224,7 @@ def num_parts(sharding: NamedSharding) -> int:
 def cut_last(sharding: NamedSharding, shape: Sequence[int], rules: ShardingRules) -> NamedSharding:
     """Cuts the last dimension of a parameter along the axes of `embed`, if no dimension uses them.
 
-    Biases have no dimension `embed`. A bias stays whole if the mesh does not divide it.
+    Biases have no dimension `embed`. A bias that they do not divide stays as it is.
     """
     spec, mesh = list(sharding.spec), sharding.mesh
     axes = _as_tuple(rules.embed)

@@ -1,7 +1,8 @@
 """FLOPs of the matrix products of an update.
 
 A multiply-add is 2 FLOPs. The backward pass costs twice the forward pass. Embedding lookups,
-optimizer, recomputation and padding are not counted. Attention is counted within each pair only.
+optimizer, recomputation and padding of rows are not counted, but padding of the vocabulary is.
+Attention is counted within each pair only.
 """
 
 from collections.abc import Sequence

@@ -74,7 +74,7 @@ class NonFiniteSteps:
         action, accepted = self._config.on_nonfinite, "finite values"
         if action != "stop" and len(self.left_out) >= self._config.max_nonfinite:
             action = "stop"
-            accepted = f"at most {len(self.left_out)} such steps (training.max_nonfinite)"
+            accepted = f"at most {self._config.max_nonfinite} such steps (training.max_nonfinite)"
         values = {name: float(metrics[name].total) for name in ("loss", "grad_norm")}
         finite = np.asarray(metrics["finite"].total)[len(values) :]
         names = [name for name, good in zip(self._names, finite, strict=True) if not good]

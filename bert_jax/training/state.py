@@ -67,7 +67,7 @@ def init_params(model: nn.Module, seed: ArrayLike, *inputs: Any) -> Any:
 
     `inputs` are example inputs of the model, by default a `Batch`.
     """
-    inputs = inputs or (example_batch(batch_size=1, length=8, predictions=1),)
+    inputs = inputs or (example_batch(batch_size=1, length=1, predictions=1),)
     return model.init(random_stream(seed, "init"), *jax.tree.map(jnp.asarray, inputs))["params"]
 
 

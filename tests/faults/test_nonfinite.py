@@ -349,6 +349,9 @@ def test_the_record_is_read_again_and_names_the_norm_if_it_alone_overflows(exper
     assert list(record_of(tmp_path)) == ["2", "5"]
     found = record_of(tmp_path)["2"]
     assert (found["loss"], found["grad_norm"], found["parameters"]) == ("7.0", "inf", [])
+    fewer = override(experiment, {"training.max_nonfinite": 1})
+    with pytest.raises(DivergenceError, match=r"accepted: at most 1 such steps \(training.max_non"):
+        NonFiniteSteps(tmp_path, fewer, {"a": 0, "b": {"c": 0}}).add(7, metrics)
 
 
 def test_the_fields_change_neither_the_hash_of_a_config_nor_the_run(experiment):

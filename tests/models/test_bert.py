@@ -14,11 +14,13 @@ from bert_jax.errors import ConfigError
 from bert_jax.models import bert
 from bert_jax.models.attention import attention_mask
 from bert_jax.models.bert import Bert, BertForPretraining, EncoderLayer, num_parameters
-from bert_jax.models.config import BertConfig
+from bert_jax.models.config import BertConfig, TaskHeadConfig
 from bert_jax.models.embeddings import Embeddings
 from bert_jax.models.heads import MaskedTokenHead
 from bert_jax.models.layers import LayerNorm
+from bert_jax.models.task import BertForTask, example_ids
 from bert_jax.training.losses import cross_entropy
+from bert_jax.training.state import unboxed_params
 
 TINY = {
     "vocab_size": 300,  # 84 rows short of a multiple of 128
@@ -29,6 +31,10 @@ TINY = {
 }
 CONFIG = BertConfig(**TINY)
 MASK_ID = 4
+HEAD: dict = {
+    **{"family": "classification", "labels": ("a", "b"), "outputs": 2},
+    **{"unit": "text", "representation": "cls"},
+}
 # This level halves the compile time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -97,6 +103,18 @@ def leaves_by_path(tree):
 
 
 # ---- Sizes ----------------------------------------------------------------------------------
+
+
+def test_a_model_for_the_shortest_rows_can_be_initialized():
+    """Rows have at least 5 tokens, so the example batch must not be longer."""
+    config = BertConfig(**TINY | {"max_positions": 5})
+    for model, inputs in (
+        (BertForPretraining(config), ()),
+        (BertForTask(config, TaskHeadConfig(**HEAD)), example_ids()),
+    ):
+        params = jax.eval_shape(lambda m=model, i=inputs: unboxed_params(m, 0, *i))
+        assert params["bert"]["embeddings"]["position"].shape == (5, 32)
+
 
 BASE = BertConfig()
 LARGE = BertConfig(hidden_size=1024, num_layers=24, num_heads=16)

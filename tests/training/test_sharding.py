@@ -95,6 +95,19 @@ def test_two_dimensions_on_one_mesh_axis_are_refused(names, rules, axis):
         resolve(names, rules)
 
 
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"length": "fsdp"}, "'batch' and 'length' .* 'fsdp'; change sharding.batch or sharding.l"),
+        ({"predictions": "tensor"}, "'predictions' and 'activation_vocab' .* 'tensor'"),
+    ],
+)
+def test_rules_that_no_activation_can_follow_are_refused_with_the_config(rules, said, experiment):
+    """Tracing the update would find it too, but then the run directory exists already."""
+    with pytest.raises(ConfigError, match=said):
+        override(experiment, {f"sharding.{name}": axis for name, axis in rules.items()})
+
+
 def test_a_rule_with_an_unknown_mesh_axis_is_refused():
     with pytest.raises(ConfigError, match=r"sharding\.embed is 'model'; accepted: data, fsdp"):
         ShardingRules(embed="model")
