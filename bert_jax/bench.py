@@ -36,6 +36,8 @@ from bert_jax.planning.topology import CHIPS
 # Peak FLOPs per second of one chip for dense bfloat16, from the vendors' data sheets.
 PEAK_FLOPS = {chip.device_kind: chip.flops for chip in CHIPS.values()}
 PEAK_FLOPS |= {"NVIDIA A100": 312e12, "NVIDIA H200": 989e12}
+# These run at lower clocks than the modules (SXM) of the same chip.
+PEAK_FLOPS |= {"NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12, "NVIDIA H200 NVL": 835e12}
 
 
 def measure(experiment: Any, steps: int) -> dict[str, Any]:

@@ -111,15 +111,13 @@ def describe() -> dict[str, Any]:
     """Describes the code (commit, uncommitted changes), versions, devices, settings and command."""
     import jax
 
-    source = Path(__file__).resolve().parent
-    # The hash covers the names of new files, not their contents.
-    changes = f"{_git(source, 'diff', 'HEAD') or ''}{_git(source, 'status', '--porcelain') or ''}"
+    commit, changes = commit_and_changes(Path(__file__).resolve().parent)
     return {
         "format_version": FORMAT_VERSION,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "commit": _git(source, "rev-parse", "HEAD"),
-        "uncommitted_changes": hashlib.sha256(changes.encode()).hexdigest() if changes else None,
+        "commit": commit,
+        "uncommitted_changes": changes,
         "python": platform.python_version(),
         "versions": {name: package_version(name) for name in PACKAGES},
         "devices": [str(device) for device in jax.devices()],
@@ -159,15 +157,29 @@ def describe_again(file: Path, **settings: Any) -> dict[str, Any]:
     return description
 
 
-def _git(directory: Path, *arguments: str) -> str | None:
-    """Returns the output of git, or None outside a repository."""
+def commit_and_changes(directory: Path) -> tuple[str | None, str | None]:
+    """Returns the commit of a directory, and the SHA-256 of the changes since then.
+
+    Both are None if no repository tracks the directory. An environment with a copy of bert_jax may
+    lie in the repository of another project, which ignores it. The hash covers the names of new
+    files, not their contents. It is None if there are no changes.
+    """
+    if not _git(directory, "ls-files"):
+        return None, None
+    changes = _git(directory, "diff", "HEAD") + _git(directory, "status", "--porcelain")
+    digest = hashlib.sha256(changes.encode("utf-8", "surrogateescape")).hexdigest()
+    return _git(directory, "rev-parse", "HEAD"), digest if changes else None
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    """Returns the output of git, or an empty string outside a repository."""
+    command = ["git", "-C", str(directory), *arguments]
     try:
-        result = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True
-        )
+        output = subprocess.run(command, capture_output=True, check=True).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    return result.stdout.strip()
+        return ""
+    # A changed file may have any encoding.
+    return output.decode("utf-8", "surrogateescape").strip()
 
 
 def package_version(name: str) -> str | None:

@@ -67,7 +67,12 @@ Only libtpu reads LIBTPU_INIT_ARGS. An unknown flag ends the process.
 
 
 def missing(variable: str, given: str) -> list[str]:
-    """Returns the flags of `FLAGS` for an environment variable that are not in `given`."""
+    """Returns the flags of `FLAGS` for an environment variable that are not in `given`.
+
+    XLA reads its flags from a file if `given` is the path of one. Nothing can then be added.
+    """
+    if given and not given.lstrip().startswith("-"):
+        return []
     names = {flag.partition("=")[0].lstrip("-") for flag in given.split()}
     ours = (flag for flag in FLAGS if VARIABLES[flag.platform] == variable)
     return [f"{flag.name}={flag.value}" for flag in ours if flag.name.lstrip("-") not in names]

@@ -23,5 +23,6 @@ if [ ! -e "$stamp" ]; then
   echo "installing $(printf '%s ' "${requirements[@]}")into $environment (some minutes the first time)"
   python -m pip install --quiet --disable-pip-version-check "${requirements[@]/#/--requirement=}"
   python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+  rm -f "$environment"/installed-*
   touch "$stamp"
 fi

@@ -16,7 +16,7 @@ if [ "${1:-}" = --help ]; then
   sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
   exit
 fi
-on_every_host="cd ${DIRECTORY:-bert_jax}; "
+on_every_host="set -e; cd ${DIRECTORY:-bert_jax}; "
 if [ "${1:-}" = --stop ]; then
   # shellcheck disable=SC2016 # the host expands it
   on_every_host+='kill -TERM -- "-$(cat bert_jax.pid)"'

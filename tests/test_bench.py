@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from bert_jax import config
+from bert_jax.bench import known_peak
 from bert_jax.benchmarking import comparison, timing
 from bert_jax.command import load
 from bert_jax.errors import ConfigError
@@ -48,6 +49,22 @@ def test_memory_of_a_program_equals_that_of_its_arrays():
     assert found["aliased"] == size
     assert size <= found["temporaries"] < 4 * size
     assert found["peak"] == size + 400 + 4 + 16 + found["temporaries"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("cpu", None),
+    ],
+)
+def test_the_peak_is_that_of_the_form_of_a_chip(kind, peak):
+    assert known_peak(SimpleNamespace(device_kind=kind)) == peak
 
 
 def test_ratios_are_those_of_medians_and_normalized_by_the_ceilings():

@@ -227,6 +227,11 @@ def test_flags_of_the_user_replace_ours(monkeypatch):
     assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=a {width}=256"
 
 
+def test_a_file_of_flags_is_not_hidden_by_ours():
+    """XLA reads the file only if the variable begins with its path."""
+    assert xla_flags.merge("XLA_FLAGS", "/home/me/flags") == "/home/me/flags"
+
+
 START = """
 import os, sys, warnings
 import jax

@@ -160,6 +160,32 @@ def test_a_slice_without_a_name_is_refused(host):
     assert process.returncode == 1
 
 
+def test_a_host_without_the_clone_starts_nothing(host, tmp_path):
+    process = host("tpu_vm.sh", *ARGUMENTS, states=(0,), DIRECTORY="missing", **SLICE)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 1 and "cd: missing: No such file" in said
+    assert "launch/restart.sh" not in said and not (tmp_path / "bert_jax.log").exists()
+
+
+def test_packages_are_installed_again_after_a_change_is_taken_back(tmp_path):
+    (tmp_path / "launch").mkdir()
+    shutil.copy(LAUNCH / "environment.sh", tmp_path / "launch")
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").write_text(f"PATH={programs}:$PATH")
+    (programs / "python").write_text("#!/usr/bin/env bash\n")
+    (programs / "python").chmod(0o755)
+    (tmp_path / "setup.py").touch()
+    installed = []
+    for version in (1, 1, 2, 1):
+        (tmp_path / "requirements.txt").write_text(f"jax=={version}\n")
+        command = ["bash", "-euc", "source launch/environment.sh"]
+        variables = os.environ | {"PYTHON": str(programs / "python")}
+        said = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, check=True)
+        installed.append(said.stdout.startswith(b"installing requirements.txt into .venv"))
+    assert installed == [True, False, True, True]
+
+
 # ---- Kubernetes ----------------------------------------------------------------------------------
 
 

@@ -191,6 +191,27 @@ def test_a_directory_has_one_holder(place, quick, monkeypatch):
     assert len(refused) == 1
 
 
+def test_a_record_may_be_deleted_while_it_is_read(tmp_path):
+    kept, file = tmp_path / "kept", tmp_path / holder.RECORD_FILE
+    kept.write_text('{"id": "x"}')
+
+    def come_and_go():
+        for _ in range(2000):
+            os.link(kept, file)
+            file.unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    while other.is_alive():
+        assert holder._read(file) in ({}, {"id": "x"})
+
+
+def test_a_damaged_record_is_named(place, quick):
+    (place / holder.RECORD_FILE).write_text("{")
+    with pytest.raises(DataError, match=r"\.holder\.json:1 is not JSON"), command.exclusive(place):
+        pass
+
+
 def test_a_record_that_cannot_be_deleted_hides_no_error(place, quick, capsys):
     with pytest.raises(ZeroDivisionError), command.exclusive(place):
         (place / holder.RECORD_FILE).write_text("{")

@@ -50,7 +50,8 @@ def _start_service(port: str, count: int) -> None:
     # its own session, so it gets no signals of the terminal.
     child = subprocess.Popen(
         [sys.executable, "-m", __name__, port, str(count)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # a reader of this process's stderr must not wait for the child
@@ -59,7 +60,9 @@ def _start_service(port: str, count: int) -> None:
     )
     assert child.stdout
     if child.stdout.readline().strip() != _READY:
-        raise ConfigError(f"process 0 cannot connect the processes at port {port}")
+        raise ConfigError(
+            f"process 0 cannot connect the processes at port {port}; accepted: a free port"
+        )
 
     @atexit.register
     def end() -> None:

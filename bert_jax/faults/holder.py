@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import CheckpointError, ConfigError
-from bert_jax.files import read_json, write_json
+from bert_jax.errors import BertJaxError, CheckpointError, ConfigError
+from bert_jax.files import parse_json, write_json
 
 RECORD_FILE = ".holder.json"
 
@@ -42,6 +42,7 @@ def holding(directory: Path, *, flag: str, heartbeat: Callable[[], Any]) -> Iter
 
     Raises:
       CheckpointError: another process holds the directory.
+      DataError: the record is damaged.
       ConfigError: the directory cannot be read or written.
     """
     file, done = directory / RECORD_FILE, threading.Event()
@@ -53,7 +54,7 @@ def holding(directory: Path, *, flag: str, heartbeat: Callable[[], Any]) -> Iter
         time.sleep(SETTLING_SECONDS)
         if (found := _read(file)).get("id") != record["id"]:
             raise _busy(file, found, flag)
-    except CheckpointError:
+    except BertJaxError:
         raise
     except Exception as error:  # gcsfs and google.auth raise many classes
         said = " ".join(str(error).split())[:200]
@@ -98,7 +99,10 @@ def _has_ended(process: int) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.exists() else {}
+    try:
+        return parse_json(file.read_text(), place=file)
+    except FileNotFoundError:  # the holder may delete it at any time
+        return {}
 
 
 def _name(record: dict[str, Any]) -> str:

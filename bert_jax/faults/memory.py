@@ -118,5 +118,6 @@ def _remedy(config: Any, sizes: Mapping[str, Any]) -> str:
     )
     words = [f"smaller {', '.join(smaller)}"] if smaller else ["fewer rows at a time"]
     words += [f"larger {', '.join(larger)}"] if larger else []
-    words += ["model.remat=full"] if values.get("model.remat") == "none" else []
+    if values.get("model.remat") == "none":  # a CPU needs less memory only if layers are in a loop
+        words.append("model.remat=full with model.scan_layers=true")
     return f"accepted: {', or '.join(words)}, or more memory"

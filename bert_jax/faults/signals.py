@@ -33,8 +33,9 @@ def raise_on_signals() -> None:
 
 def _raise(number: int, _: FrameType | None) -> None:
     for other in SIGNALS:  # nothing interrupts the way out but a second Ctrl-C
-        # With SIG_IGN, Python prints an error if `other` came together with this signal.
-        signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else lambda *_: None)
+        if signal.getsignal(other) != signal.SIG_IGN:
+            # With SIG_IGN, Python prints an error if `other` came together with this signal.
+            signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else lambda *_: None)
     raise Interrupted(f"interrupted by {signal.Signals(number).name}")
 
 

@@ -51,7 +51,8 @@ def test_each_library_s_error_becomes_one_line(fail, said, experiment):
     assert said in line and "\n" not in line
     assert "accepted: smaller data.batch_size (16), data.sequence_length (32)" in line
     assert line.endswith(
-        "or larger training.microbatches (1), mesh.fsdp (1), or model.remat=full, or more memory"
+        "or larger training.microbatches (1), mesh.fsdp (1), or model.remat=full with "
+        "model.scan_layers=true, or more memory"
     )
 
 

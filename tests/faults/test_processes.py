@@ -196,6 +196,21 @@ def test_the_service_of_a_run_goes_on_after_signals():
         service.kill()
 
 
+def test_the_service_finds_the_libraries_of_process_0():
+    """On some clusters, only the variable PYTHONPATH or the process itself names them."""
+    libraries = [path for path in sys.path if path]
+    code = f"""
+import sys
+sys.path += {libraries}
+from bert_jax.faults import coordination
+coordination._start_service("{free_port()}", 1)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys._base_executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_processes_start_together():
     coordinator, began = f"127.0.0.1:{free_port()}", []
 

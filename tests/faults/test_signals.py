@@ -162,6 +162,17 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(hooks, capf
     assert capfd.readouterr().err == ""
 
 
+def test_ctrl_c_that_was_ignored_does_not_end_a_save(hooks):
+    """A command that a script started with & ignores Ctrl-C. SIGTERM then makes it save."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+    signals.raise_on_signals()
+    with pytest.raises(signals.Interrupted, match="SIGTERM"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 def test_two_signals_at_once_print_nothing(hooks, monkeypatch):
     """Ctrl-C in a sweep reaches the run, too, and the sweep sends SIGTERM to it."""
     printed = []
