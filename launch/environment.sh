@@ -18,11 +18,18 @@ fi
 source "$environment/bin/activate"
 
 requirements=("${REQUIREMENTS:-requirements.txt}" ${EXTRA_REQUIREMENTS:+"$EXTRA_REQUIREMENTS"})
-stamp=$environment/installed-$(cat setup.py "${requirements[@]}" | sha256sum | cut -c1-16)
-if [ ! -e "$stamp" ]; then
+# The environment keeps a copy of each file that was installed last.
+unchanged() {
+  local file
+  for file in setup.py "${requirements[@]}"; do
+    cmp -s "$file" "$environment/installed-$(basename "$file")" || return
+  done
+}
+if ! unchanged; then
   echo "installing $(printf '%s ' "${requirements[@]}")into $environment (some minutes the first time)"
   python -m pip install --quiet --disable-pip-version-check "${requirements[@]/#/--requirement=}"
   python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-  rm -f "$environment"/installed-*
-  touch "$stamp"
+  for file in setup.py "${requirements[@]}"; do
+    cp "$file" "$environment/installed-$(basename "$file")"
+  done
 fi
