@@ -174,11 +174,11 @@ def check_passport(passport: dict, config: DataConfig, *, vocab_size: int) -> No
         "preparation": {name: getattr(config, name) for name in PREPARATION_FIELDS},
         "vocab_size": vocab_size,
     }
-    check_same(passport, wanted, where=str(Path(config.directory) / PASSPORT_FILE))
+    check_same(passport, wanted, where=f"{config.directory}/{PASSPORT_FILE}")
 
 
 def passport_fingerprint(passport: dict) -> str:
-    """Returns the SHA-256 of the passport's content, which includes the hashes of all files.
+    """Returns the SHA-256 of the passport's content, which includes the hashes of all shards.
 
     The paths of the text are left out. `masking` is left out too, because masks are drawn during
     training, and experiments with other masks share the data. Equal shards have equal `text` and

@@ -261,6 +261,18 @@ def test_workers_compression_and_a_kill_do_not_change_the_result(config, tmp_pat
     ]
 
 
+def test_a_corpus_that_moves_after_the_survey_loses_the_same_documents(config, tmp_path):
+    exclusion = open_exclusion([str(tmp_path / "texts.txt")])
+    whole = prepare(config, exclusion=exclusion)
+    config = dataclasses.replace(config, directory=str(tmp_path / "again"))
+    settings = {"engine": Engine(), "exclusion": exclusion}
+    tokenizer = train_vocabulary(config, vocab_size=200, **settings)
+    (tmp_path / "corpus.txt").rename(tmp_path / "moved.txt")
+    config = dataclasses.replace(config, corpus=f"text:{tmp_path}/moved.txt")
+    passport = prepare_data(config, tokenizer=tokenizer, **settings)
+    assert passport["splits"] == whole["splits"]
+
+
 def test_only_the_field_that_contains_a_text_is_dropped(config, tmp_path):
     """Records have a question and an answer; every third answer contains an excluded text."""
     answers = (tmp_path / "corpus.txt").read_text().strip().split("\n\n")

@@ -122,9 +122,18 @@ def test_the_pieces_of_a_character_of_several_bytes_start_no_word():
     assert len(ids) == 5 and not tokenizer.word_starts[ids[-3:]].any()
 
 
-@pytest.mark.parametrize(("kind", "space"), [("bpe", "Ġ"), ("unigram", "▁")])
-def test_a_continuation_has_no_space(kind, space):
-    tokenizer = HuggingFace.from_content(KINDS[kind]())
+def prepending():
+    """The normalizer puts the space before a text, and the file has no pre-tokenizer."""
+    content = unigram()
+    del content["pre_tokenizer"]
+    steps = [{"type": "Prepend", "prepend": "▁"}]
+    steps.append({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})
+    return content | {"normalizer": {"type": "Sequence", "normalizers": steps}}
+
+
+@pytest.mark.parametrize(("make", "space"), [(byte_level, "Ġ"), (unigram, "▁"), (prepending, "▁")])
+def test_a_continuation_has_no_space(make, space):
+    tokenizer = HuggingFace.from_content(make())
     assert pieces_of(tokenizer, "thesis")[0].startswith(space)
     after = [tokenizer.pieces[i] for i in tokenizer.encode_continuation("thesis")]
     assert not after[0].startswith(space) and "".join(after) == "thesis"

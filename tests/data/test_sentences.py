@@ -48,6 +48,16 @@ def test_every_language_splits_text_and_keeps_every_word():
         assert 4 <= len(sentences) <= 8, language
 
 
+@pytest.mark.parametrize("space", ["\x85", "\u00a0", "\u2028", "\u202f", "\u3000", " \u00a0"])
+def test_a_wide_space_between_a_capital_and_a_full_stop(space):
+    """sentencex itself ends the process at such a place."""
+    english = [f"It was plan A{space}.", f"The U{space}.S. knew it.", f"Vitamin K{space}. Done."]
+    assert split_sentences(" ".join(english)) == english
+    for language in LANGUAGES:
+        sentences = split_sentences(" ".join(english), language)
+        assert "".join(sentences).replace(" ", "") == "".join(english).replace(" ", ""), language
+
+
 @pytest.mark.parametrize(
     ("language", "text", "sentences"),
     [

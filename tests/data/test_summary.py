@@ -140,6 +140,13 @@ def test_shards_of_earlier_code_give_a_passport_without_text_rates(config):
     assert earlier["text"] is None and passport_fingerprint(earlier) == fingerprint
 
 
+def test_a_shard_without_documents_hides_no_text_rates(config):
+    config = dataclasses.replace(config, corpus=f"{config.corpus}@0.02", dupe_factor=1)
+    passport = prepare(config)
+    assert 0 in [shard["examples"] for shard in passport["splits"]["train"]["shards"]]
+    assert passport["text"]["short_document_rate"] == 0
+
+
 @pytest.mark.parametrize("pairs_per_row", [1, 3])
 def test_lengths_and_rates_equal_those_of_the_records(pairs_per_row, config):
     config = dataclasses.replace(

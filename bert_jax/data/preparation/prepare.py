@@ -114,7 +114,9 @@ def prepare_data(
             survey.check_survey(config, found)
         held_out = replace(held_out, corpus_slice=survey.held_out_slice(surveys))
         excluded = [frozenset(result["excluded"]) for result in found]
-        training = [replace(t, excluded=names) for t, names in zip(training, excluded, strict=True)]
+        training = [
+            replace(t, excluded=hashes) for t, hashes in zip(training, excluded, strict=True)
+        ]
 
     directory.mkdir(parents=True, exist_ok=True)
     # Written first: a later run reuses the vocabulary only if these settings are equal.

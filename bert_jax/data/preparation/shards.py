@@ -75,8 +75,8 @@ class ShardTask:
     """A slice of the corpus for training, or of the held-out documents for evaluation."""
     settings: dict
     """Settings that all files of the directory share, as JSON."""
-    excluded: frozenset[str] = frozenset()
-    """Names of the documents that the exclusion drops, as the survey found them."""
+    excluded: frozenset[int] = frozenset()
+    """Hashes of the documents that the exclusion drops, as the survey found them."""
 
     @property
     def size(self) -> int:
@@ -221,7 +221,7 @@ def _blocks(
     for document, weight in corpora.read_slice(task.corpus_slice, skipped=statistics.skipped):
         if task.split == "train":
             held_out = corpora.is_held_out(document, fraction=task.config.held_out_fraction)
-            if document.name in task.excluded:
+            if task.excluded and corpora.document_hash(document) in task.excluded:
                 statistics.excluded["eval" if held_out else "train"] += 1
                 continue
             if held_out:

@@ -39,7 +39,7 @@ def summarize(directory: Path, *, training: Sequence[dict], evaluation: Sequence
         summaries[split]["excluded_documents"] = dropped
     skipped = [shard["skipped"] for shard in training if "skipped" in shard]
     return {
-        "text": _text_rates(summaries["train"], [shard.get("text", {}) for shard in training]),
+        "text": _text_rates(summaries["train"], [shard.get("text") for shard in training]),
         "skipped": {
             "count": sum(one["count"] for one in skipped),
             "records": [record for one in skipped for record in one["records"]],
@@ -98,13 +98,14 @@ def _summary(shards: Sequence[dict]) -> dict:
     }
 
 
-def _text_rates(train: dict, shards: Sequence[dict]) -> dict[str, float] | None:
-    if not all(shards):
+def _text_rates(train: dict, shards: Sequence[dict | None]) -> dict[str, float] | None:
+    counts = [shard for shard in shards if shard is not None]
+    if len(counts) < len(shards):
         return None
 
     def rate(part: str, whole: str) -> float:
-        total = train[whole] if whole in train else sum(shard.get(whole, 0) for shard in shards)
-        return _rate(sum(shard.get(part, 0) for shard in shards), total)
+        total = train[whole] if whole in train else sum(shard.get(whole, 0) for shard in counts)
+        return _rate(sum(shard.get(part, 0) for shard in counts), total)
 
     return {
         "folded_letter_rate": rate("folded_letters", "letters"),

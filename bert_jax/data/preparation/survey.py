@@ -35,7 +35,8 @@ class SurveyResult(TypedDict):
     counts_words: bool
     train: Count
     eval: Count
-    excluded: list[str]
+    excluded: list[int]
+    """Hashes of the documents that the exclusion drops."""
     hashes: NotRequired[list[int]]
     """Hashes of the first documents, at most two that differ."""
 
@@ -127,7 +128,7 @@ class SurveyTask:
             if len(hashes := result["hashes"]) < 2:
                 result["hashes"] = sorted({*hashes, corpora.document_hash(document)})
             if self.exclusion.drops(document.text):
-                result["excluded"].append(document.name)
+                result["excluded"].append(corpora.document_hash(document))
             elif not corpora.is_held_out(document, fraction=self.config.held_out_fraction):
                 result["train"] += 1
                 yield from repeat(document.text, corpora.copies(document, times=weight))
@@ -156,7 +157,8 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
             f"{sum(train) + held_out} documents are left of {left}; accepted: at least two, of "
             "which one is held out (a blank line separates documents of plain text)"
         )
-    if len({number for result in results for number in result.get("hashes", "??")}) == 1:
+    unknown = (-1, -2)  # a survey of earlier code: two hashes that differ
+    if len({number for result in results for number in result.get("hashes", unknown)}) == 1:
         raise DataError(
             f"the {sum(train) + held_out} documents of {left} are equal; accepted: at least two "
             "different documents, of which one is held out"

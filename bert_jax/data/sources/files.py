@@ -149,9 +149,10 @@ def _compression_of(stream: io.BufferedReader) -> str | None:
 def lines_from(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yields offset and bytes of each line that begins at byte `start` or later.
 
+    A line of more than `MAX_LINE_BYTES` is cut, and `decode_line` refuses it.
+
     Raises:
-      DataError: a line is too long, the only line ends are carriage returns, or a compressed file
-        is damaged.
+      DataError: the only line ends are carriage returns, or a compressed file is damaged.
     """
     with open_file(path) as stream:
         offset = start
@@ -161,10 +162,15 @@ def lines_from(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
         while line := _read_line(stream, path=path, offset=offset):
             yield offset, line
             offset += len(line)
+            if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                with _refusing_damage(path):
+                    offset += _skip_line(stream)
 
 
 def decode_line(line: bytes, *, place: Callable[[], str]) -> str:
-    """Returns the line as text. Raises DataError if it is not UTF-8."""
+    """Returns a line of `lines_from` as text. Raises DataError if it is too long or not UTF-8."""
+    if len(line) > MAX_LINE_BYTES:
+        raise too_long(place())
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -219,8 +225,6 @@ def _read_line(stream: io.BufferedReader, *, path: str, offset: int) -> bytes:
         line = stream.readline(MAX_LINE_BYTES + 1)
     if not offset and b"\r" in line.rstrip() and not line.endswith(b"\n"):
         raise DataError(CARRIAGE_RETURNS.format(path))
-    if len(line) > MAX_LINE_BYTES:
-        raise too_long(line_place(path, offset))
     return line
 
 

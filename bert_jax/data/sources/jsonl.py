@@ -29,8 +29,9 @@ class JsonlFile(CorpusFile):
 
     def _document(self, raw: bytes, byte_range: ByteRange, offset: int) -> Document:
         place = partial(record_place, byte_range, offset)
+        line = decode_line(raw, place=place)
         try:
-            record = json.loads(decode_line(raw, place=place))
+            record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{place()} is not JSON ({error}); accepted: JSON Lines") from error
         text = text_of(record, self.field, place=place)

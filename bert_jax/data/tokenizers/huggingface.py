@@ -37,6 +37,7 @@ SPECIAL_NAMES = {
 }
 """Names of the special pieces in a tokenizer.json. The first name that exists is the piece."""
 
+_NO_NORMALIZER = '{"type": "Sequence", "normalizers": []}'
 _HIDDEN = "\uffff"  # before a special piece, so that no text gives it
 
 
@@ -137,10 +138,11 @@ class HuggingFace(Tokenizer):
     def _continuing(self) -> Any:
         """The library's tokenizer, without the space that it adds before every text."""
         content = json.loads(self.description)
-        said = json.dumps(content["pre_tokenizer"])
+        said = json.dumps({name: content.get(name) for name in ("normalizer", "pre_tokenizer")})
         said = re.sub(r'"add_prefix_space": true', '"add_prefix_space": false', said)
         said = re.sub(r'"prepend_scheme": "\w+"', '"prepend_scheme": "never"', said)
-        return self._open(content | {"pre_tokenizer": json.loads(said)})
+        said = re.sub(r'{"prepend": "[^"]*", "type": "Prepend"}', _NO_NORMALIZER, said)
+        return self._open(content | json.loads(said))
 
     def _open(self, content: dict[str, Any]) -> Any:
         with needing("a tokenizer.json", "tokenizers"):

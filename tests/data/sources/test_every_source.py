@@ -115,6 +115,29 @@ def kind(request):
     return request.param
 
 
+@pytest.mark.parametrize("kind", ["text", "jsonl", "jsonl.bz2", "text.gz"])
+@pytest.mark.parametrize("excess", [0, 1, 2**18])
+def test_a_line_beyond_the_limit_is_skipped(kind, excess, tmp_path, monkeypatch):
+    """A line of the largest length is read; a longer line is left out, but not the next lines."""
+    limit = 2**17
+    monkeypatch.setattr("bert_jax.data.sources.files.MAX_LINE_BYTES", limit)
+    # The line end counts in plain text, and not in JSONL.
+    around = len(b'{"text": ""}') if kind.startswith("jsonl") else len(b"\n")
+    short = [f"text {i}" for i in range(9)]
+    texts = [*short[:7], "x" * (limit - around + excess), *short[7:]]
+    spec = write_corpus(tmp_path, kind, texts)
+    skipped, found = [], []
+    for part in open_corpus(spec).slices(3, on_bad_record="skip"):
+        found += [document.text for document, _ in read_slice(part, skipped=skipped)]
+    if not excess:
+        assert sorted(found) == sorted(texts) and not skipped
+        return
+    assert sorted(found) == short
+    assert len(skipped) == 1 and "begins a document of more than" in skipped[0]
+    with pytest.raises(DataError, match=r":\d+ begins a document of more than"):
+        list(read_documents(spec))
+
+
 def texts_of(corpus_slice):
     return [document.text.replace("\n\n", "\n") for document, _ in read_slice(corpus_slice)]
 
