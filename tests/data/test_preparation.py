@@ -294,15 +294,6 @@ def test_an_interrupted_survey_is_not_mixed_with_another(config, tmp_path, monke
     assert prepare(again, vocab_size=100) == alone
 
 
-def test_a_survey_of_earlier_code_is_reused(config):
-    tokenizer = train_vocabulary(config, vocab_size=100, engine=Engine())
-    for path in Path(config.directory, "survey").glob("*-of-*.json"):
-        result = json.loads(path.read_text())
-        del result["hashes"]
-        path.write_text(json.dumps(result))
-    assert prepare(config, tokenizer=tokenizer)["splits"]["train"]["documents"]
-
-
 def test_a_survey_that_counted_words_is_not_repeated_for_the_shards(config, monkeypatch):
     tokenizer = train_vocabulary(config, vocab_size=100, engine=Engine())
     monkeypatch.setattr(SurveyTask, "run", dies)

@@ -1,14 +1,6 @@
 """Shard tasks: each encodes a slice of the corpus and writes one file of rows.
 
-A directory of prepared data holds:
-- `corpus.json`: a description of the text.
-- `tokenizer.json`: the vocabulary.
-- `train-00000-of-00008.array_record`, `eval-00000-of-00001.array_record`: rows;
-  bert_jax/data/records.py describes a record.
-- the same names with `.json`: the statistics of a shard.
-- the same names with `.documents.npy`: sorted uint64 hashes of the shard's documents.
-- `token_counts.npy`: how often each id occurs in the training records, int64 [vocab_size].
-- `passport.json`, which is written last.
+docs/data.md lists the files of a directory of prepared data.
 """
 
 import gc

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import NotRequired, TextIO, TypedDict
+from typing import TextIO, TypedDict
 
 from bert_jax.data.config import DataConfig
 from bert_jax.data.passport import FORMAT_VERSION, Settings, read_prepared
@@ -37,7 +37,7 @@ class SurveyResult(TypedDict):
     eval: Count
     excluded: list[int]
     """Hashes of the documents that the exclusion drops."""
-    hashes: NotRequired[list[int]]
+    hashes: list[int]
     """Hashes of the first documents, at most two that differ."""
 
 
@@ -157,8 +157,7 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
             f"{sum(train) + held_out} documents are left of {left}; accepted: at least two, of "
             "which one is held out (a blank line separates documents of plain text)"
         )
-    unknown = (-1, -2)  # a survey of earlier code: two hashes that differ
-    if len({number for result in results for number in result.get("hashes", unknown)}) == 1:
+    if len({number for result in results for number in result["hashes"]}) == 1:
         raise DataError(
             f"the {sum(train) + held_out} documents of {left} are equal; accepted: at least two "
             "different documents, of which one is held out"

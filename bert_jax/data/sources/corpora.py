@@ -1,18 +1,7 @@
 """Corpora: mixtures of text sources, their slices, documents and sentences.
 
-A corpus is written `SPEC[@WEIGHT][,SPEC[@WEIGHT]...]`. A SPEC is one of
-
-  text:GLOB                       UTF-8 text, a blank line between documents
-  files:GLOB                      UTF-8 text, a file is a document
-  jsonl:GLOB[:FIELD]              a JSON object on each line
-  parquet:GLOB[:FIELD]
-  tfds:NAME[/CONFIG][:SPLIT[:FIELD]]    a TensorFlow dataset, by name or directory
-  embedded:sotu                   the State of the Union addresses 1790-2021
-
-FIELD defaults to `text` and SPLIT to `train`. `data.text` is a field in a field, and `"a.b-c"` is a
-name that holds other characters. A GLOB is a local path or an fsspec URL such as
-`gs://bucket/*.txt`. The files of the first three may be compressed. WEIGHT multiplies how often a
-source's documents are used: @2 doubles it, and @0.5 halves it.
+A corpus is written `SPEC[@WEIGHT][,SPEC[@WEIGHT]...]`, such as `text:GLOB,jsonl:GLOB:FIELD@2`.
+docs/data.md describes each SPEC. WEIGHT multiplies how often a source's documents are used.
 """
 
 import hashlib

@@ -67,14 +67,11 @@ class SentencePiece(Tokenizer):
             raise DataError("tokenizer model is not base64; accepted: to_json's output") from error
         tokenizer = cls(model=model)
         expected = tokenizer.to_json()
-        if description.keys() != expected.keys():
-            found = sorted(description)
-            raise DataError(f"tokenizer has fields {found}; accepted: {sorted(expected)}")
-        for name, value in expected.items():
-            if description[name] != value:
-                found = f"{description[name]!r:.60}"
+        for name in sorted(description.keys() | expected.keys()):
+            found, value = description.get(name), expected.get(name)
+            if found != value:
                 raise DataError(
-                    f"tokenizer {name} is {found}; accepted: its model's, {value!r:.60}"
+                    f"tokenizer {name} is {found!r:.60}; accepted: its model's, {value!r:.60}"
                 )
         return tokenizer
 
