@@ -15,6 +15,7 @@ from absl import flags
 from bert_jax import command
 from bert_jax.config.paths import open_path
 from bert_jax.errors import ConfigError, require
+from bert_jax.files import write_atomically
 
 
 def main(*directories: str) -> None:
@@ -27,11 +28,11 @@ def main(*directories: str) -> None:
     import jax
 
     from bert_jax.sweeps.gather import gather
-    from bert_jax.sweeps.page import write_page
+    from bert_jax.sweeps.page import render
 
     jax.config.update("jax_platforms", "cpu")  # another process may hold the accelerator
     title = flags.FLAGS.title or ", ".join(Path(path).resolve().name for path in paths)
-    write_page(gather(paths, base=flags.FLAGS.base), output, title=title)
+    write_atomically(output, render(gather(paths, base=flags.FLAGS.base), title=title))
     print(output)
 
 

@@ -35,12 +35,16 @@ from absl import flags
 from bert_jax import command, config
 from bert_jax.config.paths import open_path
 from bert_jax.data.passport import check_outside_data, check_passport, load_passport
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, require
 from bert_jax.files import write_atomically, write_json
 from bert_jax.sweeps import slurm, table, tuning
 from bert_jax.sweeps.budget import Budget, load_budget, spend, step_seconds
 from bert_jax.sweeps.comparison import Row, compare
-from bert_jax.sweeps.evaluations import load_evaluations, outcomes_of_evaluations
+from bert_jax.sweeps.evaluations import (
+    check_evaluations,
+    load_evaluations,
+    outcomes_of_evaluations,
+)
 from bert_jax.sweeps.grid import PlannedRun, Point, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.processes import make_runs, shares
 from bert_jax.sweeps.runs import metrics_of, result_of, state_of
@@ -60,7 +64,8 @@ def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
     """
     files = sorted(workdir.glob("*/config.json"))
     runs = {file.parent.name: without_branch(command.load(str(file))) for file in files}
-    return {name: run for name, run in runs.items() if name != config.config_hash(run)}
+    # A directory beside one with today's hash is a copy.
+    return {name: run for name, run in runs.items() if config.config_hash(run) not in runs}
 
 
 def summarize(points: Sequence[Point], workdir: Path) -> list[Row]:
@@ -68,7 +73,8 @@ def summarize(points: Sequence[Point], workdir: Path) -> list[Row]:
     runs = [run for point in points for run in point.runs]
     results = {run.id: metrics_of(workdir / run.id) for run in runs}
     states = {run.id: state_of(run, workdir) for run in runs}
-    evaluated = sorted({name for result in results.values() for name in result if "/" in name})
+    found = {name for result in results.values() for name in result}
+    evaluated = sorted(name for name in found if "/" in name or name.startswith("probe_"))
     summary = [
         {"id": run.id, "status": states[run.id], **point.fields, "seed": run.experiment.seed}
         | {name: results[run.id].get(name, "") for name in (*RESULTS, *evaluated)}
@@ -119,13 +125,25 @@ def plan(
     return [replace(run, evaluations=evaluations) for run in keep_ids(runs, earlier)], trials
 
 
+def check_inputs(runs: Sequence[PlannedRun]) -> None:
+    """Raises an error if prepared data or the data of an evaluation are missing or do not suit."""
+    from bert_jax.training.experiment import phases  # imports jax
+
+    firsts = [point.runs[0] for point in points_of(runs)]
+    for phase in (phase for run in firsts for phase in phases(run.experiment)):
+        data, model = phase.experiment.data, phase.experiment.model
+        check_passport(load_passport(data.directory), data, vocab_size=model.vocab_size)
+    evaluations = dict.fromkeys(one for run in firsts for one in run.evaluations)
+    check_evaluations(evaluations, [run.experiment for run in firsts if run.evaluations])
+
+
 def cost_columns(points: Sequence[Point], workdir: Path) -> dict[str, list[str]]:
     """Returns the points and their cost. The time left follows from the runs that are done."""
     states = [Counter(state_of(run, workdir) for run in point.runs) for point in points]
-    runs = [run for point in points for run in point.runs]
-    seconds = sum(result_of(workdir / run.id).get("seconds", 0.0) for run in runs)
-    done = sum(p.flops * state["done"] for p, state in zip(points, states, strict=True))
-    left = [p.flops * (n.total() - n["done"]) for p, n in zip(points, states, strict=True)]
+    results = [[r for run in p.runs if (r := result_of(workdir / run.id))] for p in points]
+    seconds = sum(result["seconds"] for found in results for result in found)
+    done = sum(p.flops * len(found) for p, found in zip(points, results, strict=True))
+    left = [p.flops * (len(p.runs) - len(r)) for p, r in zip(points, results, strict=True)]
     columns = table.point_columns(points) | {
         "runs": [", ".join(f"{n} {word}" for word, n in state.items()) for state in states],
         "tokens a run": [f"{point.tokens:,}" for point in points],
@@ -158,6 +176,8 @@ def submit_missing(runs: Sequence[PlannedRun], workdir: Path) -> bool:
 
 def main() -> None:
     """Runs the command."""
+    local, given = flags.FLAGS.launcher == "local", flags.FLAGS.sbatch
+    require(not (local and given), "--sbatch", given, "none without --launcher=slurm")
     workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir", local=True)
     command.run_code()
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}
@@ -165,6 +185,7 @@ def main() -> None:
     if not flags.FLAGS.dry_run:
         command.required("workdir", "a directory for the runs, or --dry_run")
     check_outside_data(workdir)
+    parts = shares(flags.FLAGS.parallel or 1) if local and not flags.FLAGS.dry_run else []
     runs, trials = plan(base, workdir, earlier)
     points = points_of(runs)
     as_text = partial(table.as_text, width=shutil.get_terminal_size().columns)
@@ -174,12 +195,7 @@ def main() -> None:
         print(f"{workdir} has {len(others)} runs that are not of this sweep", file=sys.stderr)
     if flags.FLAGS.dry_run:
         return
-    number = 1 if flags.FLAGS.parallel is None else flags.FLAGS.parallel
-    parts = shares(number) if flags.FLAGS.launcher == "local" else []
-    for run in [*trials, *runs]:
-        data = run.experiment.data
-        passport = load_passport(data.directory)
-        check_passport(passport, data, vocab_size=run.experiment.model.vocab_size)
+    check_inputs([*trials, *(run for run in runs if state_of(run, workdir) != "done")])
     if trials:
         with command.exclusive(workdir, wait=True) as lock:
             place = workdir / tuning.DIRECTORY
@@ -216,9 +232,8 @@ def main() -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     flags.DEFINE_string("workdir", None, "Directory of the runs and their summary.")
-    flags.DEFINE_integer(
-        "parallel", None, "Number of runs at a time: by default 1, and with Slurm no limit."
-    )
+    words = "Number of runs at a time: by default 1, and with Slurm no limit."
+    flags.DEFINE_integer("parallel", None, words, lower_bound=1)
     flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "Where the runs are made.")
     flags.DEFINE_multi_string("sbatch", [], "Argument of sbatch. May be repeated.")
     flags.DEFINE_bool("dry_run", False, "Only prints the table of runs.")

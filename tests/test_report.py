@@ -13,7 +13,7 @@ from bert_jax.config import config_hash, from_json, override, to_json
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.sweeps.comparison import statement
 from bert_jax.sweeps.gather import curves_of, find_runs, gather
-from bert_jax.sweeps.page import write_page
+from bert_jax.sweeps.page import render
 from bert_jax.sweeps.table import decimals_of
 from bert_jax.training.experiment import Experiment
 
@@ -54,7 +54,7 @@ def gathered(runs):
 @pytest.fixture(scope="module")
 def page(gathered, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(gathered, file, title=EVIL)
+    file.write_text(render(gathered, title=EVIL))
     return file
 
 
@@ -80,13 +80,22 @@ def test_the_branches_of_several_trunks_are_one_point(tmp_path):
     assert len(point.runs) == 2 and not point.fields
 
 
+def test_a_run_has_a_name_however_its_directory_is_given(runs, tmp_path, monkeypatch):
+    first, second = find_runs(runs)[:2]
+    monkeypatch.chdir(first)
+    assert list(gather([Path(".")]).directories) == [first.name]
+    (tmp_path / first.name).symlink_to(second)  # a run of the same name elsewhere
+    names = gather([Path("."), tmp_path / first.name]).directories
+    assert len(names) == 2 and all(name.endswith(f"/{first.name}") for name in names)
+
+
 def test_two_runs_of_the_same_config_and_seed_are_refused(runs, tmp_path):
     """A comparison by seed would silently use one of them."""
     again = write_runs(tmp_path / "again")
     with pytest.raises(
         ConfigError, match="seeds of base .* accepted: each seed once; the runs are"
     ):
-        write_page(gather([runs, again]), tmp_path / "report.html", title="twice")
+        render(gather([runs, again]), title="twice")
 
 
 def test_a_name_cannot_end_an_element(page):
@@ -135,8 +144,7 @@ def test_unfinished_and_failed_runs_are_shown(runs, tmp_path):
     (second / "error.txt").write_text("error: no memory")
     gathered = gather([directory])
     assert [gathered.states[run.name] for run in (first, second)] == ["begun", "failed"]
-    write_page(gathered, tmp_path / "report.html", title="half")
-    assert "1 of 5 seeds failed" in (tmp_path / "report.html").read_text()
+    assert "1 of 5 seeds failed" in render(gathered, title="half")
 
 
 def test_a_failed_evaluation_counts_until_the_run_has_a_result_that_the_summary_lacks(tmp_path):
@@ -222,7 +230,7 @@ def test_a_page_of_100_runs_opens_within_3_seconds(tmp_path):
     rates = [{"optimizer.learning_rate": rate / 1e4} for rate in range(1, 11)]
     gathered = gather([write_runs(tmp_path / "runs", rates)])
     assert len(gathered.points) == 20 and len(gathered.directories) == 100
-    write_page(gathered, tmp_path / "report.html", title="100 runs")
+    (tmp_path / "report.html").write_text(render(gathered, title="100 runs"))
     seen = look(tmp_path / "report.html", tmp_path, USE.split("const [button")[0] + "return found;")
     assert seen.found["drawn"] == 20 and seen.console == []
     assert seen.seconds < 3

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from commands import assert_one_line, run_command
 
 from bert_jax import command
 from bert_jax.config import config_hash, override, to_json
@@ -183,7 +184,8 @@ def test_a_restarted_sweep_repeats_only_unfinished_runs(experiment, tmp_path):
     assert [row["status"] for row in rows] == ["done", "done", "failed", "failed"]
     assert [row["mlm_loss"] for row in rows] == ["5.5", "5.5", "", ""]
     for row in rows[2:]:
-        assert "learning_rate 1e+30" in (workdir / row["id"] / "error.txt").read_text()
+        error = (workdir / row["id"] / "error.txt").read_text()
+        assert "learning_rate 1e+30\nthe process ended with status 2\n" in error
     write_file(file, experiment, rates=[1e-3, 1e30], seeds=[0])
     fewer = subprocess.run([*command, "--dry_run"], capture_output=True, text=True, check=False)
     assert fewer.stderr == f"{workdir} has 2 runs that are not of this sweep\n"
@@ -243,8 +245,21 @@ def test_runs_do_not_share_a_chip_or_a_core(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.delenv("JAX_PLATFORMS")
     assert processes.accelerators(tmp_path) == ("CUDA_VISIBLE_DEVICES", ["3"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # hides all
+    assert processes.accelerators(tmp_path) == ("CUDA_VISIBLE_DEVICES", [])
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert processes.accelerators(tmp_path) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--launcher=slurm", "--parallel=0"], "parallel=0"),
+        (["--sbatch=--gpus=1"], "--sbatch is ['--gpus=1']; accepted: none without --launcher"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(arguments, said):
+    assert_one_line(run_command("sweep", "--dry_run", *arguments), said)
 
 
 def spent(experiment, budget, values, step_seconds=None):
@@ -273,6 +288,8 @@ def test_a_budget_gives_each_point_its_steps(experiment, tmp_path):
         spent(experiment, ("tokens", 100), [{}])
     with pytest.raises(ConfigError, match="optimizer.warmup_steps"):
         spent(experiment, ("steps", 1), [{}])
+    with pytest.raises(ConfigError, match="a run is 'training.steps=11'; accepted: runs that diff"):
+        spent(experiment, ("steps", 100), [{"training.steps": 11}, {"training.steps": 12}])
 
 
 def test_a_budget_keeps_the_shares_of_the_phases(two_phases):
@@ -470,6 +487,14 @@ def test_a_finished_run_of_an_earlier_format_is_not_repeated(tmp_path):
     }
 
 
+def test_a_copy_of_a_run_does_not_take_its_place(experiment, tmp_path):
+    """Its directory has another name than the config's hash, as a run of an earlier format has."""
+    for name in (config_hash(experiment), "backup"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(to_json(experiment)))
+    assert runs_of_earlier_formats(tmp_path) == {}
+
+
 def test_the_status_of_a_directory(tmp_path):
     assert status(tmp_path / "none") == "to do"
     for name, word in (("config.json", "begun"), ("error.txt", "failed")):
@@ -507,6 +532,10 @@ def test_runs_that_differ_in_their_last_phase_share_a_trunk(experiment, tmp_path
     for alone in (runs[:1], expand(experiment, [[{"seed": 0}, {"seed": 1}]])):
         assert share_trunks(alone, tmp_path) == ([], alone)
     assert share_trunks(expand(experiment, [decaying]), tmp_path)[0] == []
+    for run in runs:  # When all branches have ended, a trunk that was deleted is not made again.
+        (tmp_path / run.id).mkdir()
+        (tmp_path / run.id / "result.json").write_text(json.dumps(RESULT))
+    assert share_trunks(runs, tmp_path) == ([], branches)
 
 
 @pytest.mark.long

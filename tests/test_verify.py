@@ -14,7 +14,7 @@ from bert_jax.faults.run_files import read_rows
 from bert_jax.sweep import summarize
 from bert_jax.sweeps.gather import gather
 from bert_jax.sweeps.grid import PlannedRun, points_of
-from bert_jax.sweeps.page import write_page
+from bert_jax.sweeps.page import render
 from bert_jax.verify.checks import check_batches, compare, verify, verify_page, verify_sweep
 
 
@@ -40,6 +40,20 @@ def change(file):
 def test_hashes_agree_with_those_of_the_run(run):
     checks = list(verify(run, rows=0))
     assert len(checks) > 5 and all(check.agrees for check in checks), checks
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"config_hash": "0" * 12}))
+    (different,) = differences(run)
+    assert different.subject == "config" and different.said.endswith("in result.json 000000000000")
+
+
+def test_a_run_of_an_earlier_version_has_other_hashes(tmp_path, monkeypatch):
+    """Its config has a hash of format 1, and its checkpoints have no SHA-256."""
+    shutil.unpack_archive(Path(__file__).parent / "goldens" / "runs" / "runs.tar.xz", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found = {check.subject: check for check in verify(Path("one_phase"), rows=0)}
+    assert all(check.agrees for check in found.values()), found
+    assert found["config"].said.endswith("in result.json bc56393585ed of an earlier format")
+    assert found["checkpoint 8"].said.startswith("no SHA-256 of its files is stored")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +102,10 @@ def test_the_tables_of_a_sweep_follow_from_its_runs(run, tmp_path):
     tuned = {"choice": {}, "trials": {}, "flops": 2e9, "seconds": 3.0}  # as of tune_over()
     (sweep / "tuning.json").write_text(json.dumps({"a": tuned}))
     runs = [PlannedRun(name, {}, experiment, tuning=tuned) for name in ("a", "b")]
+    with (sweep / "a" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "eval/probe_accuracy": 0.75}\n')
     summarize(points_of(runs), sweep)
+    assert "probe_accuracy\na,done" in (sweep / "summary.csv").read_text()
     checks = list(verify_sweep(sweep, rows=0))
     assert all(check.agrees for check in checks), checks
     assert {"a config", "b config", "table.md", "table.csv"} <= {one.subject for one in checks}
@@ -113,7 +130,7 @@ def test_the_page_of_a_report_follows_from_its_runs(run, tmp_path, monkeypatch):
     """The page has the directories as they were given, relative to the working directory."""
     monkeypatch.chdir(tmp_path)
     page = Path("report.html")
-    write_page(gather([Path("run")]), page, title="Mine")
+    page.write_text(render(gather([Path("run")]), title="Mine"))
     checks = list(verify_page(page, rows=0))
     assert all(check.agrees for check in checks), checks
     assert {"run config", "report.html"} <= {one.subject for one in checks}

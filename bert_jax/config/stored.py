@@ -112,13 +112,13 @@ def config_hash(config: Any) -> str:
     field with a default changes no hash. After a change of a default, a config could have the hash
     of a different, older config. The format version must therefore change if a default changes.
     """
-    content = {"format_version": FORMAT_VERSION} | _without_defaults(normalize(config))
+    content = {"format_version": FORMAT_VERSION} | changed_fields(normalize(config))
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def _without_defaults(config: Any, defaults: Any = None) -> dict[str, Any]:
-    """Returns the fields that differ from `defaults` (None: the defaults of the config's class).
+def changed_fields(config: Any, defaults: Any = None) -> dict[str, Any]:
+    """Returns, as JSON, the fields that differ from `defaults` (None: those of the config's class).
 
     A sub-config is compared with the default that its field has in the parent's class.
     """
@@ -135,11 +135,11 @@ def _without_defaults(config: Any, defaults: Any = None) -> dict[str, Any]:
             continue
         if dataclasses.is_dataclass(value):
             same_type = type(value) is type(default)
-            content[field.name] = _without_defaults(value, default if same_type else None)
+            content[field.name] = changed_fields(value, default if same_type else None)
             if kind := parts.class_name(type(value), field_types(type(config))[field.name]):
                 content[field.name][parts.CLASS] = kind
         elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
-            content[field.name] = [_without_defaults(entry) for entry in value]
+            content[field.name] = [changed_fields(entry) for entry in value]
         else:
             content[field.name] = msgspec.to_builtins(value)
     return content

@@ -40,7 +40,7 @@ def timeline(experiment: Experiment) -> str:
                 data.directory,
                 f"{data.batch_size:,}" + (f" in {microbatches} parts" if microbatches > 1 else ""),
                 f"{data.sequence_length:,}",
-                f"{phase.steps * data.batch_size * data.sequence_length:,}",
+                f"{phase_tokens(phase):,}",
                 *(f"{value:.4g}" for value in (rate[0], rate.max(), rate[-1])),
                 "0" if phase.number == 1 else phase.moments,
                 f"{cost:.4g}",
@@ -50,6 +50,11 @@ def timeline(experiment: Experiment) -> str:
     widths = [max(map(len, column)) for column in columns]
     lines = zip(*columns, strict=True)
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def phase_tokens(phase: Phase) -> int:
+    """Returns the tokens of all updates of a phase for rows without padding."""
+    return phase.steps * phase.experiment.data.batch_size * phase.experiment.data.sequence_length
 
 
 def phase_flops(phase: Phase) -> float:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,8 @@ def spend(
     for a budget in seconds only.
 
     Raises:
-      ConfigError: the budget is not enough for one step, or the steps do not suit the experiment.
+      ConfigError: the budget is not enough for one step, or the steps do not suit the experiment,
+        or two runs become equal.
     """
     from bert_jax.training.experiment import phases  # imports jax
 
@@ -75,19 +77,22 @@ def spend(
             }
             experiment = config.override(experiment, {"training.steps": steps} | later)
         spent.append(replace(run, id=config.config_hash(experiment), experiment=experiment))
+    counts = Counter(run.id for run in spent)
+    for run in spent:
+        accepted = "runs that differ in more than training.steps, which budget() sets"
+        require(counts[run.id] == 1, "a run", describe(run.overrides), accepted)
     return spent
 
 
 def _cost(phase: Any, unit: str, step_seconds: Callable[[Any], float]) -> float:
     """Returns the cost of all updates of a phase in the unit of a budget."""
-    from bert_jax.planning.timeline import phase_flops
+    from bert_jax.planning.timeline import phase_flops, phase_tokens
 
     if unit == "flops":
         return phase_flops(phase)
     if unit == "seconds":
         return phase.steps * step_seconds(phase.experiment)
-    data = phase.experiment.data
-    return phase.steps * (data.batch_size * data.sequence_length if unit == "tokens" else 1)
+    return phase_tokens(phase) if unit == "tokens" else phase.steps
 
 
 def step_seconds(experiment: Any, *, file: Path, may_measure: bool) -> float:
@@ -104,7 +109,7 @@ def step_seconds(experiment: Any, *, file: Path, may_measure: bool) -> float:
     point = config.override(experiment, {"seed": 0, "training.steps": 10**6})
     key, measured = config.config_hash(point), file.with_name("measured.json")
     if key not in known:
-        accepted = "a sweep with --launcher=local on the machine of the runs"
+        accepted = "a sweep on the machine of the runs, without --dry_run and --launcher=slurm"
         require(may_measure, "budget()", "seconds, and a point was not measured yet", accepted)
         write_json(measured, config.to_json(point))
         command = [sys.executable, "-m", "bert_jax.bench", f"--experiment={measured}", "--json"]

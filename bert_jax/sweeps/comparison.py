@@ -46,8 +46,7 @@ class Row:
     base_failed: int
     estimate: Estimate
     difference: Estimate
-    """Point minus base, paired by seed. It has no seeds for the base, or if not `comparable`."""
-    comparable: bool
+    """Point minus base, paired by seed. The base, and a point that is not comparable, have none."""
     cost: float
     """FLOPs of a run of the point, divided by those of the base."""
     p_value: float = math.nan
@@ -99,13 +98,14 @@ def _row(
     number = f"{evaluation}{slash}{METRICS.get(name, '')}"
     examples = [[*_by_seed(one, number, results).values()] for one in sides]
     # The sums behind the number depend a little on the size of the evaluation's batches.
-    comparable = np.allclose(examples[0][:1], examples[1][:1], rtol=1e-4, atol=0)
+    comparable = bool(np.allclose(examples[0][:1], examples[1][:1], rtol=1e-4, atol=0))
+    ids = [{run.experiment.seed: run.id for run in one.runs} for one in sides]
+    scored = [outcomes.get(by_seed[seed], {}).get(metric) for by_seed in ids for seed in seeds]
+    known = [one for one in scored if one]
+    comparable &= len({one.data_sha256 for one in known}) < 2
     compared = seeds if point.number and comparable else []
     difference = estimate(np.array([ours[seed] - theirs[seed] for seed in compared]))
-    ids = [{run.experiment.seed: run.id for run in one.runs} for one in sides]
-    scored = [outcomes.get(by_seed[seed], {}).get(metric) for by_seed in ids for seed in compared]
-    known = [one for one in scored if one]
-    if len(known) == len(scored) and len({one.data_sha256 for one in known}) == 1:
+    if compared and len(known) == len(scored):
         arrays, count = [one.outcomes for one in known], len(compared)
         paired = paired_outcomes(arrays[:count], arrays[count:], known[0].metric)
         difference = for_other_examples(difference, *paired)
@@ -116,8 +116,8 @@ def _row(
         base_failed=sum(run.id in failed for run in base.runs),
         estimate=estimate(np.array(list(ours.values()))),
         difference=difference,
-        comparable=comparable,
         cost=point.flops / base.flops,
+        verdict="base" if comparable else "not comparable",
     )
 
 
@@ -132,8 +132,8 @@ def _by_seed(point: Point, name: str, results: Results) -> dict[int, float]:
 
 def _judge(row: Row, *, tests: int) -> Row:
     mean, deviation = float(row.difference.mean), float(row.difference.deviation)
-    if not row.comparable:
-        return replace(row, verdict="not comparable")
+    if row.verdict == "not comparable":
+        return row
     if mean == deviation == 0:
         return replace(row, verdict="equal")
     if row.p_value < 1 - CONFIDENCE:

@@ -1,9 +1,8 @@
 """Measures each run of a sweep after its training: by a task, or by its likelihood of texts."""
 
-import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from bert_jax import config
 from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources.corpora import is_held_out, read_documents
 from bert_jax.errors import BertJaxError, ConfigError, DataError, located, require
-from bert_jax.files import read_json_if_whole, read_text, write_json
+from bert_jax.files import read_json_if_whole, write_json
 from bert_jax.statistics.examples import Scored
 
 _FORMS = (
@@ -52,7 +51,7 @@ class Evaluation(NamedTuple):
 
 
 def load_evaluations(spec: str) -> tuple[Evaluation, ...]:
-    """Calls the function evaluations() of an experiment file, and reads the files that it names.
+    """Calls the function evaluations() of an experiment file, and loads the files that it names.
 
     Raises:
       ConfigError: it raises an exception, or returns something else than names and sources.
@@ -61,9 +60,7 @@ def load_evaluations(spec: str) -> tuple[Evaluation, ...]:
     from bert_jax.tasks.config import FineTuningConfig  # imports jax
 
     file, _ = config.split_spec(spec)
-    function = vars(config.load_module(spec)).get("evaluations")
-    if function is None:
-        return ()
+    function = vars(config.load_module(spec)).get("evaluations", {})
     with config.errors_of(file):
         given = function() if callable(function) else function
     sources: dict[Any, Any] = dict(given) if isinstance(given, Mapping) else {"": None}
@@ -79,7 +76,7 @@ def load_evaluations(spec: str) -> tuple[Evaluation, ...]:
             kind, path = "finetune", source
         with located(f"{file}: evaluations() {name!r}"):
             if kind == "minimal_pairs":
-                read_pairs(Path(path))
+                read_pairs(path)
             elif kind == "bits_per_character":
                 require(path.isdecimal() and int(path) > 0, kind, path, "a number of sentences")
             else:
@@ -88,6 +85,39 @@ def load_evaluations(spec: str) -> tuple[Evaluation, ...]:
                 require(good, f"get_config() of {path}", type(task).__name__, "FineTuningConfig")
         found.append(Evaluation(name, kind, path))
     return tuple(found)
+
+
+def check_evaluations(evaluations: Iterable[Evaluation], experiments: Sequence[Any]) -> None:
+    """Reads the data of evaluations, and checks that the trained models will suit them.
+
+    Raises:
+      ConfigError, DataError: data are missing or wrong, or an experiment does not suit a task.
+    """
+    from bert_jax.tasks import probe  # these import jax
+    from bert_jax.tasks.datasets import load_dataset
+    from bert_jax.tasks.families.metrics import check_installed
+    from bert_jax.tasks.state import make_model
+
+    for one in evaluations:
+        with located(f"evaluations() {one.name!r}"):
+            if one.kind == "bits_per_character":
+                accepted = "a corpus with a held-out sentence that fits into a row"
+                for each in experiments:
+                    found = next(held_out_sentences(each), None)
+                    require(found, "data.corpus", each.data.corpus, accepted, error=DataError)
+            elif one.kind in ("probe", "finetune"):  # load_evaluations has read the minimal pairs
+                check_installed()
+                task = config.load_experiment(one.source)
+                family, given = task.task.family, task.task.representation
+                good = one.kind == "finetune" or family in probe.FAMILIES
+                require(good, "task.family of a probe", family, ", ".join(probe.FAMILIES))
+                dataset = load_dataset(task.task)
+                random = task.training.reinitialize_pooler or task.training.from_scratch
+                for each in experiments:
+                    make_model(task, each.model, dataset.family, dataset.labels)
+                    good = given != "pooled" or random or each.objective.next_sentence
+                    accepted = "another one, because objective.next_sentence=false trains no pooler"
+                    require(good, "task.representation", given, accepted)
 
 
 def metrics_of_evaluations(run: Path) -> dict[str, float]:
@@ -133,7 +163,7 @@ def outcomes_of_evaluations(run: Path) -> dict[str, Scored]:
     return found
 
 
-def read_pairs(file: Path) -> list[tuple[str, str]]:
+def read_pairs(file: str | Path) -> list[tuple[str, str]]:
     """Returns the acceptable and the unacceptable sentence of each line, in the format of BLiMP.
 
     Raises:
@@ -142,21 +172,14 @@ def read_pairs(file: Path) -> list[tuple[str, str]]:
     References:
       Warstadt et al. 2020, BLiMP (arXiv 1912.00582).
     """
+    from bert_jax.tasks.readers.read import read_records  # imports jax
+
     pairs = []
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            pair = record["sentence_good"], record["sentence_bad"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{file} line {number} is {line!r:.60}; accepted: a JSON object with sentence_good "
-                "and sentence_bad"
-            ) from error
-        if not all(isinstance(sentence, str) and sentence.strip() for sentence in pair):
-            raise DataError(f"{file} line {number}: {pair!r:.60}; accepted: two sentences")
+    for record in read_records(f"jsonl:{file}"):
+        pair = record.text("sentence_good"), record.text("sentence_bad")
+        words = all(sentence.strip() for sentence in pair)
+        require(words, record.place, pair, "two sentences", error=DataError)
         pairs.append(pair)
-    if not pairs:
-        raise DataError(f"{file} is empty; accepted: a pair of sentences in each line")
     return pairs
 
 
@@ -166,26 +189,27 @@ def score_pairs(run: Any, file: str) -> dict[str, float]:
     References:
       Salazar et al. 2020, Masked language model scoring (arXiv 1910.14659).
     """
-    pairs = read_pairs(Path(file))
+    pairs = read_pairs(file)
     scores = run.pseudo_log_likelihood([sentence for pair in pairs for sentence in pair])
     return {"accuracy": float((scores[::2] > scores[1::2]).mean())}
 
 
 def score_characters(run: Any, count: str) -> dict[str, float]:
-    """Returns bits per character and the characters of a run's first held-out sentences.
-
-    Only sentences with at most as many characters as a row of the last phase has tokens, besides
-    [CLS] and [SEP], are taken. They fit into a row, and are the same for all tokenizers.
-    """
-    from bert_jax.training.experiment import phases
-
-    data = phases(run.config)[-1].experiment.data
-    documents = read_documents(data.corpus)
-    held_out = (one for one in documents if is_held_out(one, fraction=data.held_out_fraction))
-    sentences = (text for one in held_out for text in split_sentences(one.text, data.language))
-    fitting = (text for text in sentences if len(text) <= data.sequence_length - 2)
-    texts = list(islice(fitting, int(count)))
+    """Returns bits per character and the characters of a run's first held-out sentences."""
+    texts = list(islice(held_out_sentences(run.config), int(count)))
     return {"bits_per_character": run.bits_per_character(texts), "characters": sum(map(len, texts))}
+
+
+def held_out_sentences(experiment: Any) -> Iterator[str]:
+    """Yields the held-out sentences that are so short that they fit into a row in any tokens."""
+    from bert_jax.training.experiment import phases  # imports jax
+
+    data = phases(experiment)[-1].experiment.data
+    for document in read_documents(data.corpus, on_bad_record="skip"):  # `prepare` may skip, too
+        if is_held_out(document, fraction=data.held_out_fraction):
+            for text in split_sentences(document.text, data.language):
+                if len(text) <= data.sequence_length - 2:
+                    yield text
 
 
 def probe(run: Any, file: str) -> dict[str, float]:
@@ -205,12 +229,8 @@ def main(name: str, kind: str, source: str, directory: str, *codes: str) -> None
     for code in codes:
         config.load_module(code)
     run = load_run(directory)
-    measures = {
-        "probe": probe,
-        "minimal_pairs": score_pairs,
-        "bits_per_character": score_characters,
-    }
-    metrics = measures[kind](run, source)
+    by_kind = {"probe": probe, "minimal_pairs": score_pairs, "bits_per_character": score_characters}
+    metrics = by_kind[kind](run, source)
     output = Evaluation(name, kind, source).directory(Path(directory))
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "result.json", {"format_version": 1, "file": source, "metrics": metrics})

@@ -15,7 +15,7 @@ from bert_jax.data.passport import load_passport
 from bert_jax.errors import ConfigError, DataError, located, require
 from bert_jax.faults.run_files import read_rows
 from bert_jax.files import read_json, read_json_if_whole, read_text
-from bert_jax.planning.timeline import phase_flops
+from bert_jax.planning.timeline import phase_flops, phase_tokens
 from bert_jax.sweeps.comparison import Row, compare
 from bert_jax.sweeps.evaluations import outcomes_of_evaluations
 from bert_jax.sweeps.grid import PlannedRun, Point, points_of
@@ -61,9 +61,10 @@ def gather(directories: Sequence[Path], *, base: str = "") -> Gathered:
     Raises:
       ConfigError: a directory has no run, a config is not valid, or no run has the name `base`.
     """
-    found = [run for directory in directories for run in find_runs(directory)]
+    places = [Path(os.path.abspath(one)) for one in directories]  # `.` has no name
+    found = [run for place in places for run in find_runs(place)]
     paths = {_name(path, found): path for path in found}
-    tuned = {k: v for path in directories for k, v in read_json_if_whole(path / FILE).items()}
+    tuned = {k: v for path in places for k, v in read_json_if_whole(path / FILE).items()}
     runs = []
     for name, path in paths.items():
         with located(path):
@@ -74,7 +75,7 @@ def gather(directories: Sequence[Path], *, base: str = "") -> Gathered:
         first = replace(next(run for run in runs if run.id == base).experiment, seed=0)
         runs.sort(key=lambda run: replace(run.experiment, seed=0) != first)
     points = points_of(runs)
-    told = {run: line for one in directories for run, line in summary(one).items()}
+    told = {run: line for one in places for run, line in summary(one).items()}
     results = {name: metrics_of(path) for name, path in paths.items()}
     states = {name: status(path) for name, path in paths.items()}
     for name, path in paths.items():
@@ -154,16 +155,9 @@ def curves_of(directory: Path, experiment: Experiment) -> dict[str, list[float |
     steps = np.array([row["step"] for row in stored], np.float64)
     plan = phases(experiment)
     ends = np.array([0, *(phase.last_step for phase in plan)])
-    data = [phase.experiment.data for phase in plan]
-    of_phases = {
-        "tokens": [
-            p.steps * d.batch_size * d.sequence_length for p, d in zip(plan, data, strict=True)
-        ],
-        "FLOPs": [phase_flops(phase) for phase in plan],
-    }
     axes = {"steps": steps}
-    for name, amounts in of_phases.items():
-        axes[name] = np.interp(steps, ends, np.cumsum([0, *amounts]))
+    for name, amount in (("tokens", phase_tokens), ("FLOPs", phase_flops)):
+        axes[name] = np.interp(steps, ends, np.cumsum([0, *map(amount, plan)]))
     rates = np.array([row.get("perf/tokens_per_second", np.nan) for row in stored])
     axes["seconds"] = np.cumsum(np.nan_to_num(np.diff(axes["tokens"], prepend=0) / rates))
     total = metrics_of(directory).get("seconds")

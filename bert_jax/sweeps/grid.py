@@ -1,12 +1,13 @@
 """The runs of a sweep, from the functions of an experiment file, and the points they belong to."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from itertools import combinations, islice, product
 from pathlib import Path
 from typing import Any
 
 from bert_jax import config
+from bert_jax.config.stored import changed_fields
 from bert_jax.errors import ConfigError, located, require
 from bert_jax.sweeps.evaluations import Evaluation
 
@@ -115,21 +116,14 @@ def expand(base: Any, sweeps: Sequence[Iterable[dict[str, Any]]]) -> list[Planne
     return list(runs.values())
 
 
-def describe(overrides: Mapping[str, Any]) -> str:
+def describe(overrides: Mapping[str, Any], *, empty: str = "with no change") -> str:
     """Returns overrides in a line. A whole sub-config is its class and its changed fields."""
-    told = {k: _changed_fields(v) if is_dataclass(v) else v for k, v in overrides.items()}
-    return ", ".join(f"{path}={value}" for path, value in told.items()) or "with no change"
-
-
-def _changed_fields(value: Any) -> str:
-    """Returns the class of a config, and its fields that do not have their default."""
-    changed = [
-        f"{field.name}={found}"
-        for field in fields(value)
-        if (found := getattr(value, field.name)) != field.default
-        and (field.default_factory is MISSING or found != field.default_factory())
-    ]
-    return f"{type(value).__name__}({', '.join(changed)})"
+    parts = []
+    for path, value in overrides.items():
+        if is_dataclass(value):
+            value = f"{type(value).__name__}({describe(changed_fields(value), empty='')})"
+        parts.append(f"{path}={value}")
+    return ", ".join(parts) or empty
 
 
 def keep_ids(runs: Sequence[PlannedRun], earlier: Mapping[str, Any]) -> list[PlannedRun]:
@@ -141,7 +135,7 @@ def keep_ids(runs: Sequence[PlannedRun], earlier: Mapping[str, Any]) -> list[Pla
 def points_of(runs: Sequence[PlannedRun]) -> list[Point]:
     """Returns the points of a sweep in the order of their first runs."""
     # These import jax, which a command imports only when it runs.
-    from bert_jax.planning.timeline import phase_flops
+    from bert_jax.planning.timeline import phase_flops, phase_tokens
     from bert_jax.training.experiment import phases
 
     groups: dict[str, list[PlannedRun]] = {}
@@ -157,8 +151,6 @@ def points_of(runs: Sequence[PlannedRun]) -> list[Point]:
         shown = {path: values[number] for path, values in swept.items()}
         changes = {path: value for path, value in shown.items() if value != swept[path][0]}
         plan = phases(group[0].experiment)
-        data = [(phase.steps, phase.experiment.data) for phase in plan]
-        tokens = sum(steps * one.batch_size * one.sequence_length for steps, one in data)
-        flops = sum(map(phase_flops, plan))
+        tokens, flops = sum(map(phase_tokens, plan)), sum(map(phase_flops, plan))
         points.append(Point(number, shown, changes, tuple(group), tokens, flops))
     return points

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import ConfigError, needing, require
-from bert_jax.files import write_atomically
 from bert_jax.statistics.seeds import Estimate
 from bert_jax.sweeps.comparison import Row, is_better_if_lower, statement
 from bert_jax.sweeps.gather import AXES, Gathered, curves_of
@@ -20,13 +19,8 @@ FIRST_METRICS = ("eval/mlm_loss", "train/mlm_loss", "eval/loss", "train/loss", "
 """The metrics that the list of curves begins with."""
 
 
-def write_page(gathered: Gathered, file: Path, *, title: str) -> None:
-    """Writes the page. The same runs give the same bytes."""
-    write_atomically(file, render(gathered, title=title))
-
-
 def render(gathered: Gathered, *, title: str) -> str:
-    """Returns the page. It has what `verify` needs to make it again.
+    """Returns the page. The same runs give the same text. `verify` can make it again.
 
     Raises:
       ConfigError: two runs have the same config and seed.

@@ -34,17 +34,34 @@ Events = SimpleQueue[tuple["Started", str | None]]
 
 @dataclass(eq=False)
 class Started:
-    """A process that makes or evaluates a run."""
+    """A run that is being made and evaluated, by one process after another."""
 
     run: PlannedRun
     directory: Path
     share: Share
-    process: subprocess.Popen[str]
-    rest: list[list[str]]
-    """Arguments of the processes that come after this one."""
+    commands: list[list[str]]
+    """Arguments of the processes that have not started."""
+    process: subprocess.Popen[str] = field(init=False)
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=50))
+    """The last lines of stderr."""
 
-    def read(self, events: Events) -> None:
+    def start_next(self, lock: int, events: Events) -> None:
+        own = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self.share.cpus)  # a process inherits the cores of this thread
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, *self.commands.pop(0)],
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                pass_fds=[lock],
+                env=os.environ | self.share.environment,
+            )
+        finally:
+            os.sched_setaffinity(0, own)
+        threading.Thread(target=self._read, args=[events], daemon=True).start()
+
+    def _read(self, events: Events) -> None:
         for line in self.process.stderr or ():
             self.lines.append(line)
             events.put((self, line))
@@ -59,7 +76,6 @@ def shares(parallel: int) -> list[Share]:
       ConfigError: there are fewer cores or chips than runs, or a TPU would be divided unevenly.
     """
     cpus = sorted(os.sched_getaffinity(0))
-    require(parallel >= 1, "--parallel", parallel, "at least 1")
     if parallel == 1:
         return [Share(frozenset(cpus), {})]
     variable, chips = accelerators()
@@ -71,19 +87,17 @@ def shares(parallel: int) -> list[Share]:
         require(parallel == len(chips), "--parallel", parallel, accepted)
     accepted = f"at most {len(cpus)}, because runs do not share a core"
     require(parallel <= len(cpus), "--parallel", parallel, accepted)
-    found = []
-    for number in range(parallel):
-        environment = {}
-        if chips:
-            size = len(chips) // parallel
-            environment[variable] = ",".join(chips[number * size : (number + 1) * size])
-        if variable == "TPU_VISIBLE_CHIPS":
-            environment |= dict.fromkeys(
-                ("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_PROCESS_BOUNDS"), "1,1,1"
-            )
-        size = len(cpus) // parallel
-        found.append(Share(frozenset(cpus[number * size : (number + 1) * size]), environment))
-    return found
+
+    def part(items: list, number: int) -> list:
+        size = len(items) // parallel
+        return items[number * size : (number + 1) * size]
+
+    bounds = ("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_PROCESS_BOUNDS")
+    fixed = dict.fromkeys(bounds, "1,1,1") if variable == "TPU_VISIBLE_CHIPS" else {}
+    visible = [
+        {variable: ",".join(part(chips, n))} | fixed if chips else {} for n in range(parallel)
+    ]
+    return [Share(frozenset(part(cpus, n)), shown) for n, shown in enumerate(visible)]
 
 
 def accelerators(devices: Path = Path("/dev")) -> tuple[str, list[str]]:
@@ -102,7 +116,7 @@ def accelerators(devices: Path = Path("/dev")) -> tuple[str, list[str]]:
         files = sorted(devices.glob(pattern))
         chips = [str(number) for number in range(len(files))]
         if variable in os.environ:
-            chips = [chip for chip in os.environ[variable].split(",") if chip]
+            chips = [chip for chip in os.environ[variable].split(",") if chip not in ("", "-1")]
         if files:
             return variable, chips
     return "", []
@@ -135,7 +149,9 @@ def make_runs(
                 while waiting and free:
                     run = waiting.popleft()
                     display.began(run)
-                    active.append(_begin(run, workdir / run.id, free.pop(0), lock, events))
+                    one = _begin(run, workdir / run.id, free.pop(0))
+                    one.start_next(lock, events)
+                    active.append(one)
                 display.waited()
                 try:
                     one, line = events.get(timeout=1)
@@ -146,9 +162,9 @@ def make_runs(
                     continue
                 active.remove(one)
                 _finish(one)
-                if one.rest and not one.process.returncode:
-                    more = _start(one.run, one.directory, one.rest, one.share, lock, events)
-                    active.append(more)
+                if one.commands and not one.process.returncode:
+                    one.start_next(lock, events)
+                    active.append(one)
                 else:
                     free.append(one.share)
                     display.ended(one.run)
@@ -165,42 +181,17 @@ def make_runs(
             raise
 
 
-def _begin(run: PlannedRun, directory: Path, share: Share, lock: int, events: Events) -> Started:
+def _begin(run: PlannedRun, directory: Path, share: Share) -> Started:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "error.txt").unlink(missing_ok=True)
     if not (directory / "config.json").exists():
         write_json(directory / "config.json", config.to_json(run.experiment))
-    return _start(run, directory, missing_commands(run, directory), share, lock, events)
-
-
-def _start(
-    run: PlannedRun,
-    directory: Path,
-    commands: list[list[str]],
-    share: Share,
-    lock: int,
-    events: Events,
-) -> Started:
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, share.cpus)  # a process inherits the cores of the thread that starts it
-    try:
-        process = subprocess.Popen(
-            [sys.executable, *commands[0]],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            pass_fds=[lock],
-            env=os.environ | share.environment,
-        )
-    finally:
-        os.sched_setaffinity(0, own)
-    started = Started(run, directory, share, process, commands[1:])
-    threading.Thread(target=started.read, args=[events], daemon=True).start()
-    return started
+    return Started(run, directory, share, missing_commands(run, directory))
 
 
 def _finish(one: Started) -> None:
     if one.process.returncode == signals.STATUS:
         raise signals.Interrupted(f"{one.directory} was interrupted")
     if one.process.returncode:
-        write_atomically(one.directory / "error.txt", "".join(one.lines))
+        ended = f"the process ended with status {one.process.returncode}\n"  # -9: it was killed
+        write_atomically(one.directory / "error.txt", "".join([*one.lines, ended]))

@@ -41,13 +41,9 @@ exit "$status"
 def submit(
     runs: Sequence[PlannedRun], workdir: Path, *, arguments: Sequence[str], parallel: int | None
 ) -> str:
-    """Submits a job for each run, and returns the id of the array.
+    """Submits a job for each run, at most `parallel` at a time. Returns the id of the array.
 
-    Args:
-      runs: runs to make.
-      workdir: directory of the sweep, on storage that all nodes share.
-      arguments: arguments of sbatch, such as `--gpus=1`.
-      parallel: largest number of jobs at a time; None sets no limit.
+    All nodes must share `workdir`. The `arguments` are those of sbatch, such as `--gpus=1`.
 
     Raises:
       ConfigError: Slurm refuses the array.

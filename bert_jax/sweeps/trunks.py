@@ -13,6 +13,7 @@ from typing import Any
 from bert_jax import config
 from bert_jax.errors import CheckpointError
 from bert_jax.sweeps.grid import PlannedRun
+from bert_jax.sweeps.runs import result_of
 
 TRUNKS = "trunks"
 """Directory of the trunks in the directory of a sweep."""
@@ -21,13 +22,15 @@ TRUNKS = "trunks"
 def share_trunks(
     runs: Sequence[PlannedRun], workdir: Path
 ) -> tuple[list[PlannedRun], list[PlannedRun]]:
-    """Returns the trunks that at least two runs share, and all runs.
+    """Returns the trunks that runs without a result need, and all runs.
 
-    A run with a shared trunk begins with the trunk's last state; the ids do not change.
+    A trunk that at least two runs share is made once. These runs begin with its last state; their
+    ids do not change.
     """
     found = {run.id: trunk for run in runs if (trunk := _trunk_of(run))}
     shared = Counter(trunk.id for trunk in found.values())
     trunks = {name: trunk for name, trunk in found.items() if shared[trunk.id] > 1}
+    needed = {trunk.id: trunk for name, trunk in trunks.items() if not result_of(workdir / name)}
     branches = []
     for run in runs:
         if trunk := trunks.get(run.id):
@@ -35,7 +38,7 @@ def share_trunks(
             branch = config.override(run.experiment, {"training.branch_from": source})
             run = replace(run, experiment=branch)
         branches.append(run)
-    return list({trunk.id: trunk for trunk in trunks.values()}.values()), branches
+    return list(needed.values()), branches
 
 
 def _trunk_of(run: PlannedRun) -> PlannedRun | None:

@@ -33,9 +33,8 @@ def main() -> None:
     checks = []
     for check in function(workdir, rows=rows):
         checks.append(check)
-        print(
-            f"{'agrees ' if check.agrees else 'DIFFERS'}  {check.subject}: {check.said}", flush=True
-        )
+        result = "agrees " if check.agrees else "DIFFERS"
+        print(f"{result}  {check.subject}: {check.said}", flush=True)
     different = sum(not check.agrees for check in checks)
     print(f"{len(checks)} checks, {different} {'differs' if different == 1 else 'differ'}")
     sys.exit(1 if different else 0)

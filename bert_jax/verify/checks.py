@@ -6,7 +6,6 @@ import random
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -14,10 +13,10 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import numpy as np
 
-from bert_jax.config import config_hash, from_json
+from bert_jax.config import FORMAT_VERSION, config_hash, from_json
 from bert_jax.data.passport import check_files, join_passports, passport_fingerprint
 from bert_jax.errors import BertJaxError, CheckpointError, DataError, require
-from bert_jax.faults.damage import check_step, position_of, saved_steps
+from bert_jax.faults.damage import DIGESTS_FILE, check_step, position_of, saved_steps
 from bert_jax.faults.run_files import RunResult, read_rows
 from bert_jax.files import parse_json, read_json, read_text
 from bert_jax.runs.evaluation import evaluate_run
@@ -69,24 +68,27 @@ def verify(workdir: Path, *, rows: int = 1) -> Iterator[Check]:
     """
     advice = " of a finished run, or the directory of a sweep, or the page of a report"
     result = read_json(workdir / "result.json", RunResult, error=CheckpointError, advice=advice)
-    experiment = from_json(Experiment, read_json(workdir / "config.json", error=CheckpointError))
+    description = read_json(workdir / "config.json", error=CheckpointError)
+    experiment = from_json(Experiment, description)
     found, written = config_hash(experiment), result.get("config_hash")
-    yield Check("config", found == written, f"hash {found}, in result.json {written}")
+    earlier = description["format_version"] != FORMAT_VERSION  # its hash is not computed any more
+    said = f"hash {found}, in result.json {written}" + " of an earlier format" * earlier
+    yield Check("config", found == written or earlier, said)
 
     plan = phases(experiment)
     passports, tokenizer = load_data(plan)
-    yield from _check_data(plan, passports)
+    directories = [phase.experiment.data.directory for phase in plan]
+    for directory, passport in dict(zip(directories, passports, strict=True)).items():
+        yield _attempt(f"data {directory}", _check_data, directory, passport)
     steps = sorted(saved_steps(workdir))
     for step in steps:
-        yield _attempt(
-            f"checkpoint {step}",
-            partial(_check_checkpoint, workdir, step, experiment, tokenizer, passports),
-        )
+        arguments = (workdir, step, experiment, tokenizer, passports)
+        yield _attempt(f"checkpoint {step}", _check_checkpoint, *arguments)
 
     stored = read_rows(workdir / "metrics.jsonl")
     lines = list(stored.lines.values())
     for step in steps:
-        yield _attempt(f"rows up to step {step}", partial(_check_rows, workdir, step, lines))
+        yield _attempt(f"rows up to step {step}", _check_rows, workdir, step, lines)
     if not rows:
         return
     batches = check_batches(workdir, experiment, stored.rows, count=rows * READ_AGAIN)
@@ -153,27 +155,18 @@ def _guarded(subject: str, checks: Iterator[Check]) -> Iterator[Check]:
         yield Check(subject, False, str(error))
 
 
-def _attempt(subject: str, check: Callable[[], str]) -> Check:
+def _attempt(subject: str, check: Callable[..., str], *arguments: Any) -> Check:
     """Returns the check; a typed error is a difference."""
     try:
-        return Check(subject, True, check())
+        return Check(subject, True, check(*arguments))
     except BertJaxError as error:
         return Check(subject, False, str(error))
 
 
-def _check_data(plan: Any, passports: list[dict]) -> Iterator[Check]:
-    directories = {
-        phase.experiment.data.directory: passport
-        for phase, passport in zip(plan, passports, strict=True)
-    }
-    for directory, passport in directories.items():
-        shards = [shard for split in passport["splits"].values() for shard in split["shards"]]
-
-        def check(directory: str = directory, passport: dict = passport, n: int = len(shards)):
-            check_files(passport, directory, splits=list(passport["splits"]))
-            return f"{n} shards have the SHA-256 of passport.json"
-
-        yield _attempt(f"data {directory}", check)
+def _check_data(directory: str, passport: dict) -> str:
+    check_files(passport, directory, splits=list(passport["splits"]))
+    count = sum(len(split["shards"]) for split in passport["splits"].values())
+    return f"{count} shards have the SHA-256 of passport.json"
 
 
 def _check_checkpoint(
@@ -186,7 +179,9 @@ def _check_checkpoint(
     found = passport_fingerprint(join_passports(passports))
     if saved != found:
         raise CheckpointError(f"it was trained on data {saved[:12]}, and the data are {found[:12]}")
-    return "its files have their SHA-256; config, tokenizer and data are those of the run"
+    hashed = (workdir / "checkpoints" / str(step) / DIGESTS_FILE).exists()
+    files = "its files have their SHA-256" if hashed else "no SHA-256 of its files is stored"
+    return f"{files}; config, tokenizer and data are those of the run"
 
 
 def _check_rows(workdir: Path, step: int, lines: list[bytes]) -> str:

@@ -10,8 +10,8 @@ Question: does an update of the same cost teach more if padding is replaced by f
 Cost: 6 runs. A run has twice the FLOPs of the quick start's, which takes about four minutes on two
 CPU cores.
 
-The rows have 128 tokens, and half of the pairs are short. The held-out rows are packed as well. The
-table says whether the losses of the two points can be compared.
+The rows have 128 tokens, and half of the pairs are short. Held-out rows are never packed, so both
+points are evaluated on the same rows.
 
 Published: up to half of the tokens of BERT's data are padding, and packing halves the time of
 training with rows of 512 tokens (Krell et al. 2021). Packed pairs do not see each other, so the

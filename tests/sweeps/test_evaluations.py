@@ -8,12 +8,18 @@ import sys
 import numpy as np
 import pytest
 
-from bert_jax.config import load_experiment, to_json
+from bert_jax.config import load_experiment, override, to_json
 from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources.corpora import is_held_out, read_documents
 from bert_jax.errors import ConfigError, DataError
 from bert_jax.runs.load import load_run
-from bert_jax.sweeps.evaluations import load_evaluations, outcomes_of_evaluations, read_pairs
+from bert_jax.sweep import check_inputs
+from bert_jax.sweeps.evaluations import (
+    check_evaluations,
+    load_evaluations,
+    outcomes_of_evaluations,
+    read_pairs,
+)
 from bert_jax.sweeps.grid import PlannedRun
 from bert_jax.sweeps.runs import metrics_of, missing_commands, status
 
@@ -141,13 +147,39 @@ def test_wrong_evaluations_are_refused(files, wrong, error, said, monkeypatch):
         load_evaluations(str(files))
 
 
+def test_the_data_of_evaluations_are_read_before_any_run(files, experiment, tmp_path):
+    """A wrong path, or a task that does not suit the model, would fail after the pretraining."""
+    evaluations = load_evaluations(str(files))
+    runs = [PlannedRun("id", {}, experiment, evaluations)]
+    check_inputs(runs)
+    unpaired = override(experiment, {"objective.next_sentence": False})
+    # `prepare` may have skipped the first document.
+    (tmp_path / "corpus.txt").write_bytes(b"\xff\n\nA document.\n\nAnother.\n")
+    elsewhere = override(experiment, {"data.corpus": f"text:{tmp_path}/corpus.txt"})
+    pairs, linear, words, held_out = evaluations
+    task = (tmp_path / "task.py").read_text()
+    for old, new, one, each, said in (
+        ("train.jsonl", "none.jsonl", linear, experiment, "none.jsonl does not exist"),
+        ("dev.jsonl", "none.jsonl", words, experiment, "none.jsonl does not exist"),
+        ("classification", "multiple_choice", linear, experiment, "task.family of a probe is 'mul"),
+        ("length=8", "length=80", words, experiment, "task.max_length is 80; accepted: at most 64"),
+        ('"mean"', '"pooled"', words, unpaired, "task.representation is 'pooled'; accepted"),
+        ("", "", held_out, override(elsewhere, {"data.held_out_fraction": 0}), "data.corpus is"),
+    ):
+        (tmp_path / "task.py").write_text(task.replace(old, new))
+        with pytest.raises((ConfigError, DataError), match=f"{one.name!r}: .*{said}"):
+            check_evaluations([pairs, one], [experiment, each])
+    check_evaluations([held_out], [override(elsewhere, {"data.held_out_fraction": 0.99})])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is empty"),
-        ('{"sentence_good": "a"}\n', "line 1"),
-        ('{"sentence_good": "a", "sentence_bad": "b"}\nno JSON\n', "line 2"),
-        ('{"sentence_good": "a", "sentence_bad": 3}\n', "accepted: two sentences"),
+        ("", "no example"),
+        ('{"sentence_good": "a"}\n', ":1 has no field 'sentence_bad'"),
+        ('{"sentence_good": "a", "sentence_bad": "b"}\nno JSON\n', ":2 is not JSON"),
+        ('{"sentence_good": "a", "sentence_bad": 3}\n', "sentence_bad is 3 .*accepted: a text"),
+        ('{"sentence_good": "a", "sentence_bad": " "}\n', ":1 is .*; accepted: two sentences"),
     ],
 )
 def test_malformed_pairs_are_refused(tmp_path, text, said):

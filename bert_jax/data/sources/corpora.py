@@ -130,9 +130,9 @@ def size_of(corpus_slice: Iterable[Sequence[ByteRange]]) -> int:
     return sum(part.end - part.start for byte_ranges in corpus_slice for part in byte_ranges)
 
 
-def read_documents(spec: str) -> Iterator[Document]:
+def read_documents(spec: str, *, on_bad_record: OnBadRecord = "stop") -> Iterator[Document]:
     """Returns all documents of a corpus. `open_corpus` and `read_slice` list the errors."""
-    (whole,) = open_corpus(spec).slices(1)
+    (whole,) = open_corpus(spec).slices(1, on_bad_record=on_bad_record)
     return (document for document, _ in read_slice(whole))
 
 
