@@ -40,11 +40,7 @@ from bert_jax.files import write_atomically, write_json
 from bert_jax.sweeps import slurm, table, tuning
 from bert_jax.sweeps.budget import Budget, load_budget, spend, step_seconds
 from bert_jax.sweeps.comparison import Row, compare
-from bert_jax.sweeps.evaluations import (
-    check_evaluations,
-    load_evaluations,
-    outcomes_of_evaluations,
-)
+from bert_jax.sweeps.evaluations import check_evaluations, load_evaluations, outcomes_of_evaluations
 from bert_jax.sweeps.grid import PlannedRun, Point, expand, keep_ids, load_sweeps, points_of
 from bert_jax.sweeps.processes import make_runs, shares
 from bert_jax.sweeps.runs import metrics_of, result_of, state_of
@@ -178,6 +174,9 @@ def main() -> None:
     """Runs the command."""
     local, given = flags.FLAGS.launcher == "local", flags.FLAGS.sbatch
     require(not (local and given), "--sbatch", given, "none without --launcher=slurm")
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the runs need the accelerators
     workdir = open_path(flags.FLAGS.workdir or ".", name="--workdir", local=True)
     command.run_code()
     earlier = runs_of_earlier_formats(workdir) if flags.FLAGS.workdir else {}

@@ -203,14 +203,16 @@ echo '@RESULT@' > "$workdir/result.json"
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_parallel_runs_have_their_own_cores(experiment, tmp_path):
-    """The first run ends only if the second begins beside it."""
-    file = write_file(tmp_path / "three.py", experiment, rates=[1e-3], seeds=[0, 1, 2])
+    """The first run ends only if the second begins beside it. The sweep itself uses no GPU."""
+    phased = override(experiment, {"phases": [{"steps": 4}]})  # rates are compared for trunks
+    file = write_file(tmp_path / "three.py", phased, rates=[1e-3], seeds=[0, 1, 2])
     stub, workdir = tmp_path / "stub", tmp_path / "sweep"
     stub.write_text(PAIR)
     stub.chmod(0o755)
     command = [sys.executable, "-c", WITH_STUB, stub, "--parallel=2"]
     command += [f"--experiment={file}", f"--workdir={workdir}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    gpu = os.environ | {"JAX_PLATFORMS": "cuda"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=gpu)
     assert done.returncode == 0, done.stderr
     ids = [row["id"] for row in summary(workdir)]
     assert len(ids) == 3

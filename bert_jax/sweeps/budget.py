@@ -57,8 +57,7 @@ def spend(
     for a budget in seconds only.
 
     Raises:
-      ConfigError: the budget is not enough for one step, or the steps do not suit the experiment,
-        or two runs become equal.
+      ConfigError: the steps are less than one, do not suit an experiment, or make two runs equal.
     """
     from bert_jax.training.experiment import phases  # imports jax
 

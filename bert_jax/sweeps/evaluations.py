@@ -47,7 +47,10 @@ class Evaluation(NamedTuple):
         return ["-m", "bert_jax.sweeps.evaluations", *self, str(run), *map(str, codes)]
 
     def is_done(self, run: Path) -> bool:
-        return bool(read_json_if_whole(self.directory(run) / "result.json"))
+        """Returns whether there is a result, if its source is known from one of this name."""
+        result = read_json_if_whole(self.directory(run) / "result.json")
+        source = result.get("file", self.source)  # a fine-tuning's is not known
+        return bool(result) and Path(source).name == Path(self.source).name
 
 
 def load_evaluations(spec: str) -> tuple[Evaluation, ...]:

@@ -43,7 +43,6 @@ class Started:
     """Arguments of the processes that have not started."""
     process: subprocess.Popen[str] = field(init=False)
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=50))
-    """The last lines of stderr."""
 
     def start_next(self, lock: int, events: Events) -> None:
         own = os.sched_getaffinity(0)

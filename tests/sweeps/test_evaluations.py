@@ -117,6 +117,11 @@ def test_a_run_is_done_when_it_is_evaluated(files, tmp_path):
     expected = {"pairs/accuracy": 0.25, "linear/accuracy": 0.25, "words/f1": 0.5}
     expected["held_out/bits_per_character"] = 0.25
     assert metrics_of(directory) == result | expected
+    pairs = evaluations[0]
+    for source, done in (("elsewhere/pairs.jsonl", True), ("other.jsonl", False)):
+        found = {"metrics": {"accuracy": 0.25}, "file": source}
+        (pairs.directory(directory) / "result.json").write_text(json.dumps(found))
+        assert pairs.is_done(directory) == done
 
 
 def test_a_missing_file_of_outcomes_is_named(tmp_path, capsys):
