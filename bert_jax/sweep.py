@@ -35,7 +35,7 @@ from absl import flags
 from bert_jax import command, config
 from bert_jax.config.paths import open_path
 from bert_jax.data.passport import check_outside_data, check_passport, load_passport
-from bert_jax.errors import BertJaxError, require
+from bert_jax.errors import BertJaxError, UnknownCodeError, require
 from bert_jax.files import write_atomically, write_json
 from bert_jax.sweeps import slurm, table, tuning
 from bert_jax.sweeps.budget import Budget, load_budget, spend, step_seconds
@@ -58,8 +58,10 @@ def runs_of_earlier_formats(workdir: Path) -> dict[str, Any]:
 
     The name of such a run's directory is the config's hash in the earlier format, not in today's.
     """
-    files = sorted(workdir.glob("*/config.json"))
-    runs = {file.parent.name: without_branch(command.load(str(file))) for file in files}
+    runs = {}
+    for file in sorted(workdir.glob("*/config.json")):
+        with contextlib.suppress(UnknownCodeError):  # a run of another sweep
+            runs[file.parent.name] = without_branch(command.load(str(file)))
     # A directory beside one with today's hash is a copy.
     return {name: run for name, run in runs.items() if config.config_hash(run) not in runs}
 

@@ -18,7 +18,7 @@ from commands import assert_one_line, run_command
 from bert_jax import command
 from bert_jax.config import config_hash, override, to_json
 from bert_jax.data.config import MaskingConfig
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, UnknownCodeError
 from bert_jax.faults.run_files import RunResult
 from bert_jax.sweep import runs_of_earlier_formats
 from bert_jax.sweeps import processes, slurm
@@ -494,6 +494,17 @@ def test_a_copy_of_a_run_does_not_take_its_place(experiment, tmp_path):
     for name in (config_hash(experiment), "backup"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(to_json(experiment)))
+    assert runs_of_earlier_formats(tmp_path) == {}
+
+
+def test_a_run_with_code_of_another_sweep_is_left_alone(experiment, tmp_path):
+    """For example, the file of the user's model has changed since."""
+    stored = to_json(experiment)
+    stored["model"]["class"] = f"mine.py:MyConfig@{'0' * 64}"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UnknownCodeError):
+        command.load(str(tmp_path / "run" / "config.json"))
     assert runs_of_earlier_formats(tmp_path) == {}
 
 

@@ -68,9 +68,8 @@ def compare(
 ) -> list[Row]:
     """Returns a row for each metric and point.
 
-    Args:
-      failed: ids of the failed runs.
-      outcomes: with them, the interval of a difference is one for other examples, too.
+    `failed` has the ids of the failed runs. With `outcomes`, the interval of a difference is one
+    for other examples, too.
     """
     found = {name for result in results.values() for name in result}
     more = (name for name in found if name.startswith("probe_") or "/" in name)

@@ -37,8 +37,7 @@ class Evaluation(NamedTuple):
     def arguments(self, run: Path, codes: Sequence[Path]) -> list[str]:
         """Returns the arguments with which Python evaluates the run in a directory.
 
-        `codes` are the users' own files that define classes of the run. They are run. If their
-        SHA-256 is not the one in the run's config, the run is not opened.
+        `codes` are the user's own files that define classes of the run. They will be run.
         """
         if self.kind == "finetune":
             flags = {"experiment": self.source, "checkpoint": run, "workdir": self.directory(run)}
