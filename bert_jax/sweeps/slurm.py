@@ -66,11 +66,7 @@ def submit(
 
 
 def queued(workdir: Path) -> int:
-    """Returns how many jobs of the sweep in a directory wait or run.
-
-    Raises:
-      ConfigError: Slurm does not answer.
-    """
+    """Returns how many jobs of a sweep wait or run. Raises ConfigError if Slurm does not answer."""
     name = f"--name={_name(workdir)}"
     return len(_slurm("squeue", "--me", "--noheader", "--array", name).splitlines())
 

@@ -24,8 +24,7 @@ def share_trunks(
 ) -> tuple[list[PlannedRun], list[PlannedRun]]:
     """Returns the trunks that runs without a result need, and all runs.
 
-    A trunk that at least two runs share is made once. These runs begin with its last state; their
-    ids do not change.
+    At least two runs begin with the last state of a trunk. Their ids do not change.
     """
     found = {run.id: trunk for run in runs if (trunk := _trunk_of(run))}
     shared = Counter(trunk.id for trunk in found.values())
