@@ -50,9 +50,7 @@ def interval_over_examples(outcomes: Sequence[Outcomes], metric: Metric) -> tupl
     between seeds, and a normal one for the variance over resamples of the examples, which are the
     same for all seeds. With one seed, only the examples count.
 
-    Args:
-      outcomes: an array for each seed, with the examples in the same order.
-      metric: function of the outcomes of one seed.
+    `outcomes` has an array for each seed, with the examples in the same order. `metric` takes one.
 
     References:
       Sellam et al. 2021, The MultiBERTs (arXiv 2106.16163).
@@ -82,10 +80,7 @@ def for_other_examples(
     The p-value is that of Student's t with the error that gives this width. With fewer than
     `MANY_SEEDS`, it is thus below 0.05 exactly if the interval does not contain 0. One seed has an
     interval, but no p-value.
-
-    Args:
-      over_seeds: the estimate of the metric from the same seeds.
-      outcomes, metric: as in `interval_over_examples`.
+    `outcomes` and `metric` are those of `interval_over_examples`, for the seeds of `over_seeds`.
     """
     from scipy.special import stdtr, stdtrit
 

@@ -51,12 +51,9 @@ class Gathered:
 
 
 def gather(directories: Sequence[Path], *, base: str = "") -> Gathered:
-    """Reads the runs in some directories.
+    """Reads the runs in some directories: each is a run, or has runs, such as that of a sweep.
 
-    Args:
-      directories: runs, or directories of runs such as those of `sweep`.
-      base: name of a run of the point that the others are compared with. By default, it is the
-        first run.
+    The other points are compared with that of the run `base`, by default the first run.
 
     Raises:
       ConfigError: a directory has no run, a config is not valid, or no run has the name `base`.
