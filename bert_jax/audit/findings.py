@@ -1,6 +1,7 @@
 """Finds problems of prepared data in their passport (`passport.json`), and names remedies."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from bert_jax.data.sentences import LOWEST_F1, SENTENCE_F1
@@ -82,7 +83,7 @@ def _files(passport: dict) -> Iterator[Finding]:
         )
     files = [file for source in passport["corpus"]["sources"] for file in source["files"]]
     for file in (file for file in files if "compression" in file):
-        ending, kind = file["path"].rpartition(".")[2], file["compression"]
+        ending, kind = PurePath(file["path"]).suffix[1:].lower(), file["compression"]
         if kind != next((kind for kind in COMPRESSIONS if ending.startswith(kind)), None):
             yield Finding(
                 f"{file['path']} is {f'a .{kind} file' if kind else 'not compressed'}",

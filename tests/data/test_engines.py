@@ -92,6 +92,21 @@ def test_an_error_in_a_task_arrives_as_one_line(engine, tmp_path):
     assert dict(engine.run(tasks))[1] == {"square": 1}
 
 
+@dataclasses.dataclass(frozen=True)
+class Slow(Square):
+    """A task that takes a minute, like the survey of a large file."""
+
+    def run(self):
+        time.sleep(60)
+
+
+def test_an_error_in_a_pool_does_not_wait_for_other_tasks(tmp_path):
+    started = time.monotonic()
+    with pytest.raises(DataError, match="^-1 has no root"):
+        list(Engine(workers=2).run([Slow(tmp_path / "5", 5), Square(tmp_path / "1", -1)]))
+    assert time.monotonic() - started < 45
+
+
 def test_a_worker_that_dies_is_an_error(tmp_path):
     tasks = [Square(tmp_path / str(number), number) for number in (5, 99)]
     with pytest.raises(DataError, match="one of 2 workers died without an error"):

@@ -66,15 +66,15 @@ class Engine:
 
 def _run_in_pool(tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, dict]]:
     # Workers are spawned, not forked, because the parent may have threads of JAX.
-    context = get_context("spawn")
+    context, others = get_context("spawn"), active_children()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
             futures = {pool.submit(task.run): number for number, task in enumerate(tasks)}
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
-        except (KeyboardInterrupt, GeneratorExit):
-            for worker in active_children():  # do not wait for the shards that they write
-                worker.terminate()
+        except (KeyboardInterrupt, GeneratorExit, DataError):
+            for worker in set(active_children()).difference(others):
+                worker.terminate()  # do not wait for the files that it writes
             raise
         except BrokenProcessPool as error:
             raise UnfinishedError(
