@@ -73,7 +73,8 @@ def finetune(
     )
     for line in describe_flaws(dataset):
         say(line)
-    task, obstacle = config.task, export_obstacle(config.task.family, config.task.representation)
+    task = config.task
+    obstacle = export_obstacle(run.model.config, task.family, task.representation)
     say(
         f"task.representation={task.representation}: "
         + (f"no export to Hugging Face, {obstacle}" if obstacle else "exports to Hugging Face")
@@ -201,11 +202,13 @@ def failed(result: dict[str, Any], baselines: dict[str, Metrics], metric: str) -
 
 def open_encoder(source: Path, config: FineTuningConfig) -> Run:
     """Opens pretrained weights. Unused heads, and an unused pooler, may be missing or untrained."""
-    random = config.training.reinitialize_pooler or config.training.from_scratch
-    needed = config.task.representation == "pooled" and not random
+    pooled, random = config.task.representation == "pooled", config.training.reinitialize_pooler
+    accepted = "false without task.representation=pooled"
+    require(pooled or not random, "training.reinitialize_pooler", random, accepted)
+    needed = pooled and not (random or config.training.from_scratch)
     allow = UNUSED_HEADS if needed else (*UNUSED_HEADS, "bert/pooler")
     run = load_run(source, allow=() if is_run(source) else allow)
-    if needed:
+    if needed and run.model.config.pair_head:  # else `make_model` refuses the representation
         try:
             run.check_trained("bert/pooler")
         except CheckpointError as error:

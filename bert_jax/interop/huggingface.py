@@ -61,12 +61,12 @@ def write_huggingface(
     Raises:
       CheckpointError: no transformers class has this tokenizer or this head.
     """
+    if head and (obstacle := export_obstacle(config, head.family, head.representation)):
+        raise CheckpointError(
+            f"a model fine-tuned on {head.representation!r} cannot be exported, {obstacle}; "
+            "accepted: another fine-tuning, or this model in predict --task=task"
+        )
     if type(config) is ModernConfig:
-        if head:
-            raise CheckpointError(
-                f"a ModernBERT that was fine-tuned for {head.family} cannot be exported, because "
-                "the classes of transformers have another head; accepted: a pretrained model"
-            )
         names, of_task, of_model = modernbert.NAMES, {}, modernbert.config_json(config, tokenizer)
     elif type(config) is BertConfig:
         names, of_task = _of_task(head) if head else (NAMES, PRETRAINING)
@@ -86,11 +86,6 @@ def write_huggingface(
 def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:
     """Returns the tensor names of a fine-tuned model, and the task's fields of its config.json."""
     task = TASK_CLASSES[head.family]
-    if obstacle := export_obstacle(head.family, head.representation):
-        raise CheckpointError(
-            f"this model cannot be exported, {obstacle}, and it has {head.representation}; "
-            "accepted: another fine-tuning with this field, or this model in predict --task=task"
-        )
     labels = head.labels or tuple(f"LABEL_{i}" for i in range(head.outputs))
     more: dict[str, Any] = {"architectures": [task.architecture]}
     if head.family in ("classification", "regression", "tagging"):

@@ -91,11 +91,8 @@ def split(tensors: Mapping[str, np.ndarray], *, hidden_size: int) -> dict[str, n
         if name.startswith(("embeddings.", "layers.", "final_norm.")):  # an encoder without head
             name = f"model.{name}"
         for fused, parts in FUSED.items():
-            if (
-                name.endswith(f".{fused}.weight")
-                and tensor.shape[:1]
-                and not len(tensor) % len(parts)
-            ):
+            divides = tensor.ndim and not len(tensor) % len(parts)
+            if divides and name.endswith(f".{fused}.weight"):
                 cut = zip(parts, np.split(tensor, len(parts)), strict=True)
                 found |= {name.replace(fused, part): matrix for part, matrix in cut}
                 break

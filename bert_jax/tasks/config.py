@@ -90,10 +90,13 @@ class TaskConfig:
             require(once, f"task.{name}", values, f"each {name[:-1]} once")
 
     def check_fields_are_read(self) -> None:
-        """Raises ConfigError if a field is set that the family or the files of the task ignore.
+        """Raises ConfigError if the task ignores a field that is set, or lacks `text_pair`.
 
-        Earlier versions trained with such a config, so it can still be opened.
+        Earlier versions trained with ignored fields, so such a config can still be opened.
         """
+        second = {"question_answering": "passage", "multiple_choice": "choices"}.get(self.family)
+        accepted = f"the names of the {second} for {self.family}"
+        require(self.text_pair or not second, "task.text_pair", self.text_pair, accepted)
         for each in fields(self):
             value, readers = getattr(self, each.name), READ_BY.get(each.name)
             read = readers is None or self.family in readers or value == each.default

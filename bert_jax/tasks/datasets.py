@@ -16,7 +16,7 @@ from bert_jax.tasks.readers.read import read_records
 from bert_jax.tasks.readers.records import Record, fingerprint_records, make_all
 
 SPLITS = ("train", "dev", "test")
-HIDDEN = (-1, "-1", "-1.0", "")
+HIDDEN = (-1, "-1", "-1.0", "", None)
 """Values of a hidden label: in GLUE's test sets at TFDS and Hugging Face, and an empty cell."""
 
 
@@ -123,7 +123,7 @@ def _check_split(
 def hides_labels(test: Sequence[Record], task: TaskConfig, labels: Labels) -> bool:
     """Returns whether test labels are hidden: none exists, or all are -1 and -1 is not a label.
 
-    The tags of a sentence are hidden if all of them are -1 or -100.
+    The tags of a sentence are hidden if all of them are -1, null or -100.
     """
     given = [record.fields[task.label] for record in test if task.label in record.fields]
     minus_one = len(given) == len(test) and all(map(_is_hidden, given))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, require
 from bert_jax.models.task import BertForTask
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.datasets import encode_examples
@@ -61,10 +61,8 @@ def read_input(model: TaskModel, given: Any, place: str) -> Example:
     task, family = model.task, FAMILIES[model.task.family]
     names, texts = family.fields(task), given
     if isinstance(given, Mapping):
-        if task.family == "question_answering" and given.keys() >= set(QUESTION_FIELDS):
-            texts = [given[name] for name in QUESTION_FIELDS]
-        else:
-            texts = [given.get(name) for name in names]
+        own = task.family != "question_answering" or given.keys() >= set(names)
+        texts = [given.get(name) for name in (names if own else QUESTION_FIELDS)]
     elif isinstance(given, str) or task.family == "tagging":
         texts = [given]
     of_texts = isinstance(texts, Sequence) and all(isinstance(one, str) for one in texts)
@@ -87,8 +85,13 @@ def predict(
     """Returns the answer to each example; the family's `answers` says what it holds.
 
     Without `probabilities`, an answer has no `probabilities`, only that of its label.
+
+    Raises:
+      ConfigError: `probabilities` is True, and the family has no label of a text.
     """
     family, head = FAMILIES[model.task.family], model.model.head
+    labelled, accepted = head.labels and family.unit == "text", f"False for {model.task.family}"
+    require(labelled or not probabilities, "probabilities", probabilities, accepted)
     rows = encode_examples(examples, model.task, model.tokenizer)
 
     def run_batch(some: Sequence[Row], length: int) -> np.ndarray:

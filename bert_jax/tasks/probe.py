@@ -1,5 +1,6 @@
 """A linear probe: a linear model on the representations of the frozen encoder."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import require
+from bert_jax.errors import DataError, require
 from bert_jax.models.config import BertConfig
 from bert_jax.models.task import BertForTask
 from bert_jax.tasks.config import FineTuningConfig
@@ -30,7 +31,8 @@ def make_probe(
     """Returns a probe: a function of pretraining parameters for `training.train.train(probes=...)`.
 
     The function returns `eval/probe_METRIC`: the main metric on dev of a logistic or ridge
-    regression, fitted to standardized representations of training examples.
+    regression, fitted to standardized representations of training examples. The metric is nan if a
+    representation is not finite.
 
     Raises:
       ConfigError, DataError: the task cannot be probed; raised before any compile.
@@ -40,9 +42,14 @@ def make_probe(
     require(count == 1, "the number of processes", count, "1 with evaluation.probe")
     check_installed()
     dataset = load_dataset(config.task)
+    encoder = replace(encoder, attention="einsum")  # the kernels refuse rows of some lengths
     model = make_model(config, encoder, dataset.family, dataset.labels)
     train = sample(dataset.splits["train"], TRAIN_EXAMPLES)
     dev = sample(dataset.splits["dev"], DEV_EXAMPLES)
+    gold, regression = np.array([one.gold for one in train.examples]), family == "regression"
+    several = regression or len(np.unique(gold)) > 1
+    accepted = f"two or more in a sample of {TRAIN_EXAMPLES:,}"
+    require(several, "the number of labels in task.train", 1, accepted, error=DataError)
     train, dev = (encode_split(split, config.task, tokenizer) for split in (train, dev))
     length = padded_length([*train.rows, *dev.rows], config.task.max_length)
     features = jax.jit(partial(model.apply, method=BertForTask.features))
@@ -58,16 +65,14 @@ def make_probe(
         return np.concatenate(found).astype(np.float64)
 
     def probe(params: Any) -> dict[str, float]:
-        encoder_params = {"bert": params["bert"]}
-        predictions = fit_and_predict(
-            represent(encoder_params, train.rows),
-            np.array([example.gold for example in train.examples]),
-            represent(encoder_params, dev.rows),
-            regression=config.task.family == "regression",
-        )
+        name = f"eval/probe_{dataset.metric}"
+        of_train, of_dev = (represent({"bert": params["bert"]}, s.rows) for s in (train, dev))
+        if not np.isfinite([of_train.sum(), of_dev.sum()]).all():
+            return {name: math.nan}
+        predictions = fit_and_predict(of_train, gold, of_dev, regression=regression)
         outcomes = dataset.family.score(predictions.tolist(), dev.examples, dataset.labels)
         metrics = compute_metrics(dataset.family, outcomes)
-        return {f"eval/probe_{dataset.metric}": metrics[dataset.metric]}
+        return {name: metrics[dataset.metric]}
 
     return probe
 

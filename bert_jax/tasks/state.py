@@ -41,8 +41,8 @@ def make_model(
     length, positions = task.max_length, encoder.max_positions
     at_most = f"at most {positions}, the positions of the model"
     require(length <= positions, "task.max_length", length, at_most)
-    pooler, accepted = training.reinitialize_pooler, "false for a model without a pooler"
-    require(encoder.pair_head or not pooler, "training.reinitialize_pooler", pooler, accepted)
+    given, accepted = task.representation, "cls, mean, max or last4 for a model without a pooler"
+    require(encoder.pair_head or given != "pooled", "task.representation", given, accepted)
     head = TaskHeadConfig(
         family=task.family,
         labels=labels,

@@ -452,6 +452,19 @@ def test_the_probability_of_an_answer_is_its_share_of_all_answers(no_answer, tok
     assert answer == {"answer": "", "start": None, "end": None, "probability": 1.0}
 
 
+def test_an_answer_keeps_the_accent_of_its_last_character(tokenizer):
+    """The tokenizer removes accents, so no token has them. In Hindi, they are vowels."""
+    passage = "a good pla\u0301ying\u0301\u0302, film"
+    example, config = question(tokenizer, [], max_length=40)
+    example = example._replace(texts=("who", passage), gold=None)
+    (row,) = qa.encode(0, example, config, tokenizer)
+    logits = np.zeros((40, 2))
+    first = row.alignment.first
+    logits[first + 2, 0] = logits[first + 3, 1] = 9.0  # play and ##ing
+    (found,) = qa.decode([logits], [row], [example], config)
+    assert found.text == passage[slice(*found.span)] == "pla\u0301ying\u0301\u0302"
+
+
 def test_a_span_ends_after_its_start_and_has_at_most_max_length_tokens():
     window = qa.Window(1, [(i, i + 1) for i in range(6)], [True] * 6)
     start, end = np.zeros(8), np.zeros(8)

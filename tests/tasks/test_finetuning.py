@@ -699,6 +699,11 @@ def test_similarity_is_learned(write_splits, pretrained, tmp_path):
             r"task.columns is \('text', 'label'\); accepted: \(\) without a set of tsv: or conll:",
         ),
         ({"task.max_length": 128}, ConfigError, "task.max_length is 128; accepted: at most 64"),
+        (
+            {"training.reinitialize_pooler": True},
+            ConfigError,
+            "reinitialize_pooler is True; accepted: false without task.representation=pooled",
+        ),
         ({"training.batch_size": 15, "mesh.data": 2}, ConfigError, "training.batch_size"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from commands import run_command
 
 from bert_jax.config import to_json
-from bert_jax.errors import CheckpointError, DataError
+from bert_jax.errors import CheckpointError, ConfigError, DataError
 from bert_jax.finetuning.finetune import make_setup
 from bert_jax.finetuning.seed_run import write_predictions
 from bert_jax.predict import Task, encoded_lines, make_task
@@ -242,6 +242,17 @@ def test_the_error_names_a_wrong_input(family, inputs, said, fine_tuned):
     with pytest.raises(DataError, match=said) as error:
         fine_tuned(family).predict(inputs)
     assert "\n" not in str(error.value)
+
+
+def test_a_record_has_the_fields_of_its_task_before_other_names(fine_tuned):
+    run = fine_tuned("question_answering")
+    record = {"s": "who is ?", "t": "a bad play .", "question": "?", "context": "very good"}
+    assert run.predict(record) == run.predict(("who is ?", "a bad play ."))
+
+
+def test_probabilities_of_all_labels_need_labels_of_a_text(fine_tuned):
+    with pytest.raises(ConfigError, match="probabilities is True; accepted: False for regression"):
+        fine_tuned("regression").predict(("a", "b"), probabilities=True)
 
 
 def test_a_model_without_a_task_says_how_to_fine_tune(pretrained, fine_tuned, tmp_path):

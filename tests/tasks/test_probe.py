@@ -1,6 +1,7 @@
 """The linear probe: its metric, and pretraining with a probe gives the same losses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import bert_jax
 from bert_jax import pretrain
 from bert_jax.config import override, to_json
 from bert_jax.data.tokenizers.files import load_tokenizer
-from bert_jax.errors import ConfigError
+from bert_jax.errors import ConfigError, DataError
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.runs.load import load_run
 from bert_jax.tasks.config import FineTuningConfig, TaskConfig
@@ -40,13 +41,27 @@ def task(write_set):
 
 def test_a_probe_separates_labels_that_the_encoder_separates(task, pretrained):
     run = load_run(pretrained)
-    probe = make_probe(task, run.model.config, run.tokenizer)
+    # A pretraining may use a kernel that needs other rows than those of a probe.
+    encoder = replace(run.model.config, attention="splash", attention_dropout=0.0)
+    probe = make_probe(task, encoder, run.tokenizer)
     found = probe(run.params)
     assert found.keys() == {"eval/probe_accuracy"} and found["eval/probe_accuracy"] >= 0.95
     assert probe(run.params) == found
     # An encoder with the same vector for every text is not better than the majority.
     blind = jax.tree.map(jax.numpy.zeros_like, run.params)
     assert probe(blind)["eval/probe_accuracy"] < 0.7
+    # The run has diverged, which its writer of metrics says.
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, run.params)
+    assert np.isnan(probe(broken)["eval/probe_accuracy"])
+
+
+def test_a_sample_with_one_label_is_refused_before_the_pretraining(task, pretrained, write_set):
+    run = load_run(pretrained)
+    lines = [{"text": "good", "label": "good"}] * 3000 + [{"text": "bad", "label": "bad"}]
+    train = f"jsonl:{write_set('probe_rare.jsonl', lines)}"
+    rare = replace(task, task=replace(task.task, train=train))
+    with pytest.raises(DataError, match="labels in task.train is 1; accepted: two or more in a sa"):
+        make_probe(rare, run.model.config, run.tokenizer)
 
 
 def test_a_number_is_probed_by_a_ridge_regression():

@@ -10,7 +10,8 @@ import safetensors.numpy
 
 from bert_jax.config import to_json
 from bert_jax.errors import CheckpointError
-from bert_jax.models.config import TaskHeadConfig
+from bert_jax.interop.names import export_obstacle
+from bert_jax.models.config import BertConfig, ModernConfig, TaskHeadConfig
 from bert_jax.models.task import BertForTask
 from bert_jax.runs.load import load_run
 from bert_jax.runs.save import save_run
@@ -112,8 +113,16 @@ def test_a_fine_tuned_model_is_copied_with_its_head(pretrained, tmp_path):
     assert copy.model == run.model
     assert all(map(np.array_equal, jax.tree.leaves(copy.params), jax.tree.leaves(run.params)))
     said = (
-        "because BertForSequenceClassification needs task.representation=pooled, and it has mean; "
-        "accepted: another fine-tuning with this field, or this model in predict --task=task"
+        "because BertForSequenceClassification needs task.representation=pooled; "
+        "accepted: another fine-tuning, or this model in predict --task=task"
     )
-    with pytest.raises(CheckpointError, match=f"this model cannot be exported, {said}"):
+    with pytest.raises(CheckpointError, match=f"fine-tuned on 'mean' cannot be exported, {said}"):
         save_run(run, tmp_path / "copy", to="huggingface")
+
+
+def test_the_class_of_transformers_has_the_encoder_and_the_representation():
+    assert export_obstacle(BertConfig(), "tagging", "last") is None
+    assert "needs task.representation=last" in str(export_obstacle(BertConfig(), "tagging", "l"))
+    assert "output layer for ModernConfig" in str(
+        export_obstacle(ModernConfig(), "tagging", "last")
+    )

@@ -70,6 +70,9 @@ def test_a_tsv_file_with_other_columns_than_task_columns_has_its_own_header(writ
     file = write_set("cola_dev.tsv", ["\t".join(columns), "gj04\t0\t*\ta film"])
     with pytest.raises(DataError, match="cola_dev.tsv:1 holds the names of the columns"):
         fields(f"tsv:{file}", columns)
+    file = write_set("sst2.tsv", ["sentence\tlabel", "a film\t0"])  # else `label` becomes a label
+    with pytest.raises(DataError, match="sst2.tsv:1 is a header with other names than text, label"):
+        fields(f"tsv:{file}", ("text", "label"))
 
 
 def test_lines_before_a_sentence_of_germeval_are_comments(write_set):
@@ -360,6 +363,7 @@ def test_labels_of_test_are_hidden_if_all_are_minus_one_or_missing(
     [
         ([["-1", "-1"], ["-1", "-1"]], True),
         ([[-100, -100], [-100, -100]], True),
+        ([[None, None], ["-1", None]], True),  # class labels of -1 at TFDS
         ([None, None], True),
         ([], True),
         ([[-100, "N"], [-100, -100]], False),

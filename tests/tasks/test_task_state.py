@@ -11,7 +11,7 @@ import pytest
 
 from bert_jax.errors import ConfigError
 from bert_jax.models.bert import Bert
-from bert_jax.models.config import BertConfig, Pooling, TaskHeadConfig
+from bert_jax.models.config import BertConfig, ModernConfig, Pooling, TaskHeadConfig
 from bert_jax.models.pooling import pool, token_vectors
 from bert_jax.models.task import BertForTask, example_ids
 from bert_jax.sharding import MeshConfig, make_mesh
@@ -63,6 +63,20 @@ def test_a_task_of_pairs_needs_a_model_with_two_segments():
         make_model(pairs, one, CLASSIFICATION, ("no", "yes"))
 
 
+def test_a_model_without_a_pooler_has_no_pooled_vector():
+    modern = ModernConfig(vocab_size=20, hidden_size=16, num_layers=2, num_heads=2)
+    pooled = replace(config(), task=replace(config().task, representation="pooled"))
+    with pytest.raises(ConfigError, match="task.representation is 'pooled'; accepted: cls, mean"):
+        make_model(pooled, modern, CLASSIFICATION, ("no", "yes"))
+
+
+def test_a_second_text_is_named_where_the_family_needs_it():
+    for family, representation in (("question_answering", "last"), ("multiple_choice", "cls")):
+        files = {"train": "tsv:a", "dev": "tsv:b", "representation": representation}
+        with pytest.raises(ConfigError, match=f"task.text_pair is ''; accepted: .* for {family}"):
+            TaskConfig(family=family, **files).check_fields_are_read()
+
+
 @pytest.mark.parametrize(
     ("field", "value", "family", "reader"),
     [
@@ -78,7 +92,10 @@ def test_a_field_that_the_family_does_not_read_keeps_its_default(field, value, f
         token = of in ("tagging", "question_answering")
         representation = "last" if token else "cls"
         files = {"train": "tsv:a", "dev": "tsv:b"}
-        return TaskConfig(family=of, representation=representation, **files, **{field: value})
+        fields = {"text_pair": "b"} if of in ("question_answering", "multiple_choice") else {}
+        return TaskConfig(
+            family=of, representation=representation, **files, **fields | {field: value}
+        )
 
     task(reader).check_fields_are_read()
     ignored = task(family)  # as a run of an earlier version has it

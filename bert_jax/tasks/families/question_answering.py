@@ -3,6 +3,7 @@
 import bisect
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -88,9 +89,7 @@ def answers_of(given: Any, passage: str, *, place: str, field: str) -> list[tupl
     match given:
         case {"text": [*texts], "answer_start": [*starts]} if len(texts) == len(starts):
             given = list(zip(texts, starts, strict=True))
-        case list():
-            pass
-        case _:
+        case _ if not isinstance(given, list):
             given = [given]
     answers = []
     for one in given:
@@ -188,7 +187,11 @@ def decode(
     answers = []
     for example, (value, span), none, whole in zip(examples, best, null, total, strict=True):
         probability, no_answer = (float(np.exp(score - whole)) for score in (value, none))
-        text = example.texts[PASSAGE][slice(*span)]
+        passage, (start, end) = example.texts[PASSAGE], span
+        # No token has the accents that the tokenizer removes; the end may not separate them.
+        while start < end < len(passage) and unicodedata.category(passage[end]) == "Mn":
+            end += 1
+        text, span = passage[start:end], (start, end)
         answers.append(Answer(text, float(none - value), span, probability, no_answer))
     return answers
 
@@ -259,8 +262,7 @@ def describe(labels: Labels, predictions: Sequence[Answer], *_: Any) -> list[dic
     for one in predictions:
         start, end = one.span if one.text else (None, None)
         probability = shortest(one.probability if one.text else one.null_probability)
-        answer = {"answer": one.text, "start": start, "end": end, "probability": probability}
-        found.append(answer)
+        found.append({"answer": one.text, "start": start, "end": end, "probability": probability})
     return found
 
 

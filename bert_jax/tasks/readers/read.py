@@ -76,10 +76,19 @@ def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[Fields]:
 
     If line 1 names one of `columns` and has another number of cells, it is the header of this file,
     as in CoLA's test file.
+
+    Raises:
+      DataError: a cell of line 1 is the name of its column, so line 1 is a header of other names.
     """
     rows = [(number, line.split("\t")) for number, line in numbered_lines(path)]
-    if len(rows[0][1]) != len(columns) and set(rows[0][1]) & set(columns):
+    first = rows[0][1]
+    if len(first) != len(columns) and set(first) & set(columns):
         columns = ()
+    elif tuple(first) != columns and any(map(str.__eq__, first, columns)):
+        raise DataError(
+            f"{path}:1 is a header with other names than {', '.join(columns)}; accepted: a file "
+            "without a header, or no task.columns"
+        )
     return _read_rows(path, rows, columns, separator="tabs")
 
 

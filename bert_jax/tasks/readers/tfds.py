@@ -36,13 +36,11 @@ def _value(value: Any, feature: Any) -> Any:
     if getattr(feature, "feature", None) is not None:  # a sequence
         return [_value(one, feature.feature) for one in value]
     if hasattr(feature, "int2str"):
-        return _class_label(int(value), feature) if value >= 0 else None
+        if value < 0:
+            return None
+        label = ClassLabel(feature.int2str(int(value)))
+        label.number = int(value)
+        return label
     if isinstance(value, bytes):
         return value.decode("utf-8")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def _class_label(number: int, feature: Any) -> ClassLabel:
-    label = ClassLabel(feature.int2str(number))
-    label.number = number
-    return label
