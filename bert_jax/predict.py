@@ -145,13 +145,12 @@ def make_task(run: "Run", name: str, options: dict[str, Any]) -> Task:
             yield {"embedding": [float(str(value)) for value in vector]}
 
     def probabilities(pairs: list[Any]) -> Iterable[dict[str, Any]]:
-        for probability in inference.next_sentence(model, pairs):
-            yield {"probability": float(probability)}
+        return ({"probability": float(p)} for p in inference.next_sentence(model, pairs))
 
     def similarities(twos: list[Any]) -> Iterable[dict[str, Any]]:
         vectors = inference.embed(model, [pair for two in twos for pair in two], pooling=pooling)
-        for cosine in inference.cosine(vectors[::2], vectors[1::2]):
-            yield {"similarity": float(cosine)}
+        cosines = inference.cosine(vectors[::2], vectors[1::2])
+        return ({"similarity": float(cosine)} for cosine in cosines)
 
     heads = {"next_sentence": ("bert/pooler", "next_sentence_head")}
     heads |= dict.fromkeys(("fill_mask", "generate"), ("masked_token_head",))

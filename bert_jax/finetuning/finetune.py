@@ -21,7 +21,7 @@ from bert_jax.faults.run_files import AS_WRITTEN
 from bert_jax.files import read_json, write_json
 from bert_jax.finetuning import results
 from bert_jax.finetuning.seed_run import Setup, run_seed
-from bert_jax.interop.names import export_obstacle
+from bert_jax.interop.huggingface import export_obstacle
 from bert_jax.runs.fine_tuned import is_run
 from bert_jax.runs.load import load_run
 from bert_jax.runs.run import Run

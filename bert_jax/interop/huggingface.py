@@ -10,7 +10,7 @@ from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError
 from bert_jax.files import read_json, write_json
 from bert_jax.interop import modernbert, source
-from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, export_obstacle, task_names
+from bert_jax.interop.names import NAMES, TASK_CLASSES, Name, task_names
 from bert_jax.interop.tensor_files import WEIGHTS, read_weights, weights_file, write_safetensors
 from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer, write_tokenizer
@@ -81,6 +81,17 @@ def write_huggingface(
     common = {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
     write_json(directory / "config.json", of_task | common | of_model)
     write_tokenizer(directory, tokenizer, max_positions=config.max_positions)
+
+
+def export_obstacle(config: BertConfig, family: str, representation: str) -> str | None:
+    """Returns why no class of transformers has a fine-tuned model, or None if a class has it."""
+    if type(config) is not BertConfig:
+        name = type(config).__name__
+        return f"because transformers does not have this output layer for {name}"
+    task = TASK_CLASSES[family]
+    if representation == task.representation:
+        return None
+    return f"because {task.architecture} needs task.representation={task.representation}"
 
 
 def _of_task(head: TaskHeadConfig) -> tuple[tuple[Name, ...], dict[str, Any]]:

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from bert_jax.models.config import BertConfig
-
 Convention = Literal["huggingface", "google"]
 
 OPTIONAL_PARTS = ("bert/pooler", "masked_token_head", "next_sentence_head")
@@ -124,17 +122,6 @@ TASK_CLASSES = {
     "multiple_choice": TaskClass("BertForMultipleChoice", "classifier", "pooled"),
 }
 """The class for each family of tasks."""
-
-
-def export_obstacle(config: BertConfig, family: str, representation: str) -> str | None:
-    """Returns why no class of transformers has a fine-tuned model, or None if a class has it."""
-    if type(config) is not BertConfig:
-        name = type(config).__name__
-        return f"because transformers does not have this output layer for {name}"
-    task = TASK_CLASSES[family]
-    if representation == task.representation:
-        return None
-    return f"because {task.architecture} needs task.representation={task.representation}"
 
 
 def task_names(task: TaskClass) -> tuple[Name, ...]:

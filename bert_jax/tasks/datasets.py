@@ -29,7 +29,7 @@ class Split:
     sha256: str
     """SHA-256 of the records, in hexadecimal."""
     rows: list[Row]
-    """The encoded examples; empty until `encode_split`."""
+    """The encoded examples; empty until `encode_dataset`."""
     skipped: list[str] = field(default_factory=list)
     """The errors of the malformed records that were left out."""
 
@@ -136,11 +136,6 @@ def _is_hidden(label: Any) -> bool:
     return label in HIDDEN
 
 
-def encode_split(split: Split, task: TaskConfig, tokenizer: Tokenizer) -> Split:
-    """Returns the split with the rows that encode its examples."""
-    return replace(split, rows=encode_examples(split.examples, task, tokenizer))
-
-
 def encode_examples(
     examples: Sequence[Example], task: TaskConfig, tokenizer: Tokenizer
 ) -> list[Row]:
@@ -151,8 +146,11 @@ def encode_examples(
 
 def encode_dataset(dataset: Dataset, task: TaskConfig, tokenizer: Tokenizer) -> Dataset:
     """Returns the dataset with the rows of every split."""
-    splits = dataset.splits.values()
-    return replace(dataset, splits={s.name: encode_split(s, task, tokenizer) for s in splits})
+    splits = {
+        name: replace(split, rows=encode_examples(split.examples, task, tokenizer))
+        for name, split in dataset.splits.items()
+    }
+    return replace(dataset, splits=splits)
 
 
 def fingerprint_splits(splits: dict[str, Split]) -> str:

@@ -84,10 +84,8 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Returns the answer to each example; the family's `answers` says what it holds.
 
-    Without `probabilities`, an answer has no `probabilities`, only that of its label.
-
-    Raises:
-      ConfigError: `probabilities` is True, and the family has no label of a text.
+    Without `probabilities`, an answer has no `probabilities`, only that of its label. With it, a
+    family without labels of a text raises ConfigError.
     """
     family, head = FAMILIES[model.task.family], model.model.head
     labelled, accepted = head.labels and family.unit == "text", f"False for {model.task.family}"

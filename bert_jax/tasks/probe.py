@@ -14,9 +14,9 @@ from bert_jax.errors import DataError, require
 from bert_jax.models.config import BertConfig
 from bert_jax.models.task import BertForTask
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.tasks.datasets import Split, compute_metrics, encode_split, load_dataset
+from bert_jax.tasks.datasets import compute_metrics, encode_examples, load_dataset
 from bert_jax.tasks.families.batches import chunks, padded_length, shuffled, stack
-from bert_jax.tasks.families.family import Row
+from bert_jax.tasks.families.family import Example, Row
 from bert_jax.tasks.families.metrics import check_installed
 from bert_jax.tasks.state import make_model
 
@@ -44,14 +44,14 @@ def make_probe(
     dataset = load_dataset(config.task)
     encoder = replace(encoder, attention="einsum")  # the kernels refuse rows of some lengths
     model = make_model(config, encoder, dataset.family, dataset.labels)
-    train = sample(dataset.splits["train"], TRAIN_EXAMPLES)
-    dev = sample(dataset.splits["dev"], DEV_EXAMPLES)
-    gold, regression = np.array([one.gold for one in train.examples]), family == "regression"
+    train = sample(dataset.splits["train"].examples, TRAIN_EXAMPLES)
+    dev = sample(dataset.splits["dev"].examples, DEV_EXAMPLES)
+    gold, regression = np.array([example.gold for example in train]), family == "regression"
     several = regression or len(np.unique(gold)) > 1
     accepted = f"two or more in a sample of {TRAIN_EXAMPLES:,}"
     require(several, "the number of labels in task.train", 1, accepted, error=DataError)
-    train, dev = (encode_split(split, config.task, tokenizer) for split in (train, dev))
-    length = padded_length([*train.rows, *dev.rows], config.task.max_length)
+    rows = [encode_examples(examples, config.task, tokenizer) for examples in (train, dev)]
+    length = padded_length(sum(rows, []), config.task.max_length)
     features = jax.jit(partial(model.apply, method=BertForTask.features))
     size = config.training.evaluation_batch_size
     shape = {"batch_size": size, "length": length, "pad_id": tokenizer.pad_id}
@@ -66,21 +66,21 @@ def make_probe(
 
     def probe(params: Any) -> dict[str, float]:
         name = f"eval/probe_{dataset.metric}"
-        of_train, of_dev = (represent({"bert": params["bert"]}, s.rows) for s in (train, dev))
+        of_train, of_dev = (represent({"bert": params["bert"]}, of_split) for of_split in rows)
         if not np.isfinite([of_train.sum(), of_dev.sum()]).all():
             return {name: math.nan}
         predictions = fit_and_predict(of_train, gold, of_dev, regression=regression)
-        outcomes = dataset.family.score(predictions.tolist(), dev.examples, dataset.labels)
+        outcomes = dataset.family.score(predictions.tolist(), dev, dataset.labels)
         metrics = compute_metrics(dataset.family, outcomes)
         return {name: metrics[dataset.metric]}
 
     return probe
 
 
-def sample(split: Split, count: int) -> Split:
-    """Returns a split with at most `count` of the examples, the same at every call."""
-    chosen = sorted(shuffled(len(split.examples), seed=0, epoch=0)[:count].tolist())
-    return replace(split, examples=[split.examples[i] for i in chosen])
+def sample(examples: Sequence[Example], count: int) -> list[Example]:
+    """Returns at most `count` of the examples, the same at every call."""
+    chosen = sorted(shuffled(len(examples), seed=0, epoch=0)[:count].tolist())
+    return [examples[i] for i in chosen]
 
 
 def fit_and_predict(

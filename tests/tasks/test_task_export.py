@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from bert_jax.config import to_json
 from bert_jax.errors import CheckpointError
-from bert_jax.interop.names import export_obstacle
+from bert_jax.interop.huggingface import export_obstacle
 from bert_jax.models.config import BertConfig, ModernConfig, TaskHeadConfig
 from bert_jax.models.task import BertForTask
 from bert_jax.runs.load import load_run

@@ -75,10 +75,7 @@ def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[Fields]:
     """Returns a record for each line of tab-separated cells without quoting, as in GLUE's files.
 
     If line 1 names one of `columns` and has another number of cells, it is the header of this file,
-    as in CoLA's test file.
-
-    Raises:
-      DataError: a cell of line 1 is the name of its column, so line 1 is a header of other names.
+    as in CoLA's test file. If it has a name of `columns` and other names, it is an error.
     """
     rows = [(number, line.split("\t")) for number, line in numbered_lines(path)]
     first = rows[0][1]
