@@ -23,10 +23,11 @@ from bert_jax.interop.source import decide_casing
 from bert_jax.interop.tensorflow import protobuf_fields
 
 _NAMES = {f"{piece[1:-1].lower()}_token": piece for piece in SPECIAL_PIECES}
+_CLASSES = ("BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 # Accepted values of Hugging Face's fields; None stands for a field that is absent or null.
 _TOKENS = {name: (None, piece) for name, piece in _NAMES.items()}
 _FOLLOWED_CONFIG = {
-    "tokenizer_class": (None, "BertTokenizer", "BertTokenizerFast"),
+    "tokenizer_class": (None, *_CLASSES),
     "tokenize_chinese_chars": (None, True),
     "do_basic_tokenize": (None, True),
     "never_split": (None, []),

@@ -67,6 +67,15 @@ def test_huggingface_directory_with_vocab_txt(tmp_path):
     assert read_tokenizer(tmp_path)[0] == expected
 
 
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "TokenizersBackend"])
+def test_the_class_for_any_tokenizer_json_may_have_berts(name, tmp_path):
+    """As the library writes a WordPiece of one's own; transformers 5 has renamed the class."""
+    config = {"tokenizer_class": name, "unk_token": "[UNK]"}
+    write_huggingface(tmp_path, config=config, description=huggingface_description("x"))
+    expected = make_tokenizer("x", lower_case=False, max_word_length=200)
+    assert read_tokenizer(tmp_path)[0] == expected
+
+
 def test_huggingface_directory_with_tokenizer_json(tmp_path):
     """`tokenizer.json` takes precedence over `vocab.txt`, as in transformers."""
     description = huggingface_description("x", "y")
