@@ -86,8 +86,7 @@ def write_huggingface(
 def export_obstacle(config: BertConfig, family: str, representation: str) -> str | None:
     """Returns why no class of transformers has a fine-tuned model, or None if a class has it."""
     if type(config) is not BertConfig:
-        name = type(config).__name__
-        return f"because transformers does not have this output layer for {name}"
+        return f"because transformers does not have this output layer for {type(config).__name__}"
     task = TASK_CLASSES[family]
     if representation == task.representation:
         return None

@@ -146,10 +146,8 @@ def encode_examples(
 
 def encode_dataset(dataset: Dataset, task: TaskConfig, tokenizer: Tokenizer) -> Dataset:
     """Returns the dataset with the rows of every split."""
-    splits = {
-        name: replace(split, rows=encode_examples(split.examples, task, tokenizer))
-        for name, split in dataset.splits.items()
-    }
+    encode = partial(encode_examples, task=task, tokenizer=tokenizer)
+    splits = {n: replace(one, rows=encode(one.examples)) for n, one in dataset.splits.items()}
     return replace(dataset, splits=splits)
 
 

@@ -136,10 +136,9 @@ def answers(
         for position, token in row.alignment:
             joined = (ends[token] - 1 - len(tokens[token]), ends[token] - 1)
             start, end = offsets[token] if offsets else joined
-            answer = {"text": tokens[token], "start": start, "end": end}
-            answer |= {"tag": labels[int(tags[position, 0])]}
-            answer |= {"probability": shortest(tags[position, 1])}
-            found[row.example]["tags"].append(answer)
+            tag, probability = labels[int(tags[position, 0])], shortest(tags[position, 1])
+            answer = {"text": tokens[token], "start": start, "end": end, "tag": tag}
+            found[row.example]["tags"].append(answer | {"probability": probability})
     return found
 
 
