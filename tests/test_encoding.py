@@ -112,6 +112,9 @@ def test_the_attention_map_names_queries_and_keys(run, encoded):
     np.testing.assert_array_equal(axes.get_images()[0].get_array(), attention.probabilities[1, 0])
     with pytest.raises(ConfigError, match="head is 9; accepted: 0 to 3"):
         attention.plot(0, 9)
+    for call in (run.attention, run.tokenize):  # for `encode`, this list is two texts
+        with pytest.raises(DataError, match="a text, or a pair of texts as a tuple"):
+            call([A, B])
     long = encoding.Attention(200 * attention.tokens[:1], np.zeros((1, 1, 200, 200), np.float32))
     assert long.plot(0, 0).figure.get_figwidth() == 30  # inches; a picture of 512 tokens took 1 GB
 

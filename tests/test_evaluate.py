@@ -93,6 +93,15 @@ def test_another_number_of_devices_gives_the_same_numbers(run, two_phases):
         assert found[name] == pytest.approx(alone[name], rel=1e-5), name
 
 
+def test_a_run_with_a_kernel_of_other_devices_is_evaluated(run, two_phases):
+    """cuDNN's kernel needs a GPU and bfloat16; einsum gives the same up to bfloat16's 8 bits."""
+    changes = {"model.attention": "cudnn", "model.dtype": "bfloat16", "model.attention_dropout": 0}
+    of_gpu = dataclasses.replace(run, config=override(run.config, changes))
+    found = evaluate_run(of_gpu, two_phases.data.directory)
+    alone = evaluate_run(run, two_phases.data.directory)
+    assert found["mlm_loss"] == pytest.approx(alone["mlm_loss"], rel=2**-8)
+
+
 def test_rows_may_have_a_length_of_no_phase(run, tmp_path):
     directory = prepared(run, tmp_path / "data", sequence_length=64)
     found = evaluate_run(run, directory)

@@ -139,6 +139,11 @@ def test_lists_of_texts_and_pairs_get_the_answers_of_each(spread):
 def test_a_text_beyond_the_trained_positions_warns_once(run):
     """The last rows of the run have 48 tokens, and the model has 64 positions."""
     assert run.text_model.trained_length == 48
+    of_first_phase = dataclasses.replace(run, step=8)
+    assert of_first_phase.text_model.trained_length == 32
+    assert dataclasses.replace(run, step=0).text_model.trained_length == 48  # a copy
+    begun = override(run.config, {"training.init_from": "bert-base-uncased"})
+    assert dataclasses.replace(run, config=begun).text_model.trained_length is None
     inference._warn_of_untrained_positions.cache_clear()
     ids = run.tokenizer.encode(A)
     with warnings.catch_warnings():

@@ -10,6 +10,7 @@ from bert_jax.config import override
 from bert_jax.models.flops import update_flops
 from bert_jax.runs.load import load_run
 from bert_jax.runs.model_card import model_card
+from bert_jax.runs.save import save_run
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,7 @@ def test_a_card_describes_data_training_and_evaluation(run):
     environment = json.loads((run.path / "environment.json").read_text())
     assert cells(card, "hardware") == [f"{len(environment['devices'])} x cpu"]
     assert cells(card, "commit of bert_jax") == [environment["commit"]]
-    trained, most = run.text_model.trained_length, run.model.config.max_positions
-    assert (f"Position embeddings after {trained} tokens are untrained" in card) == (trained < most)
+    assert "- Positions after 48 tokens are untrained." in card
 
 
 def test_a_card_shows_the_fields_that_the_command_changed(run, tmp_path):
@@ -71,6 +71,15 @@ def test_tokens_and_flops_are_those_of_the_updates(run):
         predictions=round(data.batch_size * row * data.masking.rate),
     )
     assert cells(card, "FLOPs of matrix products") == [f"about {2 * cost:.3g}"]
+
+
+def test_a_card_of_a_copy_or_of_another_step_has_no_numbers_of_the_run(run, tmp_path):
+    assert "No evaluation on held-out text is known." in model_card(replace(run, step=8), "mine")
+    save_run(run, tmp_path, to="bert_jax")
+    card = model_card(load_run(tmp_path), "mine")
+    for name in ("updates", "tokens seen", "FLOPs of matrix products"):
+        assert f"| {name} |" not in card
+    assert cells(card, "hardware") == ["not known"] and "step 0" not in card
 
 
 def test_a_card_says_what_is_not_known(run):

@@ -101,12 +101,17 @@ def test_metrics_returns_the_rows_of_metrics_jsonl(run):
     assert run.metrics()[-1]["eval/probes"] == 2
 
 
-def test_the_rows_are_a_data_frame_where_pandas_is_installed(run, monkeypatch):
+def test_the_rows_are_a_data_frame_where_pandas_is_installed(run, tmp_path):
     import pandas
 
     frame = run.metrics_frame()
     assert isinstance(frame, pandas.DataFrame) and list(frame.index) == [2, 4, 6, 8, 10, 12]
     assert frame.loc[12, "eval/probes"] == 2 and frame["eval/loss"].count() == 2
+    (tmp_path / "metrics.jsonl").touch()
+    begun = dataclasses.replace(run, path=tmp_path)
+    assert begun.metrics_frame().empty and begun.metrics_frame().index.name == "step"
+    with pytest.raises(CheckpointError, match="accepted: a run of pretrain that has logged a row"):
+        begun.plot_curves()
 
 
 def test_a_data_frame_without_pandas_is_refused(run, monkeypatch):
@@ -152,7 +157,9 @@ def test_a_run_is_compared_with_its_earlier_step_and_with_foreign_weights(run, t
     assert "no difference" in repr(found)
     assert bert_jax.compare(run, run).names[0].endswith("(1)")
     foreign = load_run(ROOT / "tests" / "goldens" / "tiny_bert")
-    found = bert_jax.compare(foreign, run)
+    assert "updates: not known" in repr(dataclasses.replace(run, step=0))  # a copy
+    found = bert_jax.compare(foreign, run, "a [MASK]", top_k=400)  # `foreign` has 60 pieces
+    assert "60." in repr(found) and "61." not in repr(found)
     sizes = foreign.model.config.vocab_size, run.model.config.vocab_size
     assert sizes[0] != sizes[1] and found.config["model.vocab_size"] == sizes
     assert list(found.curves) == ["run"]

@@ -117,7 +117,8 @@ def _held_out(run: Run) -> dict[str, float]:
 def _fillings(first: list[list[Any]], second: list[list[Any]]) -> Iterator[Row]:
     """Yields a row for each mask and rank. Both models fill the same masks."""
     for mask, both in enumerate(zip(first, second, strict=True), 1):
-        for rank, pieces in enumerate(zip(*both, strict=True), 1):
+        # A vocabulary may have fewer pieces than `top_k`.
+        for rank, pieces in enumerate(zip(*both, strict=False), 1):
             label = f"mask {mask}, {rank}." if len(first) > 1 else f"{rank}."
             yield (label, *(f"{one.piece} {one.probability:.3f}" for one in pieces))
 

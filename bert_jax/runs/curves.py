@@ -34,7 +34,8 @@ def draw(
     panels = [panel for panel in PANELS if f"train/{panel[0]}" in logged]
     if not panels:
         names = ", ".join(runs)
-        raise CheckpointError(f"{names} logged no losses of words; accepted: a run of pretrain")
+        accepted = "a run of pretrain that has logged a row"
+        raise CheckpointError(f"{names} logged no losses of words; accepted: {accepted}")
     figure = make_figure()
     figure.set_size_inches(4.2 * len(panels), 3.2)
     figure.set_layout_engine("constrained")

@@ -10,6 +10,7 @@ from bert_jax.faults.damage import standing
 from bert_jax.files import read_json_if_whole
 from bert_jax.models.bert import num_parameters
 from bert_jax.tasks.families.registry import FAMILIES
+from bert_jax.training.experiment import phases
 from bert_jax.training.initial import flatten_params
 
 
@@ -38,9 +39,19 @@ def describe(run: Any) -> dict[str, str]:
         }
     held_out = standing(run.path / "checkpoints" / str(run.step))["held_out"]
     return found | {
-        "updates": f"{run.step:,}" if run.step or run.config else "not known",
+        "updates": f"{run.step:,}" if run.step else "not known",  # a copy of a run has step 0
         "held-out loss": f"{held_out['loss']:.3f}" if held_out else "not known",
     }
+
+
+def trained_length(run: Any) -> int | None:
+    """Returns the longest row of a `Run`'s updates up to its step, or None if it is not known."""
+    config = run.config
+    if not config or config.training.init_from:  # the initial weights may know longer rows
+        return None
+    # A copy of a run has step 0.
+    seen = [p for p in phases(config) if p.first_step < (run.step or p.last_step)]
+    return max(phase.experiment.data.sequence_length for phase in seen)
 
 
 def why_untrained(run: Any, parts: Sequence[str]) -> str | None:

@@ -44,7 +44,8 @@ class Encoded:
     sequence_output: Float[np.ndarray, "tokens embed"]
     """The output of the last layer."""
     pooled_output: Float[np.ndarray, "embed"]
-    """The output at [CLS], after the pooler's dense layer and tanh."""
+    """The output at [CLS], after the pooler's dense layer and tanh if the model has a pooler. A
+    pooler is untrained if `objective.next_sentence` was False."""
     hidden_states: Float[np.ndarray, "layers+1 tokens embed"] | None = None
     """The output of the embeddings, then of each layer."""
     attentions: Float[np.ndarray, "layers heads queries keys"] | None = None
@@ -121,15 +122,16 @@ def encode(
 
 def encode_texts(model: TextModel, texts: Sequence[Text], *, truncate: bool = False) -> list[Pair]:
     """Returns the ids of texts or pairs. Raises DataError as `encode` does."""
-    return inference.encode_each(partial(_pair, model, truncate=truncate), zip(texts, strict=True))
+    items = ((tuple(text) if isinstance(text, list) else text,) for text in texts)
+    return inference.encode_each(partial(_pair, model, truncate=truncate), items)
 
 
 def _pair(model: TextModel, text: Text, *, truncate: bool) -> Pair:
     if isinstance(text, str):
         return inference.encode_text(model, text, truncate=truncate)
-    is_pair = isinstance(text, list | tuple) and len(text) == 2
+    is_pair = isinstance(text, tuple) and len(text) == 2
     if not is_pair or not all(isinstance(one, str) for one in text):
-        raise DataError(f"the text is {text!r:.60}; accepted: a text, or a pair of texts")
+        raise DataError(f"the text is {text!r:.60}; accepted: a text, or a pair of texts as a tuple")
     return inference.encode_pair(model, *text, truncate=truncate)
 
 

@@ -25,9 +25,9 @@ FORMAT_VERSION = 1
 def evaluate_run(run: Any, directory: str, *, report: Report = lambda *_: None) -> dict[str, Any]:
     """Returns metrics and baselines of a `Run` on the held-out examples in `directory`.
 
-    The run's mesh is used if it suits this machine's devices. Otherwise the rows of a batch are
-    split over n devices, where n is the greatest common divisor of `data.batch_size` and the number
-    of devices.
+    The run's mesh and `model.attention` are used if they suit this machine's devices. Otherwise,
+    attention is `einsum`, and the rows of a batch are split over n devices, where n is the greatest
+    common divisor of `data.batch_size` and the number of devices.
 
     Raises:
       DataError: there are no prepared data, or they have another vocabulary.
@@ -43,9 +43,10 @@ def evaluate_run(run: Any, directory: str, *, report: Report = lambda *_: None) 
     try:
         mesh = make_mesh(experiment.mesh)
         assembly = assemble(phase, mesh)
-    except ConfigError:  # the run's mesh needs other devices
+    except ConfigError:  # the run's mesh or kernel needs other devices
         devices = math.gcd(experiment.data.batch_size, jax.device_count())
         mesh = make_mesh(MeshConfig(data=devices))
+        (phase,) = phases(override(experiment, {"model.attention": "einsum"}))
         assembly = assemble(phase, mesh)
 
     def held_out(stage: str) -> Iterator[Batch]:

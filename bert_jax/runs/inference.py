@@ -39,7 +39,7 @@ class TextModel(NamedTuple):
     single_text_separator: bool
     """Whether a single text ends with [SEP]. Pairs are always [CLS] A [SEP] B [SEP]."""
     trained_length: int | None = None
-    """Longest row of the training, if it is known. The embeddings of later positions are random."""
+    """Longest row of the training, if it is known. Later positions are untrained."""
 
 
 class Filling(NamedTuple):
@@ -117,8 +117,8 @@ def fit(model: TextModel, a: Sequence[int], b: Sequence[int], *, truncate: bool)
 def _warn_of_untrained_positions(trained: int) -> None:
     """Warns once of texts that are longer than `trained` tokens."""
     warnings.warn(
-        f"a text has more than {trained} tokens, the length of the rows in training; the position "
-        "embeddings after them are untrained",
+        f"a text has more than {trained} tokens, the length of the rows in training; later "
+        "positions are untrained",
         stacklevel=2,
     )
 

@@ -6,7 +6,7 @@ from bert_jax.config import config_hash
 from bert_jax.files import read_json_if_whole
 from bert_jax.models.bert import num_parameters
 from bert_jax.models.flops import update_flops
-from bert_jax.runs.description import chosen_experiment
+from bert_jax.runs.description import chosen_experiment, trained_length
 from bert_jax.runs.run import Run
 from bert_jax.training.experiment import Experiment, phases
 
@@ -37,7 +37,7 @@ def model_card(run: Run, name: str) -> str:
     preparation = (run.passport or {}).get("preparation", {})
     code = run.config.data.language if run.config else preparation.get("language")
     language = f"language: {code}\n" if code else ""
-    source = f"`{run.path.name}`, step {run.step}"
+    source = f"`{run.path.name}`" + (f", step {run.step}" if run.step else "")
     if run.fine_tuning:
         source = f"`{run.path.parent.name}/{run.path.name}`"
     task = f" fine-tuned for {head.family}" if head else ""
@@ -110,16 +110,20 @@ def _training(run: Run) -> str:
     if run.config is None:
         return "The weights were converted from another implementation. See `conversion.txt`."
     environment = read_json_if_whole(run.path / "environment.json")
-    tokens, flops = _costs(run.config, run.passport, run.step)
-    result = read_json_if_whole(run.path / "result.json")
-    devices = len(environment.get("devices", ()))
     rows = [
-        ("experiment or preset", f"`{chosen_experiment(run)}`, config {config_hash(run.config)}"),
-        ("updates", f"{run.step:,} of {run.config.training.steps:,}"),
-        ("tokens seen", f"about {tokens:.3g}"),
-        ("FLOPs of matrix products", f"about {flops:.3g}"),
-        ("hardware", f"{devices} x {environment.get('device_kind', 'not known')}"),
-        ("seconds", result.get("seconds", "not known")),
+        ("experiment or preset", f"`{chosen_experiment(run)}`, config {config_hash(run.config)}")
+    ]
+    if run.step:  # a copy of a run has step 0
+        tokens, flops = _costs(run.config, run.passport, run.step)
+        rows += [
+            ("updates", f"{run.step:,} of {run.config.training.steps:,}"),
+            ("tokens seen", f"about {tokens:.3g}"),
+            ("FLOPs of matrix products", f"about {flops:.3g}"),
+        ]
+    devices, kind = environment.get("devices"), environment.get("device_kind")
+    rows += [
+        ("hardware", f"{len(devices)} x {kind}" if devices else "not known"),
+        ("seconds", _result(run).get("seconds", "not known")),
         ("commit of bert_jax", environment.get("commit", "not known")),
     ]
     return _table([("", ""), *rows])
@@ -145,8 +149,14 @@ def _costs(
     return tokens, flops
 
 
-def _evaluation(run: Run) -> str:
+def _result(run: Run) -> dict[str, Any]:
+    """Returns the content of `result.json`, or {} if it is about another step than the run's."""
     result = read_json_if_whole(run.path / "result.json")
+    return result if run.fine_tuning or result.get("steps") == run.step else {}
+
+
+def _evaluation(run: Run) -> str:
+    result = _result(run)
     if run.fine_tuning:
         baselines = read_json_if_whole(run.path.parent / "result.json").get("baselines", {})
         rows = [
@@ -179,9 +189,9 @@ def _limits(run: Run) -> str:
         "Nobody has measured this model on tasks other than those above, nor its social biases.",
     ]
     if run.config:
-        trained = run.text_model.trained_length or 0
-        if trained < run.model.config.max_positions:
-            limits.append(f"Position embeddings after {trained} tokens are untrained.")
+        trained = trained_length(run)
+        if trained and trained < run.model.config.max_positions:
+            limits.append(f"Positions after {trained} tokens are untrained.")
         limits.append("The held-out documents come from the corpus of the training.")
         if not run.config.objective.next_sentence:
             limits.append("The pooler and the next-sentence head are untrained.")

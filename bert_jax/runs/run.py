@@ -12,18 +12,18 @@ from jaxtyping import Float
 from bert_jax.config.paths import open_path, typed_failures
 from bert_jax.data.tokenizers.files import Tokenizer
 from bert_jax.errors import CheckpointError, ConfigError, DataError, require
-from bert_jax.faults.run_files import whole_rows
+from bert_jax.faults.run_files import RunResult, whole_rows
 from bert_jax.files import read_json_if_whole
 from bert_jax.interop.tensors import LoadingReport
 from bert_jax.models.bert import BertForPretraining
 from bert_jax.models.config import Pooling
 from bert_jax.models.task import BertForTask
 from bert_jax.runs import description, encoding, fine_tuned, inference, likelihood
-from bert_jax.runs.encoding import Attention, Text, Token
+from bert_jax.runs.encoding import Attention, Encoded, Text, Token
 from bert_jax.runs.generation import generate
 from bert_jax.tasks import prediction
 from bert_jax.tasks.config import FineTuningConfig
-from bert_jax.training.experiment import Experiment, phases
+from bert_jax.training.experiment import Experiment
 
 if TYPE_CHECKING:
     from bert_jax.runs.replay import SeenBatch
@@ -84,8 +84,8 @@ class Run:
 
         Other texts change a vector only by rounding. `normalize` gives it the length 1.
         A text has up to `model.max_positions` tokens, with [CLS] and [SEP]; `truncate` cuts off the
-        last tokens of a longer text. Positions beyond the row length of the training have untrained
-        embeddings. `bert_jax.models.pooling` describes each `pooling`.
+        last tokens of a longer text. Positions beyond the row length of the training are untrained.
+        `bert_jax.models.pooling` describes each `pooling`.
 
         Raises:
           DataError: a text is too long. The message gives the index of the text, from 0.
@@ -116,7 +116,8 @@ class Run:
         """Returns an `Encoded` for a text or a pair (A, B), or a list of them for a list.
 
         It has the tokens and the encoder's outputs. `hidden_states` and `attentions` add the
-        outputs and the attention probabilities of all layers; `truncate` cuts long texts.
+        outputs and the attention probabilities of all layers; `truncate` cuts long texts. [MASK] in
+        a text is plain text; only `fill_mask` masks a token there.
 
         Raises:
           DataError: a text is too long, or `texts` is something else.
@@ -127,8 +128,9 @@ class Run:
 
     def attention(self, text: Text) -> Attention:
         """Returns the attention of all heads for a text or a pair; its `plot` draws one."""
-        encoded = encoding.encode(self.text_model, [text], attentions=True)[0]
-        assert encoded.attentions is not None
+        encoded = self.encode(text, attentions=True)
+        accepted = "a text, or a pair of texts as a tuple"
+        require(isinstance(encoded, Encoded), "the text", text, accepted, error=DataError)
         return Attention(encoded.tokens, encoded.attentions)
 
     def similarity(
@@ -268,8 +270,7 @@ class Run:
         model = self.model
         if isinstance(model, BertForTask):
             model = BertForPretraining(model.config)
-        lengths = [p.experiment.data.sequence_length for p in phases(config)] if config else []
-        longest = max(lengths, default=None)
+        longest = description.trained_length(self)
         return inference.TextModel(model, self.params, self.tokenizer, separator, longest)
 
     def check_trained(self, *parts: str) -> None:
@@ -307,7 +308,7 @@ class Run:
 
         from bert_jax.runs.curves import draw
 
-        result = read_json_if_whole(self.path / "result.json")
+        result = read_json_if_whole(self.path / "result.json", RunResult)
         return draw({str(self.path): (self.metrics(), result)}, plt.figure).axes
 
     @typed_failures()
@@ -326,11 +327,13 @@ class Run:
         """Returns the rows of `metrics.jsonl`. A line on stderr names lines that are damaged.
 
         Raises:
-          CheckpointError: the file does not exist, because the weights are not from a run.
+          CheckpointError: the file does not exist, because the weights are not from a run, or the
+            run has not logged yet.
         """
         file = self.path / "metrics.jsonl"
         if not file.exists():
-            raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: a run of pretrain")
+            accepted = "a run of pretrain that has logged a row"
+            raise CheckpointError(f"{self.path} has no metrics.jsonl; accepted: {accepted}")
         return whole_rows(file)
 
     def metrics_frame(self) -> Any:
@@ -342,4 +345,5 @@ class Run:
             import pandas  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ConfigError("metrics_frame needs pandas: pip install pandas") from error
-        return pandas.DataFrame(self.metrics()).set_index("step")
+        frame = pandas.DataFrame(self.metrics())
+        return frame.set_index("step") if len(frame) else frame.rename_axis("step")
