@@ -131,7 +131,8 @@ def _pair(model: TextModel, text: Text, *, truncate: bool) -> Pair:
         return inference.encode_text(model, text, truncate=truncate)
     is_pair = isinstance(text, tuple) and len(text) == 2
     if not is_pair or not all(isinstance(one, str) for one in text):
-        raise DataError(f"the text is {text!r:.60}; accepted: a text, or a pair of texts as a tuple")
+        accepted = "a text, or a pair of texts as a tuple"
+        raise DataError(f"the text is {text!r:.60}; accepted: {accepted}")
     return inference.encode_pair(model, *text, truncate=truncate)
 
 
