@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 from msgspec import Meta
 
@@ -42,6 +44,7 @@ class Wing:
     kind: Literal["round", "square"] = "round"
     shares: tuple[float, float] = (0.5, 0.5)
     limit: int | None = None
+    glass: Annotated[float, Meta(ge=0, le=1)] = 0.5
     axes: str | tuple[str, ...] | None = None
     windows: Annotated[int, Meta(ge=2, le=9)] | None = None
 
@@ -120,6 +123,10 @@ def test_a_python_value_is_not_converted_like_a_string():
         ("wing.limit", "none", ("wing.limit", "'none'", "accepted: int or null")),
         ("wing.shares", "[1]", ("wing.shares", "[1]", "accepted: [float, float]")),
         ("wing", HOUSE, ("wing", "House", "accepted: Wing")),
+        ("wing", "{}", ("wing is {}; accepted: a JSON object with a field to set",)),
+        ("wing", {}, ("wing is {}; accepted: a JSON object with a field to set",)),
+        ("wing.width", np.int64(5), ("wing.width is np.int64(5); accepted: int, at least 1",)),
+        ("wing.glass", np.float64(0.5), ("is np.float64(0.5); accepted: float, 0 to 1",)),
     ],
 )
 def test_a_value_of_another_type_is_refused(path, value, said):
@@ -515,7 +522,15 @@ def test_a_file_may_import_its_neighbour(tmp_path):
     write(tmp_path / "neighbour_of_mine.py", "WIDTH = 36\n")
     text = VARIANTS.replace('"narrow": 24', '"narrow": neighbour_of_mine.WIDTH')
     file = write(tmp_path / "mine.py", "import neighbour_of_mine\n" + text)
+    before = list(sys.path)
     assert load_experiment(str(file)) == BertConfig(hidden_size=36)
+    # An import within the function, and a file that adds a directory of its own.
+    text = f"import sys\nsys.path.insert(0, {str(tmp_path / 'own')!r})\n" + VARIANTS
+    text = text.replace("    return", "    import other_of_mine as other\n    return")
+    write(tmp_path / "other_of_mine.py", "WIDTH = 48\n")
+    file = write(tmp_path / "later.py", text.replace('"narrow": 24', '"narrow": other.WIDTH'))
+    assert load_experiment(str(file)) == BertConfig(hidden_size=48)
+    assert sys.path == [str(tmp_path / "own"), *before]
 
 
 def test_the_error_for_an_unknown_variant_suggests_the_nearest_or_all(tmp_path):
@@ -536,6 +551,11 @@ def test_a_variant_argument_without_literal_is_refused(tmp_path):
     file = write(tmp_path / "mine.py", VARIANTS.replace('Literal["narrow", "wide"]', "str"))
     with pytest.raises(ConfigError, match="names no variants.*'wide'; accepted: .*Liter"):
         load_experiment(f"{file}:wide")
+    optional = VARIANTS.replace('Literal["narrow", "wide"]', 'Literal["narrow", "wide"] | None')
+    for number, text in enumerate((optional, VARIANTS.replace('"wide"]', "3]"))):
+        file = write(tmp_path / f"other_{number}.py", text)
+        with pytest.raises(ConfigError, match="'3'"):
+            load_experiment(f"{file}:3")
 
 
 def test_the_error_for_an_unknown_file_suggests_the_nearest(tmp_path):

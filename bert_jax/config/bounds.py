@@ -108,7 +108,7 @@ def accepted(hint: Any, value: Any = None) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         kind, bounds = arguments[0], _bounds(arguments[1])
-        number = isinstance(value, int | kind) and not isinstance(value, bool)
+        number = type(value) in (int, kind)  # NumPy's numbers are subclasses
         return bounds if number else f"{kind.__name__}, {bounds}"
     if origin is typing.Literal:
         return ", ".join(map(str, arguments))

@@ -29,7 +29,8 @@ def load_experiment(spec: str | Path) -> Any:
             f"{file} defines no get_config(); accepted: a file like experiments/quickstart.py"
         )
     with errors_of(file):
-        variants = typing.get_args(typing.get_type_hints(get_config).get("variant"))
+        named = typing.get_args(typing.get_type_hints(get_config).get("variant"))
+    variants = [name for name in named if isinstance(name, str)]
     if variant and not variants:
         raise ConfigError(
             f"{file} names no variants, got {variant!r}; accepted: {file}, or an argument of "
@@ -79,18 +80,18 @@ def split_spec(spec: str) -> tuple[Path, str]:
 def _import_file(file: Path) -> Any:
     if file.suffix != ".py":
         raise ConfigError(f"{file} is not a Python file; accepted: FILE.py or FILE.py:VARIANT")
-    # The experiment file can import the files beside it by name, as with `python FILE`.
-    sys.path.insert(0, str(file.parent.resolve()))
-    try:
-        with errors_of(file):
-            return run_code(Code(file, file.read_bytes()))
-    finally:
-        sys.path.pop(0)
+    with errors_of(file):
+        return run_code(Code(file, file.read_bytes()))
 
 
 @contextlib.contextmanager
 def errors_of(file: Path) -> Iterator[None]:
-    """Turns an exception of an experiment file, also an exit, into a ConfigError with its line."""
+    """Turns an exception of an experiment file, also an exit, into a ConfigError with its line.
+
+    The body can import the files beside the experiment file by name, as with `python FILE`.
+    """
+    beside = str(file.parent.resolve())
+    sys.path.insert(0, beside)
     try:
         yield
     except ConfigError:
@@ -106,3 +107,6 @@ def errors_of(file: Path) -> Iterator[None]:
         raise ConfigError(
             f"{place}: {type(error).__name__}: {error}; accepted: code that raises nothing"
         ) from error
+    finally:
+        if beside in sys.path:  # the file may have changed the list
+            sys.path.remove(beside)

@@ -62,6 +62,8 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
                 f"{path} is {value!r:.60}, which is not JSON ({error}); accepted: a JSON object"
             ) from error
     if isinstance(value, Mapping):
+        if not value:
+            raise ConfigError(f"{path} is {{}}; accepted: a JSON object with a field to set")
         for name, below in value.items():
             yield from _leaves(f"{path}.{name}", below)
     else:
