@@ -85,11 +85,7 @@ class Attention:
 
 
 def tokenize(model: TextModel, text: Text, *, truncate: bool = False) -> list[Token]:
-    """Returns the tokens of a row [CLS] A [SEP] B [SEP]. `truncate` cuts off its last tokens.
-
-    Raises:
-      DataError: the text has more tokens than the model has positions.
-    """
+    """Returns the tokens of a row [CLS] A [SEP] B [SEP]; see `Run.tokenize`."""
     return _tokens(model, text, _pair(model, text, truncate=truncate))
 
 
@@ -101,13 +97,7 @@ def encode(
     attentions: bool = False,
     truncate: bool = False,
 ) -> list[Encoded]:
-    """Runs the encoder on texts or pairs; `hidden_states` and `attentions` ask for these arrays.
-
-    The other texts change a value only by rounding.
-
-    Raises:
-      DataError: a text has more tokens than the model has positions. The message gives its index.
-    """
+    """Runs the encoder on texts or pairs; see `Run.encode`."""
     texts = inference.as_list(texts, pairs=True)
     pairs = encode_texts(model, texts, truncate=truncate)
     encoded: dict[int, Encoded] = {}
@@ -121,7 +111,7 @@ def encode(
 
 
 def encode_texts(model: TextModel, texts: Sequence[Text], *, truncate: bool = False) -> list[Pair]:
-    """Returns the ids of texts or pairs. Raises DataError as `encode` does."""
+    """Returns the ids of texts or pairs. Raises DataError as `Run.encode` does."""
     items = ((tuple(text) if isinstance(text, list) else text,) for text in texts)
     return inference.encode_each(partial(_pair, model, truncate=truncate), items)
 

@@ -40,10 +40,7 @@ def generate(
 
     Each piece is drawn from the `top_k` most probable pieces; `temperature` divides the logits.
     Calls with the same padded row length and the same `top_k` share a compiled program.
-
-    Raises:
-      ConfigError: a number is out of range.
-      DataError: the prompt and the new pieces need more than `model.max_positions` positions.
+    `Run.generate` lists the errors.
     """
     for name, value in (("length", length), ("top_k", top_k), ("sweeps", sweeps)):
         require(isinstance(value, Integral) and value >= 1, name, value, "at least 1")

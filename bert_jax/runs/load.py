@@ -152,9 +152,6 @@ def _read_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any
     """Returns the parameters of a saved step as arrays on the device of `abstract`, a CPU.
 
     orbax would hold the stored bytes of all arrays, and a copy of the largest one, beside them.
-
-    Raises:
-      CheckpointError: the saved arrays do not fit the model, or cannot be read.
     """
     checkpoint.check_arrays(manager, {"params": abstract}, step=step)
     base, one = f"{manager.directory}/{step}/state/", {"limit": 1}
@@ -180,11 +177,7 @@ def _read_params(manager: CheckpointManager, abstract: Any, *, step: int) -> Any
 
 
 def _open_foreign(path: Path, source: Source, allow: Collection[str]) -> Run:
-    """Opens weights of another implementation. The report says how each tensor was used.
-
-    Raises:
-      CheckpointError: a tensor is missing or unknown and `allow` does not name it, or does not fit.
-    """
+    """Opens weights of another implementation. The report says how each tensor was used."""
     model, inputs, fine_tuning, threshold = BertForPretraining(source.config), (), None, None
     if (path / fine_tuned.FILE).exists():
         fine_tuning, threshold = fine_tuned.read_fine_tuning(path)

@@ -107,23 +107,20 @@ def _training(run: Run) -> str:
         return "The data above are those of the pretraining. This is the fine-tuning:\n\n" + _table(
             [("", ""), *rows]
         )
-    if run.config is None:
-        return "The weights were converted from another implementation. See `conversion.txt`."
+    if run.config is None or not run.step:
+        said = "The weights were converted from another implementation, or copied from a run."
+        return f"{said} See `conversion.txt`."
     environment = read_json_if_whole(run.path / "environment.json")
+    tokens, flops = _costs(run.config, run.passport, run.step)
+    result = read_json_if_whole(run.path / "result.json")
+    devices = len(environment.get("devices", ()))
     rows = [
-        ("experiment or preset", f"`{chosen_experiment(run)}`, config {config_hash(run.config)}")
-    ]
-    if run.step:  # a copy of a run has step 0
-        tokens, flops = _costs(run.config, run.passport, run.step)
-        rows += [
-            ("updates", f"{run.step:,} of {run.config.training.steps:,}"),
-            ("tokens seen", f"about {tokens:.3g}"),
-            ("FLOPs of matrix products", f"about {flops:.3g}"),
-        ]
-    devices, kind = environment.get("devices"), environment.get("device_kind")
-    rows += [
-        ("hardware", f"{len(devices)} x {kind}" if devices else "not known"),
-        ("seconds", _result(run).get("seconds", "not known")),
+        ("experiment or preset", f"`{chosen_experiment(run)}`, config {config_hash(run.config)}"),
+        ("updates", f"{run.step:,} of {run.config.training.steps:,}"),
+        ("tokens seen", f"about {tokens:.3g}"),
+        ("FLOPs of matrix products", f"about {flops:.3g}"),
+        ("hardware", f"{devices} x {environment.get('device_kind', 'not known')}"),
+        ("seconds", result.get("seconds", "not known")),
         ("commit of bert_jax", environment.get("commit", "not known")),
     ]
     return _table([("", ""), *rows])
@@ -149,14 +146,8 @@ def _costs(
     return tokens, flops
 
 
-def _result(run: Run) -> dict[str, Any]:
-    """Returns the content of `result.json`, or {} if it is about another step than the run's."""
-    result = read_json_if_whole(run.path / "result.json")
-    return result if run.fine_tuning or result.get("steps") == run.step else {}
-
-
 def _evaluation(run: Run) -> str:
-    result = _result(run)
+    result = read_json_if_whole(run.path / "result.json")
     if run.fine_tuning:
         baselines = read_json_if_whole(run.path.parent / "result.json").get("baselines", {})
         rows = [

@@ -102,12 +102,7 @@ class SeenBatch:
 def replay(
     experiment: Experiment, passport: dict[str, Any] | None, tokenizer: Tokenizer, step: int
 ) -> SeenBatch:
-    """Returns the global batch of update `step` of a run, from the prepared data of the run.
-
-    Raises:
-      ConfigError: the run has no such step.
-      DataError: the data are missing, or are not those of the run.
-    """
+    """Returns the batch of update `step` of a run, from its prepared data; see `Run.batch`."""
     of_run = phases(experiment)
     last = of_run[-1].last_step
     require(isinstance(step, Integral) and 1 <= step <= last, "step", step, f"1 to {last}")

@@ -116,11 +116,11 @@ class Run:
         """Returns an `Encoded` for a text or a pair (A, B), or a list of them for a list.
 
         It has the tokens and the encoder's outputs. `hidden_states` and `attentions` add the
-        outputs and the attention probabilities of all layers; `truncate` cuts long texts. [MASK] in
-        a text is plain text; only `fill_mask` masks a token there.
+        outputs and the attention probabilities of all layers; `truncate` cuts long texts. Other
+        texts change a value only by rounding. Only `fill_mask` takes [MASK] in a text as a mask.
 
         Raises:
-          DataError: a text is too long, or `texts` is something else.
+          DataError: a text is too long (the message gives its index), or `texts` is something else.
         """
         options = {"hidden_states": hidden_states, "attentions": attentions, "truncate": truncate}
         encoded = encoding.encode(self.text_model, texts, **options)
