@@ -465,6 +465,7 @@ def test_the_hash_differs_for_every_single_field(experiment):
         "wing.kind": "square",
         "wing.shares": (0.25, 0.75),
         "wing.limit": 1,
+        "wing.glass": 0.25,
         "wing.axes": "data",
         "wing.windows": 3,
     }
