@@ -450,11 +450,12 @@ def test_an_error_of_the_sweep_leaves_no_run_at_work(experiment, tmp_path):
     first, second = expand(experiment, [[{"seed": 0}, {"seed": 1}]])
     (tmp_path / second.id).touch()  # its directory cannot be made
     ended, lock = os.pipe()  # each run inherits `lock`
-    share = processes.Share(frozenset(os.sched_getaffinity(0)), {})
+    share, known = processes.Share(frozenset(os.sched_getaffinity(0)), {}), []
     with pytest.raises(FileExistsError):
         processes.make_runs(
-            [first, second], tmp_path, [share] * 2, lock=lock, summarize=lambda: None
+            [first, second], tmp_path, [share] * 2, lock=lock, summarize=lambda: known.append(1)
         )
+    assert known, "a report does not know the order of the runs"
     os.close(lock)
     assert select.select([ended], [], [], 0)[0], "the first run is still at work"
     os.close(ended)

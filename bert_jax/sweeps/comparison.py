@@ -1,7 +1,7 @@
 """Compares the points of a sweep with its first point, the base, metric by metric."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +42,7 @@ class Row:
     metric: str
     point: Point
     failed: int
-    """Number of failed runs."""
+    """Number of failed runs that lack the metric."""
     base_failed: int
     estimate: Estimate
     difference: Estimate
@@ -63,7 +63,7 @@ def compare(
     points: Sequence[Point],
     results: Results,
     *,
-    failed: Container[str] = (),
+    failed: Sequence[str] = (),
     outcomes: Scores | None = None,
 ) -> list[Row]:
     """Returns a row for each metric and point.
@@ -88,7 +88,7 @@ def compare(
 
 
 def _row(
-    metric: str, sides: Sequence[Point], results: Results, failed: Container[str], outcomes: Scores
+    metric: str, sides: Sequence[Point], results: Results, failed: Sequence[str], outcomes: Scores
 ) -> Row:
     point, base = sides
     ours, theirs = (_by_seed(one, metric, results) for one in sides)
@@ -108,11 +108,12 @@ def _row(
         arrays, count = [one.outcomes for one in known], len(compared)
         paired = paired_outcomes(arrays[:count], arrays[count:], known[0].metric)
         difference = for_other_examples(difference, *paired)
+    lost = [name for name in failed if metric not in results.get(name, {})]
     return Row(
         metric=metric,
         point=point,
-        failed=sum(run.id in failed for run in point.runs),
-        base_failed=sum(run.id in failed for run in base.runs),
+        failed=sum(run.id in lost for run in point.runs),
+        base_failed=sum(run.id in lost for run in base.runs),
         estimate=estimate(np.array(list(ours.values()))),
         difference=difference,
         cost=point.flops / base.flops,

@@ -133,7 +133,7 @@ def make_runs(
 
     Each process inherits `lock`, the descriptor of the sweep's lock, and holds it until it ends. If
     a run fails, the file `error.txt` in its directory keeps the last 50 lines of its stderr, and
-    the other runs go on. `summarize` is called after each run.
+    the other runs go on. `summarize` is called before the runs and after each.
 
     Raises:
       Interrupted: a signal came to this process, which passes it on, or to the process of a run.
@@ -144,6 +144,8 @@ def make_runs(
     active: list[Started] = []
     with Display(runs, workdir, parallel=len(parts)) as display:
         try:
+            if waiting:
+                summarize()  # `report` then knows the order of the runs
             while waiting or active:
                 while waiting and free:
                     run = waiting.popleft()

@@ -42,9 +42,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("run", None, "A finished run, a sweep, or FILE.html of report.")
-    flags.DEFINE_integer(
-        "rows",
-        1,
-        "Rows of metrics.jsonl to make again from each start; 0 compares hashes and tables.",
-    )
+    words = "Rows of metrics.jsonl to make again from each start; 0 compares hashes and tables."
+    flags.DEFINE_integer("rows", 1, words)
     command.run(main)

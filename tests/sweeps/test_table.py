@@ -99,6 +99,8 @@ def test_failed_and_unfinished_seeds_are_left_out_and_counted(experiment):
     said = " 1 of 5 seeds failed. In the base, 1 failed."  # the lucky ones are compared
     assert statement(other, 2).endswith(said)
     assert metric_columns([base, other])["failed"] == ["", "1"]
+    measured = compare(points, results, failed=[points[1].runs[2].id])[1]
+    assert measured.failed == 0  # only an evaluation failed, and this metric is not of it
     few = {run.id: results[run.id] for run in (*points[0].runs, points[1].runs[3])}
     _, other = compare(points, few)
     assert (other.verdict, other.seeds_to_tell) == ("cannot tell", None)
