@@ -5,7 +5,7 @@ r"""Fine-tunes a pretrained BERT on a task, with several seeds.
   python -m bert_jax.finetune --experiment=... --checkpoint=... --workdir=DIR \
     --set task.representation=mean --set optimizer.learning_rate=3e-5
 
-CHECKPOINT is a run of pretrain, a directory of Hugging Face's BERT, or Google's bert_model.ckpt.
+CHECKPOINT is a run, a directory of Hugging Face's BERT or ModernBERT, or Google's bert_model.ckpt.
 
 WORKDIR/result.json has the metrics of every seed, their mean, standard deviation and confidence
 interval, and baselines that need no model. WORKDIR/seed-N has the checkpoint that is best on dev,

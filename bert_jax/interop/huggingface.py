@@ -80,7 +80,8 @@ def write_huggingface(
     write_safetensors(directory, modernbert.fuse(tensors) if names is modernbert.NAMES else tensors)
     common = {"dtype": "float32", "pad_token_id": tokenizer.pad_id}
     write_json(directory / "config.json", of_task | common | of_model)
-    write_tokenizer(directory, tokenizer, max_positions=config.max_positions)
+    segments = type(config) is BertConfig  # releases before 5 refuse them for ModernBERT
+    write_tokenizer(directory, tokenizer, max_positions=config.max_positions, segments=segments)
 
 
 def export_obstacle(config: BertConfig, family: str, representation: str) -> str | None:

@@ -197,8 +197,12 @@ def _check_fields(
             raise DataError(f"{path}: {name} is {json.dumps(found):.60}; accepted: {listed}")
 
 
-def write_tokenizer(directory: Path, tokenizer: Tokenizer, *, max_positions: int) -> None:
+def write_tokenizer(
+    directory: Path, tokenizer: Tokenizer, *, max_positions: int, segments: bool = True
+) -> None:
     """Writes the files from which `AutoTokenizer` makes a tokenizer that gives the same ids.
+
+    `segments` says whether the tokenizer also gives `token_type_ids`, as inputs of the model.
 
     Raises:
       CheckpointError: a SentencePiece model is not a unigram model.
@@ -217,7 +221,7 @@ def write_tokenizer(directory: Path, tokenizer: Tokenizer, *, max_positions: int
         names = {name: tokenizer.special_names[piece] for name, piece in _NAMES.items()}
     write_json(directory / "tokenizer.json", tokenizer_json(tokenizer))
     settings["model_max_length"] = max_positions
-    settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    settings["model_input_names"] = ["input_ids", *["token_type_ids"] * segments, "attention_mask"]
     write_json(directory / "tokenizer_config.json", settings | names)
 
 

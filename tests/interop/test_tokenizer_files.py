@@ -7,7 +7,7 @@ import pytest
 from bert_jax.data.tokenizers.huggingface import HuggingFace
 from bert_jax.data.tokenizers.wordpiece import SPECIAL_PIECES, WordPiece
 from bert_jax.errors import DataError
-from bert_jax.interop.tokenizer_files import read_tokenizer, tokenizer_json
+from bert_jax.interop.tokenizer_files import read_tokenizer, tokenizer_json, write_tokenizer
 
 
 def make_tokenizer(*pieces: str, **fields) -> WordPiece:
@@ -229,6 +229,13 @@ def test_accents_are_followed_and_written(tmp_path, lower_case, strip_accents):
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "vocab.txt").write_text("\n".join(expected.pieces))
     assert read_tokenizer(tmp_path)[0] == expected
+
+
+@pytest.mark.parametrize("segments", [True, False])
+def test_a_modern_encoder_gets_no_segments_from_its_tokenizer(tmp_path, segments):
+    write_tokenizer(tmp_path, make_tokenizer("x"), max_positions=8, segments=segments)
+    given = json.loads((tmp_path / "tokenizer_config.json").read_text())["model_input_names"]
+    assert ("token_type_ids" in given) == segments and {"input_ids", "attention_mask"} <= {*given}
 
 
 def test_the_two_files_must_agree_about_accents(tmp_path):

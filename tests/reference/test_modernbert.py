@@ -164,8 +164,10 @@ def test_to_our_format_and_back_is_bitwise(theirs, tmp_path, tokenizer):
     for name in (*modernbert.FIELDS.values(), "layer_types", "rope_parameters", "norm_bias"):
         if name in model.config.to_dict():  # earlier releases had other names
             assert getattr(opened.config, name) == getattr(model.config, name), name
-    ids = AutoTokenizer.from_pretrained(second)("the of and")["input_ids"]
-    assert ids == [tokenizer.cls_id, *tokenizer.encode("the of and"), tokenizer.sep_id]
+    rows = AutoTokenizer.from_pretrained(second)("the of and")
+    expected = [tokenizer.cls_id, *tokenizer.encode("the of and"), tokenizer.sep_id]
+    assert rows["input_ids"] == expected
+    assert rows.keys() == {"input_ids", "attention_mask"}  # the model's inputs in every release
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,7 @@ from bert_jax.training.metrics import Mean
 
 
 def field_names(task: TaskConfig) -> tuple[str, ...]:
-    """Returns the fields of the text, of the start of each choice if there is one, and of the
-    choices.
-    """
+    """Returns the fields of the text, the start of the choices (if it has one), and the choices."""
     names = (task.text, task.choice_start, *map(str.strip, task.text_pair.split(",")))
     return tuple(name for name in names if name)
 
