@@ -16,9 +16,6 @@ from bert_jax.interop.tensors import Parameters, from_parameters
 from bert_jax.interop.tokenizer_files import read_tokenizer, write_tokenizer
 from bert_jax.models.config import BertConfig, ModernConfig, TaskHeadConfig
 
-PRETRAINING = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
-"""The task's fields in the config.json of a pretrained BERT."""
-
 
 def read_huggingface(directory: Path, *, lower_case: bool | None = None) -> source.Source:
     """Reads a directory that `save_pretrained` of a current or an older release wrote.
@@ -69,7 +66,8 @@ def write_huggingface(
     if type(config) is ModernConfig:
         names, of_task, of_model = modernbert.NAMES, {}, modernbert.config_json(config, tokenizer)
     elif type(config) is BertConfig:
-        names, of_task = _of_task(head) if head else (NAMES, PRETRAINING)
+        pretraining = {"architectures": ["BertForPreTraining"], "tie_word_embeddings": True}
+        names, of_task = _of_task(head) if head else (NAMES, pretraining)
         of_model = source.config_json(config)
     else:
         raise CheckpointError(

@@ -17,7 +17,8 @@ from bert_jax.training.metrics import Mean
 def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
     """Reads the texts and the label of a record; a null label is hidden."""
     gold = texts.gold_label(record, task, labels)
-    return Example(record.place, texts.texts_of(record, task), gold, texts.glue_index(record))
+    given = tuple(map(record.text, texts.field_names(task)))
+    return Example(record.place, given, gold, texts.glue_index(record))
 
 
 def score(predictions: Sequence[float], examples: Sequence[Example], labels: Labels) -> Outcomes:

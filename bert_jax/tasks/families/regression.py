@@ -13,7 +13,7 @@ from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families import metrics
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import Example, Labels
-from bert_jax.tasks.families.texts import glue_index, shortest, texts_of
+from bert_jax.tasks.families.texts import field_names, glue_index, shortest
 from bert_jax.tasks.readers.records import Record
 from bert_jax.training.metrics import Mean
 
@@ -27,7 +27,8 @@ def parse(record: Record, task: TaskConfig, labels: Labels) -> Example:
         gold = math.nan
     if gold is not None and not math.isfinite(gold):
         raise DataError(f"{record.place}: {task.label} is {value!r}; accepted: a finite number")
-    return Example(record.place, texts_of(record, task), gold, glue_index(record))
+    texts = tuple(map(record.text, field_names(task)))
+    return Example(record.place, texts, gold, glue_index(record))
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[float]]:

@@ -20,11 +20,6 @@ def field_names(task: TaskConfig) -> tuple[str, ...]:
     return (task.text, task.text_pair) if task.text_pair else (task.text,)
 
 
-def texts_of(record: Record, task: TaskConfig) -> tuple[str, ...]:
-    """Returns the text, or both texts of a pair."""
-    return tuple(map(record.text, field_names(task)))
-
-
 def label_name(value: Any) -> str | None:
     """Returns a label as a string, as in `task.labels`; a Boolean becomes `true` or `false`."""
     if isinstance(value, bool):
