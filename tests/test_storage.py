@@ -19,7 +19,7 @@ from commands import ROOT, free_port, run_command, start_command
 from same_run import assert_same_bits
 
 from bert_jax import command
-from bert_jax.config import from_json, paths, to_json
+from bert_jax.config import from_json, override, paths, to_json
 from bert_jax.config.paths import open_path
 from bert_jax.data.passport import check_files, check_outside_data, load_passport, load_token_counts
 from bert_jax.data.preparation.engines import Engine
@@ -80,6 +80,14 @@ def test_another_scheme_is_refused(path):
 def test_where_files_must_be_local_gs_is_refused():
     with pytest.raises(ConfigError, match="^--workdir is 'gs://a/b'; accepted: a local path$"):
         open_path("gs://a/b", name="--workdir", local=True)
+
+
+def test_a_config_with_paths_of_gs_opens_without_gcsfs(experiment, monkeypatch):
+    """A run that read its data from a bucket opens on a laptop."""
+    fields = {"data.directory": "gs://bucket/data", "training.init_from": "gs://bucket/run"}
+    config = to_json(override(experiment, fields))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert from_json(Experiment, config).data.directory == "gs://bucket/data"
 
 
 def test_gs_needs_gcsfs(monkeypatch):

@@ -32,26 +32,36 @@ COMMITTED = "commit_success.txt"
 final name from the start, so only this file says that the step is complete."""
 
 
+def check_path(given: str | Path, *, name: str, local: bool = False) -> str:
+    """Checks a path of a config. Returns BUCKET/PATH of a path of gs://, and "" of a local path.
+
+    A config is read on machines that cannot open its paths, so gcsfs need not be installed.
+
+    Raises:
+      ConfigError: the path has another scheme than gs://, or any scheme if `local` is True.
+    """
+    found = _REMOTE.fullmatch(str(given))
+    if _SCHEME.match(str(given)) and (local or not found):
+        accepted = "a local path" if local else "a local path or gs://BUCKET/PATH"
+        raise ConfigError(f"{name} is {str(given)!r}; accepted: {accepted}")
+    return found[1] if found else ""
+
+
 def open_path(given: str | Path, *, name: str, local: bool = False) -> Path:
     """Returns the path that a user gave as `name`, a flag or a field. `~` is the home directory.
 
     Raises:
-      ConfigError: the path has another scheme than gs://, or any scheme if `local` is True; or
-        gcsfs is not installed.
+      ConfigError: see `check_path`; or the path is in gs://, and gcsfs is not installed.
     """
-    text = str(given)
-    if not _SCHEME.match(text):
-        return Path(os.path.expanduser(text))
-    found = _REMOTE.fullmatch(text)
-    if local or not found:
-        accepted = "a local path" if local else "a local path or gs://BUCKET/PATH"
-        raise ConfigError(f"{name} is {text!r}; accepted: {accepted}")
+    remote = check_path(given, name=name, local=local)
+    if not remote:
+        return Path(os.path.expanduser(str(given)))
     if importlib.util.find_spec("gcsfs") is None:
         raise ConfigError(
-            f"{name} is {text!r}, but gcsfs is not installed; accepted: a local path, or "
+            f"{name} is {str(given)!r}, but gcsfs is not installed; accepted: a local path, or "
             "pip install -e '.[gcs]'"
         )
-    return _remote(found[1])
+    return _remote(remote)
 
 
 def _remote(bucket_and_name: str) -> Path:

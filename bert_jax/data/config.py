@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from bert_jax.config import PositiveInt, Share, check_bounds
 from bert_jax.config.bounds import nearest, similar
-from bert_jax.config.paths import open_path
+from bert_jax.config.paths import check_path
 from bert_jax.data.sentences import LANGUAGES
 from bert_jax.errors import ConfigError, require
 
@@ -148,7 +148,7 @@ class DataConfig:
                     f"data.{name} is {value} with data.tokenizer {self.tokenizer!r:.60}, which has "
                     f"no such setting; accepted: {wanted}, the default"
                 )
-        open_path(self.directory, name="data.directory")
+        check_path(self.directory, name="data.directory")
         for name in ("masking", "evaluation_masking"):
             masking = getattr(self, name)
             chosen = int(self.sequence_length * masking.highest_rate)

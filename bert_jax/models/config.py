@@ -59,11 +59,11 @@ class BertConfig:
     """Type of activations and matrix products. Parameters, softmax, LayerNorm and losses are
     float32."""
     scan_layers: bool | None = None
-    """Whether one layer is compiled and run in a loop. This compiles faster; results are equal.
-    null: a loop on GPUs and TPUs if there are at least 12 layers, and no loop on CPUs."""
+    """Whether one layer is compiled and run in a loop. This compiles faster and changes only
+    rounding. null: a loop on GPUs and TPUs if there are at least 12 layers, and no loop on CPUs."""
     remat: Literal["none", "full"] = "none"
     """Rematerialization. With `full`, the backward pass computes every layer again from the layer's
-    input. This stores less and takes about a third more FLOPs; results are equal."""
+    input. This stores less, takes about a third more FLOPs, and changes only rounding."""
 
     biases: ClassVar[bool] = True
     """Whether dense layers and LayerNorm have biases."""

@@ -50,17 +50,20 @@ def open_trunk(
     Raises:
       CheckpointError: the checkpoint is missing or damaged; or the experiment would have made other
         updates up to its step, with other data or another tokenizer.
+      ConfigError: the branch would make no update.
     """
     if not experiment.training.branch_from:
         return None
-    source, step = parse_branch(experiment.training.branch_from)
+    where, steps = experiment.training.branch_from, experiment.training.steps
+    source, step = parse_branch(where)
+    require(step < steps, "training.branch_from", where, f"a step before training.steps, {steps}")
     path = open_path(source, name="training.branch_from")
     step = choose_step(path, step)
     if jax.process_index() == 0:
         check_step(path, step)
     with checkpoint.open_checkpoints(path, read_only=True) as manager:
         stored = checkpoint.restore_description(manager, step=step)
-    where = f"training.branch_from={experiment.training.branch_from}"
+    where = f"training.branch_from={where}"
     if stored.experiment is None or stored.passport is None:
         raise CheckpointError(f"{where} holds weights alone; accepted: a checkpoint of a run")
     if stored.tokenizer != tokenizer.to_json():

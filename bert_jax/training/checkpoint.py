@@ -153,11 +153,6 @@ class Restored(NamedTuple):
     written: WrittenRows | None = None
     """Number and hash of the rows of metrics.jsonl when the checkpoint was saved."""
 
-    @property
-    def rows(self) -> tuple[PendingRow, WrittenRows | None]:
-        """The arguments of `RunWriter` about the rows of an earlier process."""
-        return self.pending, self.written
-
 
 def restore(
     manager: CheckpointManager, abstract: TrainState, *, step: int, passport: dict[str, Any]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from bert_jax.config import PositiveFloat, PositiveInt, check_bounds, leaves
-from bert_jax.config.paths import open_path
+from bert_jax.config.paths import check_path
 from bert_jax.errors import require
 
 
@@ -60,9 +60,9 @@ class TrainingConfig:
 
     def __post_init__(self):
         check_bounds(self, "training")
-        open_path(self.init_from, name="training.init_from")
+        check_path(self.init_from, name="training.init_from")
         if self.branch_from:
-            open_path(parse_branch(self.branch_from)[0], name="training.branch_from")
+            check_path(parse_branch(self.branch_from)[0], name="training.branch_from")
         kept, every = self.keep_every, self.checkpoint_every
         accepted = f"null, or a multiple of training.checkpoint_every, {every}"
         require(not kept or kept % every == 0, "training.keep_every", kept, accepted)

@@ -1,6 +1,6 @@
 """The data of each phase: the passport (`data.passport`), the tokenizer and the batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -9,7 +9,6 @@ from bert_jax.data.batch import ONE_HOST, Batch, Host
 from bert_jax.data.passport import check_files, check_passport, check_tokenizer, load_passport
 from bert_jax.data.tokenizers.files import Tokenizer, load_tokenizer
 from bert_jax.errors import DataError
-from bert_jax.faults.activity import Activity
 from bert_jax.training.experiment import Phase
 
 
@@ -104,10 +103,3 @@ def _read_plan(phase: Phase) -> pipeline.ReadPlan:
         steps_before=phase.first_step,
         run_steps=phase.run_steps,
     )
-
-
-def placed_held_out_batches(
-    phase: Phase, host: Host, place: Callable[[Batch], Batch], activity: Activity
-) -> Iterator[Batch]:
-    """Returns the phase's held-out batches on the devices. Each is progress of the run."""
-    return activity.each(map(place, held_out_batches(phase, host)))

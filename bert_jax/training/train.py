@@ -1,7 +1,7 @@
 """Pretraining: `train` makes a run, from its first checks to its result."""
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import jax
 
 from bert_jax.config import config_hash
 from bert_jax.config.paths import open_path
+from bert_jax.data.batch import Batch
 from bert_jax.data.passport import join_passports, passport_fingerprint
 from bert_jax.faults.activity import Activity
 from bert_jax.faults.damage import move_damaged, newest_whole_step
@@ -31,8 +32,8 @@ from bert_jax.training.nonfinite import NonFiniteSteps, Rollback
 from bert_jax.training.phases import (
     check_files_of_phases,
     first_batch,
+    held_out_batches,
     load_data,
-    placed_held_out_batches,
     training_batches,
 )
 from bert_jax.training.state import TrainState, abstract_state, make_state
@@ -119,7 +120,8 @@ def train(
         with Notice() as notice, manager:
             while not held_out:  # after a rollback, the run goes on from its last checkpoint
                 writer = RunWriter(
-                    workdir, training, begun.step, profile_steps, *begun.rows, nonfinite.add
+                    *(workdir, training, begun.step, profile_steps),
+                    *(begun.pending, begun.written, nonfinite.add),
                 )
                 with contextlib.suppress(Rollback), writer:
                     held_out = train_phases(
@@ -195,13 +197,13 @@ def starting_state(
     if isinstance(origin, Trunk):
         report(f"{workdir}: a branch of {origin.path} from step {origin.step}")
         return restore_trunk(origin, abstract, workdir)
+    if not origin:
+        return checkpoint.Restored(make_state(assembly.initialize, assembly.sharding))
+    initial.record(origin, workdir)
+    report(origin.report)
     state = make_state(assembly.initialize, assembly.sharding)
-    if origin:
-        initial.record(origin, workdir)
-        report(origin.report)
-        params = initial.place(origin.params, assembly.sharding.params)
-        state = TrainState(state.step, params, state.opt_state)
-    return checkpoint.Restored(state)
+    params = initial.place(origin.params, assembly.sharding.params)
+    return checkpoint.Restored(TrainState(state.step, params, state.opt_state))
 
 
 def roll_back(
@@ -276,7 +278,9 @@ def train_phase(
       CheckpointError: a checkpoint could not be written.
     """
     config, data = phase.experiment.training, phase.experiment.data
-    held_out = partial(placed_held_out_batches, phase, assembly.host, assembly.place, activity)
+
+    def held_out() -> Iterator[Batch]:  # each batch is progress of the run
+        return activity.each(map(assembly.place, held_out_batches(phase, assembly.host)))
 
     # ---- Baselines: they need no model, and use the masked positions of the evaluation --------
     activity.begin("evaluation")

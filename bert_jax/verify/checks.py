@@ -232,7 +232,7 @@ def _check_updates(
             begun = checkpoint.restore(manager, abstract, step=step, passport=passport)
     else:
         begun = checkpoint.Restored(make_state(assembly.initialize, assembly.sharding))
-    state, pending = begun.state, begun.rows[0]
+    state, pending = begun.state, begun.pending
     left_out = NonFiniteSteps(workdir, experiment, assembly.sharding.params).left_out
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as temporary:
         if step and step == phase.first_step:

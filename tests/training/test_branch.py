@@ -87,6 +87,7 @@ def test_a_branch_goes_on_from_its_own_checkpoint(trunk, experiment, tmp_path):
         ({"training.branch_from": "{trunk}@5"}, r"no checkpoint 5; accepted: \[4, 8\]"),
         ({"training.branch_from": "{trunk}"}, "training.branch_from is .* accepted: RUN@STEP"),
         ({"training.branch_from": "{trunk}/nowhere@8"}, "has no checkpoint"),
+        ({"training.steps": 8}, "training.branch_from is .*@8'; accepted: a step before tr.* 8"),
         ({"optimizer.beta1": 0.8}, "optimizer.beta1 is 0.8; accepted: 0.9, as in the trunk"),
         ({"seed": 1}, "seed is 1; accepted: 0, as in the trunk"),
         ({"phases": [{"steps": 6}]}, r"ends of phases is \[6, 8\]; accepted: \[8\]"),
