@@ -262,14 +262,13 @@ def _adamw_or_lamb(config: OptimizerConfig, schedule: optax.Schedule) -> FiniteO
         bias_correction=config.bias_correction,
     )
     decays = partial(decay_mask, excludes=config.decay_excludes)
-    everything = partial(decay_mask, excludes="nothing")
     transforms = [
         clip_by_global_norm(config.max_grad_norm),
         direction,
         optax.add_decayed_weights(config.weight_decay, mask=decays),
     ]
     if config.name == "lamb":
-        adapted = everything if config.trust_ratio == "all" else decays
+        adapted = partial(decay_mask, excludes="nothing") if config.trust_ratio == "all" else decays
         transforms.append(optax.masked(scale_by_trust_ratio(), adapted))
     return FiniteOnly(*optax.chain(*transforms, optax.scale_by_learning_rate(schedule)))
 

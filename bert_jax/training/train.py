@@ -278,9 +278,7 @@ def train_phase(
       CheckpointError: a checkpoint could not be written.
     """
     config, data = phase.experiment.training, phase.experiment.data
-
-    def held_out() -> Iterator[Batch]:  # each batch is progress of the run
-        return activity.each(map(assembly.place, held_out_batches(phase, assembly.host)))
+    held_out = partial(placed_held_out_batches, phase, assembly, activity)
 
     # ---- Baselines: they need no model, and use the masked positions of the evaluation --------
     activity.begin("evaluation")
@@ -325,3 +323,10 @@ def train_phase(
     if not evaluation:  # no step was left: the run stopped after its last checkpoint
         evaluation = evaluate(assembly.score, state.params, held_out())
     return state, {**evaluation, **to_beat}
+
+
+def placed_held_out_batches(
+    phase: Phase, assembly: Assembly, activity: Activity
+) -> Iterator[Batch]:
+    """Returns the phase's held-out batches on the devices. Each is progress of the run."""
+    return activity.each(map(assembly.place, held_out_batches(phase, assembly.host)))

@@ -39,7 +39,6 @@ from bert_jax.training.step import Metrics
 SECONDS_BETWEEN_LINES = 10.0
 """Minimum time between two progress lines, in seconds, if stderr is not a terminal."""
 
-
 Tracker = Callable[[int, dict[str, float]], None]
 """A function of the step and the scalars of a row."""
 
