@@ -119,10 +119,8 @@ def train(
         # ---- Phases -----------------------------------------------------------------------------
         with Notice() as notice, manager:
             while not held_out:  # after a rollback, the run goes on from its last checkpoint
-                writer = RunWriter(
-                    *(workdir, training, begun.step, profile_steps),
-                    *(begun.pending, begun.written, nonfinite.add),
-                )
+                step, rows = begun.step, (begun.pending, begun.written)
+                writer = RunWriter(workdir, training, step, profile_steps, *rows, nonfinite.add)
                 with contextlib.suppress(Rollback), writer:
                     held_out = train_phases(
                         begun.state,
@@ -131,7 +129,7 @@ def train(
                         writer,
                         notice,
                         activity,
-                        first_step=begun.step,
+                        first_step=step,
                         left_out=nonfinite.left_out,
                         probes=probes,
                         save=save,
@@ -278,7 +276,7 @@ def train_phase(
       CheckpointError: a checkpoint could not be written.
     """
     config, data = phase.experiment.training, phase.experiment.data
-    held_out = partial(placed_held_out_batches, phase, assembly, activity)
+    held_out = partial(held_out_on_devices, phase, assembly, activity)
 
     # ---- Baselines: they need no model, and use the masked positions of the evaluation --------
     activity.begin("evaluation")
@@ -325,8 +323,6 @@ def train_phase(
     return state, {**evaluation, **to_beat}
 
 
-def placed_held_out_batches(
-    phase: Phase, assembly: Assembly, activity: Activity
-) -> Iterator[Batch]:
+def held_out_on_devices(phase: Phase, assembly: Assembly, activity: Activity) -> Iterator[Batch]:
     """Returns the phase's held-out batches on the devices. Each is progress of the run."""
     return activity.each(map(assembly.place, held_out_batches(phase, assembly.host)))

@@ -105,7 +105,6 @@ class RunWriter:
 
     def __enter__(self):
         self._progress.start()
-        self._clock = time.monotonic()
         return self
 
     def __exit__(self, *_):
