@@ -118,15 +118,8 @@ def record(weights: InitialWeights, workdir: Path) -> None:
             f"{found[:12]}; accepted: the same weights, or another --workdir"
         )
     if jax.process_index() == 0:
-        write_json(
-            file,
-            {
-                "source": str(weights.path),
-                "step": weights.step,
-                "sha256": found,
-                "report": weights.report.splitlines(),
-            },
-        )
+        content = {"source": str(weights.path), "step": weights.step, "sha256": found}
+        write_json(file, content | {"report": weights.report.splitlines()})
 
 
 def place(params: Any, sharding: Any) -> Any:

@@ -145,10 +145,9 @@ def train(
 
 def report_size(parameters: int, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     """Prints the number of parameters and on which devices they are."""
-    kind = jax.devices()[0].device_kind
     report(
         f"{parameters:,} parameters on mesh {dict(mesh.shape)} of {mesh.size} of "
-        f"{jax.device_count()} devices ({kind}), {experiment.model.dtype}"
+        f"{jax.device_count()} devices ({jax.devices()[0].device_kind}), {experiment.model.dtype}"
     )
 
 
