@@ -95,7 +95,7 @@ class TaskConfig:
         Earlier versions trained with ignored fields, so such a config can still be opened.
         """
         second = {"question_answering": "passage", "multiple_choice": "choices"}.get(self.family)
-        accepted = f"the names of the {second} for {self.family}"
+        accepted = f"the field or fields of the {second} for {self.family}"
         require(self.text_pair or not second, "task.text_pair", self.text_pair, accepted)
         for each in fields(self):
             value, readers = getattr(self, each.name), READ_BY.get(each.name)

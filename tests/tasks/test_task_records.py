@@ -114,11 +114,12 @@ def test_sentences_of_conll_and_conllu(write_set):
 
 def test_questions_of_squad(tmp_path):
     file = tmp_path / "squad.json"
-    file.write_text(json.dumps(SQUAD, indent=1))
+    text = json.dumps(SQUAD, indent=1)
+    file.write_text(text.replace('"q2"', '"qé2"'), encoding="utf-8")
     first, second = read_records(f"squad:{file}")
     assert first.fields["answers"] == [("good", 2)] and second.fields["answers"] == []
-    lines = file.read_text().splitlines()
-    for record, identifier in ((first, "q1"), (second, "q2")):
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for record, identifier in ((first, "q1"), (second, "qé2")):
         place, _, name = record.place.partition(", question ")
         assert identifier in lines[int(place.rpartition(":")[2]) - 1] and name == identifier
 

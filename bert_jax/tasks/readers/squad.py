@@ -27,7 +27,8 @@ def read_squad(path: Path) -> Iterator[Fields]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
                     # The file has the ids in this order, so each search starts at the last id.
-                    at = max(content.find(json.dumps(question["id"]), position), position)
+                    written = json.dumps(question["id"], ensure_ascii=content.isascii())
+                    at = max(content.find(written, position), position)
                     line, position = line + content.count("\n", position, at), at
                     str(question["id"]).encode()  # the file of predictions has the ids
                     place = f"{path}:{line}, question {question['id']}"
