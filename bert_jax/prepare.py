@@ -179,9 +179,8 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
         tokenizer = SentencePiece.from_model_file(vocabulary)
     elif suffix == ".model":
         raise ConfigError(
-            f"{given} is a SentencePiece model and "
-            f"data.tokenizer is {data.tokenizer!r}; accepted: --set data.tokenizer=sentencepiece, "
-            "or a vocab.txt"
+            f"{given} is a SentencePiece model and data.tokenizer is {data.tokenizer!r}; accepted: "
+            "--set data.tokenizer=sentencepiece, or a vocab.txt"
         )
     else:
         tokenizer = WordPiece.from_vocabulary_file(
@@ -192,9 +191,8 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
         )
     if tokenizer.vocab_size != experiment.model.vocab_size:
         raise ConfigError(
-            f"{given} has {tokenizer.vocab_size} pieces and "
-            f"model.vocab_size is {experiment.model.vocab_size}; accepted: "
-            f"--set model.vocab_size={tokenizer.vocab_size}"
+            f"{given} has {tokenizer.vocab_size} pieces and model.vocab_size is "
+            f"{experiment.model.vocab_size}; accepted: --set model.vocab_size={tokenizer.vocab_size}"
         )
     return tokenizer
 

@@ -542,6 +542,20 @@ def test_data_are_prepared_locally_and_uploaded_with_the_passport_last(
         assert uploaded[-1] == "passport.json" and len(uploaded) == len(wanted)  # once in all
 
 
+def test_data_of_another_machine_are_not_overwritten_by_older_local_files(place):
+    for content in ("first", "second"):
+        with worked_on_locally(str(place), last="passport.json") as local:
+            found = sorted((file.name, file.read_text()) for file in Path(local).iterdir())
+            (Path(local) / "shard").write_text(content)
+            (Path(local) / "passport.json").write_text(content)
+    assert found == [("passport.json", "first"), ("shard", "first")]
+    for name in ("shard", "passport.json"):
+        (place / name).write_text("of another machine")
+    with worked_on_locally(str(place), last="passport.json") as local:
+        assert {file.read_text() for file in Path(local).iterdir()} == {"of another machine"}
+    assert (place / "shard").read_text() == "of another machine"
+
+
 def test_prepare_data_itself_writes_a_local_directory_only(remote_data):
     tokenizer = load_tokenizer(remote_data.directory)
     with pytest.raises(ConfigError, match="data.directory is 'gs://.*'; accepted: a local path$"):

@@ -104,9 +104,8 @@ def _plots(passport: dict, *, shortcut: Shortcut | None) -> dict:
         plots["lengths"] = figures.plot_lengths(lengths, sequence_length=width)
     paired = {name: one for name, one in summaries.items() if one["pairs"]}
     if paired:
-        names = ("in order", "swapped")
-        if label_one(passport) != "swapped":
-            names = ("B follows A", f"B is {label_one(passport)}")
+        swapped = label_one(passport) == "swapped"
+        names = ("in order", "swapped") if swapped else ("B follows A", "B is random")
         shares = {name: one["random_pairs"] / one["pairs"] for name, one in paired.items()}
         balance = {name: (1 - share, share) for name, share in shares.items()}
         plots["balance"] = figures.plot_shares(balance, names=names, aim=0.5)

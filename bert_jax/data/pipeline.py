@@ -60,6 +60,8 @@ class TrainingSource:
 
     def __getitem__(self, step: int) -> Batch:
         plan = self._plan
+        if not 0 <= step < len(self):  # ends a loop over the batches
+            raise IndexError(f"batch is {step}; accepted: 0 to {len(self) - 1}")
         first = step * plan.config.batch_size
         addresses = self.addresses([first + row for row in self._rows])
         progress = (plan.steps_before + step) / (plan.run_steps or plan.num_steps)

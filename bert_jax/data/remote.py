@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +69,7 @@ def worked_on_locally(directory: str, *, last: str) -> Iterator[str]:
 
     `~` is the home directory. At the end, the files that have changed are uploaded, and the file
     named `last` after all others. The local directory is kept, so the same command can continue
-    after an error.
+    after an error. If `last` in gs:// differs, another machine wrote it: local files are deleted.
     """
     remote = open_path(directory, name="data.directory")
     if not is_remote(remote):
@@ -76,6 +77,8 @@ def worked_on_locally(directory: str, *, last: str) -> Iterator[str]:
         return
     key = hashlib.sha256(str(remote).encode()).hexdigest()[:16]
     local = cache_directory() / "prepare" / key
+    if (remote / last).exists() and not _is_same(local / last, remote / last):
+        shutil.rmtree(local, ignore_errors=True)
     local.mkdir(parents=True, exist_ok=True)
     for file in files_below(remote):
         copy = local / file.name
@@ -90,7 +93,7 @@ def worked_on_locally(directory: str, *, last: str) -> Iterator[str]:
 
 
 def _is_same(file: Path, target: Path) -> bool:
-    if not target.exists():
+    if not (file.exists() and target.exists()):
         return False
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "md5").digest()

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 from collections import Counter
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -155,9 +156,8 @@ def test_a_host_reads_no_records_of_other_hosts(config, monkeypatch):
     count = num_examples(config, "train")
     for host in range(4):
         read.append([])
-        source = TrainingSource(plan_of(config), host=Host((host,), 4))
-        for step in range(count // 8):
-            source[step]
+        plan = plan_of(config, num_steps=count // 8)
+        assert len(list(TrainingSource(plan, host=Host((host,), 4)))) == count // 8
         assert len(read[-1]) == 2 * (count // 8)
         read.append([])
         list(evaluation_batches(config, batch_size=8, host=Host((host,), 4)))
@@ -232,7 +232,9 @@ def test_threads_change_nothing(config, threads):
 def test_random_access_gives_the_same_batches(config):
     source = TrainingSource(plan_of(config))
     assert len(source) == 12
-    assert_same([source[k] for k in range(12)], train(config))
+    assert_same(list(islice(source, 13)), train(config))
+    with pytest.raises(IndexError, match="batch is -1; accepted: 0 to 11"):
+        source[-1]
 
 
 def test_each_epoch_visits_every_record_once_in_its_own_order(config):

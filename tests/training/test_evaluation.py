@@ -122,10 +122,9 @@ def test_token_counts_come_only_from_training_records(experiment):
     data = experiment.data
     passport = load_passport(data.directory)
     train = passport["splits"]["train"]
-    source = TrainingSource(ReadPlan(config=data, seed=0, num_steps=40))
-    seen = {}
-    for step in range(-(-train["examples"] // data.batch_size)):
-        batch = source[step]
+    steps = -(-train["examples"] // data.batch_size)
+    seen, source = {}, TrainingSource(ReadPlan(config=data, seed=0, num_steps=steps))
+    for step, batch in enumerate(source):
         rows, slots = np.nonzero(batch.mask_weights)
         ids = batch.token_ids.copy()
         ids[rows, batch.mask_positions[rows, slots]] = batch.mask_labels[rows, slots]

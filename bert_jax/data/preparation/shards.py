@@ -211,6 +211,7 @@ def _blocks(
     encode = _warm(task.tokenizer).encode
     documents, times, tokens = [], [], 0
     for document, weight in corpora.read_slice(task.corpus_slice, skipped=statistics.skipped):
+        used = 1
         if task.split == "train":
             held_out = corpora.is_held_out(document, fraction=task.config.held_out_fraction)
             if task.excluded and corpora.document_hash(document) in task.excluded:
@@ -221,8 +222,6 @@ def _blocks(
             used = corpora.copies(document, times=task.config.dupe_factor * weight)
             if not used:
                 continue
-        else:
-            used = 1
         if tokens >= BLOCK_TOKENS and len(documents) > 2:
             # The last document opens the next block: a document alone in a block has no partner.
             yield documents[:-1], times[:-1]

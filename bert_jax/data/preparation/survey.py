@@ -178,10 +178,9 @@ def check_survey(config: DataConfig, results: Sequence[dict]) -> None:
 def held_out_slice(tasks: Sequence[SurveyTask]) -> corpora.Slice:
     """Returns a slice of the held-out documents, in the order of the corpus."""
     paths = [task.held_out_path for task in tasks]
-    sizes = [(str(path), path.stat().st_size) for path in paths]
-    files = (JsonlFile(path, size, "text") for path, size in sizes if size)
-    whole = (ByteRange(file=file, start=0, end=file.size, part=0, parts=1) for file in files)
-    return (tuple(whole),)
+    files = [JsonlFile(str(path), path.stat().st_size, "text") for path in paths]
+    whole = [ByteRange(file=one, start=0, end=one.size, part=0, parts=1) for one in files]
+    return (tuple(one for one in whole if one.end),)
 
 
 def train_tokenizer(tasks: Sequence[SurveyTask], *, vocab_size: int) -> Tokenizer:

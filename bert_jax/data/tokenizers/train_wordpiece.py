@@ -72,8 +72,7 @@ def train_wordpiece(
     `x`, `##x` or both. At the end are longer pieces, in the order in which byte-pair encoding
     (Sennrich et al. 2016) merges them.
 
-    The counts are those of `count_words` with the same `lower_case` and `strip_accents`. The
-    settings of the tokenizer are described in `WordPiece`.
+    The counts are those of `count_words` with the same `lower_case` and `strip_accents`.
 
     Raises:
       DataError: the corpus gives fewer than `vocab_size` pieces, or its characters alone give more.
