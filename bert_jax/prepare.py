@@ -192,7 +192,8 @@ def _given_tokenizer(experiment: "Experiment") -> "Tokenizer | None":
     if tokenizer.vocab_size != experiment.model.vocab_size:
         raise ConfigError(
             f"{given} has {tokenizer.vocab_size} pieces and model.vocab_size is "
-            f"{experiment.model.vocab_size}; accepted: --set model.vocab_size={tokenizer.vocab_size}"
+            f"{experiment.model.vocab_size}; accepted: "
+            f"--set model.vocab_size={tokenizer.vocab_size}"
         )
     return tokenizer
 
