@@ -305,8 +305,9 @@ def _prepare_command() -> str:
     """Returns the command that makes the data of the experiment that the flags describe."""
     fields = ("data.", "model.vocab_size", "phases", "training.steps")
     overrides = [f"--set {quote(one)}" for one in _SET.value if one.startswith(fields)]
-    experiment = f"--experiment={_EXPERIMENT.value or 'FILE'}"
-    return " ".join(["python -m bert_jax.prepare", experiment, *overrides])
+    code = [f"--code={quote(file)}" for file in _CODE.value]
+    experiment = f"--experiment={quote(_EXPERIMENT.value or 'FILE')}"
+    return " ".join(["python -m bert_jax.prepare", experiment, *code, *overrides])
 
 
 def _line_about(error: Exception) -> str:

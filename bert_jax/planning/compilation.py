@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,13 @@ def _describe(name: str, experiment: Any) -> tuple[dict[str, Any], str]:
     devices = _devices(topology)
     # The description of a GPU does not have the slice_index of a GPU.
     by_host = (lambda device: device.process_index) if topology.chip.platform == "cuda" else None
-    mesh = make_mesh(experiment.mesh, devices, slice_of_device=by_host)
-    if mesh.size != len(devices):
+    size = math.prod(astuple(experiment.mesh))  # negative if one of the sizes is -1
+    if size > 0 and size != len(devices):
         raise ConfigError(
-            f"mesh has {mesh.size} devices, but {name} has {len(devices)}; accepted: a mesh of all "
+            f"mesh has {size} devices, but {name} has {len(devices)}; accepted: a mesh of all "
             "devices, such as mesh.data=-1"
         )
+    mesh = make_mesh(experiment.mesh, devices, slice_of_device=by_host)
     assembly = assemble(phases(experiment)[0], mesh)
     state = abstract_state(assembly.initialize, assembly.sharding)
     data, rows = experiment.data, batch_sharding(experiment, mesh)

@@ -126,13 +126,17 @@ class RunWriter:
             self._trace.close()
 
     def add(self, metrics: Metrics) -> None:
-        """Adds the metrics of a step without waiting until the devices have computed them.
+        """Adds the metrics of a step, and waits until the devices have made the second step before.
+
+        The devices always have work, but the loop is not so far ahead of them that a signal, or the
+        next row, would wait for many steps. `end_if_stalled` would take such a wait for a stall.
 
         If `end_row` has ended a row, that row is written now, while the devices run this step.
         `metrics` is empty if the update of this step is left out.
         """
         self._step += 1
         self._window.append((self._step, metrics))
+        jax.block_until_ready(self._window[-3:-2])
         if self._ended is not None:
             (step, ended), self._ended = self._ended, None
             self.write(step, self._read(ended))

@@ -368,6 +368,14 @@ def test_the_process_of_the_compiler_ends_with_one_line(
     assert capsys.readouterr().err == f"{said}\n"
 
 
+@pytest.mark.parametrize("size", [3, 16])
+def test_a_mesh_of_fewer_or_more_devices_is_refused(size, experiment, monkeypatch):
+    """jax refuses three of the devices of a TPU with an assertion about coordinates."""
+    monkeypatch.setattr(compilation, "_devices", lambda topology: jax.devices())
+    with pytest.raises(ConfigError, match=f"mesh has {size} devices, but v5e:2x4 has 8; accepted"):
+        compilation._describe(TOPOLOGY.name, override(experiment, {"mesh.data": size}))
+
+
 # ---- Recommendations -----------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -67,6 +68,19 @@ def test_no_row_is_written_through_a_link(step, tmp_path):
         with pytest.raises(CheckpointError, match=r"metrics\.jsonl is a symbolic link"):
             writer.write(step + 1, {"train/loss": 1.0})
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_loop_is_at_most_two_steps_ahead_of_the_devices(tmp_path):
+    """A run with slow steps would otherwise wait for many of them at a row, as if it stalled."""
+    step = jax.jit(lambda x: jax.lax.fori_loop(0, 4, lambda _, x: x @ x / x.sum(), x))
+    x = jax.block_until_ready(step(jnp.ones((512, 512))))
+    results = []
+    with RunWriter(tmp_path, CONFIG, 0) as writer:
+        for number in range(6):
+            x = step(x)
+            results.append(x)
+            writer.add({"loss": Mean(x, jnp.float32(1))})
+            assert number < 2 or results[number - 2].is_ready()
 
 
 def test_a_row_is_the_weighted_mean_over_its_steps(tmp_path):
