@@ -92,7 +92,11 @@ class Activity:
         """Returns the step, the work, and the lines of code at which the run stands."""
         frames = list(self._frames())
         ours = (one for one in frames if Path(one.f_code.co_filename).is_relative_to(PACKAGE))
-        lines = [_line(frame) for frame in (next(ours, None), *frames[:1]) if frame]
+        lines = [
+            f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{frame.f_lineno}"
+            for frame in (next(ours, None), *frames[:1])
+            if frame
+        ]
         work = COMPILES if self._compiles() else self._work
         return f"at step {self._step}, {work}, {' in '.join(dict.fromkeys(lines))}"
 
@@ -105,10 +109,6 @@ class Activity:
         while frame:
             yield frame
             frame = frame.f_back
-
-
-def _line(frame: FrameType) -> str:
-    return f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{frame.f_lineno}"
 
 
 def lost_seconds(workdir: Path, step: int) -> float:

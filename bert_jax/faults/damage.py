@@ -203,15 +203,11 @@ def move_damaged(workdir: Path, *, newest_whole: int) -> None:
     """Moves the steps after `newest_whole` to `workdir/damaged`. Only process 0 moves them."""
     for step in saved_steps(workdir) if jax.process_index() == 0 else ():
         if step > newest_whole:
-            aside = _unused(workdir / "damaged" / str(step))
+            names = [str(step), *(f"{step}-{number}" for number in range(2, 1000))]
+            aside = next(p for name in names if not (p := workdir / "damaged" / name).exists())
             move_directory(workdir / "checkpoints" / str(step), aside)
             print(f"the damaged checkpoint {step} is now {aside}", file=sys.stderr)
     multihost_utils.sync_global_devices("move_damaged")  # other processes list the steps later
-
-
-def _unused(path: Path) -> Path:
-    names = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))]
-    return next(name for name in names if not name.exists())
 
 
 class _Digests(TypedDict):

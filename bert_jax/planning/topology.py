@@ -88,13 +88,11 @@ def parse_topology(given: str) -> Topology:
     require(chip in CHIPS, "--topology", given, words)
     sizes = [int(size) for size in shape.split("x")]
     if chip in ("v5e", "v6e"):
-        accepted = f"a shape of {', '.join(SHAPES_2D)}"
-        require(shape in SHAPES_2D, "--topology", given, accepted)
+        require(shape in SHAPES_2D, "--topology", given, f"a shape of {', '.join(SHAPES_2D)}")
     elif chip == "h100":
         require(len(sizes) < 3, "--topology", given, "the GPUs of a host, or HOSTSxGPUS")
     else:
-        accepted = "a shape of three dimensions, such as 2x2x1"
-        require(len(sizes) == 3, "--topology", given, accepted)
+        require(len(sizes) == 3, "--topology", given, "a shape of three dimensions: 2x2x1")
     known = CHIPS[chip].network_bandwidth
     require(not slices or known, "--topology", given, "slices of v5e, v5p or v6e; or h100:4x8")
     hosts = sizes[0] if chip == "h100" and len(sizes) == 2 else 1

@@ -128,11 +128,9 @@ class RunWriter:
     def add(self, metrics: Metrics) -> None:
         """Adds the metrics of a step, and waits until the devices have made the second step before.
 
-        The devices always have work, but the loop is not so far ahead of them that a signal, or the
-        next row, would wait for many steps. `end_if_stalled` would take such a wait for a stall.
-
-        If `end_row` has ended a row, that row is written now, while the devices run this step.
-        `metrics` is empty if the update of this step is left out.
+        A loop far ahead of the devices would wait for many steps at a row or after a signal, and
+        `end_if_stalled` would take that for a stall. If `end_row` has ended a row, that row is
+        written now. `metrics` is empty if the update of this step is left out.
         """
         self._step += 1
         self._window.append((self._step, metrics))
