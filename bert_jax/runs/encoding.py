@@ -76,7 +76,8 @@ class Attention:
         import matplotlib.pyplot as plt
 
         pieces, numbers = [token.piece for token in self.tokens], range(len(self.tokens))
-        axes = axes or plt.subplots(figsize=(min(1 + 0.3 * len(pieces), 30),) * 2)[1]
+        if axes is None:
+            axes = plt.subplots(figsize=(min(1 + 0.3 * len(pieces), 30),) * 2)[1]
         axes.imshow(self.probabilities[layer, head], vmin=0, vmax=1, cmap="Blues")
         axes.set_xticks(numbers, pieces, rotation=90)
         axes.set_yticks(numbers, pieces)

@@ -217,15 +217,9 @@ class Run:
         """
         self.check_trained("masked_token_head")
         require(isinstance(prompt, str), "prompt", prompt, "a text", error=DataError)
-        new = generate(
-            self.text_model,
-            self.tokenizer.encode(prompt),
-            length=length,
-            seed=seed,
-            temperature=temperature,
-            top_k=top_k,
-            sweeps=sweeps,
-        )
+        ids = self.tokenizer.encode(prompt)
+        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "sweeps": sweeps}
+        new = generate(self.text_model, ids, length=length, seed=seed, **options)
         return f"{prompt} {self.tokenizer.decode(new)}" if prompt else self.tokenizer.decode(new)
 
     def predict(self, inputs: Any, *, probabilities: bool = False) -> Any:
