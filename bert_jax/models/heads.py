@@ -59,4 +59,4 @@ class NextSentenceHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch pairs embed"]) -> Float[Array, "batch pairs 2"]:
         embed = {"embed": self.config.hidden_size}
-        return Dense(self.config, embed, {"classes": 2}, name="dense")(x).astype(jnp.float32)
+        return Dense(self.config, embed, {"classes": 2}, logits=True, name="dense")(x)

@@ -64,6 +64,8 @@ class Dense(nn.Module):
     config: BertConfig
     inputs: dict[str, int]
     outputs: dict[str, int]
+    logits: bool = False
+    """Whether the result stays in float32, because a loss follows; else it has `model.dtype`."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch length *inputs"]) -> Array:
@@ -81,7 +83,7 @@ class Dense(nn.Module):
             x.reshape(*x.shape[:2], in_size).astype(dtype), kernel.reshape(in_size, out_size)
         )
         y = y if bias is None else y + bias.reshape(out_size)
-        return y.astype(dtype).reshape(*x.shape[:2], *out_shape)
+        return y.astype(y.dtype if self.logits else dtype).reshape(*x.shape[:2], *out_shape)
 
 
 def _layer_norm(

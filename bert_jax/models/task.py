@@ -32,7 +32,7 @@ class BertForTask(nn.Module):
     def setup(self):
         self.bert = self.config.build(self.rules)
         width = {"embed": self.config.hidden_size}
-        self.output = Dense(self.config, width, {"classes": self.head.outputs})
+        self.output = Dense(self.config, width, {"classes": self.head.outputs}, logits=True)
         self.output_dropout = Dropout(
             self.config.dropout if self.head.dropout else 0.0, self.config.dropout_bits
         )
@@ -70,5 +70,5 @@ class BertForTask(nn.Module):
         x = self.features(token_ids, segment_ids, pack_ids, train=train and not self.frozen)
         if self.frozen:
             x = jax.lax.stop_gradient(x)
-        logits = self.output(self.output_dropout(x, train=train)).astype(jnp.float32)
+        logits = self.output(self.output_dropout(x, train=train))
         return logits[:, 0] if self.head.unit == "text" else logits

@@ -601,11 +601,23 @@ def test_bfloat16_logits_equal_float32_logits_up_to_rounding(params, apply):
     for found, reference in zip(output, expected, strict=True):
         assert found.dtype == jnp.float32
         real = np.isfinite(reference)
+        assert np.any(
+            found[real] != found[real].astype(jnp.bfloat16)
+        )  # not rounded before the loss
         np.testing.assert_array_equal(np.isfinite(found), real)
         difference = np.linalg.norm((found - reference)[real]) / np.linalg.norm(reference[real])
         # About 30 successive roundings of about 2^-9 with random signs: sqrt(30) x 2^-9 = 1%, so
         # 3% leaves room. The lower bound shows that the products are bfloat16.
         assert 1e-4 < difference < 0.03
+
+
+def test_bfloat16_logits_of_a_task_are_not_rounded():
+    model = BertForTask(BertConfig(**TINY, dtype="bfloat16"), TaskHeadConfig(**HEAD))
+    variables = {"params": unboxed_params(model, 0, *example_ids())}
+    ids = (np.arange(64, dtype=np.int32).reshape(8, 8), *(np.ones((8, 8), np.int32),) * 2)
+    logits = np.asarray(jit(model.apply)(variables, *ids))
+    assert logits.dtype == np.float32
+    assert np.any(logits != logits.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
