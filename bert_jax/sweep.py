@@ -196,6 +196,9 @@ def main() -> None:
         print(f"{workdir} has {len(others)} runs that are not of this sweep", file=sys.stderr)
     if flags.FLAGS.dry_run:
         return
+    for run in runs:
+        for one in run.evaluations:
+            one.check_unchanged(workdir / run.id)
     check_inputs([*trials, *(run for run in runs if state_of(run, workdir) != "done")])
     if trials:
         with command.exclusive(workdir, wait=True) as lock:

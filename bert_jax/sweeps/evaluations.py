@@ -11,7 +11,7 @@ from bert_jax import config
 from bert_jax.data.sentences import split_sentences
 from bert_jax.data.sources.corpora import is_held_out, read_documents
 from bert_jax.errors import BertJaxError, ConfigError, DataError, located, require
-from bert_jax.files import read_json_if_whole, write_json
+from bert_jax.files import read_json, read_json_if_whole, write_json
 from bert_jax.statistics.examples import Scored
 
 _FORMS = (
@@ -50,6 +50,15 @@ class Evaluation(NamedTuple):
         result = read_json_if_whole(self.directory(run) / "result.json")
         source = result.get("file", self.source)  # a fine-tuning's is not known
         return bool(result) and Path(source).name == Path(self.source).name
+
+    def check_unchanged(self, run: Path) -> None:
+        """Raises ConfigError if a run has a fine-tuning of this name and another config."""
+        if self.kind == "finetune" and (file := self.directory(run) / "config.json").exists():
+            task = config.load_experiment(self.source)
+            kept = config.from_json(type(task), read_json(file))
+            for path, (held, given) in config.diff(kept, config.normalize(task)).items():
+                accepted = f"{held!r:.64} as in {file}, or another name in evaluations()"
+                require(False, f"{self.source}: {path}", given, accepted)
 
 
 def load_evaluations(spec: str) -> tuple[Evaluation, ...]:

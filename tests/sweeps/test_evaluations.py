@@ -124,6 +124,21 @@ def test_a_run_is_done_when_it_is_evaluated(files, tmp_path):
         assert pairs.is_done(directory) == done
 
 
+def test_a_fine_tuning_with_another_config_keeps_its_name_for_itself(files, tmp_path):
+    words = load_evaluations(str(files))[2]
+    words.check_unchanged(tmp_path)
+    words.directory(tmp_path).mkdir(parents=True)
+    task = load_experiment(tmp_path / "task.py")
+    stored = words.directory(tmp_path) / "config.json"
+    stored.write_text(json.dumps(to_json(task)))
+    words.check_unchanged(tmp_path)
+    stored.write_text(json.dumps(to_json(override(task, {"training.epochs": 9}))))
+    with pytest.raises(
+        ConfigError, match="task.py: training.epochs is 3; accepted: 9 as in .*name"
+    ):
+        words.check_unchanged(tmp_path)
+
+
 def test_a_missing_file_of_outcomes_is_named(tmp_path, capsys):
     """A report is also made from a copy of the JSON files alone."""
     place = tmp_path / "evaluations" / "words"
