@@ -213,6 +213,8 @@ def test_the_baseline_tag_is_the_most_frequent_for_a_word_or_overall():
     train = [sentence("play the play", (0, 1, 2)), sentence("play a film", (2, 1, 1))]
     found = tagging.baselines(train, [sentence("play the bad film", None)])
     assert found == {"majority": [[1] * 4], "majority_of_word": [[2, 1, 1, 1]]}
+    with pytest.raises(DataError, match="number of tags in task.train is 0; accepted: at least 1"):
+        tagging.baselines([sentence("a film", (None, None))], train)
 
 
 def test_the_error_names_tag_and_token_counts_that_differ():

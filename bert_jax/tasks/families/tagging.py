@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_jax.data.tokenizers import words
 from bert_jax.data.tokenizers.files import Tokenizer
-from bert_jax.errors import DataError
+from bert_jax.errors import DataError, require
 from bert_jax.tasks.config import TaskConfig
 from bert_jax.tasks.families.classification import CLASSIFICATION
 from bert_jax.tasks.families.family import EncoderInput, Example, Family, Labels, Outcomes, Row
@@ -205,21 +205,19 @@ def entity_f1(outcomes: Outcomes) -> float | None:
 
 
 def baselines(train: Sequence[Example], examples: Sequence[Example]) -> dict[str, list[list[int]]]:
-    """Returns two baselines: the most frequent tag, and the most frequent tag of each word."""
+    """Returns the most frequent tag, and that of each word; raises DataError if there is none."""
     of_word: dict[str, Counter] = defaultdict(Counter)
     for example in train:
         for word, tag in zip(example.texts, example.gold, strict=True):
             if tag is not None:
                 of_word[word][tag] += 1
     total = sum(of_word.values(), Counter())
+    require(total, "the number of tags in task.train", 0, "at least 1", error=DataError)
     majority = total.most_common(1)[0][0]
     best = {word: tags.most_common(1)[0][0] for word, tags in of_word.items()}
-    return {
-        "majority": [[majority] * len(example.texts) for example in examples],
-        "majority_of_word": [
-            [best.get(word, majority) for word in example.texts] for example in examples
-        ],
-    }
+    texts = [example.texts for example in examples]
+    by_word = [[best.get(word, majority) for word in one] for one in texts]
+    return {"majority": [[majority] * len(one) for one in texts], "majority_of_word": by_word}
 
 
 def write_predictions(
