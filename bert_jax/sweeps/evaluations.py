@@ -46,9 +46,9 @@ class Evaluation(NamedTuple):
         return ["-m", "bert_jax.sweeps.evaluations", *self, str(run), *map(str, codes)]
 
     def is_done(self, run: Path) -> bool:
-        """Returns whether there is a result, if its source is known from one of this name."""
+        """Returns whether a run has a result of this evaluation, from a file of the same name."""
         result = read_json_if_whole(self.directory(run) / "result.json")
-        source = result.get("file", self.source)  # a fine-tuning's is not known
+        source = result.get("file", self.source)  # that of a fine-tuning names no file
         return bool(result) and Path(source).name == Path(self.source).name
 
     def check_unchanged(self, run: Path) -> None:

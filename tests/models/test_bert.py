@@ -601,9 +601,8 @@ def test_bfloat16_logits_equal_float32_logits_up_to_rounding(params, apply):
     for found, reference in zip(output, expected, strict=True):
         assert found.dtype == jnp.float32
         real = np.isfinite(reference)
-        assert np.any(
-            found[real] != found[real].astype(jnp.bfloat16)
-        )  # not rounded before the loss
+        rounded = found[real].astype(jnp.bfloat16)
+        assert np.any(found[real] != rounded), "logits are rounded before the loss"
         np.testing.assert_array_equal(np.isfinite(found), real)
         difference = np.linalg.norm((found - reference)[real]) / np.linalg.norm(reference[real])
         # About 30 successive roundings of about 2^-9 with random signs: sqrt(30) x 2^-9 = 1%, so
