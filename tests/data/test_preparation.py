@@ -440,6 +440,18 @@ def test_other_settings_are_refused_and_change_no_file(config, field, value):
     assert contents(config.directory) == files
 
 
+@pytest.mark.parametrize("library", ["unicodedata.unidata_version", "version"])
+def test_shards_of_other_versions_are_not_mixed(library, config, monkeypatch):
+    """Python's Unicode tables and sentencex decide where words and sentences end."""
+    prepare(config)
+    files = contents(config.directory)
+    other = "0.1" if "." in library else lambda name: "0.1"
+    monkeypatch.setattr(f"bert_jax.data.preparation.prepare.{library}", other)
+    with pytest.raises(DataError, match="was made with (unicode|sentencex)_version .*, not '0.1'"):
+        prepare(config)
+    assert contents(config.directory) == files
+
+
 def test_another_tokenizer_is_refused_even_before_the_first_shard(config, tmp_path):
     prepare(config)
     for path in (tmp_path / "prepared").iterdir():
